@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain helpers for scripts: user errors, atomic files, a tee logger, times, cached downloads.
+
+Imports nothing but the standard library, so that every other package may use it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import re
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+class UserError(Exception):
+    """Something the user can put right: one line that names the flag or file, and the remedy."""
+
+
+class EasyDict(dict):
+    """A dict whose items are attributes too."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        del self[name]
+
+
+def run_cli(command: Callable[[], Any]) -> None:
+    """Run a click command as a script: user errors become one line on stderr and exit code 2."""
+    try:
+        command()
+    except UserError as e:
+        sys.stdout.flush()
+        print(f"Error: {e}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        sys.stdout.flush()
+        print(f"Error: cannot write {e.filename or 'output'}: {e.strerror}; free some space or choose another folder",
+              file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it over `path` on success, remove it on failure.
+
+    The file is flushed to disk before the rename, so that a kill or a power cut leaves the old file or the new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(fd)
+    tmp = Path(name)
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(tmp, 0o666 & ~umask)
+    try:
+        yield tmp
+        with open(tmp, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(tmp, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            tmp.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[Any]:
+    """Open a file for writing that appears under its name only when complete. `mode` is 'w' (UTF-8) or 'wb'."""
+    with atomic_path(path) as tmp:
+        with open(tmp, mode, encoding=None if "b" in mode else "utf-8") as f:
+            yield f
+
+
+def sweep_temporaries(folder: str | os.PathLike) -> None:
+    """Remove what a killed `atomic_path` left behind in `folder`."""
+    for p in Path(folder).glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            p.unlink()
+
+
+class Logger:
+    """Copy stdout and stderr into a file (append mode) while open. Use as a context manager."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.file = open(path, "a", encoding="utf-8", buffering=1)
+        self.stdout, self.stderr = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = _Tee(self.stdout, self.file), _Tee(self.stderr, self.file)
+
+    def __enter__(self) -> Logger:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if not self.file.closed:
+            sys.stdout, sys.stderr = self.stdout, self.stderr
+            self.file.close()
+
+
+class _Tee(io.TextIOBase):
+    def __init__(self, *streams: Any):
+        self.streams = streams
+
+    def write(self, text: str) -> int:
+        for s in self.streams:
+            s.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for s in self.streams:
+            s.flush()
+
+    def isatty(self) -> bool:
+        return self.streams[0].isatty()
+
+    def fileno(self) -> int:
+        return self.streams[0].fileno()
+
+
+def format_time(seconds: float) -> str:
+    """'12s', '3m 05s', '2h 03m 01s', '1d 02h 03m': the tick line's time."""
+    s = int(round(seconds))
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m {s % 60:02}s"
+    if s < 86400:
+        return f"{s // 3600}h {s // 60 % 60:02}m {s % 60:02}s"
+    return f"{s // 86400}d {s // 3600 % 24:02}h {s // 60 % 60:02}m"
+
+
+def cache_dir(*parts: str) -> Path:
+    """`$GANTRANSFER_CACHE_DIR` (default `~/.cache/gantransfer`) with `parts` below it. Not created here."""
+    root = os.environ.get("GANTRANSFER_CACHE_DIR") or os.path.join(os.path.expanduser("~"), ".cache", "gantransfer")
+    return Path(root, *parts)
+
+
+def is_url(text: str) -> bool:
+    """True for http(s) and file URLs."""
+    return re.match(r"^(https?|file)://", str(text)) is not None
+
+
+def fetch(path_or_url: str | os.PathLike, *, timeout: float = 30) -> Path:
+    """A local path for a local path or a URL. URLs are downloaded once into the cache.
+
+    Raises UserError when the file does not exist or the download fails; a partial download is never left behind.
+    """
+    text = str(path_or_url)
+    if not is_url(text):
+        path = Path(text)
+        if not path.exists():
+            raise UserError(f"no such file: {text}")
+        return path
+    name = re.sub(r"[^0-9a-zA-Z._-]", "_", text.split("/")[-1].split("?")[0]) or "download"
+    target = cache_dir("downloads", f"{hashlib.md5(text.encode()).hexdigest()}_{name}")
+    if target.exists():
+        return target
+    try:
+        with urllib.request.urlopen(text, timeout=timeout) as response, atomic_path(target) as tmp, open(tmp, "wb") as f:
+            total, done = int(response.headers.get("Content-Length") or 0), 0
+            while chunk := response.read(1 << 20):
+                f.write(chunk)
+                done += len(chunk)
+                print(f"\rdownloading {name}: {done / 2**20:.1f} MiB" + (f" of {total / 2**20:.1f}" if total else ""),
+                      end="", file=sys.stderr, flush=True)
+            print(file=sys.stderr)
+            if total and done != total:
+                raise UserError(f"download of {text} ended after {done} of {total} bytes; try again")
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as e:
+        raise UserError(f"cannot download {text} ({getattr(e, 'reason', e)}); fetch it elsewhere and give the "
+                        f"file's path instead, or place it at {target}") from None
+    return target
+
+
+def open_url(path_or_url: str | os.PathLike) -> io.BufferedReader:
+    """Open a local file or a cached download for binary reading."""
+    return open(fetch(path_or_url), "rb")

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the golden numbers are, and how they are compared.
+
+Golden sets live outside the repository: `$GANTRANSFER_GOLDEN` or `../shared/golden` beside it. An absent area skips
+its tests with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def golden_root() -> Path:
+    default = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
+    return Path(os.environ.get("GANTRANSFER_GOLDEN") or default)
+
+
+def golden_files(area: str, pattern: str) -> list:
+    """Paths of `area` matching `pattern` as pytest parameters; one skipped parameter when there is none."""
+    files = sorted((golden_root() / area).glob(pattern))
+    if files:
+        return [pytest.param(f, id=f.name) for f in files]
+    reason = f"no golden files {area}/{pattern} under {golden_root()} (set GANTRANSFER_GOLDEN)"
+    return [pytest.param(None, id=f"no-{area}", marks=pytest.mark.skip(reason=reason))]
+
+
+def load_npz(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """(config, arrays) of a golden .npz."""
+    with np.load(path, allow_pickle=False) as z:
+        arrays = {k: z[k] for k in z.files}
+    config = json.loads(str(arrays.pop("config"))) if "config" in arrays else {}
+    return config, arrays
+
+
+def assert_close(actual, expected, rel: float = 1e-4, floor: float = 1e-7, what: str = "") -> None:
+    """max|a-b| <= rel * max|b| (+ floor): the tolerance the golden README suggests."""
+    a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert a.shape == b.shape, f"{what}: shape {a.shape} instead of {b.shape}"
+    if b.size == 0:
+        return
+    assert np.isfinite(a).all(), f"{what}: not finite"
+    error, scale = np.abs(a - b).max(), np.abs(b).max()
+    assert error <= rel * scale + floor, f"{what}: error {error:.3g}, largest value {scale:.3g}"
