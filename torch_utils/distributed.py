@@ -1,0 +1,453 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One program, any number of processes.
+
+`init` joins the processes that torchrun or `launch` started; every other function is an identity with one process, so
+callers never ask how many there are. Collectives act on tensors of any device: NCCL for CUDA, gloo for the CPU.
+
+Environment (torchrun's): RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+GANTRANSFER_DIST_TIMEOUT: seconds after which a collective that some rank never joins is an error (default 600).
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import datetime
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dnnlib.util import UserError
+
+
+class CollectiveError(RuntimeError):
+    """A collective operation did not finish. The message names this rank, the operation and the absent ranks."""
+
+
+def is_initialized() -> bool:
+    """True between `init` with several processes and `shutdown`."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    return dist.get_rank() if is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if is_initialized() else 1
+
+
+def is_main() -> bool:
+    """True on rank 0, the one that writes files."""
+    return rank() == 0
+
+
+def launched() -> bool:
+    """True in a process started by torchrun or `launch`: it must not launch again."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def print0(*args: Any, **kwargs: Any) -> None:
+    """`print` on rank 0 only, flushed."""
+    if is_main():
+        print(*args, **{"flush": True, **kwargs})
+
+
+def resolve_device(kind: str = "auto") -> str:
+    """'cuda' or 'cpu' for 'auto', 'cuda', 'cpu'. Raises UserError when CUDA is asked for and absent."""
+    if kind not in ("auto", "cuda", "cpu"):
+        raise UserError(f"--device={kind}: expected auto, cuda or cpu")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device=cuda: torch sees no CUDA device; use --device=cpu, or install a CUDA build of torch")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if kind == "auto" else kind
+
+
+def cpu_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_world(num: int, kind: str, flag: str = "--gpus") -> None:
+    """UserError unless this machine can run `num` processes, one per device ('cuda') or core ('cpu')."""
+    if num < 1:
+        raise UserError(f"{flag}={num}: at least one process is needed")
+    have, what = (torch.cuda.device_count(), "GPU") if kind == "cuda" else (cpu_cores(), "CPU core")
+    if num > have:
+        raise UserError(f"{flag}={num}: this machine has {have} {what}{'s' * (have != 1)}; "
+                        f"use {flag}={max(have, 1)} or fewer")
+
+
+def init(kind: str = "auto") -> torch.device:
+    """Join the process group that the environment describes (none: a single process) and return this rank's device.
+
+    Blocks until all ranks have joined. The caller ends the job with `shutdown`.
+    """
+    kind = resolve_device(kind)
+    local_rank = int(os.environ.get("LOCAL_RANK", 0)) if launched() else 0
+    if launched():
+        check_world(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), kind, flag="--nproc-per-node")
+    device = torch.device("cuda", local_rank) if kind == "cuda" else torch.device("cpu")
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    if os.environ.get("GANTRANSFER_LAUNCHED"):
+        threading.Thread(target=_exit_with_launcher, daemon=True, name="launcher-watch").start()
+    if launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+        dist.init_process_group(backend, init_method="env://", timeout=datetime.timedelta(seconds=_timeout()))
+    return device
+
+
+def shutdown() -> None:
+    """Leave the process group."""
+    if is_initialized():
+        dist.destroy_process_group()
+
+
+def _timeout() -> float:
+    text = os.environ.get("GANTRANSFER_DIST_TIMEOUT", "600")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise UserError(f"GANTRANSFER_DIST_TIMEOUT={text}: expected a positive number of seconds")
+    return value
+
+
+def _exit_with_launcher() -> None:
+    # The launcher holds the other end of stdin and never writes. End of file means that it was killed: going on would
+    # leave orphans that write into a run directory which the user may resume elsewhere.
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def barrier() -> None:
+    """Wait (on the host) until every rank is here."""
+    if is_initialized():
+        with _named("barrier"):
+            dist.all_reduce(torch.zeros(1))
+
+
+def all_reduce_sum(x: torch.Tensor) -> torch.Tensor:
+    """Replace `x` (any shape, float or int, any device) by its sum over ranks, in place; returns `x`."""
+    return _all_reduce(x, dist.ReduceOp.SUM if dist.is_available() else None, "all_reduce_sum")
+
+
+def all_reduce_max(x: torch.Tensor) -> torch.Tensor:
+    """Replace `x` by its elementwise maximum over ranks, in place; returns `x`."""
+    return _all_reduce(x, dist.ReduceOp.MAX if dist.is_available() else None, "all_reduce_max")
+
+
+def any_rank(flag: bool) -> bool:
+    """True on every rank when `flag` is true on at least one: how ranks agree to stop."""
+    return bool(all_reduce_max(torch.tensor([int(flag)])).item())
+
+
+def broadcast_(x: torch.Tensor, src: int = 0) -> torch.Tensor:
+    """Replace `x` by rank `src`'s, in place; returns `x`. Same shape and dtype everywhere."""
+    if is_initialized():
+        with _named(f"broadcast of {_describe(x)}"), torch.no_grad():
+            y = x.detach().contiguous()
+            dist.broadcast(y, src=src)
+            if y.data_ptr() != x.data_ptr():
+                x.copy_(y)
+    return x
+
+
+def gather_object(obj: Any) -> list:
+    """[rank 0's obj, rank 1's, ...] on every rank. Objects are pickled between the processes of the job."""
+    if not is_initialized():
+        return [obj]
+    out: list = [None] * world_size()
+    with _named("gather_object"):
+        dist.all_gather_object(out, obj)
+    return out
+
+
+def broadcast_object(obj: Any, src: int = 0) -> Any:
+    """Rank `src`'s object on every rank."""
+    if not is_initialized():
+        return obj
+    box = [obj if rank() == src else None]
+    with _named("broadcast_object"):
+        dist.broadcast_object_list(box, src=src, device=torch.device("cpu"))
+    return box[0]
+
+
+def assert_replicas_equal(named_tensors: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]]) -> None:
+    """RuntimeError on every rank unless all ranks hold bit-equal tensors under the same names, in the same order.
+
+    The message names the first tensor that differs and the ranks. NaNs of equal bits are equal. Costs one pass over the
+    tensors and one exchange of 16 bytes per tensor.
+    """
+    if not is_initialized():
+        return
+    items = list(named_tensors.items() if isinstance(named_tensors, Mapping) else named_tensors)
+    sums = torch.stack([_checksum(t) for _, t in items]).tolist() if items else []
+    mine = [(name, f"{str(t.dtype)[6:]}{list(t.shape)}", *s) for (name, t), s in zip(items, sums)]
+    everyone = gather_object(mine)
+    for i in range(max(map(len, everyone))):
+        rows = [r[i] if i < len(r) else ("(nothing)",) for r in everyone]
+        others = [k for k, row in enumerate(rows) if row != rows[0]]
+        if others:
+            name, shape = rows[0][0], ""
+            if any(row[:2] != rows[0][:2] for row in rows):
+                shape = " (" + "; ".join(f"rank {k}: {' '.join(row[:2])}" for k, row in enumerate(rows)) + ")"
+            raise RuntimeError(f"replicas differ in '{name}'{shape}: rank{'s' * (len(others) > 1)} "
+                               f"{', '.join(map(str, others))} against rank 0")
+
+
+def _checksum(x: torch.Tensor) -> torch.Tensor:
+    # Two wrap-around sums over the bytes, the second weighted by position, so that swapped values show: int64 [2].
+    data = x.detach().contiguous().reshape(-1).view(torch.uint8).to(torch.int64)
+    weight = torch.arange(data.numel(), device=data.device) % 65521 + 1
+    return torch.stack([data.sum(), (data * weight).sum()]).cpu()
+
+
+def _all_reduce(x: torch.Tensor, op: Any, what: str) -> torch.Tensor:
+    if is_initialized():
+        with _named(f"{what} of {_describe(x)}"), torch.no_grad():
+            y = x.detach().contiguous()
+            dist.all_reduce(y, op=op)
+            if y.data_ptr() != x.data_ptr():
+                x.copy_(y)
+    return x
+
+
+def _describe(x: torch.Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)}"
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Turn the backend's error into one that tells which ranks are missing, by asking the rendezvous store."""
+    try:
+        yield
+    except RuntimeError as e:
+        me, n = rank(), world_size()
+        reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        raise CollectiveError(f"rank {me} of {n}: {what} failed: {_absent_ranks(what)}; {reason}") from None
+
+
+def _absent_ranks(what: str, wait: float = 2.0) -> str:
+    me, n, key = rank(), world_size(), "gantransfer/failed/{}".format
+    with contextlib.suppress(Exception):  # the store may be gone with its process; the backend's own reason is kept
+        store = dist.distributed_c10d._get_default_store()
+        store.set(key(me), what)
+        end, absent = time.monotonic() + wait, [k for k in range(n) if k != me]
+        while absent and time.monotonic() < end:
+            absent = [k for k in absent if not store.check([key(k)])]
+            time.sleep(0.05)
+        if absent:
+            return f"no sign of rank{'s' * (len(absent) > 1)} {', '.join(map(str, absent))}"
+        return "; ".join(f"rank {k} in {store.get(key(k)).decode()}" for k in range(n) if k != me)
+    return "the other ranks cannot be asked"
+
+
+def launch(num_procs: int, argv: Sequence[str] | None = None, *, kind: str = "auto",
+           env: Mapping[str, str] | None = None, grace: float = 5.0) -> int:
+    """Run `python ARGV` as `num_procs` ranks on this machine and return the exit code of the job.
+
+    `argv` is what follows the interpreter; None repeats this program's own command line (with `-W`, `-m` and so on).
+    Rank 0's output passes through, other ranks' lines are prefixed. SIGTERM, SIGINT and SIGHUP are forwarded; a second
+    one kills. When a rank fails, the others get SIGTERM and, `grace` seconds later, SIGKILL, and one line tells which
+    rank failed first, how, and its last error. Killing the launcher ends all ranks (see `init`).
+    """
+    kind = resolve_device(kind)
+    check_world(num_procs, kind)
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cpu_cores() // num_procs))
+    # The launcher hosts the rendezvous store: no race for a free port, and the store outlives every rank.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False,
+                          timeout=datetime.timedelta(seconds=_timeout()))
+    shared = {**os.environ, **(env or {}), "WORLD_SIZE": str(num_procs), "LOCAL_WORLD_SIZE": str(num_procs),
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+              "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", "GANTRANSFER_LAUNCHED": "1"}
+    if "lo" in [name for _, name in socket.if_nameindex()]:
+        shared.setdefault("GLOO_SOCKET_IFNAME", "lo")  # works without a network and without a resolvable host name
+    if kind == "cpu":
+        print(f"Starting {num_procs} CPU processes with {threads} thread{'s' * (threads != '1')} each", flush=True)
+    command = [sys.executable, *(sys.orig_argv[1:] if argv is None else argv)]
+    job = _Job(grace)
+    with _forward_signals(job):
+        for k in range(num_procs):
+            if job.stopped_by is None:
+                job.start(command, {**shared, "RANK": str(k), "LOCAL_RANK": str(k)})
+        return job.wait()
+
+
+class _Job:
+    """The processes of one launch."""
+
+    def __init__(self, grace: float):
+        self.grace, self.stopped_by = grace, None
+        self.ended: queue.Queue = queue.Queue()
+        self.ranks: list[_Rank] = []
+
+    def start(self, command: list[str], env: dict[str, str]) -> None:
+        self.ranks.append(_Rank(len(self.ranks), command, env, self.ended))
+        if self.stopped_by is not None:  # the signal came while this one was being started
+            self.ranks[-1].signal(self.stopped_by)
+
+    def forward(self, signum: int) -> None:
+        again, self.stopped_by = self.stopped_by is not None, signum
+        for r in self.ranks:
+            r.signal(signal.SIGKILL if again else signum)
+
+    def wait(self) -> int:
+        """Exit code of the job: 0, or that of the rank to blame (128 + n for signal n)."""
+        failures: list[_Rank] = []
+        kill_at = None
+        running = len(self.ranks)
+        while running:
+            try:
+                r = self.ended.get(timeout=0.2)
+                running -= 1
+                if r.code:
+                    r.stopped = kill_at is not None and r.code in (-signal.SIGTERM, -signal.SIGKILL, 143)
+                    failures.append(r)
+                    if kill_at is None:
+                        kill_at = time.monotonic() + self.grace
+                        for other in self.ranks:
+                            other.signal(signal.SIGTERM)
+            except queue.Empty:
+                pass
+            if kill_at is not None and time.monotonic() > kill_at:
+                for other in self.ranks:
+                    other.signal(signal.SIGKILL)
+        for r in self.ranks:
+            r.close()
+        if not failures:
+            return 0
+        # A rank that lost its partner fails too, sometimes first: blame a rank that failed for a reason of its own.
+        first = next((r for r in failures if not r.stopped and "CollectiveError" not in r.last_error()), failures[0])
+        code = 128 - first.code if first.code < 0 else first.code
+        if self.stopped_by is None:
+            print(first.epitaph(len(self.ranks)), file=sys.stderr, flush=True)
+        elif first.code == -self.stopped_by:
+            print(f"Stopped by {signal.Signals(self.stopped_by).name}", file=sys.stderr, flush=True)
+        else:
+            print(f"{first.epitaph(len(self.ranks))} (after {signal.Signals(self.stopped_by).name})",
+                  file=sys.stderr, flush=True)
+        return code
+
+
+class _Rank:
+    """One child process: its output, its end."""
+
+    def __init__(self, index: int, command: list[str], env: dict[str, str], ended: queue.Queue):
+        self.index, self.code, self.stopped = index, None, False
+        self.tail: collections.deque[str] = collections.deque(maxlen=200)
+        self.held = b""  # an "Error: ..." line is kept back while it is the last: the launcher prints it once
+        piped = None if index == 0 else subprocess.PIPE
+        # A session of its own, so that Ctrl-C reaches each rank once, through the launcher.
+        self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=piped, stderr=subprocess.PIPE,
+                                        start_new_session=True)
+        self.readers = [threading.Thread(target=self._copy_stderr, daemon=True)]
+        if piped:
+            self.readers.append(threading.Thread(target=self._copy_stdout, daemon=True))
+        for t in self.readers:
+            t.start()
+        threading.Thread(target=self._reap, args=(ended,), daemon=True).start()
+
+    def signal(self, signum: int) -> None:
+        with contextlib.suppress(OSError):
+            self.process.send_signal(signum)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        if self.code == 0 and self.held:
+            self._emit(self.held)
+
+    def last_error(self) -> str:
+        """The last line on stderr that looks like an exception, else the last line."""
+        lines = [s.strip().removeprefix(f"[rank{self.index}]: ") for s in self.tail if s.strip()]
+        errors = [s for s in lines if re.match(r"[\w.]*(Error|Exception|Interrupt|Exit)\b", s)]
+        return (errors or lines or ["no message"])[-1]
+
+    def epitaph(self, num_ranks: int) -> str:
+        error = self.last_error()
+        if self.code == 2 and error.startswith("Error: "):
+            return f"{error} (rank {self.index} of {num_ranks})"
+        how = f"was killed by {_signal_name(-self.code)}" if self.code < 0 else f"ended with exit code {self.code}"
+        return f"Error: rank {self.index} of {num_ranks} {how}: {error}"
+
+    def _reap(self, ended: queue.Queue) -> None:
+        code = self.process.wait()
+        for t in self.readers:
+            t.join(timeout=2)  # a grandchild may hold the pipe open
+        self.code = code
+        ended.put(self)
+
+    def _emit(self, data: bytes) -> None:
+        if self.index:
+            data = self._prefixed(data)
+        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            os.write(2, data)
+
+    def _prefixed(self, line: bytes) -> bytes:
+        mark = f"[rank{self.index}]: ".encode()  # torch's excepthook marks its lines in the same way
+        return mark + line.rstrip(b"\n").removeprefix(mark) + b"\n"
+
+    def _copy_stdout(self) -> None:
+        for line in self.process.stdout:
+            sys.stdout.flush()
+            with contextlib.suppress(OSError):
+                os.write(1, self._prefixed(line))
+
+    def _copy_stderr(self) -> None:
+        partial, shown = b"", 0  # rank 0's unfinished line is shown at once (progress bars), `shown` bytes of it so far
+        while chunk := self.process.stderr.read1(65536):
+            *lines, partial = (partial + chunk).split(b"\n")
+            for line in lines:
+                self.tail.append(line.split(b"\r")[-1].decode(errors="replace"))
+                if self.held:
+                    self._emit(self.held)
+                    self.held = b""
+                if line.startswith(b"Error: ") and not shown:
+                    self.held = line + b"\n"
+                else:
+                    self._emit((line + b"\n")[shown:])
+                shown = 0
+            if self.index == 0 and partial[shown:] and not b"Error: ".startswith(partial[:7]):
+                self._emit(partial[shown:])
+                shown = len(partial)
+        if partial:
+            self.tail.append(partial.decode(errors="replace"))
+            self._emit(partial[shown:])
+
+
+def _signal_name(signum: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(signum).name
+    return f"signal {signum}"
+
+
+@contextlib.contextmanager
+def _forward_signals(job: _Job) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {}
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        signum = getattr(signal, name, None)
+        if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:  # nohup stays in force
+            before[signum] = signal.signal(signum, lambda s, frame: job.forward(s))
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
