@@ -104,7 +104,11 @@ def init(kind: str = "auto") -> torch.device:
         threading.Thread(target=_exit_with_launcher, daemon=True, name="launcher-watch").start()
     if launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_initialized():
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-        dist.init_process_group(backend, init_method="env://", timeout=datetime.timedelta(seconds=_timeout()))
+        try:
+            dist.init_process_group(backend, init_method="env://", timeout=datetime.timedelta(seconds=_timeout()))
+        except RuntimeError as e:
+            raise CollectiveError(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: joining the other "
+                                  f"processes failed: {_reason(e)}") from None
     return device
 
 
@@ -237,8 +241,13 @@ def _named(what: str) -> Iterator[None]:
         yield
     except RuntimeError as e:
         me, n = rank(), world_size()
-        reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        reason = _reason(e)
         raise CollectiveError(f"rank {me} of {n}: {what} failed: {_absent_ranks(what)}; {reason}") from None
+
+
+def _reason(e: Exception) -> str:
+    first = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+    return re.sub(r"^\[[^\]]*\] *", "", first)  # gloo puts its source file in front
 
 
 def _absent_ranks(what: str, wait: float = 2.0) -> str:
@@ -381,6 +390,8 @@ class _Rank:
         error = self.last_error()
         if self.code == 2 and error.startswith("Error: "):
             return f"{error} (rank {self.index} of {num_ranks})"
+        if "CollectiveError: " in error:  # names the rank itself
+            return f"Error: {error.partition('CollectiveError: ')[2]}"
         how = f"was killed by {_signal_name(-self.code)}" if self.code < 0 else f"ended with exit code {self.code}"
         return f"Error: rank {self.index} of {num_ranks} {how}: {error}"
 

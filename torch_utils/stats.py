@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training statistics: report values anywhere, collect count, mean and spread once per tick over all ranks.
+
+There is no global registry. The loop owns a `Collector` and hands its `report` to the method; code that may run
+outside a loop holds `NullReport()` until then:
+
+    self.report: Report = NullReport()      # in a method
+    method.report = collector.report        # in the loop
+    stats = collector.collect()             # every tick, on all ranks: {'Loss/G/loss': {num, mean, std}, ...}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from dnnlib.util import EasyDict
+from torch_utils import distributed
+
+
+class Report(Protocol):
+    """What a method may call: any number of values of a named statistic (a number, array or tensor of any shape)."""
+
+    def __call__(self, name: str, values: Any) -> None: ...
+
+
+class NullReport:
+    """A `Report` that drops everything."""
+
+    def __call__(self, name: str, values: Any) -> None:
+        pass
+
+
+class Collector:
+    """Accumulates (count, sum, sum of squares) per name in float64, on the device of the values (no host sync)."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._sums: dict[tuple[str, torch.device], torch.Tensor] = {}
+        self._latest: dict[str, EasyDict] = {}
+
+    def report(self, name: str, values: Any) -> None:
+        """Add `values` (number, array, tensor; any shape and dtype; may be empty) to statistic `name`."""
+        x = torch.as_tensor(values).detach().reshape(-1)
+        x = x.to(torch.float32 if x.device.type == "mps" else torch.float64)  # MPS has no float64
+        self._counts[name] = self._counts.get(name, 0) + x.numel()
+        sums = torch.stack([x.sum(), (x * x).sum()])
+        key = (name, x.device)
+        self._sums[key] = self._sums[key] + sums if key in self._sums else sums
+
+    def collect(self) -> dict[str, EasyDict]:
+        """Statistics since the last call, over all ranks: name -> {num: int, mean: float, std: float}.
+
+        A collective: call it on every rank. Ranks may have reported different names, in any order. A name without new
+        values keeps its previous figures. `std` is that of the population; one exchange of names, one of sums.
+        """
+        names = list(dict.fromkeys(n for ranks in distributed.gather_object(list(self._counts)) for n in ranks))
+        rows = {name: i for i, name in enumerate(names)}
+        moments = torch.zeros(len(names), 3, dtype=torch.float64)
+        for name, count in self._counts.items():
+            moments[rows[name], 0] = count
+        for device in {d for _, d in self._sums}:  # one copy per device
+            here = [(rows[n], s) for (n, d), s in self._sums.items() if d == device]
+            moments[[i for i, _ in here], 1:] += torch.stack([s for _, s in here]).cpu().to(torch.float64)
+        distributed.all_reduce_sum(moments)
+        self._counts, self._sums = {}, {}
+        for name, (num, total, squares) in zip(names, moments.tolist()):
+            if num:
+                mean = total / num
+                # max(0, nan) is 0: a statistic that is not a number must not look like a constant
+                variance = squares / num - mean * mean
+                std = math.sqrt(variance) if variance > 0 else 0.0 if math.isfinite(variance) else math.nan
+                self._latest[name] = EasyDict(num=int(num), mean=mean, std=std)
+        return {name: EasyDict(s) for name, s in self._latest.items()}
+
+    def latest(self, name: str, key: str = "mean", default: float = math.nan) -> float:
+        """A figure of the last `collect`."""
+        return self._latest[name][key] if name in self._latest else default
+
+
+def to_json(value: Any, **kwargs: Any) -> str:
+    """Strict JSON: NaN and infinities become null; numpy and torch scalars and arrays, paths and tuples are plain."""
+    return json.dumps(_plain(value), allow_nan=False, **kwargs)
+
+
+def _plain(v: Any) -> Any:
+    if isinstance(v, Mapping):
+        return {str(k): _plain(x) for k, x in v.items()}
+    if isinstance(v, (np.ndarray, np.generic, torch.Tensor)):
+        return _plain(v.tolist())
+    if isinstance(v, (list, tuple)):
+        return [_plain(x) for x in v]
+    if isinstance(v, float) and not math.isfinite(v):
+        return None
+    return os.fspath(v) if isinstance(v, os.PathLike) else v
+
+
+def append_jsonl(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
+    """Append `record` as one line of strict JSON with a single write: the file holds whole lines at all times.
+
+    A broken last line (left by a full disk or a power cut) is removed first. When the line does not fit on the disk,
+    the file is restored and OSError is raised.
+    """
+    line = (to_json(record) + "\n").encode()
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        size = _whole_lines(fd)
+        os.lseek(fd, size, os.SEEK_SET)
+        written = 0
+        try:
+            written = os.write(fd, line)
+        finally:
+            if written != len(line):
+                with contextlib.suppress(OSError):
+                    os.ftruncate(fd, size)
+        if written != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+    finally:
+        os.close(fd)
+
+
+def _whole_lines(fd: int) -> int:
+    # Size of the file up to and with its last newline; what follows is cut off.
+    end = size = os.lseek(fd, 0, os.SEEK_END)
+    while size:
+        start = max(0, size - 4096)
+        os.lseek(fd, start, os.SEEK_SET)
+        cut = os.read(fd, size - start).rfind(b"\n")
+        size = start + cut + 1 if cut >= 0 else start
+        if cut >= 0:
+            break
+    if size != end:
+        os.ftruncate(fd, size)
+    return size
+
+
+def read_jsonl(path: str | os.PathLike) -> Iterator[dict]:
+    """The records of a JSON-lines file; an absent file has none. A broken line ends the reading."""
+    if not Path(path).exists():
+        return
+    with open(path, encoding="utf-8") as f:
+        for line in f:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+
+class StatsWriter:
+    """Writes each tick to `stats.jsonl` and, when TensorBoard is installed, to event files. Use it on rank 0 only.
+
+    `start_nimg`: where a resumed run goes on; events of a later step are hidden. `note`: why there are no event files.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike, *, tensorboard: bool = True, start_nimg: int = 0):
+        self.path = Path(run_dir, "stats.jsonl")
+        self.events, self.note = None, ""
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                self.note = "TensorBoard is not installed: no event files (pip install tensorboard)"
+            else:
+                self.events = SummaryWriter(os.fspath(run_dir), purge_step=start_nimg // 1000 if start_nimg else None)
+
+    def write(self, stats: Mapping[str, Mapping[str, float]], cur_nimg: int,
+              metrics: Mapping[str, float] | None = None) -> None:
+        """One line {name: {num, mean, std}, ..., 'timestamp': seconds since 1970}.
+
+        TensorBoard gets each mean and `Metrics/<key>` at step = whole kimg and the absolute wall time.
+        """
+        now = time.time()
+        append_jsonl(self.path, {**stats, "timestamp": now})
+        if self.events is not None:
+            for name, s in stats.items():
+                self.events.add_scalar(name, s["mean"], global_step=cur_nimg // 1000, walltime=now)
+            for name, value in (metrics or {}).items():
+                self.events.add_scalar(f"Metrics/{name}", value, global_step=cur_nimg // 1000, walltime=now)
+            self.events.flush()
+
+    def close(self) -> None:
+        if self.events is not None:
+            self.events.close()
