@@ -17,7 +17,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,6 +83,22 @@ class Collector:
                 self._latest[name] = EasyDict(num=int(num), mean=mean, std=std)
         return {name: EasyDict(s) for name, s in self._latest.items()}
 
+    def state(self) -> dict:
+        """Everything as plain numbers: {'latest': last figures, 'pending': this rank's count, sum, squares}."""
+        pending = {name: [float(n), 0.0, 0.0] for name, n in self._counts.items()}
+        for (name, _), sums in self._sums.items():
+            for i, v in enumerate(sums.tolist()):
+                pending[name][1 + i] += v
+        return {"latest": {k: dict(v) for k, v in self._latest.items()}, "pending": pending}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`, which rank 0 wrote: its pending values count once, not once per rank."""
+        self._latest = {k: EasyDict(v) for k, v in state["latest"].items()}
+        pending = state["pending"] if distributed.is_main() else {}
+        self._counts = {name: int(v[0]) for name, v in pending.items()}
+        cpu = torch.device("cpu")
+        self._sums = {(name, cpu): torch.tensor(v[1:], dtype=torch.float64) for name, v in pending.items()}
+
     def latest(self, name: str, key: str = "mean", default: float = math.nan) -> float:
         """A figure of the last `collect`."""
         return self._latest[name][key] if name in self._latest else default
@@ -116,15 +132,14 @@ def append_jsonl(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
     try:
         size = _whole_lines(fd)
         os.lseek(fd, size, os.SEEK_SET)
-        written = 0
         try:
             written = os.write(fd, line)
-        finally:
             if written != len(line):
-                with contextlib.suppress(OSError):
-                    os.ftruncate(fd, size)
-        if written != len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as e:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, size)
+            raise OSError(e.errno, e.strerror, os.fspath(path)) from None
     finally:
         os.close(fd)
 
@@ -156,38 +171,85 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[dict]:
                 return
 
 
-class StatsWriter:
-    """Writes each tick to `stats.jsonl` and, when TensorBoard is installed, to event files. Use it on rank 0 only.
+def append_stats(path: str | os.PathLike, stats: Mapping[str, Mapping[str, float]]) -> float:
+    """Append one tick to `stats.jsonl`: {name: {num, mean, std}, ..., 'timestamp': seconds since 1970}. -> time"""
+    now = time.time()
+    append_jsonl(path, {**stats, "timestamp": now})
+    return now
 
-    `start_nimg`: where a resumed run goes on; events of a later step are hidden. `note`: why there are no event files.
+
+class StatsWriter:
+    """Sends each tick to `stats.jsonl` and, where installed, to TensorBoard and (on request) Weights & Biases.
+
+    For rank 0 only. Nothing but `stats.jsonl` can stop a training: a service that is not installed, or fails, is named in one line
+    (through `say`) and left out from then on. Weights & Biases' own variables hold, such as WANDB_MODE=offline.
+
+    start_nimg       where a resumed run goes on: TensorBoard hides an earlier session's events of later steps
+    wandb_project    None = no Weights & Biases
+    wandb_args       further arguments of wandb.init: name, config, id, ...
     """
 
-    def __init__(self, run_dir: str | os.PathLike, *, tensorboard: bool = True, start_nimg: int = 0):
-        self.path = Path(run_dir, "stats.jsonl")
-        self.events, self.note = None, ""
+    def __init__(self, run_dir: str | os.PathLike, *, tensorboard: bool = True, start_nimg: int = 0,
+                 wandb_project: str | None = None, wandb_args: Mapping[str, Any] | None = None,
+                 say: Callable[[str], None] = print):
+        self.path, self.say = Path(run_dir, "stats.jsonl"), say
+        self.events = self.wandb = None
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                self.note = "TensorBoard is not installed: no event files (pip install tensorboard)"
+                say("TensorBoard is not installed: no event files (pip install tensorboard)")
             else:
                 self.events = SummaryWriter(os.fspath(run_dir), purge_step=start_nimg // 1000 if start_nimg else None)
+        if wandb_project:
+            try:
+                import wandb
+                # a forgotten login must not wait for a person at the keyboard
+                self.wandb = wandb.init(project=wandb_project, dir=os.fspath(run_dir), **(wandb_args or {}),
+                                        settings=wandb.Settings(login_timeout=10))
+            except ImportError:
+                say("--wandb_proj: Weights & Biases is not installed, nothing is sent (pip install wandb)")
+            except Exception as e:
+                say(f"--wandb_proj: Weights & Biases did not start, nothing is sent: {_first_line(e)}")
 
-    def write(self, stats: Mapping[str, Mapping[str, float]], cur_nimg: int,
-              metrics: Mapping[str, float] | None = None) -> None:
-        """One line {name: {num, mean, std}, ..., 'timestamp': seconds since 1970}.
+    def write(self, stats: Mapping[str, Mapping[str, float]], cur_nimg: int) -> None:
+        """One tick. Services get the means, at step = whole kimg (TensorBoard) or images (Weights & Biases)."""
+        now = append_stats(self.path, stats)
+        self._send({name: s["mean"] for name, s in stats.items()}, cur_nimg, now)
 
-        TensorBoard gets each mean and `Metrics/<key>` at step = whole kimg and the absolute wall time.
-        """
-        now = time.time()
-        append_jsonl(self.path, {**stats, "timestamp": now})
-        if self.events is not None:
-            for name, s in stats.items():
-                self.events.add_scalar(name, s["mean"], global_step=cur_nimg // 1000, walltime=now)
-            for name, value in (metrics or {}).items():
-                self.events.add_scalar(f"Metrics/{name}", value, global_step=cur_nimg // 1000, walltime=now)
-            self.events.flush()
+    def write_metrics(self, results: Mapping[str, float], cur_nimg: int) -> None:
+        """Metric values, as `Metrics/<key>`, for the services only: the metric-*.jsonl files are the record."""
+        self._send({f"Metrics/{k}": v for k, v in results.items()}, cur_nimg, time.time())
 
     def close(self) -> None:
-        if self.events is not None:
-            self.events.close()
+        self._events(lambda events: events.close())
+        self._wandb(lambda run: run.finish())
+
+    def _send(self, values: Mapping[str, float], cur_nimg: int, now: float) -> None:
+        def add(events: Any) -> None:
+            for name, value in values.items():
+                events.add_scalar(name, value, global_step=cur_nimg // 1000, walltime=now)
+            events.flush()
+
+        self._events(add)
+        self._wandb(lambda run: run.log(dict(values), step=cur_nimg))
+
+    def _events(self, use: Callable[[Any], None]) -> None:
+        try:
+            if self.events is not None:
+                use(self.events)
+        except Exception as e:
+            self.events = None
+            self.say(f"TensorBoard failed, no further events: {_first_line(e)}")
+
+    def _wandb(self, use: Callable[[Any], None]) -> None:
+        try:
+            if self.wandb is not None:
+                use(self.wandb)
+        except Exception as e:
+            self.wandb = None
+            self.say(f"Weights & Biases failed, nothing more is sent: {_first_line(e)}")
+
+
+def _first_line(e: Exception) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0]
