@@ -181,8 +181,9 @@ def append_stats(path: str | os.PathLike, stats: Mapping[str, Mapping[str, float
 class StatsWriter:
     """Sends each tick to `stats.jsonl` and, where installed, to TensorBoard and (on request) Weights & Biases.
 
-    For rank 0 only. Nothing but `stats.jsonl` can stop a training: a service that is not installed, or fails, is named in one line
-    (through `say`) and left out from then on. Weights & Biases' own variables hold, such as WANDB_MODE=offline.
+    For rank 0 only. Nothing but `stats.jsonl` can stop a training: a service that is not installed, or fails, is named
+    in one line (through `say`) and left out from then on. Weights & Biases' own variables, such as
+    WANDB_MODE=offline, hold.
 
     start_nimg       where a resumed run goes on: TensorBoard hides an earlier session's events of later steps
     wandb_project    None = no Weights & Biases
