@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings and small real data for all tests. Golden helpers are in tests/golden/conftest.py."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # One thread: float32 sums do not depend on the machine. Child processes inherit it.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    config.stash[_CACHE] = tempfile.mkdtemp(prefix="gantransfer-test-cache-")
+    os.environ["GANTRANSFER_CACHE_DIR"] = config.stash[_CACHE]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash[_CACHE], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+_CACHE = pytest.StashKey[str]()
+
+
+def write_image_zip(path: Path, images: Sequence[np.ndarray], labels: Sequence[Any] | None = None,
+                    **extra: Any) -> Path:
+    """A data-set zip as dataset_tool.py writes it: stored PNGs in folders of a thousand, and dataset.json.
+
+    `images`: uint8 [H, W] or [H, W, C] each; `labels`: int or vector per image; `extra`: further keys of dataset.json.
+    """
+    names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(len(images))]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as z:
+        for name, image in zip(names, images):
+            png = io.BytesIO()
+            PIL.Image.fromarray(image).save(png, "png", compress_level=0, optimize=False)
+            z.writestr(zipfile.ZipInfo(name), png.getvalue())
+        pairs = None if labels is None else [[name, label] for name, label in zip(names, labels)]
+        z.writestr(zipfile.ZipInfo("dataset.json"), json.dumps({"labels": pairs, **extra}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Real handwritten digits 0 to 3, ten of each: uint8 [40, 16, 16], int64 [40]."""
+    sklearn_datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn (extra `demo`)")
+    data = sklearn_datasets.load_digits()
+    chosen = np.concatenate([np.flatnonzero(data.target == k)[:10] for k in range(4)])
+    images = np.round(data.images[chosen] * (255 / 16)).astype(np.uint8)  # 8 x 8, 17 levels
+    large = [PIL.Image.fromarray(x).resize((16, 16), PIL.Image.Resampling.BILINEAR) for x in images]
+    return np.stack([np.asarray(x) for x in large]), data.target[chosen].astype(np.int64)
+
+
+@pytest.fixture(scope="session")
+def tiny_zip(digits: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small real data set: 40 grey 16 x 16 digits of 4 classes, with labels. Do not write to it."""
+    images, labels = digits
+    return write_image_zip(tmp_path_factory.mktemp("data") / "digits16.zip", images, [int(y) for y in labels])
+
+
+@pytest.fixture(scope="session")
+def run_script() -> Callable[..., subprocess.CompletedProcess]:
+    """Run `python ARGS...` from the root of the repository: `run_script('train.py', '--help', check=0, env={})`.
+
+    `check`: the expected exit code, None = any. Returns the CompletedProcess with text stdout and stderr.
+    """
+
+    def run(*args: Any, check: int | None = 0, timeout: float = 300, env: dict | None = None, cwd: Path | None = None):
+        out = subprocess.run([sys.executable, *map(str, args)], cwd=cwd or ROOT, timeout=timeout, text=True,
+                             capture_output=True, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
+        if check is not None and out.returncode != check:
+            pytest.fail(f"exit code {out.returncode} instead of {check}: {' '.join(map(str, args))}\n"
+                        f"{out.stdout[-3000:]}\n{out.stderr[-3000:]}", pytrace=False)
+        return out
+
+    return run

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The import rules (CONTRIBUTING.md, "Where things go"), read off the source of whatever modules exist."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGES = ("dnnlib", "torch_utils", "gantransfer")
+BASE = ("dnnlib", "torch_utils")
+METHOD = (*BASE, "gantransfer.augment", "gantransfer.dataset", "gantransfer.method", "gantransfer.networks",
+          "gantransfer.sampler", "gantransfer.snapshot")
+METHOD_NAMES = {"stylegan2", "utlo", "hypermod", "cgantransfer", "mind2mind", "cgan_kd"}
+
+# What a module, or all modules of a package, may import of ours; the first match counts. Scripts are free.
+RULES = [
+    ("dnnlib", ("dnnlib",)),
+    ("torch_utils", BASE),
+    ("gantransfer.networks", (*BASE, "gantransfer.networks")),
+    ("gantransfer.dataset", BASE),
+    ("gantransfer.augment", BASE),
+    ("gantransfer.snapshot", (*BASE, "gantransfer.dataset")),
+    ("gantransfer.sampler", (*BASE, "gantransfer.dataset")),
+    ("gantransfer.method", (*BASE, "gantransfer.dataset", "gantransfer.sampler", "gantransfer.snapshot")),
+    ("gantransfer.importers", (*BASE, "gantransfer.dataset", "gantransfer.snapshot", "gantransfer.networks")),
+    ("gantransfer.methods.stylegan2", METHOD),
+    ("gantransfer.methods.*", (*METHOD, "gantransfer.methods.stylegan2")),  # may build on the base method
+    ("gantransfer.methods", (*METHOD, "gantransfer.methods")),  # the table of methods
+    ("gantransfer.metrics", (*BASE, "gantransfer.dataset", "gantransfer.metrics", "gantransfer.networks.features",
+                             "gantransfer.sampler")),
+    ("gantransfer.training_loop", (*BASE, "gantransfer.dataset", "gantransfer.grid", "gantransfer.method",
+                                   "gantransfer.sampler", "gantransfer.snapshot")),
+]
+HIGH = ("gantransfer.methods", "gantransfer.metrics", "gantransfer.training_loop")  # closed to helpers not listed above
+OPTIONAL = {"torchvision", "wandb", "tensorboard", "scipy", "sklearn", "imageio", "imageio_ffmpeg", "lmdb", "h5py"}
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Dotted name -> file, of packages and top-level scripts."""
+    files = [f for p in PACKAGES for f in sorted((ROOT / p).rglob("*.py"))]
+    files += [f for f in sorted(ROOT.glob("*.py")) if f.name != "setup.py"]
+    return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
+
+
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(modules()[name].read_text(encoding="utf-8"), filename=str(modules()[name]))
+
+
+def is_script(name: str) -> bool:
+    """True for a top-level script and for a module that `python -m` runs."""
+    return "." not in name and name not in PACKAGES or any(
+        isinstance(s, ast.If) and "__name__" in ast.dump(s.test) for s in tree(name).body)
+
+
+@cache
+def imports(name: str) -> frozenset[str]:
+    """Modules that `name` imports, anywhere in the file: our submodules in full, others by their top name.
+
+    Imports under `if TYPE_CHECKING` never run and do not count.
+    """
+    hidden = {id(n) for s in ast.walk(tree(name)) if isinstance(s, ast.If) and "TYPE_CHECKING" in ast.dump(s.test)
+              for n in ast.walk(s)}
+    found = set()
+    for node in ast.walk(tree(name)):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = name if modules()[name].name == "__init__.py" else name.rpartition(".")[0]
+                parts = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parts, base]).rstrip(".")
+            names = {f"{base}.{a.name}" for a in node.names}
+            found |= {n if n in modules() else base for n in names}
+    ours = {n for n in found if n.split(".")[0] in PACKAGES or n in modules()}
+    return frozenset(ours | {n.split(".")[0] for n in found - ours})
+
+
+def allowed(name: str) -> tuple[str, ...] | None:
+    return next((targets for rule, targets in RULES if inside(name, (rule,))), None)
+
+
+def inside(name: str, packages: tuple[str, ...]) -> bool:
+    """True if `name` is one of `packages` or below one; 'x.*' means below x only."""
+    return any(name.startswith(p[:-1]) if p.endswith("*") else name == p or name.startswith(p + ".") for p in packages)
+
+
+def library() -> list[str]:
+    return [n for n in modules() if not is_script(n)]
+
+
+@pytest.mark.parametrize("name", library())
+def test_imports_point_downwards(name):
+    ours = {n for n in imports(name) if n in modules() and n != name}
+    scripts = {n for n in ours if is_script(n)}
+    assert not scripts, f"{name} imports the script {scripts}"
+    targets = allowed(name)
+    if targets is None:
+        wrong = {n for n in ours if inside(n, HIGH)}
+    else:
+        wrong = {n for n in ours if not inside(n, targets) and n != "gantransfer"}
+    assert not wrong, f"{name} may not import {sorted(wrong)}"
+
+
+def test_no_import_cycles():
+    graph = {n: {m for m in imports(n) if m in modules() and m != n} for n in modules()}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, "import cycle: " + " -> ".join([*path[path.index(name):], name])
+        if name not in done:
+            for m in graph[name]:
+                visit(m, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("name", [n for n in modules() if inside(n, ("dnnlib",))])
+def test_dnnlib_needs_standard_library_and_numpy_only(name):
+    known = {*modules(), *sys.stdlib_module_names, "numpy"}
+    assert not imports(name) - known
+
+
+@pytest.mark.parametrize("name", library())
+def test_only_scripts_parse_options(name):
+    assert not imports(name) & {"click", "argparse", "optparse", "getopt"}
+    argv = [n for n in ast.walk(tree(name)) if isinstance(n, ast.Attribute) and n.attr == "argv"]
+    assert not argv, f"{name} reads sys.argv"
+
+
+@pytest.mark.parametrize("name", list(modules()))
+def test_nothing_runs_at_import_and_nothing_is_global(name):
+    guard = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.Try, ast.If)
+    for s in tree(name).body:
+        docstring = isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant) and isinstance(s.value.value, str)
+        assert isinstance(s, guard) or docstring, f"{name}:{s.lineno} runs at import"
+    for node in ast.walk(tree(name)):
+        assert not isinstance(node, ast.Global), f"{name}:{node.lineno} changes a global variable"
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in ("set_default_tensor_type", "set_default_dtype", "set_default_device"), (
+                f"{name}:{node.lineno} changes torch's defaults")
+
+
+@pytest.mark.parametrize("name", [n for n in modules() if inside(n, PACKAGES)])
+def test_torchvision_is_never_imported_and_wandb_only_for_logging(name):
+    assert "torchvision" not in imports(name)
+    assert "wandb" not in imports(name) or name == "torch_utils.stats"
+
+
+def test_training_loop_knows_no_network_and_no_method():
+    if "gantransfer.training_loop" not in modules():
+        pytest.skip("no training loop yet")
+    text = modules()["gantransfer.training_loop"].read_text(encoding="utf-8").lower()
+    files = (f.stem for f in (ROOT / "gantransfer" / "methods").glob("*.py"))
+    words = {"discriminator", *METHOD_NAMES, *files} - {"__init__"}
+    assert not {w for w in words if re.search(rf"\b{w}\b", text)}
+
+
+def test_importing_every_module_loads_no_optional_package():
+    # Top-level scripts count too: `train.py --help` must work with the core alone.
+    code = ("import importlib, json, sys\n"
+            f"for n in {[n for n in modules()]!r}: importlib.import_module(n)\n"
+            "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))")
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert out.stdout.count("\n") == 1, "a module prints at import"
+    assert not set(json.loads(out.stdout)) & OPTIONAL
+
+
+def test_rules_catch_a_violation(tmp_path, monkeypatch):
+    """The checker itself: a relative import of another method, and click in a library module, are seen."""
+    bad = tmp_path / "other.py"
+    bad.write_text("def f():\n    from . import utlo\n    import click\n")
+    faked = {**modules(), "gantransfer.methods.other": bad, "gantransfer.methods.utlo": bad}
+    monkeypatch.setattr(sys.modules[__name__], "modules", lambda: faked)
+    try:
+        with pytest.raises(AssertionError, match="may not import"):
+            test_imports_point_downwards("gantransfer.methods.other")
+        with pytest.raises(AssertionError):
+            test_only_scripts_parse_options("gantransfer.methods.other")
+    finally:
+        tree.cache_clear()
+        imports.cache_clear()
