@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pad, upsample, filter (FIR) and downsample images."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+
+
+def setup_filter(f, device="cpu", normalize=True, flip_filter=False, gain=1, separable=None):
+    """Prepare a FIR filter: None, a number, a list of taps or a 2-D array -> float32 tensor `[taps]` or `[fh, fw]`.
+
+    separable: keep 1-D taps, to be applied along both axes (default: 1-D input of at least 8 taps); otherwise the outer
+    product is taken. normalize: divide by the sum. gain: factor of the whole 2-D filter.
+    """
+    f = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
+    if f.ndim > 2 or f.numel() == 0:
+        raise ValueError(f"setup_filter: 0, 1 or 2 dimensions and at least one tap expected, got {tuple(f.shape)}")
+    f = f.reshape(1) if f.ndim == 0 else f
+    separable = (f.ndim == 1 and f.numel() >= 8) if separable is None else separable
+    if f.ndim == 1 and not separable:
+        f = torch.outer(f, f)
+    if f.ndim != (1 if separable else 2):
+        raise ValueError("setup_filter: a 2-D filter cannot be declared separable")
+    if normalize:
+        f = f / f.sum()
+    if flip_filter:
+        f = f.flip(list(range(f.ndim)))
+    return (f * gain ** (f.ndim / 2)).to(device)
+
+
+def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl="auto"):
+    """Upsample by zero insertion, pad or crop, filter, downsample.
+
+    x: `[N, C, H, W]` floating point. f: `[taps]` (separable), `[fh, fw]` or None (identity); float32, not
+    differentiated. up, down: int or (x, y). padding: int, (x, y) or (x0, x1, y0, y1), in upsampled pixels, negative =
+    crop. flip_filter: False = convolution, True = correlation. gain: factor of the result.
+    Output size per axis: `(in * up + p0 + p1 - taps) // down + 1`. Linear in x, differentiable to any order.
+    Raises ValueError when an argument does not fit or an output axis would be shorter than 1.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"upfirdn2d: x [N, C, H, W] expected, got {tuple(x.shape)}")
+    if impl not in ("auto", "ref"):
+        raise ValueError(f"upfirdn2d: impl must be 'auto' or 'ref', not {impl!r}")
+    _check_filter(f)
+    up, down, padding = parse_scaling(up, "up"), parse_scaling(down, "down"), parse_padding(padding)
+    fw, fh = filter_size(f)
+    for axis, n, u, p, t in (("width", x.shape[3], up[0], padding[:2], fw),
+                             ("height", x.shape[2], up[1], padding[2:], fh)):
+        if n * u + sum(p) < t:
+            raise ValueError(f"upfirdn2d: {axis} {n} upsampled by {u} with padding {p} is smaller than the filter's "
+                             f"{t} taps")
+    conf = up, down, padding, bool(flip_filter), float(gain)
+    if impl == "ref":
+        return _definition(x, f, *conf)
+    if x.numel() == 0:
+        return x.new_zeros(_out_size(x.shape, f, conf)) + 0 * x.sum()
+    return _UpFirDn.apply(x, f, conf)
+
+
+def filter2d(x, f, padding=0, flip_filter=False, gain=1, impl="auto"):
+    """Filter without changing the size (more with `padding`: int, (x, y) or (x0, x1, y0, y1), in pixels)."""
+    px0, px1, py0, py1 = parse_padding(padding)
+    fw, fh = filter_size(f)
+    p = (px0 + fw // 2, px1 + (fw - 1) // 2, py0 + fh // 2, py1 + (fh - 1) // 2)
+    return upfirdn2d(x, f, padding=p, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
+def upsample2d(x, f, up=2, padding=0, flip_filter=False, gain=1, impl="auto"):
+    """Upsample by `up` (int or (x, y)), brightness kept; `padding` counts output pixels."""
+    ux, uy = parse_scaling(up, "up")
+    px0, px1, py0, py1 = parse_padding(padding)
+    fw, fh = filter_size(f)
+    p = (px0 + (fw + ux - 1) // 2, px1 + (fw - ux) // 2, py0 + (fh + uy - 1) // 2, py1 + (fh - uy) // 2)
+    return upfirdn2d(x, f, up=up, padding=p, flip_filter=flip_filter, gain=gain * ux * uy, impl=impl)
+
+
+def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1, impl="auto"):
+    """Downsample by `down` (int or (x, y)); `padding` counts input pixels."""
+    dx, dy = parse_scaling(down, "down")
+    px0, px1, py0, py1 = parse_padding(padding)
+    fw, fh = filter_size(f)
+    p = (px0 + (fw - dx + 1) // 2, px1 + (fw - dx) // 2, py0 + (fh - dy + 1) // 2, py1 + (fh - dy) // 2)
+    return upfirdn2d(x, f, down=down, padding=p, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
+def parse_scaling(v, name="scaling"):
+    """int or (x, y) -> (x, y), each >= 1."""
+    v = (v, v) if isinstance(v, int) else tuple(v)
+    if len(v) != 2 or not all(isinstance(a, int) and a >= 1 for a in v):
+        raise ValueError(f"upfirdn2d: {name} must be an int >= 1 or a pair of them, not {v}")
+    return v
+
+
+def parse_padding(p):
+    """int, (x, y) or (x0, x1, y0, y1) -> (x0, x1, y0, y1)."""
+    p = (p, p) if isinstance(p, int) else tuple(p)
+    if len(p) == 2:
+        p = (p[0], p[0], p[1], p[1])
+    if len(p) != 4 or not all(isinstance(a, int) for a in p):
+        raise ValueError(f"upfirdn2d: padding must be an int, (x, y) or (x0, x1, y0, y1), not {p}")
+    return p
+
+
+def filter_size(f):
+    """Taps of a filter along (x, y); None = (1, 1)."""
+    return (1, 1) if f is None else (f.shape[-1], f.shape[0])
+
+
+def _check_filter(f):
+    if f is not None and (f.ndim not in (1, 2) or f.numel() == 0 or f.dtype != torch.float32 or f.requires_grad):
+        raise ValueError("upfirdn2d: f must be a constant float32 tensor [taps] or [fh, fw] (see setup_filter)")
+
+
+def _out_size(shape, f, conf):
+    (ux, uy), (dx, dy), (px0, px1, py0, py1), _, _ = conf
+    fw, fh = filter_size(f)
+    n, c, h, w = shape
+    return n, c, (h * uy + py0 + py1 - fh) // dy + 1, (w * ux + px0 + px1 - fw) // dx + 1
+
+
+def _definition(x, f, up, down, padding, flip, gain):
+    """Zero insertion, padding, one correlation per channel, decimation: the slow and obvious form."""
+    n, c, h, w = x.shape
+    ux, uy = up
+    z = F.pad(x.reshape(n, c, h, 1, w, 1), (0, ux - 1, 0, 0, 0, uy - 1)).reshape(n, c, h * uy, w * ux)
+    z = F.pad(z, padding)
+    f = torch.ones(1, 1, device=x.device) if f is None else torch.outer(f, f) if f.ndim == 1 else f
+    f = (f if flip else f.flip(0, 1)).to(x.dtype)
+    y = F.conv2d(z, f.expand(c, 1, *f.shape), groups=c) if c else z[:, :, f.shape[0] - 1:, f.shape[1] - 1:]
+    return y[:, :, :: down[1], :: down[0]] * gain
+
+
+class _UpFirDn(torch.autograd.Function):
+    """The gradient of this linear operator is the operator itself with up and down swapped and the filter mirrored."""
+
+    @staticmethod
+    def forward(ctx, x, f, conf):
+        ctx.save_for_backward(f)
+        ctx.conf, ctx.size = conf, x.shape
+        return _fast(x, f, *conf)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (f,) = ctx.saved_tensors
+        (ux, uy), (dx, dy_), (px0, _, py0, _), flip, gain = ctx.conf
+        _, _, h, w = ctx.size
+        _, _, ho, wo = dy.shape
+        fw, fh = filter_size(f)
+        p = (fw - 1 - px0, w * ux - wo * dx + px0 - ux + 1, fh - 1 - py0, h * uy - ho * dy_ + py0 - uy + 1)
+        return _UpFirDn.apply(dy, f, ((dx, dy_), (ux, uy), p, not flip, gain)), None, None
+
+
+def _fast(x, f, up, down, padding, flip, gain):
+    if f is None:
+        f = torch.ones(1, 1, device=x.device)
+    n, c, h, w = x.shape
+    _, _, ho, wo = _out_size(x.shape, f, (up, down, padding, flip, gain))
+    if x.device.type == "cpu" and h * w * ho * wo <= (2048 if n * c > 1024 or f.ndim == 1 else 8192):
+        return _small_map(x, f, up, down, padding, flip, gain, (ho, wo))
+    if f.ndim == 2:
+        return _depthwise(x, (f * gain).to(x.dtype), up, down, padding, flip)
+    if x.device.type == "cpu" and max(h, w, ho, wo) <= 512:
+        return _two_matrices(x, f, up, down, padding, flip, gain, (ho, wo))
+    (ux, uy), (dx, dy), (px0, px1, py0, py1) = up, down, padding
+    f = f.to(x.dtype)
+    y = _depthwise(x, f[None, :], (ux, 1), (dx, 1), (px0, px1, 0, 0), flip)
+    return _depthwise(y, f[:, None] * gain, (1, uy), (1, dy), (0, 0, py0, py1), flip)
+
+
+def _depthwise(x, f, up, down, padding, flip):
+    """One depthwise convolution: strided for downsampling, transposed for upsampling; f [fh, fw] of x's dtype."""
+    c = x.shape[1]
+    (ux, uy), (dx, dy) = up, down
+    if (ux, uy) == (1, 1):
+        f = f if flip else f.flip(0, 1)
+        x, f, padding = _symmetric(x, f, padding)
+        return F.conv2d(x, f.expand(c, 1, *f.shape), groups=c, stride=(dy, dx), padding=(padding[2], padding[0]))
+    # A transposed convolution gives the full result of the zero-inserted image; cut (or extend) it to what is asked.
+    fh, fw = f.shape
+    f = f.flip(0, 1) if flip else f
+    _, _, h, w = x.shape
+    x0, y0 = fw - 1 - padding[0], fh - 1 - padding[2]
+    x1, y1 = fw - ux - padding[1], fh - uy - padding[3]
+    qx, qy = max(min(x0, x1), 0), max(min(y0, y1), 0)
+    if (w - 1) * ux + fw <= 2 * qx or (h - 1) * uy + fh <= 2 * qy:
+        qx = qy = 0
+    y = F.conv_transpose2d(x, f.expand(c, 1, fh, fw), groups=c, stride=(uy, ux), padding=(qy, qx))
+    rest = (qx - x0, qx - x1, qy - y0, qy - y1)
+    if any(rest):
+        y = F.pad(y, rest)
+    return y[:, :, ::dy, ::dx] if (dx, dy) != (1, 1) else y
+
+
+def _symmetric(x, f, padding):
+    """Padding equal on both sides, as torch's convolutions want it: a small excess becomes zero taps of the filter
+    (cheaper than copying the image), crops and large differences a padded copy."""
+    px0, px1, py0, py1 = padding
+    if min(padding) >= 0 and abs(px0 - px1) <= 2 and abs(py0 - py1) <= 2:
+        qx, qy = max(px0, px1), max(py0, py1)
+        if (px0, py0) != (px1, py1):
+            f = F.pad(f, (qx - px0, qx - px1, qy - py0, qy - py1))
+        return x, f, (qx, qx, qy, qy)
+    return F.pad(x, padding), f, (0, 0, 0, 0)
+
+
+@functools.lru_cache(maxsize=256)
+def _tap_index(n, no, taps, up, down, p0, flip, device):
+    """[n, no] int64: which tap of the filter leads from input i to output o; `taps` = none (a zero is put there)."""
+    with torch.inference_mode(False):
+        i = torch.arange(n, device=device)[:, None] * up
+        o = torch.arange(no, device=device)[None, :] * down - p0
+        a = i - o
+        return torch.where((a >= 0) & (a < taps), a if flip else taps - 1 - a, taps)
+
+
+def _axis_matrix(f, n, no, up, down, p0, flip):
+    return torch.cat([f, f.new_zeros(1)])[_tap_index(n, no, len(f), up, down, p0, flip, f.device)]
+
+
+def _two_matrices(x, f, up, down, padding, flip, gain, out):
+    """Separable filter as one band matrix per axis."""
+    n, c, h, w = x.shape
+    f = f.to(x.dtype)
+    mx = _axis_matrix(f, w, out[1], up[0], down[0], padding[0], flip)
+    my = _axis_matrix(f * gain, h, out[0], up[1], down[1], padding[2], flip)
+    y = x.reshape(n * c * h, w) @ mx
+    y = torch.matmul(my.t(), y.reshape(n * c, h, out[1])).reshape(n, c, *out)
+    return y.contiguous(memory_format=torch.channels_last) if _is_channels_last(x) else y
+
+
+def _small_map(x, f, up, down, padding, flip, gain, out):
+    """Both axes as one matrix [H*W, Ho*Wo]: few multiplications on tiny maps, and one call."""
+    n, c, h, w = x.shape
+    f = torch.outer(f, f) if f.ndim == 1 else f
+    fh, fw = f.shape
+    f = (f * gain).to(x.dtype)
+    iy = _tap_index(h, out[0], fh, up[1], down[1], padding[2], flip, f.device)
+    ix = _tap_index(w, out[1], fw, up[0], down[0], padding[0], flip, f.device)
+    m = F.pad(f, (0, 1, 0, 1))[iy[:, None, :, None], ix[None, :, None, :]].reshape(h * w, out[0] * out[1])
+    if _is_channels_last(x):
+        y = torch.matmul(m.t(), x.permute(0, 2, 3, 1).reshape(n, h * w, c))
+        return y.reshape(n, *out, c).permute(0, 3, 1, 2)
+    return (x.reshape(n * c, h * w) @ m).reshape(n, c, *out)
+
+
+def _is_channels_last(x) -> bool:
+    return x.shape[1] > 1 and x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last)
