@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a zip or a folder, read alike, and the decoding of the images in them.
+
+Imports no torch, so that the data-set scripts start at once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import threading
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dnnlib.util import UserError
+
+try:
+    import pyspng
+except ImportError:
+    pyspng = None
+
+# Raster formats that Pillow reads; it also knows formats that nobody means by "image file" (.pdf, .h5, .mpg).
+IMAGE_EXTENSIONS = frozenset(".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 "
+                             ".j2k .avif .ico .pcx .sgi .rgb .bw .dds .qoi .apng".split())
+
+
+def is_image_name(name: str) -> bool:
+    """True for names with an image extension that are not litter of an archiver (`__MACOSX/`, `._x.png`)."""
+    parts = name.split("/")
+    return (os.path.splitext(parts[-1])[1].lower() in IMAGE_EXTENSIONS
+            and not parts[-1].startswith("._") and "__MACOSX" not in parts)
+
+
+class Container:
+    """The files of a zip or a folder. `names` are relative paths with '/', sorted.
+
+    One zip handle per process, reopened after a fork and dropped on pickling; reading is thread-safe. Raises UserError
+    when the path is missing, not a zip, or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = os.fspath(path)
+        self._lock = threading.Lock()
+        self._zip: zipfile.ZipFile | None = None
+        self._pid = -1
+        if os.path.isdir(self.path):
+            self.is_zip = False
+            self.names = sorted(
+                os.path.relpath(os.path.join(root, file), self.path).replace(os.sep, "/")
+                for root, _dirs, files in os.walk(self.path, followlinks=True) for file in files)
+        elif os.path.isfile(self.path):
+            self.is_zip = True
+            self.names = sorted(n for n in self._handle().namelist() if not n.endswith("/"))
+            for a, b in zip(self.names, self.names[1:]):
+                if a == b:
+                    raise UserError(f"{self.path} holds {a} twice; make the zip again")
+        else:
+            raise UserError(f"no such file or folder: {self.path}")
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_zip": None, "_pid": -1, "_lock": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def _handle(self) -> zipfile.ZipFile:
+        if self._zip is None or self._pid != os.getpid():
+            try:
+                self._zip = zipfile.ZipFile(self.path)
+            except (zipfile.BadZipFile, EOFError) as e:
+                raise UserError(f"{self.path} is not a readable zip file ({e}); give a folder or a zip made by "
+                                "dataset_tool.py, or make or download it again") from None
+            except OSError as e:
+                raise UserError(f"cannot read {self.path}: {e.strerror or e}") from None
+            self._pid = os.getpid()
+        return self._zip
+
+    @property
+    def image_names(self) -> list[str]:
+        return [n for n in self.names if is_image_name(n)]
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file. Raises UserError naming it when it cannot be read."""
+        try:
+            if not self.is_zip:
+                with open(os.path.join(self.path, name), "rb") as f:
+                    return f.read()
+            with self._lock:
+                return self._handle().read(name)
+        except (OSError, KeyError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as e:
+            raise UserError(f"cannot read {name} in {self.path} ({e}); `python dataset_tool.py check {self.path}` "
+                            "lists all damaged files") from None
+
+    def read_json(self, name: str) -> Any:
+        try:
+            return json.loads(self.read(name))
+        except ValueError as e:
+            raise UserError(f"{name} in {self.path} is not valid JSON ({e})") from None
+
+    def digest(self, name: str) -> tuple[int, int]:
+        """(CRC-32, size) of a file: equal for a zip and the folder it was made from."""
+        if self.is_zip:
+            with self._lock:
+                info = self._handle().getinfo(name)
+            return info.CRC, info.file_size
+        data = self.read(name)
+        return zlib.crc32(data), len(data)
+
+    def close(self) -> None:
+        if self._zip is not None and self._pid == os.getpid():
+            self._zip.close()
+        self._zip = None
+
+
+def decode(data: bytes, name: str) -> np.ndarray:
+    """uint8 [H, W, C] with C = 1 or 3 from the bytes of an 8-bit greyscale or RGB image file.
+
+    Raises UserError naming the file when it is damaged or of another mode: conversion is `dataset_tool.py`'s work,
+    where it is explicit.
+    """
+    # Width 8 bit, colour type grey or RGB: the two kinds that pyspng decodes to exactly what Pillow gives.
+    if pyspng is not None and data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] in (b"\x08\x00", b"\x08\x02"):
+        try:
+            image = pyspng.load(data)
+        except RuntimeError as e:
+            raise UserError(f"cannot decode {name} ({e}); replace or remove it") from None
+    else:
+        try:
+            with Image.open(io.BytesIO(data)) as pil:
+                pil.load()
+        except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as e:
+            reason = "unknown or damaged image format" if isinstance(e, Image.UnidentifiedImageError) else e
+            raise UserError(f"cannot decode {name} ({reason}); replace or remove it") from None
+        if pil.mode not in ("L", "RGB"):
+            raise UserError(f"{name} has mode {pil.mode}, not 8-bit greyscale or RGB; convert the set with "
+                            "`python dataset_tool.py --source=... --dest=...`")
+        image = np.asarray(pil)
+    return image[:, :, np.newaxis] if image.ndim == 2 else image
+
+
+def base_name(path: str | os.PathLike) -> str:
+    """Name of a data set: its last path component, of a file without the extension."""
+    name = Path(os.path.abspath(path)).name
+    return name if os.path.isdir(path) else os.path.splitext(name)[0]

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels of a data set: the label file, its checks, what is known about the classes, and how classes are weighted.
+
+The published file is `{"labels": [["path/inside.png", label], ...]}` or `{"labels": null}`. A label is a class index or
+a list of numbers of one length. Further keys, ignored by older readers: `"class_names"` (list of strings, by class
+index) and `"meta"` (the manifest of `lt_dataset.py`). Imports no torch, so that the data-set scripts start at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dnnlib.util import UserError
+
+POLICIES = ("empirical", "sqrt", "effective", "balanced")
+
+
+def some(names: Iterable[Any], total: int | None = None) -> str:
+    """'a, b, c and 4 more': names for a one-line message."""
+    names = list(names)
+    total = len(names) if total is None else total
+    return ", ".join(str(n) for n in names[:3]) + (f" and {total - 3} more" if total > 3 else "")
+
+
+@dataclass
+class LabelFile:
+    """Content of a dataset.json or lt_*.json."""
+
+    where: str
+    labels: dict[str, Any] | None  # image name -> int or list, as written; None if the file says null
+    class_names: tuple[str, ...] = ()
+    meta: dict = field(default_factory=dict)
+
+
+def parse_label_file(data: Any, where: str) -> LabelFile:
+    """Check the structure of a parsed label file; `where` names it in messages."""
+    form = '{"labels": [["folder/image.png", 0], ...]}'
+    if not isinstance(data, dict) or "labels" not in data:
+        raise UserError(f"{where} has no \"labels\"; expected {form}")
+    raw = data["labels"]
+    labels: dict[str, Any] | None = None
+    if raw is not None:
+        if not isinstance(raw, list):
+            raise UserError(f"\"labels\" in {where} is not a list; expected {form}")
+        labels, clashes = {}, []
+        for row in raw:
+            if not (isinstance(row, list) and len(row) == 2 and isinstance(row[0], str)):
+                raise UserError(f"an entry of {where} is not a pair of name and label: {str(row)[:60]}; "
+                                f"expected {form}")
+            name = row[0].replace("\\", "/")
+            name = name[2:] if name.startswith("./") else name
+            if name in labels and labels[name] != row[1]:
+                clashes.append(name)
+            labels[name] = row[1]
+        if clashes:
+            raise UserError(f"{len(clashes)} images have two different labels in {where}: {some(clashes)}")
+    names = data.get("class_names") or ()
+    if not (isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names)):
+        raise UserError(f"\"class_names\" in {where} is not a list of strings")
+    meta = data.get("meta") or {}
+    if not isinstance(meta, dict):
+        raise UserError(f"\"meta\" in {where} is not an object")
+    return LabelFile(where, labels, tuple(names), meta)
+
+
+def label_array(names: Sequence[str], values: Sequence[Any], where: str) -> tuple[str, np.ndarray]:
+    """('class', int64 [n]) for class indices, ('value', float32 [n, dim]) for vectors.
+
+    Looks at every label and reports what is wrong with how many of them. Raises UserError for a mixture of both, for
+    negative or fractional class indices, vectors of unequal length, and entries that are not finite numbers.
+    """
+    def number(v: Any) -> bool:
+        return isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v)
+
+    def complain(bad: list[int], what: str, remedy: str) -> None:
+        if bad:
+            shown = some([f"{names[i]}: {json.dumps(values[i])[:40]}" for i in bad[:3]], len(bad))
+            raise UserError(f"{len(bad)} of {len(values)} labels in {where} {what} ({shown}); {remedy}")
+
+    lists = [i for i, v in enumerate(values) if isinstance(v, (list, tuple))]
+    complain([i for i, v in enumerate(values)
+              if not (number(v) or isinstance(v, (list, tuple)) and len(v) > 0 and all(number(x) for x in v))],
+             "are neither a number nor a list of numbers",
+             "write a class index for every image, or a list of one length, or \"labels\": null")
+    if 0 < len(lists) < len(values):
+        minority = lists if 2 * len(lists) <= len(values) else sorted(set(range(len(values))) - set(lists))
+        complain(minority, f"are {'lists' if minority is lists else 'numbers'} among others that are not",
+                 "use one kind throughout")
+    if lists:
+        lengths = [len(v) for v in values]
+        usual = max(set(lengths), key=lengths.count)
+        complain([i for i, n in enumerate(lengths) if n != usual], f"are not of length {usual} as the others are",
+                 "give every image a vector of the same length")
+        return "value", np.asarray(values, np.float32).reshape(len(values), usual)
+    fractional = [i for i, v in enumerate(values) if v != int(v)]
+    complain(fractional, "are fractional, but a scalar is a class index",
+             f"write a continuous label as a vector, [{values[fractional[0]] if fractional else 2.7}], for every image")
+    complain([i for i, v in enumerate(values) if v < 0], "are negative class indices", "number classes from 0")
+    complain([i for i, v in enumerate(values) if v >= 10**6], "are class indices of a million or more",
+             "number classes from 0, without gaps")
+    return "class", np.asarray([int(v) for v in values], np.int64).reshape(len(values))
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """What a network needs to know about the labels of a data set. JSON-able by `to_dict` / `from_dict`."""
+
+    kind: str = "none"  # 'none' | 'class' (one-hot) | 'value' (float vectors: multi-label, regression)
+    dim: int = 0  # 0 | number of classes | length of the vectors
+    counts: tuple[int, ...] = ()  # kind 'class': images per class among the selected items, mirrored copies not counted
+    names: tuple[str, ...] = ()  # class names, if known
+    shots: dict[str, tuple[int, ...]] = field(default_factory=dict)  # 'many' | 'medium' | 'few' -> class ids
+    class_map: dict[int, int] = field(default_factory=dict)  # label in dataset.json -> class id used here; empty: same
+
+    def to_dict(self) -> dict:
+        return dict(kind=self.kind, dim=self.dim, counts=list(self.counts), names=list(self.names),
+                    shots={k: list(v) for k, v in self.shots.items()},
+                    class_map={str(k): v for k, v in self.class_map.items()})
+
+    @staticmethod
+    def from_dict(d: dict) -> LabelSpec:
+        return LabelSpec(kind=d["kind"], dim=int(d["dim"]), counts=tuple(int(n) for n in d.get("counts", ())),
+                         names=tuple(d.get("names", ())),
+                         shots={k: tuple(int(i) for i in v) for k, v in d.get("shots", {}).items()},
+                         class_map={int(k): int(v) for k, v in d.get("class_map", {}).items()})
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a network and a snapshot need to know about a data set. JSON-able by `to_dict` / `from_dict`."""
+
+    name: str
+    resolution: int
+    channels: int
+    num_images: int  # distinct images selected; mirrored copies not counted
+    label: LabelSpec = field(default_factory=LabelSpec)
+    path: str = ""
+    fname: str | None = None
+    max_size: int | None = None
+    xflip: bool = False
+    seed: int = 0
+
+    def to_dict(self) -> dict:
+        return dict(name=self.name, resolution=self.resolution, channels=self.channels, num_images=self.num_images,
+                    label=self.label.to_dict(), path=self.path, fname=self.fname, max_size=self.max_size,
+                    xflip=self.xflip, seed=self.seed)
+
+    @staticmethod
+    def from_dict(d: dict) -> DataSpec:
+        return DataSpec(**{**d, "label": LabelSpec.from_dict(d["label"])})
+
+
+def shot_groups(counts: Sequence[int], always: bool = False) -> dict[str, tuple[int, ...]]:
+    """'many' / 'medium' / 'few' class ids by a rule on the images per class; classes without images are in no group.
+
+    many > 100 images, medium 20 to 100, few < 20, the literature's bounds, when that leaves no group empty; otherwise
+    the classes by descending count (ties by id) in parts of 0.3, 0.3 and the rest. Empty for fewer than three classes
+    and, unless `always`, for a set that is not long-tailed: largest class less than twice the smallest.
+    """
+    n = np.asarray(counts, np.int64)
+    present = [int(k) for k in np.flatnonzero(n > 0)]
+    if len(present) < 3 or not always and n[present].max() < 2 * n[present].min():
+        return {}
+    groups = {"many": tuple(k for k in present if n[k] > 100), "medium": tuple(k for k in present if 20 <= n[k] <= 100),
+              "few": tuple(k for k in present if n[k] < 20)}
+    if all(groups.values()):
+        return groups
+    order = sorted(present, key=lambda k: (-n[k], k))
+    a = max(round(0.3 * len(order)), 1)
+    return {"many": tuple(sorted(order[:a])), "medium": tuple(sorted(order[a: 2 * a])),
+            "few": tuple(sorted(order[2 * a:]))}
+
+
+def class_weights(counts: Sequence[int], policy: str) -> np.ndarray:
+    """Probability of drawing each class, float64 [K], sum 1; classes without images get 0.
+
+    With n images in a class and N in all: 'empirical' n; 'sqrt' sqrt(n); 'balanced' 1; 'effective' n / E(n), where
+    E(n) = (1 - beta^n) / (1 - beta) with beta = (N-1)/N is the effective number of samples (Cui et al., CVPR 2019):
+    every image weighs 1 / E(n), so that a large class, whose images overlap, keeps a little more than an equal share.
+    Raises UserError for another policy or without any image.
+    """
+    n = np.asarray(counts, np.float64)
+    total = n.sum()
+    if policy not in POLICIES:
+        raise UserError(f"unknown sampling policy {policy}; choose from {', '.join(POLICIES)}")
+    if n.ndim != 1 or total <= 0:
+        raise UserError("sampling by class needs images with class labels")
+    w = np.zeros_like(n)
+    m = n[n > 0]
+    if policy == "empirical":
+        w[n > 0] = m
+    elif policy == "sqrt":
+        w[n > 0] = np.sqrt(m)
+    elif policy == "balanced":
+        w[n > 0] = 1
+    else:
+        # (1 - beta^n) / (1 - beta) with 1 - beta = 1/N, without cancellation for large N.
+        w[n > 0] = m / (-np.expm1(m * np.log1p(-1 / total)) * total) if total > 1 else 1
+    return w / w.sum()
