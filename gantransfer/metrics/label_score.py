@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well generated images follow their labels: classes (accuracy) and continuous values (label score of CcGAN)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def label_accuracy(predicted: np.ndarray, requested: np.ndarray) -> float:
+    """Share of rows whose predicted class id [M] equals the requested one [M]."""
+    predicted, requested = np.asarray(predicted), np.asarray(requested)
+    if predicted.shape != requested.shape or predicted.ndim != 1 or not len(predicted):
+        raise ValueError(f"class ids of shapes {predicted.shape} and {requested.shape} cannot be compared")
+    return float((predicted == requested).mean())
+
+
+def label_score(predicted: np.ndarray, requested: np.ndarray, scale: float = 1.0) -> tuple[float, float]:
+    """(mean, std with divisor M) of |predicted - requested| * scale; `scale` turns labels into label units."""
+    error = np.abs(np.asarray(predicted, np.float64) - np.asarray(requested, np.float64)) * scale
+    if error.ndim != 1 or not len(error) or not np.isfinite(error).all():
+        raise ValueError("label score needs two equally long, finite vectors")
+    return float(error.mean()), float(error.std())
+
+
+def attribute_entropy(predicted: np.ndarray, groups: np.ndarray, num_attributes: int) -> dict[int, float]:
+    """Diversity of CcGAN: entropy (nats) of the predicted attribute [M] within each group (label centre) [M]."""
+    predicted, groups = np.asarray(predicted, np.int64), np.asarray(groups, np.int64)
+    result = {}
+    for g in np.unique(groups):
+        p = np.bincount(predicted[groups == g], minlength=num_attributes) / (groups == g).sum()
+        result[int(g)] = float(-(p[p > 0] * np.log(p[p > 0])).sum())
+    return result

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small convolutional classifier that judges generated images of a small data set."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn, ones
+
+
+class Judgement(NamedTuple):
+    features: Tensor  # [N, num_features]
+    logits: Tensor  # [N, num_classes]
+
+
+class DigitsJudge(nn.Module):
+    """Three 3x3 convolutions with max pooling, a linear layer of `num_features` features, a linear classifier.
+
+    forward: images [N, channels, resolution, resolution] in 0..255 -> Judgement. Features are taken before the last
+    leaky ReLU and multiplied by the buffer `feature_scale`, set after training so that the total variance of the
+    training images' features is 100. `resolution` is a multiple of 8.
+    """
+
+    def __init__(self, resolution: int = 16, channels: int = 1, num_classes: int = 10, num_features: int = 32,
+                 widths: tuple[int, int, int] = (16, 32, 64), dropout: float = 0.3):
+        super().__init__()
+        if resolution % 8:
+            raise ValueError(f"resolution {resolution} is not a multiple of 8")
+        self.init_kwargs = dict(resolution=resolution, channels=channels, num_classes=num_classes,
+                                num_features=num_features, widths=list(widths), dropout=dropout)
+        cin = [channels, *widths]
+        self.convs = nn.ModuleList([nn.Conv2d(a, b, 3, padding=1) for a, b in zip(cin[:-1], cin[1:])])
+        self.embed = nn.Linear(widths[-1] * (resolution // 8) ** 2, num_features)
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Linear(num_features, num_classes)
+        self.register_buffer("feature_scale", ones([]))
+
+    def forward(self, x: Tensor) -> Judgement:
+        x = x / 127.5 - 1
+        for conv in self.convs:
+            x = F.max_pool2d(F.leaky_relu(conv(x), 0.2), 2)
+        features = self.embed(x.flatten(1))
+        return Judgement(features * self.feature_scale, self.classify(self.dropout(F.leaky_relu(features, 0.2))))
