@@ -59,8 +59,8 @@ def tree(name: str) -> ast.Module:
 
 def is_script(name: str) -> bool:
     """True for a top-level script and for a module that `python -m` runs."""
-    return "." not in name and name not in PACKAGES or any(
-        isinstance(s, ast.If) and "__name__" in ast.dump(s.test) for s in tree(name).body)
+    text = modules()[name].read_text(encoding="utf-8")
+    return "." not in name and name not in PACKAGES or re.search(r"^if __name__ ==", text, re.M) is not None
 
 
 @cache

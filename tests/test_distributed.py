@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""torch_utils.distributed with one process, and with two gloo processes started by `launch`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from dnnlib.util import UserError
+from tests.conftest import ROOT
+from torch_utils import distributed as dist
+
+pytestmark = pytest.mark.skipif(dist.cpu_cores() < 2, reason="two processes need two CPU cores")
+
+# Both the launcher and the ranks: like train.py --gpus=2.
+SCRIPT = """
+import os, signal, sys, time
+import torch
+from dnnlib.util import UserError, run_cli
+from torch_utils import distributed as dist
+
+def main():
+    if not dist.launched():
+        sys.exit(dist.launch(2, kind="cpu", grace=1.0))
+    dist.init("cpu")
+    rank = dist.rank()
+    body(rank)
+    dist.shutdown()
+
+{body}
+
+run_cli(main)
+"""
+
+
+class Job:
+    """A script in a folder of its own, and the processes started from it."""
+
+    def __init__(self, folder):
+        self.path, self.processes = folder / "job.py", []
+
+    def start(self, body: str, *python_args: str, **env: str) -> subprocess.Popen:
+        lines = "\n".join("    " + line for line in body.strip().splitlines())
+        self.path.write_text(SCRIPT.replace("{body}", f"def body(rank):\n{lines}"))
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GANTRANSFER_DIST_TIMEOUT": "60", **env}
+        args = [sys.executable, *(python_args or ["-W", "error::FutureWarning"]), str(self.path), "--flag=1"]
+        self.processes.append(subprocess.Popen(args, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
+                                               cwd=self.path.parent))
+        return self.processes[-1]
+
+    def run(self, body: str, *python_args: str, **env: str) -> tuple[int, str, str]:
+        p = self.start(body, *python_args, **env)
+        out, err = p.communicate(timeout=60)
+        return p.returncode, out, err
+
+
+@pytest.fixture
+def job(tmp_path):
+    job = Job(tmp_path)
+    yield job
+    for p in job.processes:
+        p.kill()
+        p.wait()
+
+
+def wait_for(*paths, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not all(p.exists() for p in paths):
+        assert time.monotonic() < end, f"never written: {[p.name for p in paths if not p.exists()]}"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    with open(f"/proc/{pid}/stat") as f:  # a zombie is dead
+        return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+# One process
+
+def test_everything_is_an_identity_with_one_process(capsys):
+    assert dist.init("cpu") == torch.device("cpu")
+    assert (dist.rank(), dist.world_size(), dist.is_main(), dist.is_initialized()) == (0, 1, True, False)
+    x = torch.arange(6.0).reshape(2, 3)
+    for f in (dist.all_reduce_sum, dist.all_reduce_max, dist.broadcast_):
+        assert f(x) is x and x.tolist() == [[0, 1, 2], [3, 4, 5]]
+    box = object()
+    assert dist.gather_object(box) == [box] and dist.broadcast_object(box) is box
+    assert dist.any_rank(True) is True and dist.any_rank(False) is False
+    dist.barrier()
+    dist.assert_replicas_equal({"x": x})
+    dist.print0("hello", end="!")
+    dist.shutdown()
+    assert capsys.readouterr().out == "hello!"
+
+
+@pytest.mark.parametrize("num", [0, -1, dist.cpu_cores() + 1])
+def test_impossible_number_of_processes_is_a_user_error(num):
+    with pytest.raises(UserError, match=f"--gpus={num}"):
+        dist.check_world(num, "cpu")
+    with pytest.raises(UserError, match=f"--gpus={num}"):
+        dist.launch(num, ["-c", "raise SystemExit(9)"], kind="cpu")
+
+
+def test_more_gpus_than_there_are_is_a_user_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    dist.check_world(1, "cuda")
+    with pytest.raises(UserError, match="--gpus=4: this machine has 1 GPU; use --gpus=1 or fewer"):
+        dist.check_world(4, "cuda")
+
+
+def test_absent_cuda_is_a_user_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert dist.resolve_device("auto") == "cpu"
+    with pytest.raises(UserError, match="--device=cuda"):
+        dist.resolve_device("cuda")
+    with pytest.raises(UserError, match="--device=tpu"):
+        dist.resolve_device("tpu")
+
+
+# Two processes
+
+def test_collectives(job):
+    code, out, err = job.run("""
+t = torch.arange(6.0).reshape(2, 3) * (rank + 1)
+view = torch.zeros(3, 2).t()
+view.copy_(t)
+p = torch.nn.Parameter(t.clone())
+for x in (t.clone(), view, p):
+    y = dist.all_reduce_sum(x)
+    assert y is x and x.tolist() == [[0, 3, 6], [9, 12, 15]], x
+for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8):
+    assert dist.all_reduce_sum(torch.tensor(rank + 1).to(dtype)).item() == 3
+assert dist.all_reduce_max(torch.tensor([float(rank), -float(rank)])).tolist() == [1, 0]
+assert dist.broadcast_(torch.full((2, 2), float(rank)).t(), src=1).tolist() == [[1, 1], [1, 1]]
+assert dist.gather_object({"rank": rank, "x": "y" * 1000 ** rank}) == [{"rank": 0, "x": "y"}, {"rank": 1, "x": "y" * 1000}]
+assert dist.broadcast_object(["from", rank]) == ["from", 0]
+assert dist.broadcast_object(["from", rank], src=1) == ["from", 1]
+assert dist.any_rank(rank == 1) and not dist.any_rank(False)
+assert dist.world_size() == 2 and dist.is_main() == (rank == 0)
+assert sys.argv[1:] == ["--flag=1"] and "error::FutureWarning" in sys.warnoptions, "command line not in full"
+start = time.monotonic()
+time.sleep(0.5 * rank)
+dist.barrier()
+assert time.monotonic() - start > 0.4
+dist.print0("only once")
+if rank == 1:
+    print("from the second")
+""")
+    assert code == 0, err
+    assert out.count("only once") == 1 and "[rank1]: from the second" in out
+    assert "Starting 2 CPU processes with 1 thread each" in out
+
+
+def test_replica_check_names_tensor_and_ranks(job):
+    code, _, err = job.run("""
+same = {"a": torch.ones(3), "nan": torch.tensor([float("nan")]), "empty": torch.zeros(0), "i": torch.tensor(3),
+        "half": torch.ones(2, dtype=torch.bfloat16), "t": torch.arange(6.0).reshape(2, 3).t()}
+dist.assert_replicas_equal(same)
+dist.assert_replicas_equal(iter(same.items()))
+cases = {"one bit": torch.tensor([1.0, 2.0 + rank * 2.4e-7]),  "swapped": torch.arange(4.0).roll(rank),
+         "shape": torch.zeros(2 + rank), "dtype": torch.zeros(2).to([torch.float32, torch.int32][rank])}
+for name, t in cases.items():
+    try:
+        dist.assert_replicas_equal({**same, name: t})
+    except RuntimeError as e:
+        assert str(e).startswith(f"replicas differ in '{name}'") and "rank 1 against rank 0" in str(e), e
+    else:
+        raise SystemExit(f"{name}: not seen")
+try:
+    dist.assert_replicas_equal(dict(list(same.items())[: 3 + rank]))
+except RuntimeError as e:
+    assert "rank 0: (nothing)" in str(e) and "rank 1: i int64[]" in str(e), e
+else:
+    raise SystemExit("missing tensor not seen")
+""")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("end, expected_code, how", [
+    ("raise ValueError('boom')", 1, "rank 1 of 2 ended with exit code 1: ValueError: boom"),
+    ("os.kill(os.getpid(), signal.SIGKILL)", 128 + 9, "rank 1 of 2 was killed by SIGKILL"),
+    ("print('bye', file=sys.stderr); os._exit(3)", 3, "rank 1 of 2 ended with exit code 3: bye"),
+])
+def test_dying_rank_ends_the_job_and_is_named(job, end, expected_code, how):
+    start = time.monotonic()
+    code, _, err = job.run(f"""
+if rank == 1:
+    {end}
+dist.barrier()
+time.sleep(100)
+""")
+    assert time.monotonic() - start < 20
+    assert code == expected_code
+    last = err.splitlines()[-1]
+    assert last.startswith("Error: ") and how in last and err.count("Error: rank") == 1
+
+
+def test_partner_that_does_not_notice_is_terminated_and_then_killed(job, tmp_path):
+    start = time.monotonic()
+    code, _, err = job.run("""
+if rank == 0:
+    signal.signal(signal.SIGTERM, lambda *_: open("asked", "w").close())
+    dist.barrier()
+    while True:
+        time.sleep(0.1)
+dist.barrier()
+raise ValueError("boom")
+""")
+    assert time.monotonic() - start < 20
+    assert code == 1 and err.splitlines()[-1] == "Error: rank 1 of 2 ended with exit code 1: ValueError: boom"
+    assert (tmp_path / "asked").exists()
+
+
+def test_hang_ends_with_the_absent_rank_named(job):
+    code, _, err = job.run("""
+if rank == 1:
+    time.sleep(100)
+dist.all_reduce_sum(torch.zeros(5))
+""", GANTRANSFER_DIST_TIMEOUT="3")
+    last = err.splitlines()[-1]
+    assert code == 1 and last.startswith("Error: rank 0 of 2: all_reduce_sum of float32[5] failed: no sign of rank 1")
+
+
+def test_user_error_on_every_rank_is_one_line(job):
+    code, _, err = job.run("raise UserError('--data=x: no such file')")
+    assert code == 2 and err.count("\n") == 1 and err.startswith("Error: --data=x: no such file (rank")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_every_rank_once(job, tmp_path, signum):
+    p = job.start("""
+seen = []
+for s in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(s, lambda s, frame: seen.append(s))
+dist.barrier()
+open(f"ready{rank}", "w").close()
+while not dist.any_rank(bool(seen)):
+    time.sleep(0.02)
+time.sleep(0.3)
+print("saved", rank, [int(s) for s in seen])
+""")
+    wait_for(tmp_path / "ready0", tmp_path / "ready1")
+    p.send_signal(signum)
+    out, err = p.communicate(timeout=30)
+    assert p.returncode == 0, err
+    assert f"saved 0 [{int(signum)}]" in out and f"saved 1 [{int(signum)}]" in out
+
+
+def test_signal_without_handler_stops_the_job(job, tmp_path):
+    p = job.start("""
+open(f"ready{rank}", "w").close()
+time.sleep(100)
+""")
+    wait_for(tmp_path / "ready0", tmp_path / "ready1")
+    p.send_signal(signal.SIGTERM)
+    _, err = p.communicate(timeout=30)
+    assert p.returncode == 128 + 15 and err.strip() == "Stopped by SIGTERM"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at /proc")
+def test_killing_the_launcher_leaves_no_orphans(job, tmp_path):
+    p = job.start("""
+with open(f"pid{rank}.part", "w") as f:
+    f.write(str(os.getpid()))
+os.rename(f"pid{rank}.part", f"pid{rank}")
+time.sleep(100)
+""")
+    files = [tmp_path / "pid0", tmp_path / "pid1"]
+    wait_for(*files)
+    p.kill()
+    p.communicate(timeout=30)
+    end = time.monotonic() + 10
+    while any(alive(int(f.read_text())) for f in files):
+        assert time.monotonic() < end, "a rank outlived its launcher"
+        time.sleep(0.05)
+
+
+def test_torchrun_starts_the_same_script(job):
+    code, out, err = job.run(
+        "print(f'rank {rank} of {dist.world_size()}: {dist.all_reduce_sum(torch.ones(1)).item()}')",
+        "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+    assert code == 0, err
+    assert sorted(out.splitlines()) == ["rank 0 of 2: 2.0", "rank 1 of 2: 2.0"]
+
+
+def test_progress_bars_of_rank_0_show_before_the_line_ends(job, tmp_path):
+    p = job.start("""
+sys.stderr.write("\\r 10%")
+sys.stderr.flush()
+while rank == 0 and not os.path.exists("go"):
+    time.sleep(0.02)
+sys.stderr.write("\\r100%\\n")
+""")
+    os.set_blocking(p.stderr.fileno(), False)
+    end, seen = time.monotonic() + 30, b""
+    while b"\r 10%" not in seen and time.monotonic() < end:
+        try:
+            seen += os.read(p.stderr.fileno(), 100)
+        except BlockingIOError:
+            time.sleep(0.02)
+    assert b"\r 10%" in seen
+    os.set_blocking(p.stderr.fileno(), True)
+    (tmp_path / "go").touch()
+    _, err = p.communicate(timeout=30)
+    assert p.returncode == 0 and "100%" in err
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "soon"])
+def test_bad_time_out_is_a_user_error(monkeypatch, text):
+    monkeypatch.setenv("GANTRANSFER_DIST_TIMEOUT", text)
+    with pytest.raises(UserError, match=f"GANTRANSFER_DIST_TIMEOUT={text}"):
+        dist.launch(2, ["-c", ""], kind="cpu")

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""dnnlib.util: user errors, atomic files, the tee logger, times, downloads."""
+
+from __future__ import annotations
+
+import errno
+import http.server
+import os
+import stat
+import sys
+import threading
+
+import pytest
+
+from dnnlib import util
+from dnnlib.util import UserError
+
+
+@pytest.mark.parametrize("error, code, text", [
+    (UserError("--data=x: no such file; give a folder or a zip"), 2, "Error: --data=x: no such file; give a folder"),
+    (OSError(errno.ENOSPC, "No space left on device", "/full/out.zip"), 2, "/full/out.zip: No space left on device"),
+    (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 2, "/root/x: Permission denied"),
+    (KeyboardInterrupt(), 130, "Interrupted"),
+])
+def test_user_errors_become_one_line_and_an_exit_code(error, code, text, capsys):
+    def command():
+        raise error
+
+    with pytest.raises(SystemExit) as e:
+        util.run_cli(command)
+    err = capsys.readouterr().err
+    assert e.value.code == code and text in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), OSError(errno.EIO, "broken disk")])
+def test_our_own_errors_keep_their_traceback(error):
+    def command():
+        raise error
+
+    with pytest.raises(type(error)):
+        util.run_cli(command)
+
+
+def test_atomic_write_replaces_whole_files(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with util.atomic_write(path) as f:
+        f.write("one é")
+        assert not path.exists()
+    assert path.read_text(encoding="utf-8") == "one é"
+    with util.atomic_write(path, "wb") as f:
+        f.write(b"two")
+        f.flush()
+        assert path.read_text(encoding="utf-8") == "one é"
+    assert path.read_bytes() == b"two"
+    assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        with util.atomic_write(path) as f:
+            f.write("half")
+            raise KeyboardInterrupt
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_atomic_files_have_ordinary_permissions(tmp_path):
+    old = os.umask(0o027)
+    try:
+        with util.atomic_write(tmp_path / "a") as f:
+            f.write("x")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_sweep_removes_only_what_a_killed_write_left(tmp_path):
+    keep = [tmp_path / "a.txt", tmp_path / "b.tmp"]
+    for p in [*keep, tmp_path / ".a.txt.k3j2.tmp"]:
+        p.write_text("x")
+    util.sweep_temporaries(tmp_path)
+    assert sorted(tmp_path.iterdir()) == keep
+
+
+def test_logger_copies_output_and_appends(tmp_path, capsys):
+    before = sys.stdout, sys.stderr
+    for text in ("first", "second"):
+        with util.Logger(tmp_path / "log.txt"):
+            print(text)
+            print("warning", file=sys.stderr)
+    assert (sys.stdout, sys.stderr) == before
+    assert (tmp_path / "log.txt").read_text() == "first\nwarning\nsecond\nwarning\n"
+    assert capsys.readouterr().out == "first\nsecond\n"
+
+
+@pytest.mark.parametrize("seconds, text", [
+    (0, "0s"), (59.4, "59s"), (59.6, "1m 00s"), (185, "3m 05s"), (7381, "2h 03m 01s"), (93780, "1d 02h 03m"),
+])
+def test_format_time(seconds, text):
+    assert util.format_time(seconds) == text
+
+
+def test_easydict_items_are_attributes():
+    d = util.EasyDict(a=1)
+    d.b = 2
+    del d.a
+    assert d == {"b": 2} and not hasattr(d, "a")
+
+
+def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("GANTRANSFER_CACHE_DIR", str(tmp_path))
+    assert util.cache_dir("x", "y") == tmp_path / "x" / "y" and not (tmp_path / "x").exists()
+    monkeypatch.delenv("GANTRANSFER_CACHE_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert util.cache_dir("x") == tmp_path / "home" / ".cache" / "gantransfer" / "x"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    content = b"weights" * 1000
+
+    def do_GET(self):
+        self.server.hits += 1
+        if "missing" in self.path:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content[: 100 if "short" in self.path else None])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    monkeypatch.setenv("GANTRANSFER_CACHE_DIR", str(tmp_path / "cache"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.hits = 0
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_downloads_are_cached(server):
+    url = f"http://127.0.0.1:{server.server_port}/a/net.pkl?x=1"
+    for _ in range(2):
+        with util.open_url(url) as f:
+            assert f.read() == _Handler.content
+    assert server.hits == 1
+
+
+@pytest.mark.parametrize("path", ["short.pkl", "missing.pkl"])
+def test_failed_downloads_leave_nothing(server, path, tmp_path):
+    with pytest.raises(UserError, match=path):
+        util.fetch(f"http://127.0.0.1:{server.server_port}/{path}")
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+
+
+def test_local_files_are_used_in_place(tmp_path):
+    path = tmp_path / "a b.pkl"
+    path.write_bytes(b"x")
+    assert util.fetch(path) == path
+    with util.open_url(path.as_uri()) as f:
+        assert f.read() == b"x"
+    with pytest.raises(UserError, match="no such file"):
+        util.fetch(tmp_path / "absent.pkl")
