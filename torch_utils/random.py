@@ -29,10 +29,10 @@ class SeedStack:
 Rng = torch.Generator | SeedStack | None
 
 
-def step_generator(*keys: int) -> torch.Generator:
-    """A CPU generator that is a function of the integers `keys` alone (hashed, so that near keys are unrelated)."""
+def step_generator(*keys: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that is a function of the integers `keys` alone (hashed, so that near keys are unrelated)."""
     words = np.random.SeedSequence([int(k) & 0xFFFFFFFFFFFFFFFF for k in keys]).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+    return torch.Generator(device).manual_seed(int(words[0]) << 32 | int(words[1]))
 
 
 def randn(size: Sequence[int], rng: Rng = None, device=None, dtype=torch.float32) -> torch.Tensor:

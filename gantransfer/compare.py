@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m gantransfer.compare: arms against each other on real digits, with paired seeds and random splits.
+
+Every seed has a long-tailed split of its own (a random class order and a random choice of images), shared by all arms,
+so that neither a lucky split nor a hard class decides. The primary column and the number of seeds are fixed before the
+runs. A difference counts only if it exceeds the critical t value for that many pairs under every judge.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+
+from dnnlib.util import UserError, atomic_write, format_time, run_cli
+from gantransfer import jobs
+from gantransfer.jobs import Job
+
+ARMS = {
+    "baseline": ["--method=stylegan2"],
+    "utlo": ["--add_uc=True", "--res_uc=4"],
+    "balanced": ["--method=stylegan2", "--sampling=balanced"],
+    "utlo-balanced": ["--add_uc=True", "--res_uc=4", "--sampling=balanced"],
+    "sqrt": ["--method=stylegan2", "--sampling=sqrt"],
+    "effective": ["--method=stylegan2", "--sampling=effective"],
+    "utlo8": ["--add_uc=True", "--res_uc=8"],
+    "transitional": ["--transition=5-10"],
+    "lecam": ["--method=stylegan2", "--lecam=3e-4"],
+}
+PRIMARY = "class_fd_few"
+
+
+@click.command()
+@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default="runs/compare",
+              show_default=True, help="Where everything goes; running again continues")
+@click.option("--arms", default="baseline,utlo,balanced,utlo-balanced", show_default=True,
+              help=f"Comma-separated; the first is the opponent. Known: {', '.join(ARMS)}")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Paired seeds")
+@click.option("--kimg", type=click.FloatRange(min=0.1), default=20, show_default=True, help="Length of each training")
+@click.option("--judges", type=click.IntRange(min=1), default=2, show_default=True, help="Judge networks")
+@click.option("--imf", type=click.FloatRange(min=1), default=25, show_default=True, help="Imbalance of the splits")
+@click.option("--parallel", type=click.IntRange(min=1), help="Trainings at once [default: cores]")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the results here (JSON)")
+def main(folder: Path, arms: str, seeds: int, kimg: float, judges: int, imf: float, parallel: int | None,
+         out: Path | None) -> None:
+    """Compare training recipes on long-tailed digits with paired seeds and randomised splits."""
+    start, names = time.time(), [a.strip() for a in arms.split(",") if a.strip()]
+    unknown = [a for a in names if a not in ARMS]
+    if unknown or len(names) != len(set(names)) or not names:
+        raise UserError(f"--arms={arms}: {unknown[0] if unknown else 'an arm'} is not known or given twice; "
+                        f"there are {', '.join(ARMS)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    parallel = parallel or jobs.cores()
+    jobs.run_jobs(jobs.digits_jobs(folder))
+    data, ref = folder / "digits16.zip", folder / "digits16-ref.zip"
+    todo = [Job(f"judge{j}", ["-m", "gantransfer.judge", f"--data={data}", f"--heldout={ref}", f"--seed={j}",
+                              f"--out={judge_file(folder, j)}"])
+            for j in range(judges) if not judge_file(folder, j).exists()]
+    todo += [Job(f"split{s}", ["lt_dataset.py", f"--fn={data}", f"--imf={imf:g}", "--n-max=114", "--order=random",
+                               f"--seed={s}", f"--out={split_file(folder, s)}"])
+             for s in range(seeds) if not split_file(folder, s).exists()]
+    jobs.run_jobs(todo, parallel=parallel)
+
+    # Seed by seed, so that a comparison stopped early still has whole pairs.
+    todo, snapshots = [], {}
+    for s in range(seeds):
+        for arm in names:
+            job, _ = jobs.train_job(f"{arm}/{s}", folder / "runs", f"{arm}-seed{s}", kimg, [
+                "--cfg=tiny", f"--data={data}", f"--fname={split_file(folder, s)}", "--cond=True", f"--seed={s}",
+                "--metrics=none", "--threads=1", *ARMS[arm]])
+            todo += [job] if job else []
+    print(f"{len(todo)} of {seeds * len(names)} trainings to do, {parallel} at a time")
+    jobs.run_jobs(todo, parallel=parallel)
+    todo = []
+    for s in range(seeds):
+        for arm in names:
+            snapshot = jobs.final_snapshot(jobs.run_folder(folder / "runs", f"{arm}-seed{s}"), kimg)
+            if snapshot is None:
+                raise UserError(f"{arm}, seed {s} has no final snapshot in {folder / 'runs'}; run again to continue")
+            snapshots[arm, s] = snapshot
+            for j in range(judges):
+                if read_result(snapshot, j) is None:
+                    todo.append(Job(f"{arm}/{s} judge{j}", [
+                        "calc_metrics.py", "--metrics=report_digits32", f"--network={snapshot}", f"--data={ref}",
+                        f"--train-data={data}", f"--detector=digits32={judge_file(folder, j)}", "--seed=0",
+                        f"--outdir={snapshot.parent / f'judge{j}'}"]))
+    jobs.run_jobs(todo, parallel=parallel, quiet=True)
+
+    values = {a: [[read_result(snapshots[a, s], j) for s in range(seeds)] for j in range(judges)] for a in names}
+    seconds = {a: [train_seconds(snapshots[a, s]) for s in range(seeds)] for a in names}
+    result = dict(command=dict(arms=names, seeds=seeds, kimg=kimg, judges=judges, imf=imf), primary=PRIMARY,
+                  machine=platform.processor() or platform.machine(), versions=versions(),
+                  values=values, seconds=seconds)
+    text = report(names, values, seconds, kimg)
+    with atomic_write(folder / "compare.md") as f:
+        f.write(text + "\n")
+    for path in filter(None, [folder / "compare.json", out]):
+        with atomic_write(path) as f:
+            json.dump(result, f, indent=1)
+    print(f"\n{text}\n\nTables: {folder / 'compare.md'}   values per seed: {folder / 'compare.json'}")
+    print(f"Done in {format_time(time.time() - start)}.")
+
+
+def judge_file(folder: Path, j: int) -> Path:
+    return folder / f"judge{j}.pt"
+
+
+def split_file(folder: Path, seed: int) -> Path:
+    return folder / f"lt-seed{seed}.json"
+
+
+def read_result(snapshot: Path, judge: int) -> dict[str, float] | None:
+    """The numbers of one snapshot under one judge, or None."""
+    path = snapshot.parent / f"judge{judge}" / "metric-report_digits32.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        r = json.loads(line)
+        if Path(r["snapshot_pkl"]).name == snapshot.name:
+            return {k.removeprefix("report_digits32_"): v for k, v in r["results"].items()
+                    if isinstance(v, int | float)}
+    return None
+
+
+def train_seconds(snapshot: Path) -> float:
+    last = (snapshot.parent / "stats.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    return json.loads(last)["Timing/total_sec"]["mean"]
+
+
+def versions() -> dict[str, str]:
+    import torch
+
+    import gantransfer
+
+    return dict(gantransfer=gantransfer.__version__, torch=torch.__version__, numpy=np.__version__,
+                python=platform.python_version())
+
+
+def critical_t(pairs: int) -> float:
+    """Two-sided 5 % point of Student's t for `pairs` paired differences."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, pairs - 1)) if pairs > 1 else math.inf
+
+
+def report(names: list[str], values: dict, seconds: dict, kimg: float) -> str:
+    """Markdown: mean and spread per arm, then paired differences against the first arm, per judge."""
+    seeds, judges = len(values[names[0]][0]), len(values[names[0]])
+    keys = [k for k in values[names[0]][0][0] if all(k in v for a in names for js in values[a] for v in js)]
+    lines = [f"{kimg:g} kimg, {seeds} paired seeds with randomised splits; mean +- sample standard deviation. "
+             f"Primary column, fixed before the runs: {PRIMARY}."]
+    for j in range(judges):
+        lines += ["", f"Judge {j}:", "", "| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+        for k in keys:
+            lines.append(f"| {k} | " + " | ".join(spread([v[k] for v in values[a][j]]) for a in names) + " |")
+        if j == 0:
+            lines.append("| seconds | " + " | ".join(spread(seconds[a]) for a in names) + " |")
+    bound = critical_t(seeds)
+    for a, b in [(names[0], other) for other in names[1:]] + (
+            [("balanced", "utlo-balanced")] if {"balanced", "utlo-balanced"} <= set(names[1:]) else []):
+        lines += ["", f"{b} minus {a}, paired; mean +- standard error, in brackets the pairs in which {b} is lower. "
+                      f"Bold: beyond {bound:.2f} standard errors (t, 5 %) under every judge.", "",
+                  "| | " + " | ".join(f"judge {j}" for j in range(judges)) + " |", "|---|" + "---|" * judges]
+        for k in keys:
+            cells, sure = [], []
+            for j in range(judges):
+                d = np.array([v[k] - u[k] for u, v in zip(values[a][j], values[b][j])])
+                error = d.std(ddof=1) / math.sqrt(len(d)) if len(d) > 1 else math.nan
+                cells.append(f"{d.mean():+.3g} +- {error:.2g} ({int((d < 0).sum())}/{len(d)})")
+                sure.append(0 if not error > 0 or abs(d.mean()) <= bound * error else np.sign(d.mean()))
+            strong = len(set(sure)) == 1 and sure[0] != 0
+            lines.append(f"| {k} | " + " | ".join(f"**{c}**" if strong else c for c in cells) + " |")
+    return "\n".join(lines)
+
+
+def spread(v: list[float]) -> str:
+    return f"{np.mean(v):.3g} +- {np.std(v, ddof=1):.2g}" if len(v) > 1 else f"{v[0]:.3g}"
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract between a method and everything else. Read this first.
+
+A method is a set of networks and a list of phases. A phase is a set of parameters, an optimiser and a loss. The
+training loop runs phases; it does not know what a GAN is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from gantransfer.dataset import DataSpec
+from gantransfer.sampler import Sampler
+from gantransfer.snapshot import NetRecord, Snapshot, plain
+
+
+@dataclass
+class Phase:
+    """One kind of update."""
+
+    name: str  # 'Gmain', 'Dreg', 'critic', ...: also the name in the log
+    params: list[nn.Parameter]  # exactly what this phase updates; requires_grad is off elsewhere meanwhile
+    opt: torch.optim.Optimizer
+    every: int = 1  # runs on each k-th step
+    gain: float | None = None  # loss multiplier; None = `every` (lazy regularisation keeps its strength)
+    repeat: int = 1  # updates per step; each repetition draws fresh data
+    second_order: bool = False  # the loss differentiates a gradient
+
+
+@dataclass
+class Batch:
+    """One micro-batch, and where its randomness comes from."""
+
+    x: torch.Tensor  # [n, C, H, W] float32 in [-1, 1] (or what the method's `prepare` made of images)
+    c: torch.Tensor  # [n, label_dim] float32: one-hot, a vector, or width 0
+    rng: torch.Generator  # for tensors; lives on the device of x
+    choices: torch.Generator  # for decisions in Python; lives on the CPU
+    draw_c: Callable[[int], torch.Tensor]  # k -> [k, label_dim] labels for generated images, by the run's policy
+    cur_nimg: int  # images shown before this step
+
+
+@dataclass
+class RunConfig:
+    """What every method shares: data order, sizes, schedule. None = the method's preset decides."""
+
+    seed: int = 0
+    num_procs: int = 1
+    batch: int | None = None  # images per step over all processes
+    batch_gpu: int | None = None  # images per micro-batch
+    kimg: float | None = None  # length of the run in thousands of images
+    tick: float | None = None  # status line every so many kimg
+    snap: int | None = None  # snapshot every so many ticks
+    sampling: str = "empirical"  # which reals: empirical | sqrt | effective | balanced
+    sampling_labels: str | None = None  # which labels for generated images; None = as `sampling`
+    metrics: str | None = None  # comma-separated names; None = the preset's
+    resume: str | None = None  # weights the run starts from
+    device: str = "cpu"
+
+
+@dataclass
+class Options:
+    """Base of a method's options: each field is one command-line flag (see `option`)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return plain({f.name: getattr(self, f.name) for f in fields(self)})
+
+
+def option(default: Any, help: str, *, type: Any = None, choices: tuple | None = None, low: float | None = None,
+           high: float | None = None, metavar: str | None = None) -> Any:
+    """A field of an Options class that train.py turns into a flag. `low`/`high` are inclusive bounds."""
+    meta = dict(help=help, type=type or _type_of(default), choices=choices, low=low, high=high, metavar=metavar)
+    return field(default=default, metadata=meta)
+
+
+def _type_of(default: Any) -> type:
+    return str if default is None else type(default)
+
+
+class Method:
+    """A way to train. Subclasses fill in the class variables and the methods that raise here."""
+
+    name: ClassVar[str]
+    stages: ClassVar[tuple[str, ...]] = ("main",)
+    Options: ClassVar[type[Options]]
+
+    nets: dict[str, nn.Module]  # everything worth saving, by name
+    report: Callable[[str, torch.Tensor], None]  # statistics for the log; set by the loop
+
+    def __init__(self, opts: Options, data: DataSpec, run: RunConfig, source: Snapshot | None = None,
+                 stage: str = "main", device: torch.device | str = "cpu"):
+        """Build networks and optimisers; copy weights from `source`. `opts` and `run` are resolved."""
+        self.opts, self.data, self.run, self.stage = opts, data, run, stage
+        self.device = torch.device(device)
+        self.report = lambda name, value: None
+
+    @classmethod
+    def resolve(cls, opts: Options, run: RunConfig, data: DataSpec) -> None:
+        """Fill every value left None, in place, and check them. Raises UserError naming the flag."""
+        raise NotImplementedError
+
+    @classmethod
+    def run_name(cls, opts: Options, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
+        """The run folder's name after its number; `given` holds what the user typed."""
+        raise NotImplementedError
+
+    @classmethod
+    def config(cls, opts: Options, run: RunConfig, data: DataSpec) -> dict[str, Any]:
+        """Resolved settings for training_options.json, JSON-able."""
+        return {"options": opts.to_dict()}
+
+    def prepare(self, dataset: Any) -> Any:
+        """The data set the loop draws from; most methods return it unchanged."""
+        return dataset
+
+    def phases(self) -> list[Phase]:
+        """The phases of this stage, in the order they run within a step."""
+        raise NotImplementedError
+
+    def loss(self, phase: str, batch: Batch) -> Iterator[torch.Tensor]:
+        """Yield the phase's loss as terms [k], unreduced. The loop averages and back-propagates each term before it
+        asks for the next, so that two terms never hold their graphs at once."""
+        raise NotImplementedError
+
+    def end_step(self, cur_nimg: int, batch_size: int) -> None:
+        """After all phases: EMA, controllers, schedules. `cur_nimg` does not count this step yet."""
+
+    def state(self) -> dict[str, Any]:
+        """What resuming needs beside networks and optimisers: plain data and tensors."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Undo `state`."""
+
+    def progress(self) -> dict[str, float]:
+        """Extra numbers for the log, e.g. {'augment': p}."""
+        return {}
+
+    def sampler(self) -> Sampler | None:
+        """Of the live averaged network: grids and metrics during training."""
+        return None
+
+    @classmethod
+    def sampler_from(cls, snap: Snapshot, device: torch.device | str = "cpu") -> Sampler:
+        """The same from a snapshot alone: no data set, no optimiser."""
+        raise NotImplementedError
+
+    def snapshot(self, cur_nimg: int) -> Snapshot:
+        """This state as a shareable record."""
+        return Snapshot(method=self.name, stage=self.stage, nets={k: NetRecord.of(v) for k, v in self.nets.items()},
+                        options=self.opts.to_dict(), data=self.data.to_dict(), cur_nimg=cur_nimg)

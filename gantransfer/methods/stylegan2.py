@@ -1,0 +1,603 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StyleGAN2-ADA: the base method, conditional or not.
+
+Losses: non-saturating softplus, R1 (Mescheder et al. 2018), path length (Karras et al. 2020, "Analyzing and improving
+the image quality of StyleGAN", section 3.2), both applied lazily; adaptive augmentation (Karras et al. 2020, "Training
+GANs with limited data"). As independent flags: DiffAugment (Zhao et al. 2020), LeCam (Tseng et al. 2021).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dnnlib.util import UserError
+from gantransfer import augment, diff_augment, method, sampler, snapshot
+from gantransfer.dataset import DataSpec
+from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.networks import stylegan2 as networks
+from torch_utils import distributed as dist
+from torch_utils import random as rnd
+
+# Presets. fmaps: channel_base / 32768. None in `auto` and `tiny`: computed from resolution and processes.
+_COLUMNS = ("ref_gpus", "kimg", "batch", "mbstd", "fmaps", "lr", "gamma", "ema", "ramp", "map")
+CFGS: dict[str, dict[str, Any]] = {
+    name: dict(zip(_COLUMNS, row))
+    for name, row in {
+        "auto":      (None, 25000,  None, None, None, None,   None, None, 0.05, 2),
+        "stylegan2": (8,    25000,  32,   4,    1,    0.002,  10,   10,   None, 8),
+        "paper256":  (8,    25000,  64,   8,    0.5,  0.0025, 1,    20,   None, 8),
+        "paper512":  (8,    25000,  64,   8,    1,    0.0025, 0.5,  20,   None, 8),
+        "paper1024": (8,    25000,  32,   4,    1,    0.002,  2,    10,   None, 8),
+        "cifar":     (2,    100000, 64,   32,   1,    0.0025, 0.01, 500,  0.05, 2),
+        "tiny":      (None, 20,     16,   4,    None, 0.005,  1,    2,    0.05, 2),
+    }.items()
+}  # fmt: skip
+AUGS = ("noaug", "ada", "fixed")
+
+
+@dataclass
+class StyleGAN2Options(method.Options):
+    cfg: str = option("auto", "Preset of sizes and hyper-parameters", choices=tuple(CFGS))
+    gamma: float | None = option(None, "R1 weight", type=float, low=0)
+    aug: str = option("ada", "Augmentation of everything the discriminator sees", choices=AUGS)
+    p: float | None = option(None, "Augmentation probability, with --aug=fixed", type=float, low=0, high=1)
+    target: float | None = option(None, "Target of adaptive augmentation (default 0.6)", type=float, low=0, high=1)
+    augpipe: str | None = option(None, "Augmentation recipe (default bgc)", choices=tuple(augment.AUGPIPES))
+    ada_kimg: float | None = option(None, "kimg in which p may move by one (default 500; 100 with --resume)",
+                                    type=float, low=0.001)
+    diffaug: str | None = option(None, "DiffAugment policy: 'light', or any of color,translation,cutout", metavar="LIST")
+    r1_aug: bool | None = option(None, "Whether R1 sees augmented reals (default true; false for tiny)", type=bool)
+    lecam: float = option(0.0, "Weight of the LeCam regulariser (published: 3e-7)", low=0)
+    freezed: int = option(0, "Freeze this many high-resolution discriminator layers", low=0)
+    fp32: bool = option(False, "No half precision anywhere")
+    nhwc: bool = option(False, "Channels-last memory in half-precision blocks")
+    cbase: int | None = option(None, "Channels at resolution r: min(cbase / r, cmax)", type=int, low=1)
+    cmax: int | None = option(None, "Largest number of channels (default 512)", type=int, low=1)
+    z_dim: int | None = option(None, "Length of the input latent (default 512)", type=int, low=1)
+    w_dim: int | None = option(None, "Length of the style vector (default 512)", type=int, low=1)
+    map_depth: int | None = option(None, "Layers of the generator's mapping network", type=int, low=1)
+    d_map_depth: int | None = option(None, "Layers of the discriminator's label mapping (default 8)", type=int, low=1)
+    map_lr: float | None = option(None, "Learning-rate multiplier of the mapping networks (default 0.01)",
+                                  type=float, low=1e-6)
+    mbstd_group: int | None = option(None, "Samples per minibatch-deviation group", type=int, low=1)
+    d_arch: str | None = option(None, "Discriminator architecture", choices=("resnet", "orig", "skip"))
+    glr: float | None = option(None, "Generator learning rate", type=float, low=0)
+    dlr: float | None = option(None, "Discriminator learning rate", type=float, low=0)
+    pl_weight: float | None = option(None, "Path-length weight, 0 = off (default 2)", type=float, low=0)
+    style_mix: float | None = option(None, "Style-mixing probability (default 0.9)", type=float, low=0, high=1)
+    g_reg_interval: int = option(4, "Path length every so many steps; 0 = in every step's loss", low=0)
+    d_reg_interval: int = option(16, "R1 every so many steps; 0 = in every step's loss", low=0)
+    lazy_gain: bool = option(True, "Multiply lazy regularisation by its interval, so that weights mean what they say")
+    ema_kimg: float | None = option(None, "Half-life of the averaged generator", type=float, low=0)
+    ema_ramp: float | None = option(None, "Half-life grows with this share of the images shown; 0 = constant",
+                                    type=float, low=0)
+
+
+@dataclass
+class Draws:
+    """The random inputs of one loss evaluation, apart from noise maps and augmentation."""
+
+    z: torch.Tensor  # [n, z_dim]
+    c: torch.Tensor  # [n, label_dim]
+    mix_z: torch.Tensor | None = None  # [n, z_dim]
+    cutoff: int | None = None  # style mixing: ws from this slot on come from mix_z
+    pl_noise: torch.Tensor | None = None  # [k, C, H, W] standard normal
+
+
+class StyleGAN2(method.Method):
+    name = "stylegan2"
+    Options: ClassVar[type[method.Options]] = StyleGAN2Options
+    generator_cls: ClassVar[type[nn.Module]] = networks.Generator
+    discriminator_cls: ClassVar[type[nn.Module]] = networks.Discriminator
+    pl_decay, pl_batch_shrink, ada_interval, lecam_decay = 0.01, 2, 4, 0.99
+    noise_mode = "random"  # tests compare with fixed noise
+
+    # ---- options -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def resolve(cls, o: StyleGAN2Options, run: RunConfig, data: DataSpec) -> None:
+        cfg, res = CFGS[o.cfg], data.resolution
+        tiny, resuming = o.cfg == "tiny", run.resume not in (None, "noresume")
+        mbstd = cfg["mbstd"]
+        batch = cfg["batch"]
+        if o.cfg == "auto":
+            batch = max(min(run.num_procs * min(4096 // res, 32), 64), run.num_procs)
+            mbstd = min(max(batch // run.num_procs, 1), 4)
+        if run.batch is None:
+            run.batch = batch
+            if run.batch_gpu is None:
+                run.batch_gpu = max(batch // (cfg["ref_gpus"] or run.num_procs), 1)
+        if run.batch < 1 or run.batch % run.num_procs:
+            raise UserError(f"--batch={run.batch} is not divisible by --gpus={run.num_procs}; change one of them")
+        if run.batch_gpu is None:
+            run.batch_gpu = run.batch // run.num_procs
+        if run.batch % (run.batch_gpu * run.num_procs):
+            raise UserError(f"--batch={run.batch} is not a multiple of --batch-gpu={run.batch_gpu} x "
+                            f"--gpus={run.num_procs}; change one of them")
+        o.mbstd_group = o.mbstd_group or mbstd
+        if run.batch_gpu > o.mbstd_group and run.batch_gpu % o.mbstd_group:
+            raise UserError(f"{run.batch_gpu} images per process and round do not split into minibatch-deviation "
+                            f"groups of {o.mbstd_group}; set --mbstd-group or --batch-gpu so that they divide")
+        run.kimg = run.kimg if run.kimg is not None else cfg["kimg"]
+        run.tick = run.tick if run.tick is not None else (1 if tiny else 4)
+        run.snap = run.snap if run.snap is not None else (5 if tiny else 50)
+        run.metrics = run.metrics if run.metrics is not None else cls.default_metrics(o)
+
+        lr = cfg["lr"] or (0.002 if res >= 1024 else 0.0025)
+        o.glr, o.dlr = _or(o.glr, lr), _or(o.dlr, lr)
+        if o.gamma is None:
+            o.gamma = cfg["gamma"] if cfg["gamma"] is not None else 0.0002 * res**2 / batch
+        if o.ema_kimg is None:
+            o.ema_kimg = cfg["ema"] if cfg["ema"] is not None else batch * 10 / 32
+        if o.ema_ramp is None:
+            o.ema_ramp = 0.0 if resuming else (cfg["ramp"] or 0.0)
+        fmaps = cfg["fmaps"] if cfg["fmaps"] is not None else (1 if res >= 512 else 0.5)
+        o.cbase = o.cbase or (32 * res if tiny else int(fmaps * 32768))
+        o.cmax = o.cmax or (32 if tiny else 512)
+        o.z_dim, o.w_dim = o.z_dim or (64 if tiny else 512), o.w_dim or (64 if tiny else 512)
+        o.map_depth = o.map_depth or cfg["map"]
+        o.d_map_depth = o.d_map_depth or (2 if tiny else 8)
+        o.map_lr = _or(o.map_lr, 0.1 if tiny else 0.01)
+        o.d_arch = o.d_arch or ("orig" if o.cfg == "cifar" else "resnet")
+        plain_loss = tiny or o.cfg == "cifar"
+        o.pl_weight = _or(o.pl_weight, 0.0 if plain_loss else 2.0)
+        o.style_mix = _or(o.style_mix, 0.0 if plain_loss else 0.9)
+        cls._resolve_augmentation(o, tiny, resuming, data)
+
+    @classmethod
+    def _resolve_augmentation(cls, o: StyleGAN2Options, tiny: bool, resuming: bool, data: DataSpec) -> None:
+        if tiny and o.aug == "ada" and o.target is None and o.augpipe is None:
+            o.aug = "noaug"  # ADA at its published speed does nothing within a tiny run
+            o.diffaug = o.diffaug or "light"
+        if o.aug == "fixed" and o.p is None:
+            raise UserError("--aug=fixed needs --p, the probability of each augmentation")
+        if o.aug != "fixed" and o.p is not None:
+            raise UserError("--p belongs to --aug=fixed")
+        if o.aug != "ada" and o.target is not None:
+            raise UserError("--target belongs to --aug=ada")
+        if o.aug == "noaug" and o.augpipe is not None:
+            raise UserError("--augpipe has no meaning with --aug=noaug")
+        if o.aug == "ada":
+            o.target = _or(o.target, 0.6)
+            o.ada_kimg = _or(o.ada_kimg, 100.0 if resuming else 500.0)
+        if o.aug != "noaug":
+            o.augpipe = o.augpipe or "bgc"
+            if "imgfilter" in augment.AUGPIPES[o.augpipe] and data.resolution < 22:
+                raise UserError(f"--augpipe={o.augpipe} filters images of at least 22 pixels, not {data.resolution}; "
+                                f"use --augpipe=bgc")
+        if o.diffaug in ("none", ""):
+            o.diffaug = None
+        if o.diffaug is not None:
+            try:
+                diff_augment.DiffAugment(o.diffaug)
+            except ValueError as e:
+                raise UserError(f"--diffaug={o.diffaug}: {e}") from None
+        o.r1_aug = (not tiny) if o.r1_aug is None else o.r1_aug
+
+    @classmethod
+    def default_metrics(cls, o: StyleGAN2Options) -> str:
+        return "smoke" if o.cfg == "tiny" else "fid50k_full"
+
+    @classmethod
+    def run_name(cls, o: StyleGAN2Options, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
+        d = data.name + ("-cond" if data.label.dim else "")
+        d += f"-subset{data.max_size}" if given.get("subset") is not None else ""
+        d += ("-mirror" if data.xflip else "") + f"-{o.cfg}" + (str(run.num_procs) if o.cfg == "auto" else "")
+        for key in ("gamma", "kimg", "batch"):
+            d += f"-{key}{given[key]:g}" if given.get(key) is not None else ""
+        d += f"-{given['aug']}" if given.get("aug") is not None else ""
+        for key in ("p", "target"):
+            d += f"-{key}{given[key]:g}" if given.get(key) is not None else ""
+        d += f"-{given['augpipe']}" if given.get("augpipe") is not None else ""
+        if given.get("resume") is not None:
+            from_name = given["resume"] in given.get("resume_names", ())
+            d += ("-noresume" if given["resume"] == "noresume" else
+                  f"-resume{given['resume']}" if from_name else "-resumecustom")
+        return d + (f"-freezed{given['freezed']}" if given.get("freezed") is not None else "")
+
+    @classmethod
+    def config(cls, o: StyleGAN2Options, run: RunConfig, data: DataSpec) -> dict[str, Any]:
+        """The published option tree (`G_kwargs`, ...); networks and optimisers are built from it."""
+        half = dict(num_fp16_res=0 if o.fp32 else 4, conv_clamp=None if o.fp32 else 256)
+        widths = dict(channel_base=o.cbase, channel_max=o.cmax)
+        nhwc = {"fp16_channels_last": True} if o.nhwc else {}
+        lr_mult = {} if o.map_lr == 0.01 else {"lr_multiplier": o.map_lr}
+        adam = dict(class_name="torch.optim.Adam", betas=[0, 0.99], eps=1e-8)
+        c = dict(
+            G_kwargs=dict(class_name=_path(cls.generator_cls), z_dim=o.z_dim, w_dim=o.w_dim,
+                          mapping_kwargs={"num_layers": o.map_depth, **lr_mult},
+                          synthesis_kwargs={**widths, **half, **nhwc}),
+            D_kwargs=dict(class_name=_path(cls.discriminator_cls),
+                          block_kwargs={**nhwc, **({"freeze_layers": o.freezed} if o.freezed else {})},
+                          mapping_kwargs={**({} if o.d_map_depth == 8 else {"num_layers": o.d_map_depth}), **lr_mult},
+                          epilogue_kwargs={"mbstd_group_size": o.mbstd_group}, **widths, **half),
+            G_opt_kwargs=dict(adam, lr=o.glr), D_opt_kwargs=dict(adam, lr=o.dlr),
+            loss_kwargs=dict(class_name=_path(cls), r1_gamma=o.gamma),
+            ema_kimg=o.ema_kimg, ema_rampup=o.ema_ramp or None,
+        )
+        if o.d_arch != "resnet":
+            c["D_kwargs"]["architecture"] = o.d_arch
+        if o.pl_weight != 2:
+            c["loss_kwargs"]["pl_weight"] = o.pl_weight
+        if o.style_mix != 0.9:
+            c["loss_kwargs"]["style_mixing_prob"] = o.style_mix
+        if o.aug != "noaug":
+            c["augment_kwargs"] = dict(augment.AUGPIPES[o.augpipe], class_name=_path(augment.AugmentPipe))
+        if o.aug == "ada":
+            c["ada_target"] = o.target
+            if o.ada_kimg != 500:
+                c["ada_kimg"] = o.ada_kimg
+        if o.aug == "fixed":
+            c["augment_p"] = o.p
+        if run.resume not in (None, "noresume"):
+            c["resume_pkl"] = run.resume
+        return c
+
+    # ---- networks ------------------------------------------------------------------------------------------------
+
+    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
+        super().__init__(opts, data, run, source, stage, device)
+        self.tree = self.config(opts, run, data)
+        self.nets = {"G": self.build_generator(), "D": self.build_discriminator()}
+        self.nets["G_ema"] = copy.deepcopy(self.nets["G"]).eval()
+        if source is not None:
+            self.load_source(source)
+        for net in self.nets.values():
+            net.to(self.device)
+        self.G, self.D, self.G_ema = self.nets["G"].train(), self.nets["D"].train(), self.nets["G_ema"]
+        self.pipe = self.ada = None
+        if "augment_kwargs" in self.tree:
+            kwargs = {k: v for k, v in self.tree["augment_kwargs"].items() if k != "class_name"}
+            self.pipe = augment.AugmentPipe(**kwargs).to(self.device)
+            self.pipe.p.copy_(torch.tensor(float(opts.p or 0)))
+        if opts.aug == "ada":
+            self.ada = augment.AdaController(opts.target, self.ada_interval, opts.ada_kimg)
+        self.diff = diff_augment.DiffAugment(opts.diffaug) if opts.diffaug else None
+        self.pl_mean = torch.zeros([], device=self.device)
+        self.lecam = torch.zeros([2], device=self.device)  # running means of real and of generated logits
+        self.steps = 0
+        self._pending: dict[str, dict[str, list[torch.Tensor]]] = {}
+        self._signs = torch.zeros([2], device=self.device)
+
+    def _sizes(self) -> dict[str, int]:
+        return dict(c_dim=self.data.label.dim, img_resolution=self.data.resolution, img_channels=self.data.channels)
+
+    def build_generator(self) -> nn.Module:
+        return self.generator_cls(**_without_class(self.tree["G_kwargs"]), **self._sizes())
+
+    def build_discriminator(self) -> nn.Module:
+        return self.discriminator_cls(**_without_class(self.tree["D_kwargs"]), **self._sizes())
+
+    def load_source(self, source: snapshot.Snapshot) -> None:
+        """Copy a snapshot's weights where they fit, and say what happened to each tensor."""
+        for name, net in self.nets.items():
+            have = name if name in source.nets else {"G": "G_ema", "G_ema": "G"}.get(name)
+            if have not in source.nets:
+                raise UserError(f"the --resume snapshot has no network {name}; it cannot be trained further")
+            report = self.transfer_net(name, source, source.nets[have].state, net)
+            if dist.is_main():
+                print(report.table(f"{name} from {have} of the {source.method} source"))
+
+    def transfer_net(self, name: str, source: snapshot.Snapshot, state: dict, net: nn.Module) -> snapshot.Report:
+        src_label = (source.data or {}).get("label") or {}
+        columns = _label_columns(src_label, self.data.label)
+        adapt = {"mapping.embed.weight": lambda s, f: _remap_labels(s, f, columns)}
+        if name != "D":
+            adapt["mapping.fc0.weight"] = _widen_inputs
+        fresh = ("mapping.embed.", "mapping.", "b4.out") if name == "D" else ("mapping.embed.",)
+        return snapshot.transfer(
+            state, net, adapt=adapt,
+            # A label head is new where the source had no labels; it is not something to stretch.
+            may_initialise=lambda n: n.startswith(fresh) or n.endswith(("noise_const", "resample_filter")),
+            may_drop=lambda n: n.startswith("mapping.") if name == "D" else n.startswith("mapping.embed."),
+        )
+
+    # ---- phases --------------------------------------------------------------------------------------------------
+
+    def phases(self) -> list[Phase]:
+        o, phases = self.opts, []
+        for key, lr, interval, reg_on in (("G", o.glr, o.g_reg_interval, o.pl_weight > 0),
+                                          ("D", o.dlr, o.d_reg_interval, o.gamma > 0)):
+            params = self.trainable(key)
+            # Lazy regularisation: one optimiser for both losses, slowed so that k+1 updates move as far as k.
+            r = interval / (interval + 1) if interval else 1.0
+            opt = torch.optim.Adam(params, lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8, fused=True)
+            if not interval:
+                phases.append(Phase(f"{key}both", params, opt, second_order=True))
+                continue
+            phases.append(Phase(f"{key}main", params, opt))
+            if reg_on:
+                gain = None if o.lazy_gain else 1.0
+                phases.append(Phase(f"{key}reg", params, opt, every=interval, gain=gain, second_order=True))
+        return phases
+
+    def trainable(self, key: str) -> list[nn.Parameter]:
+        return list(self.nets[key].parameters())  # frozen layers are buffers
+
+    def draw(self, phase: str, batch: Batch) -> Draws:
+        """Latents, labels, style mixing and path-length noise of one micro-batch."""
+        n, o = len(batch.x), self.opts
+        if phase == "Greg":
+            n = max(n // self.pl_batch_shrink, 1)
+        if phase == "Dreg":
+            n = 0
+        z = rnd.randn([n, o.z_dim], batch.rng, self.device)
+        d = Draws(z=z, c=batch.draw_c(n))
+        if n and o.style_mix > 0:
+            num_ws = self.G.num_ws
+            d.mix_z = rnd.randn([n, o.z_dim], batch.rng, self.device)
+            d.cutoff = int(rnd.randint(1, num_ws, [], batch.choices))
+            if float(rnd.rand([], batch.choices)) >= o.style_mix:
+                d.cutoff = num_ws
+        if phase in ("Greg", "Gboth") and o.pl_weight > 0:
+            k = n if phase == "Greg" else max(n // self.pl_batch_shrink, 1)
+            d.pl_noise = rnd.randn([k, self.data.channels, self.data.resolution, self.data.resolution], batch.rng,
+                                   self.device)
+        return d
+
+    def loss(self, phase: str, batch: Batch) -> Iterator[torch.Tensor]:
+        draws = self.draw(phase, batch)
+        yield from getattr(self, phase)(batch, draws)
+
+    def ws(self, phase: str, d: Draws) -> torch.Tensor:
+        """[n, num_ws, w_dim] with style mixing; remembers the batch mean for the running average."""
+        means: list[torch.Tensor] = []
+        ws = self.G.mapping(d.z, d.c, w_mean_out=means)
+        self._remember(phase, "w_mean", torch.stack(means))
+        if d.cutoff is not None and d.cutoff < ws.shape[1]:
+            mixed = self.G.mapping(d.mix_z, d.c, w_mean_out=[])
+            ws = torch.cat([ws[:, : d.cutoff], mixed[:, d.cutoff :]], dim=1)
+        return ws
+
+    def synthesise(self, ws: torch.Tensor, batch: Batch, **kw):
+        return self.G.synthesis(ws, noise_mode=self.noise_mode, rng=batch.rng, **kw)
+
+    def augmented(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        if self.pipe is not None:
+            x = self.pipe(x, rng=batch.rng)
+        if self.diff is not None:
+            x = self.diff(x, rng=batch.rng)
+        return x
+
+    def Gmain(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
+        loss = self.generator_loss(batch, d)
+        self.report("Loss/G/loss", loss)
+        yield loss
+
+    def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
+        """[n]: softplus(-D(G(z)))."""
+        logits = self.D(self.augmented(self.synthesise(self.ws("Gmain", d), batch), batch), d.c)
+        self.scores("fake", logits)
+        return F.softplus(-logits)
+
+    def Greg(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
+        k = len(d.pl_noise)
+        part = Draws(d.z[:k], d.c[:k], d.mix_z[:k] if d.mix_z is not None else None, d.cutoff)
+        ws = self.ws("Greg", part)
+        img = self.synthesise(ws, batch)
+        noise = d.pl_noise / np.sqrt(img.shape[2] * img.shape[3])
+        (grad,) = torch.autograd.grad((img * noise).sum(), ws, create_graph=True)  # [k, num_ws, w_dim]
+        lengths = grad.square().sum(2).mean(1).sqrt()
+        # The mean is part of the graph, as published; every micro-batch starts from the step's first mean.
+        mean = self.pl_mean + self.pl_decay * (lengths.mean() - self.pl_mean)
+        self._remember("Greg", "pl_mean", mean.detach())
+        penalty = (lengths - mean).square()
+        self.report("Loss/pl_penalty", penalty)
+        self.report("Loss/G/reg", penalty * self.opts.pl_weight)
+        yield penalty * self.opts.pl_weight
+
+    def Gboth(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
+        yield from self.Gmain(batch, d)
+        if self.opts.pl_weight > 0:
+            yield from self.Greg(batch, d)
+
+    def Dmain(self, batch: Batch, d: Draws, reg: bool = False) -> Iterator[torch.Tensor]:
+        with torch.no_grad():
+            images = self.synthesise_pair(self.ws("Dmain", d), batch)
+        fake = self.fake_loss(images, batch, d)
+        yield fake
+        x = batch.x.detach().requires_grad_(reg)
+        real, logits = self.real_loss(x, batch)
+        self.report("Loss/D/loss", fake.detach() + real)
+        yield real + self.r1(logits, x) if reg else real
+
+    def synthesise_pair(self, ws: torch.Tensor, batch: Batch) -> Any:
+        """Whatever `fake_loss` judges."""
+        return self.synthesise(ws, batch)
+
+    def fake_loss(self, images: torch.Tensor, batch: Batch, d: Draws) -> torch.Tensor:
+        """[n, 1]: softplus(D(G(z)))."""
+        logits = self.D(self.augmented(images, batch), d.c)
+        self.scores("fake", logits)
+        return F.softplus(logits) + self.pull(logits, "fake")
+
+    def real_loss(self, x: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """([n, 1]: softplus(-D(x)), the logits that R1 regularises)."""
+        logits = self.D(self.augmented(x, batch), batch.c)
+        self.scores("real", logits)
+        return F.softplus(-logits) + self.pull(logits, "real"), logits
+
+    def Dreg(self, batch: Batch, d: Draws | None) -> Iterator[torch.Tensor]:
+        x = batch.x.detach().requires_grad_(True)
+        logits = self.r1_logits(self.augmented(x, batch) if self.opts.r1_aug else x, batch.c)
+        self.scores("real", logits)
+        yield self.r1(logits, x)
+
+    def r1_logits(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return self.D(x, c)
+
+    def r1(self, logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """[n, 1]: gamma/2 |d logits / d x|^2."""
+        (grad,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+        penalty = grad.square().sum([1, 2, 3])[:, None]
+        loss = penalty * (self.opts.gamma / 2)
+        self.report("Loss/r1_penalty", penalty)
+        self.report("Loss/D/reg", loss)
+        return loss
+
+    def Dboth(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
+        if self.opts.gamma == 0:
+            yield from self.Dmain(batch, d)
+        elif self.opts.r1_aug or (self.pipe is None and self.diff is None):
+            yield from self.Dmain(batch, d, reg=True)  # one pass over the reals serves both
+        else:
+            yield from self.Dmain(batch, d)
+            yield from self.Dreg(batch, d)
+
+    def scores(self, kind: str, logits: torch.Tensor) -> None:
+        logits = logits.detach()
+        self.report(f"Loss/scores/{kind}", logits)
+        self.report(f"Loss/signs/{kind}", logits.sign())
+        if kind == "real" and self.ada is not None:
+            self._signs += torch.stack([logits.sign().sum(), logits.new_tensor(logits.numel())])
+
+    def pull(self, logits: torch.Tensor, kind: str) -> torch.Tensor | float:
+        """LeCam, equation 5: reals are pulled to the running mean of generated logits, and the other way round."""
+        if self.opts.lecam == 0:
+            return 0.0
+        self._remember("D", f"logits_{kind}", logits.detach().mean())
+        if self.steps == 0:
+            return 0.0  # no mean yet, and zero would pull all logits to zero
+        penalty = (logits - self.lecam[0 if kind == "fake" else 1]).square()
+        self.report(f"Loss/lecam/{kind}", penalty)
+        return penalty * self.opts.lecam
+
+    # ---- after the phases ------------------------------------------------------------------------------------------
+
+    def _remember(self, phase: str, key: str, value: torch.Tensor) -> None:
+        self._pending.setdefault(f"{phase}/{key}", []).append(value.detach())
+
+    def commit(self) -> None:
+        """Apply what the step's micro-batches saw to the running means, averaged over all processes: the result does
+        not depend on how a batch is split over processes."""
+        if not self._pending:
+            return
+        means = {k: torch.stack(v).mean(0) for k, v in self._pending.items()}
+        flat = torch.cat([m.float().reshape(-1) for m in means.values()])
+        flat = dist.all_reduce_sum(flat) / dist.world_size()
+        at = 0
+        for key, m in means.items():
+            value = flat[at : at + m.numel()].view_as(m)
+            at += m.numel()
+            self._apply(key.split("/")[1], value)
+        self._pending = {}
+
+    def _apply(self, key: str, value: torch.Tensor) -> None:
+        if key == "w_mean":
+            self.update_w_avg(value)
+        elif key == "pl_mean":
+            self.pl_mean = value.reshape([])
+        elif key.startswith("logits_"):
+            i = 0 if key == "logits_real" else 1
+            decay = self.lecam_decay if self.steps else 0.0
+            self.lecam[i] = self.lecam[i] * decay + value.reshape([]) * (1 - decay)
+
+    def update_w_avg(self, means: torch.Tensor) -> None:
+        self.G.mapping.update_w_avg(means[0])
+
+    def end_step(self, cur_nimg: int, batch_size: int) -> None:
+        self.commit()
+        self.update_ema(cur_nimg, batch_size)
+        self.steps += 1
+        if self.ada is not None and self.steps % self.ada_interval == 0:
+            total, count = dist.all_reduce_sum(self._signs).tolist()
+            self._signs.zero_()
+            if count:
+                self.pipe.p.copy_(torch.tensor(self.ada.update(total / count, batch_size)))
+
+    @torch.no_grad()
+    def update_ema(self, cur_nimg: int, batch_size: int) -> None:
+        o = self.opts
+        half_life = o.ema_kimg * 1000
+        if o.ema_ramp:
+            half_life = min(half_life, cur_nimg * o.ema_ramp)
+        beta = 0.5 ** (batch_size / max(half_life, 1e-8))
+        torch._foreach_lerp_(list(self.G_ema.parameters()), list(self.G.parameters()), 1 - beta)
+        for mine, theirs in zip(self.G_ema.buffers(), self.G.buffers()):
+            mine.copy_(theirs)
+
+    def state(self) -> dict[str, Any]:
+        s = dict(pl_mean=self.pl_mean, lecam=self.lecam, steps=self.steps, signs=self._signs)
+        if self.pipe is not None:
+            s["augment_p"] = self.pipe.p
+        if self.ada is not None:
+            s["ada_p"] = self.ada.p
+        return s
+
+    def load_state(self, s: dict[str, Any]) -> None:
+        self.pl_mean, self.lecam, self._signs = (s[k].to(self.device) for k in ("pl_mean", "lecam", "signs"))
+        self.steps = s["steps"]
+        if self.pipe is not None:
+            self.pipe.p.copy_(s["augment_p"])
+        if self.ada is not None:
+            self.ada.p = s["ada_p"]
+
+    def progress(self) -> dict[str, float]:
+        return {"augment": float(self.pipe.p) if self.pipe is not None else 0.0}
+
+    def snapshot(self, cur_nimg: int) -> snapshot.Snapshot:
+        snap = super().snapshot(cur_nimg)
+        snap.extra["augment_p"] = self.progress()["augment"]
+        return snap
+
+    # ---- sampling --------------------------------------------------------------------------------------------------
+
+    def sampler(self) -> sampler.Sampler:
+        return self.sampler_of(self.G_ema, self.data, self.device)
+
+    @classmethod
+    def sampler_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> sampler.Sampler:
+        return cls.sampler_of(snap.build("G_ema", device), DataSpec.from_dict(snap.data), device)
+
+    @classmethod
+    def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
+        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim)
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _without_class(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in copy.deepcopy(kwargs).items() if k != "class_name"}
+
+
+def _widen_inputs(src: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
+    """mapping.fc0 [w, z] of an unconditional source to [w, z + embed]: equal outputs for every class at the start.
+
+    Weights are stored before the run-time gain 1/sqrt(inputs), hence the factor.
+    """
+    out = torch.zeros_like(fresh)
+    k = min(src.shape[1], fresh.shape[1])
+    out[:, :k] = src[:, :k] * np.sqrt(fresh.shape[1] / src.shape[1])
+    return out
+
+
+def _label_columns(src: dict[str, Any], dst: Any) -> list[int | None]:
+    """For each of our classes the source's class of the same name, or None."""
+    names = {n: i for i, n in enumerate(src.get("names") or [])}
+    return [names.get(n) for n in dst.names] if dst.names else [None] * dst.dim
+
+
+def _remap_labels(src: torch.Tensor, fresh: torch.Tensor, columns: list[int | None]) -> torch.Tensor:
+    """mapping.embed.weight [e, classes] for other classes: known names keep their column; a new class starts between
+    the mean of the known ones and one of them, so that new classes differ from each other."""
+    gain = np.sqrt(fresh.shape[1] / src.shape[1])  # stored before the run-time gain 1/sqrt(classes)
+    mean, rng = src.mean(1), np.random.RandomState(0)
+    out = torch.empty_like(fresh)
+    for k in range(fresh.shape[1]):
+        known = columns[k] if k < len(columns) else None
+        out[:, k] = src[:, known] if known is not None else mean + 0.5 * src[:, rng.randint(src.shape[1])]
+    return out * gain

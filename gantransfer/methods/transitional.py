@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transitional training (Shahbazi et al., "Collapse by Conditioning", 2022).
+
+Training starts unconditional; the label is faded in by one weight, from 0 at `t_start_kimg` to 1 at `t_end_kimg`:
+
+    L = L_uncond + weight L_cond
+
+The weight is a function of the images shown, so a resumed run has the right one by construction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dnnlib.util import UserError
+from gantransfer import method
+from gantransfer.dataset import DataSpec
+from gantransfer.method import Batch, RunConfig, option
+from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options
+from gantransfer.networks import transitional as networks
+
+
+@dataclass
+class TransitionalOptions(StyleGAN2Options):
+    t_start_kimg: float | None = option(None, "Where the label starts to fade in", type=float, low=0)
+    t_end_kimg: float | None = option(None, "Where the label has its full weight", type=float, low=0)
+    transition: str | None = option(None, "Both at once: START-END, in kimg", metavar="A-B")
+
+
+def weight_at(nimg: float, start_kimg: float, end_kimg: float) -> float:
+    """clip((kimg - start) / (end - start), 0, 1); a step at `start` where both are equal."""
+    kimg = nimg / 1000
+    if end_kimg <= start_kimg:
+        return float(kimg >= start_kimg)
+    return min(max((kimg - start_kimg) / (end_kimg - start_kimg), 0.0), 1.0)
+
+
+class Transitional(StyleGAN2):
+    name = "transitional"
+    Options: ClassVar[type[method.Options]] = TransitionalOptions
+    generator_cls: ClassVar[type[nn.Module]] = networks.Generator
+    discriminator_cls: ClassVar[type[nn.Module]] = networks.Discriminator
+
+    @classmethod
+    def resolve(cls, o: TransitionalOptions, run: RunConfig, data: DataSpec) -> None:
+        super().resolve(o, run, data)
+        if not data.label.dim:
+            raise UserError("transitional training fades labels in; give --cond=True and a data set with labels")
+        if o.transition is not None:
+            if o.t_start_kimg is not None or o.t_end_kimg is not None:
+                raise UserError("--transition=A-B already says what --t_start_kimg and --t_end_kimg say; give one")
+            try:
+                o.t_start_kimg, o.t_end_kimg = (float(v) for v in o.transition.split("-"))
+            except ValueError:
+                raise UserError(f"--transition={o.transition} is not START-END, e.g. 2000-4000") from None
+        o.t_start_kimg, o.t_end_kimg = o.t_start_kimg or 0.0, o.t_end_kimg or 0.0
+        if o.t_end_kimg < o.t_start_kimg:
+            raise UserError(f"--t_end_kimg={o.t_end_kimg:g} lies before --t_start_kimg={o.t_start_kimg:g}")
+
+    @classmethod
+    def run_name(cls, o: TransitionalOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
+        return super().run_name(o, given, run, data) + f"-trans{o.t_start_kimg:g}-{o.t_end_kimg:g}"
+
+    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
+        super().__init__(opts, data, run, source, stage, device)
+        self.set_weight(0)
+
+    def set_weight(self, nimg: int) -> None:
+        """The weight of a step that starts after `nimg` images. It is a buffer of all networks."""
+        self.weight = weight_at(nimg, self.opts.t_start_kimg, self.opts.t_end_kimg)
+        for net in (self.G.mapping, self.G_ema.mapping, self.D):
+            net.transition.fill_(self.weight)
+
+    def end_step(self, cur_nimg: int, batch_size: int) -> None:
+        super().end_step(cur_nimg, batch_size)
+        self.set_weight(cur_nimg + batch_size)
+
+    def load_state(self, s: dict[str, Any]) -> None:
+        super().load_state(s)
+        self.weight = float(self.D.transition)
+
+    def progress(self) -> dict[str, float]:
+        return {**super().progress(), "transition": self.weight}
+
+    # ---- losses ----------------------------------------------------------------------------------------------------
+
+    def both(self, x: torch.Tensor, c: torch.Tensor, batch: Batch, kind: str) -> networks.Logits:
+        """Both heads' logits, reported; the controller of the augmentation sees the unconditional ones."""
+        logits = self.D(self.augmented(x, batch), c)
+        self.scores(kind, logits.uncond)
+        self.report(f"Loss/scores/{kind}_c", logits.cond)
+        self.report(f"Loss/signs/{kind}_c", logits.cond.sign())
+        return logits
+
+    def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
+        u, k = self.both(self.synthesise(self.ws("Gmain", d), batch), d.c, batch, "fake")
+        return F.softplus(-u) + self.weight * F.softplus(-k)
+
+    def fake_loss(self, images: torch.Tensor, batch: Batch, d: Draws) -> torch.Tensor:
+        u, k = self.both(images, d.c, batch, "fake")
+        return F.softplus(u) + self.weight * F.softplus(k) + self.pull(u, "fake")
+
+    def real_loss(self, x: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        u, k = self.both(x, batch.c, batch, "real")
+        return F.softplus(-u) + self.weight * F.softplus(-k) + self.pull(u, "real"), u
+
+    def r1_logits(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return self.D(x, c).uncond

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UTLO: unconditional training at low resolution (Khorram et al., "Taming the Tail in Class-Conditional GANs", 2024).
+
+Tail classes share coarse structure with head classes. So the layers up to `res_uc` never see the label, and the small
+image they make is trained by an unconditional loss of its own; the layers above are conditional and trained as usual.
+One discriminator serves both: the small image enters at its own resolution and leaves through its own head.
+
+    L = a L_cond(image, label) + b L_uncond(small image),   a = 1 / (1 + alpha),   b = alpha / (1 + alpha)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dnnlib.util import UserError
+from gantransfer import augment, method, sampler
+from gantransfer.dataset import DataSpec
+from gantransfer.method import Batch, RunConfig, option
+from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options
+from gantransfer.networks import utlo as networks
+
+
+@dataclass
+class UTLOOptions(StyleGAN2Options):
+    add_uc: bool = option(True, "Train the small image by an unconditional loss")
+    res_uc: int = option(8, "Highest label-free resolution; 0 = every layer sees the label", low=0)
+    alpha: float | None = option(None, "Weight of the unconditional loss relative to the conditional one (default 1)",
+                                 type=float, low=0)
+
+
+class UTLO(StyleGAN2):
+    name = "utlo"
+    Options: ClassVar[type[method.Options]] = UTLOOptions
+    generator_cls: ClassVar[type[nn.Module]] = networks.Generator
+    discriminator_cls: ClassVar[type[nn.Module]] = networks.Discriminator
+
+    # ---- options ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def resolve(cls, o: UTLOOptions, run: RunConfig, data: DataSpec) -> None:
+        super().resolve(o, run, data)
+        blocks = [2**k for k in range(2, data.resolution.bit_length())]
+        if o.res_uc not in (0, *blocks):
+            raise UserError(f"--res_uc={o.res_uc} is not a block resolution of {data.resolution}x{data.resolution} "
+                            f"images; choose one of 0, {', '.join(map(str, blocks))}")
+        if o.add_uc and o.res_uc == 0:
+            raise UserError("--add_uc=True needs a resolution: set --res_uc to 4 or more, or --add_uc=False")
+        if not o.add_uc and o.alpha:
+            raise UserError(f"--alpha={o.alpha:g} weights the unconditional loss, which --add_uc=False turns off")
+        o.alpha = 0.0 if not o.add_uc else 1.0 if o.alpha is None else o.alpha
+        if o.add_uc and o.aug != "noaug" and "imgfilter" in augment.AUGPIPES[o.augpipe] and o.res_uc < 22:
+            raise UserError(f"--augpipe={o.augpipe} filters images of at least 22 pixels, not the small ones of "
+                            f"--res_uc={o.res_uc}; use --augpipe=bgc")
+
+    @classmethod
+    def default_metrics(cls, o: UTLOOptions) -> str:
+        return "smoke" if o.cfg == "tiny" else "fid50k_full,fid_shots,kid_shots"
+
+    @classmethod
+    def run_name(cls, o: UTLOOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
+        name = super().run_name(o, given, run, data) + f"-res-uc{o.res_uc}"
+        return name + (f"-add-uc-alpha-{o.alpha:g}" if o.add_uc else "")
+
+    @classmethod
+    def config(cls, o: UTLOOptions, run: RunConfig, data: DataSpec) -> dict[str, Any]:
+        c = super().config(o, run, data)
+        c["G_kwargs"]["res_uc"] = c["D_kwargs"]["res_uc"] = o.res_uc
+        c["loss_kwargs"].update(add_uc=o.add_uc, alpha=o.alpha)
+        return c
+
+    # ---- losses ----------------------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """(conditional, unconditional) weight; they sum to one."""
+        alpha = self.opts.alpha
+        return 1 / (1 + alpha), alpha / (1 + alpha)
+
+    def update_w_avg(self, means: torch.Tensor) -> None:
+        self.G.mapping.update_w_avg(*means)
+
+    def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
+        images = self.synthesise_pair(self.ws("Gmain", d), batch)
+        a, b = self.weights
+        logits = self.D(self.augmented(images.image, batch), d.c)
+        self.scores("fake", logits)
+        loss = a * F.softplus(-logits)
+        if self.opts.add_uc:
+            small = b * F.softplus(-self.logits_uc(images.image_uc, batch, "fake"))
+            self.report("Loss/G/loss_uc", small)
+            loss = loss + small
+        return loss
+
+    def synthesise_pair(self, ws: torch.Tensor, batch: Batch) -> networks.Images:
+        if self.opts.add_uc:
+            return self.synthesise(ws, batch, add_uc=True)
+        return networks.Images(self.synthesise(ws, batch), None)
+
+    def logits_uc(self, small: torch.Tensor, batch: Batch, kind: str) -> torch.Tensor:
+        logits = self.D.forward_uc(self.augmented(small, batch))
+        self.report(f"Loss/scores/{kind}_uc", logits)
+        self.report(f"Loss/signs/{kind}_uc", logits.sign())
+        return logits
+
+    def fake_loss(self, images: networks.Images, batch: Batch, d: Draws) -> torch.Tensor:
+        a, b = self.weights
+        loss = a * super().fake_loss(images.image, batch, d)
+        if self.opts.add_uc:
+            loss = loss + b * F.softplus(self.logits_uc(images.image_uc, batch, "fake"))
+        return loss
+
+    def real_loss(self, x: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        a, b = self.weights
+        loss, logits = super().real_loss(x, batch)
+        loss = a * loss
+        if self.opts.add_uc:
+            # Reduced before augmentation: the small images get transformations of their own.
+            loss = loss + b * F.softplus(-self.logits_uc(self.D.downsample_uc(batch.x), batch, "real"))
+        return loss, logits
+
+    # ---- sampling --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
+        """Adds the view 'uc': the label-free small image."""
+
+        def synthesise(z: torch.Tensor, c: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
+            return G(z, c, **kw) if view == "image" else G(z, c, add_uc=True, **kw).image_uc
+
+        views = ("image", "uc") if G.res_uc else ("image",)
+        return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, views, label_dim=G.c_dim)

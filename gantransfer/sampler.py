@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How images come out of a model: all that metrics, generation and distillation may know of it.
+
+One seed per image: image k depends on its seed and label only, never on the batch it is made in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from dnnlib.util import UserError
+from gantransfer.dataset import DataSpec, LabelSpec, class_weights
+from torch_utils import random as rnd
+
+
+class Sampler(Protocol):
+    """Seeds and labels to images."""
+
+    spec: DataSpec
+    views: tuple[str, ...]  # what `view=` may be; the first is the ordinary image
+
+    def __call__(self, seeds: Sequence[int], c: torch.Tensor | None = None, **kw) -> torch.Tensor:
+        """uint8 [N, C, H, W] for N seeds and labels c [N, label_dim] (None if unconditional)."""
+        ...
+
+
+class GeneratorSampler:
+    """A Sampler around `synthesise(z, c, rng, **kw) -> float [N, C, H, W] in [-1, 1]`.
+
+    Latents are `RandomState(seed).randn(z_dim)`, the field's habit, so that known seeds give known pictures; noise
+    inputs come from one torch generator per seed. Conversion to uint8 truncates `127.5 x + 128`, as the published
+    metrics do.
+    """
+
+    def __init__(self, synthesise: Callable[..., torch.Tensor], z_dim: int, spec: DataSpec,
+                 device: torch.device | str = "cpu", views: tuple[str, ...] = ("image",), label_dim: int | None = None):
+        self.synthesise, self.z_dim, self.spec = synthesise, z_dim, spec
+        self.device, self.views = torch.device(device), views
+        self.label_dim = spec.label.dim if label_dim is None else label_dim
+
+    @torch.no_grad()
+    def __call__(self, seeds: Sequence[int], c: torch.Tensor | None = None, **kw) -> torch.Tensor:
+        if c is None:
+            if self.label_dim:
+                raise UserError("this model is class-conditional: give labels (--class=..., or --labels=...)")
+            c = torch.zeros([len(seeds), 0])
+        if tuple(c.shape) != (len(seeds), self.label_dim):
+            raise ValueError(f"labels {tuple(c.shape)} for {len(seeds)} seeds of a model with {self.label_dim} labels")
+        z = np.stack([np.random.RandomState(int(s) % 2**32).randn(self.z_dim) for s in seeds])
+        z = torch.from_numpy(z).to(self.device, torch.float32)
+        x = self.synthesise(z, c.to(self.device, torch.float32), rng=rnd.SeedStack(seeds), **kw)
+        return to_uint8(x)
+
+
+def to_uint8(x: torch.Tensor) -> torch.Tensor:
+    """[-1, 1] floats to uint8 as the published metrics do: clamp(127.5 x + 128) truncated."""
+    return (x.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+class LabelSource:
+    """Labels for generated images, by a named policy.
+
+    policy 'data' draws classes with the training set's frequencies, 'uniform' with equal ones, and the sampling
+    policies of `class_weights` ('sqrt', 'effective', 'balanced') accordingly; `classes` restricts the draw to some
+    class ids. Float-vector labels are drawn uniformly from the rows `values` [n, dim] of the training set.
+    """
+
+    def __init__(self, spec: LabelSpec, policy: str = "data", classes: Sequence[int] | None = None,
+                 values: np.ndarray | None = None):
+        self.spec, self.policy = spec, policy
+        self.values = self.cdf = None
+        if spec.kind == "class":
+            if policy in ("uniform", "balanced"):
+                w = np.ones(spec.dim)
+                if classes is None and spec.counts:
+                    w = (np.asarray(spec.counts) > 0).astype(np.float64)  # ids without images are not classes
+            else:
+                w = class_weights(spec.counts, "empirical" if policy in ("data", "empirical") else policy)
+            if classes is not None:
+                bad = [k for k in classes if not 0 <= k < spec.dim]
+                if bad:
+                    raise UserError(f"class {bad[0]} does not exist: the model knows classes 0 to {spec.dim - 1}")
+                mask = np.zeros(spec.dim)
+                mask[list(classes)] = 1
+                w = w * mask if (w * mask).sum() > 0 else mask
+            self.cdf = torch.from_numpy(np.cumsum(w / w.sum()))
+        elif spec.kind == "value":
+            if values is None:
+                raise UserError("float-vector labels are drawn from a data set: give --data")
+            self.values = torch.from_numpy(np.asarray(values, np.float32))
+
+    def __call__(self, seeds: Sequence[int]) -> torch.Tensor:
+        """float32 [N, label_dim]; label k is a function of seed k."""
+        # A stream of its own: the image's generator starts from the bare seed.
+        u = torch.stack([torch.rand([], generator=rnd.step_generator(int(s), 0x1ABE1), dtype=torch.float64)
+                         for s in seeds]) if len(seeds) else torch.zeros([0], dtype=torch.float64)
+        return self._of(u)
+
+    def draw(self, n: int, rng: torch.Generator) -> torch.Tensor:
+        """float32 [n, label_dim] from one generator."""
+        return self._of(torch.rand([n], generator=rng, dtype=torch.float64))
+
+    def _of(self, u: torch.Tensor) -> torch.Tensor:
+        if self.cdf is not None:
+            k = torch.searchsorted(self.cdf, u, right=True).clamp_(max=self.spec.dim - 1)
+            return torch.nn.functional.one_hot(k, self.spec.dim).float()
+        if self.values is not None:
+            return self.values[(u * len(self.values)).long()]
+        return torch.zeros([len(u), 0])
+
+
+def one_hot(classes: Sequence[int], dim: int) -> torch.Tensor:
+    """float32 [N, dim] for class ids in [0, dim). Raises UserError for others."""
+    k = torch.as_tensor(list(classes), dtype=torch.int64)
+    if len(k) and not (0 <= int(k.min()) and int(k.max()) < dim):
+        raise UserError(f"class {int(k.max() if int(k.max()) >= dim else k.min())} does not exist: "
+                        f"the model knows classes 0 to {dim - 1}")
+    return torch.nn.functional.one_hot(k, dim).float()

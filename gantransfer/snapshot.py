@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a snapshot is: named networks as (class, constructor arguments, tensors), and what they were trained on.
+
+A snapshot file holds plain data only (tensors, numbers, strings, lists, dicts). It is written with `torch.save` and
+read with `weights_only=True`: opening one never runs code. Class names are looked up inside this package alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dnnlib.util import UserError, atomic_path, fetch
+
+FORMAT = "gantransfer-snapshot"
+VERSION = 1
+_PACKAGES = ("gantransfer.networks.", "gantransfer.methods.")
+
+
+@dataclass
+class NetRecord:
+    """One network as data."""
+
+    cls: str  # dotted class path inside gantransfer.networks or gantransfer.methods
+    kwargs: dict[str, Any]  # constructor arguments, JSON-able
+    state: dict[str, torch.Tensor]  # state dict, on the CPU
+
+    @classmethod
+    def of(cls, module: nn.Module) -> NetRecord:
+        """Record a network that keeps its constructor arguments in `init_kwargs`."""
+        kind = type(module)
+        # One tensor may be reachable under two names; `clone` would split it, so aliases are kept as aliases.
+        seen: dict[tuple, torch.Tensor] = {}
+        state = {}
+        for name, t in module.state_dict().items():
+            key = (t.data_ptr(), tuple(t.shape), t.dtype, t.stride()) if t.numel() else (name,)
+            if key not in seen:
+                seen[key] = t.detach().to("cpu", copy=True).contiguous()
+            state[name] = seen[key]
+        return cls(f"{kind.__module__}.{kind.__qualname__}", plain(module.init_kwargs), state)
+
+    def build(self, device: torch.device | str = "cpu") -> nn.Module:
+        """The network in eval mode without gradients. Raises UserError if the record does not fit our classes."""
+        if not self.cls.startswith(_PACKAGES):
+            raise UserError(f"the snapshot names the class {self.cls}, which is not part of gantransfer's networks")
+        module_name, _, name = self.cls.rpartition(".")
+        try:
+            kind = getattr(importlib.import_module(module_name), name)
+        except (ImportError, AttributeError):
+            raise UserError(f"this version of gantransfer has no network {self.cls}; update it") from None
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise UserError(f"the snapshot names {self.cls}, which is not a network")
+        module = kind(**self.kwargs)
+        missing, unexpected = module.load_state_dict(self.state, strict=False)
+        if missing or unexpected:
+            raise UserError(
+                f"the snapshot's tensors do not fit {self.cls}: missing {list(missing)[:3]}, "
+                f"unexpected {list(unexpected)[:3]}; it may come from another version"
+            )
+        return module.eval().requires_grad_(False).to(device)
+
+
+@dataclass
+class Snapshot:
+    """Everything needed to sample from, evaluate, fine-tune or transfer a trained model."""
+
+    method: str  # key of METHODS
+    nets: dict[str, NetRecord]  # 'G', 'D', 'G_ema', ...
+    options: dict[str, Any] = field(default_factory=dict)  # the method's resolved options
+    data: dict[str, Any] = field(default_factory=dict)  # DataSpec.to_dict() of the training set
+    stage: str = "main"
+    cur_nimg: int = 0  # images shown so far
+    extra: dict[str, Any] = field(default_factory=dict)  # provenance: run options, import report, ...
+    version: int = VERSION
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write atomically: the file appears under its name only when complete."""
+        content = dict(
+            format=FORMAT,
+            version=VERSION,
+            method=self.method,
+            stage=self.stage,
+            options=plain(self.options),
+            data=plain(self.data),
+            cur_nimg=int(self.cur_nimg),
+            extra=plain(self.extra),
+            nets={k: dict(cls=r.cls, kwargs=plain(r.kwargs), state=dict(r.state)) for k, r in self.nets.items()},
+        )
+        with atomic_path(path) as tmp:
+            torch.save(content, tmp)
+
+    def build(self, name: str, device: torch.device | str = "cpu") -> nn.Module:
+        """Network `name` in eval mode on `device`. Raises UserError when the snapshot has no such network."""
+        if name not in self.nets:
+            raise UserError(f"the snapshot has no network {name!r}; it has {', '.join(self.nets) or 'none'}")
+        return self.nets[name].build(device)
+
+
+def load(path_or_url: str | os.PathLike) -> Snapshot:
+    """Read a snapshot in our own format. Raises UserError for anything else, without running what is inside."""
+    path = fetch(path_or_url)
+    content = read_plain(path, what="snapshot")
+    if not (isinstance(content, dict) and content.get("format") == FORMAT):
+        raise UserError(f"{path_or_url} is not a gantransfer snapshot")
+    if content["version"] > VERSION:
+        raise UserError(f"{path_or_url} was written by a newer gantransfer (format {content['version']}); update")
+    try:
+        nets = {k: NetRecord(r["cls"], r["kwargs"], r["state"]) for k, r in content["nets"].items()}
+        rest = {k: content[k] for k in ("method", "stage", "options", "data", "cur_nimg", "extra", "version")}
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path_or_url} is a damaged gantransfer snapshot; use another one") from None
+    return Snapshot(nets=nets, **rest)
+
+
+def read_plain(path: Path, what: str) -> Any:
+    """`torch.load` with weights_only=True; unreadable files become one-line UserErrors."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError) as e:
+        reason = str(e).strip().splitlines()[0][:160] if str(e).strip() else type(e).__name__
+        raise UserError(f"{path} cannot be read as a {what}: {reason}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; name a {what} file in it") from None
+
+
+def plain(value: Any) -> Any:
+    """Deep copy as dicts, lists, numbers, strings and tensors: what `weights_only` loading accepts."""
+    if isinstance(value, Mapping):
+        return {(k if isinstance(k, str | int) else str(k)): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str | torch.Tensor) and type(value).__module__ in (
+        "builtins",
+        "torch",
+    ):
+        return value
+    if hasattr(value, "item"):  # numpy scalars
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} cannot be stored in a snapshot")
+
+
+Adapter = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass
+class Report:
+    """What happened to every tensor in a weight transfer."""
+
+    copied: list[str] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)  # changed shape by a named rule
+    initialised: list[str] = field(default_factory=list)  # kept their fresh values
+    dropped: list[str] = field(default_factory=list)  # in the source only
+
+    def table(self, title: str) -> str:
+        """Counts, and every name that was not simply copied."""
+        lines = [f"{title}: copied {len(self.copied)}, adapted {len(self.adapted)}, "
+                 f"initialised {len(self.initialised)}, dropped {len(self.dropped)}"]
+        for kind in ("adapted", "initialised", "dropped"):
+            lines += [f"    {kind:12s} {name}" for name in getattr(self, kind)]
+        return "\n".join(lines)
+
+
+def transfer(
+    src: Mapping[str, torch.Tensor],
+    dst: nn.Module,
+    *,
+    adapt: Mapping[str, Adapter] | None = None,
+    may_initialise: Callable[[str], bool] = lambda name: False,
+    may_drop: Callable[[str], bool] = lambda name: False,
+) -> Report:
+    """Copy `src` into `dst` by name. Shapes are always compared: nothing is ever broadcast.
+
+    `adapt[name](source, fresh)` gives the tensor to use where shapes differ. A tensor of `dst` that `src` lacks, or
+    whose shape differs without an adapter, must satisfy `may_initialise`; one that only `src` has `may_drop`.
+    Raises UserError naming the first tensor that none of the rules covers; `dst` is then untouched.
+    """
+    adapt, report, new = adapt or {}, Report(), {}
+    target = dst.state_dict()
+    for name, fresh in target.items():
+        source = src.get(name)
+        if source is not None and source.shape == fresh.shape:
+            new[name] = source
+            report.copied.append(name)
+        elif source is not None and name in adapt:
+            value = adapt[name](source, fresh)
+            if value.shape != fresh.shape:
+                raise ValueError(f"the adapter of {name} made {tuple(value.shape)} instead of {tuple(fresh.shape)}")
+            new[name] = value
+            report.adapted.append(f"{name} {tuple(source.shape)} -> {tuple(fresh.shape)}")
+        elif may_initialise(name):
+            report.initialised.append(name if source is None else f"{name} (source has {tuple(source.shape)})")
+        elif source is None:
+            raise UserError(f"the source has no tensor {name}; is it of another architecture (--cfg, --cbase, ...)?")
+        else:
+            raise UserError(f"{name} is {tuple(source.shape)} in the source but {tuple(fresh.shape)} here; "
+                            f"use the source's settings (--cfg, --cbase, --map-depth, ...)")
+    for name in src:
+        if name not in target:
+            if not may_drop(name):
+                raise UserError(f"the source's tensor {name} has no place here; is it of another architecture?")
+            report.dropped.append(name)
+    with torch.no_grad():
+        for name, value in new.items():
+            target[name].copy_(value)
+    return report

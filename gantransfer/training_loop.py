@@ -1,0 +1,507 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: runs the phases of a method, and keeps score, snapshots and the state to resume from.
+
+It knows the contract in method.py and nothing of networks or losses. Everything is counted in images (`cur_nimg`).
+All randomness of a micro-batch is a function of (seed, cur_nimg, phase, repetition, micro-batch), so that a resumed
+run repeats the uninterrupted one, and the same global batch over more processes draws the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import dnnlib.util as util
+from dnnlib.util import UserError, atomic_path
+from gantransfer.dataset import BatchSource, ImageDataset
+from gantransfer.grid import save_grid
+from gantransfer.method import Batch, Method, Phase, RunConfig
+from gantransfer.sampler import LabelSource, Sampler
+from gantransfer.snapshot import plain, read_plain
+from torch_utils import distributed as dist
+from torch_utils import random as rnd
+from torch_utils import stats
+
+STATE_FORMAT = "gantransfer-training-state"
+# (sampler, cur_nimg, snapshot file) -> new metric values by name; called on every process
+Evaluate = Callable[[Sampler, int, Path], dict[str, float]]
+
+
+class Diverged(UserError):
+    """Training produced numbers that are not finite, and cannot go on."""
+
+
+@dataclass
+class Outputs:
+    """What the loop writes, and how often. Times are in ticks."""
+
+    run_dir: Path
+    image_ticks: int | None = 50  # None = never
+    network_ticks: int | None = 50
+    keep_states: int = 2  # training states kept; snapshots are all kept
+    evaluate: Evaluate | None = None
+    evaluate_at_start: bool = False  # an untrained network's metrics are costly and say nothing
+    wandb_project: str | None = None
+    workers: int = 3  # image-reading threads
+
+
+def run(method: Method, dataset: ImageDataset, run: RunConfig, out: Outputs, state_path: Path | None = None) -> int:
+    """Train until `run.kimg`. Continues from `state_path` if given. Returns the number of images shown.
+
+    Stops early, cleanly, on SIGTERM: the training state is written first. Raises Diverged when training cannot go on.
+    """
+    loop = _Loop(method, dataset, run, out)
+    if state_path is not None:
+        loop.load_state(state_path)
+    try:
+        with _Terminate() as terminate:
+            return loop.train(terminate)
+    finally:
+        loop.close()
+
+
+class FlatGradients:
+    """Gradients of one set of parameters as views of one vector: zeroed, reduced and checked in one operation each.
+
+    A parameter that a phase's loss does not reach therefore has a zero gradient, never none: Adam's moments decay for
+    it as in the published training.
+    """
+
+    def __init__(self, params: list[torch.nn.Parameter]):
+        self.params = params
+        self.flat = torch.zeros(sum(p.numel() for p in params), device=params[0].device)
+        self.views, at = [], 0
+        for p in params:
+            self.views.append(self.flat[at : at + p.numel()].view_as(p))
+            at += p.numel()
+
+    def attach(self) -> None:
+        self.flat.zero_()
+        for p, view in zip(self.params, self.views):
+            p.requires_grad_(True)
+            p.grad = view
+
+    def detach(self) -> None:
+        for p in self.params:
+            p.requires_grad_(False)
+            p.grad = None
+
+    def finish(self) -> torch.Tensor:
+        """Sum over processes; replace NaN by 0 and infinities by +-1e5. Returns how many were not finite (0-dim)."""
+        dist.all_reduce_sum(self.flat)
+        bad = self.flat.numel() - torch.isfinite(self.flat).sum()
+        torch.nan_to_num_(self.flat, nan=0.0, posinf=1e5, neginf=-1e5)
+        return bad
+
+
+class Stepper:
+    """Runs one training step: every phase that is due, on this process's share of the micro-batches."""
+
+    def __init__(self, method: Method, run: RunConfig):
+        self.method, self.run = method, run
+        self.phases: list[Phase] = method.phases()
+        for net in method.nets.values():
+            net.requires_grad_(False)
+        buffers: dict[tuple, FlatGradients] = {}
+        self.grads = [buffers.setdefault(tuple(map(id, p.params)), FlatGradients(p.params)) for p in self.phases]
+        self.repeat = max(p.repeat for p in self.phases)
+        rounds = run.batch // run.batch_gpu
+        per_rank = rounds // dist.world_size()
+        self.micro = range(dist.rank() * per_rank, (dist.rank() + 1) * per_rank)
+        self.seconds = [0.0] * len(self.phases)
+
+    def step(self, index: int, cur_nimg: int, fetch: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]],
+             draw_c: Callable[[int, torch.Generator], torch.Tensor]) -> None:
+        """One step. `fetch(repetition, micro)` gives real x and c of a micro-batch."""
+        cache: dict[tuple[int, int], tuple] = {}
+        for k, phase in enumerate(self.phases):
+            if index % phase.every:
+                continue
+            start = time.perf_counter()
+            for rep in range(phase.repeat):
+                self.grads[k].attach()
+                for m in self.micro:
+                    if (rep, m) not in cache:
+                        cache[rep, m] = fetch(rep, m)
+                    x, c = cache[rep, m]
+                    keys = (self.run.seed, cur_nimg, k, rep, m)
+                    choices = rnd.step_generator(*keys)
+                    rng = choices if x.device.type == "cpu" else rnd.step_generator(*keys, device=x.device)
+                    batch = Batch(x=x, c=c, rng=rng, choices=choices, cur_nimg=cur_nimg,
+                                  draw_c=lambda n, g=choices, d=x.device: draw_c(n, g).to(d))
+                    self.accumulate(phase, batch)
+                bad = self.grads[k].finish()
+                self.method.report(f"Grad/nonfinite/{phase.name}", bad.float())
+                phase.opt.step()
+                self.grads[k].detach()
+            self.seconds[k] += time.perf_counter() - start
+
+    def accumulate(self, phase: Phase, batch: Batch) -> None:
+        gain = (phase.every if phase.gain is None else phase.gain) * len(batch.x) / self.run.batch
+        for term in self.method.loss(phase.name, batch):
+            (term.mean() * gain).backward()
+
+
+class _Loop:
+    def __init__(self, method: Method, dataset: ImageDataset, run: RunConfig, out: Outputs):
+        self.method, self.dataset, self.run, self.out = method, method.prepare(dataset), run, out
+        self.collector = stats.Collector()
+        method.report = self.collector.report
+        self.device = method.device
+        self.source = BatchSource(self.dataset, seed=run.seed, policy=run.sampling)
+        spec = self.dataset.spec.label
+        values = self.dataset.labels(range(len(self.dataset))) if spec.kind == "value" else None
+        self.labels = LabelSource(spec, run.sampling_labels or run.sampling, values=values)
+        self.stepper = Stepper(method, run)
+        self.loader = _Loader(self.dataset, self.source, self.device, out.workers)
+        self.cur_nimg = self.index = self.tick = 0
+        self.elapsed, self.start_time = 0.0, time.time()  # seconds of earlier sessions of this run
+        self.last_snapshot: Path | None = None
+        self.writer: stats.StatsWriter | None = None
+
+    def close(self) -> None:
+        self.loader.close()
+        if self.writer is not None:
+            self.writer.close()
+
+    # ---- state -----------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        m = self.method
+        return dict(
+            format=STATE_FORMAT, version=1, method=m.name, stage=m.stage, cur_nimg=self.cur_nimg, index=self.index,
+            tick=self.tick, elapsed=self._total_sec(),
+            nets={k: {n: t.detach() for n, t in v.state_dict().items()} for k, v in m.nets.items()},
+            opts=[o.state_dict() for o in self._optimisers()],
+            method_state=plain(m.state()), stats=plain(self.collector.state()),
+        )
+
+    def load_state(self, path: Path) -> None:
+        s = read_plain(path, what="training state")
+        if not isinstance(s, dict) or s.get("format") != STATE_FORMAT:
+            raise UserError(f"{path} is not a training state; --resume=latest looks for training-state-*.pt")
+        if (s["method"], s["stage"]) != (self.method.name, self.method.stage):
+            raise UserError(f"{path} belongs to --method={s['method']} (stage {s['stage']}), "
+                            f"not to --method={self.method.name} (stage {self.method.stage})")
+        for name, net in self.method.nets.items():
+            net.load_state_dict(s["nets"][name])
+        for opt, content in zip(self._optimisers(), s["opts"]):
+            opt.load_state_dict(content)
+        self.method.load_state(s["method_state"])
+        self.collector.load_state(s["stats"])
+        self.cur_nimg, self.index, self.tick, self.elapsed = s["cur_nimg"], s["index"], s["tick"], s["elapsed"]
+
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        return list({id(p.opt): p.opt for p in self.stepper.phases}.values())
+
+    def _write_state(self) -> None:
+        self._check_finite()
+        if dist.is_main():
+            path = self.out.run_dir / f"training-state-{self.cur_nimg // 1000:06d}.pt"
+            with atomic_path(path) as tmp:
+                torch.save(self.state(), tmp)
+            for old in find_states(self.out.run_dir)[self.out.keep_states :]:
+                old.unlink(missing_ok=True)
+
+    # ---- training --------------------------------------------------------------------------------------------
+
+    def train(self, terminate: Callable[[], bool]) -> int:
+        total = int(round(self.run.kimg * 1000))
+        self.start_time = tick_time = time.time()
+        tick_nimg, maintenance = self.cur_nimg, 0.0
+        if dist.is_main():
+            self._prepare_folder()
+        self._broadcast()
+        if self.cur_nimg == 0:
+            if self.out.image_ticks is not None:
+                self._images("fakes_init")
+        else:
+            dist.print0(f"Continuing at {self.cur_nimg / 1000:.1f} kimg")
+            self._evaluate_unfinished()
+        if self.cur_nimg >= total:
+            dist.print0(f"Done: {self.cur_nimg / 1000:.1f} of {self.run.kimg:g} kimg were trained before")
+            return self.cur_nimg
+        dist.print0(f"Training for {self.run.kimg:g} kimg")
+        while True:
+            self._step()
+            done, stop = self.cur_nimg >= total, terminate()
+            # Ticks end on a fixed grid of images, so that a resumed run has the uninterrupted run's ticks.
+            if done or self.tick == 0 or self.cur_nimg >= self.tick * self.run.tick * 1000:
+                now = time.time()
+                self._tick(now - tick_time, self.cur_nimg - tick_nimg, maintenance)
+                tick = self.tick
+                self.tick += 1
+                if done or (self.out.network_ticks and tick % self.out.network_ticks == 0):
+                    snapshot = self._snapshot()
+                    self._write_state()
+                    if self.out.image_ticks is not None:
+                        self._images(f"fakes{self.cur_nimg // 1000:06d}")
+                    if tick > 0 or done or self.out.evaluate_at_start:
+                        self._evaluate(snapshot)
+                elif self.out.image_ticks and tick % self.out.image_ticks == 0:
+                    self._images(f"fakes{self.cur_nimg // 1000:06d}")
+                tick_time, tick_nimg = time.time(), self.cur_nimg
+                maintenance = tick_time - now
+            elif stop:
+                self._write_state()
+            if done:
+                return self.cur_nimg
+            if stop:
+                dist.print0(f"Stopped at {self.cur_nimg / 1000:.1f} kimg as asked; continue with --resume=latest")
+                return self.cur_nimg
+
+    def _evaluate_unfinished(self) -> None:
+        """A run killed between its snapshot and the end of its metrics computes them now."""
+        if self.tick > 1 and self._snapshot_path().exists():
+            self._evaluate(self._snapshot_path())
+
+    def _evaluate(self, snapshot: Path) -> None:
+        if self.out.evaluate is not None:
+            values = self.out.evaluate(self.method.sampler(), self.cur_nimg, snapshot)
+            if dist.is_main() and values:
+                self.writer.write_metrics(values, self.cur_nimg)
+
+    def _step(self) -> None:
+        b, n = self.run.batch_gpu, self.run.batch
+        first = self.cur_nimg // n * self.stepper.repeat
+
+        def fetch(rep: int, m: int) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.loader((first + rep) * n + m * b, b)
+
+        for ahead in range(1, 4):
+            later = first + ahead * self.stepper.repeat
+            self.loader.expect([((later + rep) * n + m * b, b) for rep in range(self.stepper.repeat)
+                                for m in self.stepper.micro])
+        self.stepper.step(self.index, self.cur_nimg, fetch, self.labels.draw)
+        self.method.end_step(self.cur_nimg, n)
+        self.cur_nimg += n
+        self.index += 1
+
+    def _broadcast(self) -> None:
+        """Every process starts from the first one's tensors."""
+        if dist.world_size() > 1:
+            for net in self.method.nets.values():
+                for t in net.state_dict().values():
+                    dist.broadcast_(t)
+
+    def _check_finite(self) -> None:
+        for name, net in self.method.nets.items():
+            for key, t in net.state_dict().items():
+                if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+                    raise Diverged(self._diverged(f"{name}.{key} is not finite"))
+
+    def _diverged(self, what: str) -> str:
+        last = f"the last good snapshot is {self.last_snapshot}" if self.last_snapshot else "no snapshot was written"
+        return (f"training diverged at {self.cur_nimg / 1000:.1f} kimg: {what}; {last}. "
+                f"Try a lower learning rate or more regularisation (for GANs: --glr, --dlr, --gamma)")
+
+    # ---- output ----------------------------------------------------------------------------------------------
+
+    def _prepare_folder(self) -> None:
+        self.out.run_dir.mkdir(parents=True, exist_ok=True)
+        util.sweep_temporaries(self.out.run_dir)
+        trim_logs(self.out.run_dir, self.cur_nimg / 1000, fresh=self.cur_nimg == 0)
+        snapshots = sorted(self.out.run_dir.glob("network-snapshot-*.pkl"))
+        self.last_snapshot = snapshots[-1] if snapshots else None
+        self.writer = stats.StatsWriter(self.out.run_dir, start_nimg=self.cur_nimg,
+                                        wandb_project=self.out.wandb_project,
+                                        wandb_args={"name": self.out.run_dir.name, "resume": "allow"})
+        if self.out.image_ticks is not None and not (self.out.run_dir / "reals.png").exists():
+            indices, labels, columns = grid_layout(self.dataset, rows=None)
+            save_grid(self.out.run_dir / "reals.png", self.dataset.images_uint8(indices), columns, row_labels=labels)
+
+    def _total_sec(self) -> float:
+        return self.elapsed + time.time() - self.start_time
+
+    def _tick(self, tick_sec: float, images: int, maintenance: float) -> None:
+        c, m = self.collector, self.method
+        total_sec = self._total_sec()
+        mem = _memory(self.device)
+        for key, value in {"Progress/tick": self.tick, "Progress/kimg": self.cur_nimg / 1000,
+                           "Timing/total_sec": total_sec, "Timing/sec_per_tick": tick_sec,
+                           "Timing/sec_per_kimg": tick_sec / max(images, 1) * 1000,
+                           "Timing/maintenance_sec": maintenance, "Timing/total_hours": total_sec / 3600,
+                           "Timing/total_days": total_sec / 86400, "Resources/cpu_mem_gb": mem[0],
+                           "Resources/peak_gpu_mem_gb": mem[1], **{f"Progress/{k}": v for k, v in m.progress().items()},
+                           **{f"Timing/{p.name}": 1000 * s for p, s in zip(self.stepper.phases, self.stepper.seconds)},
+                           }.items():
+            c.report(key, value)
+        self.stepper.seconds = [0.0] * len(self.stepper.phases)
+        summary = c.collect()
+        extra = "".join(f" {k} {v:<8.3f}" for k, v in m.progress().items())
+        dist.print0(f"tick {self.tick:<5d} kimg {self.cur_nimg / 1000:<8.1f} time {util.format_time(total_sec):<12s} "
+                    f"sec/tick {tick_sec:<7.1f} sec/kimg {tick_sec / max(images, 1) * 1000:<7.2f} "
+                    f"maintenance {maintenance:<6.1f} cpumem {mem[0]:<6.2f} gpumem {mem[1]:<6.2f}{extra}".rstrip())
+        if dist.is_main():
+            self.writer.write(summary, self.cur_nimg)
+        bad = {k.rsplit("/", 1)[1]: v for k, v in summary.items() if k.startswith("Grad/nonfinite/")}
+        for name, s in bad.items():
+            if s["num"] and s["mean"] > 0:
+                dist.print0(f"Warning: phase {name} had {s['mean'] * s['num']:.0f} non-finite gradients this tick; "
+                            f"they were replaced (stats.jsonl: Grad/nonfinite/{name})")
+        broken = [k for k, s in summary.items() if k.startswith("Loss/") and s["num"] and not np.isfinite(s["mean"])]
+        if broken:
+            raise Diverged(self._diverged(f"{broken[0]} is not finite"))
+
+    def _snapshot(self) -> Path:
+        self._check_finite()
+        if dist.world_size() > 1:
+            dist.assert_replicas_equal({f"{k}.{n}": t for k, v in self.method.nets.items()
+                                        for n, t in v.state_dict().items()})
+        path = self._snapshot_path()
+        if dist.is_main():
+            snap = self.method.snapshot(self.cur_nimg)
+            snap.extra.setdefault("run", plain(vars(self.run)))
+            snap.save(path)
+        self.last_snapshot = path
+        return path
+
+    def _snapshot_path(self) -> Path:
+        return self.out.run_dir / f"network-snapshot-{self.cur_nimg // 1000:06d}.pkl"
+
+    def _images(self, name: str) -> None:
+        sampler = self.method.sampler()
+        if sampler is None or not dist.is_main():
+            return
+        indices, labels, columns = grid_layout(self.dataset, rows=None)
+        c = torch.from_numpy(self.dataset.labels(indices))
+        for view in sampler.views:
+            images = [sampler(range(i, min(i + 32, len(c))), c[i : i + 32], **({} if view == sampler.views[0] else
+                                                                              {"view": view})).cpu()
+                      for i in range(0, len(c), 32)]
+            stem = name if view == sampler.views[0] else re.sub("^fakes", f"fakes_{view}", name)
+            save_grid(self.out.run_dir / f"{stem}.png", torch.cat(images).numpy(), columns, row_labels=labels)
+
+
+class _Loader:
+    """Real images number `position ..` of the stream, as floats on the device; reads ahead in threads.
+
+    The order of requests repeats from step to step, shifted by a constant, so the next step's are known."""
+
+    def __init__(self, dataset: ImageDataset, source: BatchSource, device: torch.device, workers: int):
+        self.dataset, self.source, self.device = dataset, source, device
+        self.pin = device.type == "cuda"
+        # A set held in memory is indexed faster than it is handed between threads.
+        self.pool = None if dataset.in_memory else ThreadPoolExecutor(workers, thread_name_prefix="reader")
+        self.ahead: dict[tuple[int, int], Future] = {}
+
+    def __call__(self, position: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        future = self.ahead.pop((position, n), None)
+        x, c = future.result() if future is not None else self._read(position, n)
+        x = x.to(self.device, non_blocking=True).float() / 127.5 - 1
+        return x, c.to(self.device, non_blocking=True)
+
+    def expect(self, requests: list[tuple[int, int]]) -> None:
+        """Start reading what will be asked for soon."""
+        if self.pool is not None:
+            for key in requests:
+                if key not in self.ahead:
+                    self.ahead[key] = self.pool.submit(self._read, *key)
+
+    def close(self) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, position: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        indices = self.source.indices(position, n)
+        x = torch.from_numpy(self.dataset.images_uint8(indices))
+        c = torch.from_numpy(self.dataset.labels(indices))
+        return (x.pin_memory(), c.pin_memory()) if self.pin else (x, c)
+
+
+class _Terminate:
+    """SIGTERM asks for a clean stop at the end of the step; all processes agree on the step."""
+
+    def __init__(self) -> None:
+        self.flag, self.calls = False, 0
+
+    def __enter__(self) -> Callable[[], bool]:
+        self.old = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "flag", True))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        signal.signal(signal.SIGTERM, self.old)
+
+    def __call__(self) -> bool:
+        if dist.world_size() == 1:
+            return self.flag
+        self.calls += 1
+        if self.calls % 8:  # agreeing costs a collective: every eighth step is soon enough
+            return False
+        return dist.any_rank(self.flag)
+
+
+def grid_layout(dataset: ImageDataset, rows: int | None) -> tuple[list[int], list[str] | None, int]:
+    """(data-set indices, row labels, columns) of the contact sheet: one row per class, rarest class last."""
+    size = dataset.spec.resolution
+    columns = int(np.clip(2048 // size, 8, 24))
+    ids = dataset.class_ids
+    rng = np.random.RandomState(0)
+    if ids is None or dataset.spec.label.kind != "class":
+        order = rng.permutation(len(dataset))
+        n = columns * (rows or int(np.clip(1024 // size, 4, 16)))
+        return [int(order[i % len(order)]) for i in range(n)], None, columns
+    spec = dataset.spec.label
+    classes = sorted((k for k in range(spec.dim) if (ids == k).any()), key=lambda k: (-int((ids == k).sum()), k))
+    classes = classes[: rows or 100]
+    indices = []
+    for k in classes:
+        members = rng.permutation(np.flatnonzero(ids == k))
+        indices += [int(members[i % len(members)]) for i in range(columns)]
+    names = [f"{spec.names[k] if spec.names else k} ({spec.counts[k]})" for k in classes]
+    return indices, names, columns
+
+
+def find_states(run_dir: str | os.PathLike) -> list[Path]:
+    """Training states of a run, newest first."""
+    return sorted(Path(run_dir).glob("training-state-*.pt"), key=lambda p: (p.name, p.stat().st_mtime), reverse=True)
+
+
+def trim_logs(run_dir: Path, kimg: float, fresh: bool) -> None:
+    """Drop log lines after `kimg`: a resumed run writes them again."""
+    for path in [*run_dir.glob("stats.jsonl"), *run_dir.glob("metric-*.jsonl")]:
+        kept = [] if fresh else [line for line in _json_lines(path) if _kimg_of(line) <= kimg + 1e-9]
+        with util.atomic_write(path) as f:
+            f.writelines(line + "\n" for line in kept)
+
+
+def _json_lines(path: Path) -> Iterator[str]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            json.loads(line)
+        except ValueError:
+            continue  # half a line from a killed run
+        yield line
+
+
+def _kimg_of(line: str) -> float:
+    d = json.loads(line)
+    if "Progress/kimg" in d:
+        return d["Progress/kimg"]["mean"]
+    return d["kimg"] if d.get("kimg") is not None else -1.0
+
+
+def _memory(device: torch.device) -> tuple[float, float]:
+    """(resident GiB of this process, peak GiB on the GPU since the last call)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        cpu = pages * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except OSError:
+        cpu = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    gpu = 0.0
+    if device.type == "cuda":
+        gpu = torch.cuda.max_memory_allocated(device) / 2**30
+        torch.cuda.reset_peak_memory_stats(device)
+    return cpu, gpu

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses, their gradients and whole training steps against the original's numbers."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from gantransfer.methods.stylegan2 import Draws, StyleGAN2
+from gantransfer.networks import stylegan2 as networks
+from gantransfer.training_loop import Stepper
+from tests.golden import training
+from tests.golden.conftest import assert_close, golden_files, load_npz
+
+tensor = training.tensor
+
+
+def make(config, batch, **options):
+    k = config["loss_kwargs"]
+    return training.make(StyleGAN2, lambda: networks.Generator(**config["G_kwargs"]),
+                         lambda: networks.Discriminator(**config["D_kwargs"]), k, batch=batch,
+                         z_dim=config["G_kwargs"]["z_dim"], gamma=k["r1_gamma"], pl_weight=k["pl_weight"], **options)
+
+
+@pytest.mark.parametrize("path", golden_files("base", "loss_*.npz"))
+def test_losses(path):
+    config, a = load_npz(path)
+    phases = sorted({k.split("/")[0] for k in a if "/report/" in k})
+    assert phases
+    for phase in phases:
+        m = make(config, len(a["gen_z"]))
+        training.load(m, a)
+        m.pl_mean = torch.tensor(float(config["pl_mean_before_Greg"]))
+        name = phase.split("_")[0]
+        draws = Draws(tensor(a["gen_z"]), tensor(a["gen_c"]))
+        if phase.endswith("_mix"):
+            draws.mix_z, draws.cutoff = tensor(a["mix_z"]), int(a[f"{phase}/cutoff"])
+        if name == "Greg":
+            draws.pl_noise = tensor(a["pl_noise"])
+        reports = training.run_phase(m, name, training.batch_of(a["real_img"], a["real_c"]), draws,
+                                     config["gain"][name])
+        check_phase(m, phase, name[0], a, reports)
+
+
+def check_phase(m, phase, key, a, reports):
+    wanted = {k[len(phase) + 8 :]: v for k, v in a.items() if k.startswith(f"{phase}/report/")}
+    assert wanted
+    for stat, value in wanted.items():
+        stem, _, number = stat.partition("#")
+        got = reports[stem][int(number) if number else 0]
+        assert_close(got, value.reshape(-1), 1e-4, what=f"{phase} {stat}")
+    grads = {k[len(phase) + 6 :]: v for k, v in a.items() if k.startswith(f"{phase}/grad/")}
+    assert grads
+    params = dict(m.nets[key].named_parameters())
+    for pname, value in grads.items():
+        pname = pname.removeprefix(f"{key}/")
+        got = params[pname].grad
+        got = torch.zeros_like(params[pname]) if got is None else got
+        assert_close(got, value, 2e-3, floor=1e-6, what=f"{phase} gradient of {pname}")
+    if f"{phase}/pl_mean_after" in a:
+        assert_close(m.pl_mean, a[f"{phase}/pl_mean_after"], what="pl_mean")
+    if f"{phase}/w_avg_after" in a:
+        assert_close(m.G.mapping.w_avg, a[f"{phase}/w_avg_after"], what="w_avg")
+
+
+@pytest.mark.parametrize("path", golden_files("base", "train_steps*.npz"))
+def test_training_steps(path):
+    """Phase order, lazy regularisation, zero-filled gradients, Adam and EMA: final weights within 1e-5."""
+    config, a = load_npz(path)
+    n = config["batch"]
+    m = make(config, n, glr=config["lr"], dlr=config["lr"], g_reg_interval=config["G_reg_interval"],
+             d_reg_interval=config["D_reg_interval"], ema_kimg=config["ema_kimg"],
+             ema_ramp=config["ema_rampup"] or 0.0)
+    training.load(m, {k.removeprefix("init/"): v for k, v in a.items() if k.startswith("init/")})
+    m.G_ema.load_state_dict(m.G.state_dict())
+    stepper = Stepper(m, m.run)
+    order = ["Gmain", "Greg", "Dmain", "Dreg"]
+    for step in range(config["steps"]):
+        s = {k.removeprefix(f"step{step}/"): v for k, v in a.items() if k.startswith(f"step{step}/")}
+
+        def draw(phase, batch, s=s):
+            block = slice(order.index(phase) * n, (order.index(phase) + 1) * n)
+            d = Draws(tensor(s["all_gen_z"][block]), tensor(s["all_gen_c"][block]))
+            if phase == "Greg":
+                d.pl_noise = tensor(s["pl_noise"])
+            return d
+
+        m.draw = draw
+        stepper.step(step, step * n, lambda rep, micro, s=s: (tensor(s["real_img"]), tensor(s["real_c"])),
+                     lambda k, g: torch.zeros([k, 0]))
+        m.end_step(step * n, n)
+    assert_close(m.pl_mean, a["final/pl_mean"], what="pl_mean")
+    for net in ("G", "D", "G_ema"):
+        state = m.nets[net].state_dict()
+        for key in (k for k in a if k.startswith(f"final/{net}/")):
+            got = state[key.removeprefix(f"final/{net}/")].detach().numpy()
+            assert np.abs(got - a[key]).max() <= 1e-5, f"{key}: {np.abs(got - a[key]).max():.2g}"
+
+
+@pytest.mark.parametrize("path", golden_files("base", "formulas.npz"))
+def test_ema_rows(path):
+    config, a = load_npz(path)
+    columns = [name.split()[0] for name in config["ema_rows_columns"]]
+    rows = [dict(zip(columns, row)) for row in a["ema_rows"].tolist()]
+    assert rows
+    for row in rows:
+        m = SimpleNamespace(opts=SimpleNamespace(ema_kimg=row["ema_kimg"], ema_ramp=max(row["ema_rampup"], 0.0)),
+                            G=torch.nn.Linear(1, 1, bias=False), G_ema=torch.nn.Linear(1, 1, bias=False))
+        torch.nn.init.constant_(m.G.weight, 0.0)
+        torch.nn.init.constant_(m.G_ema.weight, 1.0)
+        StyleGAN2.update_ema(m, int(row["cur_nimg"]), int(row["batch_size"]))
+        assert abs(float(m.G_ema.weight) - row["beta"]) < 1e-6, row
+
+
+def golden_rows(key):
+    for param in golden_files("base", "train_options.json"):
+        path = param.values[0]
+        if path is None:
+            return [pytest.param(None, marks=param.marks)]
+        return [pytest.param(row, id=f"{key}{i}") for i, row in enumerate(json.loads(path.read_text())[key])]
+
+
+@pytest.fixture(scope="session")
+def option_sets(tmp_path_factory):
+    """data<res>.zip: four labelled images of each size that the rows name."""
+    import zipfile
+    from io import BytesIO
+
+    from PIL import Image
+
+    folder, made = tmp_path_factory.mktemp("options"), {}
+
+    def get(res):
+        if res not in made:
+            made[res] = folder / f"data{res}.zip"
+            with zipfile.ZipFile(made[res], "w") as z:
+                for i in range(4):
+                    buf = BytesIO()
+                    Image.new("RGB", (res, res), (i, 0, 0)).save(buf, "PNG", compress_level=1)
+                    z.writestr(f"00000/img{i:08d}.png", buf.getvalue())
+                z.writestr("dataset.json", json.dumps({"labels": [[f"00000/img{i:08d}.png", i % 2] for i in range(4)]}))
+        return made[res]
+
+    return get
+
+
+def setup_of(row, option_sets):
+    import train
+
+    flags = {p.name: p.default for p in train.main.params}
+    typed = dict(row["flags"])
+    res = typed.pop("res", 32)
+    typed["data"] = str(option_sets(res))
+    if isinstance(typed.get("metrics"), list):
+        typed["metrics"] = ",".join(typed["metrics"]) or "none"
+    argv = [f"--{k}={v}" for k, v in typed.items()]
+    ctx = train.main.make_context("train.py", argv)
+    given = {k: v for k, v in ctx.params.items() if k in typed}
+    return train.Setup({**flags, **ctx.params}, given)
+
+
+@pytest.mark.parametrize("row", golden_rows("rows"))
+def test_resolved_options(row, option_sets):
+    setup = setup_of(row, option_sets)
+    assert setup.run_name() == row["desc"]
+    ours = flat(setup.resolved())
+    for key, value in flat(row["options"]).items():
+        if key.endswith("class_name"):
+            continue
+        got = ours.get(key, "absent")
+        if key in ("training_set_kwargs.path", "resume_pkl"):
+            got, value = str(got).split("/")[-1], value.split("/")[-1]
+            if key == "resume_pkl" and "." not in got:
+                from gantransfer.importers import RESUME_NAMES
+
+                got = RESUME_NAMES[got].split("/")[-1]
+        assert got == value or (isinstance(value, float) and got == pytest.approx(value)), (key, got, value)
+    wanted = set(flat(row["options"]))
+    for key in ("ada_target", "augment_p", "resume_pkl", "ada_kimg", "cudnn_benchmark", "allow_tf32"):
+        assert (key in ours) == (key in wanted), key
+
+
+@pytest.mark.parametrize("row", golden_rows("errors"))
+def test_rejected_options(row, option_sets):
+    import click
+
+    from dnnlib.util import UserError
+
+    with pytest.raises((UserError, click.UsageError)) as e:
+        setup_of(row, option_sets)
+    text = str(e.value.format_message() if isinstance(e.value, click.ClickException) else e.value)
+    assert any(f.replace("_", "-") in text.replace("_", "-") for f in row["flags"]), text
+
+
+def flat(tree, prefix=""):
+    out = {}
+    for k, v in tree.items():
+        if isinstance(v, dict) and v:
+            out.update(flat(v, f"{prefix}{k}."))
+        else:
+            out[prefix + k] = v
+    return out

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build methods with golden weights and drive their phases with golden draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer.method import Batch, RunConfig
+
+
+def tensor(a) -> torch.Tensor:
+    return torch.from_numpy(np.array(a))
+
+
+def make(kind, build_g, build_d, config: dict, *, batch: int, **options):
+    """A method whose networks are `build_g()` and `build_d()`, with fixed noise and without mixing or augmentation."""
+
+    class Golden(kind):
+        build_generator = staticmethod(build_g)
+        build_discriminator = staticmethod(build_d)
+        noise_mode = "const"
+
+    for name in ("pl_decay", "pl_batch_shrink"):
+        if name in config:
+            setattr(Golden, name, config[name])
+    g = build_g()
+    label = LabelSpec("class" if g.c_dim else "none", g.c_dim, (1,) * g.c_dim, (), {}, {})
+    data = DataSpec("golden", g.img_resolution, g.img_channels, 1, label)
+    defaults = dict(cfg="tiny", aug="noaug", diffaug="none", fp32=True, style_mix=0.0, r1_aug=True, mbstd_group=batch)
+    opts = kind.Options(**{**defaults, **options})
+    run = RunConfig(batch=batch, batch_gpu=batch)
+    kind.resolve(opts, run, data)
+    m = Golden(opts, data, run)
+    m.G.train(), m.D.train()
+    return m
+
+
+def load(m, weights: dict[str, np.ndarray]) -> None:
+    """Set G and D from keys 'G/...' and 'D/...'."""
+    for name in ("G", "D"):
+        state = {k[2:]: tensor(v) for k, v in weights.items() if k.startswith(name + "/")}
+        m.nets[name].load_state_dict(state, strict=False)
+        missing = set(m.nets[name].state_dict()) - set(state)
+        # Ours may hold running means the original does not have; nothing else may be missing.
+        assert all(k.endswith("w_avg_uc") for k in missing), missing
+        extra = set(state) - set(m.nets[name].state_dict())
+        assert not extra, extra
+
+
+def batch_of(x: np.ndarray, c: np.ndarray) -> Batch:
+    g = torch.Generator().manual_seed(0)
+    return Batch(x=tensor(x), c=tensor(c), rng=g, choices=g, draw_c=None, cur_nimg=0)
+
+
+def run_phase(m, name: str, batch: Batch, draws, gain: float) -> dict[str, list[torch.Tensor]]:
+    """One accumulation of phase `name`, as the loop does it. Returns what was reported, by name, in order."""
+    reports: dict[str, list[torch.Tensor]] = {}
+    m.report = lambda key, value: reports.setdefault(key, []).append(value.detach().reshape(-1))
+    key = name[0]
+    for net in m.nets.values():
+        net.requires_grad_(False)
+        net.zero_grad(set_to_none=True)
+    for p in m.trainable(key):
+        p.requires_grad_(True)
+    m.draw = lambda phase, b: draws
+    for term in m.loss(name, batch):
+        (term.mean() * gain).backward()
+    m.commit()
+    return reports

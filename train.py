@@ -1,0 +1,420 @@
+#!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
+"""Train a generator. Options become a resolved configuration; the configuration runs, or is printed (--dry-run)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib.util import Logger, UserError, atomic_write, run_cli
+from gantransfer.method import Method, RunConfig
+
+BOOL = click.BOOL
+# Options of more than one method keep one meaning; these choose the method when --method is left out.
+IMPLIES = {"add_uc": "utlo", "res_uc": "utlo", "alpha": "utlo", "t_start_kimg": "transitional",
+           "t_end_kimg": "transitional", "transition": "transitional"}
+
+
+def flag(name: str, help: str, type: Any = str, default: Any = None, **kw: Any) -> Any:
+    """One option under both spellings, `--a-b` and `--a_b`. A bare `--flag` means true for booleans."""
+    names = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
+    if type is bool:
+        kw.update(is_flag=False, flag_value="true", metavar="BOOL")
+    return click.option(*names, name, type=BOOL if type is bool else type, default=default, help=help, **kw)
+
+
+def method_flags(command: Any) -> Any:
+    """Every field of every method's Options as a flag; the default None means: the method decides."""
+    from gantransfer.methods import METHODS
+
+    seen: dict[str, list[str]] = {}
+    specs = {}
+    for name, method in METHODS.items():
+        for f in dataclasses.fields(method.Options):
+            seen.setdefault(f.name, []).append(name)
+            specs.setdefault(f.name, f)
+    for name, f in reversed(specs.items()):
+        m = f.metadata
+        kind: Any = click.Choice(m["choices"]) if m["choices"] else m["type"]
+        if not m["choices"] and m["type"] in (int, float) and (m["low"] is not None or m["high"] is not None):
+            kind = (click.IntRange if m["type"] is int else click.FloatRange)(m["low"], m["high"])
+        owners = "" if len(seen[name]) == len(METHODS) else f" [{', '.join(seen[name])}]"
+        extra = {"metavar": m["metavar"]} if m["metavar"] else {}
+        default = "" if f.default is None else f" [default: {f.default}]"
+        command = flag(name, m["help"] + default + owners, kind, **extra)(command)
+    return command
+
+
+@click.command(context_settings={"max_content_width": 110})
+# What to train on, and where to.
+@flag("outdir", "Where run folders are made", required=False, metavar="DIR")
+@flag("data", "Training images: zip or folder made by dataset_tool.py", metavar="PATH")
+@flag("fname", "Label file in --data that also selects the images, e.g. lt_25.json", metavar="NAME")
+@flag("cond", "Train a conditional model on the data set's labels", bool, False)
+@flag("subset", "Train on this many images only", click.IntRange(min=1))
+@flag("mirror", "Add mirrored images", bool, False)
+# Method and start.
+@flag("method", "Which method; left out, the other flags decide (stylegan2 unless they say otherwise)", metavar="NAME")
+@flag("stage", "Stage of a method that has several", metavar="NAME")
+@flag("resume", "Start from weights (file, URL, published name), or 'latest' / a run folder to continue a run exactly",
+      metavar="PATH")
+@flag("source", "Source model of a transfer method", metavar="PATH")
+# Schedule.
+@flag("kimg", "Length of the run in thousands of images", click.FloatRange(min=0, min_open=True))
+@flag("batch", "Images per step, over all processes", click.IntRange(min=1))
+@flag("batch_gpu", "Images per process and round; smaller saves memory", click.IntRange(min=1))
+@flag("sampling", "Which reals and labels: as in the data, or towards class balance",
+      click.Choice(["empirical", "sqrt", "effective", "balanced"]), "empirical")
+@flag("sampling_labels", "Labels of generated images, if other than --sampling",
+      click.Choice(["empirical", "sqrt", "effective", "balanced"]))
+@flag("seed", "Random seed", int, 0)
+# Machine.
+@flag("gpus", "Number of processes: one per GPU, or on the CPU", click.IntRange(min=1), 1)
+@flag("device", "auto, cuda or cpu", click.Choice(["auto", "cuda", "cpu"]), "auto")
+@flag("workers", "Image-reading threads per process", click.IntRange(min=1), 3)
+@flag("threads", "CPU threads per process (default: cores / processes)", click.IntRange(min=1))
+@flag("nobench", "Disable cuDNN benchmarking", bool, False)
+@flag("allow_tf32", "Allow TF32 in training", bool, False)
+# Output.
+@flag("snap", "Snapshot every so many ticks", click.IntRange(min=1))
+@flag("tick", "kimg per status line", click.FloatRange(min=0, min_open=True))
+@flag("metrics", "Comma-separated metrics, or none", metavar="LIST")
+@flag("detector", "Detector weights for the metrics: FILE, or NAME=FILE, comma-separated", metavar="LIST")
+@flag("eval_at_start", "Also evaluate the untrained network", bool, False)
+@flag("desc", "Added to the run folder's name", metavar="TEXT")
+@flag("description", "As --desc", metavar="TEXT")
+@flag("wandb_proj", "Log to this Weights & Biases project", metavar="NAME")
+@click.option("-n", "--dry-run", "--dry_run", "dry_run", is_flag=True, help="Print the resolved options and stop")
+@method_flags
+def main(**flags: Any) -> None:
+    """Train a GAN on a data set made by dataset_tool.py.
+
+    \b
+    # a conditional StyleGAN2-ADA, and UTLO on a long-tailed set
+    python train.py --outdir=runs --data=set.zip --cond=True
+    python train.py --outdir=runs --data=set.zip --fname=lt_25.json --cond=True --add_uc=True
+    # continue the newest run of --outdir exactly where it stopped
+    python train.py --outdir=runs --data=set.zip --cond=True --resume=latest
+    """
+    given = {k: v for k, v in flags.items()
+             if click.get_current_context().get_parameter_source(k) == click.core.ParameterSource.COMMANDLINE}
+    from torch_utils import distributed as dist
+
+    setup = Setup(flags, given)
+    if flags["dry_run"]:
+        print("Training options:")
+        print(json.dumps(setup.resolved(), indent=2))
+        print(f"Run folder: {os.path.join(flags['outdir'] or '', '#####-' + setup.run_name())}")
+        print("Dry run; exiting.")
+        return
+    if not flags["outdir"]:
+        raise UserError("--outdir is missing: name the folder that shall hold the run")
+    kind = dist.resolve_device(flags["device"])
+    if flags["gpus"] > 1 and not dist.launched():
+        dist.check_world(flags["gpus"], kind)
+        if kind == "cpu":
+            print(f"No GPU in use: --gpus={flags['gpus']} runs {flags['gpus']} CPU processes")
+        sys.exit(dist.launch(flags["gpus"], kind=kind))
+    setup.launch(kind)
+
+
+class Setup:
+    """Flags resolved against the data: method, options, run configuration."""
+
+    def __init__(self, flags: dict[str, Any], given: dict[str, Any]):
+        from gantransfer.dataset import ImageDataset
+        from gantransfer.importers import RESUME_NAMES
+
+        self.flags, self.given = flags, dict(given, resume_names=tuple(RESUME_NAMES))
+        self.method = choose_method(flags, given)
+        self.stage = flags["stage"] or self.method.stages[0]
+        if self.stage not in self.method.stages:
+            raise UserError(f"--stage={self.stage} does not exist in method {self.method.name}; "
+                            f"it has {', '.join(self.method.stages)}")
+        if not flags["data"]:
+            raise UserError("--data is missing: name a zip or folder made by dataset_tool.py")
+        self.dataset = ImageDataset(flags["data"], fname=flags["fname"], use_labels=flags["cond"],
+                                    max_size=flags["subset"], xflip=flags["mirror"], seed=flags["seed"])
+        if flags["cond"] and not self.dataset.label_dim:
+            raise UserError(f"--cond=True needs labels, and {flags['data']} has none; make the set with "
+                            f"dataset_tool.py from class sub-folders, or with a dataset.json")
+        if flags["subset"] and flags["subset"] > self.dataset.spec.num_images:
+            raise UserError(f"--subset={flags['subset']} is more than the {self.dataset.spec.num_images} images there are")
+        resume = flags["resume"]
+        self.continues = resume is not None and (resume == "latest" or Path(resume).is_dir())
+        names = {f.name for f in dataclasses.fields(self.method.Options)}
+        self.opts = self.method.Options(**{k: given[k] for k in names if given.get(k) is not None})
+        self.run = RunConfig(seed=flags["seed"], num_procs=flags["gpus"], batch=flags["batch"],
+                             batch_gpu=flags["batch_gpu"], kimg=flags["kimg"], tick=flags["tick"], snap=flags["snap"],
+                             sampling=flags["sampling"], sampling_labels=flags["sampling_labels"],
+                             metrics=flags["metrics"], resume=flags["source"] or (None if self.continues else resume))
+        if "WORLD_SIZE" in os.environ:
+            self.run.num_procs = int(os.environ["WORLD_SIZE"])
+        self.method.resolve(self.opts, self.run, self.dataset.spec)
+        self.metrics = self._metrics()
+
+    def _metrics(self) -> list[str]:
+        from gantransfer.metrics import metrics
+
+        return metrics.parse_names(self.run.metrics)
+
+    def run_name(self) -> str:
+        given = {k: v for k, v in self.given.items() if not (k == "resume" and self.continues)}
+        if given.get("source") is not None:
+            given["resume"] = given["source"]
+        name = self.method.run_name(self.opts, given, self.run, self.dataset.spec)
+        for key in ("desc", "description"):
+            name += f"-{self.flags[key]}" if self.flags[key] else ""
+        return re.sub(r'[<>:"/\\|?*\s]', "_", name)
+
+    def resolved(self) -> dict[str, Any]:
+        """training_options.json: the published keys, then our own."""
+        f, run, spec = self.flags, self.run, self.dataset.spec
+        training_set = dict(class_name="gantransfer.dataset.ImageDataset", path=f["data"], use_labels=bool(f["cond"]),
+                            max_size=spec.num_images, xflip=bool(f["mirror"]), resolution=spec.resolution)
+        if f["subset"]:
+            training_set["random_seed"] = f["seed"]
+        if f["fname"]:
+            training_set["fname"] = f["fname"]
+        options = dict(
+            num_gpus=run.num_procs, image_snapshot_ticks=run.snap, network_snapshot_ticks=run.snap,
+            metrics=self.metrics, random_seed=run.seed, training_set_kwargs=training_set,
+            data_loader_kwargs=dict(pin_memory=True, num_workers=f["workers"], prefetch_factor=2),
+            total_kimg=run.kimg, batch_size=run.batch, batch_gpu=run.batch_gpu,
+            **self.method.config(self.opts, run, spec),
+        )
+        if f["nobench"]:
+            options["cudnn_benchmark"] = False
+        if f["allow_tf32"]:
+            options["allow_tf32"] = True
+        return dict(options, method=self.method.name, stage=self.stage, kimg_per_tick=run.tick,
+                    sampling=run.sampling, sampling_labels=run.sampling_labels or run.sampling,
+                    options=self.opts.to_dict())
+
+    # ---- running ----------------------------------------------------------------------------------------------------
+
+    def launch(self, kind: str) -> None:
+        import torch
+
+        from torch_utils import distributed as dist
+
+        device = dist.init(kind)
+        if dist.world_size() != self.run.num_procs:
+            raise UserError(f"--gpus={self.run.num_procs} but {dist.world_size()} processes were started")
+        try:
+            if device.type == "cpu":
+                torch.set_num_threads(self.flags["threads"] or max(dist.cpu_cores() // dist.world_size(), 1))
+            torch.backends.cudnn.benchmark = not self.flags["nobench"]
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(self.flags["allow_tf32"])
+            self.run.device = str(device)
+            self._run(device)
+        finally:
+            dist.shutdown()
+
+    def _run(self, device: Any) -> None:
+        import torch
+
+        from gantransfer import training_loop
+        from gantransfer.importers import RESUME_NAMES, load_any
+        from torch_utils import distributed as dist
+
+        self._preflight()
+        run_dir, state = self._folder()
+        if dist.is_main():
+            run_dir.mkdir(parents=True, exist_ok=True)
+        logger = Logger(run_dir / "log.txt") if dist.is_main() else None
+        try:
+            self._announce(run_dir, state)
+            source, start = None, self.run.resume
+            if start not in (None, "noresume") and state is None:
+                source = load_any(RESUME_NAMES.get(start, start))
+            torch.manual_seed(self.run.seed)
+            trainer = self.method(self.opts, self.dataset.spec, self.run, source, self.stage, device)
+            out = training_loop.Outputs(run_dir, self.run.snap, self.run.snap, evaluate=self._evaluator(run_dir, device),
+                                        evaluate_at_start=bool(self.flags["eval_at_start"]),
+                                        wandb_project=self.flags["wandb_proj"], workers=self.flags["workers"])
+            training_loop.run(trainer, self.dataset, self.run, out, state)
+            dist.print0(f"Run folder: {run_dir}")
+        finally:
+            if logger:
+                logger.close()
+
+    def _preflight(self) -> None:
+        """Anything a metric lacks is said before the first tick, not after the first snapshot."""
+        from gantransfer.metrics import metrics
+
+        metrics.preflight(self.metrics, self.dataset.spec, detectors=parse_detectors(self.flags["detector"]))
+
+    def _evaluator(self, run_dir: Path, device: Any) -> Any:
+        from gantransfer.dataset import reference_dataset
+        from gantransfer.metrics import metrics
+        from torch_utils import distributed as dist
+
+        if not self.metrics:
+            return None
+        detectors, reference = parse_detectors(self.flags["detector"]), None
+
+        def evaluate(sampler: Any, cur_nimg: int, snapshot: Path) -> dict[str, float]:
+            nonlocal reference
+            reference = reference or reference_dataset(self.dataset.spec)
+            ctx = metrics.MetricContext(sampler=sampler, reference=reference, training=self.dataset, device=device,
+                                        seed=self.run.seed, detectors=detectors)
+            values = {}
+            for name in self.metrics:
+                if metrics.already_done(run_dir, name, snapshot.name):
+                    continue
+                result = metrics.compute(name, ctx, snapshot=snapshot.name, kimg=cur_nimg / 1000)
+                if dist.is_main():
+                    metrics.append_jsonl(run_dir, result)
+                    print(json.dumps({k: result[k] for k in ("metric", "results", "snapshot_pkl")}))
+                values.update({k: v for k, v in result["results"].items() if isinstance(v, int | float)})
+            return values
+
+        return evaluate
+
+    def _folder(self) -> tuple[Path, Path | None]:
+        """(run folder, training state to continue from). Rank 0 decides."""
+        from gantransfer.training_loop import find_states
+        from torch_utils import distributed as dist
+
+        outdir, choice = Path(self.flags["outdir"]), None
+        if dist.is_main():
+            if self.continues:
+                resume = self.flags["resume"]
+                runs = [Path(resume)] if resume != "latest" else matching_runs(outdir, self.run_name())
+                if not runs:
+                    raise UserError(f"--resume=latest: {outdir} has no run '#####-{self.run_name()}'; "
+                                    f"start one without --resume, or name a run folder")
+                states = find_states(runs[0])
+                if not states and resume != "latest":
+                    raise UserError(f"--resume={resume}: the folder has no training-state-*.pt")
+                choice = (runs[0], states[0] if states else None)  # no state yet: the run starts anew in its folder
+                if states:
+                    self._check_same(runs[0])
+            else:
+                ids = [int(m[0]) for p in outdir.glob("*") if p.is_dir() and (m := re.match(r"\d+", p.name))]
+                choice = (outdir / f"{max(ids, default=-1) + 1:05d}-{self.run_name()}", None)
+        return dist.broadcast_object(choice)
+
+    def _check_same(self, run_dir: Path) -> None:
+        """A continued run must be the run it continues."""
+        try:
+            old = json.loads((run_dir / "training_options.json").read_text())
+        except (OSError, ValueError):
+            raise UserError(f"{run_dir}/training_options.json cannot be read; the run cannot be continued") from None
+        free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
+                "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "training_set_kwargs", "kimg_per_tick"}
+        new = json.loads(json.dumps(self.resolved()))
+        for key in sorted((set(old) | set(new)) - free):
+            if old.get(key) != new.get(key):
+                a, b = old.get(key), new.get(key)
+                if isinstance(a, dict) and isinstance(b, dict):
+                    part = next(k for k in sorted({**a, **b}) if a.get(k) != b.get(k))
+                    key, a, b = f"{key}.{part}", a.get(part), b.get(part)
+                raise UserError(f"{run_dir} was started with {key}={a}, not {b}; give the same flags to continue it")
+
+    def _announce(self, run_dir: Path, state: Path | None) -> None:
+        import torch
+
+        from torch_utils import distributed as dist
+
+        if not dist.is_main():
+            return
+        options = dict(self.resolved(), run_dir=str(run_dir))
+        if state is None:
+            with atomic_write(run_dir / "training_options.json") as f:
+                json.dump(options, f, indent=2)
+            with atomic_write(run_dir / "environment.json") as f:
+                json.dump(environment(self.dataset), f, indent=2)
+        spec = self.dataset.spec
+        label = f"{spec.label.dim} classes" if spec.label.kind == "class" else f"{spec.label.dim} label values"
+        print(f"Run folder:   {run_dir}")
+        print(f"Method:       {self.method.name}" + (f", stage {self.stage}" if len(self.method.stages) > 1 else ""))
+        print(f"Data:         {spec.path}: {spec.num_images} images {spec.resolution}x{spec.resolution}, "
+              f"{spec.channels} channels, {label if spec.label.dim else 'no labels used'}"
+              + (f", {spec.fname}" if spec.fname else ""))
+        print(f"Device:       {self.run.device}, {dist.world_size()} process(es), {torch.get_num_threads()} thread(s) each")
+        print(f"Batch:        {self.run.batch} = {dist.world_size()} x {self.run.batch // self.run.batch_gpu // dist.world_size()}"
+              f" rounds x {self.run.batch_gpu}")
+        if not self.flags["cond"] and has_labels(self.flags["data"]):
+            print("Note:         the data set has labels; train on them with --cond=True")
+
+
+def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
+    """The method by --method, or by the flags that only one method owns."""
+    from gantransfer.methods import METHODS
+
+    name = flags["method"]
+    if name is None:
+        implied = {IMPLIES[k] for k in given if k in IMPLIES and given[k] is not False}
+        if len(implied) > 1:
+            raise UserError(f"the flags belong to different methods ({', '.join(sorted(implied))}); choose with --method")
+        name = implied.pop() if implied else "stylegan2"
+    if name not in METHODS:
+        raise UserError(f"--method={name} does not exist; there are {', '.join(METHODS)}")
+    own = {f.name for f in dataclasses.fields(METHODS[name].Options)}
+    for key in given:
+        owners = [m for m, c in METHODS.items() if key in {f.name for f in dataclasses.fields(c.Options)}]
+        if owners and key not in own and given[key] not in (None, False):
+            raise UserError(f"--{key} belongs to method {' and '.join(owners)}, not to {name}")
+    return METHODS[name]
+
+
+def parse_detectors(text: str | None) -> dict[str, str]:
+    """'FILE' or 'NAME=FILE', comma-separated -> {name: file}; a bare file has the name ''."""
+    out = {}
+    for part in filter(None, (text or "").split(",")):
+        name, _, path = part.rpartition("=")
+        out[name.strip()] = path.strip()
+    return out
+
+
+def matching_runs(outdir: Path, name: str) -> list[Path]:
+    """Run folders of `outdir` called '#####-name', newest first."""
+    runs = [p for p in outdir.glob(f"*-{name}") if p.is_dir() and re.fullmatch(rf"\d+-{re.escape(name)}", p.name)]
+    return sorted(runs, key=lambda p: int(p.name.split("-")[0]), reverse=True)
+
+
+def has_labels(path: str) -> bool:
+    """Whether the set has usable labels that --cond=False leaves unused."""
+    from gantransfer.dataset import ImageDataset
+
+    try:
+        return ImageDataset(path, use_labels=True).label_dim > 0
+    except UserError:
+        return False
+
+
+def environment(dataset: Any) -> dict[str, Any]:
+    """What a result depends on beside the options."""
+    import platform
+    import subprocess
+
+    import numpy
+    import torch
+
+    import gantransfer
+
+    try:
+        commit = subprocess.run(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse", "HEAD"],
+                                capture_output=True, text=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        commit = None
+    return dict(gantransfer=gantransfer.__version__, commit=commit, torch=torch.__version__, numpy=numpy.__version__,
+                python=platform.python_version(), platform=platform.platform(), cuda=torch.version.cuda,
+                gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+                command=sys.argv, data_fingerprint=dataset.fingerprint(),
+                started=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+
+
+if __name__ == "__main__":
+    run_cli(main)
