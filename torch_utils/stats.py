@@ -51,7 +51,8 @@ class Collector:
 
     def report(self, name: str, values: Any) -> None:
         """Add `values` (number, array, tensor; any shape and dtype; may be empty) to statistic `name`."""
-        x = torch.as_tensor(values).detach().reshape(-1)
+        x = values if isinstance(values, torch.Tensor) else torch.as_tensor(values, dtype=torch.float64)
+        x = x.detach().reshape(-1)
         x = x.to(torch.float32 if x.device.type == "mps" else torch.float64)  # MPS has no float64
         self._counts[name] = self._counts.get(name, 0) + x.numel()
         sums = torch.stack([x.sum(), (x * x).sum()])
