@@ -1,0 +1,561 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The StyleGAN2 generator and discriminator (Karras et al., CVPR 2020; ADA release, NeurIPS 2020).
+
+Constructor arguments and state-dict names are the published ones, so published weights load with strict=True. Weights
+are stored at unit scale ("equalised learning rate"); run-time gains make their variance 1/fan_in.
+
+From latent to image: MappingNetwork z, c -> ws [N, num_ws, w_dim]; SynthesisNetwork ws -> image through SynthesisBlocks
+of doubling resolution. Discriminator: DiscriminatorBlocks of halving resolution, DiscriminatorEpilogue -> logit.
+
+16-bit blocks: the `num_fp16_res` highest resolutions. `fp16_dtype` says what that means: 'auto' = float16 on CUDA,
+float32 elsewhere (half-precision convolutions are slow or inexact on most CPUs); 'float16' or 'bfloat16' = that,
+everywhere. Images, styles, mapping and the discriminator's head are float32 always.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from torch_utils import random
+from torch_utils.ops import upfirdn2d
+from torch_utils.ops.bias_act import activation_funcs, bias_act
+from torch_utils.ops.conv2d_resample import conv2d_resample
+from torch_utils.ops.epilogue import epilogue
+from torch_utils.ops.modulated_conv2d import modulated_conv2d, scaled_conv2d
+
+ARCHITECTURES = ("orig", "skip", "resnet")
+
+
+def normalize_2nd_moment(x, eps=1e-8):
+    """x / rms over dimension 1."""
+    return x * (x.square().mean(1, keepdim=True) + eps).rsqrt()
+
+
+def block_resolutions(img_resolution: int) -> list[int]:
+    """[4, 8, ..., img_resolution]; ValueError unless it is a power of two >= 4."""
+    if img_resolution < 4 or img_resolution & (img_resolution - 1):
+        raise ValueError(f"the image resolution must be a power of two >= 4, not {img_resolution}")
+    return [2**i for i in range(2, img_resolution.bit_length())]
+
+
+def channels_at(res: int, channel_base: int, channel_max: int) -> int:
+    """Feature maps at a resolution."""
+    return min(channel_base // res, channel_max)
+
+
+def first_fp16_resolution(img_resolution: int, num_fp16_res: int) -> int:
+    """Blocks of this resolution and above are 16-bit: the highest `num_fp16_res` ones, never 4x4."""
+    return max(2 ** (img_resolution.bit_length() - num_fp16_res), 8)
+
+
+def half_dtype(fp16_dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype of a 16-bit block on a device; see the module's docstring."""
+    if fp16_dtype == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if fp16_dtype not in ("float16", "bfloat16"):
+        raise ValueError(f"fp16_dtype must be 'auto', 'float16' or 'bfloat16', not {fp16_dtype!r}")
+    return getattr(torch, fp16_dtype)
+
+
+class FullyConnectedLayer(nn.Module):
+    """act(x @ W^T * m / sqrt(in) + b * m): x [N, in] -> [N, out]; m = lr_multiplier."""
+
+    def __init__(self, in_features, out_features, bias=True, activation="linear", lr_multiplier=1, bias_init=0):
+        super().__init__()
+        self.activation = activation
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full([out_features], float(bias_init))) if bias else None
+        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x):
+        w = self.weight.to(x.dtype).t()
+        # The gains ride on the matrix product instead of rescaling the whole weight at every call.
+        if self.bias is None:
+            x = x @ w * self.weight_gain
+        else:
+            x = torch.addmm(self.bias.to(x.dtype), x, w, beta=self.bias_gain, alpha=self.weight_gain)
+        return x if self.activation == "linear" else bias_act(x, act=self.activation)
+
+
+class Conv2dLayer(nn.Module):
+    """Convolution with resampling, bias and activation: x [N, in, H, W] -> [N, out, H * up / down, W * up / down]."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, bias=True, activation="linear", up=1, down=1,
+                 resample_filter=(1, 3, 3, 1), conv_clamp=None, channels_last=False, trainable=True):
+        super().__init__()
+        self.activation, self.up, self.down, self.conv_clamp = activation, up, down, conv_clamp
+        self.padding = kernel_size // 2
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
+        if channels_last:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        bias = torch.zeros(out_channels) if bias else None
+        if trainable:
+            self.weight = nn.Parameter(weight)
+            self.bias = None if bias is None else nn.Parameter(bias)
+        else:  # frozen: same names in the state dict, nothing to optimise
+            self.register_buffer("weight", weight)
+            self.register_buffer("bias", bias)
+        self.register_buffer("resample_filter", upfirdn2d.setup_filter(list(resample_filter)))
+
+    def forward(self, x, gain=1):
+        # For upsampling the stored kernel means true convolution: a convention of the published weights.
+        kw = dict(f=self.resample_filter, up=self.up, down=self.down, padding=self.padding, flip_weight=self.up == 1)
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        gain = activation_funcs[self.activation].def_gain * gain
+        if x.dtype == torch.float16 or self.activation not in ("linear", "relu", "lrelu"):
+            y = conv2d_resample(x, (self.weight * self.weight_gain).to(x.dtype), **kw)
+            b = None if self.bias is None else self.bias.to(x.dtype)
+            return bias_act(y, b, act=self.activation, gain=gain, clamp=clamp)
+        # The weight's gain is applied to the result, in the same pass as the bias.
+        y = conv2d_resample(x, self.weight.to(x.dtype), **kw)
+        return epilogue(y, d=self.weight_gain, b=self.bias, act=self.activation, gain=gain, clamp=clamp)
+
+
+class MappingNetwork(nn.Module):
+    """z [N, z_dim], c [N, c_dim] -> w, broadcast to ws [N, num_ws, w_dim] (or [N, w_dim] if num_ws is None)."""
+
+    def __init__(self, z_dim, c_dim, w_dim, num_ws, num_layers=8, embed_features=None, layer_features=None,
+                 activation="lrelu", lr_multiplier=0.01, w_avg_beta=0.995):
+        super().__init__()
+        self.z_dim, self.c_dim, self.w_dim, self.num_ws = z_dim, c_dim, w_dim, num_ws
+        self.num_layers, self.w_avg_beta = num_layers, w_avg_beta
+        embed_features = 0 if c_dim == 0 else w_dim if embed_features is None else embed_features
+        layer_features = w_dim if layer_features is None else layer_features
+        sizes = self.layer_sizes(z_dim, embed_features, layer_features)
+        if c_dim > 0:
+            self.embed = FullyConnectedLayer(c_dim, embed_features)
+        for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:])):
+            self.add_module(f"fc{i}", FullyConnectedLayer(a, b, activation=activation, lr_multiplier=lr_multiplier))
+        if num_ws is not None and w_avg_beta is not None:
+            self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def layer_sizes(self, z_dim, embed_features, layer_features) -> list[int]:
+        """Widths in front of, between and behind the fully connected layers."""
+        return [z_dim + embed_features, *[layer_features] * (self.num_layers - 1), self.w_dim]
+
+    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_mean_out=None):
+        """truncation_psi pulls the first `truncation_cutoff` (None: all) ws towards the running mean `w_avg`.
+
+        update_w_avg: move the running mean towards this batch's (None: in training mode). w_mean_out: a list; the
+        batch mean [w_dim] is appended to it and the buffer left alone, for callers that average over micro-batches and
+        processes before `update_w_avg(mean)`.
+        """
+        w = self.layers(self.inputs(z, c))
+        self.track(w, "w_avg", update_w_avg, w_mean_out)
+        if self.num_ws is None:
+            return w
+        ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)
+        return truncate(ws, getattr(self, "w_avg", None), truncation_psi, truncation_cutoff)
+
+    def inputs(self, z, c):
+        """Normalised latent and normalised label embedding, side by side."""
+        parts = []
+        if self.z_dim > 0:
+            _expect("z", z, self.z_dim)
+            parts.append(normalize_2nd_moment(z.float()))
+        if self.c_dim > 0:
+            parts.append(self.embed_label(c))
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+    def embed_label(self, c):
+        """c [N, c_dim] -> normalised embedding [N, embed_features]."""
+        _expect("c", c, self.c_dim)
+        return normalize_2nd_moment(self.embed(c.float()))
+
+    def layers(self, x):
+        """The fully connected layers: [N, z_dim + embed_features] -> w [N, w_dim]."""
+        for i in range(self.num_layers):
+            x = getattr(self, f"fc{i}")(x)
+        return x
+
+    def track(self, w, name, update=None, mean_out=None):
+        """Record the batch mean of w for the running mean `name`."""
+        if not hasattr(self, name):
+            return
+        if mean_out is not None:
+            mean_out.append(w.detach().mean(0))
+        elif self.training if update is None else update:
+            self.update_w_avg(w.detach().mean(0), name)
+
+    @torch.no_grad()
+    def update_w_avg(self, w_mean, name="w_avg"):
+        """Running mean: `w_avg <- beta * w_avg + (1 - beta) * w_mean`."""
+        buffer = getattr(self, name)
+        buffer.copy_(w_mean.to(buffer.dtype).lerp(buffer, self.w_avg_beta))
+
+
+def truncate(ws, center, psi, cutoff=None):
+    """center + psi (ws - center) for the first `cutoff` (None: all) layers of ws [N, L, w_dim]; center [w_dim] or
+    [N, w_dim]."""
+    if psi == 1:
+        return ws
+    if center is None:
+        raise ValueError("truncation needs the running mean of w, which this network does not keep")
+    center = center if center.ndim == 1 else center.unsqueeze(1)
+    if cutoff is None:
+        return torch.lerp(center, ws, psi)
+    return torch.cat([torch.lerp(center, ws[:, :cutoff], psi), ws[:, cutoff:]], 1)
+
+
+def _expect(name, x, dim):
+    if x is None or x.ndim != 2 or x.shape[1] != dim:
+        raise ValueError(f"{name} [N, {dim}] expected, got {None if x is None else tuple(x.shape)}")
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, leaky relu: x [N, in, R / up, R / up], w [N, w_dim] -> [N, out, R, R]."""
+
+    def __init__(self, in_channels, out_channels, w_dim, resolution, kernel_size=3, up=1, use_noise=True,
+                 activation="lrelu", resample_filter=(1, 3, 3, 1), conv_clamp=None, channels_last=False):
+        super().__init__()
+        self.resolution, self.up, self.use_noise, self.activation = resolution, up, use_noise, activation
+        self.conv_clamp, self.padding = conv_clamp, kernel_size // 2
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
+        weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last) if channels_last else weight)
+        self.register_buffer("resample_filter", upfirdn2d.setup_filter(list(resample_filter)))
+        if use_noise:
+            self.register_buffer("noise_const", torch.randn(resolution, resolution))
+            self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x, w, noise_mode="random", rng=None, formulation=None, gain=1):
+        if noise_mode not in ("random", "const", "none"):
+            raise ValueError(f"noise_mode must be 'random', 'const' or 'none', not {noise_mode!r}")
+        noise = strength = None
+        if self.use_noise and noise_mode != "none":
+            shape = (x.shape[0], 1, self.resolution, self.resolution)
+            noise = self.noise_const if noise_mode == "const" else random.randn(shape, rng, x.device)
+            strength = self.noise_strength
+        spec = activation_funcs[self.activation]
+        conv = dict(up=self.up, padding=self.padding, flip_weight=self.up == 1)
+        last = dict(act=self.activation, gain=spec.def_gain * gain,
+                    clamp=None if self.conv_clamp is None else self.conv_clamp * gain)
+        styles = self.affine(w)
+        if formulation in (None, "activations") and self.activation in ("linear", "relu", "lrelu"):
+            y, d = scaled_conv2d(x, self.weight, styles, f=self.resample_filter, **conv)
+            return epilogue(y, d, noise, strength, self.bias, **last)
+        noise = None if noise is None else (noise * strength).to(x.dtype)
+        y = modulated_conv2d(x, self.weight, styles, noise=noise, resample_filter=self.resample_filter,
+                             formulation=formulation, **conv)
+        return bias_act(y, self.bias.to(x.dtype), **last)
+
+
+class ToRGBLayer(nn.Module):
+    """Modulated 1x1 convolution without demodulation: x [N, in, R, R], w [N, w_dim] -> [N, out, R, R]."""
+
+    def __init__(self, in_channels, out_channels, w_dim, kernel_size=1, conv_clamp=None, channels_last=False):
+        super().__init__()
+        self.conv_clamp, self.padding = conv_clamp, kernel_size // 2
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
+        weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last) if channels_last else weight)
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+
+    def forward(self, x, w, formulation=None):
+        styles = self.affine(w) * self.weight_gain
+        y = modulated_conv2d(x, self.weight, styles, padding=self.padding, demodulate=False, formulation=formulation)
+        return bias_act(y, self.bias.to(x.dtype), clamp=self.conv_clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution: x [N, in, R/2, R/2] (None in the first block) and the image so far -> x [N, out, R, R], image.
+
+    Further keyword arguments go to the SynthesisLayers. `num_conv` and `num_torgb` count the ws it takes, in the order
+    conv0, conv1, torgb.
+    """
+
+    def __init__(self, in_channels, out_channels, w_dim, resolution, img_channels, is_last, architecture="skip",
+                 resample_filter=(1, 3, 3, 1), conv_clamp=None, use_fp16=False, fp16_channels_last=False,
+                 fp16_dtype="auto", **layer_kwargs):
+        super().__init__()
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture must be one of {ARCHITECTURES}, not {architecture!r}")
+        self.in_channels, self.architecture, self.resolution = in_channels, architecture, resolution
+        self.use_fp16, self.fp16_dtype = use_fp16, fp16_dtype
+        self.channels_last = use_fp16 and fp16_channels_last
+        self.register_buffer("resample_filter", upfirdn2d.setup_filter(list(resample_filter)))
+        common = dict(conv_clamp=conv_clamp, channels_last=self.channels_last)
+        layer = dict(w_dim=w_dim, resolution=resolution, resample_filter=resample_filter, **common, **layer_kwargs)
+        if in_channels == 0:
+            self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
+        else:
+            self.conv0 = SynthesisLayer(in_channels, out_channels, up=2, **layer)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, **layer)
+        self.num_conv = 1 if in_channels == 0 else 2
+        self.num_torgb = int(is_last or architecture == "skip")
+        if self.num_torgb:
+            self.torgb = ToRGBLayer(out_channels, img_channels, w_dim, **common)
+        if in_channels and architecture == "resnet":
+            self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, up=2, resample_filter=resample_filter,
+                                    channels_last=self.channels_last)
+
+    def forward(self, x, img, ws, force_fp32=False, formulation=None, **noise_kwargs):
+        w = iter(ws.float().unbind(1))
+        dtype = half_dtype(self.fp16_dtype, ws.device) if self.use_fp16 and not force_fp32 else torch.float32
+        layout = torch.channels_last if self.channels_last and dtype != torch.float32 else torch.contiguous_format
+        kw = dict(formulation=formulation, **noise_kwargs)
+        if self.in_channels == 0:
+            x = self.const.to(dtype).unsqueeze(0).repeat(ws.shape[0], 1, 1, 1).contiguous(memory_format=layout)
+            x = self.conv1(x, next(w), **kw)
+        elif self.architecture == "resnet":
+            x = x.to(dtype=dtype, memory_format=layout)
+            y = self.skip(x, gain=math.sqrt(0.5))
+            x = self.conv0(x, next(w), **kw)
+            x = self.conv1(x, next(w), gain=math.sqrt(0.5), **kw) + y
+        else:
+            x = x.to(dtype=dtype, memory_format=layout)
+            x = self.conv1(self.conv0(x, next(w), **kw), next(w), **kw)
+        if img is not None:
+            img = upfirdn2d.upsample2d(img, self.resample_filter)
+        if self.num_torgb:
+            y = self.torgb(x, next(w), formulation=formulation).to(torch.float32)
+            y = y.contiguous() if y.stride(1) == 1 else y
+            img = y if img is None else img + y
+        return x, img
+
+
+class SynthesisNetwork(nn.Module):
+    """ws [N, num_ws, w_dim] -> image [N, img_channels, R, R] float32."""
+
+    shared_torgb_ws = True  # a block's ToRGB uses the w of the next block's first convolution
+
+    def __init__(self, w_dim, img_resolution, img_channels, channel_base=32768, channel_max=512, num_fp16_res=0,
+                 **block_kwargs):
+        super().__init__()
+        self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
+        self.block_resolutions = block_resolutions(img_resolution)
+        fp16_from = first_fp16_resolution(img_resolution, num_fp16_res)
+        self.windows = {}  # resolution -> (first w, number of ws)
+        start, inside = 0, 0
+        for res in self.block_resolutions:
+            inputs = channels_at(res // 2, channel_base, channel_max) if res > 4 else 0
+            block = SynthesisBlock(inputs, channels_at(res, channel_base, channel_max), w_dim=w_dim, resolution=res,
+                                   img_channels=img_channels, is_last=res == img_resolution,
+                                   use_fp16=res >= fp16_from, **block_kwargs)
+            self.add_module(f"b{res}", block)
+            inside = block.num_conv + block.num_torgb
+            self.windows[res] = start, inside
+            start += block.num_conv if self.shared_torgb_ws else inside
+        self.num_ws = sum(self.windows[img_resolution])
+
+    def forward(self, ws, *, noise_mode="random", rng=None, force_fp32=False, formulation=None):
+        """noise_mode: 'random' (from `rng`, see torch_utils.random), 'const' (the stored maps) or 'none'.
+        force_fp32: run 16-bit blocks in float32. formulation: see modulated_conv2d."""
+        for _res, _x, img in self.run_blocks(ws, noise_mode=noise_mode, rng=rng, force_fp32=force_fp32,  # noqa: B007
+                                             formulation=formulation):
+            pass
+        return img
+
+    def run_blocks(self, ws, **kwargs) -> Iterator[tuple[int, torch.Tensor, torch.Tensor | None]]:
+        """Yield (resolution, features, image so far) after each block."""
+        if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.w_dim):
+            raise ValueError(f"ws [N, {self.num_ws}, {self.w_dim}] expected, got {tuple(ws.shape)}")
+        x = img = None
+        for res, (start, count) in self.windows.items():
+            x, img = getattr(self, f"b{res}")(x, img, ws[:, start : start + count], **kwargs)
+            yield res, x, img
+
+
+class Generator(nn.Module):
+    """z [N, z_dim], c [N, c_dim] -> image [N, img_channels, R, R] float32, nominally in [-1, 1]."""
+
+    synthesis_class = SynthesisNetwork
+    mapping_class = MappingNetwork
+
+    def __init__(self, z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs=None, synthesis_kwargs=None):
+        super().__init__()
+        self.init_kwargs = plain(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, img_resolution=img_resolution,
+                                 img_channels=img_channels, mapping_kwargs=mapping_kwargs or {},
+                                 synthesis_kwargs=synthesis_kwargs or {})
+        self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
+        self.img_resolution, self.img_channels = img_resolution, img_channels
+        self.synthesis = self.synthesis_class(w_dim=w_dim, img_resolution=img_resolution, img_channels=img_channels,
+                                              **(synthesis_kwargs or {}))
+        self.num_ws = self.synthesis.num_ws
+        self.mapping = self.mapping_class(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws,
+                                          **(mapping_kwargs or {}))
+
+    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_mean_out=None,
+                **synthesis_kwargs):
+        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff,
+                          update_w_avg=update_w_avg, w_mean_out=w_mean_out)
+        return self.synthesis(ws, **synthesis_kwargs)
+
+
+class DiscriminatorBlock(nn.Module):
+    """x [N, tmp, R, R] (or the image in the first block) -> x [N, out, R/2, R/2]; the image goes on in 'skip' only.
+
+    Layers are counted over all blocks from `first_layer_idx`; those below `freeze_layers` are not trainable (Freeze-D).
+    """
+
+    def __init__(self, in_channels, tmp_channels, out_channels, resolution, img_channels, first_layer_idx,
+                 architecture="resnet", activation="lrelu", resample_filter=(1, 3, 3, 1), conv_clamp=None,
+                 use_fp16=False, fp16_channels_last=False, freeze_layers=0, fp16_dtype="auto"):
+        super().__init__()
+        if in_channels not in (0, tmp_channels):
+            raise ValueError(f"in_channels must be 0 or tmp_channels, not {in_channels}")
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture must be one of {ARCHITECTURES}, not {architecture!r}")
+        self.in_channels, self.resolution, self.architecture = in_channels, resolution, architecture
+        self.use_fp16, self.fp16_dtype = use_fp16, fp16_dtype
+        self.channels_last = use_fp16 and fp16_channels_last
+        self.num_layers = 0
+        self.register_buffer("resample_filter", upfirdn2d.setup_filter(list(resample_filter)))
+
+        def conv(*args, **kw):
+            index = first_layer_idx + self.num_layers
+            self.num_layers += 1
+            return Conv2dLayer(*args, trainable=index >= freeze_layers, channels_last=self.channels_last, **kw)
+
+        kw = dict(activation=activation, conv_clamp=conv_clamp)
+        if in_channels == 0 or architecture == "skip":
+            self.fromrgb = conv(img_channels, tmp_channels, 1, **kw)
+        self.conv0 = conv(tmp_channels, tmp_channels, 3, **kw)
+        self.conv1 = conv(tmp_channels, out_channels, 3, down=2, resample_filter=resample_filter, **kw)
+        if architecture == "resnet":
+            self.skip = conv(tmp_channels, out_channels, 1, bias=False, down=2, resample_filter=resample_filter)
+
+    def forward(self, x, img, force_fp32=False):
+        device = (img if x is None else x).device
+        dtype = half_dtype(self.fp16_dtype, device) if self.use_fp16 and not force_fp32 else torch.float32
+        layout = torch.channels_last if self.channels_last and dtype != torch.float32 else torch.contiguous_format
+        if x is not None:
+            x = x.to(dtype=dtype, memory_format=layout)
+        if hasattr(self, "fromrgb"):
+            y = self.fromrgb(img.to(dtype=dtype, memory_format=layout))
+            x = y if x is None else x + y
+            img = upfirdn2d.downsample2d(img, self.resample_filter) if self.architecture == "skip" else None
+        if self.architecture == "resnet":
+            y = self.skip(x, gain=math.sqrt(0.5))
+            x = self.conv1(self.conv0(x), gain=math.sqrt(0.5)) + y
+        else:
+            x = self.conv1(self.conv0(x))
+        return x, img
+
+
+class MinibatchStd(nn.Module):
+    """Append `num_channels` maps with the standard deviation over groups of samples: [N, C, H, W] -> [N, C + F, H, W].
+    Sample n belongs to group n mod (N / group_size)."""
+
+    def __init__(self, group_size, num_channels=1):
+        super().__init__()
+        self.group_size, self.num_channels = group_size, num_channels
+
+    def forward(self, x):
+        n, c, h, w = x.shape
+        g = n if self.group_size is None else min(self.group_size, n)
+        if g and n % g:
+            raise ValueError(f"minibatch standard deviation: {n} samples cannot be split into groups of {g}; choose a "
+                             "batch (per step and per GPU) that mbstd_group_size divides, or change mbstd_group_size")
+        f = self.num_channels
+        y = x.reshape(max(g, 1), -1, f, c // f, h, w)
+        y = (y - y.mean(0)).square().mean(0)
+        y = (y + 1e-8).sqrt().mean((2, 3, 4))  # [N / g, F]
+        y = y.repeat(g, 1)[:, :, None, None].expand(n, f, h, w)
+        return torch.cat([x, y], 1)
+
+
+class DiscriminatorEpilogue(nn.Module):
+    """x [N, in, R, R] -> [N, 1], or the projection on a label's cmap [N, cmap_dim]. Always float32."""
+
+    def __init__(self, in_channels, cmap_dim, resolution, img_channels, architecture="resnet", mbstd_group_size=4,
+                 mbstd_num_channels=1, activation="lrelu", conv_clamp=None):
+        super().__init__()
+        self.cmap_dim, self.architecture = cmap_dim, architecture
+        if architecture == "skip":
+            self.fromrgb = Conv2dLayer(img_channels, in_channels, 1, activation=activation)
+        self.mbstd = MinibatchStd(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels > 0 else None
+        self.conv = Conv2dLayer(in_channels + mbstd_num_channels, in_channels, 3, activation=activation,
+                                conv_clamp=conv_clamp)
+        self.fc = FullyConnectedLayer(in_channels * resolution**2, in_channels, activation=activation)
+        self.make_heads(in_channels, cmap_dim)
+
+    def make_heads(self, features, cmap_dim):
+        self.out = FullyConnectedLayer(features, cmap_dim if cmap_dim > 0 else 1)
+
+    def forward(self, x, img, cmap):
+        x = self.out(self.features(x, img))
+        return x if self.cmap_dim == 0 else project(x, cmap)
+
+    def features(self, x, img=None):
+        """Everything in front of the heads: [N, in, R, R] -> [N, in]."""
+        x = x.to(dtype=torch.float32, memory_format=torch.contiguous_format)
+        if self.architecture == "skip":
+            x = x + self.fromrgb(img.to(torch.float32))
+        if self.mbstd is not None:
+            x = self.mbstd(x)
+        return self.fc(self.conv(x).flatten(1))
+
+
+def project(x, cmap):
+    """Logit of a conditional discriminator: <x, cmap> / sqrt(dim), [N, 1]."""
+    return (x * cmap).sum(1, keepdim=True) * (1 / math.sqrt(cmap.shape[1]))
+
+
+class Discriminator(nn.Module):
+    """image [N, img_channels, R, R] in [-1, 1], c [N, c_dim] -> logits [N, 1] float32."""
+
+    epilogue_class = DiscriminatorEpilogue
+
+    def __init__(self, c_dim, img_resolution, img_channels, architecture="resnet", channel_base=32768, channel_max=512,
+                 num_fp16_res=0, conv_clamp=None, cmap_dim=None, block_kwargs=None, mapping_kwargs=None,
+                 epilogue_kwargs=None):
+        super().__init__()
+        self.init_kwargs = plain(c_dim=c_dim, img_resolution=img_resolution, img_channels=img_channels,
+                                 architecture=architecture, channel_base=channel_base, channel_max=channel_max,
+                                 num_fp16_res=num_fp16_res, conv_clamp=conv_clamp, cmap_dim=cmap_dim,
+                                 block_kwargs=block_kwargs or {}, mapping_kwargs=mapping_kwargs or {},
+                                 epilogue_kwargs=epilogue_kwargs or {})
+        self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
+        self.block_resolutions = block_resolutions(img_resolution)[:0:-1]  # [R, ..., 8]
+        top = channels_at(4, channel_base, channel_max)
+        self.cmap_dim = 0 if c_dim == 0 else top if cmap_dim is None else cmap_dim
+        common = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
+        fp16_from = first_fp16_resolution(img_resolution, num_fp16_res)
+        layers = 0
+        for res in self.block_resolutions:
+            width = channels_at(res, channel_base, channel_max)
+            block = DiscriminatorBlock(width if res < img_resolution else 0, width,
+                                       channels_at(res // 2, channel_base, channel_max), resolution=res,
+                                       first_layer_idx=layers, use_fp16=res >= fp16_from, **(block_kwargs or {}),
+                                       **common)
+            self.add_module(f"b{res}", block)
+            layers += block.num_layers
+        if c_dim > 0:
+            self.mapping = MappingNetwork(z_dim=0, c_dim=c_dim, w_dim=self.cmap_dim, num_ws=None, w_avg_beta=None,
+                                          **(mapping_kwargs or {}))
+        self.b4 = self.epilogue_class(top, cmap_dim=self.cmap_dim, resolution=4, **(epilogue_kwargs or {}), **common)
+
+    def forward(self, img, c, *, force_fp32=False):
+        x, img = self.run_blocks(None, img, force_fp32)
+        cmap = self.mapping(None, c) if self.c_dim > 0 else None
+        return self.b4(x, img, cmap)
+
+    def run_blocks(self, x, img, force_fp32=False, start=None):
+        """Blocks from resolution `start` (None: all) down to 8; returns what enters the 4x4 head."""
+        for res in self.block_resolutions:
+            if start is None or res <= start:
+                x, img = getattr(self, f"b{res}")(x, img, force_fp32=force_fp32)
+        return x, img
+
+
+def plain(**kwargs) -> dict:
+    """Constructor arguments as plain dicts, lists, numbers and strings, to be stored with a snapshot."""
+    def simple(v):
+        if isinstance(v, dict):
+            return {str(k): simple(a) for k, a in v.items()}
+        if isinstance(v, (list, tuple)):
+            return [simple(a) for a in v]
+        if hasattr(v, "item") and not isinstance(v, torch.Tensor):
+            return v.item()  # numpy scalars, as found in foreign snapshots
+        return copy.deepcopy(v)
+    return simple(kwargs)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What follows a convolution in a StyleGAN2 layer, in one operator: scale, noise, bias, activation, gain, clamp."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from .bias_act import activation_funcs, bias_act, piecewise_grad
+
+
+def epilogue(x, d=None, noise=None, strength=None, b=None, act="linear", alpha=None, gain=None, clamp=None,
+             impl="auto"):
+    """`clamp(gain * act(d * x + strength * noise + b))`.
+
+    x: `[N, C, H, W]`. d: None, a positive number, or `[N, C]` positive (demodulation). noise: None, `[H, W]` or
+    `[N, 1, H, W]`; strength: 0-dim tensor, given with noise. b: None or `[C]`. act: 'linear', 'relu' or 'lrelu';
+    alpha, gain (> 0), clamp: as bias_act. Vectors are float32 whatever x is, and so are their gradients.
+    Returns x's shape, dtype and memory format. Only the output is kept for the backward: gradients of d come from
+    inverting the activation where its slope is not zero. Differentiable twice.
+    """
+    if act not in ("linear", "relu", "lrelu"):
+        raise ValueError(f"epilogue: act must be 'linear', 'relu' or 'lrelu', not {act!r}")
+    if impl not in ("auto", "ref"):
+        raise ValueError(f"epilogue: impl must be 'auto' or 'ref', not {impl!r}")
+    if clamp is not None and not clamp >= 0:
+        raise ValueError(f"epilogue: clamp must be >= 0, not {clamp}")
+    if (noise is None) != (strength is None):
+        raise ValueError("epilogue: noise and strength come together")
+    n, c, h, w = x.shape
+    if isinstance(d, torch.Tensor) and tuple(d.shape) != (n, c):
+        raise ValueError(f"epilogue: d {(n, c)} expected, got {tuple(d.shape)}")
+    if b is not None and tuple(b.shape) != (c,):
+        raise ValueError(f"epilogue: b {(c,)} expected, got {tuple(b.shape)}")
+    if noise is not None and tuple(noise.shape) not in ((h, w), (n, 1, h, w)):
+        raise ValueError(f"epilogue: noise {(h, w)} or {(n, 1, h, w)} expected, got {tuple(noise.shape)}")
+    spec = activation_funcs[act]
+    alpha = float(spec.def_alpha if alpha is None else alpha)
+    gain = float(spec.def_gain if gain is None else gain)
+    clamp = None if clamp is None else float(clamp)
+    if impl == "auto" and gain > 0 and alpha >= 0:
+        scale, d = (d, None) if isinstance(d, (int, float)) else (1, d)
+        return _Epilogue.apply(x, d, noise, strength, b, (float(scale), act, alpha, gain, clamp))
+    u = x
+    if d is not None:
+        u = x * (d if isinstance(d, (int, float)) else d.to(x.dtype)[:, :, None, None])
+    if noise is not None:
+        u = u + (noise * strength).to(x.dtype)
+    return bias_act(u, None if b is None else b.to(x.dtype), act=act, alpha=alpha, gain=gain, clamp=clamp, impl="ref")
+
+
+class _Epilogue(torch.autograd.Function):
+    """The backward is written in differentiable operators on dy, d, noise, strength, b and the output y (which carries
+    this node's own graph), so differentiating it once more needs nothing else."""
+
+    @staticmethod
+    def forward(ctx, x, d, noise, strength, b, conf):
+        scale, act, alpha, gain, clamp = conf
+        factor = gain * scale
+        bias = None if b is None else (b * gain).to(x.dtype).reshape(1, -1, 1, 1)
+        if d is not None:
+            y = x * (d * factor).to(x.dtype)[:, :, None, None]
+            if bias is not None:
+                y += bias
+        elif bias is not None:
+            y = torch.add(bias, x, alpha=factor) if factor != 1 else x + bias
+        else:
+            y = x * factor
+        if noise is not None:
+            y += (noise * (strength * gain)).to(x.dtype)
+        if act == "relu":
+            y.relu_()
+        elif act == "lrelu":
+            F.leaky_relu_(y, alpha)
+        if clamp is not None:
+            y.clamp_(-clamp, clamp)
+        ctx.save_for_backward(y, d, noise, strength, b)
+        ctx.conf = conf
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        y, d, noise, strength, b = ctx.saved_tensors
+        scale, act, alpha, gain, clamp = ctx.conf
+        need_x, need_d, need_noise, need_strength, need_b, _ = ctx.needs_input_grad
+        wide = torch.float64 if dy.dtype == torch.float64 else torch.float32
+        if clamp is not None:
+            dy = dy * (y.detach().abs() < clamp)
+        g = piecewise_grad(dy, y.detach(), act, alpha, None)  # gradient of gain * act's input; gain joins below
+        dx = dd = dnoise = dstrength = db = None
+        if need_x:
+            dx = g * (gain * scale) if d is None else g * (d * (gain * scale)).to(g.dtype)[:, :, None, None]
+        if need_b or (need_d and b is not None):
+            sums = g.sum((2, 3), dtype=wide) * gain  # [N, C]
+            db = sums.sum(0) if need_b else None
+        if noise is not None and (need_strength or need_d):
+            noise_sums = torch.matmul(g.flatten(2), noise.to(g.dtype).reshape(-1, noise[0].numel(), 1)
+                                      if noise.ndim == 4 else noise.to(g.dtype).reshape(1, -1, 1))[:, :, 0]
+            noise_sums = noise_sums.to(wide) * gain
+            dstrength = noise_sums.sum() if need_strength else None
+        if need_d:
+            # With u = d x + rest: sum g u = sum dy y (masked), whatever the slope; divide what x contributed by d.
+            dd = (dy * y).sum((2, 3), dtype=wide)
+            if noise is not None:
+                dd = dd - strength * noise_sums
+            if b is not None:
+                dd = dd - b * sums
+            dd = dd / d
+        if need_noise:
+            dnoise = g.sum(1, keepdim=True, dtype=wide) * (strength * gain)
+            dnoise = (dnoise if noise.ndim == 4 else dnoise.sum((0, 1))).to(noise.dtype)
+        return dx, dd, dnoise, dstrength, db, None
