@@ -24,7 +24,7 @@ venv .venv: $(STAMP)
 
 # torch first and alone, so that nothing replaces the build chosen here
 $(STAMP): requirements.txt requirements-dev.txt
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install $(TORCH)
 	grep -hv '^torch==' requirements.txt requirements-dev.txt > $(VENV)/gantransfer-requirements.txt
 	$(RUN) -m pip install -r $(VENV)/gantransfer-requirements.txt

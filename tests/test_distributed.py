@@ -256,15 +256,17 @@ print("saved", rank, [int(s) for s in seen])
     assert f"saved 0 [{int(signum)}]" in out and f"saved 1 [{int(signum)}]" in out
 
 
-def test_signal_without_handler_stops_the_job(job, tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signal_without_handler_stops_the_job(job, tmp_path, signum):
     p = job.start("""
 open(f"ready{rank}", "w").close()
 time.sleep(100)
 """)
     wait_for(tmp_path / "ready0", tmp_path / "ready1")
-    p.send_signal(signal.SIGTERM)
+    p.send_signal(signum)
     _, err = p.communicate(timeout=30)
-    assert p.returncode == 128 + 15 and err.strip() == "Stopped by SIGTERM"
+    assert p.returncode == 128 + signum and err.splitlines()[-1] == f"Stopped by {signum.name}"
+    assert "Traceback" not in err
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at /proc")

@@ -31,6 +31,9 @@ import torch.distributed as dist
 from dnnlib.util import UserError
 
 
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
+
+
 class CollectiveError(RuntimeError):
     """A collective operation did not finish. The message names this rank, the operation and the absent ranks."""
 
@@ -312,7 +315,7 @@ class _Job:
     def forward(self, signum: int) -> None:
         again, self.stopped_by = self.stopped_by is not None, signum
         for r in self.ranks:
-            r.signal(signal.SIGKILL if again else signum)
+            r.signal(_KILL if again else signum)
 
     def wait(self) -> int:
         """Exit code of the job: 0, or that of the rank to blame (128 + n for signal n)."""
@@ -324,7 +327,7 @@ class _Job:
                 r = self.ended.get(timeout=0.2)
                 running -= 1
                 if r.code:
-                    r.stopped = kill_at is not None and r.code in (-signal.SIGTERM, -signal.SIGKILL, 143)
+                    r.stopped = kill_at is not None and r.code in (-signal.SIGTERM, -_KILL, 143)
                     failures.append(r)
                     if kill_at is None:
                         kill_at = time.monotonic() + self.grace
@@ -334,7 +337,7 @@ class _Job:
                 pass
             if kill_at is not None and time.monotonic() > kill_at:
                 for other in self.ranks:
-                    other.signal(signal.SIGKILL)
+                    other.signal(_KILL)
         for r in self.ranks:
             r.close()
         if not failures:
@@ -344,7 +347,7 @@ class _Job:
         code = 128 - first.code if first.code < 0 else first.code
         if self.stopped_by is None:
             print(first.epitaph(len(self.ranks)), file=sys.stderr, flush=True)
-        elif first.code == -self.stopped_by:
+        elif first.code in (-self.stopped_by, 128 + self.stopped_by):
             print(f"Stopped by {signal.Signals(self.stopped_by).name}", file=sys.stderr, flush=True)
         else:
             print(f"{first.epitaph(len(self.ranks))} (after {signal.Signals(self.stopped_by).name})",
