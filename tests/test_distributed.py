@@ -289,7 +289,7 @@ time.sleep(100)
 
 def test_torchrun_starts_the_same_script(job):
     code, out, err = job.run(
-        "print(f'rank {rank} of {dist.world_size()}: {dist.all_reduce_sum(torch.ones(1)).item()}')",
+        "print(f'rank {rank} of {dist.world_size()}: {dist.all_reduce_sum(torch.ones(1)).item()}\\n', end='')",
         "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
     assert code == 0, err
     assert sorted(out.splitlines()) == ["rank 0 of 2: 2.0", "rank 1 of 2: 2.0"]

@@ -30,7 +30,6 @@ import torch.distributed as dist
 
 from dnnlib.util import UserError
 
-
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
 
 
