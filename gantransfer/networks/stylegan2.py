@@ -430,7 +430,7 @@ class DiscriminatorBlock(nn.Module):
         layout = torch.channels_last if self.channels_last and dtype != torch.float32 else torch.contiguous_format
         if x is not None:
             x = x.to(dtype=dtype, memory_format=layout)
-        if hasattr(self, "fromrgb"):
+        if hasattr(self, "fromrgb") and img is not None:
             y = self.fromrgb(img.to(dtype=dtype, memory_format=layout))
             x = y if x is None else x + y
             img = upfirdn2d.downsample2d(img, self.resample_filter) if self.architecture == "skip" else None
