@@ -99,6 +99,8 @@ class StyleGAN2(method.Method):
     discriminator_cls: ClassVar[type[nn.Module]] = networks.Discriminator
     pl_decay, pl_batch_shrink, ada_interval, lecam_decay = 0.01, 2, 4, 0.99
     noise_mode = "random"  # tests compare with fixed noise
+    # Tensors that a --resume source may lack: those that serve labels.
+    may_be_fresh: ClassVar[dict[str, tuple[str, ...]]] = {"G": ("mapping.embed.",), "D": ("mapping.", "b4.out")}
 
     # ---- options -------------------------------------------------------------------------------------------------
 
@@ -287,17 +289,15 @@ class StyleGAN2(method.Method):
                 print(report.table(f"{name} from {have} of the {source.method} source"))
 
     def transfer_net(self, name: str, source: snapshot.Snapshot, state: dict, net: nn.Module) -> snapshot.Report:
-        src_label = (source.data or {}).get("label") or {}
-        columns = _label_columns(src_label, self.data.label)
+        columns = _label_columns((source.data or {}).get("label") or {}, self.data.label)
         adapt = {"mapping.embed.weight": lambda s, f: _remap_labels(s, f, columns)}
         if name != "D":
-            adapt["mapping.fc0.weight"] = _widen_inputs
-        fresh = ("mapping.embed.", "mapping.", "b4.out") if name == "D" else ("mapping.embed.",)
+            adapt["mapping.fc0.weight"] = _resize_inputs
+        fresh = self.may_be_fresh["D" if name == "D" else "G"]
         return snapshot.transfer(
-            state, net, adapt=adapt,
-            # A label head is new where the source had no labels; it is not something to stretch.
-            may_initialise=lambda n: n.startswith(fresh) or n.endswith(("noise_const", "resample_filter")),
-            may_drop=lambda n: n.startswith("mapping.") if name == "D" else n.startswith("mapping.embed."),
+            state, net, adapt=adapt, may_initialise=lambda n: n.startswith(fresh),
+            # What serves labels alone has no place in an unconditional network.
+            may_drop=lambda n: n.startswith(("mapping.", "b4.out") if name == "D" else "mapping.embed."),
         )
 
     # ---- phases --------------------------------------------------------------------------------------------------
@@ -350,12 +350,16 @@ class StyleGAN2(method.Method):
     def ws(self, phase: str, d: Draws) -> torch.Tensor:
         """[n, num_ws, w_dim] with style mixing; remembers the batch mean for the running average."""
         means: list[torch.Tensor] = []
-        ws = self.G.mapping(d.z, d.c, w_mean_out=means)
+        ws = self.map(d.z, d.c, means)
         self._remember(phase, "w_mean", torch.stack(means))
         if d.cutoff is not None and d.cutoff < ws.shape[1]:
-            mixed = self.G.mapping(d.mix_z, d.c, w_mean_out=[])
+            mixed = self.map(d.mix_z, d.c, [])
             ws = torch.cat([ws[:, : d.cutoff], mixed[:, d.cutoff :]], dim=1)
         return ws
+
+    def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor]) -> torch.Tensor:
+        """The mapping network; batch means for its running averages are appended to `means`."""
+        return self.G.mapping(z, c, w_mean_out=means)
 
     def synthesise(self, ws: torch.Tensor, batch: Batch, **kw):
         return self.G.synthesis(ws, noise_mode=self.noise_mode, rng=batch.rng, **kw)
@@ -574,8 +578,9 @@ def _without_class(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in copy.deepcopy(kwargs).items() if k != "class_name"}
 
 
-def _widen_inputs(src: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
-    """mapping.fc0 [w, z] of an unconditional source to [w, z + embed]: equal outputs for every class at the start.
+def _resize_inputs(src: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
+    """mapping.fc0 [w, z] of an unconditional source to [w, z + embed]: equal outputs for every class at the start; or
+    the other way round, dropping the label's columns.
 
     Weights are stored before the run-time gain 1/sqrt(inputs), hence the factor.
     """

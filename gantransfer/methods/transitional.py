@@ -70,11 +70,22 @@ class Transitional(StyleGAN2):
         super().__init__(opts, data, run, source, stage, device)
         self.set_weight(0)
 
+    may_be_fresh: ClassVar[dict[str, tuple[str, ...]]] = {
+        "G": ("mapping.embed.", "mapping.proj_embedd.", "mapping.transition"),
+        "D": ("mapping.", "b4.out_", "transition")}
+
+    def transfer_net(self, name, source, state, net):
+        """From a snapshot of another method: its one head becomes the one it corresponds to."""
+        if source.method != self.name:
+            head = "b4.out_c." if "mapping.embed.weight" in state else "b4.out_uc."
+            state = {k.replace("b4.out.", head): v for k, v in state.items()}
+        return super().transfer_net(name, source, state, net)
+
     def set_weight(self, nimg: int) -> None:
         """The weight of a step that starts after `nimg` images. It is a buffer of all networks."""
         self.weight = weight_at(nimg, self.opts.t_start_kimg, self.opts.t_end_kimg)
-        for net in (self.G.mapping, self.G_ema.mapping, self.D):
-            net.transition.fill_(self.weight)
+        for net in (self.G, self.G_ema, self.D):
+            net.set_transition(self.weight)
 
     def end_step(self, cur_nimg: int, batch_size: int) -> None:
         super().end_step(cur_nimg, batch_size)

@@ -73,6 +73,19 @@ class UTLO(StyleGAN2):
         c["loss_kwargs"].update(add_uc=o.add_uc, alpha=o.alpha)
         return c
 
+    # ---- networks ------------------------------------------------------------------------------------------------
+
+    may_be_fresh: ClassVar[dict[str, tuple[str, ...]]] = {
+        "G": ("mapping.embed.", "mapping.w_avg_uc"), "D": ("mapping.", "b4.out_", "fromrgb_uc.", "resample_filter")}
+
+    def transfer_net(self, name, source, state, net):
+        """From a snapshot of another method: an ordinary generator, a discriminator with one head."""
+        if source.method != self.name:
+            warm = networks.from_base_state(state, net)
+            fitting = {k: v for k, v in warm.state.items() if k not in warm.fresh}
+            state = {**fitting, **{k: state[k] for k in warm.dropped if k in state}}
+        return super().transfer_net(name, source, state, net)
+
     # ---- losses ----------------------------------------------------------------------------------------------------
 
     @property
@@ -81,8 +94,15 @@ class UTLO(StyleGAN2):
         alpha = self.opts.alpha
         return 1 / (1 + alpha), alpha / (1 + alpha)
 
+    def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor]) -> torch.Tensor:
+        free: list[torch.Tensor] = []
+        ws = self.G.mapping(z, c, w_mean_out=means, w_mean_uc_out=free)
+        means += free
+        return ws
+
     def update_w_avg(self, means: torch.Tensor) -> None:
-        self.G.mapping.update_w_avg(*means)
+        for mean, name in zip(means, ("w_avg", "w_avg_uc")):
+            self.G.mapping.update_w_avg(mean, name)
 
     def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
         images = self.synthesise_pair(self.ws("Gmain", d), batch)
