@@ -155,16 +155,16 @@ class DataSpec:
         return DataSpec(**{**d, "label": LabelSpec.from_dict(d["label"])})
 
 
-def shot_groups(counts: Sequence[int], always: bool = False) -> dict[str, tuple[int, ...]]:
+def shot_groups(counts: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """'many' / 'medium' / 'few' class ids by a rule on the images per class; classes without images are in no group.
 
     many > 100 images, medium 20 to 100, few < 20, the literature's bounds, when that leaves no group empty; otherwise
     the classes by descending count (ties by id) in parts of 0.3, 0.3 and the rest. Empty for fewer than three classes
-    and, unless `always`, for a set that is not long-tailed: largest class less than twice the smallest.
+    and for a set that is not long-tailed: largest class less than twice the smallest.
     """
     n = np.asarray(counts, np.int64)
     present = [int(k) for k in np.flatnonzero(n > 0)]
-    if len(present) < 3 or not always and n[present].max() < 2 * n[present].min():
+    if len(present) < 3 or n[present].max() < 2 * n[present].min():
         return {}
     groups = {"many": tuple(k for k in present if n[k] > 100), "medium": tuple(k for k in present if 20 <= n[k] <= 100),
               "few": tuple(k for k in present if n[k] < 20)}

@@ -1,0 +1,650 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make, check and export data sets: `python dataset_tool.py --source=... --dest=...`, see --help."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from dnnlib.util import UserError, atomic_path, run_cli
+from gantransfer.container import Container, decode
+from gantransfer.data_sources import SPLITS, Item, Source, SourceOptions, open_image, open_source
+from gantransfer.labels import label_array, parse_label_file, some
+
+FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
+
+
+def to_array(image: Image.Image, name: str, channels: str = "keep", alpha: str | None = None) -> np.ndarray:
+    """uint8 [H, W, 1 or 3] from a Pillow image of any mode, upright as its EXIF orientation says.
+
+    Palette, CMYK, YCbCr and Lab become RGB; bilevel and 16-bit greyscale become 8-bit greyscale (rounded v * 255 /
+    65535). `channels` 'keep' | '1' | '3'. Transparency needs `alpha`: 'black' or 'white' to lay the image on, or
+    'drop'. Raises UserError naming the image for transparency without that and for modes without a defined range.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        if alpha is None:
+            raise UserError(f"{name} has transparency (mode {image.mode}); choose --alpha=black, white or drop")
+        grey = image.mode in ("1", "L", "LA", "La")
+        rgba = image.convert("RGBA")
+        if alpha == "drop":
+            image = rgba.convert("RGB")
+        else:
+            image = Image.alpha_composite(Image.new("RGBA", rgba.size, alpha), rgba).convert("RGB")
+        image = image.convert("L") if grey else image
+    elif image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.size and not (0 <= values.min() and values.max() <= 65535):
+            raise UserError(f"{name} has integer pixels from {values.min()} to {values.max()}; save it with 8 or 16 "
+                            "bits")
+        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    elif image.mode == "F":
+        raise UserError(f"{name} has floating-point pixels without a defined range; save it with 8 or 16 bits")
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    if channels != "keep":
+        image = image.convert("L" if channels == "1" else "RGB")
+    array = np.asarray(image)
+    return array[:, :, np.newaxis] if array.ndim == 2 else array
+
+
+def _resize(image: np.ndarray, width: int, height: int, resample: Image.Resampling) -> np.ndarray:
+    if image.shape[:2] == (height, width):
+        return image
+    pil = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    return np.asarray(pil.resize((width, height), resample)).reshape(height, width, -1)
+
+
+def transform_image(image: np.ndarray, transform: str | None, width: int | None, height: int | None,
+                    resize_filter: str = "lanczos") -> np.ndarray | None:
+    """uint8 [H, W, C] to [height, width, C]; None when the image must be left out.
+
+    None              each side resized to `width` / `height`, kept where that is None
+    center-crop       the centred square of the short side, resized
+    center-crop-wide  the centred round(width h / w) rows, resized to width x height, on a black width x width square;
+                      left out when narrower than `width` or when those rows are fewer than `height`
+    pad               resized to fit inside width x height, on a black canvas of that size
+    """
+    resample = FILTERS[resize_filter]
+    h, w, c = image.shape
+    if transform is None:
+        return _resize(image, width or w, height or h, resample)
+    if width is None or height is None:
+        raise UserError(f"--transform={transform} needs --resolution=WxH (or --width and --height)")
+    if transform == "center-crop":
+        side = min(h, w)
+        y, x = (h - side) // 2, (w - side) // 2
+        return _resize(image[y: y + side, x: x + side], width, height, resample)
+    if transform == "center-crop-wide":
+        if height > width:
+            raise UserError(f"--transform=center-crop-wide needs a width above the height, not {width}x{height}")
+        rows = round(width * h / w)  # as published: counted at the final scale, cropped at the original one
+        if w < width or rows < height:
+            return None
+        y = (h - rows) // 2
+        inner = _resize(image[y: y + rows], width, height, resample)
+        canvas = np.zeros([width, width, c], np.uint8)
+        y = (width - height) // 2
+        canvas[y: y + height] = inner
+        return canvas
+    if transform == "pad":
+        scale = min(width / w, height / h)
+        iw, ih = max(round(w * scale), 1), max(round(h * scale), 1)
+        canvas = np.zeros([height, width, c], np.uint8)
+        y, x = (height - ih) // 2, (width - iw) // 2
+        canvas[y: y + ih, x: x + iw] = _resize(image, iw, ih, resample)
+        return canvas
+    raise ValueError(f"unknown transform {transform}")
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """An uncompressed PNG of uint8 [H, W, 1 or 3]."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, format="png", compress_level=0)
+    return buffer.getvalue()
+
+
+@dataclass
+class Conversion:
+    """What to do with every image of a source."""
+
+    transform: str | None = None
+    width: int | None = None
+    height: int | None = None
+    resize_filter: str = "lanczos"
+    channels: str = "keep"
+    alpha: str | None = None
+    classes: tuple[str, ...] | None = None  # keep these (ids or names), renumbered in this order
+    max_images: int | None = None
+    drop_unlabelled: bool = False
+
+    def image(self, item: Item) -> np.ndarray | None:
+        array = to_array(item.load(), item.name, self.channels, self.alpha)
+        return transform_image(array, self.transform, self.width, self.height, self.resize_filter)
+
+
+class _Destination:
+    """A zip or folder that appears under its name only when complete."""
+
+    def __init__(self, path: str):
+        self.path, self.is_zip = path, path.lower().endswith(".zip")
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix in (".tar", ".gz", ".tgz", ".rar", ".7z", ".json", ".lmdb", ".h5", ".hdf5"):
+            raise UserError(f"--dest={path}: cannot write {suffix} files; give a name ending in .zip, or a folder")
+        if self.is_zip and os.path.isdir(path):
+            raise UserError(f"--dest={path} is a folder; remove it or choose another name")
+        if not self.is_zip and os.path.isfile(path):
+            raise UserError(f"--dest={path} is a file; give a new folder or a name ending in .zip")
+        if not self.is_zip and os.path.isdir(path) and os.listdir(path):
+            raise UserError(f"--dest={path} is not empty; empty it or choose another folder")
+        self.stack = contextlib.ExitStack()
+
+    @property
+    def parent(self) -> Path:
+        return Path(os.path.abspath(self.path)).parent
+
+    def __enter__(self) -> Callable[[str, bytes], None]:
+        try:
+            if self.is_zip:
+                temporary = self.stack.enter_context(atomic_path(self.path))
+                archive = self.stack.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED))
+                # A fixed date makes equal input give equal files.
+                return lambda name, data: archive.writestr(zipfile.ZipInfo(name), data)
+            self.parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f".{Path(self.path).name}.", suffix=".tmp", dir=self.parent))
+        except OSError as e:
+            raise UserError(f"cannot write --dest={self.path}: {e.strerror or e}") from None
+        self.stack.push(lambda kind, *_: self._finish(folder, kind is None))
+        made: set[Path] = set()
+
+        def write(name: str, data: bytes) -> None:
+            target = folder / name
+            if target.parent not in made:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                made.add(target.parent)
+            target.write_bytes(data)
+
+        return write
+
+    def _finish(self, folder: Path, complete: bool) -> None:
+        try:
+            if complete:
+                umask = os.umask(0)
+                os.umask(umask)
+                os.chmod(folder, 0o777 & ~umask)
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(self.path)
+                os.rename(folder, self.path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def __exit__(self, *exc: Any) -> None:
+        self.stack.__exit__(*exc)
+
+
+def _ordered_map(function: Callable[[Item], Any], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Any]]:
+    """(item, function(item)) in order, computed in threads a bounded way ahead; an exception is raised at its item."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque = deque()
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
+                if len(waiting) > 8 * workers:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _chosen_classes(source: Source, classes: tuple[str, ...] | None) -> dict[int, int] | None:
+    if classes is None:
+        return None
+    if source.labelled == "none":
+        raise UserError(f"--classes needs labels, and {source.name} has none")
+    named = {n: i for i, n in enumerate(source.class_names)}
+    chosen = []
+    for c in classes:
+        if c not in named and not c.isdigit():
+            known = some(named) if named else "no names"
+            raise UserError(f"--classes: {source.name} has no class {c} (it has {known})")
+        chosen.append(int(c) if c.isdigit() else named[c])
+    if len(set(chosen)) < len(chosen):
+        raise UserError("--classes names a class twice")
+    return {old: new for new, old in enumerate(chosen)}
+
+
+def _check_shape(image: np.ndarray, item: Item, first: tuple[tuple[int, ...], str] | None) -> None:
+    h, w, c = image.shape
+    if first is None:
+        if h != w:
+            raise UserError(f"{item.name} gives a {w}x{h} image, but images must be square; add "
+                            "--transform=center-crop or --transform=pad, with --resolution=WxH")
+        if h & (h - 1):
+            below = 1 << (h.bit_length() - 1)
+            raise UserError(f"{item.name} gives a {w}x{h} image, but the size must be a power of two; add "
+                            f"--resolution={below}x{below} or --resolution={2 * below}x{2 * below}")
+    elif image.shape != first[0]:
+        h0, w0, c0 = first[0]
+        remedy = (f"add --channels={max(c, c0)} or --channels=1" if (h, w) == (h0, w0) else
+                  f"add --transform=center-crop --resolution={w0}x{h0}")
+        raise UserError(f"{item.name} gives a {w}x{h} image with {c} channels, the first one ({first[1]}) is {w0}x{h0} "
+                        f"with {c0}; {remedy}")
+
+
+def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
+            report: Callable[[str], None] = print) -> None:
+    """Write all images of `source` to the zip or folder `dest`, with dataset.json; nothing stays behind on failure."""
+    renumber = _chosen_classes(source, how.classes)
+    count = source.count if how.max_images is None else min(source.count, how.max_images)
+
+    def work(item: Item) -> tuple[np.ndarray | None, str]:
+        if renumber is not None and item.label not in renumber or how.drop_unlabelled and item.label is None:
+            return None, ""
+        try:
+            return how.image(item), "too small"
+        except UserError as e:
+            if not source.tolerant:
+                raise
+            return None, str(e)
+
+    labels: list[list[Any]] = []
+    first: tuple[tuple[int, ...], str] | None = None
+    dropped: Counter = Counter()
+    items = (item for item, _ in zip(source.items(), range(count)))
+    results = contextlib.closing(_ordered_map(work, items, min(os.cpu_count() or 1, 8)))
+    with _Destination(dest) as write, results as stream:
+        progress = tqdm(stream, total=count, unit="img", desc=os.path.basename(dest.rstrip("/")), disable=None)
+        for index, (item, (image, reason)) in enumerate(progress):
+            if image is None:
+                if reason not in ("", "too small"):
+                    report(f"skipped: {reason}")
+                dropped[reason] += 1
+                continue
+            _check_shape(image, item, first)
+            data = png_bytes(image)
+            if first is None:
+                first = image.shape, item.name
+                expected = count * (len(data) + 300)
+                free = shutil.disk_usage(dest_parent(dest)).free
+                if expected > free and not (renumber or how.transform == "center-crop-wide"):
+                    raise UserError(f"--dest={dest} needs about {expected / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are "
+                                    "free; free some space or choose another folder")
+            name = f"{index // 1000:05d}/img{index:08d}.png"
+            write(name, data)
+            labels.append([name, item.label if renumber is None else renumber[item.label]])
+        if not labels:
+            why = ("none has one of the classes asked for" if renumber is not None and dropped[""] else
+                   "none has a label" if dropped[""] else
+                   f"all are too small for {how.width}x{how.height}" if dropped["too small"] else
+                   "none could be decoded")
+            raise UserError(f"nothing to write: of the images of {source.name} {why}")
+        unlabelled = [name for name, label in labels if label is None]
+        has_labels = not unlabelled
+        if unlabelled and len(unlabelled) < len(labels):
+            raise UserError(f"{len(unlabelled)} of {len(labels)} images of {source.name} have no label; add "
+                            "--drop-unlabelled to leave them out, or --labels=none")
+        names = source.class_names
+        if renumber is not None:
+            names = tuple(names[old] for old in renumber) if names else ()
+            meta = {**meta, "classes": list(renumber)}
+        content: dict[str, Any] = {"labels": labels if has_labels else None}
+        if names and has_labels:
+            content["class_names"] = list(names)
+        content["meta"] = meta
+        write("dataset.json", json.dumps(content).encode())
+
+    (height, width, channels), _ = first
+    report(f"{dest}: {len(labels)} images, {width}x{height}, {channels} channel{'s' if channels > 1 else ''}"
+           + (f"; left out {sum(dropped.values())}" if dropped else ""))
+    if has_labels:
+        report(f"labels from {source.labelled}" + (" (--labels=none to ignore them)"
+                                                   if source.labelled == "sub-folders" else ""))
+        report(histogram([label for _, label in labels], names))
+    elif source.labelled == "none":
+        report("no labels: the set serves unconditional training")
+
+
+def dest_parent(dest: str) -> Path:
+    """The nearest existing folder above `dest`."""
+    p = Path(os.path.abspath(dest)).parent
+    while not p.exists():
+        p = p.parent
+    return p
+
+
+def histogram(labels: list[Any], names: tuple[str, ...] = ()) -> str:
+    """Images per class as lines of text (a summary for vectors and above 40 classes)."""
+    if isinstance(labels[0], (list, tuple)):
+        return f"labels: vectors of length {len(labels[0])}"
+    counts = np.bincount(np.asarray(labels, np.int64))
+    present = counts[counts > 0]
+    lines = [f"{len(present)} classes, {len(labels)} images: {present.min()} to {present.max()} per class"]
+    if len(counts) > len(present):
+        dead = np.flatnonzero(counts == 0)
+        lines.append(f"  {len(dead)} class ids have no image: {some(dead)}")
+    if len(counts) <= 40:
+        width = max(len(str(len(counts) - 1)), 1)
+        lines += [f"  {k:{width}d}  {n:7d}" + (f"  {names[k]}" if k < len(names) else "") for k, n in enumerate(counts)]
+    return "\n".join(lines)
+
+
+class _Check:
+    """Findings about a data set: errors would stop or spoil training, warnings would not."""
+
+    def __init__(self, path: str, fname: str):
+        self.files = Container(path)
+        self.fname = fname
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+        self.shapes: dict[tuple[int, ...], list[str]] = {}
+
+    def run(self, report: Callable[[str], None]) -> bool:
+        """True when there are no errors."""
+        path, names = self.files.path, self.files.image_names
+        if not names:
+            raise UserError(f"no images in {path}")
+        labels, class_names = self._labels(names)
+        if labels is not None and self.fname != "dataset.json":
+            names = [n for n in names if n in labels]
+        seen: dict[bytes, list[str]] = {}
+        broken: list[str] = []
+        modes: Counter = Counter()
+        for name in tqdm(names, unit="img", desc="checking", disable=None):
+            try:
+                data = self.files.read(name)
+                image = open_image(data, name)
+            except UserError:
+                broken.append(name)
+                continue
+            modes[image.mode] += 1
+            try:
+                array = decode(data, name)
+            except UserError:
+                continue
+            self.shapes.setdefault(array.shape, []).append(name)
+            seen.setdefault(hashlib.sha256(str(array.shape).encode() + array.tobytes()).digest(), []).append(name)
+        self._note(self.errors, broken, "cannot be read or decoded")
+        self._modes(modes, report)
+        self._sizes(report)
+        self._duplicates(seen, labels)
+        report(f"{path}: {len(names)} images")
+        if labels:
+            values = [labels[n] for n in names if n in labels]
+            with contextlib.suppress(UserError):
+                kind, array = label_array(list(labels), list(labels.values()), self.fname)
+                report(histogram(values if kind == "value" else [int(v) for v in values], class_names))
+                dead = [] if kind == "value" else sorted(set(range(int(array.max()) + 1)) - set(array.tolist()))
+                self._note(self.warnings, dead, "class ids have no image", plural="")
+        else:
+            report("no labels")
+        for text in self.errors:
+            report(f"ERROR: {text}")
+        for text in self.warnings:
+            report(f"warning: {text}")
+        report("no problems" if not self.errors + self.warnings else
+               f"{len(self.errors)} kinds of errors, {len(self.warnings)} of warnings")
+        return not self.errors
+
+    @staticmethod
+    def _note(where: list[str], names: Iterable[Any], what: str, plural: str = "images ") -> None:
+        names = list(names)
+        if names:
+            where.append(f"{len(names)} {plural}{what}: {some(names)}")
+
+    def _labels(self, names: list[str]) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+        if self.fname not in self.files.names:
+            if self.fname != "dataset.json":
+                raise UserError(f"--fname={self.fname}: no such file in {self.files.path}")
+            return None, ()
+        try:
+            file = parse_label_file(self.files.read_json(self.fname), self.fname)
+        except UserError as e:
+            self.errors.append(str(e))
+            return None, ()
+        if file.labels is None:
+            return None, ()
+        have = set(names)
+        extra = [n for n in file.labels if n not in have]
+        # dataset.json may say more than there is; a label file given by name must fit.
+        self._note(self.warnings if self.fname == "dataset.json" else self.errors, extra,
+                   f"have labels in {self.fname} but are missing")
+        if self.fname == "dataset.json":
+            self._note(self.errors, [n for n in names if n not in file.labels], "have no label")
+        try:
+            if file.labels:
+                label_array(list(file.labels), list(file.labels.values()), self.fname)
+        except UserError as e:
+            self.errors.append(str(e))
+        return {n: v for n, v in file.labels.items() if n in have}, file.class_names
+
+    def _modes(self, modes: Counter, report: Callable[[str], None]) -> None:
+        report("modes: " + (", ".join(f"{mode} {n}" for mode, n in modes.most_common()) or "none readable"))
+        for mode, n in modes.items():
+            if mode not in ("L", "RGB"):
+                self.errors.append(f"{n} images have mode {mode}, not 8-bit greyscale (L) or RGB; convert the set with "
+                                   "dataset_tool.py --source=...")
+
+    def _sizes(self, report: Callable[[str], None]) -> None:
+        usual = sorted(self.shapes.items(), key=lambda kv: -len(kv[1]))
+        report("sizes: " + ", ".join(f"{w}x{h}x{c} {len(v)}" for (h, w, c), v in usual[:8])
+               + (f" and {len(usual) - 8} more sizes" if len(usual) > 8 else ""))
+        if usual:
+            h, w, _ = usual[0][0]
+            if h != w or h & (h - 1):
+                self.errors.append(f"the usual size {w}x{h} is not square with a power of two; convert the set with "
+                                   "--transform=center-crop --resolution=WxH")
+            self._note(self.errors, (n for _, v in usual[1:] for n in v), f"differ in size or channels from {w}x{h}")
+
+    def _duplicates(self, seen: dict[bytes, list[str]], labels: dict[str, Any] | None) -> None:
+        groups = [v for v in seen.values() if len(v) > 1]
+        self._note(self.warnings, (n for v in groups for n in v[1:]), "repeat another image of the set exactly")
+        if labels:
+            def keys(v: list[str]) -> set[str]:
+                return {json.dumps(labels.get(n)) for n in v}
+            self._note(self.errors, (" = ".join(v[:2]) for v in groups if len(keys(v)) > 1),
+                       "are there again with another label")
+
+
+def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callable[[str], None] = print) -> None:
+    """Copy the image files of a data set unchanged into a folder per class, with a dataset.json that fits."""
+    files = Container(path)
+    names = files.image_names
+    if not names:
+        raise UserError(f"no images in {path}")
+    labels: dict[str, Any] | None = None
+    class_names: tuple[str, ...] = ()
+    if fname in files.names:
+        file = parse_label_file(files.read_json(fname), f"{fname} of {path}")
+        labels, class_names = file.labels, file.class_names
+    elif fname != "dataset.json":
+        raise UserError(f"--fname={fname}: no such file in {path}")
+    kind = "none"
+    if labels is not None:
+        missing = [n for n in names if n not in labels]
+        if fname != "dataset.json":
+            names = [n for n in names if n in labels]
+        elif missing:
+            raise UserError(f"{len(missing)} of {len(names)} images of {path} have no label: {some(missing)}")
+        if not names:
+            raise UserError(f"{fname} of {path} names none of its images")
+        kind, values = label_array(names, [labels[n] for n in names], f"{fname} of {path}")
+    folders: dict[int, str] = {}
+    if kind == "class":
+        width = len(str(int(values.max())))
+        for k in sorted(set(values.tolist())):
+            text = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", class_names[k]).strip(". ") if k < len(class_names) else ""
+            text = text or f"{k:0{width}d}"
+            folders[k] = text if text not in folders.values() else f"{text}_{k}"
+    taken: set[str] = set()
+    out: list[list[Any]] = []
+    with _Destination(dest) as write:
+        for i, name in enumerate(tqdm(names, unit="img", desc=os.path.basename(dest.rstrip("/")), disable=None)):
+            target = name if kind != "class" else f"{folders[int(values[i])]}/{name.split('/')[-1]}"
+            if target in taken:
+                target = f"{folders[int(values[i])]}/{name.replace('/', '_')}"
+            taken.add(target)
+            write(target, files.read(name))
+            out.append([target, labels[name] if labels is not None else None])
+        content: dict[str, Any] = {"labels": out if kind != "none" else None}
+        if class_names:
+            content["class_names"] = list(class_names)
+        write("dataset.json", json.dumps(content).encode())
+    report(f"{dest}: {len(out)} images" + (f" in {len(folders)} class folders" if folders else ""))
+
+
+def parse_resolution(text: str | None, width: int | None, height: int | None) -> tuple[int | None, int | None]:
+    """(width, height) from --resolution or from --width and --height."""
+    if text is not None:
+        match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())
+        if not match:
+            raise UserError(f"--resolution={text}: write WIDTHxHEIGHT, for example 64x64")
+        if width is not None or height is not None:
+            raise UserError("--resolution and --width/--height say the same thing; give one of them")
+        width, height = int(match[1]), int(match[2] or match[1])
+    for flag, value in (("--width", width), ("--height", height)):
+        if value is not None and not 1 <= value <= 65536:
+            raise UserError(f"{'--resolution' if text else flag}: {value} is not a possible size")
+    return width, height
+
+
+def parse_classes(text: str | None) -> tuple[str, ...] | None:
+    """'0-4', '3,1,7' or class names separated by commas."""
+    if text is None:
+        return None
+    out: list[str] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", part)
+        if match and int(match[1]) > int(match[2]):
+            raise UserError(f"--classes={text}: the range {part} is empty")
+        out += [str(k) for k in range(int(match[1]), int(match[2]) + 1)] if match else [part.strip()]
+    if not all(out):
+        raise UserError(f"--classes={text}: an entry is empty")
+    return tuple(out)
+
+
+_HELP = """Make a data set: a zip (or folder) of PNG images with labels, as training reads it.
+
+\b
+--source is one of
+  FOLDER                         images in it; class sub-folders become labels, a dataset.json at its root wins
+  FILE.zip                       the same inside a zip
+  cifar-10-python.tar.gz         (or cifar-100) the archive as downloaded
+  train-images-idx3-ubyte.gz     MNIST, with its labels file beside it
+  FOLDER_lmdb                    an LSUN database (needs the package lmdb)
+  sklearn:digits                 real handwritten digits that come with scikit-learn
+  fonts:FOLDER                   letters rendered from the .ttf and .otf files below it
+
+\b
+--dest is a name ending in .zip, or a new or empty folder. It appears only when complete.
+
+\b
+Examples
+  python dataset_tool.py --source=Image/ --dest=datasets/af.zip --transform=center-crop --resolution=64x64
+  python dataset_tool.py --source=cifar-10-python.tar.gz --dest=datasets/cifar10.zip
+  python dataset_tool.py check datasets/af.zip
+  python dataset_tool.py export --source=datasets/af.zip --dest=folders/af
+"""
+
+
+@click.group(invoke_without_command=True, help=_HELP)
+@click.option("--source", metavar="PATH", help="what to convert (required)")
+@click.option("--dest", metavar="PATH", help="zip or folder to write (required)")
+@click.option("--transform", type=click.Choice(["center-crop", "center-crop-wide", "pad"]),
+              help="crop or pad to --resolution (default: only resize, if sizes are given)")
+@click.option("--resolution", metavar="WxH", help="output size")
+@click.option("--width", type=int, help="output width (the older way)")
+@click.option("--height", type=int, help="output height (the older way)")
+@click.option("--resize-filter", type=click.Choice(list(FILTERS)), default="lanczos", show_default=True)
+@click.option("--max-images", "--max_images", type=click.IntRange(min=1), help="only the first N images")
+@click.option("--channels", type=click.Choice(["keep", "1", "3"]), default="keep", show_default=True,
+              help="1 makes greyscale, 3 makes RGB")
+@click.option("--alpha", type=click.Choice(["black", "white", "drop"]),
+              help="lay transparent images on black or white, or drop the alpha channel (default: an error)")
+@click.option("--labels", type=click.Choice(["auto", "folders", "json", "none"]), default="auto", show_default=True,
+              help="where labels come from")
+@click.option("--drop-unlabelled", is_flag=True, help="leave out images without a label")
+@click.option("--classes", metavar="LIST", help="only these classes (0-4, or 3,1,7, or names), renumbered from 0")
+@click.option("--split", type=click.Choice([*SPLITS, "pool", "test"]),
+              help="part of a source: train (or pool), reference (or test, held out), all")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="seed of the split")
+@click.option("--letters", metavar="LIST", help="fonts: which letters, for example A-J or A-Z,a-z  [default: A-Z]")
+@click.option("--font-distance", type=click.FloatRange(min=0), default=0.12, show_default=True,
+              help="fonts: leave out faces nearer (rms of 0..1 pixels) than this to one already taken")
+@click.pass_context
+def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> None:
+    if ctx.invoked_subcommand is not None:
+        return
+    if source is None or dest is None:
+        raise UserError(f"{'--source' if source is None else '--dest'} is missing; see python dataset_tool.py --help")
+    width, height = parse_resolution(o["resolution"], o["width"], o["height"])
+    if o["transform"] and (width is None or height is None):
+        raise UserError(f"--transform={o['transform']} needs --resolution=WxH (or --width and --height)")
+    rendered = source.startswith(("sklearn:", "fonts:"))
+    if rendered and (o["transform"] or (width is None) != (height is None)):
+        raise UserError(f"--source={source} is rendered at --resolution=WxH; leave --transform away")
+    if os.path.exists(dest) and os.path.exists(source) and os.path.samefile(source, dest):
+        raise UserError("--dest is the same as --source; choose another name")
+    split = {"pool": "train", "test": "reference"}.get(o["split"], o["split"])
+    destination = _Destination(dest)  # complain before a long scan of the source
+    del destination
+    opened = open_source(source, SourceOptions(
+        labels=o["labels"], split=split, seed=o["seed"], size=(width, height) if rendered and width else None,
+        letters=o["letters"], font_distance=o["font_distance"], drop_unlabelled=o["drop_unlabelled"],
+        report=click.echo))
+    meta = {"tool": "dataset_tool", "source": source if rendered else os.path.basename(os.path.abspath(source)),
+            "transform": o["transform"], "resize_filter": o["resize_filter"]}
+    if split is not None:
+        meta |= {"split": split, "seed": o["seed"]}
+    convert(opened, dest, Conversion(
+        transform=o["transform"], width=None if rendered else width, height=None if rendered else height,
+        resize_filter=o["resize_filter"], channels=o["channels"], alpha=o["alpha"], classes=parse_classes(o["classes"]),
+        max_images=o["max_images"], drop_unlabelled=o["drop_unlabelled"]), meta, click.echo)
+
+
+@main.command()
+@click.argument("path")
+@click.option("--fname", default="dataset.json", show_default=True, help="label file inside the set")
+@click.option("--strict", is_flag=True, help="warnings count as errors")
+@click.pass_context
+def check(ctx: click.Context, path: str, fname: str, strict: bool) -> None:
+    """Look at every image and label of PATH; exit code 1 when training would fail or be spoilt."""
+    found = _Check(path, fname)
+    if not found.run(click.echo) or strict and found.warnings:
+        ctx.exit(1)
+
+
+@main.command()
+@click.option("--source", metavar="PATH", required=True, help="zip or folder made by this tool")
+@click.option("--dest", metavar="DIR", required=True, help="new or empty folder (or a .zip)")
+@click.option("--fname", default="dataset.json", show_default=True, help="label file that chooses the images")
+def export(source: str, dest: str, fname: str) -> None:
+    """Copy a data set into one folder per class, files unchanged."""
+    export_set(source, dest, fname, click.echo)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,524 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `dataset_tool.py` can read: every source gives images with labels, one at a time.
+
+Nothing here executes what it reads: the CIFAR archives' pickles pass through an unpickler that knows arrays only.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import pickle
+import re
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dnnlib.util import UserError
+from gantransfer.container import Container
+from gantransfer.labels import LabelFile, label_array, parse_label_file, some
+
+SPLITS = ("train", "reference", "all")
+
+
+@dataclass
+class Item:
+    """One image of a source. `load` may run in another thread."""
+
+    name: str  # for messages
+    load: Callable[[], Image.Image]  # raises UserError naming the image
+    label: Any = None  # int, list of numbers, or None
+
+
+@dataclass
+class Source:
+    """Images to convert: `items()` goes through them in order; `count` is their number."""
+
+    name: str
+    count: int
+    items: Callable[[], Iterator[Item]]
+    class_names: tuple[str, ...] = ()
+    labelled: str = "none"  # where labels come from, for the report
+    tolerant: bool = False  # an undecodable image is skipped with a message instead of ending the conversion
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What the caller may choose about a source; sources refuse what they do not understand."""
+
+    labels: str = "auto"  # auto | folders | json | none
+    split: str | None = None  # None: the source's default
+    seed: int = 0
+    size: tuple[int, int] | None = None  # (width, height) for sources that render
+    letters: str | None = None
+    font_distance: float = 0.12
+    drop_unlabelled: bool = False
+    report: Callable[[str], None] = print
+
+
+def open_source(path: str, options: SourceOptions) -> Source:
+    """The source that `path` means, by its name. Raises UserError when there is none or it is damaged."""
+    if path.startswith("sklearn:"):
+        return _sklearn(path, options)
+    if path.startswith("fonts:"):
+        return _fonts(path[len("fonts:"):], options)
+    if options.letters is not None:
+        raise UserError("--letters belongs to --source=fonts:DIR")
+    name = os.path.basename(os.path.normpath(path))
+    if not os.path.exists(path):
+        raise UserError(f"--source={path}: no such file or folder")
+    if name in ("cifar-10-python.tar.gz", "cifar-100-python.tar.gz"):
+        return _cifar(path, options)
+    if re.fullmatch(r"(train|t10k)-images[-.]idx3-ubyte(\.gz)?", name):
+        return _mnist(path, options)
+    if options.split is not None:
+        raise UserError(f"--split does not apply to {name}: CIFAR archives, sklearn:digits and fonts:DIR have splits")
+    if os.path.isdir(path) and name.endswith("_lmdb"):
+        return _lsun(path, options)
+    if os.path.isdir(path) or name.lower().endswith(".zip"):
+        return _files(path, options)
+    raise UserError(f"--source={path}: unknown kind of file; give a folder, a .zip, cifar-10-python.tar.gz, "
+                    "cifar-100-python.tar.gz, train-images-idx3-ubyte.gz, an LSUN *_lmdb folder, sklearn:digits or "
+                    "fonts:DIR")
+
+
+def open_image(data: bytes, name: str) -> Image.Image:
+    """A decoded Pillow image of any mode. Raises UserError naming it when damaged."""
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        return image
+    except (OSError, SyntaxError, ValueError, zlib.error, struct.error, Image.DecompressionBombError) as e:
+        reason = "unknown or damaged image format" if isinstance(e, Image.UnidentifiedImageError) else e
+        raise UserError(f"cannot decode {name} ({reason}); replace or remove it") from None
+
+
+def _files(path: str, options: SourceOptions) -> Source:
+    files = Container(path)
+    names = files.image_names
+    if not names:
+        raise UserError(f"no images in {path}")
+    labels, class_names, how = _file_labels(files, names, options)
+    missing = [n for n in names if n not in labels] if labels else []
+    if missing and not options.drop_unlabelled:
+        raise UserError(f"{len(missing)} of {len(names)} images of {path} have no label ({how}): {some(missing)}; add "
+                        "--drop-unlabelled to leave them out, or --labels=none")
+
+    def items() -> Iterator[Item]:
+        for name in names:
+            where = f"{name} in {path}"
+            yield Item(where, partial(lambda n, w: open_image(files.read(n), w), name, where), labels.get(name))
+
+    return Source(path, len(names), items, class_names, how)
+
+
+def _file_labels(files: Container, names: Sequence[str],
+                 options: SourceOptions) -> tuple[dict[str, Any], tuple[str, ...], str]:
+    mode = options.labels
+    if mode in ("auto", "json") and "dataset.json" in files.names:
+        file: LabelFile = parse_label_file(files.read_json("dataset.json"), f"dataset.json of {files.path}")
+        labels = {n: file.labels[n] for n in names if file.labels.get(n) is not None} if file.labels else {}
+        if file.labels and not labels:
+            raise UserError(f"dataset.json of {files.path} names none of its {len(names)} images "
+                            f"(it has {some(file.labels)}); names are relative to its folder")
+        if labels:
+            kind, values = label_array(list(labels), list(labels.values()), file.where)
+            if kind == "class":
+                labels = dict(zip(labels, map(int, values)))
+        elif mode == "json":
+            raise UserError(f"--labels=json, but dataset.json of {files.path} says that there are none")
+        return labels, file.class_names, "dataset.json" if labels else "none"
+    if mode == "json":
+        raise UserError(f"--labels=json, but {files.path} has no dataset.json at its root")
+    if mode == "none":
+        return {}, (), "none"
+
+    folders = class_folders(names)
+    # Numbered folders that an earlier conversion made to keep folders small are not classes.
+    shards = all(re.fullmatch(r"(.*/)?\d{5}/img\d{8}\.\w+", n) for n in names)
+    if mode == "auto" and (shards or len(set(folders.values())) < 2):
+        return {}, (), "none"
+    if not folders:
+        raise UserError(f"--labels=folders, but the images of {files.path} are in no sub-folders")
+    classes = sorted(set(folders.values()))
+    number = {c: i for i, c in enumerate(classes)}
+    return {n: number[c] for n, c in folders.items()}, tuple(classes), "sub-folders"
+
+
+def class_folders(names: Sequence[str]) -> dict[str, str]:
+    """Image name -> class folder: the first folder below the one that all images share.
+
+    Images beside the class folders are left out. A single folder holding everything is one class.
+    """
+    parts = [n.split("/") for n in names]
+    common = os.path.commonprefix([p[:-1] for p in parts]) if parts else []
+    depth = len(common)
+    if parts and depth and all(len(p) == depth + 1 for p in parts):
+        depth -= 1
+    return {n: p[depth] for n, p in zip(names, parts) if len(p) > depth + 1}
+
+
+def _lsun(path: str, options: SourceOptions) -> Source:
+    if options.labels not in ("auto", "none"):
+        raise UserError(f"--labels={options.labels}: an LSUN database has no labels")
+    try:
+        import lmdb
+    except ImportError:
+        raise UserError(f"reading {path} needs the package lmdb: pip install lmdb") from None
+    try:
+        with lmdb.open(path, readonly=True, lock=False) as db:
+            count = db.stat()["entries"]
+    except lmdb.Error as e:
+        raise UserError(f"cannot open {path} as an LMDB database ({e})") from None
+
+    def items() -> Iterator[Item]:
+        with lmdb.open(path, readonly=True, lock=False) as db, db.begin(write=False) as txn:
+            for key, value in txn.cursor():
+                where = f"record {key.decode('latin1')} of {path}"
+                yield Item(where, partial(open_image, bytes(value), where))
+
+    return Source(path, count, items, tolerant=True)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles containers, strings, numbers and NumPy arrays; refuses every other name instead of importing it."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return _empty_array
+        if (module, name) == ("numpy", "ndarray"):
+            return np.ndarray
+        if (module, name) == ("numpy", "dtype"):
+            return _plain_dtype
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1
+        raise pickle.UnpicklingError(f"the name {module}.{name} is not allowed")
+
+
+def _empty_array(*_args: Any) -> np.ndarray:
+    return np.ndarray.__new__(np.ndarray, (0,), np.int8)
+
+
+def _plain_dtype(text: Any, *flags: Any) -> np.dtype:
+    dtype = np.dtype(text, *flags)
+    if dtype.hasobject:
+        raise pickle.UnpicklingError("an array of objects is not allowed")
+    return dtype
+
+
+def _latin1(text: str, codec: str = "latin1") -> bytes:
+    if codec not in ("latin1", "latin-1", "iso-8859-1"):
+        raise pickle.UnpicklingError(f"the codec {codec} is not allowed")
+    return text.encode("latin1")
+
+
+def load_arrays(data: bytes, where: str) -> dict:
+    """A pickled dict of arrays and plain values (Python 2 strings become str). Raises UserError for anything else."""
+    try:
+        result = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
+        if isinstance(result, dict):
+            return result
+        reason: Any = f"it holds a {type(result).__name__}, not a dict"
+    except Exception as e:  # a damaged pickle can fail in any way at all
+        reason = e
+    raise UserError(f"{where} is not a CIFAR batch ({reason}); download the archive again")
+
+
+def _cifar(path: str, options: SourceOptions) -> Source:
+    if options.labels not in ("auto", "none"):
+        raise UserError(f"--labels={options.labels}: a CIFAR archive brings its own labels; use auto or none")
+    fine = "cifar-100" in os.path.basename(path)
+    split = options.split or "train"
+    if fine:
+        folder, key, meta, meta_key = "cifar-100-python", "fine_labels", "meta", "fine_label_names"
+        train, test = ["train"], ["test"]
+    else:
+        folder, key, meta, meta_key = "cifar-10-batches-py", "labels", "batches.meta", "label_names"
+        train, test = [f"data_batch_{i}" for i in range(1, 6)], ["test_batch"]
+    wanted = {"train": train, "reference": test, "all": train + test}[split]
+
+    def member(tar: tarfile.TarFile, name: str) -> dict:
+        where = f"{folder}/{name} in {path}"
+        try:
+            stream = tar.extractfile(f"{folder}/{name}")
+        except KeyError:
+            stream = None
+        if stream is None:
+            raise UserError(f"{path} has no {folder}/{name}; download the archive again")
+        return load_arrays(stream.read(), where)
+
+    def read(visit: Callable[[tarfile.TarFile], Any]) -> Any:
+        try:
+            with tarfile.open(path, "r:gz") as tar:
+                return visit(tar)
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as e:
+            raise UserError(f"{path} is damaged ({e}); download the archive again") from None
+
+    def batch(name: str) -> tuple[np.ndarray, list[int]]:
+        content = read(lambda tar: member(tar, name))
+        data, labels = content.get("data"), content.get(key)
+        if not (isinstance(data, np.ndarray) and data.ndim == 2 and data.shape[1] == 3072 and data.dtype == np.uint8
+                and isinstance(labels, list) and len(labels) == len(data)
+                and all(isinstance(v, int) and 0 <= v < (100 if fine else 10) for v in labels)):
+            raise UserError(f"{folder}/{name} in {path} is not a CIFAR batch; download the archive again")
+        return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+
+    names = read(lambda tar: member(tar, meta)).get(meta_key, ())
+    names = tuple(str(n) for n in names) if isinstance(names, (list, tuple)) else ()
+    with_labels = options.labels != "none"
+
+    def items() -> Iterator[Item]:
+        for name in wanted:
+            data, labels = batch(name)
+            for i, (image, label) in enumerate(zip(data, labels)):
+                yield Item(f"image {i} of {name} in {path}", partial(Image.fromarray, np.ascontiguousarray(image)),
+                           label if with_labels else None)
+
+    # Published sizes; a batch of another length only makes the progress bar less exact.
+    count = (50000 if train[0] in wanted else 0) + (10000 if test[0] in wanted else 0)
+    return Source(path, count, items, names if with_labels else (), "the archive" if with_labels else "none")
+
+
+def _idx(path: str) -> np.ndarray:
+    """The uint8 array of an IDX file (the format of MNIST), plain or gzipped."""
+    try:
+        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as f:
+            data = f.read()
+        zero, kind, rank = struct.unpack(">HBB", data[:4])
+        shape = struct.unpack(f">{rank}I", data[4: 4 + 4 * rank])
+        if zero != 0 or kind != 8 or len(data) != 4 + 4 * rank + int(np.prod(shape)):
+            raise ValueError("wrong header or length")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the labels of the images beside it; download it, or give --labels=none"
+                        ) from None
+    except (OSError, EOFError, zlib.error, struct.error, ValueError) as e:
+        raise UserError(f"{path} is not a readable IDX file ({e}); download it again") from None
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def _mnist(path: str, options: SourceOptions) -> Source:
+    if options.labels not in ("auto", "none"):
+        raise UserError(f"--labels={options.labels}: MNIST brings its own labels; use auto or none")
+    if options.split is not None:
+        raise UserError("--split does not apply to MNIST: name the split's own file, train-images... or t10k-images...")
+    images = _idx(path)
+    if images.ndim != 3 or images.shape[1:] != (28, 28):
+        raise UserError(f"{path} holds an array of shape {images.shape}, not [n, 28, 28]")
+    labels = None
+    if options.labels == "auto":
+        sibling = re.sub(r"images([-.])idx3", r"labels\1idx1", os.path.basename(path))
+        labels = _idx(os.path.join(os.path.dirname(path), sibling))
+        if labels.shape != (len(images),):
+            raise UserError(f"{path} has {len(images)} images, but the labels file beside it {labels.shape[0]} labels")
+
+    def items() -> Iterator[Item]:
+        for i, image in enumerate(images):
+            yield Item(f"image {i} of {path}", partial(Image.fromarray, np.pad(image, 2)),
+                       None if labels is None else int(labels[i]))
+
+    names = () if labels is None else tuple(str(k) for k in range(int(labels.max()) + 1))
+    return Source(path, len(images), items, names, "the labels file" if labels is not None else "none")
+
+
+def digits_split(target: np.ndarray, split: str, seed: int = 0, held_out: int = 60) -> np.ndarray:
+    """Sorted indices of a split: 'reference' is `held_out` per class by RandomState(seed), 'train' the others."""
+    rng = np.random.RandomState(seed)
+    held = np.concatenate([rng.permutation(np.flatnonzero(target == k))[:held_out] for k in np.unique(target)])
+    everything = np.arange(len(target))
+    return {"all": everything, "reference": np.sort(held), "train": np.setdiff1d(everything, held)}[split]
+
+
+def _sklearn(path: str, options: SourceOptions) -> Source:
+    if path != "sklearn:digits":
+        raise UserError(f"--source={path}: the one set of images inside scikit-learn is sklearn:digits")
+    if options.letters is not None:
+        raise UserError("--letters belongs to --source=fonts:DIR")
+    if options.labels not in ("auto", "none"):
+        raise UserError(f"--labels={options.labels}: sklearn:digits brings its own labels; use auto or none")
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise UserError("sklearn:digits needs the package scikit-learn: pip install scikit-learn") from None
+    data = load_digits()
+    chosen = digits_split(data.target, options.split or "all", options.seed)
+    size = options.size or (16, 16)
+    with_labels = options.labels != "none"
+
+    def load(i: int) -> Image.Image:
+        image = Image.fromarray((data.images[i] * (255 / 16)).astype(np.float32))
+        enlarged = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+        return Image.fromarray(np.clip(np.rint(enlarged), 0, 255).astype(np.uint8))
+
+    def items() -> Iterator[Item]:
+        for i in chosen:
+            yield Item(f"digit {i}", partial(load, i), int(data.target[i]) if with_labels else None)
+
+    names = tuple(str(k) for k in range(10)) if with_labels else ()
+    return Source(path, len(chosen), items, names, "scikit-learn" if with_labels else "none")
+
+_STYLE_WORDS = frozenset("""thin hairline extralight ultralight light semilight demilight book regular normal roman text
+    medium semibold demibold demi bold extrabold ultrabold heavy black ultra extra semi condensed semicondensed
+    extracondensed narrow compressed extended wide expanded italic oblique slanted display caption""".split())
+
+
+def parse_letters(text: str | None) -> str:
+    """'A-J' or 'A-Z,a-z' or a string of letters; default A-Z."""
+    if text is None:
+        text = "A-Z"
+    out = ""
+    for part in text.split(","):
+        if len(part) == 3 and part[1] == "-":
+            if part[0] > part[2]:
+                raise UserError(f"--letters={text}: the range {part} is empty")
+            out += "".join(chr(c) for c in range(ord(part[0]), ord(part[2]) + 1))
+        else:
+            out += part
+    if len(out) < 2 or len(set(out)) < len(out) or any(not c.isprintable() or c.isspace() for c in out):
+        raise UserError(f"--letters={text}: give at least two different characters, for example A-Z or A-J")
+    return out
+
+
+def font_family(family: str) -> str:
+    """The family without words of weight and width: 'Lato Light' and 'Lato Black' are one design."""
+    words = family.split()
+    while len(words) > 1 and words[-1].lower().replace("-", "") in _STYLE_WORDS:
+        words.pop()
+    return " ".join(words)
+
+
+def render_glyphs(font_path: str, letters: str, size: int) -> np.ndarray | None:
+    """uint8 [len(letters), size, size], white on black, one scale and baseline per face, each letter centred.
+
+    None when the face lacks ink for a letter, draws the same shape for two, or cannot be opened.
+    """
+    over = 4  # drawn larger and reduced by averaging: independent of hinting
+    canvas = size * over
+    try:
+        probe = ImageFont.truetype(font_path, canvas)
+        boxes = [probe.getbbox(c, anchor="ls") for c in letters]
+        missing = [_shape(font_path, c) == _shape(font_path, "\U0010ffff") for c in letters]  # the sign for "no glyph"
+        top, bottom = min(b[1] for b in boxes), max(b[3] for b in boxes)
+        extent = max(max(b[2] - b[0] for b in boxes), bottom - top)
+        if any(missing) or extent <= 0 or any(b[2] <= b[0] or b[3] <= b[1] for b in boxes):
+            return None
+        scale = 0.84 * canvas / extent
+        font = ImageFont.truetype(font_path, max(canvas * scale, 1))
+        boxes = [font.getbbox(c, anchor="ls") for c in letters]
+        top, bottom = min(b[1] for b in boxes), max(b[3] for b in boxes)
+        out = np.empty([len(letters), size, size], np.uint8)
+        for k, (c, b) in enumerate(zip(letters, boxes)):
+            image = Image.new("L", (canvas, canvas), 0)
+            at = ((canvas - b[0] - b[2]) / 2, (canvas - top - bottom) / 2)
+            ImageDraw.Draw(image).text(at, c, 255, font, anchor="ls")
+            out[k] = np.asarray(image.resize((size, size), Image.Resampling.BOX))
+    except (OSError, ValueError, OverflowError, MemoryError):
+        return None
+    ink = out.reshape(len(letters), -1).mean(1) / 255
+    distinct = len({g.tobytes() for g in out}) == len(out)
+    return out if distinct and ink.min() > 0.01 and ink.max() < 0.8 else None
+
+
+def _shape(font_path: str, text: str) -> bytes:
+    image = Image.new("L", (48, 48), 0)
+    ImageDraw.Draw(image).text((8, 40), text, 255, ImageFont.truetype(font_path, 32), anchor="ls")
+    return image.tobytes()
+
+
+def _fonts(folder: str, options: SourceOptions) -> Source:
+    if options.labels not in ("auto", "none"):
+        raise UserError(f"--labels={options.labels}: glyphs bring their own labels; use auto or none")
+    if not os.path.isdir(folder):
+        raise UserError(f"--source=fonts:{folder}: no such folder; give one with .ttf or .otf files, "
+                        "for example fonts:/usr/share/fonts")
+    letters = parse_letters(options.letters)
+    width, height = options.size or (32, 32)
+    if width != height:
+        raise UserError(f"glyphs are square: give --resolution={width}x{width}")
+    paths = sorted(str(p) for p in Path(folder).rglob("*") if p.suffix.lower() in (".ttf", ".otf"))
+    if not paths:
+        raise UserError(f"no .ttf or .otf files below {folder}")
+
+    faces, families, glyphs, unusable = [], [], [], 0
+    for p in paths:
+        rendered = render_glyphs(p, letters, width)
+        if rendered is None:
+            unusable += 1
+            continue
+        family, style = ImageFont.truetype(p, 16).getname()
+        faces.append(f"{family} {style}")
+        families.append(font_family(family or Path(p).stem))
+        glyphs.append(rendered)
+    foreign = _foreign(glyphs, families)
+    kept: list[int] = []
+    pixels = [g.astype(np.float32).ravel() / 255 for g in glyphs]
+    for i in range(len(glyphs)):
+        if not foreign[i] and all(_rms(pixels[i], pixels[j]) > options.font_distance for j in kept):
+            kept.append(i)
+    options.report(f"{len(paths)} font files: {unusable} lack ink, a letter or distinct letters; {sum(foreign)} draw "
+                   f"other signs in their place; {len(glyphs) - sum(foreign) - len(kept)} nearly repeat another face; "
+                   f"{len(kept)} faces of {len({families[i] for i in kept})} families remain")
+    held = held_out_families([families[i] for i in kept], options.seed)
+    split = options.split or "all"
+    if split != "all" and not held:
+        raise UserError(f"--split={split} needs faces of at least two families below {folder}")
+    kept = [i for i in kept if split == "all" or (families[i] in held) == (split == "reference")]
+    if not kept:
+        raise UserError(f"no usable face below {folder}")
+    with_labels = options.labels != "none"
+
+    def items() -> Iterator[Item]:
+        for i in kept:
+            for k, c in enumerate(letters):
+                yield Item(f"{c} of {faces[i]}", partial(Image.fromarray, glyphs[i][k]), k if with_labels else None)
+
+    return Source(f"fonts:{folder}", len(kept) * len(letters), items, tuple(letters) if with_labels else (),
+                  "letters" if with_labels else "none")
+
+
+def held_out_families(families: Sequence[str], seed: int, fraction: float = 0.25) -> set[str]:
+    """Whole families, in an order shuffled by RandomState(seed), until they hold `fraction` of the faces.
+
+    A family that would bring them above twice the fraction is passed over; if all would, the smallest one is taken.
+    Empty for fewer than two families.
+    """
+    names = sorted(set(families))
+    if len(names) < 2:
+        return set()
+    sizes = {f: sum(g == f for g in families) for f in names}
+    held: set[str] = set()
+    taken = 0
+    for k in np.random.RandomState(seed).permutation(len(names)):
+        if taken < fraction * len(families) and taken + sizes[names[k]] <= 2 * fraction * len(families):
+            held.add(names[k])
+            taken += sizes[names[k]]
+    return held or {min(names, key=lambda f: (sizes[f], f))}
+
+
+def _rms(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((a - b) ** 2)))
+
+
+def _foreign(glyphs: Sequence[np.ndarray], families: Sequence[str]) -> list[bool]:
+    """Faces whose letters mostly resemble other letters of all other families: symbol and non-Latin faces."""
+    if len(set(families)) < 3:
+        return [False] * len(glyphs)
+    x = np.stack(glyphs).reshape(len(glyphs), len(glyphs[0]), -1).astype(np.float32) / 255
+    flat = x.reshape(-1, x.shape[-1])
+    square = (flat**2).sum(1)
+    owner = np.repeat(np.asarray(families), x.shape[1])
+    letter = np.tile(np.arange(x.shape[1]), len(glyphs))
+    out = []
+    for i, family in enumerate(families):
+        distance = square[None] - 2 * x[i] @ flat.T
+        distance[:, owner == family] = np.inf
+        out.append(bool((letter[distance.argmin(1)] == np.arange(x.shape[1])).mean() < 0.5))
+    return out
