@@ -9,7 +9,11 @@ import torch
 Array = np.ndarray | torch.Tensor
 
 
-class NonFiniteFeatures(ValueError):
+class MetricError(ValueError):
+    """The features given do not determine the metric: too few rows, not finite, inconsistent statistics."""
+
+
+class NonFiniteFeatures(MetricError):
     """A feature matrix holds NaN or infinity; the message names the first bad row and column."""
 
 
@@ -26,10 +30,10 @@ def check_finite(x: Array, name: str = "features", first_index: int = 0) -> None
 
 
 def as_features(x: Array, name: str = "features") -> torch.Tensor:
-    """A finite [N, D] float tensor (dtype and device kept, integers become float64). Raises ValueError otherwise."""
+    """A finite [N, D] float tensor (dtype and device kept, integers become float64). Raises MetricError otherwise."""
     t = torch.as_tensor(x)
     if t.ndim != 2 or t.shape[1] == 0:
-        raise ValueError(f"{name}: expected a matrix [rows, features], got shape {tuple(t.shape)}")
+        raise MetricError(f"{name}: expected a matrix [rows, features], got shape {tuple(t.shape)}")
     if not t.is_floating_point():
         t = t.double()
     check_finite(t, name)
@@ -40,5 +44,5 @@ def as_pair(real: Array, fake: Array) -> tuple[torch.Tensor, torch.Tensor]:
     """Two checked feature matrices of equal width on one device (that of `real`)."""
     r, f = as_features(real, "real features"), as_features(fake, "generated features")
     if r.shape[1] != f.shape[1]:
-        raise ValueError(f"real features have {r.shape[1]} columns, generated ones {f.shape[1]}")
+        raise MetricError(f"real features have {r.shape[1]} columns, generated ones {f.shape[1]}")
     return r, f.to(r.device)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import torch
 
+from gantransfer.metrics.arrays import MetricError
+
 ROW_BLOCK, COL_BLOCK = 2048, 4096
 _RECHECK_ELEMENTS = 1 << 24  # 128 MiB of float64 differences at a time
 
@@ -90,9 +92,9 @@ def smallest(a: torch.Tensor, b: Centred, count: int) -> tuple[torch.Tensor, tor
 
 
 def kth_neighbour_squared(x: Centred, k: int) -> torch.Tensor:
-    """Squared distance of every row to its k-th nearest other row [N]. Raises ValueError when N <= k."""
+    """Squared distance of every row to its k-th nearest other row [N]. Raises MetricError when N <= k."""
     if len(x) <= k:
-        raise ValueError(f"the {k}-th nearest neighbour needs more than {k} rows, got {len(x)}")
+        raise MetricError(f"the {k}-th nearest neighbour needs more than {k} rows, got {len(x)}")
     # the row itself is among the k+1 smallest (distance 0)
     return torch.cat([smallest(x.rows(rows), x, k + 1)[0][:, k] for rows in blocks(len(x), ROW_BLOCK)])
 

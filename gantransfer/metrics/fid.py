@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gantransfer.metrics.arrays import Array, as_features
+from gantransfer.metrics.arrays import Array, MetricError, as_features
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Moments:
         return len(self.mean)
 
     def cov(self, ddof: int) -> torch.Tensor:
-        """Covariance [D, D] with divisor num - ddof. Raises ValueError when that is not positive."""
+        """Covariance [D, D] with divisor num - ddof. Raises MetricError when that is not positive."""
         if self.num - ddof < 1:
-            raise ValueError(f"covariance with divisor n-{ddof} needs more than {self.num} row(s)")
+            raise MetricError(f"covariance with divisor n-{ddof} needs more than {self.num} row(s)")
         return self.scatter / (self.num - ddof)
 
     @classmethod
@@ -45,7 +45,7 @@ class Moments:
         """Moments of a feature matrix [N, D], N >= 1."""
         x = as_features(features, name).double()
         if len(x) == 0:
-            raise ValueError(f"{name}: no rows")
+            raise MetricError(f"{name}: no rows")
         mean = x.mean(0)
         centred = x - mean
         return cls(len(x), mean, centred.T @ centred, x if len(x) <= x.shape[1] else None)
@@ -88,7 +88,7 @@ class RunningMoments:
 
     def finish(self) -> Moments:
         if self.total is None or self.num == 0:
-            raise ValueError("no rows were added")
+            raise MetricError("no rows were added")
         if self._rows is not None:
             return Moments.of(torch.cat(self._rows))
         return Moments.from_sums(self.num, self.total, self.outer)
@@ -98,19 +98,19 @@ def frechet_distance(real: Moments | Array, fake: Moments | Array, ddof: int = 0
     """Frechet distance of two sets given as Moments or as feature matrices [N, D], [M, D].
 
     `squared_mean=False` repeats the defect of the released cGAN-KD classification scripts (norm of the mean difference
-    instead of its square); such a value is not a Frechet distance. Raises ValueError for inconsistent statistics.
+    instead of its square); such a value is not a Frechet distance. Raises MetricError for inconsistent statistics.
     """
     x = real if isinstance(real, Moments) else Moments.of(real, "real features")
     y = fake if isinstance(fake, Moments) else Moments.of(fake, "generated features")
     if x.dim != y.dim:
-        raise ValueError(f"real features have {x.dim} columns, generated ones {y.dim}")
+        raise MetricError(f"real features have {x.dim} columns, generated ones {y.dim}")
     traces = float(torch.trace(x.cov(ddof)) + torch.trace(y.cov(ddof)))
     if not np.isfinite(traces):
-        raise ValueError("statistics are not finite")
+        raise MetricError("statistics are not finite")
     gap = float(((x.mean - y.mean) ** 2).sum())
     value = gap + traces - 2 * _trace_sqrt(x, y, ddof)
     if value < -1e-6 * max(traces, np.finfo(np.float64).tiny):
-        raise ValueError(f"Frechet distance is {value:.3g} with total variances summing to {traces:.3g}: "
+        raise MetricError(f"Frechet distance is {value:.3g} with total variances summing to {traces:.3g}: "
                          "the statistics are inconsistent")
     if not squared_mean:
         value += gap**0.5 - gap
@@ -152,7 +152,7 @@ def fid_infinity(real: Moments | Array, fake: Array, ddof: int = 0, points: int 
     y = as_features(fake, "generated features")
     smallest = max(2, len(y) // 10) if smallest is None else smallest
     if smallest >= len(y) or points < 2:
-        raise ValueError(f"FID-infinity needs at least two sizes between {smallest} and {len(y)} generated rows")
+        raise MetricError(f"FID-infinity needs at least two sizes between {smallest} and {len(y)} generated rows")
     sizes = np.unique(np.linspace(smallest, len(y), points).astype(np.int64))
     rng = np.random.RandomState(seed)
     values = np.array([frechet_distance(x, Moments.of(y[torch.as_tensor(rng.choice(len(y), int(n), replace=False))]),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from gantransfer.metrics.arrays import Array
+from gantransfer.metrics.arrays import Array, MetricError
 from gantransfer.metrics.fid import frechet_distance
 from gantransfer.metrics.kid import kid_full
 
@@ -42,14 +42,14 @@ def per_group(real: Array, fake: Array, labels_real: np.ndarray, labels_fake: np
               groups: Sequence, metric: Callable[[torch.Tensor, torch.Tensor], float]) -> Table:
     """`metric(real rows, fake rows)` for every group: a class id or an iterable of class ids.
 
-    Raises ValueError naming the group that has no real or no generated row.
+    Raises MetricError naming the group that has no real or no generated row.
     """
     real, fake = torch.as_tensor(real), torch.as_tensor(fake)
     values, n_real, n_fake = [], [], []
     for g in groups:
         r, f = real[rows_of(labels_real, g)], fake[rows_of(labels_fake, g)]
         if not len(r) or not len(f):
-            raise ValueError(f"class {g} has {len(r)} real and {len(f)} generated rows; both are needed")
+            raise MetricError(f"class {g} has {len(r)} real and {len(f)} generated rows; both are needed")
         values.append(metric(r, f))
         n_real.append(len(r))
         n_fake.append(len(f))
@@ -86,7 +86,7 @@ def sliding_fid(real: Array, fake: Array, labels_real: np.ndarray, labels_fake: 
         r, f = (x[torch.as_tensor(np.flatnonzero(np.abs(y - c / scale) <= radius / scale + 1e-9))]
                 for x, y in ((real, labels_real), (fake, labels_fake)))
         if not len(r) or not len(f):
-            raise ValueError(f"label window around {c} has {len(r)} real and {len(f)} generated rows; both are needed")
+            raise MetricError(f"label window around {c} has {len(r)} real and {len(f)} generated rows; both are needed")
         values.append(frechet_distance(r, f, ddof))
         n_real.append(len(r))
         n_fake.append(len(f))

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gantransfer.metrics.arrays import Array, as_features
+from gantransfer.metrics.arrays import Array, MetricError, as_features
 
 
 def inception_score(logits: Array, splits: int = 10, *, drop_tail: bool = False, shuffle_seed: int | None = None,
@@ -21,7 +21,7 @@ def inception_score(logits: Array, splits: int = 10, *, drop_tail: bool = False,
     x = as_features(logits, "logits").double()
     m = len(x)
     if splits < 1 or m < splits:
-        raise ValueError(f"inception score over {splits} splits needs at least as many rows, got {m}")
+        raise MetricError(f"inception score over {splits} splits needs at least as many rows, got {m}")
     if shuffle_seed is not None:
         x = x[torch.as_tensor(np.random.RandomState(shuffle_seed).permutation(m))]
     log_p = torch.log_softmax(x, 1)

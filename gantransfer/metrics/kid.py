@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from gantransfer.metrics.arrays import Array, as_pair
+from gantransfer.metrics.arrays import Array, MetricError, as_pair
 
 _BLOCK = 4096  # rows of a kernel block: 4096 x 4096 float64 = 128 MiB
 Kernel = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -17,7 +17,8 @@ Kernel = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 def cubic_kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """(a.b / D + 1)^3 for all pairs of rows: [n, D], [m, D] -> [n, m]."""
-    return (a @ b.T / a.shape[1] + 1) ** 3
+    k = a @ b.T / a.shape[1] + 1
+    return k * k * k
 
 
 def gaussian_kernel(sigma: float) -> Kernel:
@@ -35,18 +36,19 @@ def mmd2_unbiased(x: Array, y: Array, kernel: Kernel = cubic_kernel) -> float:
     x, y = as_pair(x, y)
     m = len(x)
     if m != len(y) or m < 2:
-        raise ValueError(f"unbiased MMD needs two sets of one size >= 2, got {m} and {len(y)} rows")
+        raise MetricError(f"unbiased MMD needs two sets of one size >= 2, got {m} and {len(y)} rows")
     x, y = x.double(), y.double()
-    within = sum(_kernel_sum(a, a, kernel) - _diagonal_sum(a, kernel) for a in (x, y))
-    return float(within / (m * (m - 1)) - 2 * _kernel_sum(x, y, kernel) / m**2)
+    within = _kernel_sum(x, x, kernel, diagonal=False) + _kernel_sum(y, y, kernel, diagonal=False)
+    return within / (m * (m - 1)) - 2 * _kernel_sum(x, y, kernel) / m**2
 
 
-def _kernel_sum(a: torch.Tensor, b: torch.Tensor, kernel: Kernel) -> float:
-    return sum(float(kernel(p, q).sum()) for p in a.split(_BLOCK) for q in b.split(_BLOCK))
-
-
-def _diagonal_sum(a: torch.Tensor, kernel: Kernel) -> float:
-    return sum(float(kernel(p, p).diagonal().sum()) for p in a.split(256))
+def _kernel_sum(a: torch.Tensor, b: torch.Tensor, kernel: Kernel, diagonal: bool = True) -> float:
+    total = 0.0
+    for i, p in enumerate(a.split(_BLOCK)):
+        for j, q in enumerate(b.split(_BLOCK)):
+            k = kernel(p, q)
+            total += float(k.sum() if diagonal or i != j else k.sum() - k.diagonal().sum())
+    return total
 
 
 def draw_subsets(num_real: int, num_fake: int, num_subsets: int, size: int,
@@ -73,7 +75,7 @@ def kid(real: Array, fake: Array, num_subsets: int = 100, max_subset_size: int =
     real, fake = as_pair(real, fake)
     size = min(len(real), len(fake), max_subset_size)
     if size < 2:
-        raise ValueError(f"KID needs at least 2 rows on each side, got {len(real)} and {len(fake)}")
+        raise MetricError(f"KID needs at least 2 rows on each side, got {len(real)} and {len(fake)}")
     rng = np.random.RandomState(seed)
     values = kid_on_subsets(real, fake, draw_subsets(len(real), len(fake), num_subsets, size, rng))
     return float(values.mean()), float(values.std())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gantransfer.metrics.arrays import Array, as_pair
+from gantransfer.metrics.arrays import Array, MetricError, as_pair
 from gantransfer.metrics.distances import nearest
 from gantransfer.metrics.intra import rows_of
 
@@ -40,7 +40,7 @@ def nearest_training(train: Array, fake: Array, heldout: Array, labels_train: np
     """Compare generated [M, D] and held-out real rows [H, D] with training rows [N, D], class by class.
 
     Held-out rows at distance 0 from a training row are the same image and are left out (a reference that contains the
-    training set would otherwise hide copying). Raises ValueError when nothing remains, or a class has no training row.
+    training set would otherwise hide copying). Raises MetricError when nothing remains, or a class has no training row.
     """
     train, fake = as_pair(train, fake)
     heldout = as_pair(train, heldout)[1]
@@ -51,7 +51,7 @@ def nearest_training(train: Array, fake: Array, heldout: Array, labels_train: np
     for c in classes:
         t, f, h = rows_of(labels_train, c), rows_of(labels_fake, c), rows_of(labels_heldout, c)
         if not len(t) or not len(f):
-            raise ValueError(f"class {c} has {len(t)} training and {len(f)} generated rows; both are needed")
+            raise MetricError(f"class {c} has {len(t)} training and {len(f)} generated rows; both are needed")
         df, i = nearest(fake[f], train[t])
         distance[f], index[f] = df.cpu().numpy(), t[i.cpu()].numpy()
         dh = nearest(heldout[h], train[t])[0] if len(h) else torch.zeros(0)
@@ -60,5 +60,5 @@ def nearest_training(train: Array, fake: Array, heldout: Array, labels_train: np
         kept += len(new)
         ratios.append(float(df.mean() / new.mean()) if len(new) else float("nan"))
     if not kept:
-        raise ValueError("every reference image is a training image: the ratio needs held-out real images")
+        raise MetricError("every reference image is a training image: the ratio needs held-out real images")
     return NearestTraining([int(c) for c in classes], np.array(ratios), distance, index, excluded)

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from gantransfer.metrics.arrays import MetricError
+
 EPSILON = 1e-4
 
 
@@ -29,7 +31,7 @@ def trimmed_mean(distances: np.ndarray, low: float = 1, high: float = 99) -> flo
     """Mean of the distances between the `low`-th (method lower) and `high`-th (method higher) percentile, inclusive."""
     d = np.asarray(distances, np.float64)
     if d.ndim != 1 or not len(d) or not np.isfinite(d).all():
-        raise ValueError("path length needs a finite vector of distances")
+        raise MetricError("path length needs a finite vector of distances")
     lo = np.percentile(d, low, method="lower")
     hi = np.percentile(d, high, method="higher")
     return float(d[(d >= lo) & (d <= hi)].mean())

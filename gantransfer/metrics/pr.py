@@ -35,7 +35,7 @@ def precision_recall(real: Array, fake: Array, k: int = 3, *, strict: bool = Fal
                      device: torch.device | str | None = None) -> PrecisionRecall:
     """Precision and recall of `fake` [M, D] against `real` [N, D] with balls to the k-th nearest other row.
 
-    Balls are closed (`<=`, StyleGAN2-ADA and torch-fidelity); `strict` gives the open balls of prdc. Raises ValueError
+    Balls are closed (`<=`, StyleGAN2-ADA and torch-fidelity); `strict` gives the open balls of prdc. Raises MetricError
     when a set has no more than k rows.
     """
     r, f = _prepare(real, fake, device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`<name>.detector.json`: a small file beside a weights file that says how it is used as a feature detector.
+"""`*.detector.json`: a small file beside a weights file that says how it is used as a feature detector.
 
     {"name": "resnet34-utk", "version": 1, "kind": "state_dict|torchscript|export", "file": "...", "sha256": "...",
      "arch": "fid_inception_v3|torchvision_inception_v3|vgg16|digits_judge", "arch_kwargs": {}, "classes": [..] | null,
@@ -9,6 +9,7 @@
                                          "logits": {"key": 1, "dim": 1008, "unbiased": true} | null}}
 
 Only `name`, `file` and, for state dicts, `arch` are needed. `classes` are the data set's labels behind the logits.
+Found by name as `<name>.detector.json`, or beside a weights file W.pt given with --detector as `W.detector.json`.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def find_descriptor(name: str, overrides: Mapping[str, str | Path] | None = None
     wanted = f"{name}.detector.json"
     if overrides and name in overrides:
         given = Path(overrides[name])
-        path = given if given.suffix == ".json" else given.parent / wanted
+        beside = [given.with_suffix(".detector.json"), given.parent / wanted]
+        path = given if given.suffix == ".json" else next((p for p in beside if p.is_file()), beside[0])
         if not path.is_file():
             raise UserError(f"--detector={name}={given}: no descriptor {path}; it says how the weights are to be used")
         found = read_descriptor(path, reserved)

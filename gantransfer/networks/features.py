@@ -33,6 +33,7 @@ from gantransfer.networks.weights import (
     sha256_of,
 )
 
+
 class Features(NamedTuple):
     features: Tensor  # [N, D] float32
     logits: Tensor | None  # [N, classes] float32, without the output bias where the protocol says so
@@ -157,9 +158,9 @@ def _pixels(x: Tensor) -> Features:
     return Features(x.flatten(1), None)
 
 
-# Weight-free rulers: pixels of box-downsampled images, in 0..255.
-PIXELS = {"pixel16": InputSpec(channels=None, size=16, resize="box"),
-          "pix64": InputSpec(channels=None, size=8, resize="box")}
+# Weight-free rulers: pixels of box-downsampled images, in 0..1.
+PIXELS = {"pixel16": InputSpec(channels=None, size=16, resize="box", std=(255.0,)),
+          "pix64": InputSpec(channels=None, size=8, resize="box", std=(255.0,))}
 
 
 def find_reserved(name: str, overrides: Mapping[str, str | Path] | None = None) -> Path:
@@ -210,6 +211,11 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Path]:
                 raise UserError(f"--detector={item}: say which detector it is: --detector=NAME={item}")
         result[name] = path
     return result
+
+
+def normalise_overrides(given: Mapping[str, str | Path]) -> dict[str, Path]:
+    """{name: file} with the unnamed file (name '') under the name that its descriptor or file name stands for."""
+    return parse_overrides([f"{name}={path}" if name else str(path) for name, path in given.items()])
 
 
 def require(name: str, overrides: Mapping[str, str | Path] | None = None) -> InputSpec:

@@ -1,0 +1,248 @@
+#!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
+"""Quality of a trained model, or of a set of generated images: options in, one JSON line per metric out."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib.util import UserError, run_cli
+
+BOOL = click.BOOL
+LABELS = ("reference", "uniform", "training")
+
+
+@click.command(context_settings={"max_content_width": 110})
+@click.option("--network", metavar="FILE|URL", help="Snapshot or foreign network pickle; or a zip or folder of images")
+@click.option("--metrics", default="fid50k_full", show_default=True, metavar="LIST", help="Comma-separated; see below")
+@click.option("--data", metavar="PATH", help="Real images (default: the whole data set the model was trained on)")
+@click.option("--fname", metavar="NAME", help="Label file of --data; restricts the reals to the images it lists "
+              "(default: dataset.json, all images)")
+@click.option("--train-data", "--train_data", metavar="PATH", help="Training images for memorisation and reports "
+              "(default: as recorded in the snapshot)")
+@click.option("--train-fname", "--train_fname", metavar="NAME", help="Their label file (default: as recorded)")
+@click.option("--mirror", type=BOOL, help="Mirrored reals for the metrics without _full (default: as in training)")
+@click.option("--labels", type=click.Choice(LABELS), default="reference", show_default=True,
+              help="Class frequencies of generated images")
+@click.option("--classes", metavar="LIST", help="Class ids that tables and reports cover, e.g. 0-4,7")
+@click.option("--detector", "detectors", multiple=True, metavar="[NAME=]FILE", help="Weights of a detector; repeatable")
+@click.option("--fetch-detector", "--fetch_detector", "fetch_name", metavar="NAME",
+              help="Download a published detector into the cache (inception, inception-biggan, vgg16, lpips, ...), "
+              "then go on if --network is given")
+@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Processes: one per GPU, or on the CPU")
+@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images per step and process")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the generated images")
+@click.option("--cache-dir", "--cache_dir", metavar="DIR", help="Cache of real statistics (default: the user's)")
+@click.option("--no-cache", "--no_cache", is_flag=True, help="Neither read nor write that cache")
+@click.option("--outdir", metavar="DIR", help="Where metric-<name>.jsonl goes (default: the snapshot's run folder)")
+@click.option("--verbose", type=BOOL, default=True, show_default=True, help="Progress and notes on stderr")
+def main(**flags: Any) -> None:
+    """Compute metrics of a trained model and append them to its run folder.
+
+    \b
+    # FID and KID of a snapshot against its own training set
+    python calc_metrics.py --metrics=fid50k_full,kid50k_full --network=run/network-snapshot-001000.pkl
+    # many / medium / few shot classes; a table per class judged by the shipped digits network
+    python calc_metrics.py --metrics=fid_shots,kid_shots --network=run/network-snapshot-001000.pkl
+    python calc_metrics.py --metrics=report_digits32 --network=run/network-snapshot-000020.pkl --data=held-out.zip
+    # generated images instead of a model, and another detector
+    python calc_metrics.py --metrics=fid10k_full --network=fakes.zip --data=reals.zip
+    python calc_metrics.py --metrics=fd_mynet_10k --detector=mynet=mynet.pt --network=snapshot.pkl
+
+    \b
+    Metrics (N: a count such as 50k or 500; every name is a protocol):
+      fid<N>, kid<N> with _full, _many, _medium, _few, _shots, _class, _clean, _pytorch, _biggan
+      fid_shots, kid_shots, fid_class, kid_class
+      is<N>, is<N>_biggan
+      pr<N>k<k>, pr<N>k<k>_full
+      pr_<detector>_<N>_k<k>
+      dc<N>k<k>
+      dc_<detector>_<N>_k<k>
+      ppl2_wend, ppl_<z|w><full|end>
+      kmmd, kmmd<N>
+      fid_inf, fid_inf_<N>
+      lpips_diversity
+      memorisation, memorisation_<detector>
+      fd_<detector>_<N>, kd_<detector>_<N> with _many, _medium, _few, _shots, _class
+      report_<detector>
+      smoke (no weights needed)
+    """
+    from gantransfer.metrics import metrics
+    from gantransfer.networks import features
+    from torch_utils import distributed as dist
+
+    if flags["fetch_name"]:
+        for path in features.fetch(flags["fetch_name"]):
+            print(f"{flags['fetch_name']}: {path}")
+        if not flags["network"]:
+            return
+    if not flags["network"]:
+        raise UserError("--network is missing: name a snapshot (network-snapshot-*.pkl), or a zip of images")
+    names = metrics.parse_names(flags["metrics"])
+    if not names:
+        raise UserError("--metrics names no metric; see --help")
+    detectors = features.parse_overrides([p for d in flags["detectors"] for p in d.split(",") if p])
+    kind = dist.resolve_device(flags["device"])
+    if flags["gpus"] > 1 and not dist.launched():
+        dist.check_world(flags["gpus"], kind)
+        Job(flags, names, detectors).preflight()  # say what is wrong once, not once per process
+        sys.exit(dist.launch(flags["gpus"], kind=kind))
+    device = dist.init(kind)
+    try:
+        failed = Job(flags, names, detectors).run(device)
+    finally:
+        dist.shutdown()
+    if failed:
+        sys.exit(1)
+
+
+class Job:
+    """Flags resolved against the model and the data sets."""
+
+    def __init__(self, flags: dict[str, Any], names: list[str], detectors: dict[str, Path]):
+        from gantransfer.dataset import DataSpec, ImageDataset
+
+        self.flags, self.names, self.detectors = flags, names, detectors
+        self.snapshot = self.generated = None
+        source = Path(flags["network"])
+        if source.is_dir() or source.suffix.lower() == ".zip":
+            self.generated = ImageDataset(source, use_labels=True)
+            self.spec = self.generated.spec
+        else:
+            from gantransfer.importers import load_any
+
+            self.snapshot = load_any(flags["network"])
+            self.spec = DataSpec.from_dict(self.snapshot.data)
+        self.reference = self._reference()
+        self.training = self._training()
+
+    def _reference(self) -> Any:
+        from gantransfer.dataset import ImageDataset, reference_dataset
+
+        path = self.flags["data"] or (self.spec.path if self.snapshot else None)
+        if not path:
+            raise UserError("--data is missing: name the real images to compare with")
+        if not Path(path).exists():
+            said = "--data" if self.flags["data"] else "the data set recorded in the snapshot; give --data"
+            raise UserError(f"no such file or folder: {path} ({said})")
+        fname = self.flags["fname"]
+        if self.generated is not None:  # labels of both sides are as they are
+            return ImageDataset(path, fname=fname, use_labels=True, resolution=self.spec.resolution)
+        extra: dict[str, Any] = {}
+        if fname not in (None, "dataset.json"):
+            # a label file made for training is in the network's numbering already
+            extra = dict(fname=fname, class_map=None)
+        return reference_dataset(self.spec, path, **extra)
+
+    def _training(self) -> Any:
+        """The training set; None when it is not at hand and nobody asked for it."""
+        from gantransfer.dataset import ImageDataset
+
+        given, spec = self.flags["train_data"], self.spec
+        path = given or (spec.path if self.snapshot else None)
+        if not path or not Path(path).exists():
+            if given:
+                raise UserError(f"--train-data={given}: no such file or folder")
+            return None
+        fname = self.flags["train_fname"] or (spec.fname if self.snapshot else None)
+        labelled = spec.label.kind != "none"
+        try:
+            if self.generated is not None:
+                return ImageDataset(path, fname=fname, use_labels=True, resolution=spec.resolution)
+            return ImageDataset(path, fname=fname, use_labels=labelled, max_size=spec.max_size, xflip=spec.xflip,
+                                seed=spec.seed, resolution=spec.resolution,
+                                label_dim=spec.label.dim if labelled else None)
+        except UserError as e:
+            if given or self.flags["train_fname"]:
+                raise
+            # only some metrics look at the training set; those say that it is missing
+            print(f"The training set {path} is not usable here: {e}", file=sys.stderr)
+            return None
+
+    def preflight(self) -> None:
+        """UserError before anything is computed, when a metric cannot be."""
+        from gantransfer.metrics import metrics
+
+        metrics.preflight(self.names, self.spec, self.detectors, training=self.training is not None)
+        if self.snapshot is not None:
+            self._methods()
+
+    def _methods(self) -> Any:
+        from gantransfer.methods import METHODS
+
+        if self.snapshot.method not in METHODS:
+            raise UserError(f"{self.flags['network']} was made by method '{self.snapshot.method}', which this version "
+                            f"does not have; it has {', '.join(METHODS)}")
+        return METHODS[self.snapshot.method]
+
+    def run(self, device: Any) -> bool:
+        """Compute, print and record every metric. True when one failed."""
+        from gantransfer.metrics import metrics
+        from torch_utils import distributed as dist
+
+        self.preflight()
+        flags = self.flags
+        sampler = None if self.snapshot is None else self._methods().sampler_from(self.snapshot, device)
+        ctx = metrics.MetricContext(
+            sampler=sampler, generated=self.generated, reference=self.reference, training=self.training, device=device,
+            seed=flags["seed"], cache_dir=flags["cache_dir"], use_cache=not flags["no_cache"], detectors=self.detectors,
+            batch=flags["batch"], progress=flags["verbose"], labels=flags["labels"], mirror=flags["mirror"],
+            classes=parse_classes(flags["classes"]))
+        run_dir = self._run_dir()
+        failed = False
+        for name in self.names:
+            result = metrics.compute(name, ctx, snapshot=self._snapshot_name(run_dir), kimg=self._kimg())
+            failed |= "error" in result
+            if not dist.is_main():
+                continue
+            if run_dir is not None and not metrics.append_jsonl(run_dir, result):
+                print(f"{name}: this evaluation is in {metrics.jsonl_path(run_dir, name)} already", file=sys.stderr)
+            print(json.dumps(result), flush=True)
+            if flags["verbose"]:
+                if name.startswith("report_") and "error" not in result:
+                    print(metrics.format_report(result, self.spec.label.names), file=sys.stderr)
+                for line in metrics.warnings_of(result):
+                    print(line, file=sys.stderr)
+        return failed
+
+    def _kimg(self) -> float | None:
+        return None if self.snapshot is None else self.snapshot.cur_nimg / 1000
+
+    def _run_dir(self) -> Path | None:
+        if self.flags["outdir"]:
+            Path(self.flags["outdir"]).mkdir(parents=True, exist_ok=True)
+            return Path(self.flags["outdir"])
+        folder = Path(self.flags["network"]).parent
+        return folder if self.snapshot is not None and (folder / "training_options.json").is_file() else None
+
+    def _snapshot_name(self, run_dir: Path | None) -> str:
+        """Relative to the run folder; as given when it lies elsewhere."""
+        path = Path(self.flags["network"])
+        if run_dir is not None and path.exists() and path.resolve().is_relative_to(run_dir.resolve()):
+            return path.resolve().relative_to(run_dir.resolve()).as_posix()
+        return path.name if path.exists() else self.flags["network"]
+
+
+def parse_classes(text: str | None) -> list[int] | None:
+    """'0-4,7' -> [0, 1, 2, 3, 4, 7]."""
+    if text is None:
+        return None
+    out: list[int] = []
+    for part in text.split(","):
+        m = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not m:
+            raise UserError(f"--classes={text}: expected class ids such as 0-4,7")
+        out += range(int(m[1]), int(m[2] or m[1]) + 1)
+    return sorted(set(out))
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train the small classifier that judges generated images: `python -m gantransfer.judge --data=POOL --heldout=REF`.
+
+It becomes the detector `digits32` (or --name): metrics fd_digits32_<N>, report_digits32. The shipped weights were made
+by this command from real digits; see gantransfer/data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dnnlib import util
+from dnnlib.util import UserError
+from gantransfer.dataset import ImageDataset
+from gantransfer.networks.descriptor import NAME
+from gantransfer.networks.features import reserved_names
+from gantransfer.networks.judge import DigitsJudge
+from gantransfer.networks.weights import package_data
+
+BATCH, PEAK_LR, SMOOTHING, TOTAL_VARIANCE = 64, 4e-3, 0.05, 100.0
+
+
+def shift(images: Tensor, offsets: Tensor) -> Tensor:
+    """Translate image k by `offsets[k]` = (dy, dx) pixels in -1..1; the border is repeated. [N, C, H, W] -> same."""
+    n, _, h, w = images.shape
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    rows = torch.arange(h) + 1 - offsets[:, :1]
+    cols = torch.arange(w) + 1 - offsets[:, 1:]
+    return padded[torch.arange(n)[:, None, None], :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
+
+
+def train_judge(images: np.ndarray, labels: np.ndarray, *, seed: int = 0, epochs: int = 40,
+                num_classes: int | None = None, progress: bool = False) -> DigitsJudge:
+    """A judge trained on uint8 images [N, C, R, R] with class ids [N]; repeatable for equal arguments and threads.
+
+    AdamW with a one-cycle schedule to 4e-3, batches of 64, shifts of up to one pixel, label smoothing 0.05. Afterwards
+    the features are scaled so that the total variance of `images`' features is 100.
+    """
+    x, y = torch.from_numpy(images).float(), torch.from_numpy(np.asarray(labels, np.int64))
+    k = int(y.max()) + 1 if num_classes is None else num_classes
+    steps = epochs * math.ceil(len(x) / BATCH)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = DigitsJudge(images.shape[2], images.shape[1], k).train()
+        opt = torch.optim.AdamW(net.parameters(), lr=PEAK_LR)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(opt, PEAK_LR, total_steps=steps)
+        for epoch in range(epochs):
+            total = 0.0
+            for rows in torch.randperm(len(x)).split(BATCH):
+                batch = shift(x[rows], torch.randint(-1, 2, (len(rows), 2)))
+                loss = F.cross_entropy(net(batch).logits, y[rows], label_smoothing=SMOOTHING)
+                opt.zero_grad(set_to_none=True)
+                loss.backward()
+                opt.step()
+                schedule.step()
+                total += float(loss.detach()) * len(rows)
+            if progress and (epoch + 1) % 10 == 0:
+                print(f"epoch {epoch + 1:3d}/{epochs}  loss {total / len(x):.4f}", flush=True)
+    net.eval().requires_grad_(False)
+    variance = float(judge(net, images)[0].double().var(0).sum())
+    if not math.isfinite(variance) or variance <= 0:
+        raise UserError("training of the judge failed: its features do not vary; try another --seed")
+    net.feature_scale.fill_((TOTAL_VARIANCE / variance) ** 0.5)
+    return net
+
+
+@torch.no_grad()
+def judge(net: DigitsJudge, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    """(features [N, D], logits [N, K]) of uint8 images, in batches."""
+    out = [net(part.float()) for part in torch.from_numpy(images).split(512)]
+    return torch.cat([o.features for o in out]), torch.cat([o.logits for o in out])
+
+
+def accuracy(net: DigitsJudge, images: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images whose class the judge names."""
+    return float((judge(net, images)[1].argmax(1).numpy() == labels).mean())
+
+
+def save_judge(net: DigitsJudge, out: Path, name: str) -> Path:
+    """Write the weights (tensors only) and, beside them, the descriptor. Returns the descriptor's path."""
+    with util.atomic_path(out) as tmp:
+        torch.save(net.state_dict(), tmp)
+    kw = net.init_kwargs
+    descriptor = dict(
+        name=name, version=1, kind="state_dict", file=out.name, sha256=hashlib.sha256(out.read_bytes()).hexdigest(),
+        arch="digits_judge", arch_kwargs=kw, classes=list(range(kw["num_classes"])),
+        input=dict(range=[0, 255], dtype="float32", channels=kw["channels"], size=kw["resolution"], resize=None,
+                   mean=[0], std=[1], quantize_uint8=True),
+        outputs=dict(features=dict(key=0, dim=kw["num_features"]),
+                     logits=dict(key=1, dim=kw["num_classes"], unbiased=False)))
+    path = out.with_suffix(".detector.json")
+    with util.atomic_write(path) as f:
+        f.write(json.dumps(descriptor, indent=1) + "\n")
+    return path
+
+
+def _load(flag: str, path: str) -> ImageDataset:
+    data = ImageDataset(path, use_labels=True)
+    if data.class_ids is None:
+        raise UserError(f"{flag}={path}: the judge learns classes, and this set has no class labels in dataset.json")
+    return data
+
+
+@click.command()
+@click.option("--data", required=True, metavar="ZIP|DIR", help="Labelled images to learn from")
+@click.option("--heldout", metavar="ZIP|DIR", help="Labelled images to report the accuracy on")
+@click.option("--out", required=True, metavar="FILE", help="Weights file to write; the descriptor goes beside it")
+@click.option("--name", default="digits32", show_default=True,
+              help="Detector name: metrics are called fd_NAME_<N>, report_NAME")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=40, show_default=True)
+@click.option("--min-accuracy", type=click.FloatRange(0, 1), help="Fail when the held-out accuracy is lower")
+def main(data: str, heldout: str | None, out: str, name: str, seed: int, epochs: int,
+         min_accuracy: float | None) -> None:
+    """Train a small judge network on labelled images."""
+    if not NAME.fullmatch(name) or name in reserved_names():
+        raise UserError(f"--name={name}: letters, digits, '-' and '.' only, and not a published detector's name")
+    if min_accuracy is not None and heldout is None:
+        raise UserError("--min-accuracy needs --heldout")
+    train = _load("--data", data)
+    test = _load("--heldout", heldout) if heldout else None
+    if train.resolution % 8:
+        raise UserError(f"--data={data}: the judge takes images whose side is a multiple of 8, not {train.resolution}")
+    if test is not None and test.image_shape != train.image_shape:
+        raise UserError(f"--heldout={heldout}: images are {test.image_shape}, those of --data {train.image_shape}")
+    start = time.time()
+    images = train.images_uint8(np.arange(len(train)))
+    classes = max(train.label_dim, test.label_dim if test is not None else 0)
+    net = train_judge(images, train.class_ids, seed=seed, epochs=epochs, num_classes=classes, progress=True)
+    print(f"trained on {len(train)} images in {time.time() - start:.1f} s")
+    if test is not None:
+        value = accuracy(net, test.images_uint8(np.arange(len(test))), test.class_ids)
+        print(f"held-out accuracy {value:.4f} on {len(test)} images")
+        if min_accuracy is not None and value < min_accuracy:
+            raise UserError(f"held-out accuracy {value:.4f} is below --min-accuracy={min_accuracy}; nothing written")
+    path = save_judge(net, Path(out), name)
+    print(f"wrote {out} and {path}")
+    if path.parent.resolve() != package_data():
+        print(f"use it with --detector={name}={out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    util.run_cli(main)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Perceptual path length and LPIPS diversity: the metrics that compare pairs of images instead of feature sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnlib.util import UserError
+from gantransfer.metrics import ppl
+from gantransfer.metrics.context import MetricContext
+from gantransfer.metrics.stats import collect, on_main
+from gantransfer.networks import features
+from torch_utils import distributed as dist
+from torch_utils.random import SeedStack, step_generator
+
+
+def networks_of(sampler: Any) -> Any:
+    """The object with `mapping(z, c) -> ws` and `synthesis(ws, rng=...) -> float images` behind a sampler."""
+    net = getattr(sampler, "synthesise", None)
+    if not (callable(getattr(net, "mapping", None)) and callable(getattr(net, "synthesis", None))):
+        raise UserError("path length needs a style-based model (a mapping network and a synthesis network)")
+    return net
+
+
+def perceptual(ctx: MetricContext) -> features.Perceptual:
+    """The LPIPS network, loaded once per context."""
+    if "lpips" not in ctx.memo:
+        ctx.memo["lpips"] = features.load_lpips(ctx.device, ctx.detectors)
+    return ctx.memo["lpips"]
+
+
+def path_length(ctx: MetricContext, num: int, space: str, sampling: str, crop: bool) -> float:
+    """Trimmed mean of |LPIPS(g(t)) - LPIPS(g(t + eps))|^2 / eps^2 over `num` pairs, eps 1e-4.
+
+    `space` 'w' interpolates linearly between mapped latents, 'z' spherically between latents; `sampling` 'full' draws
+    t from [0, 1), 'end' takes t = 0. Noise inputs are the same for both images of a pair; float32 throughout.
+    """
+    net, lpips, plan = networks_of(ctx.sampler), perceptual(ctx), ctx.plan(num)
+    device = ctx.device
+
+    @torch.no_grad()
+    def distances(start: int, stop: int) -> torch.Tensor:
+        seeds = plan.seeds[start:stop].tolist()
+        draws = [step_generator(s, 0x9A7) for s in seeds]
+        z = torch.stack([torch.randn(2, net.z_dim, generator=g) for g in draws], 1).to(device)
+        t = torch.stack([torch.rand(1, generator=g) for g in draws]).to(device) * (sampling == "full")
+        c = torch.zeros(len(seeds), 0, device=device) if plan.c is None else plan.c[start:stop].to(device)
+        if space == "w":
+            w0, w1 = net.mapping(z[0], c), net.mapping(z[1], c)
+            pair = [ppl.lerp(w0, w1, t[:, :, None]), ppl.lerp(w0, w1, t[:, :, None] + ppl.EPSILON)]
+        else:
+            pair = [net.mapping(ppl.slerp(z[0], z[1], u), c) for u in (t, t + ppl.EPSILON)]
+        embedded = [_embed(lpips, net.synthesis(w, noise_mode="random", rng=SeedStack(seeds), force_fp32=True), crop)
+                    for w in pair]
+        return (embedded[0] - embedded[1]).square().sum(1, keepdim=True) / ppl.EPSILON**2
+
+    with features.exact_float32():
+        values = _collect_column(ctx, num, distances, "path length")
+    return on_main(lambda: ppl.trimmed_mean(values))
+
+
+def _embed(lpips: features.Perceptual, images: torch.Tensor, crop: bool) -> torch.Tensor:
+    x = images.float()
+    if crop:
+        x = ppl.crop_face(x)
+    x = (ppl.box_to_256(x) + 1) * 127.5
+    return lpips.embed(x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x)
+
+
+def lpips_diversity(ctx: MetricContext, pairs_per_class: int) -> tuple[list[int], np.ndarray]:
+    """(class ids, mean LPIPS distance of random generated pairs within each class). One class, -1, without labels."""
+    lpips = perceptual(ctx)
+    labelled = ctx.label.kind == "class" and ctx.reference.class_ids is not None
+    classes = ctx.evaluated_classes() if labelled else [-1]
+    plan = ctx.plan_per_class(classes, 2 * pairs_per_class) if labelled else ctx.plan(2 * pairs_per_class)
+    # rows a and b of pair i: consecutive samples of a class are independent draws
+    if ctx.generated is not None:
+        order = np.random.RandomState(ctx.seed % 2**32)
+        rows = plan.seeds.reshape(len(classes), -1)
+        plan.seeds[:] = np.stack([order.permutation(r) for r in rows]).reshape(-1)
+
+    @torch.no_grad()
+    def distances(start: int, stop: int) -> torch.Tensor:
+        x = ctx.images(plan, 2 * start, 2 * stop).to(ctx.device).float()
+        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+        e = lpips.embed(x)
+        return (e[::2] - e[1::2]).square().sum(1, keepdim=True)
+
+    with features.exact_float32():
+        values = _collect_column(ctx, len(plan) // 2, distances, "LPIPS pairs")
+    return classes, on_main(lambda: values.reshape(len(classes), -1).mean(1))
+
+
+def _collect_column(ctx: MetricContext, total: int, compute, what: str) -> np.ndarray:
+    out: list[torch.Tensor] = []
+    collect(total, ctx.batch, compute, lambda rows, start: out.append(rows) if dist.is_main() else None, what=what,
+            progress=ctx.progress)
+    return torch.cat(out)[:, 0].double().numpy() if out else np.zeros(0)
