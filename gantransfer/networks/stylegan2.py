@@ -359,6 +359,7 @@ class SynthesisNetwork(nn.Module):
         """Yield (resolution, features, image so far) after each block."""
         if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.w_dim):
             raise ValueError(f"ws [N, {self.num_ws}, {self.w_dim}] expected, got {tuple(ws.shape)}")
+        ws = ws.transpose(0, 1).contiguous().transpose(0, 1)  # one w = one piece: same rounding as alone
         x = img = None
         for res, (start, count) in self.windows.items():
             x, img = getattr(self, f"b{res}")(x, img, ws[:, start : start + count], **kwargs)
