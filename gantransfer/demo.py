@@ -18,7 +18,7 @@ import torch
 
 from dnnlib.util import UserError, atomic_write, format_time, run_cli
 from gantransfer import jobs
-from gantransfer.dataset import ImageDataset, reference_dataset
+from gantransfer.dataset import reference_dataset
 from gantransfer.grid import image_grid, save_grid
 from gantransfer.jobs import Job
 from gantransfer.sampler import Sampler, one_hot

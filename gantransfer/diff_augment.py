@@ -42,12 +42,12 @@ def contrast(x: torch.Tensor, rng: rnd.Rng, *, low: float, high: float) -> torch
     return (x - mean) * _uniform(x, low, high, rng) + mean
 
 
-def translation(x: torch.Tensor, rng: rnd.Rng, *, fill: float, ratio: float = 0, pixels: int = 0) -> torch.Tensor:
-    """Shift by whole pixels, up to `pixels` or `ratio` of the size each way; uncovered pixels become `fill`."""
+def translation(x: torch.Tensor, rng: rnd.Rng, *, fill: float, ratio: float) -> torch.Tensor:
+    """Shift by whole pixels, up to `ratio` of the size each way; uncovered pixels become `fill`."""
     n, channels, height, width = x.shape
     sources, inside = [], []
     for size in (height, width):
-        reach = pixels or int(size * ratio + 0.5)
+        reach = int(size * ratio + 0.5)
         source = torch.arange(size, device=x.device) + rnd.randint(-reach, reach + 1, [n, 1], rng, x.device)
         sources.append(source.clamp(0, size - 1))
         inside.append((source >= 0) & (source < size))
@@ -77,9 +77,10 @@ POLICIES: dict[str, tuple[Transform, ...]] = {
     ),
     "translation": (partial(translation, ratio=1 / 8, fill=0.0),),
     "cutout": (partial(cutout, ratio=0.5),),
-    # Moved first, so that what comes in at the edge is brightened like the rest of the background.
+    # Moved first, so that what comes in at the edge is brightened like the rest of the background. The reach follows
+    # the size (2 pixels of 16, 1 of 8, none of 4): small images of the same scene are moved by the same share of it.
     "light": (
-        partial(translation, pixels=2, fill=-1.0),
+        partial(translation, ratio=0.12, fill=-1.0),
         partial(brightness, limit=0.2),
         partial(contrast, low=0.8, high=1.2),
     ),

@@ -320,7 +320,8 @@ class _Loop:
                                         wandb_args={"name": self.out.run_dir.name, "resume": "allow"})
         if self.out.image_ticks is not None and not (self.out.run_dir / "reals.png").exists():
             indices, labels, columns = grid_layout(self.dataset, rows=None)
-            save_grid(self.out.run_dir / "reals.png", self.dataset.images_uint8(indices), columns, row_labels=labels)
+            images = self.dataset.images_uint8(indices)
+            save_grid(self.out.run_dir / "reals.png", images, columns, row_labels=labels, zoom=_zoom(images))
 
     def _total_sec(self) -> float:
         return self.elapsed + time.time() - self.start_time
@@ -382,7 +383,8 @@ class _Loop:
                                                                               {"view": view})).cpu()
                       for i in range(0, len(c), 32)]
             stem = name if view == sampler.views[0] else re.sub("^fakes", f"fakes_{view}", name)
-            save_grid(self.out.run_dir / f"{stem}.png", torch.cat(images).numpy(), columns, row_labels=labels)
+            images = torch.cat(images).numpy()
+            save_grid(self.out.run_dir / f"{stem}.png", images, columns, row_labels=labels, zoom=_zoom(images))
 
 
 class _Loader:
@@ -462,6 +464,10 @@ def grid_layout(dataset: ImageDataset, rows: int | None) -> tuple[list[int], lis
         indices += [int(members[i % len(members)]) for i in range(columns)]
     names = [f"{spec.names[k] if spec.names else k} ({spec.counts[k]})" for k in classes]
     return indices, names, columns
+
+
+def _zoom(images: np.ndarray) -> int:
+    return max(32 // images.shape[-1], 1)  # tiles large enough to look at, and for the row labels
 
 
 def find_states(run_dir: str | os.PathLike) -> list[Path]:

@@ -200,7 +200,7 @@ class StatsWriter:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                say("TensorBoard is not installed: no event files (pip install tensorboard)")
+                pass  # nobody asked for it; stats.jsonl holds the same numbers
             else:
                 self.events = SummaryWriter(os.fspath(run_dir), purge_step=start_nimg // 1000 if start_nimg else None)
         if wandb_project:
