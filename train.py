@@ -121,8 +121,6 @@ def main(**flags: Any) -> None:
     kind = dist.resolve_device(flags["device"])
     if flags["gpus"] > 1 and not dist.launched():
         dist.check_world(flags["gpus"], kind)
-        if kind == "cpu":
-            print(f"No GPU in use: --gpus={flags['gpus']} runs {flags['gpus']} CPU processes")
         sys.exit(dist.launch(flags["gpus"], kind=kind))
     setup.launch(kind)
 
@@ -148,7 +146,8 @@ class Setup:
             raise UserError(f"--cond=True needs labels, and {flags['data']} has none; make the set with "
                             f"dataset_tool.py from class sub-folders, or with a dataset.json")
         if flags["subset"] and flags["subset"] > self.dataset.spec.num_images:
-            raise UserError(f"--subset={flags['subset']} is more than the {self.dataset.spec.num_images} images there are")
+            raise UserError(f"--subset={flags['subset']} is more than the "
+                            f"{self.dataset.spec.num_images} images there are")
         resume = flags["resume"]
         self.continues = resume is not None and (resume == "latest" or Path(resume).is_dir())
         names = {f.name for f in dataclasses.fields(self.method.Options)}
@@ -158,7 +157,10 @@ class Setup:
                              sampling=flags["sampling"], sampling_labels=flags["sampling_labels"],
                              metrics=flags["metrics"], resume=flags["source"] or (None if self.continues else resume))
         if "WORLD_SIZE" in os.environ:
-            self.run.num_procs = int(os.environ["WORLD_SIZE"])
+            world = int(os.environ["WORLD_SIZE"])
+            if given.get("gpus", world) != world:
+                raise UserError(f"--gpus={given['gpus']} but torchrun started {world} processes; leave --gpus away")
+            self.run.num_procs = world
         self.method.resolve(self.opts, self.run, self.dataset.spec)
         self.metrics = self._metrics()
 
@@ -239,7 +241,8 @@ class Setup:
                 source = load_any(RESUME_NAMES.get(start, start))
             torch.manual_seed(self.run.seed)
             trainer = self.method(self.opts, self.dataset.spec, self.run, source, self.stage, device)
-            out = training_loop.Outputs(run_dir, self.run.snap, self.run.snap, evaluate=self._evaluator(run_dir, device),
+            out = training_loop.Outputs(run_dir, self.run.snap, self.run.snap,
+                                        evaluate=self._evaluator(run_dir, device),
                                         evaluate_at_start=bool(self.flags["eval_at_start"]),
                                         wandb_project=self.flags["wandb_proj"], workers=self.flags["workers"])
             training_loop.run(trainer, self.dataset, self.run, out, state)
@@ -342,9 +345,9 @@ class Setup:
         print(f"Data:         {spec.path}: {spec.num_images} images {spec.resolution}x{spec.resolution}, "
               f"{spec.channels} channels, {label if spec.label.dim else 'no labels used'}"
               + (f", {spec.fname}" if spec.fname else ""))
-        print(f"Device:       {self.run.device}, {dist.world_size()} process(es), {torch.get_num_threads()} thread(s) each")
-        print(f"Batch:        {self.run.batch} = {dist.world_size()} x {self.run.batch // self.run.batch_gpu // dist.world_size()}"
-              f" rounds x {self.run.batch_gpu}")
+        n, b = dist.world_size(), self.run.batch_gpu
+        print(f"Device:       {self.run.device}, {n} process(es), {torch.get_num_threads()} thread(s) each")
+        print(f"Batch:        {self.run.batch} = {n} process(es) x {self.run.batch // b // n} round(s) x {b} images")
         if not self.flags["cond"] and has_labels(self.flags["data"]):
             print("Note:         the data set has labels; train on them with --cond=True")
 
@@ -357,7 +360,8 @@ def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
     if name is None:
         implied = {IMPLIES[k] for k in given if k in IMPLIES and given[k] is not False}
         if len(implied) > 1:
-            raise UserError(f"the flags belong to different methods ({', '.join(sorted(implied))}); choose with --method")
+            raise UserError(f"the flags belong to different methods ({', '.join(sorted(implied))}); "
+                            f"choose one with --method")
         name = implied.pop() if implied else "stylegan2"
     if name not in METHODS:
         raise UserError(f"--method={name} does not exist; there are {', '.join(METHODS)}")

@@ -180,7 +180,8 @@ def fetch(path_or_url: str | os.PathLike, *, timeout: float = 30) -> Path:
     if target.exists():
         return target
     try:
-        with urllib.request.urlopen(text, timeout=timeout) as response, atomic_path(target) as tmp, open(tmp, "wb") as f:
+        with (urllib.request.urlopen(text, timeout=timeout) as response, atomic_path(target) as tmp,
+              open(tmp, "wb") as f):
             total, done = int(response.headers.get("Content-Length") or 0), 0
             while chunk := response.read(1 << 20):
                 f.write(chunk)

@@ -53,7 +53,8 @@ class StyleGAN2Options(method.Options):
     augpipe: str | None = option(None, "Augmentation recipe (default bgc)", choices=tuple(augment.AUGPIPES))
     ada_kimg: float | None = option(None, "kimg in which p may move by one (default 500; 100 with --resume)",
                                     type=float, low=0.001)
-    diffaug: str | None = option(None, "DiffAugment policy: 'light', or any of color,translation,cutout", metavar="LIST")
+    diffaug: str | None = option(None, "DiffAugment policy: 'light', or any of color,translation,cutout",
+                                 metavar="LIST")
     r1_aug: bool | None = option(None, "Whether R1 sees augmented reals (default true; false for tiny)", type=bool)
     lecam: float = option(0.0, "Weight of the LeCam regulariser (published: 3e-7)", low=0)
     freezed: int = option(0, "Freeze this many high-resolution discriminator layers", low=0)
