@@ -88,7 +88,7 @@ def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1, impl="auto"
 
 def parse_scaling(v, name="scaling"):
     """int or (x, y) -> (x, y), each >= 1."""
-    v = (v, v) if isinstance(v, int) else tuple(v)
+    v = tuple(v) if isinstance(v, (tuple, list)) else (v, v)
     if len(v) != 2 or not all(isinstance(a, int) and a >= 1 for a in v):
         raise ValueError(f"upfirdn2d: {name} must be an int >= 1 or a pair of them, not {v}")
     return v
@@ -96,7 +96,7 @@ def parse_scaling(v, name="scaling"):
 
 def parse_padding(p):
     """int, (x, y) or (x0, x1, y0, y1) -> (x0, x1, y0, y1)."""
-    p = (p, p) if isinstance(p, int) else tuple(p)
+    p = tuple(p) if isinstance(p, (tuple, list)) else (p, p)
     if len(p) == 2:
         p = (p[0], p[0], p[1], p[1])
     if len(p) != 4 or not all(isinstance(a, int) for a in p):
@@ -127,7 +127,9 @@ def _definition(x, f, up, down, padding, flip, gain):
     ux, uy = up
     z = F.pad(x.reshape(n, c, h, 1, w, 1), (0, ux - 1, 0, 0, 0, uy - 1)).reshape(n, c, h * uy, w * ux)
     z = F.pad(z, padding)
-    f = torch.ones(1, 1, device=x.device) if f is None else torch.outer(f, f) if f.ndim == 1 else f
+    f = torch.ones(1, 1, device=x.device) if f is None else f
+    f = f.double() if x.dtype == torch.float64 else f
+    f = torch.outer(f, f) if f.ndim == 1 else f
     f = (f if flip else f.flip(0, 1)).to(x.dtype)
     y = F.conv2d(z, f.expand(c, 1, *f.shape), groups=c) if c else z[:, :, f.shape[0] - 1:, f.shape[1] - 1:]
     return y[:, :, :: down[1], :: down[0]] * gain
@@ -154,8 +156,8 @@ class _UpFirDn(torch.autograd.Function):
 
 
 def _fast(x, f, up, down, padding, flip, gain):
-    if f is None:
-        f = torch.ones(1, 1, device=x.device)
+    f = torch.ones(1, 1, device=x.device) if f is None else f
+    f = f.double() if x.dtype == torch.float64 else f  # the gain joins at full precision
     n, c, h, w = x.shape
     _, _, ho, wo = _out_size(x.shape, f, (up, down, padding, flip, gain))
     if x.device.type == "cpu" and h * w * ho * wo <= (2048 if n * c > 1024 or f.ndim == 1 else 8192):
@@ -165,9 +167,8 @@ def _fast(x, f, up, down, padding, flip, gain):
     if x.device.type == "cpu" and max(h, w, ho, wo) <= 512:
         return _two_matrices(x, f, up, down, padding, flip, gain, (ho, wo))
     (ux, uy), (dx, dy), (px0, px1, py0, py1) = up, down, padding
-    f = f.to(x.dtype)
-    y = _depthwise(x, f[None, :], (ux, 1), (dx, 1), (px0, px1, 0, 0), flip)
-    return _depthwise(y, f[:, None] * gain, (1, uy), (1, dy), (0, 0, py0, py1), flip)
+    y = _depthwise(x, f[None, :].to(x.dtype), (ux, 1), (dx, 1), (px0, px1, 0, 0), flip)
+    return _depthwise(y, (f[:, None] * gain).to(x.dtype), (1, uy), (1, dy), (0, 0, py0, py1), flip)
 
 
 def _depthwise(x, f, up, down, padding, flip):
@@ -223,9 +224,8 @@ def _axis_matrix(f, n, no, up, down, p0, flip):
 def _two_matrices(x, f, up, down, padding, flip, gain, out):
     """Separable filter as one band matrix per axis."""
     n, c, h, w = x.shape
-    f = f.to(x.dtype)
-    mx = _axis_matrix(f, w, out[1], up[0], down[0], padding[0], flip)
-    my = _axis_matrix(f * gain, h, out[0], up[1], down[1], padding[2], flip)
+    mx = _axis_matrix(f, w, out[1], up[0], down[0], padding[0], flip).to(x.dtype)
+    my = _axis_matrix(f * gain, h, out[0], up[1], down[1], padding[2], flip).to(x.dtype)
     y = x.reshape(n * c * h, w) @ mx
     y = torch.matmul(my.t(), y.reshape(n * c, h, out[1])).reshape(n, c, *out)
     return y.contiguous(memory_format=torch.channels_last) if _is_channels_last(x) else y
