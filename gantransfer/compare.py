@@ -11,13 +11,15 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shutil
 import time
+import zipfile
 from pathlib import Path
 
 import click
 import numpy as np
 
-from dnnlib.util import UserError, atomic_write, format_time, run_cli
+from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
 from gantransfer import jobs
 from gantransfer.jobs import Job
 
@@ -61,9 +63,14 @@ def main(folder: Path, arms: str, seeds: int, kimg: float, judges: int, imf: flo
     todo = [Job(f"judge{j}", ["-m", "gantransfer.judge", f"--data={data}", f"--heldout={ref}", f"--seed={j}",
                               f"--out={judge_file(folder, j)}"])
             for j in range(judges) if not judge_file(folder, j).exists()]
-    todo += [Job(f"split{s}", ["lt_dataset.py", f"--fn={data}", f"--imf={imf:g}", "--n-max=114", "--order=random",
-                               f"--seed={s}", f"--out={split_file(folder, s)}"])
-             for s in range(seeds) if not split_file(folder, s).exists()]
+    label_file = f"lt_{imf:g}.json"
+    for s in range(seeds):
+        if not split_zip(folder, s).exists():
+            with atomic_path(split_zip(folder, s)) as tmp:
+                shutil.copyfile(data, tmp)
+        if label_file not in zipfile.ZipFile(split_zip(folder, s)).namelist():
+            todo.append(Job(f"split{s}", ["lt_dataset.py", f"--fn={split_zip(folder, s)}", f"--imf={imf:g}",
+                                          "--n-max=114", "--order=random", f"--seed={s}"]))
     jobs.run_jobs(todo, parallel=parallel)
 
     # Seed by seed, so that a comparison stopped early still has whole pairs.
@@ -71,7 +78,7 @@ def main(folder: Path, arms: str, seeds: int, kimg: float, judges: int, imf: flo
     for s in range(seeds):
         for arm in names:
             job, _ = jobs.train_job(f"{arm}/{s}", folder / "runs", f"{arm}-seed{s}", kimg, [
-                "--cfg=tiny", f"--data={data}", f"--fname={split_file(folder, s)}", "--cond=True", f"--seed={s}",
+                "--cfg=tiny", f"--data={split_zip(folder, s)}", f"--fname={label_file}", "--cond=True", f"--seed={s}",
                 "--metrics=none", "--threads=1", *ARMS[arm]])
             todo += [job] if job else []
     print(f"{len(todo)} of {seeds * len(names)} trainings to do, {parallel} at a time")
@@ -87,7 +94,7 @@ def main(folder: Path, arms: str, seeds: int, kimg: float, judges: int, imf: flo
                 if read_result(snapshot, j) is None:
                     todo.append(Job(f"{arm}/{s} judge{j}", [
                         "calc_metrics.py", "--metrics=report_digits32", f"--network={snapshot}", f"--data={ref}",
-                        f"--train-data={data}", f"--detector=digits32={judge_file(folder, j)}", "--seed=0",
+                        f"--detector=digits32={judge_file(folder, j)}",
                         f"--outdir={snapshot.parent / f'judge{j}'}"]))
     jobs.run_jobs(todo, parallel=parallel, quiet=True)
 
@@ -110,8 +117,8 @@ def judge_file(folder: Path, j: int) -> Path:
     return folder / f"judge{j}.pt"
 
 
-def split_file(folder: Path, seed: int) -> Path:
-    return folder / f"lt-seed{seed}.json"
+def split_zip(folder: Path, seed: int) -> Path:
+    return folder / f"split{seed}.zip"
 
 
 def read_result(snapshot: Path, judge: int) -> dict[str, float] | None:

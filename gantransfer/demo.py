@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+import zipfile
 from pathlib import Path
 
 import click
@@ -59,13 +60,12 @@ def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
 
     for job in jobs.digits_jobs(folder):
         step(job)
-    if not (folder / "lt_25.json").exists():
-        step(Job("split", ["lt_dataset.py", f"--fn={data}", "--imf=25", "--n-max=114", "--order=label",
-                           f"--seed={seed}", f"--out={folder / 'lt_25.json'}"]))
+    if "lt_25.json" not in zipfile.ZipFile(data).namelist():
+        step(Job("split", ["lt_dataset.py", f"--fn={data}", "--imf=25", "--n-max=114", "--order=label"]))
     if not judge.exists():
         step(Job("judge", ["-m", "gantransfer.judge", f"--data={data}", f"--heldout={ref}", f"--out={judge}"]))
 
-    flags = ["--cfg=tiny", f"--data={data}", f"--fname={folder / 'lt_25.json'}", "--cond=True", f"--seed={seed}",
+    flags = ["--cfg=tiny", f"--data={data}", "--fname=lt_25.json", "--cond=True", f"--seed={seed}",
              "--metrics=none", "--threads=1"]
     snapshots, todo = {}, []
     for arm in arms:
@@ -88,11 +88,11 @@ def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
         lines = snapshot.parent / "metric-report_digits32.jsonl"
         if not has_result(lines, snapshot.name):
             step(Job(arm, ["calc_metrics.py", "--metrics=report_digits32", f"--network={snapshot}", f"--data={ref}",
-                           f"--train-data={data}", f"--detector=digits32={judge}", f"--seed={seed}"]))
+                           f"--detector=digits32={judge}"]))
         results[arm] = next(r for r in read_lines(lines) if r["snapshot_pkl"] == snapshot.name)
 
     picture = folder / "demo.png"
-    draw(picture, data, ref, folder / "lt_25.json", snapshots)
+    draw(picture, ref, snapshots)
     table = results_table(results, kimg)
     with atomic_write(folder / "table.md") as f:
         f.write(table + "\n")
@@ -116,7 +116,7 @@ def has_result(path: Path, snapshot: str) -> bool:
     return any(r["snapshot_pkl"] == snapshot for r in read_lines(path))
 
 
-def draw(path: Path, data: Path, ref: Path, fname: Path, snapshots: dict[str, Path]) -> None:
+def draw(path: Path, ref: Path, snapshots: dict[str, Path]) -> None:
     """A row per class with its number of training images: held-out reals | each arm; beneath, UTLO's small images."""
     from gantransfer.importers import load_any
     from gantransfer.methods import METHODS
