@@ -50,9 +50,8 @@ def density_coverage(real: Array, fake: Array, k: int = 5, *,
     radii = kth_neighbour_squared(r, k)
     inside, covered = 0, torch.zeros(len(r), dtype=torch.bool, device=radii.device)
     for rows in blocks(len(f), ROW_BLOCK):
-        a = f.rows(rows)
         for cols in blocks(len(r), COL_BLOCK):
-            hit = below(a, r.rows(cols), radii[cols], strict=True)
+            hit = below(f, rows, r, cols, radii[cols], strict=True)
             inside += int(hit.sum())
             covered[cols] |= hit.any(0)
     return DensityCoverage(inside / (k * len(f)), float(covered.double().mean()))
@@ -70,9 +69,8 @@ def _covered(points: Centred, centres: Centred, radii: torch.Tensor, strict: boo
     """Share of `points` that lie in the ball of at least one centre."""
     count = 0
     for rows in blocks(len(points), ROW_BLOCK):
-        a = points.rows(rows)
-        hit = torch.zeros(len(a), dtype=torch.bool, device=a.device)
+        hit = torch.zeros(rows.stop - rows.start, dtype=torch.bool, device=radii.device)
         for cols in blocks(len(centres), COL_BLOCK):
-            hit |= below(a, centres.rows(cols), radii[cols], strict).any(1)
+            hit |= below(points, rows, centres, cols, radii[cols], strict).any(1)
         count += int(hit.sum())
     return count / len(points)
