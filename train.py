@@ -232,7 +232,11 @@ class Setup:
         self._preflight()
         run_dir, state = self._folder()
         if dist.is_main():
-            run_dir.mkdir(parents=True, exist_ok=True)
+            try:
+                run_dir.mkdir(parents=True, exist_ok=True)
+                open(run_dir / "log.txt", "a").close()
+            except OSError as e:
+                raise UserError(f"--outdir={self.flags['outdir']} cannot be written: {e.strerror}") from None
         logger = Logger(run_dir / "log.txt") if dist.is_main() else None
         try:
             self._announce(run_dir, state)
