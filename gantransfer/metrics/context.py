@@ -127,6 +127,12 @@ class MetricContext:
 
     def plan(self, n: int, classes: Sequence[int] | None = None) -> Plan:
         """`n` samples; labels by `self.labels`, or uniform over `classes`."""
+        key = ("plan", n, None if classes is None else tuple(classes))
+        if key not in self.memo:
+            self.memo[key] = self._plan(n, classes)
+        return self.memo[key]
+
+    def _plan(self, n: int, classes: Sequence[int] | None) -> Plan:
         if self.generated is not None:
             return self._rows(n, classes)
         seeds = self._seeds(n)

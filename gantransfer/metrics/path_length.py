@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from torch_utils.random import SeedStack, step_generator
 
 
 def networks_of(sampler: Any) -> Any:
-    """The object with `mapping(z, c) -> ws` and `synthesis(ws, rng=...) -> float images` behind a sampler."""
-    net = getattr(sampler, "synthesise", None)
+    """The generator with `mapping(z, c) -> ws` and `synthesis(ws, rng=...) -> float images` behind a sampler.
+
+    It is the sampler's `network`, or what the sampler calls to make images. UserError when the model has no such parts.
+    """
+    net = getattr(sampler, "network", None) or getattr(sampler, "synthesise", None)
     if not (callable(getattr(net, "mapping", None)) and callable(getattr(net, "synthesis", None))):
         raise UserError("path length needs a style-based model (a mapping network and a synthesis network)")
     return net
@@ -45,7 +49,7 @@ def path_length(ctx: MetricContext, num: int, space: str, sampling: str, crop: b
     def distances(start: int, stop: int) -> torch.Tensor:
         seeds = plan.seeds[start:stop].tolist()
         draws = [step_generator(s, 0x9A7) for s in seeds]
-        z = torch.stack([torch.randn(2, net.z_dim, generator=g) for g in draws], 1).to(device)
+        z = torch.stack([torch.randn(2, ctx.sampler.z_dim, generator=g) for g in draws], 1).to(device)
         t = torch.stack([torch.rand(1, generator=g) for g in draws]).to(device) * (sampling == "full")
         c = torch.zeros(len(seeds), 0, device=device) if plan.c is None else plan.c[start:stop].to(device)
         if space == "w":
@@ -76,11 +80,11 @@ def lpips_diversity(ctx: MetricContext, pairs_per_class: int) -> tuple[list[int]
     labelled = ctx.label.kind == "class" and ctx.reference.class_ids is not None
     classes = ctx.evaluated_classes() if labelled else [-1]
     plan = ctx.plan_per_class(classes, 2 * pairs_per_class) if labelled else ctx.plan(2 * pairs_per_class)
-    # rows a and b of pair i: consecutive samples of a class are independent draws
+    # consecutive samples of a class are pairs: independent draws of a sampler; rows of a set are shuffled first
     if ctx.generated is not None:
         order = np.random.RandomState(ctx.seed % 2**32)
         rows = plan.seeds.reshape(len(classes), -1)
-        plan.seeds[:] = np.stack([order.permutation(r) for r in rows]).reshape(-1)
+        plan = dataclasses.replace(plan, seeds=np.stack([order.permutation(r) for r in rows]).reshape(-1))
 
     @torch.no_grad()
     def distances(start: int, stop: int) -> torch.Tensor:
