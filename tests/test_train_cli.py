@@ -7,11 +7,10 @@ import re
 import pytest
 import torch
 
-from gantransfer.snapshot import load
-from tests.conftest import write_image_zip
-
 import train
 from dnnlib.util import run_cli
+from gantransfer.snapshot import load
+from tests.conftest import write_image_zip
 
 TINY = ["--cfg=tiny", "--cbase=64", "--cmax=8", "--batch=8", "--threads=1", "--metrics=none"]
 
@@ -170,7 +169,7 @@ def snapshot_of(call, tmp_path, data, *flags):
 
 
 def test_unconditional_source_to_conditional_target(call, tiny_zip, tmp_path):
-    """Every class starts as the source's images; the report accounts for each tensor; the discriminator's head is new."""
+    """Every class starts as the source's images, the report accounts for each tensor."""
     source = snapshot_of(call, tmp_path / "s", tiny_zip)
     out, _ = call(*TINY, f"--data={tiny_zip}", f"--outdir={tmp_path / 't'}", "--cond=True", f"--resume={source}",
                   "--kimg=0.008", "--glr=0", "--dlr=0")

@@ -146,7 +146,8 @@ def test_transitional_weight_zero_is_unconditional():
     assert grads_of(m, "Dmain", batch(), "D")["b4.out_c.weight"].any()
 
 
-@pytest.mark.parametrize("kimg, start, end, want", [(0, 2, 4, 0), (3, 2, 4, 0.5), (9, 2, 4, 1), (0, 0, 0, 1), (1, 2, 2, 0)])
+@pytest.mark.parametrize("kimg, start, end, want",
+                         [(0, 2, 4, 0), (3, 2, 4, 0.5), (9, 2, 4, 1), (0, 0, 0, 1), (1, 2, 2, 0)])
 def test_transition_closed_form(kimg, start, end, want):
     assert weight_at(kimg * 1000, start, end) == want
 
