@@ -251,8 +251,7 @@ def _check_shape(image: np.ndarray, item: Item, first: tuple[tuple[int, ...], st
         h0, w0, c0 = first[0]
         remedy = (f"add --channels={max(c, c0)} or --channels=1" if (h, w) == (h0, w0) else
                   f"add --transform=center-crop --resolution={w0}x{h0}")
-        raise UserError(f"{item.name} gives a {w}x{h} image with {c} channels, the first one ({first[1]}) is {w0}x{h0} "
-                        f"with {c0}; {remedy}")
+        raise UserError(f"{item.name} gives a {w}x{h}x{c} image, the first one ({first[1]}) is {w0}x{h0}x{c0}; {remedy}")
 
 
 def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],

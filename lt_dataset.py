@@ -279,7 +279,7 @@ def _table(split: Split, class_names: Sequence[str]) -> str:
 @click.option("--min-per-class", type=int, default=1, show_default=True, help="keep at least this many of each class")
 @click.option("--keep-labels", is_flag=True, help="keep the original class numbers (default: 0 = head)")
 @click.option("--shots", metavar="A,B,C", help="first rank of many, medium and few, for example 0,3,6 [default: the "
-              "table of --dname, else 0.3, 0.3 and 0.4 of the classes; without --imf many > 100, medium 20-100, few < 20]")
+              "table of --dname, else 0.3, 0.3, 0.4 of the classes; without --imf many > 100, medium 20-100, few < 20]")
 @click.option("--legacy", is_flag=True, help="exactly the published script's files, for a --seed (needs --dname)")
 def main(fn: str, imf: float | None, dname: str | None, shot_labels: bool, reverse: bool, seed: int, order: str | None,
          n_max: int | None, min_per_class: int, keep_labels: bool, shots: str | None, legacy: bool) -> None:
