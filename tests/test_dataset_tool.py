@@ -363,7 +363,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, tool):
         code, _, err = tool(*args)
         line = only_line(err)
         assert code == 2 and all(w in line for w in words), (args, line)
-        (tmp_path / "out").rmdir() if (tmp_path / "out").exists() else None
         assert sorted(str(p) for p in tmp_path.rglob("*")) == before, args
 
 

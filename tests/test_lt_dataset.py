@@ -104,6 +104,14 @@ def test_selection_is_seeded_nested_and_independent_of_the_file_order():
     assert len(set(names)) == len(names) == sum(counts_of(a))
 
 
+def test_selection_is_the_same_everywhere():
+    """Written down once: a split must not change with NumPy or with this code."""
+    split = make_split(labels_of((8, 8, 8)), Options(imf=4, order="random", seed=7))
+    assert split.order == [1, 0, 2]
+    assert [[int(n[-6:-4]) for n in split.kept[k]] for k in split.order] == [
+        [0, 1, 3, 6, 9, 16, 22, 23], [10, 14, 19, 20], [4, 15]]
+
+
 def test_no_class_disappears():
     labels = labels_of(COUNTS)
     split = make_split(labels, Options(imf=1000))
