@@ -235,6 +235,8 @@ class Setup:
         from torch_utils import distributed as dist
 
         self._preflight()
+        if dist.is_main():
+            self.dataset.check_headers()  # an image of another size shows now, not after hours
         run_dir, state = self._folder()
         if dist.is_main():
             try:
