@@ -24,6 +24,10 @@ LABELS = ("reference", "uniform", "training")
 @click.option("--data", metavar="PATH", help="Real images (default: the whole data set the model was trained on)")
 @click.option("--fname", metavar="NAME", help="Label file of --data; restricts the reals to the images it lists "
               "(default: dataset.json, all images)")
+@click.option("--ref", metavar="FILE", help="Statistics in place of all real images in FID-like metrics: written by "
+              "--write-ref, or as published by EDM (.npz) or EDM2 (.pkl)")
+@click.option("--write-ref", "--write_ref", metavar="FILE.npz",
+              help="Write the statistics of --data by the detector of --metrics, and stop")
 @click.option("--train-data", "--train_data", metavar="PATH", help="Training images for memorisation and reports "
               "(default: as recorded in the snapshot)")
 @click.option("--train-fname", "--train_fname", metavar="NAME", help="Their label file (default: as recorded)")
@@ -84,8 +88,10 @@ def main(**flags: Any) -> None:
             print(f"{flags['fetch_name']}: {path}")
         if not flags["network"]:
             return
-    if not flags["network"]:
+    if not flags["network"] and not flags["write_ref"]:
         raise UserError("--network is missing: name a snapshot (network-snapshot-*.pkl), or a zip of images")
+    if flags["write_ref"] and not flags["data"]:
+        raise UserError("--write-ref needs --data, the real images")
     names = metrics.parse_names(flags["metrics"])
     if not names:
         raise UserError("--metrics names no metric; see --help")
@@ -93,15 +99,35 @@ def main(**flags: Any) -> None:
     kind = dist.resolve_device(flags["device"])
     if flags["gpus"] > 1 and not dist.launched():
         dist.check_world(flags["gpus"], kind)
-        Job(flags, names, detectors).preflight()  # say what is wrong once, not once per process
+        if not flags["write_ref"]:
+            Job(flags, names, detectors).preflight()  # say what is wrong once, not once per process
         sys.exit(dist.launch(flags["gpus"], kind=kind))
     device = dist.init(kind)
+    failed = False
     try:
-        failed = Job(flags, names, detectors).run(device)
+        if flags["write_ref"]:
+            write_reference(flags, names, detectors, device)
+        else:
+            failed = Job(flags, names, detectors).run(device)
     finally:
         dist.shutdown()
     if failed:
         sys.exit(1)
+
+
+def write_reference(flags: dict[str, Any], names: list[str], detectors: dict[str, Path], device: Any) -> None:
+    """Statistics of --data by the detector of the first metric, into one file."""
+    from gantransfer.dataset import ImageDataset
+    from gantransfer.metrics import metrics
+    from torch_utils import distributed as dist
+
+    data = ImageDataset(flags["data"], fname=flags["fname"])
+    metrics.preflight(names[:1], data.spec, detectors)
+    ctx = metrics.MetricContext(sampler=None, generated=data, reference=data, device=device, batch=flags["batch"],
+                                cache_dir=flags["cache_dir"], use_cache=not flags["no_cache"], detectors=detectors,
+                                progress=flags["verbose"])
+    metrics.write_reference(flags["write_ref"], names[0], data, ctx)
+    dist.print0(f"{flags['write_ref']}: {len(data)} images of {flags['data']}")
 
 
 class Job:
@@ -128,6 +154,8 @@ class Job:
         from gantransfer.dataset import ImageDataset, reference_dataset
 
         path = self.flags["data"] or (self.spec.path if self.snapshot else None)
+        if self.flags["ref"] and not self.flags["data"] and (not path or not Path(path).exists()):
+            return None
         if not path:
             raise UserError("--data is missing: name the real images to compare with")
         if not Path(path).exists():
@@ -195,7 +223,8 @@ class Job:
             sampler=sampler, generated=self.generated, reference=self.reference, training=self.training, device=device,
             seed=flags["seed"], cache_dir=flags["cache_dir"], use_cache=not flags["no_cache"], detectors=self.detectors,
             batch=flags["batch"], progress=flags["verbose"], labels=flags["labels"], mirror=flags["mirror"],
-            classes=parse_classes(flags["classes"]))
+            classes=parse_classes(flags["classes"]),
+            reference_stats=metrics.read_reference(flags["ref"]) if flags["ref"] else None)
         run_dir = self._run_dir()
         failed = False
         for name in self.names:

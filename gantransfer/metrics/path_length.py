@@ -77,7 +77,7 @@ def _embed(lpips: features.Perceptual, images: torch.Tensor, crop: bool) -> torc
 def lpips_diversity(ctx: MetricContext, pairs_per_class: int) -> tuple[list[int], np.ndarray]:
     """(class ids, mean LPIPS distance of random generated pairs within each class). One class, -1, without labels."""
     lpips = perceptual(ctx)
-    labelled = ctx.label.kind == "class" and ctx.reference.class_ids is not None
+    labelled = ctx.label.kind == "class" and ctx.reals.class_ids is not None
     classes = ctx.evaluated_classes() if labelled else [-1]
     plan = ctx.plan_per_class(classes, 2 * pairs_per_class) if labelled else ctx.plan(2 * pairs_per_class)
     # consecutive samples of a class are pairs: independent draws of a sampler; rows of a set are shuffled first

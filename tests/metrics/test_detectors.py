@@ -12,7 +12,7 @@ from torch import nn
 from dnnlib.util import UserError
 from gantransfer.networks import features, inception, vgg, weights
 from gantransfer.networks.descriptor import read_descriptor
-from gantransfer.networks.features import RESERVED, _load_inception, _load_vgg
+from gantransfer.networks.features import RESERVED, _load_inception
 from gantransfer.networks.input_path import PRESETS, InputSpec
 from gantransfer.networks.judge import DigitsJudge
 
@@ -293,12 +293,16 @@ def test_nvidia_vgg_runs_as_it_is(tmp_path, empty_home):
     assert torch.allclose(lpips.embed(images.float())[:, 0], images[:, 0].float().mean((1, 2)))
 
 
-def test_vgg_features_are_the_second_linear_layer(tmp_path):
-    net = vgg.VGG16()
-    path = tmp_path / "vgg.pth"
-    torch.save(net.state_dict(), path)
-    out = _load_vgg(path, torch.device("cpu"))(torch.randn(1, 3, 224, 224)).features
-    assert out.shape == (1, 4096) and float(out.min()) == 0
+def test_vgg_features_are_the_second_linear_layer():
+    """All weights zero (and shared, so without memory) except two biases: what comes out is relu(second bias)."""
+    with torch.device("meta"):
+        net = vgg.VGG16()
+    state = {k: torch.zeros(1).expand(v.shape) for k, v in net.state_dict().items()}
+    state["classifier.3.bias"], state["classifier.6.bias"] = torch.linspace(-1, 1, 4096), torch.full((1000,), 9.0)
+    net.load_state_dict(state, assign=True)
+    with torch.no_grad():
+        out = net.eval()(torch.randn(2, 3, 64, 64))
+    assert torch.equal(out, torch.linspace(-1, 1, 4096).relu().expand(2, -1))
 
 
 # Descriptors
