@@ -62,6 +62,12 @@ def half_dtype(fp16_dtype: str, device: torch.device) -> torch.dtype:
     return getattr(torch, fp16_dtype)
 
 
+def block_layout(fp16_channels_last: bool, dtype: torch.dtype, device: torch.device) -> torch.memory_format:
+    """Memory format of a block's features: what was asked for 16-bit blocks; channels_last on the CPU (measured)."""
+    wanted = device.type == "cpu" or (fp16_channels_last and dtype.itemsize == 2)
+    return torch.channels_last if wanted else torch.contiguous_format
+
+
 def full_precision(x):
     """x in float32, or as it is in float64."""
     return x if x.dtype == torch.float64 else x.to(torch.float32)
@@ -307,7 +313,7 @@ class SynthesisBlock(nn.Module):
         ws = full_precision(ws)
         w = iter(ws.unbind(1))
         dtype = half_dtype(self.fp16_dtype, ws.device) if self.use_fp16 and not force_fp32 else ws.dtype
-        layout = torch.channels_last if self.channels_last and dtype.itemsize == 2 else torch.contiguous_format
+        layout = block_layout(self.channels_last, dtype, ws.device)
         kw = dict(formulation=formulation, **noise_kwargs)
         if self.in_channels == 0:
             x = self.const.to(dtype).unsqueeze(0).repeat(ws.shape[0], 1, 1, 1).contiguous(memory_format=layout)
@@ -436,7 +442,7 @@ class DiscriminatorBlock(nn.Module):
         dtype = full_precision(given.new_empty(0)).dtype
         if self.use_fp16 and not force_fp32:
             dtype = half_dtype(self.fp16_dtype, given.device)
-        layout = torch.channels_last if self.channels_last and dtype.itemsize == 2 else torch.contiguous_format
+        layout = block_layout(self.channels_last, dtype, given.device)
         if x is not None:
             x = x.to(dtype=dtype, memory_format=layout)
         if hasattr(self, "fromrgb") and img is not None:
