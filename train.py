@@ -290,6 +290,8 @@ class Setup:
                 if dist.is_main():
                     metrics.append_jsonl(run_dir, result)
                     print(json.dumps({k: result[k] for k in ("metric", "results", "snapshot_pkl")}))
+                    for warning in metrics.warnings_of(result):
+                        print(f"Note: {warning}")
                 values.update({k: v for k, v in result["results"].items() if isinstance(v, int | float)})
             return values
 
