@@ -8,8 +8,8 @@ import importlib
 import importlib.util
 import io
 import json
+import os
 import pickle
-import posix
 import re
 import shlex
 import sys
@@ -234,7 +234,7 @@ TINY = ["--cfg=tiny", "--cbase=64", "--cmax=8", "--threads=1", "--metrics=none"]
 
 class _Evil:
     def __reduce__(self):
-        return posix.system, ("touch pwned",)
+        return os.system, ("touch pwned",)
 
 
 @pytest.fixture
