@@ -33,7 +33,7 @@ RULES = [
     ("gantransfer.snapshot", DATA),
     ("gantransfer.sampler", DATA),
     ("gantransfer.method", (*DATA, "gantransfer.sampler", "gantransfer.snapshot")),
-    ("gantransfer.importers", (*DATA, "gantransfer.snapshot", "gantransfer.networks")),
+    ("gantransfer.importers", (*DATA, "gantransfer.importers", "gantransfer.snapshot", "gantransfer.networks")),
     ("gantransfer.methods.stylegan2", METHOD),
     ("gantransfer.methods.*", (*METHOD, "gantransfer.methods.stylegan2")),  # may build on the base method
     ("gantransfer.methods", (*METHOD, "gantransfer.methods")),  # the table of methods
