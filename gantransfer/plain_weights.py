@@ -30,6 +30,7 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_HEADER = 100 * 2**20  # the format's own limit
 _KEY = "gantransfer"
+_REST = ("method", "stage", "options", "data", "cur_nimg", "extra")  # of a snapshot, beside its networks
 
 
 # ---- the format --------------------------------------------------------------------------------------------------
@@ -124,9 +125,10 @@ def save_safetensors(snap: Snapshot, path: str | os.PathLike) -> None:
             return {str(k): describe(v, f"{name}.{k}") for k, v in value.items()}
         return [describe(v, f"{name}.{i}") for i, v in enumerate(value)] if isinstance(value, list) else value
 
-    nets = {name: dict(cls=r.cls, kwargs=plain(r.kwargs), state={k: place(t, f"{name}.{k}") for k, t in r.state.items()})
+    nets = {name: dict(cls=r.cls, kwargs=plain(r.kwargs),
+                       state={k: place(t, f"{name}.{k}") for k, t in r.state.items()})
             for name, r in snap.nets.items()}
-    rest = {k: describe(plain(getattr(snap, k)), k) for k in ("method", "stage", "options", "data", "cur_nimg", "extra")}
+    rest = {k: describe(plain(getattr(snap, k)), k) for k in _REST}
     content = dict(format=snapshot.FORMAT, version=snapshot.VERSION, nets=nets, **rest)
     write_safetensors(path, tensors, {"format": "pt", _KEY: json.dumps(content)})
 
@@ -163,11 +165,11 @@ def _beside(path: str | os.PathLike) -> Path:
 
 
 def save_state(snap: Snapshot, name: str, path: str | os.PathLike) -> None:
-    """Network `name` as a plain state dict, and `<path>.json` beside it. Raises UserError if there is no such network."""
+    """Network `name` as a plain state dict, and `<path>.json` beside it. UserError if there is no such network."""
     if name not in snap.nets:
         raise UserError(f"the snapshot has no network {name!r}; it has {', '.join(snap.nets) or 'none'}")
     record = snap.nets[name]
-    rest = {k: plain(getattr(snap, k)) for k in ("method", "stage", "options", "data", "cur_nimg", "extra")}
+    rest = {k: plain(getattr(snap, k)) for k in _REST}
     content = dict(format=snapshot.FORMAT, version=snapshot.VERSION, network=name, cls=record.cls,
                    kwargs=plain(record.kwargs), **rest)
     try:

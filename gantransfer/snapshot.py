@@ -104,7 +104,7 @@ class _NoMemory(TorchFunctionMode):
     """Weights are made without storage, and not too many of them: a file cannot make us allocate what it lacks."""
 
     FACTORIES = (torch.randn, torch.rand, torch.zeros, torch.ones, torch.full, torch.empty)
-    MOST = 50_000  # tensors; the largest published networks have a few hundred
+    MOST = 5_000  # tensors; the largest published networks have a few hundred
 
     def __init__(self):
         super().__init__()

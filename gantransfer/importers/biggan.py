@@ -177,8 +177,9 @@ def _generator(state: Mapping[str, torch.Tensor], config: Mapping[str, Any], ass
         BN_eps=_setting("BN_eps", float, 1e-5, config, assumed), **_spectral("G", state, config, assumed))
     cls = "gantransfer.networks.biggan.Generator"
     if "blocks.0.0.bn1.comb_layer_g.weight" in state:
-        cls = "gantransfer.networks.cgantransfer.Generator"
+        cls = "gantransfer.networks.cgantransfer.TransferGenerator"
         kwargs["n_pretrain_classes"], kwargs["n_classes"] = get(state, "blocks.0.0.bn1.comb_layer_g.weight", 2).shape
+        kwargs["compat"] = "release"
     ledger = Ledger(state)
     # Statistics of a synchronised batch norm have names of their own.
     for key in [k for k in state if re.search(r"\.bn\.(running_(mean|var)|num_batches_tracked)$", k)]:
@@ -203,7 +204,8 @@ def _discriminator(state: Mapping[str, torch.Tensor], config: Mapping[str, Any],
         **_spectral("D", state, config, assumed))
     ledger = Ledger(state)
     ledger.take_rest()
-    return Part(f"gantransfer.networks.{'cgantransfer' if transfer else 'biggan'}.Discriminator", kwargs, ledger)
+    cls = "cgantransfer.TransferDiscriminator" if transfer else "biggan.Discriminator"
+    return Part(f"gantransfer.networks.{cls}", kwargs, ledger)
 
 
 def _check_optimiser(name: str, content: Any, state: Mapping[str, torch.Tensor]) -> None:

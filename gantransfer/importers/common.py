@@ -119,19 +119,14 @@ class Result:
 def to_snapshot(result: Result, source: str, format_name: str) -> Snapshot:
     """The snapshot of a result. Raises Refused where a network does not fit our class exactly.
 
-    A network whose class this version does not have is kept as data and named in `extra["not_usable"]`.
+    A network whose class this version does not have is kept as data; `not_usable` names it.
     """
     nets: dict[str, NetRecord] = {}
     account: dict[str, Any] = {}
-    not_usable: dict[str, str] = {}
     for name, part in result.parts.items():
         part.ledger.close(name)
         record = NetRecord(part.cls, part.kwargs, part.ledger.state)
-        try:
-            record.kind()
-        except UserError:
-            not_usable[name] = f"this version of gantransfer has no network {part.cls} yet: its tensors are kept as data"
-        else:
+        if name not in not_usable({name: record}):
             check(name, record)
         nets[name] = record
         account[name] = dict(init_kwargs=part.kwargs, tensors=len(record.state),
@@ -139,14 +134,23 @@ def to_snapshot(result: Result, source: str, format_name: str) -> Snapshot:
     for name, original in result.copies.items():
         nets[name] = NetRecord(nets[original].cls, nets[original].kwargs, nets[original].state)
         account[name] = dict(copy_of=original)
-        if original in not_usable:
-            not_usable[name] = not_usable[original]
     known = dict(name=re.sub(r"\.(zip|pkl|pth|pt|model)$", "", Path(re.sub(r"[?#].*", "", source)).name),
                  resolution=result.resolution, channels=result.channels, num_images=0, label=result.label)
     extra = dict(imported_from=source, format=format_name, networks=account, left_out=result.left_out,
-                 not_usable=not_usable, **result.extra)
+                 **result.extra)
     return Snapshot(method=result.method, nets=nets, data=DataSpec(**{**known, **result.data}).to_dict(),
                     cur_nimg=result.cur_nimg, extra=extra)
+
+
+def not_usable(nets: Mapping[str, NetRecord]) -> dict[str, str]:
+    """The networks whose class this version does not have, and a sentence on each."""
+    found = {}
+    for name, record in nets.items():
+        try:
+            record.kind()
+        except UserError:
+            found[name] = f"this version of gantransfer has no network {record.cls}; its tensors are kept as data"
+    return found
 
 
 def check(name: str, record: NetRecord) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The account of an import: what became of every tensor of a foreign network, and where every tensor of ours is from."""
+"""The account of an import: what became of every foreign tensor, and where each of ours is from."""
 
 from __future__ import annotations
 

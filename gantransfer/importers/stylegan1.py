@@ -60,7 +60,8 @@ def convert(source: Source) -> Result:
         raise Refused("it has no generator")
     kwargs = parts["G" if "G_ema" in copies else "G_ema"].kwargs
     label = LabelSpec("class", classes) if hyper and classes else LabelSpec()
-    return Result(method, parts, label, 4 * 2 ** (len(kwargs["channels"]) - 1), kwargs["img_channels"], left_out, copies)
+    resolution = 4 * 2 ** (len(kwargs["channels"]) - 1)
+    return Result(method, parts, label, resolution, kwargs["img_channels"], left_out, copies)
 
 
 def _generator(state: Mapping[str, torch.Tensor], hyper: bool) -> Part:

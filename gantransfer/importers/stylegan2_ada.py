@@ -91,7 +91,8 @@ def convert(source: Source) -> Result:
             extra["augment_p"] = float(state.pop("p"))
         extra["augment_constants"] = sorted(state)  # the filters of the pipe, which ours computes itself
     left_out = {str(k): f"{type(v).__name__}, which no method uses" for k, v in foreign.others.items()}
-    left_out.update({k: "a network of an unknown role" for k in foreign.networks if k not in (*NETWORKS, "augment_pipe")})
+    left_out.update({k: "a network of an unknown role" for k in foreign.networks
+                     if k not in (*NETWORKS, "augment_pipe")})
 
     training_set, kwargs = foreign.training_set, parts["G_ema" if "G_ema" in parts else "G"].kwargs
     c_dim = int(kwargs["c_dim"])
