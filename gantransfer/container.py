@@ -91,7 +91,7 @@ class Container:
         if self._zip is None or self._pid != os.getpid():
             try:
                 self._zip = zipfile.ZipFile(self.path)
-            except (zipfile.BadZipFile, EOFError) as e:
+            except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as e:
                 raise UserError(f"{self.path} is not a readable zip file ({e}); give a folder or a zip made by "
                                 "dataset_tool.py, or make or download it again") from None
             except OSError as e:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A generator as an ONNX file: z, c -> image, with the noise maps of the snapshot as constants.
 
-Needs the optional packages of `pip install gantransfer[onnx]`.
+Needs the optional packages of `pip install gantransfer[export]`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def export_onnx(snap: Snapshot, path: str | os.PathLike, net: str = "G_ema", tru
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as e:
-        raise UserError(f"writing .onnx needs the package {e.name}: pip install gantransfer[onnx]") from None
+        raise UserError(f"writing .onnx needs the package {e.name}: pip install gantransfer[export]") from None
     G = snap.build(net)
     if not all(hasattr(G, name) for name in ("z_dim", "c_dim")):
         raise UserError(f"{net} is a {type(G).__name__}, not a generator; choose another with --net")

@@ -43,10 +43,10 @@ def payloads(target) -> dict[str, tuple[bytes, str]]:
         "reduce": (pickle.dumps(Call(os.mkdir, path), protocol=2), "posix.mkdir"),
         "stack global": (pickle.dumps(Call(os.mkdir, path), protocol=4), "posix.mkdir"),
         "in a state dict": (pickle.dumps(dict(G=dict(w=Call(os.mkdir, path))), protocol=3), "posix.mkdir"),
-        "dotted name": (b"\x80\x04\x8c\x07builtins\x8c\x0ceval.__call__\x93\x8c" + _short(
+        "dotted name": (b"\x80\x04" + _text("builtins") + _text("eval.__call__") + b"\x93" + _text(
             f"__import__('os').mkdir({path!r})") + b"\x85R.", "builtins.eval.__call__"),
-        "attribute of an allowed module": (b"\x80\x04\x8c\x0bcollections\x8c\x0e_sys.modules.os\x93.",
-                                           "collections._sys.modules.os"),
+        "through an allowed module": (b"\x80\x04" + _text("collections") + _text("_sys.modules.os") + b"\x93.",
+                                      "collections._sys.modules.os"),
         "old opcode": (b"(cos\nmkdir\nV" + path.encode() + b"\no.", "protocol 2 to 5"),
         "inst": (b"\x80\x02(V" + path.encode() + b"\nios\nmkdir\n.", "opcode UNICODE"),
         "extension": (b"\x80\x02\x82\x01.", "EXT1"),
@@ -57,8 +57,9 @@ def payloads(target) -> dict[str, tuple[bytes, str]]:
     }
 
 
-def _short(text: str) -> bytes:
-    return bytes([len(text)]) + text.encode()
+def _text(text: str) -> bytes:
+    """The opcode that pushes a text."""
+    return b"X" + struct.pack("<I", len(text.encode())) + text.encode()
 
 
 @pytest.mark.parametrize("name", list(payloads("x")))
@@ -92,7 +93,8 @@ def test_a_live_module_of_another_class_is_refused_and_its_source_stays_data(tmp
     """Old files store the source text of module classes; ours reads neither that nor the class."""
     for module, says in ((torch.nn.ReLU(), "no known kind"), (torch.nn.Tanh(), "activation.Tanh")):
         for legacy in (False, True):
-            torch.save(dict(act=module, w=torch.zeros(2)), tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+            torch.save(dict(act=module, w=torch.zeros(2)), tmp_path / "x.pth",
+                       _use_new_zipfile_serialization=not legacy)
             with pytest.raises(UserError, match=says):
                 load_any(tmp_path / "x.pth")
 

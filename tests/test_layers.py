@@ -40,7 +40,8 @@ RULES = [
     ("gantransfer.metrics", (*DATA, "gantransfer.metrics", "gantransfer.networks.features", "gantransfer.sampler")),
     ("gantransfer.training_loop", (*DATA, "gantransfer.method", "gantransfer.sampler", "gantransfer.snapshot")),
 ]
-OPTIONAL = {"torchvision", "wandb", "tensorboard", "scipy", "sklearn", "imageio", "imageio_ffmpeg", "lmdb", "h5py"}
+OPTIONAL = {"torchvision", "wandb", "tensorboard", "scipy", "sklearn", "imageio", "imageio_ffmpeg", "lmdb", "h5py",
+            "onnx", "onnxscript", "onnxruntime", "safetensors"}
 
 
 @cache
