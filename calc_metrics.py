@@ -151,7 +151,7 @@ class Job:
         self.training = self._training()
 
     def _reference(self) -> Any:
-        from gantransfer.dataset import ImageDataset, reference_dataset
+        from gantransfer.dataset import reference_dataset
 
         path = self.flags["data"] or (self.spec.path if self.snapshot else None)
         if self.flags["ref"] and not self.flags["data"] and (not path or not Path(path).exists()):
@@ -162,8 +162,8 @@ class Job:
             said = "--data" if self.flags["data"] else "the data set recorded in the snapshot; give --data"
             raise UserError(f"no such file or folder: {path} ({said})")
         fname = self.flags["fname"]
-        if self.generated is not None:  # labels of both sides are as they are
-            return ImageDataset(path, fname=fname, use_labels=True, resolution=self.spec.resolution)
+        if self.generated is not None:
+            return self._beside_generated(path, fname)
         extra: dict[str, Any] = {}
         if fname not in (None, "dataset.json"):
             # a label file made for training is in the network's numbering already
@@ -184,7 +184,7 @@ class Job:
         labelled = spec.label.kind != "none"
         try:
             if self.generated is not None:
-                return ImageDataset(path, fname=fname, use_labels=True, resolution=spec.resolution)
+                return self._beside_generated(path, fname)
             return ImageDataset(path, fname=fname, use_labels=labelled, max_size=spec.max_size, xflip=spec.xflip,
                                 seed=spec.seed, resolution=spec.resolution,
                                 label_dim=spec.label.dim if labelled else None)
@@ -194,6 +194,23 @@ class Job:
             # only some metrics look at the training set; those say that it is missing
             print(f"The training set {path} is not usable here: {e}", file=sys.stderr)
             return None
+
+    def _beside_generated(self, path: str, fname: str | None) -> Any:
+        """Real images in the class numbering of the generated ones: classes are matched by name where both have names.
+
+        A model numbers its classes by rank, so equal numbers in two files need not be the same class.
+        """
+        from gantransfer.dataset import ImageDataset
+
+        data = ImageDataset(path, fname=fname, use_labels=True, resolution=self.spec.resolution)
+        ours, theirs = self.spec.label.names, data.spec.label.names
+        if not ours or not theirs or theirs[:len(ours)] == ours:
+            return data
+        class_map = {i: ours.index(n) for i, n in enumerate(theirs) if n in ours}
+        if not class_map:
+            raise UserError(f"{path} and {self.spec.path} have no class name in common")
+        return ImageDataset(path, fname=fname, use_labels=True, resolution=self.spec.resolution, class_map=class_map,
+                            label_dim=len(ours))
 
     def preflight(self) -> None:
         """UserError before anything is computed, when a metric cannot be."""
