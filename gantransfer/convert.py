@@ -58,12 +58,13 @@ def write(snap: Snapshot, dest: str, net: str, trunc: float, opset: int) -> None
 @click.argument("dest")
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="auto", show_default=True,
               help="What SOURCE is; auto recognises it by its content")
-@click.option("--copy", default="", metavar="NAME", help="Of a BigGAN folder: the weights best0, copy1, ...")
+@click.option("--copy", metavar="NAME", help="Of a BigGAN folder: the weights best0, copy1, ...")
 @click.option("--net", default="G_ema", show_default=True, help="The network that goes into .pt and .onnx")
 @click.option("--trunc", type=float, default=1, show_default=True, help=".onnx: truncation psi")
 @click.option("--opset", type=click.IntRange(18, 24), default=18, show_default=True, help=".onnx: version of operators")
 @click.option("--full", is_flag=True, help="List also the tensors that were copied under their own names")
-def main(source: str, dest: str, format_: str, copy: str, net: str, trunc: float, opset: int, full: bool) -> None:
+def main(source: str, dest: str, format_: str, copy: str | None, net: str, trunc: float, opset: int,
+         full: bool) -> None:
     """Convert a checkpoint: foreign to ours, ours to plain weights or ONNX. Nothing in SOURCE is executed.
 
     \b
@@ -77,7 +78,7 @@ def main(source: str, dest: str, format_: str, copy: str, net: str, trunc: float
         raise UserError(f"DEST={dest} is a folder; name a file")
     if os.path.exists(dest) and os.path.exists(source) and os.path.samefile(source, dest):
         raise UserError("DEST is SOURCE; name another file")
-    snap = load_any(source, format_, copy)
+    snap = load_any(source, format_, copy or "")
     text = report(snap, full)
     if text:
         print(text)

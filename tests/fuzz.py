@@ -32,8 +32,8 @@ from gantransfer.snapshot import NetRecord, Snapshot
 from tests.conftest import write_image_zip
 
 TOKENS = [b"\x00", b"\xff", b".", b"R", b"b", b"\x93", b"cos\nsystem\n", b"\x8c\x02os", b"(", b"t", b"]", b"}", b"\x85",
-          b"q\x00", b"h\x00", struct.pack("<I", 2**31 - 1), struct.pack("<Q", 2**63 - 1), b"-1", b"1e999", b"null", b"[",
-          b'{"', b"../", b"PK\x05\x06", b"PK\x01\x02"]
+          b"q\x00", b"h\x00", struct.pack("<I", 2**31 - 1), struct.pack("<Q", 2**63 - 1), b"-1", b"1e999", b"null",
+          b"[", b'{"', b"../", b"PK\x05\x06", b"PK\x01\x02"]
 
 
 def seeds(folder: Path) -> dict[str, tuple[bytes, Callable[[Path], object]]]:

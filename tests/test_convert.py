@@ -87,7 +87,8 @@ def test_safetensors_round_trip(snap, tmp_path, run_script):
 def test_safetensors_agree_with_the_library(tmp_path):
     library = pytest.importorskip("safetensors.torch", reason="needs safetensors (extra `export`)")
     tensors = {"a": torch.randn(3, 4), "b": torch.arange(5), "half": torch.ones(2).half(),
-               "bf": torch.ones(3).bfloat16(), "scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3), "flags": torch.tensor([True, False]),
+               "bf": torch.ones(3).bfloat16(), "scalar": torch.tensor(2.5),
+               "empty": torch.zeros(0, 3), "flags": torch.tensor([True, False]),
                "t": torch.arange(6.0).reshape(2, 3).t()}
     plain_weights.write_safetensors(tmp_path / "ours.safetensors", tensors, {"k": "v"})
     theirs = library.load_file(tmp_path / "ours.safetensors")

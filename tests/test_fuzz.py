@@ -33,9 +33,11 @@ hypothesis = pytest.importorskip("hypothesis", reason="needs hypothesis (extra `
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-quick = settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
+quick = settings(max_examples=150, deadline=None, database=None, derandomize=True,
+                 suppress_health_check=list(HealthCheck))
 opcodes = st.sampled_from([b"(", b"]", b"}", b")", b"t", b"\x85", b"\x86", b"R", b"b", b"\x81", b"\x93", b"s", b"u",
-                           b"a", b"e", b"0", b"2", b"N", b"\x88", b"K\x01", b"q\x00", b"h\x00", b"\x94", b"X\x01\x00\x00\x00a",
+                           b"a", b"e", b"0", b"2", b"N", b"\x88", b"K\x01", b"q\x00", b"h\x00", b"\x94",
+                           b"X\x01\x00\x00\x00a",
                            b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
                            b"ctorch.nn.modules.activation\nReLU\n", b"cos\nsystem\n", b"\x8f", b"\x90", b"\x91",
                            b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy\nndarray\n", b"."])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints in the published structure, made of golden tensors: every tensor arrives, sizes are read off the shapes."""
+"""Checkpoints in the published structure, made of golden tensors: every one arrives, sizes are read off shapes."""
 
 from __future__ import annotations
 
