@@ -167,7 +167,8 @@ def is_url(text: str) -> bool:
 def fetch(path_or_url: str | os.PathLike, *, timeout: float = 30) -> Path:
     """A local path for a local path or a URL. URLs are downloaded once into the cache.
 
-    Raises UserError when the file does not exist or the download fails; a partial download is never left behind.
+    The hash of a download is kept beside it: a file that was damaged since is downloaded again. Raises UserError when
+    the file does not exist or the download fails; a partial download is never left behind.
     """
     text = str(path_or_url)
     if not is_url(text):
@@ -177,7 +178,7 @@ def fetch(path_or_url: str | os.PathLike, *, timeout: float = 30) -> Path:
         return path
     name = re.sub(r"[^0-9a-zA-Z._-]", "_", text.split("/")[-1].split("?")[0]) or "download"
     target = cache_dir("downloads", f"{hashlib.md5(text.encode()).hexdigest()}_{name}")
-    if target.exists():
+    if target.exists() and _as_downloaded(target):
         return target
     try:
         with (urllib.request.urlopen(text, timeout=timeout) as response, atomic_path(target) as tmp,
@@ -191,10 +192,31 @@ def fetch(path_or_url: str | os.PathLike, *, timeout: float = 30) -> Path:
             print(file=sys.stderr)
             if total and done != total:
                 raise UserError(f"download of {text} ended after {done} of {total} bytes; try again")
+        with atomic_write(_hash_file(target)) as f:
+            f.write(sha256(target) + "\n")
     except (urllib.error.URLError, TimeoutError, ConnectionError) as e:
         raise UserError(f"cannot download {text} ({getattr(e, 'reason', e)}); fetch it elsewhere and give the "
                         f"file's path instead, or place it at {target}") from None
     return target
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while chunk := f.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _hash_file(target: Path) -> Path:
+    return target.with_name(f"{target.name}.sha256")
+
+
+def _as_downloaded(target: Path) -> bool:
+    """False when a cached file is not what was downloaded. A file that the user put there has no hash: it is taken."""
+    recorded = _hash_file(target)
+    return not recorded.exists() or recorded.read_text(encoding="utf-8").strip() == sha256(target)
 
 
 def open_url(path_or_url: str | os.PathLike) -> io.BufferedReader:

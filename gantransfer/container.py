@@ -32,6 +32,10 @@ IMAGE_EXTENSIONS = frozenset(".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .t
                              ".j2k .avif .ico .pcx .sgi .rgb .bw .dds .qoi .apng".split())
 
 
+BOMB_RATIO, BOMB_SIZE = 100, 2**26  # what a zip may unpack to: this many times its bytes, or this many bytes
+PIXEL_RATIO = 1100  # deflate makes at most 1032 bytes out of one; a header that says more lies
+
+
 def is_image_name(name: str) -> bool:
     """True for names with an image extension that are neither hidden (`.ipynb_checkpoints/`, `._x.png`) nor an
     archiver's litter (`__MACOSX/`)."""
@@ -87,7 +91,7 @@ class Container:
         if self._zip is None or self._pid != os.getpid():
             try:
                 self._zip = zipfile.ZipFile(self.path)
-            except (zipfile.BadZipFile, EOFError) as e:
+            except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as e:
                 raise UserError(f"{self.path} is not a readable zip file ({e}); give a folder or a zip made by "
                                 "dataset_tool.py, or make or download it again") from None
             except OSError as e:
@@ -105,8 +109,13 @@ class Container:
             if not self.is_zip:
                 with open(os.path.join(self.path, name), "rb") as f:
                     return f.read(size)
-            with self._lock, self._handle().open(name) as f:
-                return f.read(size)
+            with self._lock:
+                info = self._handle().getinfo(name)
+                if info.file_size > max(BOMB_RATIO * info.compress_size, BOMB_SIZE) and size < 0:
+                    raise UserError(f"{name} in {self.path} says that it unpacks to {info.file_size:,} bytes out of "
+                                    f"{info.compress_size:,}; no image or label file does, make the zip again")
+                with self._handle().open(info) as f:
+                    return f.read(size)
         except (OSError, KeyError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as e:
             raise UserError(f"cannot read {name} in {self.path} ({e}); `python dataset_tool.py check {self.path}` "
                             "lists all damaged files") from None
@@ -114,8 +123,9 @@ class Container:
     def read_json(self, name: str) -> Any:
         try:
             return json.loads(self.read(name))
-        except ValueError as e:
-            raise UserError(f"{name} in {self.path} is not valid JSON ({e})") from None
+        except (ValueError, RecursionError) as e:
+            reason = "nested too deeply" if isinstance(e, RecursionError) else e
+            raise UserError(f"{name} in {self.path} is not valid JSON ({reason})") from None
 
     def digest(self, name: str) -> tuple[int, int]:
         """(CRC-32, size) of a file: equal for a zip and the folder it was made from."""
@@ -147,8 +157,12 @@ def decode(data: bytes, name: str) -> np.ndarray:
     Raises UserError naming the file when it is damaged or of another mode: conversion is `dataset_tool.py`'s work,
     where it is explicit.
     """
+    header = png_header(data)
+    if header is not None and header[0] * header[1] * header[2] > PIXEL_RATIO * len(data):
+        raise UserError(f"cannot decode {name} (its header says {header[1]} x {header[0]} pixels, more than "
+                        f"{len(data)} bytes can hold); replace or remove it")
     # The two kinds that pyspng decodes to exactly what Pillow gives.
-    if pyspng is not None and png_header(data) is not None:
+    if pyspng is not None and header is not None:
         try:
             image = pyspng.load(data)
         except RuntimeError as e:

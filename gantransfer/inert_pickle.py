@@ -4,7 +4,7 @@
 The published StyleGAN2-ADA snapshots are ordinary pickles that carry the source text of their classes; the usual way to
 load one executes that text, and a pickle can call any function on its own. Here every opcode is checked before the
 first one runs, the few names that such a file legitimately refers to are replaced by inert stand-ins of ours, and
-anything else is refused by name.
+anything else is refused by name. `gantransfer/torch_file.py` reads the files of `torch.save` with the same stand-ins.
 """
 
 from __future__ import annotations
@@ -81,28 +81,117 @@ class Network:
         return found
 
 
+class Opaque:
+    """An object of a class that some checkpoints carry along and that nobody needs: its name, and its attributes."""
+
+    __slots__ = ("state",)
+    name = ""
+
+    def __new__(cls, *args: Any) -> Opaque:
+        made = super().__new__(cls)
+        made.state = args
+        return made
+
+    def __init__(self, *args: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+# Objects that published checkpoints hold beside their weights: activations in a BigGAN's settings, ALAE's running
+# means, the command line of rosinality's training script. They become `Opaque`; nothing of theirs is imported.
+_OPAQUE = {
+    (module, name): type(name, (Opaque,), {"__slots__": (), "name": f"{module}.{name}"})
+    for module, name in (
+        ("torch.nn.modules.activation", "ReLU"),
+        ("torch.nn.modules.activation", "LeakyReLU"),
+        ("tracker", "RunningMean"),
+        ("tracker", "RunningMeanTorch"),
+        ("argparse", "Namespace"),
+    )
+}
+
+
 def load(data: bytes) -> Any:
     """The object pickled in `data` (protocols 2 to 5), networks as `Network`, tensors on the CPU.
 
     Raises Refused; nothing named in the file is imported or called.
     """
     # Aliased tensors are copied, so that a small file could ask for endless copies: allow a few times its size.
-    budget = [4 * len(data) + 2**20]
-    stand_ins: dict[tuple[str, str], Any] = {
+    return read(data, 0, stand_ins(4 * len(data) + 2**20))[0]
+
+
+def stand_ins(budget: int) -> dict[tuple[str, str], Any]:
+    """What the names in a file mean; its tensors may have `budget` bytes in all."""
+    tensors = _Tensors(budget)
+    names: dict[tuple[str, str], Any] = {
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): _Call(_network),
         ("torch._utils", "_rebuild_parameter"): _Call(_parameter),
-        ("torch._utils", "_rebuild_tensor_v2"): _Call(lambda *args: _tensor(budget, *args)),
+        ("torch._utils", "_rebuild_tensor"): _Call(tensors.make),
+        ("torch._utils", "_rebuild_tensor_v2"): _Call(tensors.make),
         ("torch.storage", "_load_from_bytes"): _Call(_storage),
-        ("collections", "OrderedDict"): _Call(lambda items=(): dict(items)),
-        ("builtins", "set"): _Call(lambda items=(): set(items)),
-        ("__builtin__", "set"): _Call(lambda items=(): set(items)),
-        ("numpy.core.multiarray", "scalar"): _Call(_scalar),
-        ("numpy._core.multiarray", "scalar"): _Call(_scalar),
+        ("torch", "Size"): _Call(lambda sizes=(): list(sizes)),
+        ("collections", "OrderedDict"): _Call(lambda items=(): _OrderedDict(items)),
+        ("collections", "defaultdict"): _Call(lambda factory=None, items=(): dict(items)),
         ("numpy", "dtype"): _Call(lambda code, *flags: _Dtype(code)),
+        ("numpy", "ndarray"): _Marker("numpy.ndarray"),
         ("dnnlib.util", "EasyDict"): _Dict,
         ("_codecs", "encode"): _Call(_encode),
+        **_OPAQUE,
     }
-    return _read(data, 0, stand_ins)[0]
+    for builtins in ("builtins", "__builtin__"):
+        names[builtins, "set"] = _Call(lambda items=(): set(items))
+        names[builtins, "dict"] = _Call(lambda items=(): dict(items))
+        names[builtins, "list"] = _Call(lambda items=(): list(items))
+    for core in ("numpy.core", "numpy._core"):
+        names[f"{core}.multiarray", "scalar"] = _Call(_scalar)
+        names[f"{core}.multiarray", "_reconstruct"] = _Call(_array)
+    return names
+
+
+def end_of(data: bytes, start: int) -> int:
+    """Position after the pickle at `start`. Raises Refused."""
+    try:
+        return _check_opcodes(data, start, True)
+    except _DAMAGE as e:
+        raise Refused(f"it is damaged ({one_line(e)})") from None
+
+
+def names_in(data: bytes, start: int = 0) -> list[tuple[str, bool]]:
+    """('module.name', known) of every global that the pickle at `start` refers to, in order, without reading it.
+
+    Names put together while unpickling appear as '?'. Stops at damage.
+    """
+    known = {f"{m}.{n}" for m, n in [*stand_ins(0), *STORAGE_TYPES]}
+    found: dict[str, None] = {}
+    strings: list[str] = []  # the last two string pushes, as STACK_GLOBAL takes them
+    memo: dict[int, str] = {}
+    top: str | None = None
+    try:
+        for count, (op, arg, _) in enumerate(pickletools.genops(data[start:] if start else data)):
+            if count > MAX_OPCODES:
+                break
+            if op.name in ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"):
+                strings, top = [*strings[-1:], arg], arg
+            elif op.name == "MEMOIZE":
+                memo[len(memo)] = top or "?"
+            elif op.name in ("BINPUT", "LONG_BINPUT", "PUT"):
+                memo[int(arg)] = top or "?"
+            elif op.name in ("BINGET", "LONG_BINGET", "GET"):
+                top = memo.get(int(arg), "?")
+                strings = [*strings[-1:], top]
+            else:
+                if op.name in ("GLOBAL", "INST"):
+                    found[arg.replace(" ", ".", 1)] = None
+                elif op.name == "STACK_GLOBAL":
+                    found[".".join(["?"] * (2 - len(strings)) + strings)] = None
+                elif op.name in ("EXT1", "EXT2", "EXT4"):
+                    found["?"] = None
+                top = None
+    except _DAMAGE:
+        pass
+    return [(name, name in known) for name in found]
 
 
 def plain(value: Any) -> Any:
@@ -134,15 +223,18 @@ _DAMAGE = (pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexE
            OverflowError, RecursionError, RuntimeError, TypeError, ValueError, struct.error)
 
 
-def _read(data: bytes, start: int, stand_ins: Mapping[tuple[str, str], Any],
+MAX_OPCODES = 1_000_000  # a published snapshot has some 50 000
+
+
+def read(data: bytes, start: int, stand_ins: Mapping[tuple[str, str], Any],
           persistent: Callable[[Any], Any] | None = None) -> tuple[Any, int]:
-    """(object, position after it) of the pickle at `start`."""
+    """(object, position after it) of the pickle at `start`; `persistent` resolves references out of it. Refused."""
     try:
         end = _check_opcodes(data, start, persistent is not None)
         # The slice keeps the unpickler from reading ahead into what follows.
         return _Unpickler(data[start:end], stand_ins, persistent).load(), end
     except _DAMAGE as e:
-        raise Refused(f"it is damaged ({_one_line(e)})") from None
+        raise Refused(f"it is damaged ({one_line(e)})") from None
 
 
 def _check_opcodes(data: bytes, start: int, persistent: bool) -> int:
@@ -152,6 +244,8 @@ def _check_opcodes(data: bytes, start: int, persistent: bool) -> int:
     for count, (op, arg, _) in enumerate(pickletools.genops(stream)):
         if count == 0 and (op.name != "PROTO" or not 2 <= arg <= 5):
             raise Refused("it is not a pickle of protocol 2 to 5")
+        if count >= MAX_OPCODES:
+            raise Refused(f"it has more than {MAX_OPCODES:,} instructions")
         if op.name not in _OPCODES and not (persistent and op.name == "BINPERSID"):
             raise Refused(f"it uses the opcode {op.name}")
         if op.name in ("BINPUT", "LONG_BINPUT") and arg > count:
@@ -195,6 +289,14 @@ class _Call:
         raise Refused("it changes a function")
 
 
+def _nothing(*args: Any) -> None:
+    return None
+
+
+IGNORE = _Call(_nothing)
+"""Stands for a function whose result is not wanted."""
+
+
 class _Dict(dict):
     """Stands for a dict with attributes."""
 
@@ -202,6 +304,16 @@ class _Dict(dict):
 
     def __setstate__(self, state: Any) -> None:
         raise Refused("it changes a dictionary's attributes")
+
+
+class _OrderedDict(_Dict):
+    """Stands for an ordered dict; a state dict carries the versions of its modules as an attribute."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        if not (isinstance(state, dict) and set(state) <= {"_metadata"}):
+            raise Refused("it changes a dictionary's attributes")
 
 
 class _Dtype:
@@ -227,6 +339,43 @@ def _scalar(dtype: Any, data: Any) -> Any:
     return np.frombuffer(data, dtype.dtype)[0].item()
 
 
+class _Marker:
+    """A name that the pickle may mention, as the argument of a call."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __setstate__(self, state: Any) -> None:
+        raise Refused(f"it changes {self._name}")
+
+
+class _Array:
+    """A numpy array of numbers, filled by the pickle."""
+
+    __slots__ = ("value",)
+
+    def __init__(self):
+        self.value: list | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        if not (isinstance(state, tuple) and len(state) == 5):
+            raise Refused("it holds a damaged numpy array")
+        _, shape, dtype, fortran, data = state
+        if not (isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and isinstance(dtype, _Dtype)
+                and isinstance(data, bytes)
+                and len(data) == int(np.prod(shape, dtype=object)) * dtype.dtype.itemsize):
+            raise Refused("it holds a damaged numpy array")
+        self.value = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C").tolist()
+
+
+def _array(kind: Any, shape: Any, code: Any) -> _Array:
+    if not isinstance(kind, _Marker):
+        raise Refused("it holds a damaged numpy array")
+    return _Array()
+
+
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not (isinstance(text, str) and encoding in ("latin1", "latin-1")):
         raise Refused(f"it encodes text as {str(encoding)[:20]!r}")
@@ -246,25 +395,38 @@ def _parameter(data: Any, requires_grad: Any = None, hooks: Any = None) -> torch
     return data
 
 
-def _tensor(budget: list[int], storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> torch.Tensor:
-    numbers = all(type(v) is int and v >= 0 for v in (offset, *size, *stride))
-    if not (isinstance(storage, torch.Tensor) and storage.ndim == 1 and len(size) == len(stride) and numbers):
-        raise Refused("it holds a damaged tensor")
-    count = int(np.prod(size, dtype=object)) if size else 1
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride)) if count else offset
-    budget[0] -= count * storage.element_size()
-    if count and last >= len(storage) or budget[0] < 0:
-        raise Refused("it holds a tensor that reaches beyond its data")
-    return torch.as_strided(storage, tuple(size), tuple(stride), offset).clone(memory_format=torch.contiguous_format)
+class _Tensors:
+    """Makes tensors out of storages, each view once, `budget` bytes in all."""
+
+    def __init__(self, budget: int):
+        self._left, self._made = budget, {}
+
+    def make(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> torch.Tensor:
+        if not (isinstance(size, tuple | list) and isinstance(stride, tuple | list) and len(size) == len(stride) <= 64
+                and all(type(v) is int and 0 <= v < 2**63 for v in (offset, *size, *stride))
+                and isinstance(storage, torch.Tensor) and storage.ndim == 1):
+            raise Refused("it holds a damaged tensor")
+        key = (id(storage), offset, tuple(size), tuple(stride))
+        if key not in self._made:
+            count = int(np.prod(size, dtype=object)) if size else 1
+            last = offset + sum((n - 1) * s for n, s in zip(size, stride)) if count else offset
+            self._left -= count * storage.element_size()
+            if count and last >= len(storage) or self._left < 0:
+                raise Refused("it holds a tensor that reaches beyond its data")
+            view = torch.as_strided(storage, tuple(size), tuple(stride), offset)
+            # A copy, so that a small part does not keep a large storage; the storage is kept so that ids stay unique.
+            whole = view.is_contiguous() and count == len(storage)
+            self._made[key] = view if whole else view.clone(memory_format=torch.contiguous_format), storage
+        return self._made[key][0]
 
 
-_STORAGE_TYPES = {
+STORAGE_TYPES = {
     ("torch", f"{name}Storage"): dtype
     for name, dtype in dict(Float=torch.float32, Double=torch.float64, Half=torch.float16, BFloat16=torch.bfloat16,
                             Long=torch.int64, Int=torch.int32, Short=torch.int16, Char=torch.int8, Byte=torch.uint8,
                             Bool=torch.bool).items()
 }
-_STORAGE_MAGIC = (0x1950A86A20F9469CFC6C, 1001)  # of torch's container before it became a zip file
+STORAGE_MAGIC = (0x1950A86A20F9469CFC6C, 1001)  # of torch's container before it became a zip file
 
 
 def _storage(data: Any) -> torch.Tensor:
@@ -281,10 +443,10 @@ def _storage(data: Any) -> torch.Tensor:
 
     parts, position = [], 0
     for _ in range(5):
-        value, position = _read(data, position, _STORAGE_TYPES, reference)
+        value, position = read(data, position, STORAGE_TYPES, reference)
         parts.append(value)
     magic, protocol, system, _, keys = parts
-    if (magic, protocol) != _STORAGE_MAGIC or not isinstance(system, dict) or len(found) != 1:
+    if (magic, protocol) != STORAGE_MAGIC or not isinstance(system, dict) or len(found) != 1:
         raise Refused("it holds a storage of unknown form")
     if not system.get("little_endian", True):
         raise Refused("it was written on a big-endian machine")
@@ -310,6 +472,6 @@ def _dict(value: Any) -> dict:
     return value
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:120] if lines else type(error).__name__

@@ -2,7 +2,8 @@
 """What a snapshot is: named networks as (class, constructor arguments, tensors), and what they were trained on.
 
 A snapshot file holds plain data only (tensors, numbers, strings, lists, dicts). It is written with `torch.save` and
-read with `weights_only=True`: opening one never runs code. Class names are looked up inside this package alone.
+read by `torch_file`, which never runs code (`torch.load(..., weights_only=True)` reads it too). Class names are looked
+up inside this package alone.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from dnnlib.util import UserError, atomic_path, fetch
+from gantransfer import torch_file
+from gantransfer.inert_pickle import Refused
 
 FORMAT = "gantransfer-snapshot"
 VERSION = 1
@@ -48,8 +52,8 @@ class NetRecord:
             state[name] = seen[key]
         return cls(f"{kind.__module__}.{kind.__qualname__}", plain(module.init_kwargs), state)
 
-    def build(self, device: torch.device | str = "cpu") -> nn.Module:
-        """The network in eval mode without gradients. Raises UserError if the record does not fit our classes."""
+    def kind(self) -> type[nn.Module]:
+        """The class. Raises UserError for one that this version lacks, or that is none of our networks."""
         if not self.cls.startswith(_PACKAGES):
             raise UserError(f"the snapshot names the class {self.cls}, which is not part of gantransfer's networks")
         module_name, _, name = self.cls.rpartition(".")
@@ -59,14 +63,75 @@ class NetRecord:
             raise UserError(f"this version of gantransfer has no network {self.cls}; update it") from None
         if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
             raise UserError(f"the snapshot names {self.cls}, which is not a network")
-        module = kind(**self.kwargs)
-        missing, unexpected = module.load_state_dict(self.state, strict=False)
+        return kind
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the state that the class has with these arguments, found without memory for any weight.
+
+        Raises UserError when the class cannot be made with them.
+        """
+        kind = self.kind()
+        try:
+            _modest(self.kwargs)
+            with _NoMemory():
+                module = kind(**self.kwargs)
+        except (TypeError, ValueError, AssertionError, NotImplementedError, KeyError, RuntimeError, IndexError,
+                ArithmeticError, MemoryError) as e:
+            raise UserError(f"{self.cls} cannot be made with its arguments "
+                            f"({(str(e).strip().splitlines() or [type(e).__name__])[0][:120]})") from None
+        return {k: tuple(t.shape) for k, t in module.state_dict().items()}
+
+    def build(self, device: torch.device | str = "cpu") -> nn.Module:
+        """The network in eval mode without gradients. Raises UserError if the record does not fit our classes."""
+        expected = self.shapes()  # before any memory is taken: the file's arguments may ask for anything
+        missing = [k for k in expected if k not in self.state]
+        unexpected = [k for k in self.state if k not in expected]
         if missing or unexpected:
             raise UserError(
-                f"the snapshot's tensors do not fit {self.cls}: missing {list(missing)[:3]}, "
-                f"unexpected {list(unexpected)[:3]}; it may come from another version"
+                f"the snapshot's tensors do not fit {self.cls}: missing {missing[:3]}, "
+                f"unexpected {unexpected[:3]}; it may come from another version"
             )
+        for k, shape in expected.items():
+            if tuple(self.state[k].shape) != shape:
+                raise UserError(f"the snapshot's tensors do not fit {self.cls}: {k} is {list(self.state[k].shape)} "
+                                f"instead of {list(shape)}; it may come from another version")
+        module = self.kind()(**self.kwargs)
+        module.load_state_dict(self.state)
         return module.eval().requires_grad_(False).to(device)
+
+
+class _NoMemory(TorchFunctionMode):
+    """Weights are made without storage, and not too many of them: a file cannot make us allocate what it lacks."""
+
+    FACTORIES = (torch.randn, torch.rand, torch.zeros, torch.ones, torch.full, torch.empty)
+    MOST = 5_000  # tensors; the largest published networks have a few hundred
+
+    def __init__(self):
+        super().__init__()
+        self.made = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func in self.FACTORIES:
+            self.made += 1
+            if self.made > self.MOST:
+                raise ValueError(f"they ask for more than {self.MOST} tensors")
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def _modest(value: Any, name: str = "an argument") -> None:
+    """ValueError for numbers and lists that no network has, before they become sizes of anything."""
+    if isinstance(value, Mapping):
+        for k, v in value.items():
+            _modest(v, str(k)[:40])
+    elif isinstance(value, list | tuple):
+        if len(value) > 10_000:
+            raise ValueError(f"{name} has {len(value)} entries")
+        for v in value:
+            _modest(v, name)
+    elif isinstance(value, int) and abs(value) > 2**20:
+        raise ValueError(f"{name} is {value if abs(value) < 2**64 else 'immense'}, which is too large")
 
 
 @dataclass
@@ -108,17 +173,51 @@ class Snapshot:
 def load(path_or_url: str | os.PathLike) -> Snapshot:
     """Read a snapshot in our own format. Raises UserError for anything else, without running what is inside."""
     path = fetch(path_or_url)
-    content = read_plain(path, what="snapshot")
+    if path.is_dir():
+        raise UserError(f"{path_or_url} is a folder; name a snapshot file in it")
+    try:
+        content = torch_file.load(path)
+    except Refused as e:
+        raise UserError(f"{path_or_url} cannot be read as a snapshot: {e}") from None
     if not (isinstance(content, dict) and content.get("format") == FORMAT):
         raise UserError(f"{path_or_url} is not a gantransfer snapshot")
-    if content["version"] > VERSION:
-        raise UserError(f"{path_or_url} was written by a newer gantransfer (format {content['version']}); update")
+    return from_content(content, str(path_or_url))
+
+
+def from_content(content: dict[str, Any], source: str) -> Snapshot:
+    """The snapshot in the parsed content of a file; `source` names it in messages. Raises UserError."""
+    content = upgrade(content, source)
+    damaged = UserError(f"{source} is a damaged gantransfer snapshot; use another one")
     try:
-        nets = {k: NetRecord(r["cls"], r["kwargs"], r["state"]) for k, r in content["nets"].items()}
-        rest = {k: content[k] for k in ("method", "stage", "options", "data", "cur_nimg", "extra", "version")}
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{path_or_url} is a damaged gantransfer snapshot; use another one") from None
-    return Snapshot(nets=nets, **rest)
+        nets = {k: NetRecord(r["cls"], r["kwargs"], dict(r["state"])) for k, r in content["nets"].items()}
+        snap = Snapshot(nets=nets, **{k: content[k] for k in _FIELDS})
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise damaged from None
+    if not all(isinstance(getattr(snap, k), kind) for k, kind in _FIELDS.items()):
+        raise damaged
+    for name, r in nets.items():
+        if not (isinstance(name, str) and isinstance(r.cls, str) and isinstance(r.kwargs, dict)
+                and all(isinstance(k, str) and isinstance(t, torch.Tensor) for k, t in r.state.items())):
+            raise damaged
+    return snap
+
+
+_FIELDS = dict(method=str, stage=str, options=dict, data=dict, cur_nimg=int, extra=dict, version=int)
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""Content of a file of version v -> content of version v + 1: the one place that knows older formats."""
+
+
+def upgrade(content: dict[str, Any], source: str) -> dict[str, Any]:
+    """`content` in today's format. Raises UserError for a newer one."""
+    version = content.get("version")
+    if type(version) is not int or version < 1:
+        raise UserError(f"{source} is a damaged gantransfer snapshot; use another one")
+    if version > VERSION:
+        raise UserError(f"{source} was written by a newer gantransfer (format {version}); update")
+    for v in range(version, VERSION):
+        content = {**UPGRADES[v](content), "version": v + 1}
+    return content
 
 
 def read_plain(path: Path, what: str) -> Any:

@@ -33,14 +33,15 @@ RULES = [
     ("gantransfer.snapshot", DATA),
     ("gantransfer.sampler", DATA),
     ("gantransfer.method", (*DATA, "gantransfer.sampler", "gantransfer.snapshot")),
-    ("gantransfer.importers", (*DATA, "gantransfer.snapshot", "gantransfer.networks")),
+    ("gantransfer.importers", (*DATA, "gantransfer.importers", "gantransfer.snapshot", "gantransfer.networks")),
     ("gantransfer.methods.stylegan2", METHOD),
     ("gantransfer.methods.*", (*METHOD, "gantransfer.methods.stylegan2")),  # may build on the base method
     ("gantransfer.methods", (*METHOD, "gantransfer.methods")),  # the table of methods
     ("gantransfer.metrics", (*DATA, "gantransfer.metrics", "gantransfer.networks.features", "gantransfer.sampler")),
     ("gantransfer.training_loop", (*DATA, "gantransfer.method", "gantransfer.sampler", "gantransfer.snapshot")),
 ]
-OPTIONAL = {"torchvision", "wandb", "tensorboard", "scipy", "sklearn", "imageio", "imageio_ffmpeg", "lmdb", "h5py"}
+OPTIONAL = {"torchvision", "wandb", "tensorboard", "scipy", "sklearn", "imageio", "imageio_ffmpeg", "lmdb", "h5py",
+            "onnx", "onnxscript", "onnxruntime", "safetensors"}
 
 
 @cache

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `import gantransfer` offers: load a checkpoint of any known kind, build its networks, make images."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+
+import torch
+
+from dnnlib.util import UserError
+from gantransfer.importers import load_any
+from gantransfer.importers.common import not_usable
+from gantransfer.methods import METHODS
+from gantransfer.sampler import Sampler
+from gantransfer.snapshot import Snapshot
+
+
+class Model(Snapshot):
+    """A snapshot that knows the methods, and so how to make images."""
+
+    def sampler(self, device: torch.device | str = "cpu") -> Sampler:
+        """`sampler(seeds=[0, 1], c=None)` -> uint8 [N, C, H, W]; c [N, labels] for a conditional model.
+
+        Raises UserError for a checkpoint whose method or networks this version does not have.
+        """
+        if self.method not in METHODS:
+            reasons = list(not_usable(self.nets).values())
+            raise UserError(f"this version makes no images with a snapshot of the method {self.method}"
+                            + (f": {reasons[0]}" if reasons else f"; it has {', '.join(METHODS)}"))
+        return METHODS[self.method].sampler_from(self, device)
+
+
+def load(path_or_url: str | os.PathLike, format: str = "auto", copy: str = "") -> Model:
+    """A checkpoint, ours or foreign, from a file, folder or URL. Nothing in it is executed.
+
+    `format` and `copy` as in `importers.load_any`. Raises UserError, one line naming the file, for anything unreadable.
+    """
+    snap = load_any(path_or_url, format, copy)
+    return Model(**{f.name: getattr(snap, f.name) for f in fields(Snapshot)})

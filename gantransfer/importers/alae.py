@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ALAE checkpoints: generator G, encoder E, mapping F, latent discriminator D, their averages, and the mean latent.
+
+No configuration is needed: layer count, widths, latent size and depth are read off the shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from gantransfer.importers.common import Part, Result, Source, count, describe, get, is_state
+from gantransfer.importers.ledger import Ledger
+from gantransfer.inert_pickle import Refused
+
+_NAMES = {"generator": "G", "discriminator": "E", "mapping_fl": "F", "mapping_tl": "D"}
+_CLASSES = {"G": "Generator", "E": "Encoder", "F": "Mapping", "D": "LatentDiscriminator"}
+
+
+def recognise(source: Source) -> bool:
+    models = source.content.get("models") if source.kind == "torch" and isinstance(source.content, dict) else None
+    return isinstance(models, dict) and "mapping_fl" in models and "generator" in models
+
+
+def convert(source: Source) -> Result:
+    models = source.content["models"]
+    parts, left_out = {}, {}
+    average = models.get("dlatent_avg")
+    for entry, state in models.items():
+        base, averaged = (entry[:-2], True) if entry.endswith("_s") else (entry, False)
+        name = _NAMES.get(base)
+        if entry == "dlatent_avg":
+            continue
+        if name is None or not is_state(state):
+            left_out[f"models/{entry}"] = describe(state)
+            continue
+        parts[name + ("_ema" if averaged else "")] = _part(name, state, average)
+    if "G" not in parts and "G_ema" not in parts:
+        raise Refused("it has no generator")
+    copies = {f"{n}_ema": n for n in "GEFD" if n in parts and f"{n}_ema" not in parts}
+    for key, value in source.content.items():
+        if key == "auxiliary" and isinstance(value, dict):
+            left_out.update({f"auxiliary/{k}": describe(v) for k, v in value.items()})
+        elif key != "models":
+            left_out[str(key)] = describe(value)
+    kwargs = parts["G_ema" if "G_ema" in parts else "G"].kwargs
+    return Result("mind2mind", parts, resolution=4 * 2 ** (len(kwargs["channels"]) - 1),
+                  channels=kwargs["img_channels"], left_out=left_out, copies=copies)
+
+
+def _part(name: str, state: Mapping[str, torch.Tensor], average: object) -> Part:
+    ledger = Ledger(state)
+    names: list[str] = []
+    if name == "G":
+        blocks = count(state, r"decode_block\.\d+\.conv_2\.weight")
+        kwargs = dict(latent_size=get(state, "decode_block.0.style_1.weight", 2).shape[1],
+                      channels=[get(state, f"decode_block.{i}.conv_2.weight", 4).shape[0] for i in range(blocks)],
+                      img_channels=get(state, "to_rgb.0.to_rgb.bias", 1).shape[0])
+        names = ["const"] + [f"to_rgb.{i}.to_rgb.{k}" for i in range(blocks) for k in ("weight", "bias")]
+        for i in range(blocks):
+            names += [f"decode_block.{i}.{k}" for k in (
+                *(["conv_1.weight"] if i else []), "conv_2.weight", "blur.weight", "noise_weight_1", "noise_weight_2",
+                "bias_1", "bias_2", "style_1.weight", "style_1.bias", "style_2.weight", "style_2.bias")]
+    elif name == "E":
+        blocks = count(state, r"encode_block\.\d+\.conv_1\.weight")
+        kwargs = dict(latent_size=get(state, "encode_block.0.style_1.weight", 2).shape[0],
+                      channels=[get(state, f"encode_block.{j}.conv_1.weight", 4).shape[0] for j in range(blocks)]
+                      + [get(state, f"encode_block.{blocks - 1}.conv_2.weight", 4).shape[0]],
+                      img_channels=get(state, "from_rgb.0.from_rgb.weight", 4).shape[1])
+        names = [f"from_rgb.{j}.from_rgb.{k}" for j in range(blocks) for k in ("weight", "bias")]
+        for j in range(blocks):
+            names += [f"encode_block.{j}.{k}" for k in (
+                "conv_1.weight", "conv_2.weight", "blur.weight", "bias_1", "bias_2", "style_1.weight", "style_1.bias",
+                "style_2.weight", "style_2.bias")]
+    elif name == "F":
+        layers = count(state, r"map_blocks\.\d+\.fc\.weight")
+        kwargs = dict(latent_size=get(state, "map_blocks.0.fc.weight", 2).shape[1], num_layers=layers)
+        names = [f"map_blocks.{i}.fc.{k}" for i in range(layers) for k in ("weight", "bias")]
+        if isinstance(average, dict) and isinstance(average.get("buff"), torch.Tensor):
+            # One mean exists, of the raw and the averaged mapping alike.
+            ledger.left["dlatent_avg.buff"] = average["buff"]
+            names.append("dlatent_avg.buff")
+            kwargs["num_ws"] = average["buff"].shape[0]
+    else:
+        layers = count(state, r"map_blocks\.\d+\.weight")
+        kwargs = dict(latent_size=get(state, "map_blocks.0.weight", 2).shape[1], num_layers=layers)
+        names = [f"map_blocks.{i}.{k}" for i in range(layers) for k in ("weight", "bias")]
+    lacking = [key for key in names if key not in ledger.left]
+    if lacking:
+        raise Refused(f"its {name} lacks the tensor {lacking[0]}")
+    ledger.take_rest(names)
+    return Part(f"gantransfer.networks.alae.{_CLASSES[name]}", kwargs, ledger)

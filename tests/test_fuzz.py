@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A few seconds of fuzzing; `python -m tests.fuzz --seconds=600` runs longer."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from dnnlib.util import UserError
+from gantransfer import inert_pickle
+from gantransfer.labels import label_array, parse_label_file
+from tests import fuzz
+
+
+def test_mutated_files_load_or_are_refused():
+    counts = fuzz.run(seconds=3, seed=1)
+    names = {k.split(":")[0] for k in counts}
+    assert len(names) >= 6 and any(k.endswith("refused") for k in counts)
+
+
+def test_the_fuzzer_notices_a_crash(monkeypatch):
+    def crash(path, *args, **kw):
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr(fuzz, "load_any", crash)
+    with pytest.raises(AssertionError, match="ZeroDivisionError: boom"):
+        fuzz.run(seconds=0.1)
+
+
+hypothesis = pytest.importorskip("hypothesis", reason="needs hypothesis (extra `dev`)")
+from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+quick = settings(max_examples=150, deadline=None, database=None, derandomize=True,
+                 suppress_health_check=list(HealthCheck))
+opcodes = st.sampled_from([b"(", b"]", b"}", b")", b"t", b"\x85", b"\x86", b"R", b"b", b"\x81", b"\x93", b"s", b"u",
+                           b"a", b"e", b"0", b"2", b"N", b"\x88", b"K\x01", b"q\x00", b"h\x00", b"\x94",
+                           b"X\x01\x00\x00\x00a",
+                           b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
+                           b"ctorch.nn.modules.activation\nReLU\n", b"cos\nsystem\n", b"\x8f", b"\x90", b"\x91",
+                           b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy\nndarray\n", b"."])
+
+
+@quick
+@given(st.lists(opcodes, max_size=40))
+def test_any_sequence_of_opcodes_is_data_or_refused(parts):
+    try:
+        inert_pickle.load(b"\x80\x04" + b"".join(parts) + b".")
+    except inert_pickle.Refused as e:
+        assert "\n" not in str(e)
+
+
+@quick
+@given(st.binary(max_size=200))
+def test_any_bytes_are_data_or_refused(data):
+    for start in (b"", b"\x80\x02", b"\x80\x04"):
+        try:
+            inert_pickle.load(start + data)
+        except inert_pickle.Refused as e:
+            assert "\n" not in str(e)
+        inert_pickle.names_in(start + data)
+
+
+values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+                      lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(max_size=4), v, max_size=3),
+                      max_leaves=12)
+rows = st.lists(st.tuples(st.text(max_size=4), values).map(list) | values, max_size=5)
+
+
+@quick
+@given(st.fixed_dictionaries({"labels": rows | values}, optional={"class_names": values, "meta": values}) | values)
+def test_any_label_file_is_labels_or_refused(content):
+    content = json.loads(json.dumps(content))
+    try:
+        parsed = parse_label_file(content, "dataset.json")
+        if parsed.labels:
+            kind, array = label_array(list(parsed.labels), list(parsed.labels.values()), "dataset.json")
+            assert kind in ("class", "value") and len(array) == len(parsed.labels)
+            assert all(math.isfinite(v) for v in array.reshape(-1).tolist())
+    except UserError as e:
+        assert len(str(e)) < 2000
