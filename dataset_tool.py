@@ -165,15 +165,18 @@ class _Destination:
         return Path(os.path.abspath(self.path)).parent
 
     def __enter__(self) -> Callable[[str, bytes], None]:
+        missing = [p for p in (self.parent, *self.parent.parents) if not p.exists()]
+        self.stack.push(lambda kind, *_: None if kind is None else _remove_empty(missing))
         try:
+            self.parent.mkdir(parents=True, exist_ok=True)
             if self.is_zip:
                 temporary = self.stack.enter_context(atomic_path(self.path))
                 archive = self.stack.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED))
                 # A fixed date makes equal input give equal files.
                 return lambda name, data: archive.writestr(zipfile.ZipInfo(name), data)
-            self.parent.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix=f".{Path(self.path).name}.", suffix=".tmp", dir=self.parent))
         except OSError as e:
+            _remove_empty(missing)
             raise UserError(f"cannot write --dest={self.path}: {e.strerror or e}") from None
         self.stack.push(lambda kind, *_: self._finish(folder, kind is None))
         made: set[Path] = set()
@@ -201,6 +204,12 @@ class _Destination:
 
     def __exit__(self, *exc: Any) -> None:
         self.stack.__exit__(*exc)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _ordered_map(function: Callable[[Item], Any], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Any]]:
@@ -251,8 +260,8 @@ def _check_shape(image: np.ndarray, item: Item, first: tuple[tuple[int, ...], st
         h0, w0, c0 = first[0]
         remedy = (f"add --channels={max(c, c0)} or --channels=1" if (h, w) == (h0, w0) else
                   f"add --transform=center-crop --resolution={w0}x{h0}")
-        raise UserError(f"{item.name} gives a {w}x{h} image with {c} channels, the first one ({first[1]}) is {w0}x{h0} "
-                        f"with {c0}; {remedy}")
+        raise UserError(f"{item.name} gives a {w}x{h}x{c} image, the first one ({first[1]}) is {w0}x{h0}x{c0}; "
+                        f"{remedy}")
 
 
 def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],

@@ -93,6 +93,11 @@ def group_by_class(labels: dict[str, Any], where: str) -> dict[int, list[str]]:
     return groups
 
 
+def _rng(*key: int) -> np.random.RandomState:
+    """A generator of its own for each key; RandomState, because its numbers never change between NumPy releases."""
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(key)))
+
+
 def _class_order(groups: dict[int, list[str]], order: str, seed: int) -> list[int]:
     if order == "count":
         return sorted(groups, key=lambda k: (-len(groups[k]), k))
@@ -100,8 +105,7 @@ def _class_order(groups: dict[int, list[str]], order: str, seed: int) -> list[in
         return list(groups)
     ids = sorted(groups, reverse=order == "label-desc")
     if order == "random":
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 1])))
-        ids = [ids[i] for i in rng.permutation(len(ids))]
+        ids = [ids[i] for i in _rng(seed, 1).permutation(len(ids))]
     return ids
 
 
@@ -129,8 +133,7 @@ def make_split(labels: dict[str, Any], o: Options, where: str = "dataset.json") 
     kept: dict[int, list[str]] = {}
     for k, wanted in zip(order, target):
         names = sorted(full[k])
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([o.seed, 0, k])))
-        chosen = rng.permutation(len(names))[: max(wanted, o.min_per_class)]
+        chosen = _rng(o.seed, 0, k).permutation(len(names))[: max(wanted, o.min_per_class)]
         kept[k] = sorted(names[i] for i in chosen)
     new_label = {k: k if o.keep_labels else i for i, k in enumerate(order)}
     counts = np.zeros(max(new_label.values()) + 1, np.int64)
@@ -279,7 +282,7 @@ def _table(split: Split, class_names: Sequence[str]) -> str:
 @click.option("--min-per-class", type=int, default=1, show_default=True, help="keep at least this many of each class")
 @click.option("--keep-labels", is_flag=True, help="keep the original class numbers (default: 0 = head)")
 @click.option("--shots", metavar="A,B,C", help="first rank of many, medium and few, for example 0,3,6 [default: the "
-              "table of --dname, else 0.3, 0.3 and 0.4 of the classes; without --imf many > 100, medium 20-100, few < 20]")
+              "table of --dname, else 0.3, 0.3, 0.4 of the classes; without --imf many > 100, medium 20-100, few < 20]")
 @click.option("--legacy", is_flag=True, help="exactly the published script's files, for a --seed (needs --dname)")
 def main(fn: str, imf: float | None, dname: str | None, shot_labels: bool, reverse: bool, seed: int, order: str | None,
          n_max: int | None, min_per_class: int, keep_labels: bool, shots: str | None, legacy: bool) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import threading
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,24 @@ IMAGE_EXTENSIONS = frozenset(".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .t
 
 
 def is_image_name(name: str) -> bool:
-    """True for names with an image extension that are not litter of an archiver (`__MACOSX/`, `._x.png`)."""
+    """True for names with an image extension that are neither hidden (`.ipynb_checkpoints/`, `._x.png`) nor an
+    archiver's litter (`__MACOSX/`)."""
     parts = name.split("/")
     return (os.path.splitext(parts[-1])[1].lower() in IMAGE_EXTENSIONS
-            and not parts[-1].startswith("._") and "__MACOSX" not in parts)
+            and "__MACOSX" not in parts and not any(p.startswith(".") for p in parts))
+
+
+def _walk(path: str) -> Iterator[str]:
+    """Relative names of all files below a folder; links to folders are followed, each folder once."""
+    seen: set[str] = set()
+    for root, folders, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        below = os.path.relpath(root, path).replace(os.sep, "/")
+        yield from files if below == "." else (f"{below}/{f}" for f in files)
 
 
 class Container:
@@ -51,9 +67,7 @@ class Container:
         self._pid = -1
         if os.path.isdir(self.path):
             self.is_zip = False
-            self.names = sorted(
-                os.path.relpath(os.path.join(root, file), self.path).replace(os.sep, "/")
-                for root, _dirs, files in os.walk(self.path, followlinks=True) for file in files)
+            self.names = sorted(_walk(self.path))
         elif os.path.isfile(self.path):
             self.is_zip = True
             self.names = sorted(n for n in self._handle().namelist() if not n.endswith("/"))
@@ -85,14 +99,14 @@ class Container:
     def image_names(self) -> list[str]:
         return [n for n in self.names if is_image_name(n)]
 
-    def read(self, name: str) -> bytes:
-        """The bytes of one file. Raises UserError naming it when it cannot be read."""
+    def read(self, name: str, size: int = -1) -> bytes:
+        """The bytes of one file, or the first `size` of them. Raises UserError naming it when it cannot be read."""
         try:
             if not self.is_zip:
                 with open(os.path.join(self.path, name), "rb") as f:
-                    return f.read()
-            with self._lock:
-                return self._handle().read(name)
+                    return f.read(size)
+            with self._lock, self._handle().open(name) as f:
+                return f.read(size)
         except (OSError, KeyError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as e:
             raise UserError(f"cannot read {name} in {self.path} ({e}); `python dataset_tool.py check {self.path}` "
                             "lists all damaged files") from None
@@ -118,14 +132,23 @@ class Container:
         self._zip = None
 
 
+def png_header(data: bytes) -> tuple[int, int, int] | None:
+    """(height, width, channels) from the first 33 bytes of an 8-bit greyscale or RGB PNG; None for anything else."""
+    channels = {b"\x08\x00": 1, b"\x08\x02": 3}.get(data[24:26])
+    if channels is None or data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
+        return None
+    width, height = struct.unpack(">II", data[16:24])
+    return height, width, channels
+
+
 def decode(data: bytes, name: str) -> np.ndarray:
     """uint8 [H, W, C] with C = 1 or 3 from the bytes of an 8-bit greyscale or RGB image file.
 
     Raises UserError naming the file when it is damaged or of another mode: conversion is `dataset_tool.py`'s work,
     where it is explicit.
     """
-    # Width 8 bit, colour type grey or RGB: the two kinds that pyspng decodes to exactly what Pillow gives.
-    if pyspng is not None and data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] in (b"\x08\x00", b"\x08\x02"):
+    # The two kinds that pyspng decodes to exactly what Pillow gives.
+    if pyspng is not None and png_header(data) is not None:
         try:
             image = pyspng.load(data)
         except RuntimeError as e:

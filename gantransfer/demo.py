@@ -171,15 +171,15 @@ def write_titled(path: Path, sheet, titles: list[str], pitch: int, strip: tuple[
     from dnnlib.util import atomic_path
 
     extra = image_grid(strip[0], 24, zoom=max(32 // strip[0].shape[-1], 1), gap=3).convert("RGB") if strip else None
-    out = Image.new("RGB", (sheet.width, sheet.height + 20 + (extra.height + 24 if extra else 0)), "white")
+    out = Image.new("RGB", (sheet.width, sheet.height + 20 + (extra.height + 22 if extra else 0)), "white")
     out.paste(sheet, (0, 20))
     draw = ImageDraw.Draw(out)
     left = sheet.width - pitch * len(titles)
     for i, title in enumerate(titles):
         draw.text((max(left, 0) + i * pitch + 4, 4), title, fill="black")
     if extra:
-        draw.text((4, sheet.height + 26), strip[1], fill="black")
-        out.paste(extra, (max(sheet.width - extra.width - 4, 0), sheet.height + 42 - 2))
+        draw.text((max(left, 0) + 4, sheet.height + 24), strip[1], fill="black")
+        out.paste(extra, (max(left, 0), sheet.height + 40))
     with atomic_path(path) as tmp:
         out.save(tmp, format="PNG")
 

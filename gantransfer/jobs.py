@@ -57,7 +57,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int = 1, threads: int = 1, quiet: bo
 
 
 def _start(job: Job, threads: int, lock: threading.Lock, quiet: bool):
-    env = dict(os.environ, OMP_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1")
+    env = dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="PASSIVE", PYTHONUNBUFFERED="1")
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     argv = [str(ROOT / job.argv[0]) if job.argv[0].endswith(".py") else job.argv[0], *job.argv[1:]]
     process = subprocess.Popen([sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env,

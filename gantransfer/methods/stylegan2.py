@@ -74,7 +74,8 @@ class StyleGAN2Options(method.Options):
     dlr: float | None = option(None, "Discriminator learning rate", type=float, low=0)
     pl_weight: float | None = option(None, "Path-length weight, 0 = off (default 2)", type=float, low=0)
     style_mix: float | None = option(None, "Style-mixing probability (default 0.9)", type=float, low=0, high=1)
-    g_reg_interval: int = option(4, "Path length every so many steps; 0 = in every step's loss", low=0)
+    g_reg_interval: int | None = option(None, "Path length every so many steps, 0 = in every step's loss (default 4; "
+                                        "0 for tiny)", type=int, low=0)
     d_reg_interval: int = option(16, "R1 every so many steps; 0 = in every step's loss", low=0)
     lazy_gain: bool = option(True, "Multiply lazy regularisation by its interval, so that weights mean what they say")
     ema_kimg: float | None = option(None, "Half-life of the averaged generator", type=float, low=0)
@@ -153,6 +154,8 @@ class StyleGAN2(method.Method):
         plain_loss = tiny or o.cfg == "cifar"
         o.pl_weight = _or(o.pl_weight, 0.0 if plain_loss else 2.0)
         o.style_mix = _or(o.style_mix, 0.0 if plain_loss else 0.9)
+        # An interval slows the optimiser even where the weight is zero (as published); tiny runs have no time for that.
+        o.g_reg_interval = _or(o.g_reg_interval, 0 if tiny else 4)
         cls._resolve_augmentation(o, tiny, resuming, data)
 
     @classmethod

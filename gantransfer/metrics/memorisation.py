@@ -31,8 +31,9 @@ class NearestTraining:
 
     def mean(self, classes=None) -> float:
         """Mean ratio over `classes` (default all) that have one."""
-        chosen = [i for i, c in enumerate(self.ids) if classes is None or c in set(classes)]
-        return float(np.nanmean(self.ratio[chosen])) if len(chosen) else float("nan")
+        chosen = np.array([r for c, r in zip(self.ids, self.ratio) if classes is None or c in classes])
+        known = chosen[np.isfinite(chosen)]
+        return float(known.mean()) if len(known) else float("nan")
 
 
 def nearest_training(train: Array, fake: Array, heldout: Array, labels_train: np.ndarray, labels_fake: np.ndarray,

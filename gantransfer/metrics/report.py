@@ -7,6 +7,7 @@ nearest-training ratio, collapse only in the diversity ratio.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from dnnlib.util import UserError
 from gantransfer.metrics import intra, label_score
+from gantransfer.metrics.arrays import MetricError
 from gantransfer.metrics.context import MetricContext, Plan
 from gantransfer.metrics.fid import frechet_distance, total_variance
 from gantransfer.metrics.memorisation import nearest_training
@@ -60,7 +62,7 @@ def class_report(ctx: MetricContext, detector_name: str, per_class: int) -> Repo
     judge, pixels = ctx.detector(detector_name), ctx.detector("pix64")
     plan = ctx.plan_per_class(classes, per_class)
     fake, fake_pixels = generated_features(ctx, [judge, pixels], plan, keep_rows=True, logits=True)
-    chosen = Selection.classes(ctx.reference, classes)
+    chosen = Selection.classes(ctx.reals, classes)
     real, real_pixels = (real_features(ctx, d, chosen, keep_rows=True) for d in (judge, pixels))
     train, train_ids = _training(ctx, judge, classes)
     return on_main(lambda: _assemble(ctx, groups, plan, chosen, fake, fake_pixels, real, real_pixels, train, train_ids,
@@ -79,12 +81,13 @@ def _assemble(ctx: MetricContext, groups: dict[str, list[int]], plan: Plan, chos
               fake_pixels: FeatureSet, real: FeatureSet, real_pixels: FeatureSet, train: FeatureSet | None,
               train_ids: np.ndarray | None, judge_classes) -> Report:
     classes, ids, real_ids = groups["all"], plan.ids, chosen.ids
-    out: dict[str, float | None] = {}
+    out: dict[str, float] = {}
     notes: list[str] = []
     sides = real.features, fake.features, real_ids, ids
 
     def group_mean(values: np.ndarray, members: list[int]) -> float:
-        return float(np.mean([values[classes.index(c)] for c in members]))
+        chosen = np.array([values[classes.index(c)] for c in members])
+        return float(chosen[np.isfinite(chosen)].mean()) if np.isfinite(chosen).any() else float("nan")
 
     single = [c for c in classes if (real_ids == c).sum() < 2]
     if single:
@@ -117,14 +120,19 @@ def _assemble(ctx: MetricContext, groups: dict[str, list[int]], plan: Plan, chos
     if train is None:
         notes.append("no nearest-training ratio: the training set is not at hand, or lacks labels or classes")
     else:
-        near = nearest_training(train.features, fake.features, real.features, train_ids, ids, real_ids, classes)
-        table["nearest"] = near.ratio.tolist()
         table["n_train"] = [int(ctx.training.spec.label.counts[c]) for c in classes]  # mirrored copies do not count
-        for g, members in groups.items():
-            out[_key("nearest", g)] = near.mean(members)
-        if near.excluded:
-            notes.append(f"{near.excluded} reference images are training images and do not count as held out")
-    return Report(out, table, len(chosen), len(plan), notes)
+        try:
+            near = nearest_training(train.features, fake.features, real.features, train_ids, ids, real_ids, classes)
+        except MetricError as e:
+            notes.append(f"no nearest-training ratio: {e}")
+        else:
+            table["nearest"] = near.ratio.tolist()
+            for g, members in groups.items():
+                out[_key("nearest", g)] = near.mean(members)
+            if near.excluded:
+                notes.append(f"{near.excluded} reference images are training images and do not count as held out")
+    # a class whose reals are all alike, or all in the training set, has no ratio: null, and left out of group means
+    return Report({k: v if math.isfinite(v) else None for k, v in out.items()}, table, len(chosen), len(plan), notes)
 
 
 def _key(column: str, group: str) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -124,20 +125,26 @@ def download(file: WeightsFile) -> Path:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """State dict of a weights file: a torch file of plain tensors, or (for '.pt') the tensors of a TorchScript file."""
+    """State dict of a weights file: a torch file of plain tensors, or the tensors of a TorchScript file."""
+    if _is_script(path):
+        return dict(load_script(path, torch.device("cpu")).state_dict())
     try:
         obj = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as first:  # torch raises many kinds here; all mean "not a file of plain tensors"
-        try:
-            return dict(load_script(path, torch.device("cpu")).state_dict())
-        except UserError:
-            raise UserError(f"{path}: cannot be read as weights ({first_line(first)}); the file may be an incomplete "
-                            "download: delete it and fetch it again") from None
-    if isinstance(obj, Mapping) and isinstance(obj.get("state"), Mapping):
-        obj = obj["state"]
+    except Exception as e:  # torch raises many kinds here; all mean "not a file of plain tensors"
+        raise UserError(f"{path}: cannot be read as weights ({first_line(e)}); the file may be an incomplete download: "
+                        "delete it and fetch it again") from None
     if not isinstance(obj, Mapping) or not all(isinstance(v, Tensor) for v in obj.values()):
         raise UserError(f"{path}: not a state dict of tensors")
     return dict(obj)
+
+
+def _is_script(path: Path) -> bool:
+    """Whether the file is a TorchScript archive (it has a table of constants; files of torch.save do not)."""
+    try:
+        with zipfile.ZipFile(path) as z:
+            return any(n.endswith("/constants.pkl") for n in z.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def load_script(path: Path, device: torch.device) -> nn.Module:

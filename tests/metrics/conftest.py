@@ -28,6 +28,8 @@ class NoisyMeans:
         self.means = images.mean(0, keepdims=True)
         if labelled:
             self.means = np.stack([images[data.class_ids == k].mean(0) for k in range(data.label_dim)])
+            shots = {"many": (0,), "medium": (1,), "few": tuple(range(2, data.label_dim))}
+            self.spec = dataclasses.replace(data.spec, label=dataclasses.replace(data.spec.label, shots=shots))
         else:
             self.spec = dataclasses.replace(data.spec, label=type(data.spec.label)("none", 0))
 

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each method promises about its losses and trained parameters. Golden numbers are compared in tests/golden."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gantransfer.dataset import BatchSource, DataSpec, ImageDataset, LabelSpec
+from gantransfer.method import Batch, RunConfig
+from gantransfer.methods import METHODS
+from gantransfer.methods.transitional import weight_at
+from gantransfer.sampler import LabelSource
+from gantransfer.training_loop import Stepper
+
+DATA = DataSpec("x", 16, 1, 40, LabelSpec("class", 4, (10,) * 4, (), {}, {}))
+
+
+def make(name, run=None, **options):
+    kind = METHODS[name]
+    opts = kind.Options(**{**dict(cfg="tiny", cbase=64, cmax=8, z_dim=8, w_dim=8, diffaug="none"), **options})
+    config = RunConfig(**{**dict(batch=8), **(run or {})})
+    kind.resolve(opts, config, DATA)
+    torch.manual_seed(0)
+    m = kind(opts, DATA, config)
+    m.noise_mode = "const"
+    return m
+
+
+def batch(seed=0, n=8):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, 1, 16, 16, generator=g) * 2 - 1
+    c = F.one_hot(torch.arange(n) % 4, 4).float()
+    source = LabelSource(DATA.label, "uniform")
+    return Batch(x, c, g, g, lambda k: source.draw(k, g), 0)
+
+
+def grads_of(m, phase, b, key):
+    for net in m.nets.values():
+        net.requires_grad_(False)
+    for p in m.nets[key].parameters():
+        p.requires_grad_(True)
+        p.grad = None
+    for term in m.loss(phase, b):
+        term.mean().backward()
+    return {n: p.grad for n, p in m.nets[key].named_parameters()}
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_phases_train_their_own_network_only(name):
+    """Every step changes G, D and G_ema, and each phase's optimiser holds exactly one network's parameters."""
+    m = make(name)
+    own = {k: {id(p) for p in m.nets[k].parameters()} for k in ("G", "D")}
+    for phase in m.phases():
+        assert {id(p) for p in phase.params} == own[phase.name[0]], phase.name
+        assert phase.second_order == (not phase.name.endswith("main"))
+    before = {k: [p.clone() for p in v.parameters()] for k, v in m.nets.items()}
+    stepper = Stepper(m, m.run)
+    b = batch()
+    for i in range(2):
+        stepper.step(i, 8 * i, lambda rep, k: (b.x, b.c), lambda n, g: b.draw_c(n))
+        m.end_step(8 * i, 8)
+    for k, v in m.nets.items():
+        moved = sum(not torch.equal(p, q) for p, q in zip(v.parameters(), before[k]))
+        assert moved > 0.8 * len(before[k]), k
+        assert not any(p.requires_grad for p in v.parameters())
+
+
+def test_freeze_d_keeps_the_highest_layers():
+    m = make("stylegan2", freezed=4)
+    frozen = {n: t.clone() for n, t in m.D.named_buffers() if n.endswith(("weight", "bias"))}
+    assert {n.split(".")[0] for n in frozen} == {"b16"} and len(frozen) >= 5
+    stepper, b = Stepper(m, m.run), batch()
+    stepper.step(0, 0, lambda rep, k: (b.x, b.c), lambda n, g: b.draw_c(n))
+    assert all(torch.equal(t, frozen[n]) for n, t in m.D.named_buffers() if n in frozen)
+
+
+def test_lecam_pulls_towards_the_other_mean():
+    """Squared distance of reals to the mean of fakes, of fakes to the mean of reals, times the weight."""
+    plain, reg = make("stylegan2"), make("stylegan2", lecam=0.5)
+    reg.steps, reg.lecam = 1, torch.tensor([2.0, -3.0])
+    a = [t.detach() for t in plain.loss("Dmain", batch())]
+    b = [t.detach() for t in reg.loss("Dmain", batch())]
+    logits = {}
+    plain.report = lambda k, v: logits.setdefault(k, v)
+    list(plain.loss("Dmain", batch()))
+    assert torch.allclose(b[0] - a[0], 0.5 * (logits["Loss/scores/fake"] - 2.0) ** 2, atol=1e-4)
+    assert torch.allclose(b[1] - a[1], 0.5 * (logits["Loss/scores/real"] + 3.0) ** 2, atol=1e-4)
+    reg.commit()
+    want = torch.tensor([2.0, -3.0]) * 0.99 + 0.01 * torch.tensor(
+        [float(logits["Loss/scores/real"].mean()), float(logits["Loss/scores/fake"].mean())])
+    assert torch.allclose(reg.lecam, want, atol=1e-4)
+
+
+def test_lazy_gain_switch():
+    options = dict(res_uc=4, pl_weight=2.0, g_reg_interval=4)
+    gains = {on: {p.name: p.gain for p in make("utlo", **options, lazy_gain=on).phases()} for on in (True, False)}
+    assert gains[True]["Dreg"] is None and gains[False]["Dreg"] == 1.0 and gains[False]["Greg"] == 1.0
+
+
+def test_utlo_loss_is_the_weighted_sum():
+    b = batch()
+    values = {}
+    for alpha in (0.0, 1.0, 3.0):
+        m = make("utlo", res_uc=4, alpha=alpha)
+        values[alpha] = next(m.loss("Gmain", batch())).detach()
+    # a L_c + b L_u is linear in a: from alpha 0 (a = 1) and alpha 1 (a = 1/2) follows alpha 3 (a = 1/4)
+    assert torch.allclose(values[3.0], 1.5 * values[1.0] - 0.5 * values[0.0], atol=1e-5)
+    assert (values[1.0] - values[0.0]).abs().max() > 1e-4
+    assert len(b.x) == 8
+
+
+def test_utlo_unconditional_part_ignores_the_label():
+    """Gradients of the unconditional loss: none at the label embedding, at layers above res_uc, at out_c."""
+    m = make("utlo", res_uc=4)
+    b = batch()
+    d = m.draw("Gmain", b)
+    for net in m.nets.values():
+        net.requires_grad_(True)
+    images = m.synthesise_pair(m.ws("Gmain", d), b)
+    F.softplus(-m.D.forward_uc(images.image_uc)).sum().backward()
+    for name, p in m.G.named_parameters():
+        above = name.startswith(("synthesis.b8", "synthesis.b16"))
+        if above or name.startswith("mapping.embed"):
+            assert p.grad is None or not p.grad.any(), name
+    assert m.G.synthesis.b4.torgb.weight.grad.any()
+    for name, p in m.D.named_parameters():
+        if name.startswith(("b4.out_c", "mapping.", "b16")):
+            assert p.grad is None or not p.grad.any(), name
+
+
+def test_utlo_r1_leaves_the_unconditional_entry_alone():
+    grads = grads_of(make("utlo", res_uc=4), "Dreg", batch(), "D")
+    for name, g in grads.items():
+        if name.startswith(("fromrgb_uc", "b4.out_uc")):
+            assert g is None or not g.any(), name
+    assert grads["b4.conv.weight"].any()
+
+
+def test_transitional_weight_zero_is_unconditional():
+    m = make("transitional", t_start_kimg=1.0, t_end_kimg=2.0)
+    grads = grads_of(m, "Dmain", batch(), "D")
+    assert not grads["b4.out_c.weight"].any() and grads["b4.out_uc.weight"].any()
+    m.set_weight(1500)
+    assert m.weight == 0.5 and float(m.D.transition) == 0.5 and float(m.G_ema.mapping.transition) == 0.5
+    assert grads_of(m, "Dmain", batch(), "D")["b4.out_c.weight"].any()
+
+
+@pytest.mark.parametrize("kimg, start, end, want",
+                         [(0, 2, 4, 0), (3, 2, 4, 0.5), (9, 2, 4, 1), (0, 0, 0, 1), (1, 2, 2, 0)])
+def test_transition_closed_form(kimg, start, end, want):
+    assert weight_at(kimg * 1000, start, end) == want
+
+
+def test_balanced_sampling_draws_classes_equally(tiny_zip):
+    """Reals by policy: all classes equally often, each image of a class equally often."""
+    data = ImageDataset(tiny_zip, use_labels=True)
+    keep = np.flatnonzero((data.class_ids > 0) | (np.arange(len(data)) % 5 == 0))  # class 0 becomes rare
+    assert len(keep) < len(data)
+    index = BatchSource(data, seed=0, policy="balanced").indices(0, 4000)
+    share = np.bincount(data.class_ids[index], minlength=4) / 4000
+    assert np.abs(share - 0.25).max() < 0.03
+    again = BatchSource(data, seed=0, policy="balanced").indices(1000, 500)
+    assert (again == index[1000:1500]).all(), "the stream is a function of the position"
+
+
+def test_path_length_with_one_image():
+    m = make("stylegan2", run=dict(batch=1), pl_weight=2.0, mbstd_group=1)
+    (term,) = m.loss("Greg", batch(n=1))
+    assert term.shape == (1,) and torch.isfinite(term).all()
+
+
+def test_w_average_waits_for_the_end_of_the_step():
+    m = make("utlo", res_uc=4)
+    m.G.mapping.w_avg.fill_(1), m.G.mapping.w_avg_uc.fill_(2)
+    list(m.loss("Gmain", batch()))
+    assert m.G.mapping.w_avg.eq(1).all() and m.G.mapping.w_avg_uc.eq(2).all()
+    m.end_step(0, 8)
+    assert not m.G.mapping.w_avg.eq(1).any() and not m.G.mapping.w_avg_uc.eq(2).any()
+    assert torch.equal(m.G_ema.mapping.w_avg_uc, m.G.mapping.w_avg_uc)
