@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(256) upfirdn2d_planes(UpfirdnParams p) {
 // Channels last, up to 4 taps. A thread owns V channels of one output column and marches down a strip of output rows,
 // holding the horizontally filtered input rows that the vertical taps see in registers.
 template <class T, int UP, int DOWN, int V>
-__global__ void __launch_bounds__(256) upfirdn2d_pixels(UpfirdnParams p, int strip) {
+__global__ void __launch_bounds__(256, 2) upfirdn2d_pixels(UpfirdnParams p, int strip) {
   constexpr int TAPS = 4, SEEN = TAPS / UP;  // taps per output and axis; rows held
   __shared__ SharedFilter filter;
   read_filter(p, filter, int(threadIdx.x));
