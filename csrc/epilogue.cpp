@@ -93,10 +93,17 @@ struct Run {
   const int64_t chunks = (rows - 1) / chunk + 1;      // of one sample
 
   void values(int64_t n, std::vector<A>& dv, std::vector<A>& bv) const {
+    A *__restrict dq = dv.data(), *__restrict bq = bv.data();
     for (int64_t c = 0; c < p.c; c++) {
-      std::fill_n(dv.begin() + c * spread, spread, (d ? d[n * p.c + c] : A(1)) * A(p.scale));
-      std::fill_n(bv.begin() + c * spread, spread, b ? b[c] : A(0));
+      const A dc = (d ? d[n * p.c + c] : A(1)) * A(p.scale), bc = b ? b[c] : A(0);
+      for (int64_t j = 0; j < spread; j++) dq[c * spread + j] = dc, bq[c * spread + j] = bc;
     }
+  }
+
+  // to[c * hw + j] (+)= from[j]
+  void repeat(const A* __restrict from, A* __restrict to, bool add) const {
+    for (int64_t c = 0; c < p.c; c++, to += p.hw)
+      for (int64_t j = 0; j < p.hw; j++) to[j] = add ? to[j] + from[j] : from[j];
   }
 
   void forward_all() const {
@@ -124,8 +131,7 @@ struct Run {
       for (int64_t k = first; k < last; k++) {
         const int64_t n = k / chunks, start = k % chunks * chunk, end = std::min(rows, start + chunk);
         if (n != have) values(have = n, dv, bv);
-        if (!p.channels_last && noise)
-          for (int64_t i = 0; i < row; i++) bv[i] += scaled[n * p.noise_step + i % p.hw];
+        if (!p.channels_last && noise) repeat(&scaled[n * p.noise_step], bv.data(), true);
         for (int64_t r = start; r < end; r++) {
           const A* z = p.channels_last && noise ? &scaled[n * p.noise_step + r] : &zero;
           forward<T, 1, 0, 1>(p, (n * rows + r) * row, row, {dv.data(), z, bv.data()});
@@ -160,8 +166,7 @@ struct Run {
           std::fill(sums.begin(), sums.end(), A(0));
           const Sums<A> s{sums.data(), sums.data() + row, sums.data() + 2 * row};
           if (!p.channels_last) {
-            if (noise)
-              for (int64_t i = 0; i < row; i++) nv[i] = noise[n * p.noise_step + i % p.hw];
+            if (noise) repeat(noise + n * p.noise_step, nv.data(), false);
             gradient<T, 1, 1>(p, n * row, row, {dv.data(), nv.data(), nullptr}, s);
           } else {
             for (int64_t r = start; r < end; r++)

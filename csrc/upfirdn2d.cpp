@@ -237,20 +237,22 @@ struct Planes {
     }
   }
 
-  // Row iy, each horizontal phase to its own buffer, zeros around.
+  // Row iy, each horizontal phase to its own buffer. The margins are zero from the start: no row writes there.
   void load(const T* x, int iy, A* to, size_t in_size, A* __restrict row) const {
     const int low = horizontal[0].low;
     if (p.downx == 2 && sx == 1) {
       // Element i of `row` is pixel 2 * low + i.
       int first = std::min(std::max(0, -2 * low), 2 * pitch), last = std::max(first, std::min(2 * pitch, p.w - 2 * low));
-      if (iy < 0 || iy >= p.h) last = first;
-      const T* __restrict in = x + int64_t(iy) * p.w + 2 * low;
-      std::fill(row, row + first, A(0));
-#pragma omp simd
-      for (int i = first; i < last; i++) row[i] = to_acc(in[i]);
-      std::fill(row + last, row + 2 * pitch, A(0));
       A* __restrict even = to;
       A* __restrict odd = to + in_size;
+      if (iy < 0 || iy >= p.h) {
+        std::fill(even, even + pitch, A(0));
+        std::fill(odd, odd + pitch, A(0));
+        return;
+      }
+      const T* __restrict in = x + int64_t(iy) * p.w + 2 * low;
+#pragma omp simd
+      for (int i = first; i < last; i++) row[i] = to_acc(in[i]);
 #pragma omp simd
       for (int j = 0; j < pitch; j++) {
         even[j] = row[2 * j];
@@ -262,10 +264,10 @@ struct Planes {
       A* __restrict o = to + q * in_size;
       // Column j holds input pixel (low + j) * downx + q.
       int first = std::max(0, ceil_div(-q, p.downx) - low), last = std::min(pitch, ceil_div(p.w - q, p.downx) - low);
-      if (iy < 0 || iy >= p.h || last <= first) first = last = 0;
-      std::fill(o, o + first, A(0));
-      std::fill(o + last, o + pitch, A(0));
-      if (first == last) continue;
+      if (iy < 0 || iy >= p.h || last <= first) {
+        std::fill(o, o + pitch, A(0));
+        continue;
+      }
       const T* __restrict in = x + (int64_t(iy) * p.w + (low + first) * p.downx + q) * sx;
       o += first;
       const int len = last - first;
