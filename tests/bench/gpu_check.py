@@ -98,7 +98,7 @@ def correctness(where="cuda"):
                 x = torch.randn(shape).to(dtype)
                 for act in activation_funcs if shape[2] < 10 else ("lrelu",):
                     check(act, lambda x, b, i, act=act: bias_act(x, b.to(x.dtype), act=act, impl=i),
-                          [x, torch.randn(c, dtype=wide)], dtype, layout)
+                          [x, torch.randn(c).to(dtype).to(wide)], dtype, layout)
                 for f in (f4, f12):
                     for name, fn in (("up", upsample2d), ("down", downsample2d), ("blur", filter2d)):
                         check(name, lambda x, i, fn=fn, f=f: fn(x, f.to(x.device), impl=i), [x], dtype, layout)
