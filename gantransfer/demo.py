@@ -69,7 +69,7 @@ def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
              "--metrics=none", "--threads=1"]
     snapshots, todo = {}, []
     for arm in arms:
-        job, done = jobs.train_job(arm, folder / "runs", f"{arm}-seed{seed}", kimg, [*flags, *ARMS[arm][1]])
+        job, done = jobs.train_job(arm, folder / "runs", jobs.run_desc(arm, seed), kimg, [*flags, *ARMS[arm][1]])
         if job:
             todo.append(job)
         else:
@@ -79,7 +79,8 @@ def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
             print(f"$ python {' '.join(job.argv)}")
         jobs.run_jobs(todo, parallel=min(jobs.cores(), len(todo)))
     for arm in arms:
-        snapshots[arm] = jobs.final_snapshot(jobs.run_folder(folder / "runs", f"{arm}-seed{seed}"), kimg)
+        run_dir = jobs.run_folder(folder / "runs", jobs.run_desc(arm, seed), kimg)
+        snapshots[arm] = jobs.final_snapshot(run_dir, kimg)
         if snapshots[arm] is None:
             raise UserError(f"{arm} was trained but its snapshot is missing in {folder / 'runs'}")
 
@@ -141,7 +142,8 @@ def draw(path: Path, ref: Path, snapshots: dict[str, Path]) -> None:
         strip = []
         for b in blocks:
             strip += [*b, gap[0]]
-        strips.append(np.concatenate(strip[:-1], axis=2))
+        line = np.concatenate(strip[:-1], axis=2)
+        strips.append(np.pad(line, ((0, 0), (0, 2), (0, 0)), constant_values=255))
     labels = [f"{spec.label.names[k] if spec.label.names else k}  ({spec.label.counts[k]})" for k in classes]
     zoom = 2
     sheet = image_grid(np.stack(strips), 1, row_labels=labels, zoom=zoom)
