@@ -38,8 +38,9 @@ class Prebuild(build_ext):
         record = json.dumps({**todo, "sources": build.sources_digest(), "prebuilt": True})
         source = Path(self.build_temp) / "build_info.cpp"
         source.parent.mkdir(parents=True, exist_ok=True)
-        source.write_text("#include <pybind11/pybind11.h>\nPYBIND11_MODULE(_build_info, m) { m.attr(\"record\") = R\"json("
-                          + record + ")json\"; }\n", encoding="utf-8")
+        source.write_text("#include <pybind11/pybind11.h>\n"
+                          f'PYBIND11_MODULE(_build_info, m) {{ m.attr("record") = R"json({record})json"; }}\n',
+                          encoding="utf-8")
         ext.sources = [str(source)]
         super().build_extension(ext)
 

@@ -98,8 +98,8 @@ def main(do_build: bool) -> None:
             bad += 1
             click.echo(f" bad  kernels: {e}")
     if bad:
-        raise UserError(f"{bad} problem{'s' * (bad > 1)} found; the remedies stand beside them. Without compiled kernels "
-                        f"everything still runs, slower (--kernels=ref).")
+        raise UserError(f"{bad} problem{'s' * (bad > 1)} found; the remedies stand beside them. Without compiled "
+                        f"kernels everything still runs, slower (--kernels=ref).")
     click.echo("Everything is in place.")
     sys.stdout.flush()
 

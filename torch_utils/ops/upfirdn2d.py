@@ -56,7 +56,7 @@ def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl="au
     conf = up, down, padding, bool(flip_filter), float(gain)
     if impl == "ref":
         return _definition(x, f, *conf)
-    if native.usable(x, impl):
+    if (f is None or f.dtype == torch.float32) and native.usable(x, impl):
         f = torch.ones(1, device=x.device) if f is None else f
         return torch.ops.gantransfer.upfirdn2d(x, f, up, down, padding, conf[3], conf[4])
     if x.numel() == 0:
