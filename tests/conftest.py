@@ -20,6 +20,8 @@ import PIL.Image
 import pytest
 import torch
 
+import dnnlib.util
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -27,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # One thread: float32 sums do not depend on the machine. Child processes inherit it.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+    # Compiled kernels are kept from one session to the next, everything else is not.
+    os.environ.setdefault("GANTRANSFER_BUILD_DIR", str(dnnlib.util.cache_dir("kernels")))
     config.stash[_CACHE] = tempfile.mkdtemp(prefix="gantransfer-test-cache-")
     os.environ["GANTRANSFER_CACHE_DIR"] = config.stash[_CACHE]
 

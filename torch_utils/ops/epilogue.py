@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import torch
 
+from . import native
 from .bias_act import activate_, activation_funcs, bias_act, folds_gain, piecewise_grad
 
 
@@ -20,8 +21,7 @@ def epilogue(x, d=None, noise=None, strength=None, b=None, act="linear", alpha=N
     """
     if act not in ("linear", "relu", "lrelu"):
         raise ValueError(f"epilogue: act must be 'linear', 'relu' or 'lrelu', not {act!r}")
-    if impl not in ("auto", "ref"):
-        raise ValueError(f"epilogue: impl must be 'auto' or 'ref', not {impl!r}")
+    native.check_impl("epilogue", impl)
     if clamp is not None and not clamp >= 0:
         raise ValueError(f"epilogue: clamp must be >= 0, not {clamp}")
     if (noise is None) != (strength is None):
@@ -39,6 +39,10 @@ def epilogue(x, d=None, noise=None, strength=None, b=None, act="linear", alpha=N
     clamp = None if clamp is None else float(clamp)
     if impl == "auto" and folds_gain(act, alpha, gain):
         scale, d = (d, None) if isinstance(d, (int, float)) else (1, d)
+        if native.usable(x, impl):
+            slope = {"linear": 1.0, "relu": 0.0, "lrelu": alpha}[act]
+            return torch.ops.gantransfer.epilogue(x, d, float(scale), noise, strength, b, slope, gain,
+                                                  -1.0 if clamp is None else clamp)
         return _Epilogue.apply(x, d, noise, strength, b, (float(scale), act, alpha, gain, clamp))
     u = x
     if d is not None:
@@ -75,37 +79,41 @@ class _Epilogue(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        y, d, noise, strength, b = ctx.saved_tensors
-        scale, act, alpha, gain, clamp = ctx.conf
-        need_x, need_d, need_noise, need_strength, need_b, _ = ctx.needs_input_grad
-        wide = torch.float64 if dy.dtype == torch.float64 else torch.float32
-        given = dy
-        if clamp is not None:
-            dy = dy * (y.detach().abs() < clamp)
-        g = piecewise_grad(dy, y, act, alpha, None)  # gradient of gain * act's input; gain joins below
-        dx = dd = dnoise = dstrength = db = None
-        if need_b or (need_d and b is not None):
-            sums = g.sum((2, 3), dtype=wide) * gain  # [N, C]
-            db = sums.sum(0) if need_b else None
-        if noise is not None and (need_strength or need_d):
-            noise_sums = _sum_with(g.to(wide), noise.to(wide)) * gain
-            dstrength = noise_sums.sum() if need_strength else None
-        if need_d:
-            # With u = d x + rest: sum g u = sum dy y (masked), whatever the slope; divide what x contributed by d.
-            dd = (dy.to(wide) * y).sum((2, 3))
-            if noise is not None:
-                dd = dd - strength * noise_sums
-            if b is not None:
-                dd = dd - b * sums
-            dd = dd / d
-        if need_noise:
-            dnoise = g.sum(1, keepdim=True, dtype=wide) * (strength * gain)
-            dnoise = (dnoise if noise.ndim == 4 else dnoise.sum((0, 1))).to(noise.dtype)
-        if need_x:
-            factor = gain * scale if d is None else (d * (gain * scale)).to(g.dtype)[:, :, None, None]
-            own = not torch.is_grad_enabled() and g is not given  # then g may be overwritten
-            dx = g.mul_(factor) if own else g * factor
-        return dx, dd, dnoise, dstrength, db, None
+        return *_composed_gradients(dy, *ctx.saved_tensors, ctx.conf, ctx.needs_input_grad), None
+
+
+def _composed_gradients(dy, y, d, noise, strength, b, conf, needs):
+    """Gradients for (x, d, noise, strength, b), each None where `needs` is false, in differentiable operators."""
+    scale, act, alpha, gain, clamp = conf
+    need_x, need_d, need_noise, need_strength, need_b = needs[:5]
+    wide = torch.float64 if dy.dtype == torch.float64 else torch.float32
+    given = dy
+    if clamp is not None:
+        dy = dy * (y.detach().abs() < clamp)
+    g = piecewise_grad(dy, y, act, alpha, None)  # gradient of gain * act's input; gain joins below
+    dx = dd = dnoise = dstrength = db = None
+    if need_b or (need_d and b is not None):
+        sums = g.sum((2, 3), dtype=wide) * gain  # [N, C]
+        db = sums.sum(0) if need_b else None
+    if noise is not None and (need_strength or need_d):
+        noise_sums = _sum_with(g.to(wide), noise.to(wide)) * gain
+        dstrength = noise_sums.sum() if need_strength else None
+    if need_d:
+        # With u = d x + rest: sum g u = sum dy y (masked), whatever the slope; divide what x contributed by d.
+        dd = (dy.to(wide) * y).sum((2, 3))
+        if noise is not None:
+            dd = dd - strength * noise_sums
+        if b is not None:
+            dd = dd - b * sums
+        dd = dd / d
+    if need_noise:
+        dnoise = g.sum(1, keepdim=True, dtype=wide) * (strength * gain)
+        dnoise = (dnoise if noise.ndim == 4 else dnoise.sum((0, 1))).to(noise.dtype)
+    if need_x:
+        factor = gain * scale if d is None else (d * (gain * scale)).to(g.dtype)[:, :, None, None]
+        own = not torch.is_grad_enabled() and g is not given  # then g may be overwritten
+        dx = g.mul_(factor) if own else g * factor
+    return dx, dd, dnoise, dstrength, db
 
 
 def _sum_with(g, noise):
@@ -114,3 +122,48 @@ def _sum_with(g, noise):
     if g.is_contiguous(memory_format=torch.channels_last):
         return torch.matmul(noise.reshape(-1, 1, noise.shape[-1]), g.permute(0, 2, 3, 1).flatten(1, 2))[:, 0]
     return torch.matmul(g.flatten(2), noise.reshape(-1, noise.shape[-1], 1))[:, :, 0]
+
+
+# The compiled operator keeps its output only. A gradient that must be differentiable itself, and one for the noise, are
+# composed as above.
+
+
+def _save(ctx, inputs, output):
+    _, d, scale, noise, strength, b, *conf = inputs
+    ctx.conf = scale, *conf
+    ctx.save_for_backward(output, d, noise, strength, b)
+
+
+def _backward(ctx, dy):
+    y, d, noise, strength, b = ctx.saved_tensors
+    scale, slope, gain, clamp = ctx.conf
+    need = ctx.needs_input_grad
+    needs = need[0], need[1], need[3], need[4], need[5]
+    if torch.is_grad_enabled() or needs[2]:
+        conf = scale, "linear" if slope == 1 else "lrelu", slope, gain, None if clamp < 0 else clamp
+        dx, dd, dnoise, dstrength, db = _composed_gradients(dy, y, d, noise, strength, b, conf, needs)
+    else:
+        dnoise = None
+        dx, dd, dstrength, db = torch.ops.gantransfer.epilogue_grad(dy, y, d, scale, noise, strength, b, slope, gain,
+                                                                    clamp)
+
+    def fit(g, like, wanted):
+        return g.to(like.dtype).reshape(like.shape) if wanted else None
+
+    return (dx, fit(dd, d, needs[1]), None, dnoise, fit(dstrength, strength, needs[3]), fit(db, b, needs[4]), None,
+            None, None)
+
+
+def _fake_grad(dy, y, d, scale, noise, strength, b, slope, gain, clamp):
+    kind = dict(dtype=native.wide(y))
+    return (native.empty_like(dy, y), y.new_empty(y.shape[:2] if d is not None else 0, **kind),
+            y.new_empty(() if noise is not None else 0, **kind),
+            y.new_empty(y.shape[1] if b is not None else 0, **kind))
+
+
+def register():
+    """Tell torch the shapes and gradients of the compiled operators; build.load calls it."""
+    torch.library.register_fake("gantransfer::epilogue",
+                                lambda x, d, scale, noise, strength, b, slope, gain, clamp: native.empty_like(x))
+    torch.library.register_fake("gantransfer::epilogue_grad", _fake_grad)
+    torch.library.register_autograd("gantransfer::epilogue", _backward, setup_context=_save)

@@ -8,6 +8,8 @@ import functools
 import torch
 import torch.nn.functional as F
 
+from . import native
+
 
 def setup_filter(f, device="cpu", normalize=True, flip_filter=False, gain=1, separable=None):
     """Prepare a FIR filter: None, a number, a list of taps or a 2-D array -> float32 tensor `[taps]` or `[fh, fw]`.
@@ -42,8 +44,7 @@ def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl="au
     """
     if x.ndim != 4:
         raise ValueError(f"upfirdn2d: x [N, C, H, W] expected, got {tuple(x.shape)}")
-    if impl not in ("auto", "ref"):
-        raise ValueError(f"upfirdn2d: impl must be 'auto' or 'ref', not {impl!r}")
+    native.check_impl("upfirdn2d", impl)
     _check_filter(f)
     up, down, padding = parse_scaling(up, "up"), parse_scaling(down, "down"), parse_padding(padding)
     fw, fh = filter_size(f)
@@ -55,6 +56,9 @@ def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl="au
     conf = up, down, padding, bool(flip_filter), float(gain)
     if impl == "ref":
         return _definition(x, f, *conf)
+    if (f is None or f.dtype == torch.float32) and native.usable(x, impl):
+        f = torch.ones(1, device=x.device) if f is None else f
+        return torch.ops.gantransfer.upfirdn2d(x, f, up, down, padding, conf[3], conf[4])
     if x.numel() == 0:
         return x.new_zeros(_out_size(x.shape, f, conf)) + 0 * x.sum()
     return _UpFirDn.apply(x, f, conf)
@@ -149,12 +153,15 @@ class _UpFirDn(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         (f,) = ctx.saved_tensors
-        (ux, uy), (dx, dy_), (px0, _, py0, _), flip, gain = ctx.conf
-        _, _, h, w = ctx.size
-        _, _, ho, wo = dy.shape
-        fw, fh = filter_size(f)
-        p = (fw - 1 - px0, w * ux - wo * dx + px0 - ux + 1, fh - 1 - py0, h * uy - ho * dy_ + py0 - uy + 1)
-        return _UpFirDn.apply(dy, f, ((dx, dy_), (ux, uy), p, not flip, gain)), None, None
+        return _UpFirDn.apply(dy, f, _adjoint(ctx.size, dy.shape, f, ctx.conf)), None, None
+
+
+def _adjoint(size, out_size, f, conf):
+    """Arguments of the gradient of upfirdn2d(x of `size`, f, *conf) -> `out_size`."""
+    (ux, uy), (dx, dy), (px0, _, py0, _), flip, gain = conf
+    (h, w), (ho, wo), (fw, fh) = size[2:], out_size[2:], filter_size(f)
+    p = (fw - 1 - px0, w * ux - wo * dx + px0 - ux + 1, fh - 1 - py0, h * uy - ho * dy + py0 - uy + 1)
+    return (dx, dy), (ux, uy), p, not flip, gain
 
 
 def _fast(x, f, up, down, padding, flip, gain):
@@ -274,3 +281,29 @@ def _remembered(make, values, shape, dtype, wide, args):
     with torch.inference_mode(False), torch.no_grad():
         f = torch.frombuffer(bytearray(values), dtype=dtype).reshape(shape).to(wide)
         return make(f, *args).contiguous()
+
+
+# The compiled operator: its gradient is itself.
+
+
+def _save(ctx, inputs, output):
+    x, f, *ctx.conf = inputs
+    ctx.size = x.shape
+    ctx.save_for_backward(f)
+
+
+def _backward(ctx, dy):
+    (f,) = ctx.saved_tensors
+    dx = torch.ops.gantransfer.upfirdn2d(dy, f, *_adjoint(ctx.size, dy.shape, f, ctx.conf))
+    return dx, None, None, None, None, None, None
+
+
+def _fake(x, f, up, down, pad, flip, gain):
+    size = _out_size(x.shape, f, (up, down, pad, flip, gain))
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=native.layout_of(x))
+
+
+def register():
+    """Tell torch the shapes and gradients of the compiled operator; build.load calls it."""
+    torch.library.register_fake("gantransfer::upfirdn2d", _fake)
+    torch.library.register_autograd("gantransfer::upfirdn2d", _backward, setup_context=_save)

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+// bias_act: schema, checks, CPU kernel, CUDA entry.
+#include "bias_act.h"
+
+#include "binding.h"
+
+namespace gt {
+
+#ifdef GT_WITH_CUDA
+int bias_act_launch(const BiasActParams& p, DType dtype, void* stream);
+int64_t bias_act_partials(const BiasActParams& p, DType dtype);
+#endif
+
+namespace {
+
+constexpr int64_t kBlock = 1024;     // elements per inner loop: everything it touches stays in the first-level cache
+constexpr int64_t kChunk = 1 << 15;  // elements per task
+
+// ACT 0 = decided per element, for what is never hot on a CPU: compiling all combinations would take a minute.
+template <int ACT, int ORDER, bool FROM_X, class A>
+GT_HD A element(int act, A x, A b, A dy, A v, A alpha, A gain, A scale, A bound) {
+  if (ACT == 0) return bias_act_any<ORDER, FROM_X, A>(act, x, b, dy, v, alpha, gain, scale, bound);
+  return bias_act_element<ACT, ORDER, FROM_X, A>(x, b, dy, v, alpha, gain, scale, bound);
+}
+
+// len <= kBlock elements at offset; bias and sums (nullable) advance with the elements.
+template <class T, int ACT, int ORDER, bool FROM_X>
+void block(const BiasActParams& p, int64_t offset, int64_t len, const acc_t<T>* bias, acc_t<T>* sums) {
+  using A = acc_t<T>;
+  const T* __restrict x = static_cast<const T*>(p.x) + offset;
+  const T* __restrict dy = static_cast<const T*>(p.dy) + offset;
+  const T* __restrict v = static_cast<const T*>(p.v) + offset;
+  T* __restrict out = static_cast<T*>(p.out) + offset;
+  const A alpha = A(p.alpha), gain = A(p.gain), scale = p.gain == 0 ? A(0) : A(1 / p.gain);
+  const A bound = p.clamp < 0 ? A(INFINITY) : stored<T>(p.clamp);
+  const bool has_x = p.x != nullptr;
+  const int act = p.act;
+  if (ORDER == 0) {
+#pragma omp simd
+    for (int64_t i = 0; i < len; i++)
+      out[i] = Convert<T>::from(
+          element<ACT, 0, false, A>(act, to_acc(x[i]), bias[i], A(0), A(0), alpha, gain, scale, bound));
+    return;
+  }
+  A g[kBlock];
+  if (!has_x) {  // linear without clamp: the slope needs no tensor
+#pragma omp simd
+    for (int64_t i = 0; i < len; i++) g[i] = to_acc(dy[i]) * gain;
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < len; i++)
+      g[i] = element<ACT, ORDER, FROM_X, A>(act, to_acc(x[i]), FROM_X ? bias[i] : A(0), to_acc(dy[i]),
+                                            ORDER == 2 ? to_acc(v[i]) : A(0), alpha, gain, scale, bound);
+  }
+#pragma omp simd
+  for (int64_t i = 0; i < len; i++) out[i] = Convert<T>::from(g[i]);
+  if (sums) {
+#pragma omp simd
+    for (int64_t i = 0; i < len; i++) sums[i] += g[i];
+  }
+}
+
+template <class T>
+using Block = void (*)(const BiasActParams&, int64_t, int64_t, const acc_t<T>*, acc_t<T>*);
+
+template <class T>
+void run(const BiasActParams& p, Block<T> block) {
+  using A = acc_t<T>;
+  const A* b = static_cast<const A*>(p.b);
+  A* db = static_cast<A*>(p.db);
+  if (p.inner >= 64 || p.channels == 1) {
+    // One plane at a time: the bias is a constant, the sum a reduction.
+    const int64_t planes = p.outer * p.channels;
+    const int64_t pieces = (p.inner - 1) / kChunk + 1;  // a long plane is several tasks
+    const int64_t piece = (p.inner - 1) / pieces + 1;
+    std::vector<A> partial(db ? planes * pieces : 0);
+    for_chunks(planes * pieces, std::max<int64_t>(1, kChunk / piece), [&](int64_t first, int64_t last) {
+      A bias[kBlock], sums[kBlock];
+      for (int64_t k = first; k < last; k++) {
+        const int64_t plane = k / pieces, start = (k % pieces) * piece, end = std::min(p.inner, start + piece);
+        std::fill(bias, bias + std::min(kBlock, piece), b ? b[plane % p.channels] : A(0));
+        if (db) std::fill(sums, sums + std::min(kBlock, piece), A(0));
+        for (int64_t i = start; i < end; i += kBlock)
+          block(p, plane * p.inner + i, std::min(kBlock, end - i), bias, db ? sums : nullptr);
+        if (db) {
+          A s = 0;
+          const int64_t len = std::min(kBlock, piece);
+#pragma omp simd reduction(+ : s)
+          for (int64_t i = 0; i < len; i++) s += sums[i];
+          partial[k] = s;
+        }
+      }
+    });
+    if (db)
+      for (int64_t c = 0; c < p.channels; c++) {
+        double s = 0;
+        for (int64_t o = 0; o < p.outer; o++)
+          for (int64_t k = 0; k < pieces; k++) s += partial[(o * p.channels + c) * pieces + k];
+        db[c] = A(s);
+      }
+    return;
+  }
+  // Rows of channels x inner elements with the bias spread over them: channels last, matrices, tiny maps.
+  const int64_t row = p.channels * p.inner;
+  std::vector<A> bias(row, A(0));
+  if (b)
+    for (int64_t c = 0; c < p.channels; c++) std::fill_n(bias.begin() + c * p.inner, p.inner, b[c]);
+  const int64_t rows = std::max<int64_t>(1, std::min<int64_t>(p.outer, kChunk / row));
+  const int64_t chunks = (p.outer - 1) / rows + 1;
+  std::vector<A> partial(db ? chunks * row : 0, A(0));
+  for_chunks(p.outer, rows, [&](int64_t first, int64_t last) {
+    A* sums = db ? partial.data() + first / rows * row : nullptr;
+    for (int64_t o = first; o < last; o++)
+      for (int64_t i = 0; i < row; i += kBlock)
+        block(p, o * row + i, std::min(kBlock, row - i), bias.data() + i, sums ? sums + i : nullptr);
+  });
+  if (db) {
+    std::vector<double> total(row, 0.0);
+    for (int64_t k = 0; k < chunks; k++)
+      for (int64_t i = 0; i < row; i++) total[i] += partial[k * row + i];
+    for (int64_t c = 0; c < p.channels; c++) {
+      double s = 0;
+      for (int64_t i = 0; i < p.inner; i++) s += total[c * p.inner + i];
+      db[c] = A(s);
+    }
+  }
+}
+
+template <class T, int ACT>
+Block<T> block_of(const BiasActParams& p) {
+  if (p.order == 0) return block<T, ACT, 0, false>;
+  if (p.from_x) return p.order == 1 ? block<T, 0, 1, true> : block<T, 0, 2, true>;
+  return p.order == 1 ? block<T, ACT, 1, false> : block<T, 0, 2, false>;
+}
+
+template <class T>
+Block<T> block_of_act(const BiasActParams& p) {
+  switch (p.act) {
+    case kRelu: return block_of<T, kRelu>(p);
+    case kLrelu: return block_of<T, kLrelu>(p);
+    case kTanh: return block_of<T, kTanh>(p);
+    case kSigmoid: return block_of<T, kSigmoid>(p);
+    case kElu: return block_of<T, kElu>(p);
+    case kSelu: return block_of<T, kSelu>(p);
+    case kSoftplus: return block_of<T, kSoftplus>(p);
+    case kSwish: return block_of<T, kSwish>(p);
+    default: return block_of<T, kLinear>(p);
+  }
+}
+
+void run_cpu(const BiasActParams& p, DType dtype) {
+  switch (dtype) {
+    case DType::f32: return run<float>(p, block_of_act<float>(p));
+    case DType::bf16: return run<bf16>(p, block_of_act<bf16>(p));
+    case DType::f16: return run<f16>(p, block_of<f16, 0>(p));
+    case DType::f64: return run<double>(p, block_of<double, 0>(p));
+  }
+}
+
+// Fills the part of the parameters that depends on shapes and runs the device's kernel.
+void execute(BiasActParams& p, const Tensor& like, int64_t dim, bool channels_last, Tensor& db) {
+  if (like.numel() == 0) {
+    if (db.defined()) db.zero_();
+    return;
+  }
+  p.outer = p.channels = p.inner = 1;
+  if (p.b || db.defined()) {
+    // Sizes in the order of memory.
+    std::vector<int64_t> order;
+    for (int64_t i = 0; i < like.dim(); i++) order.push_back(i);
+    if (channels_last) order = {0, 2, 3, 1};
+    bool past = false;
+    for (int64_t i : order) {
+      if (i == dim) {
+        p.channels = like.size(i);
+        past = true;
+      } else {
+        (past ? p.inner : p.outer) *= like.size(i);
+      }
+    }
+  } else {
+    p.inner = like.numel();
+  }
+  p.db = db.defined() ? db.data_ptr() : nullptr;
+  const DType dtype = dtype_of(like);
+#ifdef GT_WITH_CUDA
+  if (on_cuda(like)) {
+    c10::DeviceGuard guard(like.device());
+    const int64_t n = p.db ? bias_act_partials(p, dtype) : 0;
+    Tensor partial = n ? at::empty({n}, like.options().dtype(acc_type(like))) : Tensor();
+    p.partial = ptr(partial);
+    return check_launch(bias_act_launch(p, dtype, current_stream(like)), "bias_act");
+  }
+#endif
+  run_cpu(p, dtype);
+}
+
+BiasActParams params(int64_t act, double alpha, double gain, double clamp) {
+  TORCH_CHECK(act >= kLinear && act <= kSwish, "bias_act: no activation ", act);
+  BiasActParams p{};
+  p.act = int(act);
+  p.alpha = alpha;
+  p.gain = gain;
+  p.clamp = clamp;
+  p.from_x = act_needs_x(p.act, alpha);
+  return p;
+}
+
+Tensor bias_of(const OptTensor& b, const Tensor& x, int64_t dim) {
+  if (!b) return Tensor();
+  TORCH_CHECK(dim >= 0 && dim < x.dim(), "bias_act: no dimension ", dim, " in ", x.sizes());
+  return vector_of(b, x, x.size(dim), "bias_act: b");
+}
+
+Tensor bias_act(const Tensor& x_, const OptTensor& b_, int64_t dim, int64_t act, double alpha, double gain,
+                double clamp) {
+  BiasActParams p = params(act, alpha, gain, clamp);
+  const auto layout = layout_of(x_);
+  const Tensor x = in_layout(x_, layout), b = bias_of(b_, x, dim);
+  Tensor y = at::empty_like(x), none;
+  p.x = ptr(x);
+  p.b = ptr(b);
+  p.out = ptr(y);
+  execute(p, y, dim, layout == at::MemoryFormat::ChannelsLast, none);
+  return y;
+}
+
+// Orders 1 and 2. saved: y, or x for the activations of act_needs_x; absent for linear without clamp.
+std::tuple<Tensor, Tensor> derivative(const Tensor& dy_, const OptTensor& v_, const OptTensor& saved_,
+                                      const OptTensor& b_, int64_t dim, int64_t act, double alpha, double gain,
+                                      double clamp, bool want_db) {
+  BiasActParams p = params(act, alpha, gain, clamp);
+  TORCH_CHECK(saved_ || (p.act == kLinear && clamp < 0), "bias_act_grad: the saved tensor is missing");
+  const auto layout = layout_of(saved_ ? *saved_ : dy_);
+  const Tensor dy = in_layout(dy_, layout);
+  if (saved_)
+    TORCH_CHECK(saved_->sizes() == dy.sizes() && saved_->dtype() == dy.dtype() && saved_->device() == dy.device(),
+                "bias_act_grad: dy ", dy.sizes(), " ", dy.dtype(), " does not fit the saved ", saved_->sizes(), " ",
+                saved_->dtype());
+  const Tensor saved = saved_ ? in_layout(*saved_, layout) : Tensor();
+  const Tensor v = v_ ? in_layout(*v_, layout) : Tensor();
+  const Tensor b = p.from_x ? bias_of(b_, dy, dim) : Tensor();
+  if (v.defined()) TORCH_CHECK(v.sizes() == dy.sizes() && v.dtype() == dy.dtype(), "bias_act_grad2: v does not fit dy");
+  TORCH_CHECK(!want_db || (dim >= 0 && dim < dy.dim()), "bias_act_grad: no dimension ", dim, " in ", dy.sizes());
+  Tensor out = at::empty_like(dy);
+  Tensor db = at::empty({want_db ? dy.size(dim) : 0}, dy.options().dtype(acc_type(dy)));
+  Tensor db_out = want_db ? db : Tensor();
+  p.order = v.defined() ? 2 : 1;
+  p.x = ptr(saved);
+  p.b = ptr(b);
+  p.dy = ptr(dy);
+  p.v = ptr(v);
+  p.out = ptr(out);
+  execute(p, dy, dim, layout == at::MemoryFormat::ChannelsLast, db_out);
+  return {out, db};
+}
+
+std::tuple<Tensor, Tensor> bias_act_grad(const Tensor& dy, const OptTensor& saved, const OptTensor& b, int64_t dim,
+                                         int64_t act, double alpha, double gain, double clamp, bool want_db) {
+  return derivative(dy, {}, saved, b, dim, act, alpha, gain, clamp, want_db);
+}
+
+std::tuple<Tensor, Tensor> bias_act_grad2(const Tensor& dy, const Tensor& v, const Tensor& saved, const OptTensor& b,
+                                          int64_t dim, int64_t act, double alpha, double gain, double clamp,
+                                          bool want_db) {
+  return derivative(dy, v, saved, b, dim, act, alpha, gain, clamp, want_db);
+}
+
+}  // namespace
+}  // namespace gt
+
+TORCH_LIBRARY_FRAGMENT(gantransfer, m) {
+  m.def("bias_act(Tensor x, Tensor? b, int dim, int act, float alpha, float gain, float clamp) -> Tensor");
+  m.def("bias_act_grad(Tensor dy, Tensor? saved, Tensor? b, int dim, int act, float alpha, float gain, float clamp, "
+        "bool want_db) -> (Tensor, Tensor)");
+  m.def("bias_act_grad2(Tensor dy, Tensor v, Tensor saved, Tensor? b, int dim, int act, float alpha, float gain, "
+        "float clamp, bool want_db) -> (Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(gantransfer, CPU, m) {
+  m.impl("bias_act", gt::bias_act);
+  m.impl("bias_act_grad", gt::bias_act_grad);
+  m.impl("bias_act_grad2", gt::bias_act_grad2);
+}
+
+#if defined(GT_WITH_CUDA) && !defined(GT_EMULATE)
+TORCH_LIBRARY_IMPL(gantransfer, CUDA, m) {
+  m.impl("bias_act", gt::bias_act);
+  m.impl("bias_act_grad", gt::bias_act_grad);
+  m.impl("bias_act_grad2", gt::bias_act_grad2);
+}
+#endif

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+// bias_act on CUDA: an element-wise kernel, and gradient kernels that sum db on the way, in a fixed order.
+#include "bias_act.h"
+#include "device.h"
+
+namespace gt {
+
+// ACT 0 = run-time switch, for the activations that no network here uses in bulk.
+template <int ACT, int ORDER, bool FROM_X, class A>
+__device__ __forceinline__ A bias_act_apply(int act, A x, A b, A dy, A v, A alpha, A gain, A scale, A bound) {
+  if (ACT == 0) return bias_act_any<ORDER, FROM_X, A>(act, x, b, dy, v, alpha, gain, scale, bound);
+  return bias_act_element<ACT, ORDER, FROM_X, A>(x, b, dy, v, alpha, gain, scale, bound);
+}
+
+// V consecutive elements from `e` on; bias[j] belongs to element j. Returns the unrounded results.
+template <class T, int ACT, int ORDER, bool FROM_X, int V>
+__device__ __forceinline__ void bias_act_vector(const BiasActParams& p, int64_t e, const acc_t<T>* bias,
+                                                acc_t<T>* result) {
+  using A = acc_t<T>;
+  const A alpha = A(p.alpha), gain = A(p.gain), scale = p.gain == 0 ? A(0) : A(1 / p.gain);
+  const A bound = p.clamp < 0 ? A(1) / A(0) : stored<T>(p.clamp);
+  Vec<T, V> x, dy, v, out;
+  if (p.x) x = load<T, V>(p.x, e);
+  if (ORDER > 0) dy = load<T, V>(p.dy, e);
+  if (ORDER > 1) v = load<T, V>(p.v, e);
+#pragma unroll
+  for (int j = 0; j < V; j++) {
+    const A d = ORDER > 0 ? to_acc(dy.v[j]) : A(0);
+    if (ORDER > 0 && !p.x)
+      result[j] = d * gain;  // linear without clamp
+    else
+      result[j] = bias_act_apply<ACT, ORDER, FROM_X, A>(p.act, to_acc(x.v[j]), bias[j], d,
+                                                        ORDER > 1 ? to_acc(v.v[j]) : A(0), alpha, gain, scale, bound);
+    out.v[j] = Convert<T>::from(result[j]);
+  }
+  store<T, V>(p.out, e, out);
+}
+
+template <class A, int V>
+__device__ __forceinline__ void bias_values(const BiasActParams& p, int64_t e, A* bias) {
+  const A* b = static_cast<const A*>(p.b);
+#pragma unroll
+  for (int j = 0; j < V; j++) {
+    if (!b)
+      bias[j] = A(0);
+    else if (p.inner == 1)
+      bias[j] = b[(e + j) % p.channels];
+    else
+      bias[j] = j == 0 ? b[(e / p.inner) % p.channels] : bias[0];  // the launcher lets no vector cross a plane
+  }
+}
+
+// Element-wise: every order, no db.
+template <class T, int ACT, int ORDER, bool FROM_X, int V>
+__global__ void __launch_bounds__(256) bias_act_flat(BiasActParams p) {
+  using A = acc_t<T>;
+  const int64_t total = p.outer * p.channels * p.inner, step = int64_t(gridDim.x) * blockDim.x * V;
+  A bias[V], result[V];
+  for (int64_t e = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V; e < total; e += step) {
+    if (ORDER == 0 || FROM_X) {
+      const A* b = static_cast<const A*>(p.b);
+      if (b && total < (int64_t(1) << 31)) {  // 32-bit divisions are several times cheaper
+        const uint32_t e32 = uint32_t(e), c = uint32_t(p.channels);
+        if (p.inner == 1) {
+          const uint32_t first = e32 % c;
+#pragma unroll
+          for (int j = 0; j < V; j++) bias[j] = b[first + j];
+        } else {
+          const A value = b[(e32 / uint32_t(p.inner)) % c];
+#pragma unroll
+          for (int j = 0; j < V; j++) bias[j] = value;
+        }
+      } else {
+        bias_values<A, V>(p, e, bias);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < V; j++) bias[j] = A(0);
+    }
+    bias_act_vector<T, ACT, ORDER, FROM_X, V>(p, e, bias, result);
+  }
+}
+
+// [outer, channels, inner > 1] with db: `blockDim.x` threads share a piece of a plane, blockDim.y planes per block.
+// partial[plane * splits + split].
+template <class T, int ACT, int ORDER, bool FROM_X, int V>
+__global__ void __launch_bounds__(256) bias_act_planes(BiasActParams p, int splits) {
+  using A = acc_t<T>;
+  __shared__ A scratch[32];
+  const int64_t pieces = p.outer * p.channels * splits;
+  const int64_t len = ((p.inner / V - 1) / splits + 1) * V;
+  A bias[V], result[V];
+  for (int64_t first = int64_t(blockIdx.x) * blockDim.y; first < pieces; first += int64_t(gridDim.x) * blockDim.y) {
+    const int64_t piece = first + threadIdx.y, plane = piece / splits;
+    A sum = A(0);
+    if (piece < pieces) {
+      const A b = FROM_X && p.b ? static_cast<const A*>(p.b)[plane % p.channels] : A(0);
+#pragma unroll
+      for (int j = 0; j < V; j++) bias[j] = b;
+      const int64_t start = (piece % splits) * len, end = start + len < p.inner ? start + len : p.inner;
+      for (int64_t i = start + int64_t(threadIdx.x) * V; i < end; i += int64_t(blockDim.x) * V) {
+        bias_act_vector<T, ACT, ORDER, FROM_X, V>(p, plane * p.inner + i, bias, result);
+#pragma unroll
+        for (int j = 0; j < V; j++) sum += result[j];
+      }
+    }
+    if (blockDim.y > 1) {  // a warp per plane
+      sum = warp_sum(sum);
+      if (threadIdx.x == 0 && piece < pieces) static_cast<A*>(p.partial)[piece] = sum;
+    } else {
+      sum = block_sum(sum, scratch, int(threadIdx.x), int(blockDim.x));
+      if (threadIdx.x == 0) static_cast<A*>(p.partial)[piece] = sum;
+    }
+  }
+}
+
+// [outer, channels, 1] with db: a block has 32 channel vectors and 8 row lanes, and walks a strip of rows.
+// partial[strip * channels + c].
+template <class T, int ACT, int ORDER, bool FROM_X, int V>
+__global__ void __launch_bounds__(256) bias_act_rows(BiasActParams p, int64_t strip) {
+  using A = acc_t<T>;
+  __shared__ A scratch[8][32 * V + 1];
+  const int64_t c = (int64_t(blockIdx.x) * 32 + threadIdx.x) * V;
+  const int64_t strips = (p.outer - 1) / strip + 1;
+  for (int64_t s = blockIdx.y; s < strips; s += gridDim.y) {
+    A bias[V], result[V], sum[V];
+    const int64_t last = (s + 1) * strip < p.outer ? (s + 1) * strip : p.outer;
+#pragma unroll
+    for (int j = 0; j < V; j++) {
+      sum[j] = A(0);
+      bias[j] = FROM_X && p.b && c < p.channels ? static_cast<const A*>(p.b)[c + j] : A(0);
+    }
+    if (c < p.channels)
+      for (int64_t r = s * strip + threadIdx.y; r < last; r += 8) {
+        bias_act_vector<T, ACT, ORDER, FROM_X, V>(p, r * p.channels + c, bias, result);
+#pragma unroll
+        for (int j = 0; j < V; j++) sum[j] += result[j];
+      }
+#pragma unroll
+    for (int j = 0; j < V; j++) scratch[threadIdx.y][threadIdx.x * V + j] = sum[j];
+    __syncthreads();
+    for (int i = int(threadIdx.y) * 32 + int(threadIdx.x); i < 32 * V; i += 256) {
+      const int64_t column = int64_t(blockIdx.x) * 32 * V + i;
+      A t = A(0);
+      for (int k = 0; k < 8; k++) t += scratch[k][i];
+      if (column < p.channels) static_cast<A*>(p.partial)[s * p.channels + column] = t;
+    }
+    __syncthreads();
+  }
+}
+
+// db[c] = sum over o < outer, k < inner of partial[(o * channels + c) * inner + k]; a warp per channel.
+template <class A>
+__global__ void __launch_bounds__(256) bias_act_combine(const A* partial, A* db, int64_t outer, int64_t channels,
+                                                        int64_t inner) {
+  const int64_t c = int64_t(blockIdx.x) * 8 + threadIdx.y;
+  A s = A(0);
+  if (c < channels)
+    for (int64_t i = threadIdx.x; i < outer * inner; i += 32)
+      s += partial[((i / inner) * channels + c) * inner + i % inner];
+  s = warp_sum(s);
+  if (c < channels && threadIdx.x == 0) db[c] = s;
+}
+
+#ifdef __CUDACC_RTC__
+template __global__ void bias_act_flat<float, kLrelu, 0, false, 4>(BiasActParams);
+template __global__ void bias_act_flat<f16, 0, 2, true, 1>(BiasActParams);
+template __global__ void bias_act_planes<f16, kLrelu, 1, false, 8>(BiasActParams, int);
+template __global__ void bias_act_rows<bf16, kLrelu, 1, false, 8>(BiasActParams, int64_t);
+template __global__ void bias_act_combine<float>(const float*, float*, int64_t, int64_t, int64_t);
+#else
+
+namespace {
+
+constexpr int64_t kStrip = 64;  // rows per block
+
+int64_t plane_splits(const BiasActParams& p) { return p.inner >= (1 << 17) ? (p.inner >> 16) : 1; }
+int64_t strip_rows(const BiasActParams& p) {
+  int64_t strip = kStrip;  // at most about 4096 strips, so that combining stays cheap
+  while ((p.outer - 1) / strip + 1 > 4096) strip *= 2;
+  return strip;
+}
+
+template <class T, int ACT, int ORDER, bool FROM_X, int V>
+void run(const BiasActParams& p, void* stream) {
+  using A = acc_t<T>;
+  if (!p.db) {
+    const int64_t total = p.outer * p.channels * p.inner;
+    return launch(bias_act_flat<T, ACT, ORDER, FROM_X, V>, blocks_for(total, 256 * V), 256, stream, p);
+  }
+  if constexpr (ORDER > 0) {
+    const A* partial = static_cast<const A*>(p.partial);
+    const dim3 combine(blocks_for(p.channels, 8)), warps(32, 8);
+    if (p.inner == 1) {
+      const int64_t strip = strip_rows(p), strips = (p.outer - 1) / strip + 1;
+      launch(bias_act_rows<T, ACT, ORDER, FROM_X, V>, dim3(blocks_for(p.channels, 32 * V), unsigned(strips)), warps,
+             stream, p, strip);
+      launch(bias_act_combine<A>, combine, warps, stream, partial, static_cast<A*>(p.db), strips, p.channels,
+             int64_t(1));
+    } else {
+      const int64_t splits = plane_splits(p);
+      const dim3 block = p.inner / V >= 256 ? dim3(256) : dim3(32, 8);
+      launch(bias_act_planes<T, ACT, ORDER, FROM_X, V>, blocks_for(p.outer * p.channels * splits, block.y), block,
+             stream, p, int(splits));
+      launch(bias_act_combine<A>, combine, warps, stream, partial, static_cast<A*>(p.db), p.outer, p.channels, splits);
+    }
+  }
+}
+
+template <class T, int ACT, int ORDER, bool FROM_X>
+void run_vector(const BiasActParams& p, void* stream) {
+  constexpr int V = sizeof(T) == 8 ? 1 : kVec<T>;
+  const bool whole = (p.inner == 1 ? p.channels : p.inner) % V == 0;
+  if (whole && aligned16(p.x) && aligned16(p.dy) && aligned16(p.v) && aligned16(p.out))
+    return run<T, ACT, ORDER, FROM_X, V>(p, stream);
+  run<T, ACT, ORDER, FROM_X, 1>(p, stream);
+}
+
+template <class T, int ACT>
+void run_order(const BiasActParams& p, void* stream) {
+  if (p.order == 0) return run_vector<T, ACT, 0, false>(p, stream);
+  if (p.from_x)
+    return p.order == 1 ? run_vector<T, 0, 1, true>(p, stream) : run_vector<T, 0, 2, true>(p, stream);
+  return p.order == 1 ? run_vector<T, ACT, 1, false>(p, stream) : run_vector<T, 0, 2, false>(p, stream);
+}
+
+template <class T>
+void run_act(const BiasActParams& p, void* stream) {
+  if constexpr (sizeof(T) < 8) {
+    switch (p.act) {
+      case kLinear: return run_order<T, kLinear>(p, stream);
+      case kRelu: return run_order<T, kRelu>(p, stream);
+      case kLrelu: return run_order<T, kLrelu>(p, stream);
+      default: break;
+    }
+  }
+  run_order<T, 0>(p, stream);
+}
+
+}  // namespace
+
+// Number of accumulate-type values that the workspace of db needs.
+int64_t bias_act_partials(const BiasActParams& p, DType) {
+  if (p.inner == 1) return ((p.outer - 1) / strip_rows(p) + 1) * p.channels;
+  return p.outer * p.channels * plane_splits(p);
+}
+
+int bias_act_launch(const BiasActParams& p, DType dtype, void* stream) {
+  switch (dtype) {
+    case DType::f32: run_act<float>(p, stream); break;
+    case DType::f64: run_act<double>(p, stream); break;
+    case DType::f16: run_act<f16>(p, stream); break;
+    case DType::bf16: run_act<bf16>(p, stream); break;
+  }
+  return launch_status();
+}
+#endif
+
+}  // namespace gt

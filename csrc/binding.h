@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the bindings share: checks, layouts, streams, a deterministic parallel loop. c10 and ATen core only: the CUDA
+// half compiles against a CPU-only torch too, because the stream is taken through the generic interface.
+#pragma once
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "portable.h"
+
+namespace gt {
+
+using at::Tensor;
+using OptTensor = std::optional<Tensor>;
+
+inline DType dtype_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kFloat: return DType::f32;
+    case at::kDouble: return DType::f64;
+    case at::kHalf: return DType::f16;
+    case at::kBFloat16: return DType::bf16;
+    default: TORCH_CHECK(false, "float32, float64, float16 or bfloat16 expected, got ", x.scalar_type());
+  }
+}
+
+// Type of per-channel and per-sample vectors that go with x.
+inline at::ScalarType acc_type(const Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// The layout results are written in: channels_last only where it is unambiguous.
+inline at::MemoryFormat layout_of(const Tensor& x) {
+  if (x.dim() == 4 && !x.is_contiguous() && x.size(1) > 1 && x.stride(1) == 1) return at::MemoryFormat::ChannelsLast;
+  return at::MemoryFormat::Contiguous;
+}
+
+inline Tensor in_layout(const Tensor& x, at::MemoryFormat f) { return x.contiguous(f); }
+
+inline Tensor vector_of(const OptTensor& v, const Tensor& x, int64_t n, const char* name) {
+  TORCH_CHECK(v->numel() == n, name, ": ", n, " values expected, got ", v->sizes());
+  TORCH_CHECK(v->device() == x.device(), name, " is on ", v->device(), ", x on ", x.device());
+  return v->to(acc_type(x)).contiguous();
+}
+
+inline void* ptr(const Tensor& t) { return t.defined() && t.numel() ? t.data_ptr() : nullptr; }
+
+// GT_WITH_CUDA: there are CUDA kernels. GT_EMULATE (tests): the same kernels, run for CPU tensors by an emulator.
+inline bool on_cuda(const Tensor& x) {
+#ifdef GT_EMULATE
+  return x.is_cpu();
+#else
+  return x.is_cuda();
+#endif
+}
+
+inline void* current_stream(const Tensor& x) {
+#ifdef GT_EMULATE
+  return nullptr;
+#else
+  return c10::impl::VirtualGuardImpl(x.device().type()).getStream(x.device()).native_handle();
+#endif
+}
+
+inline void check_launch(int code, const char* op) {
+  TORCH_CHECK(code == 0, op, ": CUDA launch failed with error ", code);
+}
+
+// Runs f(first, last) over fixed chunks: what a chunk sums does not depend on the number of threads.
+template <class F>
+void for_chunks(int64_t n, int64_t chunk, const F& f) {
+  const int64_t chunks = n > 0 ? (n - 1) / chunk + 1 : 0;
+  if (chunks == 1) return f(int64_t(0), n);
+  at::parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; i++) f(i * chunk, std::min(n, (i + 1) * chunk));
+  });
+}
+
+#define GT_DISPATCH(DTYPE, ...)                       \
+  switch (DTYPE) {                                    \
+    case ::gt::DType::f32: { using T = float; __VA_ARGS__; break; }  \
+    case ::gt::DType::f64: { using T = double; __VA_ARGS__; break; } \
+    case ::gt::DType::f16: { using T = ::gt::f16; __VA_ARGS__; break; }    \
+    case ::gt::DType::bf16: { using T = ::gt::bf16; __VA_ARGS__; break; }  \
+  }
+
+}  // namespace gt

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build the library with its CUDA kernels compiled for the CPU (tests/cuda/emulate.h): `python -m tests.cuda.emulated
+FOLDER` prints the library's path. Tests use it where GANTRANSFER_TEST_LIBRARY names it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from torch_utils import build
+
+HERE = Path(__file__).resolve().parent
+
+
+def build_emulated(folder: Path) -> Path:
+    """Compile csrc into `folder` with every operator running its emulated CUDA kernel on CPU tensors."""
+    src = build.source_dir()
+    library = folder / "gantransfer_emulated.so"
+    todo = build.plan(cuda=False)
+    flags = [f for f in todo["cxx_flags"] if f != "-O3"]
+    flags += ["-O1", "-DGT_WITH_CUDA", "-DGT_EMULATE", "-include", str(HERE / "emulate.h"), f"-I{src}"]
+    sources = sorted([*src.glob("*.cpp"), *src.glob("*.cu")])
+    objects = [str(folder / f"{s.name}.o") for s in sources]
+
+    def compile_one(source: Path, target: str) -> None:
+        command = [todo["cxx"], *flags, "-x", "c++", "-c", str(source), "-o", target]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-4000:])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(compile_one, sources, objects))
+    subprocess.run([todo["cxx"], "-shared", *objects, "-o", str(library), *build.link_flags(todo)], check=True)
+    return library
+
+
+if __name__ == "__main__":
+    print(build_emulated(Path(sys.argv[1])))

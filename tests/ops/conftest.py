@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which library the tests of compiled operators run: the one that users get, or the emulated CUDA kernels when
+GANTRANSFER_TEST_LIBRARY names such a library (tests/ops/test_cuda_emulated.py does)."""
+
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from torch_utils import build
+
+EMULATED = os.environ.get("GANTRANSFER_TEST_LIBRARY")
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+# Relative L2 error against float64: storage rounding for 16 bits, arithmetic for the others.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels():
+    """True when compiled kernels serve CPU tensors."""
+    if EMULATED:
+        build.load(Path(EMULATED), {"devices": ["cpu"]})
+        return True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return build.native("cpu")
+
+
+@pytest.fixture
+def native(kernels):
+    """Skips where there are no compiled kernels."""
+    if not kernels:
+        pytest.skip(f"no compiled kernels: mode {build.mode()}, {build.describe()['failure']}")
+
+
+def rel(a, b, floor=0.0):
+    """||a - b|| / max(||b||, floor) in float64; shapes must agree, NaN never passes."""
+    assert a.shape == b.shape, f"{tuple(a.shape)} instead of {tuple(b.shape)}"
+    a, b = a.detach().double(), b.detach().double()
+    scale = max(b.norm().item(), floor)
+    error = (a - b).norm().item() / (scale if scale > 0 else 1)
+    assert error == error, "not a number"
+    return error

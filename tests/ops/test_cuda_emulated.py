@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA kernels themselves, without a GPU: compiled for the CPU with every CUDA thread as a fiber, then put through
+the tests of the compiled operators."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.ops.conftest import EMULATED
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(EMULATED), reason="this is the emulated run")
+def test_operators_on_emulated_cuda(tmp_path):
+    from tests.cuda.emulated import build_emulated
+    from torch_utils import build
+
+    try:
+        build.compiler()
+    except build.BuildError as e:
+        pytest.skip(str(e))
+    library = build_emulated(tmp_path)
+    files = sorted(str(f) for f in (ROOT / "tests" / "ops").glob("test_native_*.py"))
+    env = {**os.environ, "GANTRANSFER_TEST_LIBRARY": str(library), "GANTRANSFER_KERNELS": "native"}
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files], cwd=ROOT,
+                          env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

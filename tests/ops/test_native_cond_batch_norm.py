@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled class-conditional batch norm against its definition in float64."""
+
+import itertools
+
+import pytest
+import torch
+
+from tests.ops.conftest import LAYOUTS, TOLERANCE, rel
+from torch_utils.ops.cond_batch_norm import cond_batch_norm, statistics
+
+pytestmark = pytest.mark.usefixtures("native")
+SHAPES = [(3, 1, 1, 1), (3, 16, 4, 4), (2, 17, 5, 7), (2, 8, 16, 16), (1, 3, 33, 35), (2, 40, 9, 8)]
+
+
+def case(shape, dtype, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    x = (torch.randn(shape, generator=rng) * 2 + 3).to(dtype)
+    return x, torch.randn(shape[:2], generator=rng) + 1, torch.randn(shape[:2], generator=rng)
+
+
+def run(t, dy, double, relu_mask=None, **kw):
+    leaves = [(v.double() if double else v).detach().requires_grad_() for v in t]
+    y = cond_batch_norm(*leaves, impl="ref" if double else "auto", **kw)
+    return [y, *torch.autograd.grad(y, leaves, dy.to(y.dtype))]
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("training", [True, False])
+def test_against_definition(training, dtype):
+    for shape, layout, act, up in itertools.product(SHAPES, LAYOUTS, ("linear", "relu"), (1, 2)):
+        t = list(case(shape, dtype))
+        if dtype == torch.float64:
+            t = [v.double() for v in t]
+        t[0] = t[0].contiguous(memory_format=layout)
+        kw = dict(act=act, up=up)
+        if not training:
+            c = shape[1]
+            wide = torch.float64 if dtype == torch.float64 else torch.float32
+            kw |= dict(training=False, running_mean=torch.full((c,), 2.9, dtype=wide),
+                       running_var=torch.full((c,), 3.7, dtype=wide))
+        size = (*shape[:2], shape[2] * up, shape[3] * up)
+        dy = torch.randn(size, generator=torch.Generator().manual_seed(9)).to(dtype)
+        if act == "relu":  # nothing flows where rounding decides
+            with torch.no_grad():
+                pre = cond_batch_norm(*(v.double() for v in t), impl="ref",
+                                      **{**{k: v.double() if torch.is_tensor(v) else v for k, v in kw.items()},
+                                         "act": "linear"})
+            dy = dy * (pre.abs() > 0.02)
+        wide_kw = {k: v.double() if torch.is_tensor(v) else v for k, v in kw.items()}
+        ours, truth = run(t, dy, False, **kw), run(t, dy, True, **wide_kw)
+        assert ours[0].is_contiguous(memory_format=layout) and ours[0].dtype == dtype
+        floor = 0.3 * dy.double().norm().item()
+        for i, (a, b) in enumerate(zip(ours, truth)):
+            error = rel(a, b, 0.1 * b.numel() ** 0.5 if i == 0 else floor)
+            assert error <= TOLERANCE[dtype] * 6, (i, shape, layout, kw)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4])
+def test_statistics_far_from_zero(offset):
+    for shape, layout in itertools.product([(4, 6, 16, 16), (3, 17, 5, 7), (2, 4, 70, 66)], LAYOUTS):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + offset
+        _, mean, var = statistics(x.contiguous(memory_format=layout), compiled=True)
+        truth = x.double().var((0, 2, 3), correction=0)
+        spread = truth.sqrt().norm().item()
+        assert rel(mean, x.double().mean((0, 2, 3)), floor=spread) <= 1e-6
+        assert rel(var, truth) <= 1e-5 + 2**-24 * offset
+
+
+def test_gradcheck():
+    x, gain, bias = (v.double().requires_grad_() for v in case((2, 3, 3, 2), torch.float32))
+    for kw in (dict(), dict(act="relu"), dict(act="relu", up=2)):
+        assert torch.autograd.gradcheck(lambda *a, kw=kw: cond_batch_norm(*a, **kw), (x, gain, bias), atol=1e-4)
+        assert torch.autograd.gradgradcheck(lambda *a, kw=kw: cond_batch_norm(*a, **kw), (x, gain, bias), atol=1e-4)
+
+
+@pytest.mark.parametrize("impl", ["auto", "ref"])
+def test_two_processes_are_one(impl):
+    """Both halves of a batch, each seeing the other's statistics through `gather`."""
+    torch.manual_seed(0)
+    x, gain, bias = case((6, 5, 4, 4), torch.float32)
+    dy = torch.randn_like(x)
+    leaves = [v.detach().requires_grad_() for v in (x, gain, bias)]
+    whole = cond_batch_norm(*leaves, act="relu", impl=impl)
+    truth = torch.autograd.grad(whole, leaves, dy)
+    halves = [slice(0, 2), slice(2, 6)]  # unequal shares
+    local = [statistics(x[s], compiled=False) for s in halves]
+    table = torch.stack([torch.stack([torch.full_like(m, n), m, v * n]) for n, m, v in local])
+    for s in halves:
+        part = [v[s].detach().requires_grad_() for v in (x, gain, bias)]
+        seen = []
+
+        def gather(t, seen=seen):
+            seen.append(t)
+            if t.ndim == 2 and t.shape[0] == 3:
+                return table
+            if t.ndim == 2:  # the backward's sums: the other process's follow from the whole batch
+                invstd = (x.var((0, 2, 3), correction=0) + 1e-5).rsqrt()
+                xh = (x - x.mean((0, 2, 3))[:, None, None]) * invstd[:, None, None]
+                g = dy * (whole.detach() > 0) * gain[:, :, None, None]
+                return torch.stack([torch.stack([g[h].sum((0, 2, 3)), (g[h] * xh[h]).sum((0, 2, 3))]) for h in halves])
+            return torch.tensor([2 * 16.0, 4 * 16.0])
+
+        y = cond_batch_norm(*part, act="relu", gather=gather, impl=impl)
+        assert seen and rel(y, whole[s]) <= 1e-5
+        if impl == "auto":
+            for a, b in zip(torch.autograd.grad(y, part, dy[s]), truth):
+                assert rel(a, b[s]) <= 1e-5
+            y = cond_batch_norm(*part, act="relu", gather=gather)
+            with pytest.raises(NotImplementedError, match="once only"):
+                torch.autograd.grad(y, part[0], dy[s], create_graph=True)
+
+
+def test_edges():
+    with pytest.raises(ValueError, match="more than 1 value"):
+        cond_batch_norm(torch.randn(1, 3, 1, 1))
+    constant = torch.full((2, 3, 4, 4), 7.0, requires_grad=True)
+    bias = torch.randn(2, 3)
+    y = cond_batch_norm(constant, torch.ones(2, 3), bias)
+    assert torch.equal(y, bias[:, :, None, None].expand_as(y).contiguous())
+    assert torch.autograd.grad(y.square().sum(), constant)[0].isfinite().all()
+    mean, var = torch.zeros(3), torch.ones(3)
+    assert cond_batch_norm(torch.zeros(0, 3, 4, 4), running_mean=mean, running_var=var, up=2).shape == (0, 3, 8, 8)
+    assert not mean.any() and (var == 1).all()
+
+
+def test_only_x_is_saved():
+    x, gain, bias = (v.requires_grad_() for v in case((2, 8, 16, 16), torch.float32))
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda v: saved.append(v) or v, lambda v: v):
+        cond_batch_norm(x, gain, bias, act="relu")
+    assert {v.data_ptr() for v in saved if v.numel() >= x.numel()} == {x.data_ptr()}
+
+
+def test_opcheck():
+    ops = torch.ops.gantransfer
+    x, gain, bias = case((2, 3, 4, 4), torch.float32)
+    mean, invstd = torch.zeros(3), torch.ones(3)
+    checks = ("test_schema", "test_faketensor")
+    for layout in LAYOUTS:
+        x = x.contiguous(memory_format=layout)
+        torch.library.opcheck(ops.cond_bn_stats.default, (x,), test_utils=checks)
+        torch.library.opcheck(ops.cond_bn.default, (x, gain, bias, mean, invstd, True, True), test_utils=checks)
+        args = (x, x, gain, None, mean, invstd)
+        torch.library.opcheck(ops.cond_bn_reduce.default, (*args, True, False), test_utils=checks)
+        torch.library.opcheck(ops.cond_bn_dx.default, (*args, mean, mean, True, False), test_utils=checks)

@@ -1,0 +1,425 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile csrc on the user's machine, once, and say which implementation of the operators is in use.
+
+`configure(mode)` chooses before the first operator runs: 'auto' (default) compiles and, if that fails, says so once
+and goes on with the PyTorch reference; 'native' makes a failure an error; 'ref' never compiles. Without a call, the
+environment variable GANTRANSFER_KERNELS decides. The library lives in a folder named by the hash of everything it
+depends on (sources, flags, compiler, torch, processor), under GANTRANSFER_BUILD_DIR or the cache folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from dnnlib.util import UserError, atomic_write, cache_dir
+
+MODES = ("auto", "native", "ref")
+OPERATORS = ("bias_act", "upfirdn2d", "epilogue", "cond_batch_norm")  # modules of torch_utils.ops with a register()
+LIBRARY = "gantransfer_kernels.so"
+LOCK_TIMEOUT = 600.0  # seconds to wait for another process that is compiling the same library
+OLDEST_NVCC = (12, 0)
+
+
+class BuildError(RuntimeError):
+    """The library cannot be made here; the text says why and what to do."""
+
+
+class _State:
+    """The loaded library is the only global of this package."""
+
+    mode: str | None = None
+    devices: frozenset[str] | None = None  # device types with compiled kernels; None = not tried yet
+    info: dict = {}
+    failure: str | None = None
+    missing_cuda: str | None = None
+    warned: set[str] = set()
+
+
+def configure(mode: str) -> None:
+    """Choose the implementation: 'auto', 'native' or 'ref'. Takes effect at the next operator call."""
+    if mode not in MODES:
+        raise UserError(f"--kernels must be one of {', '.join(MODES)}, not {mode!r}")
+    _State.mode = mode
+
+
+def mode() -> str:
+    """The mode in force."""
+    if _State.mode is None:
+        configure(os.environ.get("GANTRANSFER_KERNELS") or "auto")
+    return _State.mode
+
+
+def implementation(device: str | torch.device = "cpu") -> str:
+    """'native' or 'ref': what operators on this kind of device run. Compiles if that has not happened yet."""
+    return "native" if native(torch.device(device).type) else "ref"
+
+
+def describe() -> dict:
+    """JSON-able record for logs and training options."""
+    types = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    return {"mode": mode(), "implementation": {t: implementation(t) for t in types}, "build": _State.info,
+            "failure": _State.failure or (_State.missing_cuda if "cuda" in types else None)}
+
+
+@torch.compiler.assume_constant_result
+def native(device_type: str) -> bool:
+    """Whether compiled kernels serve this type of device in the present mode. Warns once where they should but do not.
+
+    Raises BuildError in mode 'native' when they do not.
+    """
+    if mode() == "ref" or device_type not in ("cpu", "cuda"):
+        return False
+    if _State.devices is None:
+        _load()
+    if device_type in _State.devices:
+        return True
+    reason = _State.failure or (_State.missing_cuda if device_type == "cuda" else None)
+    if mode() == "native":
+        raise BuildError(f"--kernels=native: {reason}")
+    if device_type not in _State.warned:
+        _State.warned.add(device_type)
+        warnings.warn(f"The compiled kernels are not available for {device_type}; the slower PyTorch reference is "
+                      f"used instead (same results).\n{reason}\n`python -m gantransfer.doctor` checks the tools; "
+                      f"--kernels=ref silences this, --kernels=native makes it an error.", RuntimeWarning, 2)
+    return False
+
+
+def load(path: Path, info: dict) -> None:
+    """Load a library and let the operators register their shape and gradient formulas. A process does this once."""
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as e:
+        raise BuildError(f"{path} was built but does not load: {e}. Remove its folder to build again.") from e
+    for name in OPERATORS:
+        importlib.import_module(f"torch_utils.ops.{name}").register()
+    _State.info = info
+    _State.devices = frozenset(info["devices"])
+    _State.missing_cuda = info.get("cuda_missing")
+
+
+def _load() -> None:
+    _State.devices = frozenset()
+    try:
+        load(*(_prebuilt() or build()))
+    except BuildError as e:
+        _State.failure = str(e)
+    except OSError as e:
+        _State.failure = f"the kernels' build folder cannot be used: {e}; set GANTRANSFER_BUILD_DIR to one you own"
+
+
+def source_dir() -> Path:
+    """csrc of a checkout, or the copy inside an installed torch_utils."""
+    here = Path(__file__).resolve().parent
+    for folder in (here.parent / "csrc", here / "csrc"):
+        if (folder / "binding.h").is_file():
+            return folder
+    raise BuildError(f"the kernels' sources are missing: neither {here.parent / 'csrc'} nor {here / 'csrc'} exists")
+
+
+def compiler() -> str:
+    """The C++ compiler: $CXX or the first of c++, g++, clang++."""
+    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
+        found = name and shutil.which(shlex.split(name)[0])
+        if found:
+            return found
+    raise BuildError("no C++ compiler found (looked for $CXX, c++, g++, clang++): install g++ 10 or newer, for example "
+                     "`apt install g++`, or name one with CXX=/path/to/g++")
+
+
+def nvcc() -> str | None:
+    """The CUDA compiler: $CUDA_HOME/bin/nvcc, else the one on the PATH, else None."""
+    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")):
+        if home and (Path(home) / "bin" / "nvcc").is_file():
+            return str(Path(home) / "bin" / "nvcc")
+    default = Path("/usr/local/cuda/bin/nvcc")
+    return shutil.which("nvcc") or (str(default) if default.is_file() else None)
+
+
+def nvcc_version(path: str) -> tuple[int, int]:
+    out = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    match = re.search(r"release (\d+)\.(\d+)", out)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def cuda_problem() -> str | None:
+    """Why the CUDA part cannot be built here, or None."""
+    if torch.version.cuda is None:
+        return "this torch is a CPU build; install a CUDA build of torch to use a GPU"
+    path = nvcc()
+    if path is None:
+        return (f"nvcc was not found; install the CUDA {torch.version.cuda.split('.')[0]} toolkit and put its bin "
+                f"folder on the PATH, or set CUDA_HOME")
+    have = nvcc_version(path)
+    if have < OLDEST_NVCC:
+        return f"{path} is CUDA {have[0]}.{have[1]}; 12.0 or newer is needed"
+    if have[0] != int(torch.version.cuda.split(".")[0]):
+        return (f"{path} is CUDA {have[0]}.{have[1]} but torch was built for {torch.version.cuda}; install a toolkit "
+                f"of the same major version and point CUDA_HOME to it")
+    return None
+
+
+def offered_architectures(nvcc_path: str) -> list[str]:
+    """Architectures that this nvcc compiles for, as '75', '80', ..."""
+    out = subprocess.run([nvcc_path, "--list-gpu-arch"], capture_output=True, text=True, check=False).stdout
+    return sorted(set(re.findall(r"compute_(\d+)\b", out)), key=int)
+
+
+def architectures(nvcc_path: str) -> list[str]:
+    """nvcc -gencode arguments: TORCH_CUDA_ARCH_LIST ('7.5;8.6+PTX'), else the devices present, else all supported ones
+    from sm_70 to sm_90, the newest as PTX too."""
+    offered = offered_architectures(nvcc_path)
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(",", ";").replace(" ", ";")
+    wanted = []
+    for item in filter(None, listed.split(";")):
+        match = re.fullmatch(r"(\d+)\.(\d+)(a?)(\+PTX)?", item)
+        if match is None:
+            raise BuildError(f"TORCH_CUDA_ARCH_LIST: {item!r} is not understood; write it like '7.5;8.6+PTX'")
+        wanted.append((match[1] + match[2], match[3], bool(match[4])))
+    if not wanted and torch.cuda.is_available():
+        present = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+        wanted = [(f"{a}{b}", "", False) for a, b in sorted(present)]
+        # A device newer than this nvcc runs the newest PTX it can make.
+        wanted = [w if w[0] in offered else (offered[-1], "", True) for w in wanted]
+    if not wanted:
+        known = [a for a in offered if a in ("70", "75", "80", "86", "89", "90")]
+        wanted = [(a, "", a == known[-1]) for a in known]
+    flags = []
+    for arch, suffix, ptx in dict.fromkeys(wanted):
+        if arch not in offered:
+            raise BuildError(f"{nvcc_path} cannot compile for sm_{arch} (it offers {', '.join(offered)}); "
+                             f"sm_70 needs a CUDA 12 toolkit")
+        flags.append(f"-gencode=arch=compute_{arch}{suffix},code=sm_{arch}{suffix}")
+        if ptx:
+            flags.append(f"-gencode=arch=compute_{arch},code=compute_{arch}")
+    return flags
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of this processor, as far as the system tells."""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text()
+        match = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.M)
+        if match:
+            return frozenset(match[1].split())
+    return frozenset([platform.processor() or platform.machine()])
+
+
+def cxx_flags() -> list[str]:
+    """Results stay those of IEEE arithmetic: contraction to fused multiply-add is allowed, reassociation is not."""
+    root = Path(torch.__file__).parent
+    flags = ["-std=c++20", "-O3", "-fPIC", "-march=native", "-fno-math-errno", "-fno-trapping-math",
+             "-Wno-unknown-pragmas", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
+             f"-I{root / 'include'}", *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    if torch.backends.openmp.is_available():
+        # Compiled with OpenMP but not linked to one: the runtime that torch brought is used, with its thread settings.
+        flags.append("-fopenmp")
+    return flags
+
+
+def nvcc_flags(nvcc_path: str) -> list[str]:
+    return ["-std=c++17", "-O3", "-Xcompiler", "-fPIC", *architectures(nvcc_path)]
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
+def _version(command: str) -> str:
+    return subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
+
+
+def sources_digest() -> str:
+    """Hash of everything in csrc that is compiled."""
+    files = sorted(p for p in source_dir().iterdir() if p.suffix in (".h", ".cpp", ".cu"))
+    return _digest(*[p.name + _digest(p.read_text(encoding="utf-8")) for p in files])
+
+
+def plan(cuda: bool | None = None, march: bool = True) -> dict:
+    """Everything that decides the library: commands without file names, devices, and the key they hash to.
+
+    cuda: None = where possible. Raises BuildError when there is no compiler.
+    """
+    problem = cuda_problem()
+    if cuda and problem:
+        raise BuildError(problem)
+    cuda = problem is None if cuda is None else cuda
+    cxx = compiler()
+    flags = [f for f in cxx_flags() if march or f != "-march=native"]
+    result = {"devices": ["cpu"], "cxx": cxx, "cxx_flags": flags, "nvcc": None, "nvcc_flags": [],
+              "cuda_missing": problem, "torch": torch.__version__, "cpu_flags": sorted(cpu_flags()) if march else []}
+    key = [sources_digest(), cxx, _version(cxx), flags, torch.__version__, torch.version.cuda, result["cpu_flags"]]
+    if cuda:
+        path = nvcc()
+        result.update(devices=["cpu", "cuda"], nvcc=path, nvcc_flags=nvcc_flags(path),
+                      cxx_flags=[*flags, "-DGT_WITH_CUDA"])
+        key += [path, _version(path), result["nvcc_flags"]]
+    result["key"] = _digest(*key)[:20]
+    return result
+
+
+
+
+
+def build_dir() -> Path:
+    """Where libraries are kept."""
+    override = os.environ.get("GANTRANSFER_BUILD_DIR")
+    return Path(override).expanduser() if override else cache_dir("kernels")
+
+
+def build(cuda: bool | None = None) -> tuple[Path, dict]:
+    """(library, record): from the cache, or compiled now. Raises BuildError with the command, the compiler's last
+    lines, the log file and the remedy."""
+    todo = plan(cuda)
+    folder = build_dir() / todo["key"]
+    folder.mkdir(parents=True, exist_ok=True)
+    library, record = folder / LIBRARY, folder / "build.json"
+    with contextlib.suppress(OSError, ValueError):
+        if library.is_file():
+            return library, json.loads(record.read_text(encoding="utf-8"))
+    with _lock(folder / "lock"):
+        if library.is_file() and record.is_file():  # another process was faster
+            return library, json.loads(record.read_text(encoding="utf-8"))
+        print(f"gantransfer: compiling kernels for {' and '.join(todo['devices'])} (once, about a minute) ...",
+              file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        compile_library(todo, library, folder / "build.log")
+        todo["seconds"] = round(time.perf_counter() - start, 1)
+        with atomic_write(record) as f:
+            json.dump(todo, f, indent=1)
+        print(f"gantransfer: kernels compiled in {todo['seconds']:.0f} s: {library}", file=sys.stderr, flush=True)
+    return library, todo
+
+
+def compile_library(todo: dict, library: Path, log: Path) -> None:
+    """Run the compilers of a plan; `library` appears when complete."""
+    src = source_dir()
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=library.parent) as tmp:
+        steps = []
+        for f in sorted(src.glob("*.cpp"), key=lambda p: -p.stat().st_size):  # the longest first
+            steps.append((str(f), f"{tmp}/{f.stem}.cpp.o", [todo["cxx"], *todo["cxx_flags"], "-c"]))
+        if todo["nvcc"]:
+            for f in sorted(src.glob("*.cu"), key=lambda p: -p.stat().st_size):
+                steps.append((str(f), f"{tmp}/{f.stem}.cu.o", [todo["nvcc"], *todo["nvcc_flags"], "-ccbin",
+                                                                todo["cxx"], "-c"]))
+        objects = [o for _, o, _ in steps]
+        link = [todo["cxx"], "-shared", *objects, "-o", f"{tmp}/{LIBRARY}", *link_flags(todo)]
+        commands = [(o, [s], [*c, s, "-o", o]) for s, o, c in steps] + [(f"{tmp}/{LIBRARY}", objects, link)]
+        output, failed = _run(commands, Path(tmp))
+        with atomic_write(log) as f:
+            f.write("\n".join(shlex.join(c) for _, _, c in commands) + "\n\n" + output)
+        if failed:
+            lines = [line for line in output.splitlines() if line.strip()]
+            raise BuildError("compiling the kernels failed:\n  " + "\n  ".join(lines[-12:])
+                             + f"\nThe whole log is {log}. Usual remedies: a C++20 compiler (g++ 10 or newer, "
+                               "CXX=...), and a CUDA toolkit of torch's major version (CUDA_HOME=...).")
+        os.replace(f"{tmp}/{LIBRARY}", library)
+
+
+def link_flags(todo: dict) -> list[str]:
+    lib = Path(torch.__file__).parent / "lib"
+    flags = [f"-L{lib}", f"-Wl,-rpath,{lib}", "-ltorch_cpu", "-ltorch", "-lc10"]
+    if todo["nvcc"]:
+        home = Path(todo["nvcc"]).resolve().parents[1]
+        found = [d for d in (home / "lib64", home / "lib", home / "targets" / "x86_64-linux" / "lib") if d.is_dir()]
+        flags += [*[f"-L{d}" for d in found], "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+    return flags
+
+
+def _run(commands: list[tuple[str, list[str], list[str]]], folder: Path) -> tuple[str, bool]:
+    """(output, failed) of [(target, inputs, command)]; the last needs all others. With ninja where there is one."""
+    jobs = max(1, int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1))
+    ninja = shutil.which("ninja")
+    if ninja:
+        def escape(text: str) -> str:
+            return text.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+        text = ["rule run\n  command = $cmd\n"]
+        for target, inputs, command in commands:
+            text.append(f"build {escape(target)}: run {' '.join(map(escape, inputs))}\n"
+                        f"  cmd = {shlex.join(command).replace('$', '$$')}\n")
+        (folder / "build.ninja").write_text("\n".join(text), encoding="utf-8")
+        done = subprocess.run([ninja, "-C", str(folder), "-j", str(jobs)], capture_output=True, text=True, check=False)
+        if done.returncode == 0 or "ninja: fatal" not in done.stderr + done.stdout:
+            return done.stdout + done.stderr, done.returncode != 0
+    def call(command: list[str]) -> tuple[str, bool]:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return f"{shlex.join(command)}\n{done.stdout}{done.stderr}", done.returncode != 0
+
+    with ThreadPoolExecutor(jobs) as pool:
+        results = list(pool.map(call, [c for _, _, c in commands[:-1]]))
+    if not any(bad for _, bad in results):
+        results.append(call(commands[-1][2]))
+    results.sort(key=lambda r: r[1])  # what failed comes last, where the message is cut from
+    return "\n".join(t for t, _ in results), any(bad for _, bad in results)
+
+
+@contextlib.contextmanager
+def _lock(path: Path, timeout: float | None = None) -> Iterator[bool]:
+    """Hold an advisory lock, or go on without it after `timeout` seconds: it only saves double work, files are
+    replaced atomically anyway. The system drops it when its holder dies, so it cannot be stale."""
+    timeout = LOCK_TIMEOUT if timeout is None else timeout
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system: build twice at worst
+        yield False
+        return
+    with open(path, "a") as f:
+        end, held, told = time.monotonic() + timeout, False, False
+        while not held:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except OSError:
+                if time.monotonic() > end:
+                    break
+                if not told:
+                    print(f"gantransfer: another process is compiling the kernels; waiting up to {timeout:.0f} s "
+                          f"({path})", file=sys.stderr, flush=True)
+                    told = True
+                time.sleep(0.1)
+        yield held
+
+
+def _prebuilt() -> tuple[Path, dict] | None:
+    """The library that came with the installed package, if it fits this torch, these sources and this processor."""
+    try:
+        from torch_utils import _build_info
+    except ImportError:
+        return None
+    path = Path(_build_info.__file__).with_name(LIBRARY)
+    info = json.loads(_build_info.record)
+    reasons = []
+    if not path.is_file():
+        reasons.append(f"{path} is missing")
+    if info["torch"] != torch.__version__:
+        reasons.append(f"built for torch {info['torch']}, this is {torch.__version__}")
+    if info["sources"] != sources_digest():
+        reasons.append("the sources have changed since")
+    if not set(info["cpu_flags"]) <= cpu_flags():
+        reasons.append("built for another processor")
+    if "cuda" not in info["devices"] and torch.cuda.is_available() and cuda_problem() is None:
+        reasons.append("it has no CUDA part")
+    if reasons:
+        warnings.warn(f"The prebuilt kernels are not used ({'; '.join(reasons)}); compiling instead.", RuntimeWarning,
+                      2)
+        return None
+    return path, info
