@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Class-conditional batch norm, spectral norm, attention, orthogonal regularisation and EMA against the original."""
+
+import numpy as np
+import pytest
+import torch
+
+from gantransfer.networks import biggan
+from tests.golden.conftest import assert_close, golden_files, load_npz
+from torch_utils.ops.cond_batch_norm import cond_batch_norm
+
+
+def tensor(a):
+    return torch.from_numpy(np.array(a))
+
+
+def under(a, prefix):
+    return {k.removeprefix(prefix): v for k, v in a.items() if k.startswith(prefix)}
+
+
+@pytest.mark.parametrize("path", golden_files("cgantransfer", "op_ccbn*.npz"))
+def test_ccbn(path):
+    config, a = load_npz(path)
+    for i, case in enumerate(config["cases"]):
+        d = under(a, f"case{i}/")
+        ratio = abs(case["mean"]) / case["std"]
+        tol = 1e-5 + 2.0**-24 * ratio
+        for mode in ("train", "eval"):
+            x = tensor(d["x"]).requires_grad_(True)
+            w = [tensor(d[k]).requires_grad_(True) for k in ("W_gain", "W_bias")]
+            y = tensor(d["y_class"])
+            gain, bias = 1 + w[0].t()[y], w[1].t()[y]
+            stored = {} if mode == "train" else dict(mean=tensor(d["running_mean"]), var=tensor(d["running_var"]))
+            out, stats = cond_batch_norm(x, gain, bias, eps=case["eps"], **stored)
+            e = under(d, f"{mode}/")
+            what = f"case{i}/{mode}"
+            assert_close(out.detach(), e["f64_out"], tol, what=f"{what} out")
+            up, _ = cond_batch_norm(x, gain, bias, eps=case["eps"], act="relu", up=2, **stored)
+            # a sum of many terms: their error scales with the number of values
+            assert_close(up.detach().sum([2, 3]), e["f64_relu_up2_sum"], 5 * tol, floor=tol, what=f"{what} relu up2")
+            dx, dg, db = torch.autograd.grad((out * tensor(d["dy"])).sum(), [x, *w])
+            assert_close(dx, e["f64_dx"], max(2e-4, 20 * tol), floor=1e-5, what=f"{what} dx")
+            assert_close(dg, e["dW_gain"], max(2e-4, 20 * tol), floor=1e-5, what=f"{what} dgain")
+            assert_close(db, e["dW_bias"], 1e-5, floor=1e-5, what=f"{what} dbias")
+            if mode == "train":
+                m = case["momentum"]
+                mean = (1 - m) * tensor(d["running_mean"]) + m * stats.mean
+                var = (1 - m) * tensor(d["running_var"]) + m * stats.unbiased_var
+                assert_close(mean, e["running_mean_after"], tol, what=f"{what} mean")
+                assert_close(var, e["running_var_after"], max(1e-5, 20 * tol), what=f"{what} var")
+                if ratio < 100:  # above, the custom norm's record is a defect
+                    biased = (1 - m) * tensor(d["running_var"]) + m * stats.var
+                    assert_close(biased, e["mybn_running_var_after"], 1e-4, what=f"{what} biased var")
+
+
+@pytest.mark.parametrize("path", golden_files("cgantransfer", "op_ccbn*.npz"))
+def test_ccbn_double_backward(path):
+    config, a = load_npz(path)
+    seen = 0
+    for i, case in enumerate(config["cases"]):
+        d = under(a, f"case{i}/")
+        for mode in ("train", "eval"):
+            e = under(d, f"{mode}/")
+            if "f64_dd_gain" not in e:
+                continue
+            x, gain, bias, dy = (tensor(d[k]).double().requires_grad_(True) for k in ("x", "gain", "bias", "dy"))
+            stored = {} if mode == "train" else dict(mean=tensor(d["running_mean"]).double(),
+                                                     var=tensor(d["running_var"]).double())
+            out, _ = cond_batch_norm(x, gain, bias, eps=case["eps"], **stored)
+            (dx,) = torch.autograd.grad((out * dy).sum(), x, create_graph=True)
+            got = torch.autograd.grad((dx * tensor(d["v"]).double()).sum(), [x, gain, dy], allow_unused=True)
+            for name, g in zip(("x", "gain", "dy"), got):
+                if f"f64_dd_{name}" in e:
+                    assert_close(g, e[f"f64_dd_{name}"], 1e-5, floor=1e-9, what=f"case{i}/{mode} dd {name}")
+                    seen += 1
+    assert seen
+
+
+@pytest.mark.parametrize("path", golden_files("cgantransfer", "op_sn_attention*.npz"))
+def test_spectral_norm_and_attention(path):
+    config, a = load_npz(path)
+    for i, c in enumerate(config["linear"]):
+        d = under(a, f"lin{i}/")
+        layer = biggan.SNLinear(c["inp"], c["out"], sn=biggan.SN(c["num_svs"], c["num_itrs"], c["eps"]))
+        layer.load_state_dict({k: tensor(v) for k, v in under(d, "state/").items()})
+        layer.eval()
+        x, dy = tensor(d["x"]).requires_grad_(True), tensor(d["dy"])
+        assert_close(layer(x).detach(), d["eval_out"], what="eval")
+        assert_close(layer.effective_weight().detach(), d["eval_W_over_sigma"], what="weight")
+        assert_close(layer.u0, d["state/u0"], 0, 0)
+        layer.train()
+        out = layer(x)
+        assert_close(out.detach(), d["train_out"], what="train")
+        out.backward(dy)
+        for name, g in (("dx", x.grad), ("dweight", layer.weight.grad), ("dbias", layer.bias.grad)):
+            assert_close(g, d[name], 1e-3, what=f"lin{i} {name}")
+        for when in ("state_after1", "state_after2"):
+            for k, v in under(d, f"{when}/").items():
+                assert_close(layer.state_dict()[k], v, 1e-3, what=f"lin{i} {when} {k}")
+            layer(x)
+    d, c = under(a, "attn/"), config["attn"]
+    layer = biggan.Attention(c["ch"], biggan.SN(c["num_svs"], c["num_itrs"], c["eps"]))
+    layer.load_state_dict({k: tensor(v) for k, v in under(d, "state/").items()})
+    x = tensor(d["x"]).requires_grad_(True)
+    assert_close(layer.eval()(x).detach(), d["eval_out"], what="attention eval")
+    out = layer.train()(x)
+    assert_close(out.detach(), d["train_out"], what="attention train")
+    out.backward(tensor(d["dy"]))
+    assert_close(x.grad, d["dx"], 1e-3, what="attention dx")
+    for name, p in layer.named_parameters():
+        assert_close(p.grad, d[f"d/{name}"], 3e-3, what=f"attention {name}")
+    d, c = under(a, "emb/"), config["emb"]
+    layer = biggan.SNEmbedding(c["num"], c["dim"], sn=biggan.SN(eps=c["eps"]))
+    left = layer.load_state_dict({k: tensor(v) for k, v in under(d, "state/").items()}, strict=False)
+    assert set(left.missing_keys) <= {"sv0"} and not left.unexpected_keys  # a number for the log
+    one_hot = torch.nn.functional.one_hot(tensor(d["idx"]), c["num"]).float()
+    assert_close(layer.eval()(one_hot).detach(), d["eval_out"], what="embedding eval")
+    assert_close(layer.train()(one_hot).detach(), d["train_out"], what="embedding train")
+    assert_close(layer.u0, d["u0_after"], 1e-3)
+
+
+@pytest.mark.parametrize("path", golden_files("cgantransfer", "op_ortho_ema*.npz"))
+def test_ortho_and_ema(path):
+    config, a = load_npz(path)
+    skip = {name.split()[0] for name in config["blacklist"]}
+    for variant in ("modified", "default"):
+        for name, p in under(a, "param/").items():
+            p, grad = tensor(p), tensor(a[f"grad_before/{name}"])
+            if not (variant == "modified" and name in skip):
+                grad = grad + biggan.ortho_gradient(p, config["ortho_strength"], variant)
+            assert_close(grad, a[f"{variant}_ortho_grad_after/{name}"], 1e-4, what=f"{variant} {name}")
+    target, steps = None, sorted({int(k.split("/")[1][3:]) for k in a if k.startswith("ema/itr")})
+    for itr in steps:
+        source = {k: tensor(v) for k, v in under(a, f"ema/itr{itr}/src_").items()}
+        target = {k: torch.zeros_like(v) for k, v in source.items()} if target is None else target
+        biggan.ema_(target, source, config["ema_decay"] if itr >= config["ema_start"] else 0.0)
+        for k, v in under(a, f"ema/itr{itr}/tgt_").items():
+            assert_close(target[k], v, 1e-5, what=f"ema {itr} {k}")
