@@ -36,6 +36,11 @@ def flag(name: str, help: str, type: Any = str, default: Any = None, **kw: Any) 
     return click.option(*names, name, type=BOOL if type is bool else type, default=default, help=help, **kw)
 
 
+def own_field(method: type[Method], name: str) -> Any:
+    """What `option` recorded of one of the method's flags."""
+    return next(f.metadata for f in dataclasses.fields(method.Options) if f.name == name)
+
+
 def method_flags(command: Any) -> Any:
     """Every field of every method's Options as a flag; the default None means: the method decides."""
     from gantransfer.methods import METHODS
@@ -48,7 +53,8 @@ def method_flags(command: Any) -> Any:
             specs.setdefault(f.name, f)
     for name, f in reversed(specs.items()):
         m = f.metadata
-        kind: Any = click.Choice(m["choices"]) if m["choices"] else m["type"]
+        choices = dict.fromkeys(c for owner in seen[name] for c in own_field(METHODS[owner], name)["choices"] or ())
+        kind: Any = click.Choice(list(choices)) if choices else m["type"]
         if not m["choices"] and m["type"] in (int, float) and (m["low"] is not None or m["high"] is not None):
             kind = (click.IntRange if m["type"] is int else click.FloatRange)(m["low"], m["high"])
         owners = "" if len(seen[name]) == len(METHODS) else f" [{', '.join(seen[name])}]"
@@ -379,6 +385,9 @@ def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
         owners = [m for m, c in METHODS.items() if key in {f.name for f in dataclasses.fields(c.Options)}]
         if owners and key not in own and given[key] not in (None, False):
             raise UserError(f"--{key} belongs to method {' and '.join(owners)}, not to {name}")
+        choices = own_field(METHODS[name], key)["choices"] if key in own else None
+        if choices and given[key] is not None and given[key] not in choices:
+            raise UserError(f"--{key}={given[key]} does not exist in method {name}; it has {', '.join(choices)}")
     return METHODS[name]
 
 

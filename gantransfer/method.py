@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from dnnlib.util import UserError
 from gantransfer.dataset import DataSpec
 from gantransfer.sampler import Sampler
 from gantransfer.snapshot import NetRecord, Snapshot, plain
@@ -68,6 +69,20 @@ class Options:
 
     def to_dict(self) -> dict[str, Any]:
         return plain({f.name: getattr(self, f.name) for f in fields(self)})
+
+
+def resolve_schedule(run: RunConfig, *, batch: int, kimg: float, tick: float, snap: int) -> None:
+    """Fill what the user left open of batch, length and intervals; UserError where the batch does not divide."""
+    run.batch = run.batch or batch
+    if run.batch % run.num_procs:
+        raise UserError(f"--batch={run.batch} is not divisible by --gpus={run.num_procs}; change one of them")
+    run.batch_gpu = run.batch_gpu or run.batch // run.num_procs
+    if run.batch % (run.batch_gpu * run.num_procs):
+        raise UserError(f"--batch={run.batch} is not a multiple of --batch-gpu={run.batch_gpu} x "
+                        f"--gpus={run.num_procs}; change one of them")
+    for key, default in (("kimg", kimg), ("tick", tick), ("snap", snap)):
+        if getattr(run, key) is None:
+            setattr(run, key, default)
 
 
 def option(default: Any, help: str, *, type: Any = None, choices: tuple | None = None, low: float | None = None,

@@ -403,11 +403,15 @@ class Generator(nn.Module):
         return [m for m in self.modules() if isinstance(m, Norm)]
 
     def idle_biases(self) -> list[nn.Parameter]:
-        """Biases whose output only enters a batch norm, which removes them. Their gradients are rounding noise, which
+        """Biases that only shift what a batch norm centres again. Their gradients are rounding noise, which
         Adam with beta1 = 0 turns into steps of full length."""
         found = [b[0].conv1.bias for b in self.blocks]
-        last = self.blocks[-1]
-        return found + ([last[0].conv2.bias, last[0].conv_sc.bias] if len(last) == 1 else [])
+        for block in reversed(self.blocks):
+            if len(block) > 1:
+                break  # attention is not linear
+            # A constant passes the shortcuts of all later blocks unchanged, up to the last norm.
+            found += [block[0].conv2.bias, block[0].conv_sc.bias]
+        return found
 
 
 class Discriminator(nn.Module):
@@ -473,7 +477,7 @@ def freeze_sn(net: nn.Module, frozen: bool = True) -> None:
 
 @torch.no_grad()
 def standing_statistics(G: Generator, inputs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Replace the norms' statistics by the mean over training forwards of the (z, c) in `inputs`; G ends in eval mode."""
+    """Replace the norms' statistics by their mean over training forwards of the (z, c) in `inputs`. Leaves eval mode."""
     norms = G.norms()
     for m in norms:
         m.start_standing()
