@@ -242,6 +242,13 @@ class Setup:
 
         self._preflight()
         run_dir, state = self._folder()
+        source, start = None, self.run.resume
+        if state is not None:
+            source = training_loop.as_source(state) if self.method.shaped_by_source else None
+        else:
+            if start not in (None, "noresume"):
+                source = load_any(RESUME_NAMES.get(start, start))
+            self.method.check_source(self.opts, self.dataset.spec, source, self.stage)
         if dist.is_main():
             try:
                 run_dir.mkdir(parents=True, exist_ok=True)
@@ -251,9 +258,6 @@ class Setup:
         logger = Logger(run_dir / "log.txt") if dist.is_main() else None
         try:
             self._announce(run_dir, state)
-            source, start = None, self.run.resume
-            if start not in (None, "noresume") and state is None:
-                source = load_any(RESUME_NAMES.get(start, start))
             torch.manual_seed(self.run.seed)
             trainer = self.method(self.opts, self.dataset.spec, self.run, source, self.stage, device)
             out = training_loop.Outputs(run_dir, self.run.snap, self.run.snap,

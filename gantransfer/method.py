@@ -102,6 +102,8 @@ class Method:
     name: ClassVar[str]
     stages: ClassVar[tuple[str, ...]] = ("main",)
     Options: ClassVar[type[Options]]
+    # Networks have the source's sizes: a continued run gets its training state as `source`, extra["continues"] set.
+    shaped_by_source: ClassVar[bool] = False
 
     nets: dict[str, nn.Module]  # everything worth saving, by name
     report: Callable[[str, torch.Tensor], None]  # statistics for the log; set by the loop
@@ -127,6 +129,10 @@ class Method:
     def config(cls, opts: Options, run: RunConfig, data: DataSpec) -> dict[str, Any]:
         """Resolved settings for training_options.json, JSON-able."""
         return {"options": opts.to_dict()}
+
+    @classmethod
+    def check_source(cls, opts: Options, data: DataSpec, source: Snapshot | None, stage: str) -> None:
+        """Whether `source` can start this stage on this data; called before anything is written. UserError if not."""
 
     def prepare(self, dataset: Any) -> Any:
         """The data set the loop draws from; most methods return it unchanged."""

@@ -3,6 +3,7 @@
 
 from gantransfer.method import Method
 from gantransfer.methods.biggan import BigGAN
+from gantransfer.methods.cgantransfer import CGANTransfer
 from gantransfer.methods.stylegan2 import StyleGAN2
 from gantransfer.methods.transitional import Transitional
 from gantransfer.methods.utlo import UTLO
@@ -12,4 +13,5 @@ METHODS: dict[str, type[Method]] = {
     "utlo": UTLO,
     "transitional": Transitional,
     "biggan": BigGAN,
+    "cgantransfer": CGANTransfer,
 }

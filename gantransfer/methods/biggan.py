@@ -42,20 +42,12 @@ STANDING_BATCH = 64
 
 
 @dataclass
-class BigGANOptions(method.Options):
-    cfg: str = option("auto", "Preset of sizes and hyper-parameters", choices=tuple(CFGS))
-    g_ch: int | None = option(None, "Generator's channel unit", type=int, low=1)
-    d_ch: int | None = option(None, "Discriminator's channel unit", type=int, low=1)
-    z_dim: int | None = option(None, "Length of the input latent (default 512)", type=int, low=1)
-    shared_dim: int | None = option(None, "Length of the shared class embedding; 0 = tables per layer", type=int, low=0)
-    hier: bool | None = option(None, "A part of the latent for every block; needs the shared embedding", type=bool)
-    g_attn: str | None = option(None, "Generator resolutions followed by attention, e.g. 64 or 32_64; 0 = none")
-    d_attn: str | None = option(None, "Discriminator resolutions followed by attention")
-    init: str | None = option(None, "Initial weights", choices=networks.INITS)
+class TrainingOptions(method.Options):
+    """What training a BigGAN needs beside the networks' sizes."""
+
     glr: float | None = option(None, "Generator learning rate", type=float, low=0)
     dlr: float | None = option(None, "Discriminator learning rate", type=float, low=0)
     adam_eps: float | None = option(None, "Adam's epsilon; also the epsilon of spectral norm", type=float, low=0)
-    bn_eps: float = option(1e-5, "Epsilon of the conditional batch norms", low=0)
     d_steps: int | None = option(None, "Discriminator steps per generator step", type=int, low=1)
     ema_kimg: float | None = option(None, "Half-life of the averaged generator", type=float, low=0)
     ema_ramp: float | None = option(None, "Half-life grows with this share of the images shown; 0 = constant",
@@ -77,6 +69,20 @@ class BigGANOptions(method.Options):
 
 
 @dataclass
+class BigGANOptions(TrainingOptions):
+    cfg: str = option("auto", "Preset of sizes and hyper-parameters", choices=tuple(CFGS))
+    g_ch: int | None = option(None, "Generator's channel unit", type=int, low=1)
+    d_ch: int | None = option(None, "Discriminator's channel unit", type=int, low=1)
+    z_dim: int | None = option(None, "Length of the input latent (default 512)", type=int, low=1)
+    shared_dim: int | None = option(None, "Length of the shared class embedding; 0 = tables per layer", type=int, low=0)
+    hier: bool | None = option(None, "A part of the latent for every block; needs the shared embedding", type=bool)
+    g_attn: str | None = option(None, "Generator resolutions followed by attention, e.g. 64 or 32_64; 0 = none")
+    d_attn: str | None = option(None, "Discriminator resolutions followed by attention")
+    init: str | None = option(None, "Initial weights", choices=networks.INITS)
+    bn_eps: float = option(1e-5, "Epsilon of the conditional batch norms", low=0)
+
+
+@dataclass
 class Draws:
     """The random inputs of one loss evaluation, apart from augmentation."""
 
@@ -87,6 +93,7 @@ class Draws:
 class BigGAN(method.Method):
     name = "biggan"
     Options: ClassVar[type[method.Options]] = BigGANOptions
+    presets: ClassVar[dict[str, dict[str, Any]]] = CFGS
     ada_interval = 4
     train_idle_biases = False  # tests of the published training switch it on
 
@@ -94,7 +101,7 @@ class BigGAN(method.Method):
 
     @classmethod
     def resolve(cls, o: BigGANOptions, run: RunConfig, data: DataSpec) -> None:
-        cfg, res = CFGS[o.cfg], data.resolution
+        cfg, res = cls.presets[o.cfg], data.resolution
         if data.label.kind == "value":
             raise UserError(f"--method={cls.name} needs class labels; {data.path or data.name} has float vectors")
         method.resolve_schedule(run, batch=cfg["batch"], kimg=cfg["kimg"], tick=1 if o.cfg == "tiny" else 4,
@@ -274,7 +281,7 @@ class BigGAN(method.Method):
 
     def discriminator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
         with torch.no_grad():
-            fake = self.G(d.z, d.c)
+            fake = self.G(d.z, self.label_rows(d.c))
         x = batch.x.detach().requires_grad_(self.opts.gamma > 0)
         # One pass over both: each pass is one sweep of the spectral norm.
         logits = self.D(self.augmented(torch.cat([fake, x]), batch), torch.cat([d.c, batch.c]))[:, 0]
@@ -291,7 +298,7 @@ class BigGAN(method.Method):
         return loss
 
     def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
-        logits = self.D(self.augmented(self.G(d.z, d.c), batch), d.c)[:, 0]
+        logits = self.D(self.augmented(self.G(d.z, self.label_rows(d.c)), batch), d.c)[:, 0]
         self.scores("fake", logits)
         self.report("Loss/G/loss", -logits.detach())
         return -logits + self.penalty()

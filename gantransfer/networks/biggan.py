@@ -477,7 +477,7 @@ def freeze_sn(net: nn.Module, frozen: bool = True) -> None:
 
 @torch.no_grad()
 def standing_statistics(G: Generator, inputs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Replace the norms' statistics by their mean over training forwards of the (z, c) in `inputs`. Leaves eval mode."""
+    """Replace the norms' statistics by their mean over training forwards of the (z, c) in `inputs`; ends in eval."""
     norms = G.norms()
     for m in norms:
         m.start_standing()

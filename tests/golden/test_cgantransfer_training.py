@@ -11,11 +11,13 @@ import torch
 from gantransfer.dataset import DataSpec, LabelSpec
 from gantransfer.method import RunConfig
 from gantransfer.methods.biggan import BigGAN, Draws
+from gantransfer.methods.cgantransfer import CGANTransfer
 from gantransfer.networks import biggan
 from gantransfer.training_loop import Stepper
 from tests.golden.conftest import assert_close, golden_files, load_npz
 from tests.golden.test_cgantransfer_networks import D_ARGS, G_ARGS, build, load, one_hot
 from tests.golden.test_cgantransfer_ops import tensor, under
+from tests.golden.test_cgantransfer_transfer import networks as transfer_networks
 
 
 def one_iteration(m, a, config):
@@ -59,10 +61,10 @@ def golden_method(kind, config, networks, **options):
         def build(self, source):
             return networks()
 
-    label = LabelSpec("class", config["n_classes"], (1,) * config["n_classes"], (), {}, {})
+    label = LabelSpec("class", config["n_classes"], (2,) * config["n_classes"], (), {}, {})
     data = DataSpec("golden", config["resolution"], 3, 1, label)
     run = RunConfig(batch=config["batch"])
-    opts = kind.Options(cfg="auto", g_attn="0", d_attn="0", aug="noaug", glr=config["G_lr"], dlr=config["D_lr"],
+    opts = kind.Options(cfg="auto", aug="noaug", glr=config["G_lr"], dlr=config["D_lr"],
                         adam_eps=config["adam_eps"], **options)
     kind.resolve(opts, run, data)
     return Golden(opts, data, run, stage=config.get("stage", kind.stages[0]))
@@ -100,10 +102,37 @@ def test_biggan_iteration(path):
         D = load(build(config, biggan.Discriminator, D_ARGS), under(weights, "D/"))
         return {"G": G, "D": D, "G_ema": copy.deepcopy(G)}
 
-    m = golden_method(BigGAN, config, networks)
+    m = golden_method(BigGAN, config, networks, g_attn="0", d_attn="0")
     d, g, reports = one_iteration(m, a, config)
     check(m, a, config, d, g)
     last = config["num_G_accumulations"]
     # published values are of the last accumulation, divided by their number
     assert_close(reports["Loss/G/loss"][-1].mean() / last, a["out/G_loss"], 1e-3, floor=1e-4)
     assert np.isfinite(float(torch.cat(reports["Loss/D/loss"]).mean()))
+
+
+@pytest.mark.parametrize("path", golden_files("cgantransfer", "transfer_*_stage*.npz"))
+def test_transfer_iteration(path):
+    """Losses, gradients, the trainable names in full, and what an iteration changes, in each stage."""
+    config, a = load_npz(path)
+    _, weights = load_npz(path.with_name(path.name.split("_stage")[0] + "_state_forward.npz"))
+
+    def networks():
+        G, D = transfer_networks(config, weights)
+        return {"G": G, "D": D, "G_ema": copy.deepcopy(G)}
+
+    m = golden_method(CGANTransfer, config, networks, compat="release", comb_l1_scale=config["comb_l1_scale"],
+                      res_l2_scale=config["res_l2_scale"])
+    before = {k: v.clone() for k, v in m.G.state_dict().items()}
+    d, g, reports = one_iteration(m, a, config)
+    check(m, a, config, d, g)
+    buffers = dict(m.G.named_buffers())
+    moved = {k for k, v in m.G.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved & set(buffers) == set(a["changed_buffers"].tolist())
+    params = {k for k, _ in m.G.named_parameters()}
+    noise = {k for k, p in m.G.named_parameters() if id(p) in {id(q) for q in m.G.idle_biases()}}
+    assert (moved & params) - noise == set(a["changed_params"].tolist()) - noise
+    last = config["num_G_accumulations"]
+    penalty = config["comb_l1_scale"] * reports["Loss/G/scores_l1"][-1] + config["res_l2_scale"] * reports[
+        "Loss/G/residuals_l2"][-1]
+    assert_close((reports["Loss/G/loss"][-1].mean() + penalty.reshape([])) / last, a["out/G_loss"], 1e-3, floor=1e-4)
