@@ -24,6 +24,10 @@ LABELS = ("reference", "uniform", "training")
 @click.option("--data", metavar="PATH", help="Real images (default: the whole data set the model was trained on)")
 @click.option("--fname", metavar="NAME", help="Label file of --data; restricts the reals to the images it lists "
               "(default: dataset.json, all images)")
+@click.option("--ref", metavar="FILE", help="Statistics in place of all real images in FID-like metrics: written by "
+              "--write-ref, or as published by EDM (.npz) or EDM2 (.pkl)")
+@click.option("--write-ref", "--write_ref", metavar="FILE.npz",
+              help="Write the statistics of --data by the detector of --metrics, and stop")
 @click.option("--train-data", "--train_data", metavar="PATH", help="Training images for memorisation and reports "
               "(default: as recorded in the snapshot)")
 @click.option("--train-fname", "--train_fname", metavar="NAME", help="Their label file (default: as recorded)")
@@ -84,8 +88,10 @@ def main(**flags: Any) -> None:
             print(f"{flags['fetch_name']}: {path}")
         if not flags["network"]:
             return
-    if not flags["network"]:
+    if not flags["network"] and not flags["write_ref"]:
         raise UserError("--network is missing: name a snapshot (network-snapshot-*.pkl), or a zip of images")
+    if flags["write_ref"] and not flags["data"]:
+        raise UserError("--write-ref needs --data, the real images")
     names = metrics.parse_names(flags["metrics"])
     if not names:
         raise UserError("--metrics names no metric; see --help")
@@ -93,15 +99,35 @@ def main(**flags: Any) -> None:
     kind = dist.resolve_device(flags["device"])
     if flags["gpus"] > 1 and not dist.launched():
         dist.check_world(flags["gpus"], kind)
-        Job(flags, names, detectors).preflight()  # say what is wrong once, not once per process
+        if not flags["write_ref"]:
+            Job(flags, names, detectors).preflight()  # say what is wrong once, not once per process
         sys.exit(dist.launch(flags["gpus"], kind=kind))
     device = dist.init(kind)
+    failed = False
     try:
-        failed = Job(flags, names, detectors).run(device)
+        if flags["write_ref"]:
+            write_reference(flags, names, detectors, device)
+        else:
+            failed = Job(flags, names, detectors).run(device)
     finally:
         dist.shutdown()
     if failed:
         sys.exit(1)
+
+
+def write_reference(flags: dict[str, Any], names: list[str], detectors: dict[str, Path], device: Any) -> None:
+    """Statistics of --data by the detector of the first metric, into one file."""
+    from gantransfer.dataset import ImageDataset
+    from gantransfer.metrics import metrics
+    from torch_utils import distributed as dist
+
+    data = ImageDataset(flags["data"], fname=flags["fname"])
+    metrics.preflight(names[:1], data.spec, detectors)
+    ctx = metrics.MetricContext(sampler=None, generated=data, reference=data, device=device, batch=flags["batch"],
+                                cache_dir=flags["cache_dir"], use_cache=not flags["no_cache"], detectors=detectors,
+                                progress=flags["verbose"])
+    metrics.write_reference(flags["write_ref"], names[0], data, ctx)
+    dist.print0(f"{flags['write_ref']}: {len(data)} images of {flags['data']}")
 
 
 class Job:
@@ -125,17 +151,19 @@ class Job:
         self.training = self._training()
 
     def _reference(self) -> Any:
-        from gantransfer.dataset import ImageDataset, reference_dataset
+        from gantransfer.dataset import reference_dataset
 
         path = self.flags["data"] or (self.spec.path if self.snapshot else None)
+        if self.flags["ref"] and not self.flags["data"] and (not path or not Path(path).exists()):
+            return None
         if not path:
             raise UserError("--data is missing: name the real images to compare with")
         if not Path(path).exists():
             said = "--data" if self.flags["data"] else "the data set recorded in the snapshot; give --data"
             raise UserError(f"no such file or folder: {path} ({said})")
         fname = self.flags["fname"]
-        if self.generated is not None:  # labels of both sides are as they are
-            return ImageDataset(path, fname=fname, use_labels=True, resolution=self.spec.resolution)
+        if self.generated is not None:
+            return self._beside_generated(path, fname)
         extra: dict[str, Any] = {}
         if fname not in (None, "dataset.json"):
             # a label file made for training is in the network's numbering already
@@ -156,7 +184,7 @@ class Job:
         labelled = spec.label.kind != "none"
         try:
             if self.generated is not None:
-                return ImageDataset(path, fname=fname, use_labels=True, resolution=spec.resolution)
+                return self._beside_generated(path, fname)
             return ImageDataset(path, fname=fname, use_labels=labelled, max_size=spec.max_size, xflip=spec.xflip,
                                 seed=spec.seed, resolution=spec.resolution,
                                 label_dim=spec.label.dim if labelled else None)
@@ -166,6 +194,23 @@ class Job:
             # only some metrics look at the training set; those say that it is missing
             print(f"The training set {path} is not usable here: {e}", file=sys.stderr)
             return None
+
+    def _beside_generated(self, path: str, fname: str | None) -> Any:
+        """Real images in the class numbering of the generated ones: classes are matched by name where both have names.
+
+        A model numbers its classes by rank, so equal numbers in two files need not be the same class.
+        """
+        from gantransfer.dataset import ImageDataset
+
+        data = ImageDataset(path, fname=fname, use_labels=True, resolution=self.spec.resolution)
+        ours, theirs = self.spec.label.names, data.spec.label.names
+        if not ours or not theirs or theirs[:len(ours)] == ours:
+            return data
+        class_map = {i: ours.index(n) for i, n in enumerate(theirs) if n in ours}
+        if not class_map:
+            raise UserError(f"{path} and {self.spec.path} have no class name in common")
+        return ImageDataset(path, fname=fname, use_labels=True, resolution=self.spec.resolution, class_map=class_map,
+                            label_dim=len(ours))
 
     def preflight(self) -> None:
         """UserError before anything is computed, when a metric cannot be."""
@@ -195,7 +240,8 @@ class Job:
             sampler=sampler, generated=self.generated, reference=self.reference, training=self.training, device=device,
             seed=flags["seed"], cache_dir=flags["cache_dir"], use_cache=not flags["no_cache"], detectors=self.detectors,
             batch=flags["batch"], progress=flags["verbose"], labels=flags["labels"], mirror=flags["mirror"],
-            classes=parse_classes(flags["classes"]))
+            classes=parse_classes(flags["classes"]),
+            reference_stats=metrics.read_reference(flags["ref"]) if flags["ref"] else None)
         run_dir = self._run_dir()
         failed = False
         for name in self.names:

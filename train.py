@@ -241,6 +241,8 @@ class Setup:
         from torch_utils import distributed as dist
 
         self._preflight()
+        if dist.is_main():
+            self.dataset.check_headers()  # an image of another size shows now, not after hours
         run_dir, state = self._folder()
         source, start = None, self.run.resume
         if state is not None:
@@ -298,6 +300,8 @@ class Setup:
                 if dist.is_main():
                     metrics.append_jsonl(run_dir, result)
                     print(json.dumps({k: result[k] for k in ("metric", "results", "snapshot_pkl")}))
+                    for warning in metrics.warnings_of(result):
+                        print(f"Note: {warning}")
                 values.update({k: v for k, v in result["results"].items() if isinstance(v, int | float)})
             return values
 

@@ -69,7 +69,7 @@ def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
              "--metrics=none", "--threads=1"]
     snapshots, todo = {}, []
     for arm in arms:
-        job, done = jobs.train_job(arm, folder / "runs", f"{arm}-seed{seed}", kimg, [*flags, *ARMS[arm][1]])
+        job, done = jobs.train_job(arm, folder / "runs", jobs.run_desc(arm, seed), kimg, [*flags, *ARMS[arm][1]])
         if job:
             todo.append(job)
         else:
@@ -79,7 +79,7 @@ def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
             print(f"$ python {' '.join(job.argv)}")
         jobs.run_jobs(todo, parallel=min(jobs.cores(), len(todo)))
     for arm in arms:
-        snapshots[arm] = jobs.final_snapshot(jobs.run_folder(folder / "runs", f"{arm}-seed{seed}"), kimg)
+        snapshots[arm] = jobs.final_snapshot(jobs.run_folder(folder / "runs", jobs.run_desc(arm, seed)), kimg)
         if snapshots[arm] is None:
             raise UserError(f"{arm} was trained but its snapshot is missing in {folder / 'runs'}")
 

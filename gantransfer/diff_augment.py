@@ -77,10 +77,9 @@ POLICIES: dict[str, tuple[Transform, ...]] = {
     ),
     "translation": (partial(translation, ratio=1 / 8, fill=0.0),),
     "cutout": (partial(cutout, ratio=0.5),),
-    # Moved first, so that what comes in at the edge is brightened like the rest of the background. The reach follows
-    # the size (2 pixels of 16, 1 of 8, none of 4): small images of the same scene are moved by the same share of it.
+    # Moved first, so that what comes in at the edge is brightened like the rest of the background.
     "light": (
-        partial(translation, ratio=0.12, fill=-1.0),
+        partial(translation, ratio=1 / 8, fill=-1.0),
         partial(brightness, limit=0.2),
         partial(contrast, low=0.8, high=1.2),
     ),

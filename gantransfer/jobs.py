@@ -81,6 +81,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def run_desc(arm: str, seed: int) -> str:
+    """What the run of an arm is called: no arm's name may end another's ('balanced', 'utlo-balanced')."""
+    return f"arm-{arm}-seed{seed}"
+
+
 def run_folder(outdir: Path, desc: str) -> Path | None:
     """The newest run folder of `outdir` whose name ends with '-desc'."""
     found = [p for p in outdir.glob(f"*-{desc}") if p.is_dir() and re.match(r"\d+-", p.name)]

@@ -39,8 +39,9 @@ class GeneratorSampler:
 
     def __init__(self, synthesise: Callable[..., torch.Tensor], z_dim: int, spec: DataSpec,
                  device: torch.device | str = "cpu", views: tuple[str, ...] = ("image",), label_dim: int | None = None,
-                 label_sets: dict[str, LabelSpec] | None = None):
+                 network: torch.nn.Module | None = None, label_sets: dict[str, LabelSpec] | None = None):
         self.synthesise, self.z_dim, self.spec = synthesise, z_dim, spec
+        self.network = network  # for measures of the latent space, where there is one to measure
         self.device, self.views = torch.device(device), views
         self.label_dim = spec.label.dim if label_dim is None else label_dim
         self.label_sets = label_sets or {}

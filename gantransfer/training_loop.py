@@ -120,7 +120,7 @@ class Stepper:
         rounds = run.batch // run.batch_gpu
         per_rank = rounds // dist.world_size()
         self.micro = range(dist.rank() * per_rank, (dist.rank() + 1) * per_rank)
-        self.seconds = [0.0] * len(self.phases)
+        self.timer = _Timer(method.device, len(self.phases))
 
     def step(self, index: int, cur_nimg: int, fetch: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]],
              draw_c: Callable[[int, torch.Generator], torch.Tensor]) -> None:
@@ -129,7 +129,7 @@ class Stepper:
         for k, phase in enumerate(self.phases):
             if index % phase.every:
                 continue
-            start = time.perf_counter()
+            self.timer.start()
             for rep in range(phase.repeat):
                 self.grads[k].attach()
                 for m in self.micro:
@@ -146,12 +146,44 @@ class Stepper:
                 self.method.report(f"Grad/nonfinite/{phase.name}", bad.float())
                 phase.opt.step()
                 self.grads[k].detach()
-            self.seconds[k] += time.perf_counter() - start
+            self.timer.stop(k)
 
     def accumulate(self, phase: Phase, batch: Batch) -> None:
         gain = (phase.every if phase.gain is None else phase.gain) * len(batch.x) / self.run.batch
         for term in self.method.loss(phase.name, batch):
             (term.mean() * gain).backward()
+
+
+class _Timer:
+    """Time per phase. On a GPU it is measured by events, which do not make the host wait."""
+
+    def __init__(self, device: torch.device, phases: int):
+        self.cuda, self.seconds, self.events = device.type == "cuda", [0.0] * phases, []
+
+    def start(self) -> None:
+        self.mark = self._now()
+
+    def stop(self, k: int) -> None:
+        if self.cuda:
+            self.events.append((k, self.mark, self._now()))
+        else:
+            self.seconds[k] += self._now() - self.mark
+
+    def collect(self) -> list[float]:
+        """Milliseconds per phase since the last call."""
+        if self.events:
+            torch.cuda.synchronize()
+            for k, a, b in self.events:
+                self.seconds[k] += a.elapsed_time(b) / 1000
+        out, self.seconds, self.events = [1000 * s for s in self.seconds], [0.0] * len(self.seconds), []
+        return out
+
+    def _now(self):
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
 
 class _Loop:
@@ -331,22 +363,23 @@ class _Loop:
     def _tick(self, tick_sec: float, images: int, maintenance: float) -> None:
         c, m = self.collector, self.method
         total_sec = self._total_sec()
-        mem = _memory(self.device)
-        for key, value in {"Progress/tick": self.tick, "Progress/kimg": self.cur_nimg / 1000,
-                           "Timing/total_sec": total_sec, "Timing/sec_per_tick": tick_sec,
-                           "Timing/sec_per_kimg": tick_sec / max(images, 1) * 1000,
-                           "Timing/maintenance_sec": maintenance, "Timing/total_hours": total_sec / 3600,
-                           "Timing/total_days": total_sec / 86400, "Resources/cpu_mem_gb": mem[0],
-                           "Resources/peak_gpu_mem_gb": mem[1], **{f"Progress/{k}": v for k, v in m.progress().items()},
-                           **{f"Timing/{p.name}": 1000 * s for p, s in zip(self.stepper.phases, self.stepper.seconds)},
-                           }.items():
+        cpu_gb, gpu_gb = _memory(self.device)
+        numbers = {
+            "Progress/tick": self.tick, "Progress/kimg": self.cur_nimg / 1000,
+            **{f"Progress/{k}": v for k, v in m.progress().items()},
+            "Timing/total_sec": total_sec, "Timing/total_hours": total_sec / 3600,
+            "Timing/total_days": total_sec / 86400, "Timing/sec_per_tick": tick_sec,
+            "Timing/sec_per_kimg": tick_sec / max(images, 1) * 1000, "Timing/maintenance_sec": maintenance,
+            **{f"Timing/{p.name}": ms for p, ms in zip(self.stepper.phases, self.stepper.timer.collect())},
+            "Resources/cpu_mem_gb": cpu_gb, "Resources/peak_gpu_mem_gb": gpu_gb,
+        }
+        for key, value in numbers.items():
             c.report(key, value)
-        self.stepper.seconds = [0.0] * len(self.stepper.phases)
         summary = c.collect()
         extra = "".join(f" {k} {v:<8.3f}" for k, v in m.progress().items())
         dist.print0(f"tick {self.tick:<5d} kimg {self.cur_nimg / 1000:<8.1f} time {util.format_time(total_sec):<12s} "
                     f"sec/tick {tick_sec:<7.1f} sec/kimg {tick_sec / max(images, 1) * 1000:<7.2f} "
-                    f"maintenance {maintenance:<6.1f} cpumem {mem[0]:<6.2f} gpumem {mem[1]:<6.2f}{extra}".rstrip())
+                    f"maintenance {maintenance:<6.1f} cpumem {cpu_gb:<6.2f} gpumem {gpu_gb:<6.2f}{extra}".rstrip())
         if dist.is_main():
             self.writer.write(summary, self.cur_nimg)
         bad = {k.rsplit("/", 1)[1]: v for k, v in summary.items() if k.startswith("Grad/nonfinite/")}

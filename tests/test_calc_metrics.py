@@ -107,12 +107,12 @@ def test_one_and_two_processes_as_a_script(run_script, run_dir, tmp_path):
             assert a["results"][k] == pytest.approx(b["results"][k], rel=1e-6, abs=1e-9)
 
 
-def test_errors_as_a_script(run_script, run_dir):
+@pytest.mark.parametrize("gpus", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_errors_as_a_script(run_script, run_dir, gpus):
     """One line, exit code 2, also when several processes were asked for."""
-    for extra in ([], ["--gpus=2"]):
-        done = run_script("calc_metrics.py", f"--network={run_dir / 'network-snapshot-000002.pkl'}",
-                          "--metrics=fd_nowhere_5", *extra, check=2)
-        assert done.stderr.startswith("Error: ") and len(done.stderr.strip().splitlines()) == 1
+    done = run_script("calc_metrics.py", f"--network={run_dir / 'network-snapshot-000002.pkl'}", f"--gpus={gpus}",
+                      "--metrics=fd_nowhere_5", check=2)
+    assert done.stderr.startswith("Error: ") and len(done.stderr.strip().splitlines()) == 1
 
 
 def test_images_instead_of_a_model(calc, tiny_zip, digits, tmp_path):
@@ -121,6 +121,30 @@ def test_images_instead_of_a_model(calc, tiny_zip, digits, tmp_path):
     assert x["labels"] == "as given" and x["results"]["fd_pix64_40"] > 1 and x["kimg"] is None
     done = calc("--metrics=fd_pix64_41", f"--data={tiny_zip}", network=fakes, check=2)
     assert "has 40 images, the metric takes 41" in done.stderr
+
+
+def test_generated_classes_are_matched_by_name(calc, digits, tmp_path):
+    """A set of fakes carries the model's numbering (by rank); the reference has its own. Names join them."""
+    names = ["zero", "one", "two", "three"]
+    reals = write_image_zip(tmp_path / "r.zip", digits[0], digits[1].tolist(), class_names=names)
+    fakes = write_image_zip(tmp_path / "f.zip", digits[0], (3 - digits[1]).tolist(), class_names=names[::-1])
+    [x] = lines(calc("--metrics=report_digits32_10", f"--data={reals}", network=fakes))
+    assert x["results"]["report_digits32_10_class_fd"] < 1e-6 and x["results"]["report_digits32_10_accuracy"] == 1
+    other = write_image_zip(tmp_path / "o.zip", digits[0], digits[1].tolist(), class_names=list("abcd"))
+    assert "no class name in common" in calc("--metrics=smoke", f"--data={other}", network=fakes, check=2).stderr
+
+
+def test_reference_statistics(calc, tiny_zip, tmp_path):
+    """--write-ref makes a file that --ref takes in place of the images."""
+    outdir, ref = f"--outdir={tmp_path / 'o'}", tmp_path / "ref.npz"
+    calc("--metrics=fd_digits32_40", f"--data={tiny_zip}", f"--write-ref={ref}", network=None)
+    [a] = lines(calc("--metrics=fd_digits32_40", outdir))
+    [b] = lines(calc("--metrics=fd_digits32_40", f"--ref={ref}", outdir))
+    assert a["results"]["fd_digits32_40"] == pytest.approx(b["results"]["fd_digits32_40"], rel=1e-6)
+    assert a["reference"] != b["reference"]
+    for flags, message in (([f"--ref={tiny_zip}"], "not a file of reference statistics"),
+                           ([f"--write-ref={ref}"], "--write-ref needs --data")):
+        assert message in calc("--metrics=fd_digits32_40", *flags, check=2).stderr
 
 
 def test_label_file_restricts_the_reals(calc, digits, tmp_path):

@@ -316,8 +316,10 @@ class CGANTransfer(BigGAN):
 
 
 def labels_of(snap: snapshot.Snapshot) -> tuple[LabelSpec, LabelSpec]:
-    """(old, new) label specs that a snapshot of this method carries."""
-    return LabelSpec.from_dict(snap.extra["old_label"]), LabelSpec.from_dict(snap.extra["new_label"])
+    """(old, new) label specs that a snapshot of this method carries; imported ones know the numbers of classes only."""
+    kwargs = snap.nets["G_ema" if "G_ema" in snap.nets else "G"].kwargs
+    return tuple(LabelSpec.from_dict(snap.extra[key]) if key in snap.extra else LabelSpec("class", kwargs[number])
+                 for key, number in (("old_label", "n_pretrain_classes"), ("new_label", "n_classes")))
 
 
 def bake(snap: snapshot.Snapshot, classes: list[int] | None = None) -> snapshot.Snapshot:

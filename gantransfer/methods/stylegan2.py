@@ -567,7 +567,7 @@ class StyleGAN2(method.Method):
 
     @classmethod
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim)
+        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
 
 
 def _or(value: Any, default: Any) -> Any:

@@ -153,4 +153,4 @@ class UTLO(StyleGAN2):
             return G(z, c, **kw) if view == "image" else G(z, c, add_uc=True, **kw).image_uc
 
         views = ("image", "uc") if G.res_uc else ("image",)
-        return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, views, label_dim=G.c_dim)
+        return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, views, label_dim=G.c_dim, network=G)

@@ -14,6 +14,7 @@ import torch
 from dnnlib import util
 from dnnlib.util import UserError
 from gantransfer.dataset import ImageDataset
+from gantransfer.metrics.reference import ReferenceStats
 from gantransfer.networks import features
 from gantransfer.sampler import LabelSource, Sampler, one_hot
 
@@ -39,7 +40,8 @@ class MetricContext:
 
     sampler      images of the model; None when `generated` is given
     generated    images made earlier (a set), judged in place of a sampler
-    reference    real images, all of them, unmirrored, labels in the network's numbering
+    reference    real images, all of them, unmirrored, labels in the network's numbering; None with `reference_stats`
+    reference_stats  published statistics that take the place of all real images in FID-like metrics
     training     the images the model was trained on (nearest-training ratio, labels='training')
     mirror       whether the metrics of the older names (fid50k, ...) see mirrored reals; None: as in training
     seed         sample k has seed `seed * 2^20 + k`, whatever the batch or the number of processes
@@ -50,7 +52,7 @@ class MetricContext:
     """
 
     sampler: Sampler | None
-    reference: ImageDataset
+    reference: ImageDataset | None
     training: ImageDataset | None = None
     device: torch.device | str = "cpu"
     seed: int = 0
@@ -63,6 +65,7 @@ class MetricContext:
     classes: Sequence[int] | None = None
     generated: ImageDataset | None = None
     mirror: bool | None = None
+    reference_stats: ReferenceStats | None = None
     memo: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -73,7 +76,9 @@ class MetricContext:
         self.device = torch.device(self.device)
         self.cache_dir = Path(self.cache_dir) if self.cache_dir is not None else util.cache_dir("metrics")
         self.detectors = features.normalise_overrides(self.detectors)
-        if self.generated is not None:
+        if self.reference is None and self.reference_stats is None:
+            raise ValueError("give real images or statistics of them")
+        if self.generated is not None and self.reference is not None:
             got, want = self.generated.spec, self.reference.spec
             if (got.resolution, got.channels) != (want.resolution, want.channels):
                 raise UserError(f"{got.path}: images are {got.resolution}x{got.resolution}x{got.channels}, the "
@@ -83,6 +88,13 @@ class MetricContext:
     def label(self):
         """LabelSpec of the generated side."""
         return (self.sampler or self.generated).spec.label
+
+    @property
+    def reals(self) -> ImageDataset:
+        """The reference images. UserError when only their statistics are at hand."""
+        if self.reference is None:
+            raise UserError("this metric needs the real images, statistics of them are not enough: give --data")
+        return self.reference
 
     @property
     def mirrored(self) -> bool:
@@ -96,7 +108,7 @@ class MetricContext:
 
     def evaluated_classes(self) -> list[int]:
         """Class ids that tables run over. UserError when the two sides have no class in common."""
-        reference = self.reference.class_ids
+        reference = self.reals.class_ids
         if reference is None or self.label.kind != "class":
             raise UserError("this metric needs class labels on both sides: a class-conditional model and a reference "
                             "with labels in its dataset.json")
@@ -158,7 +170,7 @@ class MetricContext:
     def _label_source(self) -> LabelSource:
         label = self.label
         if label.kind == "value":
-            data = self.training if self.labels == "training" else self.reference
+            data = self.training if self.labels == "training" else self.reals
             if self.labels == "uniform":
                 raise UserError("--labels=uniform: the model has continuous labels; use reference or training")
             values = None if data is None else np.stack([data.get_label(i) for i in range(len(data))])
@@ -170,6 +182,9 @@ class MetricContext:
                 raise UserError("--labels=training: the model does not record its training set's class counts; "
                                 "use reference or uniform")
             return LabelSource(label, "data")
+        if self.reference is None:
+            raise UserError("--labels=reference draws the labels of the real images: give --data, or --labels=training "
+                            "or uniform")
         if self.reference.class_ids is None:
             raise UserError(f"labels of the reference were asked for, but {self.reference.spec.path} has none; give "
                             "--labels=training or --labels=uniform, or a labelled reference (--data)")

@@ -24,8 +24,8 @@ import torch
 import gantransfer
 from dnnlib import util
 from dnnlib.util import UserError
-from gantransfer.dataset import DataSpec
-from gantransfer.metrics import intra, path_length, report
+from gantransfer.dataset import DataSpec, ImageDataset
+from gantransfer.metrics import intra, path_length, reference, report
 from gantransfer.metrics.arrays import MetricError
 from gantransfer.metrics.context import MetricContext
 from gantransfer.metrics.fid import fid_infinity, frechet_distance
@@ -39,11 +39,12 @@ from gantransfer.networks import features
 from torch_utils import distributed as dist
 
 __all__ = ["METRICS", "PATTERNS", "MetricContext", "already_done", "append_jsonl", "compute", "evaluate",
-           "format_report", "parse_names", "preflight"]
+           "format_report", "parse_names", "preflight", "read_reference", "write_reference"]
 
 SCHEMA = 2
 SHOTS = ("many", "medium", "few")
 format_report = report.format_report
+read_reference = reference.read_reference
 
 
 @dataclass
@@ -100,14 +101,15 @@ def _fid_kid(m: re.Match) -> Metric:
     if protocol == "class":
         return _class_metric(name, kind, detector, n, ddof)
 
-    def run(ctx: MetricContext) -> Outcome:
-        if protocol == "full" or detector != "inception":
-            chosen = Selection.first(ctx.reference, 1000000 if kind == "kid" else None)
-        else:
-            chosen = Selection.first(ctx.reference, n, mirror=ctx.mirrored)
-        return _distance(ctx, name, kind, detector, n, ddof, chosen)
+    every = protocol == "full" or detector != "inception"
 
-    return Metric(name, run, (detector,), min_gen=2 if kind == "kid" else 1)
+    def select(ctx: MetricContext) -> Selection:
+        if every:
+            return Selection.first(ctx.reals, 1000000 if kind == "kid" else None)
+        return Selection.first(ctx.reals, n, mirror=ctx.mirrored)
+
+    return Metric(name, lambda ctx: _distance(ctx, name, kind, detector, n, ddof, select, every=every), (detector,),
+                  min_gen=2 if kind == "kid" else 1)
 
 
 def _named_tables(m: re.Match) -> Metric:
@@ -126,7 +128,8 @@ def _fd_kd(m: re.Match) -> Metric:
     if scope == "class":
         return _class_metric(name, kind, detector, n, 1)
     return Metric(name, lambda ctx: _distance(ctx, name, kind, detector, n, 1,
-                                              Selection.spread(ctx.reference, 50000)), (detector,), min_gen=2)
+                                              lambda c: Selection.spread(c.reals, 50000), every=True), (detector,),
+                  min_gen=2)
 
 
 def _smoke(m: re.Match) -> Metric:
@@ -134,24 +137,34 @@ def _smoke(m: re.Match) -> Metric:
     name, kind, n = m[0], "fid" if m["kind"] == "fd" else "kid", _count(m["n"], 256)
 
     def run(ctx: MetricContext) -> Outcome:
-        out = _distance(ctx, name, kind, "pixel16", n, 1, Selection.spread(ctx.reference, 10000))
+        out = _distance(ctx, name, kind, "pixel16", n, 1, lambda c: Selection.spread(c.reals, 10000))
         out.extra["notes"] = ["not FID; for pipeline tests only"]
         return out
 
     return Metric(name, run, ("pixel16",), min_gen=2)
 
 
-def _distance(ctx: MetricContext, name: str, kind: str, detector: str, n: int, ddof: int, chosen: Selection,
-              classes: Sequence[int] | None = None) -> Outcome:
-    """FID-like ('fid') or KID-like ('kid') distance of `n` generated images from the chosen real ones."""
-    net, rows = ctx.detector(detector), kind == "kid"
-    real = real_features(ctx, net, chosen, keep_rows=rows)
+def _distance(ctx: MetricContext, name: str, kind: str, detector: str, n: int, ddof: int,
+              select: Callable[[MetricContext], Selection], classes: Sequence[int] | None = None, *,
+              every: bool = False) -> Outcome:
+    """FID-like ('fid') or KID-like ('kid') distance of `n` generated images from the selected real ones.
+
+    `every`: all real images are meant, so that published statistics may stand for them.
+    """
+    net, rows, scale = ctx.detector(detector), kind == "kid", 1.0
+    published = ctx.reference_stats if kind == "fid" and every else None
+    if published is not None:
+        m = published.of(net)
+        real = FeatureSet(published.num, m.dim, _moments=m)
+    else:
+        real = real_features(ctx, net, select(ctx), keep_rows=rows)
+        if detector == "pix64":  # reads as percent of the whole reference's total variance
+            whole = real_features(ctx, net, Selection.spread(ctx.reals, 50000))
+            scale = on_main(lambda: report.pixel_scale(whole))
     [fake] = generated_features(ctx, [net], ctx.plan(n, classes), keep_rows=rows)
-    scale = 1.0
-    if detector == "pix64":  # reads as percent of the whole reference's total variance
-        whole = real_features(ctx, net, Selection.spread(ctx.reference, 50000))
-        scale = on_main(lambda: report.pixel_scale(whole))
     results, extra = on_main(lambda: _distance_values(name, kind, real, fake, scale, ddof))
+    if published is not None:
+        extra["reference"] = dict(name=published.path.name, sha256=published.sha256)
     return Outcome(results, detector, real.num, fake.num, None if rows else ddof, real.dim,
                    labels=None if classes is None else "uniform", extra=extra)
 
@@ -179,7 +192,7 @@ def _shots_metric(name: str, kind: str, detector: str, n: int, ddof: int, groups
         table: dict[str, list] = {"ids": [], "classes": [], "values": [], "n_real": [], "n_gen": []}
         for g, ids in members.items():
             key = f"{prefix}_{g}" if prefix else name.replace("shots", g) if len(groups) > 1 else name
-            out = _distance(ctx, key, kind, detector, n, ddof, Selection.classes(ctx.reference, ids), ids)
+            out = _distance(ctx, key, kind, detector, n, ddof, lambda c, ids=ids: Selection.classes(c.reals, ids), ids)
             results |= out.results
             for k, v in zip(table, (g, ids, out.results[key], out.num_real, out.num_gen)):
                 table[k].append(v)
@@ -194,7 +207,7 @@ def _class_metric(name: str, kind: str, detector: str, n: int, ddof: int) -> Met
 
     def run(ctx: MetricContext) -> Outcome:
         classes, net = ctx.evaluated_classes(), ctx.detector(detector)
-        chosen = Selection.classes(ctx.reference, classes, limit=n)
+        chosen = Selection.classes(ctx.reals, classes, limit=n)
         real = real_features(ctx, net, chosen, keep_rows=True)
         parts = []
         for c in classes:  # one class at a time: n images of all classes may not fit in memory
@@ -240,9 +253,9 @@ def _pr(m: re.Match) -> Metric:
 
     def run(ctx: MetricContext) -> Outcome:
         if own:
-            chosen = Selection.spread(ctx.reference, n)
+            chosen = Selection.spread(ctx.reals, n)
         else:
-            chosen = Selection.first(ctx.reference, 200000 if full else n, mirror=ctx.mirrored and not full)
+            chosen = Selection.first(ctx.reals, 200000 if full else n, mirror=ctx.mirrored and not full)
         real, fake = _both(ctx, detector, n, chosen)
         p = on_main(lambda: precision_recall(real.features, fake.features, k, device=ctx.device))
         return Outcome({f"{name}_precision": p.precision, f"{name}_recall": p.recall}, detector, real.num, n,
@@ -256,7 +269,7 @@ def _dc(m: re.Match) -> Metric:
     name, n, k, detector = m[0], _count(m["n"], 10000), int(m["k"]), m.groupdict().get("detector", "inception")
 
     def run(ctx: MetricContext) -> Outcome:
-        real, fake = _both(ctx, detector, n, Selection.spread(ctx.reference, n))
+        real, fake = _both(ctx, detector, n, Selection.spread(ctx.reals, n))
         d = on_main(lambda: density_coverage(real.features, fake.features, k, device=ctx.device))
         return Outcome({f"{name}_density": d.density, f"{name}_coverage": d.coverage}, detector, real.num, n,
                        dim=real.dim)
@@ -269,11 +282,22 @@ def _kmmd(m: re.Match) -> Metric:
     name, n = m[0], _count(m["n"], 25000)
 
     def run(ctx: MetricContext) -> Outcome:
-        real, fake = _both(ctx, "inception-biggan", n, Selection.spread(ctx.reference, n))
+        real, fake = _both(ctx, "inception-biggan", n, Selection.spread(ctx.reals, n))
         return Outcome({name: on_main(lambda: kmmd(real.features, fake.features))}, "inception-biggan", real.num, n,
                        dim=real.dim)
 
     return Metric(name, run, ("inception-biggan",))
+
+
+def write_reference(path: str | Path, name: str, data: ImageDataset, ctx: MetricContext) -> None:
+    """Write the statistics of all images of `data` by the detector of metric `name`, for --ref. Collective."""
+    detectors = lookup(name).detectors
+    if len(detectors) != 1:
+        raise UserError(f"--write-ref: metric '{name}' has no single detector; name one such as fid50k_full")
+    net, chosen = ctx.detector(detectors[0]), Selection.first(data)
+    real = real_features(ctx, net, chosen)
+    on_main(lambda: reference.write_reference(
+        path, real.moments, net, dict(name=data.spec.name, sha256=data.fingerprint(), images=len(chosen))))
 
 
 def _both(ctx: MetricContext, detector: str, n: int, chosen: Selection) -> tuple[FeatureSet, FeatureSet]:
@@ -288,7 +312,7 @@ def _fid_inf(m: re.Match) -> Metric:
 
     def run(ctx: MetricContext) -> Outcome:
         net = ctx.detector("inception")
-        real = real_features(ctx, net, Selection.first(ctx.reference))
+        real = real_features(ctx, net, Selection.first(ctx.reals))
         [fake] = generated_features(ctx, [net], ctx.plan(n), keep_rows=True)
         value, sizes, values = on_main(lambda: fid_infinity(real.moments, fake.features))
         return Outcome({name: value}, "inception", real.num, n, 0, real.dim,
@@ -331,11 +355,11 @@ def _memorisation(m: re.Match) -> Metric:
             raise UserError(f"metric '{name}' compares with the training images: give --train-data")
         net, train_set = ctx.detector(detector), ctx.training
         plan = ctx.plan(n)
-        labelled = plan.ids is not None and train_set.class_ids is not None and ctx.reference.class_ids is not None
+        labelled = plan.ids is not None and train_set.class_ids is not None and ctx.reals.class_ids is not None
         train = real_features(ctx, net, Selection.first(train_set), keep_rows=True)
-        real = real_features(ctx, net, Selection.first(ctx.reference), keep_rows=True)
+        real = real_features(ctx, net, Selection.first(ctx.reals), keep_rows=True)
         [fake] = generated_features(ctx, [net], plan, keep_rows=True)
-        ids = [Selection.first(train_set).ids, plan.ids, Selection.first(ctx.reference).ids] if labelled else \
+        ids = [Selection.first(train_set).ids, plan.ids, Selection.first(ctx.reals).ids] if labelled else \
             [np.zeros(s.num, np.int64) for s in (train, fake, real)]
         classes = sorted(set(np.unique(ids[0]).tolist()) & set(np.unique(ids[1]).tolist()))
         if not classes:
@@ -488,7 +512,8 @@ def compute(name: str, ctx: MetricContext, *, snapshot: str | None = None, kimg:
         timestamp=time.time(), schema=SCHEMA, kimg=kimg, detector=detector, num_real=out.num_real, num_gen=out.num_gen,
         labels=_labels(ctx, out), seed=ctx.seed, dtype="float32 features, float64 statistics", ddof=out.ddof,
         low_sample=None if out.num_real is None or out.dim is None else out.num_real <= out.dim,
-        reference=dict(name=ctx.reference.spec.name, sha256=ctx.reference.fingerprint()),
+        reference=None if ctx.reference is None else dict(name=ctx.reference.spec.name,
+                                                          sha256=ctx.reference.fingerprint()),
         versions=dict(torch=torch.__version__, gantransfer=gantransfer.__version__))
     if out.per_class is not None:
         result["per_class"] = {k: [_json_number(v) for v in column] for k, column in out.per_class.items()}

@@ -57,27 +57,35 @@ def path_length(ctx: MetricContext, num: int, space: str, sampling: str, crop: b
             pair = [ppl.lerp(w0, w1, t[:, :, None]), ppl.lerp(w0, w1, t[:, :, None] + ppl.EPSILON)]
         else:
             pair = [net.mapping(ppl.slerp(z[0], z[1], u), c) for u in (t, t + ppl.EPSILON)]
-        embedded = [_embed(lpips, net.synthesis(w, noise_mode="random", rng=SeedStack(seeds), force_fp32=True), crop)
-                    for w in pair]
-        return (embedded[0] - embedded[1]).square().sum(1, keepdim=True) / ppl.EPSILON**2
+        images = [net.synthesis(w, noise_mode="random", rng=SeedStack(seeds), force_fp32=True) for w in pair]
+        return _distances(lpips, *(_prepare(x, crop) for x in images)) / ppl.EPSILON**2
 
     with features.exact_float32():
         values = _collect_column(ctx, num, distances, "path length")
     return on_main(lambda: ppl.trimmed_mean(values))
 
 
-def _embed(lpips: features.Perceptual, images: torch.Tensor, crop: bool) -> torch.Tensor:
-    x = images.float()
-    if crop:
-        x = ppl.crop_face(x)
-    x = (ppl.box_to_256(x) + 1) * 127.5
-    return lpips.embed(x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x)
+def _prepare(images: torch.Tensor, crop: bool) -> torch.Tensor:
+    """Generated floats in [-1, 1] -> what LPIPS takes: RGB in 0..255, at most 256 pixels wide."""
+    x = ppl.crop_face(images.float()) if crop else images.float()
+    return _rgb((ppl.box_to_256(x) + 1) * 127.5)
+
+
+def _rgb(x: torch.Tensor) -> torch.Tensor:
+    return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+
+
+def _distances(lpips: features.Perceptual, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """LPIPS of pairs [N, 1], a few at a time: the embedding of one 256 x 256 image takes 32 MB."""
+    step = max(1, (1 << 18) // (a.shape[2] * a.shape[3]))
+    return torch.cat([(lpips.embed(x) - lpips.embed(y)).square().sum(1, keepdim=True)
+                      for x, y in zip(a.split(step), b.split(step))])
 
 
 def lpips_diversity(ctx: MetricContext, pairs_per_class: int) -> tuple[list[int], np.ndarray]:
     """(class ids, mean LPIPS distance of random generated pairs within each class). One class, -1, without labels."""
     lpips = perceptual(ctx)
-    labelled = ctx.label.kind == "class" and ctx.reference.class_ids is not None
+    labelled = ctx.label.kind == "class" and ctx.reals.class_ids is not None
     classes = ctx.evaluated_classes() if labelled else [-1]
     plan = ctx.plan_per_class(classes, 2 * pairs_per_class) if labelled else ctx.plan(2 * pairs_per_class)
     # consecutive samples of a class are pairs: independent draws of a sampler; rows of a set are shuffled first
@@ -88,10 +96,8 @@ def lpips_diversity(ctx: MetricContext, pairs_per_class: int) -> tuple[list[int]
 
     @torch.no_grad()
     def distances(start: int, stop: int) -> torch.Tensor:
-        x = ctx.images(plan, 2 * start, 2 * stop).to(ctx.device).float()
-        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
-        e = lpips.embed(x)
-        return (e[::2] - e[1::2]).square().sum(1, keepdim=True)
+        x = _rgb(ctx.images(plan, 2 * start, 2 * stop).to(ctx.device).float())
+        return _distances(lpips, x[::2], x[1::2])
 
     with features.exact_float32():
         values = _collect_column(ctx, len(plan) // 2, distances, "LPIPS pairs")

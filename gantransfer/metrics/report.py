@@ -62,7 +62,7 @@ def class_report(ctx: MetricContext, detector_name: str, per_class: int) -> Repo
     judge, pixels = ctx.detector(detector_name), ctx.detector("pix64")
     plan = ctx.plan_per_class(classes, per_class)
     fake, fake_pixels = generated_features(ctx, [judge, pixels], plan, keep_rows=True, logits=True)
-    chosen = Selection.classes(ctx.reference, classes)
+    chosen = Selection.classes(ctx.reals, classes)
     real, real_pixels = (real_features(ctx, d, chosen, keep_rows=True) for d in (judge, pixels))
     train, train_ids = _training(ctx, judge, classes)
     return on_main(lambda: _assemble(ctx, groups, plan, chosen, fake, fake_pixels, real, real_pixels, train, train_ids,

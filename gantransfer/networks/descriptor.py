@@ -2,7 +2,8 @@
 """`*.detector.json`: a small file beside a weights file that says how it is used as a feature detector.
 
     {"name": "resnet34-utk", "version": 1, "kind": "state_dict|torchscript|export", "file": "...", "sha256": "...",
-     "arch": "fid_inception_v3|torchvision_inception_v3|vgg16|digits_judge", "arch_kwargs": {}, "classes": [..] | null,
+     "arch": "fid_inception_v3|torchvision_inception_v3|vgg16|dinov2_vitl14|digits_judge", "arch_kwargs": {},
+     "classes": [..] | null,
      "input": {"range": [0, 255], "dtype": "float32", "channels": 3, "size": 299, "resize": "tf1" | null,
                "mean": [..], "std": [..], "quantize_uint8": true},
      "call": {"kwargs": {}}, "outputs": {"features": {"key": 0, "dim": 2048},
@@ -27,7 +28,7 @@ from gantransfer.networks.input_path import InputSpec
 from gantransfer.networks.weights import MissingWeights, first_line, search_path, sha256_of
 
 KINDS = ("state_dict", "torchscript", "export")
-ARCHITECTURES = ("fid_inception_v3", "torchvision_inception_v3", "vgg16", "digits_judge")
+ARCHITECTURES = ("fid_inception_v3", "torchvision_inception_v3", "vgg16", "dinov2_vitl14", "digits_judge")
 ARCHITECTURES_WITH_LOGITS = ("fid_inception_v3", "torchvision_inception_v3", "digits_judge")
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9.-]*")
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dnnlib import util
 from dnnlib.util import UserError
-from gantransfer.networks import descriptor, inception, vgg, weights
+from gantransfer.networks import descriptor, dinov2, inception, vgg, weights
 from gantransfer.networks.descriptor import Descriptor
 from gantransfer.networks.input_path import IMAGENET_MEAN, IMAGENET_STD, PRESETS, InputSpec
 from gantransfer.networks.judge import DigitsJudge
@@ -93,6 +93,10 @@ _LPIPS_LINEAR = WeightsFile(("weights-vgg16-lpips.pth",),
                             "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-vgg16-lpips.pth")
 
 
+_DINOV2 = WeightsFile(("dinov2_vitl14_pretrain.pth",),
+                      "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth")
+
+
 @dataclass(frozen=True)
 class Reserved:
     """A published detector: any one of `files` will do; `load(path, device)` builds the network."""
@@ -139,6 +143,13 @@ def _load_vgg(path: Path, device: torch.device) -> Callable[[Tensor], Features]:
     return lambda x: Features(net(x), None)
 
 
+def _load_dinov2(path: Path, device: torch.device) -> Callable[[Tensor], Features]:
+    net = dinov2.DinoV2()
+    load_strictly(net, read_state(path), path)
+    net = net.eval().requires_grad_(False).to(device)
+    return lambda x: Features(net(x), None)
+
+
 _FID_FILES = (_FID_PTH, _FID_NVIDIA)
 RESERVED: dict[str, Reserved] = {
     "inception": Reserved(_FID_FILES, PRESETS["tf1"], 2048, _load_inception("fid"), True),
@@ -151,6 +162,8 @@ RESERVED: dict[str, Reserved] = {
     "vgg16-torchvision": Reserved((_VGG_TORCHVISION,),
                                   InputSpec(size=224, resize="half_pixel", mean=IMAGENET_MEAN, std=IMAGENET_STD),
                                   4096, _load_vgg),
+    "dinov2": Reserved((_DINOV2,), InputSpec(size=224, resize="bicubic_antialias", mean=IMAGENET_MEAN,
+                                             std=IMAGENET_STD), 1024, _load_dinov2),
 }
 
 
@@ -247,12 +260,15 @@ def load(name: str, device: torch.device | str = "cpu", overrides: Mapping[str, 
     return Detector(name, _load_described(d, device), d.input, sha256_of(d.path), d.dim, device, d.classes)
 
 
+_LOADERS = {"vgg16": _load_vgg, "dinov2_vitl14": _load_dinov2}
+
+
 def _load_described(d: Descriptor, device: torch.device) -> Callable[[Tensor], Features]:
     if d.kind == "state_dict":
         if d.arch in ("fid_inception_v3", "torchvision_inception_v3"):
             return _load_inception("fid" if d.arch.startswith("fid") else "torchvision")(d.path, device)
-        if d.arch == "vgg16":
-            return _load_vgg(d.path, device)
+        if d.arch in _LOADERS:
+            return _LOADERS[d.arch](d.path, device)
         try:
             net: nn.Module = DigitsJudge(**d.arch_kwargs)
         except TypeError as e:

@@ -62,6 +62,17 @@ def half_dtype(fp16_dtype: str, device: torch.device) -> torch.dtype:
     return getattr(torch, fp16_dtype)
 
 
+def block_layout(fp16_channels_last: bool, dtype: torch.dtype, device: torch.device) -> torch.memory_format:
+    """Memory format of a block's features: what was asked for 16-bit blocks; channels_last on the CPU (measured)."""
+    wanted = device.type == "cpu" or (fp16_channels_last and dtype.itemsize == 2)
+    return torch.channels_last if wanted else torch.contiguous_format
+
+
+def full_precision(x):
+    """x in float32, or as it is in float64."""
+    return x if x.dtype == torch.float64 else x.to(torch.float32)
+
+
 class FullyConnectedLayer(nn.Module):
     """act(x @ W^T * m / sqrt(in) + b * m): x [N, in] -> [N, out]; m = lr_multiplier."""
 
@@ -159,7 +170,7 @@ class MappingNetwork(nn.Module):
         parts = []
         if self.z_dim > 0:
             _expect("z", z, self.z_dim)
-            parts.append(normalize_2nd_moment(z.float()))
+            parts.append(normalize_2nd_moment(full_precision(z)))
         if self.c_dim > 0:
             parts.append(self.embed_label(c))
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
@@ -167,7 +178,7 @@ class MappingNetwork(nn.Module):
     def embed_label(self, c):
         """c [N, c_dim] -> normalised embedding [N, embed_features]."""
         _expect("c", c, self.c_dim)
-        return normalize_2nd_moment(self.embed(c.float()))
+        return normalize_2nd_moment(self.embed(full_precision(c)))
 
     def layers(self, x):
         """The fully connected layers: [N, z_dim + embed_features] -> w [N, w_dim]."""
@@ -299,9 +310,10 @@ class SynthesisBlock(nn.Module):
                                     channels_last=self.channels_last)
 
     def forward(self, x, img, ws, force_fp32=False, formulation=None, **noise_kwargs):
-        w = iter(ws.float().unbind(1))
-        dtype = half_dtype(self.fp16_dtype, ws.device) if self.use_fp16 and not force_fp32 else torch.float32
-        layout = torch.channels_last if self.channels_last and dtype != torch.float32 else torch.contiguous_format
+        ws = full_precision(ws)
+        w = iter(ws.unbind(1))
+        dtype = half_dtype(self.fp16_dtype, ws.device) if self.use_fp16 and not force_fp32 else ws.dtype
+        layout = block_layout(self.channels_last, dtype, ws.device)
         kw = dict(formulation=formulation, **noise_kwargs)
         if self.in_channels == 0:
             x = self.const.to(dtype).unsqueeze(0).repeat(ws.shape[0], 1, 1, 1).contiguous(memory_format=layout)
@@ -317,7 +329,7 @@ class SynthesisBlock(nn.Module):
         if img is not None:
             img = upfirdn2d.upsample2d(img, self.resample_filter)
         if self.num_torgb:
-            y = self.torgb(x, next(w), formulation=formulation).to(torch.float32)
+            y = full_precision(self.torgb(x, next(w), formulation=formulation))
             y = y.contiguous() if y.stride(1) == 1 else y
             img = y if img is None else img + y
         return x, img
@@ -426,9 +438,11 @@ class DiscriminatorBlock(nn.Module):
             self.skip = conv(tmp_channels, out_channels, 1, bias=False, down=2, resample_filter=resample_filter)
 
     def forward(self, x, img, force_fp32=False):
-        device = (img if x is None else x).device
-        dtype = half_dtype(self.fp16_dtype, device) if self.use_fp16 and not force_fp32 else torch.float32
-        layout = torch.channels_last if self.channels_last and dtype != torch.float32 else torch.contiguous_format
+        given = img if x is None else x
+        dtype = full_precision(given.new_empty(0)).dtype
+        if self.use_fp16 and not force_fp32:
+            dtype = half_dtype(self.fp16_dtype, given.device)
+        layout = block_layout(self.channels_last, dtype, given.device)
         if x is not None:
             x = x.to(dtype=dtype, memory_format=layout)
         if hasattr(self, "fromrgb") and img is not None:
@@ -489,9 +503,9 @@ class DiscriminatorEpilogue(nn.Module):
 
     def features(self, x, img=None):
         """Everything in front of the heads: [N, in, R, R] -> [N, in]."""
-        x = x.to(dtype=torch.float32, memory_format=torch.contiguous_format)
+        x = full_precision(x).contiguous()
         if self.architecture == "skip":
-            x = x + self.fromrgb(img.to(torch.float32))
+            x = x + self.fromrgb(full_precision(img))
         if self.mbstd is not None:
             x = self.mbstd(x)
         return self.fc(self.conv(x).flatten(1))
@@ -518,6 +532,8 @@ class Discriminator(nn.Module):
                                  epilogue_kwargs=epilogue_kwargs or {})
         self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
         self.block_resolutions = block_resolutions(img_resolution)[:0:-1]  # [R, ..., 8]
+        if not self.block_resolutions:
+            raise ValueError("the discriminator needs images of at least 8x8 pixels")
         top = channels_at(4, channel_base, channel_max)
         self.cmap_dim = 0 if c_dim == 0 else top if cmap_dim is None else cmap_dim
         common = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)

@@ -26,6 +26,7 @@ from gantransfer.networks.stylegan2 import (
     FullyConnectedLayer,
     block_resolutions,
     channels_at,
+    full_precision,
     plain,
     project,
     truncate,
@@ -161,7 +162,7 @@ class FromRGB(nn.Module):
         self.fromrgb = Conv2dLayer(img_channels, out_channels, 1, activation=activation)
 
     def forward(self, img):
-        return self.fromrgb(img.to(torch.float32))
+        return self.fromrgb(full_precision(img))
 
 
 class Discriminator(stylegan2.Discriminator):

@@ -10,19 +10,32 @@ import torch
 from torch import nn
 
 from dnnlib.util import UserError
+from gantransfer.dataset import ImageDataset
+from gantransfer.metrics import metrics
+from gantransfer.metrics.fid import frechet_distance
+from gantransfer.metrics.metrics import MetricContext
 from gantransfer.networks import features, inception, vgg, weights
 from gantransfer.networks.descriptor import read_descriptor
-from gantransfer.networks.features import RESERVED, _load_inception, _load_vgg
+from gantransfer.networks.features import RESERVED, _load_inception
 from gantransfer.networks.input_path import PRESETS, InputSpec
 from gantransfer.networks.judge import DigitsJudge
+from tests.conftest import write_image_zip
+from tests.metrics.conftest import NoisyMeans
 
 images = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (3, 3, 20, 20)).astype(np.uint8))
 
 
 def random_state(net: nn.Module, seed: int = 0) -> dict:
+    """Weights of the scale that keeps activations finite, positive variances."""
     g = torch.Generator().manual_seed(seed)
-    return {k: torch.rand(v.shape, generator=g) * 0.1 + (1.0 if "var" in k else 0.0) if v.is_floating_point() else v
-            for k, v in net.state_dict().items()}
+    state = {}
+    for k, v in net.state_dict().items():
+        if v.ndim > 1:
+            v = torch.randn(v.shape, generator=g) * (2 / v[0].numel()) ** 0.5
+        elif v.is_floating_point():
+            v = torch.rand(v.shape, generator=g) * 0.1 + ("var" in k)
+        state[k] = v
+    return state
 
 
 # The shipped judge
@@ -189,6 +202,25 @@ def test_torchscript_key_map(nvidia_file):
     assert torch.equal(run(x).features, net.eval()(x).features)
 
 
+def test_fid_from_images_to_value(nvidia_file, digits, tmp_path, no_network):
+    """fid<N>_full and kid<N>_clean with a network of the right shape: grey images, resize, features, distance."""
+    path, state = nvidia_file
+    data = ImageDataset(write_image_zip(tmp_path / "few.zip", digits[0][:4], digits[1][:4].tolist()), use_labels=True)
+    ctx = MetricContext(sampler=NoisyMeans(data), reference=data, cache_dir=tmp_path / "c",
+                        detectors={"inception": path}, batch=3)
+    fid, clean = (metrics.compute(n, ctx) for n in ("fid4_full", "kid4_clean"))
+    net = inception.InceptionV3("fid")
+    net.load_state_dict(state)
+    plan = ctx.plan(4)
+    prepared = [PRESETS["tf1"].prepare(x) for x in (torch.from_numpy(data.images_uint8(np.arange(4))),
+                                                    ctx.images(plan, 0, 4))]
+    with torch.no_grad():
+        real, fake = (net.eval()(x) for x in prepared)
+    assert fid["results"]["fid4_full"] == pytest.approx(frechet_distance(real.features, fake.features, 0), rel=1e-3)
+    assert fid["detector"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() and fid["low_sample"]
+    assert clean["detector"]["input"]["resize"] == "pil_bicubic" and np.isfinite(clean["results"]["kid4_clean"])
+
+
 def test_unknown_torchscript_layer():
     with pytest.raises(KeyError, match="belongs to no known layer"):
         inception.from_nvidia({"layers.mixed_11.conv.weight": torch.zeros(3, 3, 1, 1)})
@@ -293,12 +325,16 @@ def test_nvidia_vgg_runs_as_it_is(tmp_path, empty_home):
     assert torch.allclose(lpips.embed(images.float())[:, 0], images[:, 0].float().mean((1, 2)))
 
 
-def test_vgg_features_are_the_second_linear_layer(tmp_path):
-    net = vgg.VGG16()
-    path = tmp_path / "vgg.pth"
-    torch.save(net.state_dict(), path)
-    out = _load_vgg(path, torch.device("cpu"))(torch.randn(1, 3, 224, 224)).features
-    assert out.shape == (1, 4096) and float(out.min()) == 0
+def test_vgg_features_are_the_second_linear_layer():
+    """All weights zero (and shared, so without memory) except two biases: what comes out is relu(second bias)."""
+    with torch.device("meta"):
+        net = vgg.VGG16()
+    state = {k: torch.zeros(1).expand(v.shape) for k, v in net.state_dict().items()}
+    state["classifier.3.bias"], state["classifier.6.bias"] = torch.linspace(-1, 1, 4096), torch.full((1000,), 9.0)
+    net.load_state_dict(state, assign=True)
+    with torch.no_grad():
+        out = net.eval()(torch.randn(2, 3, 64, 64))
+    assert torch.equal(out, torch.linspace(-1, 1, 4096).relu().expand(2, -1))
 
 
 # Descriptors

@@ -4,7 +4,8 @@
 torch's own double backward turns the batch into channels and the gradient map into a kernel. In bfloat16 on CPUs with
 AMX that convolution returns wrong numbers, silently; on CUDA it is several times slower than need be. Here forward,
 input gradient and weight gradient are three linear operators that differentiate into one another. float32 and float64
-on the CPU use torch's own operator, which is right and as fast there.
+on the CPU use torch's own operator, which is right and as fast there, except for wide channels_last float32 layers,
+which run by Winograd's algorithm (torch_utils/ops/winograd.py) in all three operators.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from . import winograd
+
 
 def conv2d(x, w, stride=1, padding=0, groups=1, bias=None):
     """Correlation of x [N, I, H, W] with w [O, I/groups, kh, kw]. stride, padding: int or (y, x). bias [O] or None."""
-    if _native(x):
+    conf = (_pair(stride), _pair(padding), False, groups)
+    if _native(x) and not _fast(x, w, conf):
         return F.conv2d(x, w, bias, stride=stride, padding=padding, groups=groups)
-    y = _Conv.apply(x, w, (_pair(stride), _pair(padding), False, groups))
+    y = _Conv.apply(x, w, conf)
     return y if bias is None else y + bias.reshape(1, -1, 1, 1)
 
 
@@ -36,6 +40,31 @@ def _pair(v):
     return (int(v), int(v)) if isinstance(v, int) else (int(v[0]), int(v[1]))
 
 
+def _fast(x, w, conf) -> bool:
+    stride, padding, transposed, groups = conf
+    return not transposed and winograd.usable(x, w, stride, padding, groups)
+
+
+def _forward(x, w, conf):
+    if _fast(x, w, conf):
+        return winograd.conv3x3(x, w)
+    stride, padding, transposed, groups = conf
+    return torch.ops.aten.convolution(x, w, None, stride, padding, (1, 1), transposed, (0, 0), groups)
+
+
+def _input_grad(dy, w, size, conf):
+    if not conf[2] and winograd.usable(dy, w, conf[0], conf[1], conf[3]):
+        return winograd.conv3x3(dy, w.flip(2, 3).transpose(0, 1))
+    return _backward(dy, dy.new_empty(1).expand(size), w, conf, (True, False, False))[0]
+
+
+def _weight_grad(dy, x, size, conf):
+    w = dy.new_empty(1).expand(size)
+    if _fast(x, w, conf):
+        return winograd.weight_grad(dy, x)
+    return _backward(dy, x, w, conf, (False, True, False))[1]
+
+
 def _backward(dy, x, w, conf, mask):
     stride, padding, transposed, groups = conf
     return torch.ops.aten.convolution_backward(dy, x, w, None, stride, padding, (1, 1), transposed, (0, 0), groups,
@@ -47,15 +76,14 @@ class _Conv(torch.autograd.Function):
     def forward(ctx, x, w, conf):
         ctx.save_for_backward(x, w)
         ctx.conf = conf
-        stride, padding, transposed, groups = conf
-        return torch.ops.aten.convolution(x, w, None, stride, padding, (1, 1), transposed, (0, 0), groups)
+        return _forward(x, w, conf)
 
     @staticmethod
     def backward(ctx, dy):
         x, w = ctx.saved_tensors
         need_x, need_w, _ = ctx.needs_input_grad
-        if not torch.is_grad_enabled():
-            dx, dw, _ = _backward(dy, x, w, ctx.conf, (need_x, need_w, False))
+        if need_x and need_w and not torch.is_grad_enabled() and not _fast(x, w, ctx.conf):
+            dx, dw, _ = _backward(dy, x, w, ctx.conf, (True, True, False))
             return dx, dw, None
         dx = _InGrad.apply(dy, w, x.shape, ctx.conf) if need_x else None
         dw = _WGrad.apply(dy, x, w.shape, ctx.conf) if need_w else None
@@ -67,7 +95,7 @@ class _InGrad(torch.autograd.Function):
     def forward(ctx, dy, w, size, conf):
         ctx.save_for_backward(dy, w)
         ctx.conf = conf
-        return _backward(dy, dy.new_empty(1).expand(size), w, conf, (True, False, False))[0]
+        return _input_grad(dy, w, size, conf)
 
     @staticmethod
     def backward(ctx, v):
@@ -83,7 +111,7 @@ class _WGrad(torch.autograd.Function):
     def forward(ctx, dy, x, size, conf):
         ctx.save_for_backward(dy, x)
         ctx.conf = conf
-        return _backward(dy, x, dy.new_empty(1).expand(size), conf, (False, True, False))[1]
+        return _weight_grad(dy, x, size, conf)
 
     @staticmethod
     def backward(ctx, v):

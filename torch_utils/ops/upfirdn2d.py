@@ -15,7 +15,7 @@ def setup_filter(f, device="cpu", normalize=True, flip_filter=False, gain=1, sep
     separable: keep 1-D taps, to be applied along both axes (default: 1-D input of at least 8 taps); otherwise the outer
     product is taken. normalize: divide by the sum. gain: factor of the whole 2-D filter.
     """
-    f = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
+    f = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device="cpu")
     if f.ndim > 2 or f.numel() == 0:
         raise ValueError(f"setup_filter: 0, 1 or 2 dimensions and at least one tap expected, got {tuple(f.shape)}")
     f = f.reshape(1) if f.ndim == 0 else f
@@ -110,7 +110,9 @@ def filter_size(f):
 
 
 def _check_filter(f):
-    if f is not None and (f.ndim not in (1, 2) or f.numel() == 0 or f.dtype != torch.float32 or f.requires_grad):
+    if f is None:
+        return
+    if f.ndim not in (1, 2) or f.numel() == 0 or f.dtype not in (torch.float32, torch.float64) or f.requires_grad:
         raise ValueError("upfirdn2d: f must be a constant float32 tensor [taps] or [fh, fw] (see setup_filter)")
 
 
@@ -128,7 +130,7 @@ def _definition(x, f, up, down, padding, flip, gain):
     z = F.pad(x.reshape(n, c, h, 1, w, 1), (0, ux - 1, 0, 0, 0, uy - 1)).reshape(n, c, h * uy, w * ux)
     z = F.pad(z, padding)
     f = torch.ones(1, 1, device=x.device) if f is None else f
-    f = f.double() if x.dtype == torch.float64 else f
+    f = f.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
     f = torch.outer(f, f) if f.ndim == 1 else f
     f = (f if flip else f.flip(0, 1)).to(x.dtype)
     y = F.conv2d(z, f.expand(c, 1, *f.shape), groups=c) if c else z[:, :, f.shape[0] - 1:, f.shape[1] - 1:]
@@ -157,7 +159,7 @@ class _UpFirDn(torch.autograd.Function):
 
 def _fast(x, f, up, down, padding, flip, gain):
     f = torch.ones(1, 1, device=x.device) if f is None else f
-    f = f.double() if x.dtype == torch.float64 else f  # the gain joins at full precision
+    f = f.to(torch.float64 if x.dtype == torch.float64 else torch.float32)  # the gain joins at full precision
     n, c, h, w = x.shape
     _, _, ho, wo = _out_size(x.shape, f, (up, down, padding, flip, gain))
     if x.device.type == "cpu" and h * w * ho * wo <= (2048 if n * c > 1024 or f.ndim == 1 else 8192):
