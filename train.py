@@ -75,7 +75,8 @@ def method_flags(command: Any) -> Any:
 # Method and start.
 @flag("method", "Which method; left out, the other flags decide (stylegan2 unless they say otherwise)", metavar="NAME")
 @flag("stage", "Stage of a method that has several", metavar="NAME")
-@flag("resume", "Start from weights (file, URL, published name), or 'latest' / a run folder to continue a run exactly",
+@flag("resume", "Start from weights (file, URL, published name), or 'latest' / a run folder to continue a run exactly; "
+      "RUN:best or RUN:best:METRIC is a run's best snapshot",
       metavar="PATH")
 @flag("source", "Source model of a transfer method", metavar="PATH")
 # Schedule.
@@ -139,6 +140,7 @@ class Setup:
     """Flags resolved against the data: method, options, run configuration."""
 
     def __init__(self, flags: dict[str, Any], given: dict[str, Any]):
+        from gantransfer import best
         from gantransfer.dataset import ImageDataset
         from gantransfer.importers import RESUME_NAMES
 
@@ -158,7 +160,8 @@ class Setup:
         if flags["subset"] and flags["subset"] > self.dataset.spec.num_images:
             raise UserError(f"--subset={flags['subset']} is more than the "
                             f"{self.dataset.spec.num_images} images there are")
-        resume = flags["resume"]
+        resume = best.resolve(flags["resume"])
+        flags["source"] = best.resolve(flags["source"])
         self.continues = resume is not None and (resume == "latest" or Path(resume).is_dir())
         names = {f.name for f in dataclasses.fields(self.method.Options)}
         self.opts = self.method.Options(**{k: given[k] for k in names if given.get(k) is not None})

@@ -75,9 +75,12 @@ def explain(G: TransferGenerator, old: LabelSpec, new: LabelSpec) -> dict[str, A
         scores = [r[key] for r in rows for key in ("scores_gain", "scores_bias") if key in r]
         out["classes"].append(dict(
             name=out["new"][k], layers=rows, scores=np.mean(scores, 0).tolist() if scores else None,
-            **{f"{what}_norm": float(np.hypot.reduce([r.get(f"{what}_{p}", 0.0) for r in rows for p in ("gain", "bias")]))
-               for what in ("combination", "residual")}))
+            combination_norm=_total(rows, "combination"), residual_norm=_total(rows, "residual")))
     return out
+
+
+def _total(rows: list[dict[str, Any]], what: str) -> float:
+    return float(np.hypot.reduce([r.get(f"{what}_{p}", 0.0) for r in rows for p in ("gain", "bias")]))
 
 
 def table(report: dict[str, Any], top: int, layers: bool) -> str:
