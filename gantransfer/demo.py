@@ -141,7 +141,8 @@ def draw(path: Path, ref: Path, snapshots: dict[str, Path]) -> None:
         strip = []
         for b in blocks:
             strip += [*b, gap[0]]
-        strips.append(np.concatenate(strip[:-1], axis=2))
+        line = np.concatenate(strip[:-1], axis=2)
+        strips.append(np.pad(line, ((0, 0), (0, 2), (0, 0)), constant_values=255))
     labels = [f"{spec.label.names[k] if spec.label.names else k}  ({spec.label.counts[k]})" for k in classes]
     zoom = 2
     sheet = image_grid(np.stack(strips), 1, row_labels=labels, zoom=zoom)

@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documents against the code: flags, defaults, links, presets, metric names, messages, and the examples run."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import io
+import json
+import os
+import pickle
+import re
+import shlex
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnnlib.util import run_cli
+from gantransfer import compare, methods
+from gantransfer.methods.stylegan2 import CFGS
+from gantransfer.metrics import metrics
+from gantransfer.snapshot import load
+from tests.conftest import ROOT, write_image_zip
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [*(p for p in [ROOT / "README.md"] if p.exists()), *DOCS]
+PROGRAM = r"(?:python3?(?: -W \w+)? (?:-m (?P<module>gantransfer\.\w+)|(?P<script>\w+)\.py)|torchrun (?P<run>\w*))"
+OTHERS = {"--standalone", "--nproc-per-node", "--nnodes", "--rdzv-id", "--rdzv-backend", "--rdzv-endpoint",  # torchrun
+          "--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--signal", "--requeue",  # sbatch
+          "--index-url", "--help"}
+TABLES = [("train", "train.md"), ("dataset_tool", "dataset_tool.md"), ("lt_dataset", "lt_dataset.md"),
+          ("calc_metrics", "calc_metrics.md"), ("gantransfer.judge", "calc_metrics.md"),
+          ("gantransfer.generate", "generate.md"), ("gantransfer.demo", "compare.md"),
+          ("gantransfer.compare", "compare.md")]
+
+
+def by_name(paths):
+    return pytest.mark.parametrize("path", paths, ids=lambda p: p.name)
+
+
+def blocks(text: str, kind: str = r"\w*") -> list[str]:
+    """Contents of the fenced blocks of a language."""
+    return re.findall(rf"^```{kind}\n(.*?)^```", text, re.M | re.S)
+
+
+def section(text: str, heading: str) -> str:
+    """From a heading to the next one of its level or above."""
+    (found,) = re.finditer(rf"^(#+) {re.escape(heading)}$", text, re.M)
+    end = re.search(rf"^#{{1,{len(found[1])}}} ", text[found.end():], re.M)
+    return text[found.end():][: end.start() if end else None]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of all table rows, without headers and rules."""
+    found, lines = [], text.splitlines()
+    for i, line in enumerate(lines):
+        below = lines[i + 1] if i + 1 < len(lines) else ""
+        if line.startswith("|") and not re.match(r"\|[-|]+$", line) and not re.match(r"\|[-|]+$", below):
+            found.append([c.strip() for c in line.strip("|").split("|")])
+    return found
+
+
+def command_of(name: str) -> click.Command:
+    return importlib.import_module(name).main
+
+
+def options_of(command: click.Command) -> dict[str, click.Option]:
+    """Flag, in every spelling -> option."""
+    return {o: p for p in command.params if isinstance(p, click.Option) for o in [*p.opts, *p.secondary_opts]}
+
+
+def words_of(line: str) -> list[str]:
+    return shlex.split(re.sub(r"#####\S*", "", line), comments=True)
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """(module of the command, its arguments) of every line in fenced blocks that starts one of our programs."""
+    found = []
+    for block in blocks(text):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = line.strip().removeprefix("$ ")
+            m = re.match(rf"(?:srun )?{PROGRAM}", line)
+            if m and m["run"] is not None:
+                m = re.search(r"(?P<module>(?!))?(?P<script>\w+)\.py", line)
+            if m:
+                found.append((m["module"] or m["script"], words_of(line[m.end():])))
+    return found
+
+
+def all_flags() -> set[str]:
+    every = set(OTHERS)
+    for name, _ in TABLES:
+        command = command_of(name)
+        every |= set(options_of(command))
+        for sub in getattr(command, "commands", {}).values():
+            every |= set(options_of(sub))
+    return every
+
+
+@by_name(PAGES)
+def test_commands_have_the_flags_they_are_shown_with(path):
+    text = path.read_text(encoding="utf-8")
+    added = {f"--{n}" for n in re.findall(r"^    (\w+): .* = option\(", text, re.M)}  # by an example method
+    for name, words in commands(text):
+        command = command_of(name)
+        if words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words[0]]
+        for word in words:
+            if word.startswith("--") or re.fullmatch(r"-\w", word):
+                flag = word.split("=")[0]
+                assert flag in {*options_of(command), *added, "--help"}, f"{path.name}: {name} has no {flag}"
+
+
+@by_name(PAGES)
+def test_flags_in_the_text_exist(path):
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    known = all_flags()
+    for flag in set(re.findall(r"(?<![\w`-])(--[a-zA-Z][\w-]*)|`(--[a-zA-Z][\w-]*)", text)):
+        flag = "".join(flag)
+        assert flag in known, f"{path.name}: no command has {flag}"
+
+
+@by_name(PAGES)
+def test_linked_files_and_headings_exist(path):
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://", target):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (path.parent / file) if file else path
+        assert linked.exists(), f"{path.name} links {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.M)
+            anchors = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+            assert anchor in anchors, f"{path.name} links {target}"
+
+
+def documented(name: str, page: str) -> dict[str, list[str]]:
+    """Flag -> cells, of the rows of a page that begin with a flag of the command."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    if page == "compare.md":
+        text = section(text, name.rpartition(".")[2])
+    known, own = {}, options_of(command_of(name))
+    for cells in rows(text):
+        for flag in re.findall(r"`(--?[\w-]+)`", cells[0]):
+            if flag in own:
+                known.setdefault(flag, cells)
+    return known
+
+
+def default_of(name: str, p: click.Option):
+    if name == "train":
+        for m in methods.METHODS.values():
+            for f in dataclasses.fields(m.Options):
+                if f.name == p.name:
+                    return f.default
+    return p.default
+
+
+@pytest.mark.parametrize("name, page", TABLES)
+def test_flag_tables_are_complete_and_tell_the_defaults(name, page):
+    known = documented(name, page)
+    for p in command_of(name).params:
+        names = [f for f in p.opts if f in known]
+        assert names, f"docs/{page} says nothing of {p.opts[0]}"
+        default, cell = default_of(name, p), known[names[0]][1]
+        if isinstance(default, bool) and p.is_flag:
+            assert default is False and cell in ("off", "an error", ""), f"{p.opts[0]}: {cell}"
+        elif isinstance(default, str | int | float):
+            assert cell.split("`")[1:2] == [str(default)], f"{p.opts[0]} has the default {default}, not {cell}"
+
+
+def test_train_table_names_each_flag_once_and_whose_it_is():
+    text = section((ROOT / "docs" / "train.md").read_text(encoding="utf-8"), "Flags")
+    own, seen = options_of(command_of("train")), []
+    for cells in rows(text):
+        flags = re.findall(r"`(--?[\w-]+)`", cells[0])
+        assert all(f in own for f in flags), cells[0]
+        seen.append(own[flags[-1]].name)
+        owners = [m for m, c in methods.METHODS.items() if seen[-1] in {f.name for f in dataclasses.fields(c.Options)}]
+        if owners:
+            assert cells[2] == ("all" if len(owners) == len(methods.METHODS) else ", ".join(owners)), cells[0]
+    assert sorted(seen) == sorted({p.name for p in command_of("train").params})
+
+
+def test_preset_table_is_the_one_in_the_code():
+    text = section((ROOT / "docs" / "train.md").read_text(encoding="utf-8"), "Presets")
+    table = {c[0]: c[1:] for c in rows(text)}
+    assert table == {name: ["-" if v is None else f"{v:g}".replace("1e+05", "100000") for v in cfg.values()]
+                     for name, cfg in CFGS.items()}
+
+
+def test_metric_names_of_the_table_exist_and_are_all_there():
+    text = section((ROOT / "docs" / "calc_metrics.md").read_text(encoding="utf-8"), "Metric names")
+    names = [n for cells in rows(text) for n in re.findall(r"`([^`]+)`", cells[0])]
+    plain = [n for n in names if "<" not in n]
+    assert len(plain) > 40
+    for name in plain:
+        metrics.parse_names(name)
+    parsed = {n for name in plain for n in metrics.parse_names(name)}
+    assert set(metrics.METRICS) <= parsed, set(metrics.METRICS) - parsed
+
+
+def test_arms_of_the_comparison():
+    text = section((ROOT / "docs" / "compare.md").read_text(encoding="utf-8"), "compare")
+    named = {a: cells[1] for cells in rows(text) for a in re.findall(r"`([a-z0-9-]+)`", cells[0])}
+    for arm, flags in compare.ARMS.items():
+        said = re.findall(r"--[\w-]+=[\w.-]+", named[arm].replace("=...", f"={arm}"))
+        assert said == flags, arm
+
+
+# ---- examples and messages, run ------------------------------------------------------------------------------
+
+
+def run(name: str, words: list[str], capsys) -> tuple[int, str, str]:
+    """One of our commands within this process: (exit code, stdout, stderr)."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as e:
+        run_cli(lambda: command_of(name).main(words, prog_name=name))
+    out, err = capsys.readouterr()
+    return e.value.code or 0, out, err
+
+
+TINY = ["--cfg=tiny", "--cbase=64", "--cmax=8", "--threads=1", "--metrics=none"]
+
+
+class _Evil:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, tiny_zip, digits, capsys):
+    """The files that the documents speak of, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GANTRANSFER_DETECTORS", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "set.zip").write_bytes(tiny_zip.read_bytes())
+    write_image_zip(tmp_path / "plain.zip", digits[0][:8])
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 cut off")
+    for sub, image in ("a", Image.new("RGBA", (20, 16), (9, 9, 9, 9))), ("b", Image.fromarray(digits[0][0])):
+        (tmp_path / "mixed" / sub).mkdir(parents=True)
+        image.save(tmp_path / "mixed" / sub / "1.png")
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"G_ema": _Evil()}))
+    return tmp_path
+
+
+@pytest.fixture
+def snap(folder, capsys):
+    """A trained snapshot as snap.pkl and SNAP.pkl, its run in done/."""
+    code, out, err = run("train", [*TINY, "--outdir=done", "--data=set.zip", "--cond=True", "--kimg=0.008"], capsys)
+    assert code == 0, out + err
+    (made,) = folder.glob("done/00000-set-cond-tiny-kimg0.008/network-snapshot-*.pkl")
+    for name in ("snap.pkl", "SNAP.pkl"):
+        (folder / name).write_bytes(made.read_bytes())
+    return folder / "SNAP.pkl"
+
+
+def test_troubleshooting_shows_the_messages_that_appear(folder, snap, capsys):
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    checked = 0
+    for block in blocks(text, "console"):
+        for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
+            line, _, said = part.partition("\n")
+            ((name, words),) = commands(f"```\n{line}\n```")
+            code, out, err = run(name, words, capsys)
+            pattern = re.escape(said.strip()).replace(re.escape("..."), ".*")
+            lines = (out + err).strip().splitlines()
+            assert any(re.fullmatch(pattern, s) for s in lines), f"{line}\nsaid: {lines[-3:]}\ndocument: {said}"
+            assert code == (1 if " check " in line else 2), line
+            checked += 1
+    assert checked > 20 and not (folder / "pwned").exists()
+
+
+@by_name([ROOT / "docs" / "snapshots.md", ROOT / "docs" / "generate.md"])
+def test_python_examples_run(path, snap, monkeypatch):
+    for code in blocks(path.read_text(encoding="utf-8"), "python"):
+        if "foreign.pkl" in code:
+            continue  # needs a file of another program; importing is tested with the importers
+        scope: dict = {}
+        exec(code.replace("[3, 3, 7]", "[3, 3, 1]"), scope)
+        if "images" in scope:
+            assert scope["images"].shape[1:] == (1, 16, 16)
+
+
+def test_manifest_example_runs(folder, capsys):
+    (folder / "datasets").mkdir()
+    (folder / "set.zip").rename(folder / "datasets" / "digits.zip")
+    code, *_ = run("lt_dataset", ["--fn=datasets/digits.zip", "--imf=25", "--shot-labels"], capsys)
+    assert code == 0
+    text = (ROOT / "docs" / "lt_dataset.md").read_text(encoding="utf-8")
+    (example,) = blocks(text, "python")
+    exec(example, {})
+    assert capsys.readouterr().out.startswith("[10, 3, 1, 1] {'many': [0], 'medium': [1], 'few': [2, 3]}")
+    content = json.loads(zipfile.ZipFile("datasets/digits.zip").read("lt_25.json"))
+    keys = {"labels", *(f"meta.{k}" for k in content["meta"]), *({"class_names"} & set(content))}
+    said = {k for cells in rows(section(text, "The manifest")) for k in re.findall(r"`([\w.]+)`", cells[0])}
+    assert keys <= said and said <= keys | {"class_names"}
+
+
+def add_method(code: str, name: str, monkeypatch) -> None:
+    """As if the example were gantransfer/methods/<name>.py, with its line in METHODS; train.py is read anew."""
+    module = types.ModuleType(f"gantransfer.methods.{name}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(code, f"{name}.py", "exec"), module.__dict__)
+    (kind,) = [v for v in vars(module).values() if isinstance(v, type) and v.__dict__.get("name") == name]
+    monkeypatch.setitem(methods.METHODS, name, kind)
+    spec = importlib.util.spec_from_file_location("train_with_example", ROOT / "train.py")
+    train = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "train_with_example", train)
+    spec.loader.exec_module(train)
+
+
+@pytest.mark.parametrize("name, flags", [("wgangp", ["--hidden=16", "--critic_steps=2", "--batch=8"]),
+                                         ("hinge", ["--cfg=tiny", "--cbase=64", "--cmax=8", "--batch=8"])])
+def test_example_methods_train_resume_and_generate(name, flags, folder, monkeypatch, capsys):
+    """The files of adding_a_method.md as printed: a run that was continued equals the uninterrupted one."""
+    examples = blocks((ROOT / "docs" / "adding_a_method.md").read_text(encoding="utf-8"), "python")
+    (code,) = [c for c in examples if f'name = "{name}"' in c]
+    add_method(code, name, monkeypatch)
+    base = [f"--method={name}", "--data=set.zip", "--cond=True", "--threads=1", "--metrics=none", *flags]
+
+    def train(*words):
+        status, out, err = run("train_with_example", [*base, *words], capsys)
+        assert status == 0, out + err
+
+    train("--outdir=straight", "--kimg=0.032")
+    train("--outdir=parts", "--kimg=0.016")
+    (part,) = folder.glob("parts/*")
+    train("--outdir=parts", "--kimg=0.032", f"--resume={part}")
+    a, b = (load(max(folder.glob(f"{d}/*/network-snapshot-*.pkl"))) for d in ("straight", "parts"))
+    assert a.method == name and a.cur_nimg == b.cur_nimg == 32
+    for net in a.nets:
+        for key, tensor in a.nets[net].state.items():
+            assert torch.equal(tensor, b.nets[net].state[key]), f"{net}.{key}"
+    again = next(folder.glob("parts/*/network-snapshot-*.pkl"))
+    status, _, err = run("gantransfer.generate", [f"--network={again}", "--grid=g.png"], capsys)
+    assert status == 0 and np.asarray(Image.open(io.BytesIO((folder / "g.png").read_bytes()))).std() > 0, err
+
+
+def test_parser_of_commands():
+    text = ("```\npython -W ignore train.py --a=1 \\\n  --b\n$ python -m gantransfer.generate --c x\n"
+            "srun torchrun --nnodes=2 train.py --d\n# python train.py --e\n```\npython train.py --f\n")
+    assert commands(text) == [("train", ["--a=1", "--b"]), ("gantransfer.generate", ["--c", "x"]),
+                              ("train", ["--d"])]
+
+
+def test_parser_of_tables():
+    assert rows("| A | B |\n|---|---|\n| `--a` | 1 |\n\n| --b | |\n") == [["`--a`", "1"], ["--b", ""]]
+    assert Path(PAGES[-1]).parent.name == "docs"
