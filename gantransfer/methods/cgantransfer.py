@@ -23,18 +23,17 @@ from torch import nn
 from dnnlib.util import UserError
 from gantransfer import method, sampler, snapshot
 from gantransfer.dataset import DataSpec, LabelSpec
-from gantransfer.method import RunConfig, option
+from gantransfer.method import Phase, RunConfig, option
 from gantransfer.methods.biggan import BigGAN, TrainingOptions
 from gantransfer.networks import biggan
 from gantransfer.networks import cgantransfer as networks
 from torch_utils import distributed as dist
 
-_COLUMNS = ("kimg", "batch", "glr", "dlr", "eps", "d_steps", "ema", "ramp", "ema_start")
+_COLUMNS = ("kimg", "batch", "glr", "score_lr", "dlr", "eps", "d_steps", "ema", "ramp", "ema_start")
 CFGS: dict[str, dict[str, Any]] = {
-    "auto": dict(zip(_COLUMNS, (500, 64, 1e-4, 4e-4, 1e-6, 1, 44, 0.05, 0))),
-    "tiny": dict(zip(_COLUMNS, (8, 32, 1e-2, 4e-3, 1e-6, 1, 0.5, 0.05, 0))),
+    "auto": dict(zip(_COLUMNS, (500, 64, 1e-4, 1, 4e-4, 1e-6, 1, 44, 0.05, 0))),
+    "tiny": dict(zip(_COLUMNS, (8, 16, 1e-3, 10, 2e-3, 1e-6, 2, 0.5, 0.05, 0))),
 }
-TINY_FT_GLR = 2e-3  # whole layers learn slower than single scores
 SUFFIX = {"compat": "", "scores": "scores-", "share_scores": "share-"}
 
 
@@ -52,6 +51,8 @@ class CGANTransferOptions(TrainingOptions):
     share_scores: str = option("none", "One score vector per norm for gain and bias each; the same in all layers, for "
                                "both parts (pair), or all", choices=networks.SHARES)
     residual: bool = option(True, "A residual per class beside the combination of old classes")
+    score_lr: float | None = option(None, "Stage BN's learning rate in units of --glr (default 1; 10 for tiny): scores "
+                                    "are few and may move faster than layers", type=float, low=0)
     train_prior: bool | None = option(None, "Stage BN also trains the old classes' tables as seen by new ones (default "
                                       "only with --compat=release)", type=bool)
     warm_start: str = option("uniform", "Scores start equal, or where the source's discriminator puts the new images",
@@ -74,6 +75,7 @@ class CGANTransfer(BigGAN):
         if not data.label.dim:
             raise UserError("--method=cgantransfer learns classes; give --cond=True and a data set with labels")
         super().resolve(o, run, data)
+        o.score_lr = float(CFGS[o.cfg]["score_lr"]) if o.score_lr is None else o.score_lr
         if o.compat == "release" and (o.scores, o.share_scores, o.residual) != ("free", "none", True):
             raise UserError("--compat=release has free scores per layer and residuals; leave --scores, --share_scores "
                             "and --residual away")
@@ -242,6 +244,13 @@ class CGANTransfer(BigGAN):
         self.D.classes.weight.copy_(a @ D.classes.weight)
 
     # ---- phases ----------------------------------------------------------------------------------------------------
+
+    def phases(self) -> list[Phase]:
+        phases = super().phases()
+        if self.stage == "BN":
+            for group in phases[1].opt.param_groups:
+                group["lr"] *= self.opts.score_lr
+        return phases
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         if key == "D":
