@@ -12,6 +12,7 @@ os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
 
 import json
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -254,6 +255,7 @@ class Setup:
             if start not in (None, "noresume"):
                 source = load_any(RESUME_NAMES.get(start, start))
             self.method.check_source(self.opts, self.dataset.spec, source, self.stage)
+        fresh = not run_dir.exists()
         if dist.is_main():
             try:
                 run_dir.mkdir(parents=True, exist_ok=True)
@@ -271,6 +273,11 @@ class Setup:
                                         wandb_project=self.flags["wandb_proj"], workers=self.flags["workers"])
             training_loop.run(trainer, self.dataset, self.run, out, state)
             dist.print0(f"Run folder: {run_dir}")
+        except UserError:
+            if fresh and dist.is_main() and not training_loop.find_states(run_dir):
+                logger.close()
+                shutil.rmtree(run_dir, ignore_errors=True)  # nothing was trained: leave nothing behind
+            raise
         finally:
             if logger:
                 logger.close()
@@ -341,8 +348,17 @@ class Setup:
         except (OSError, ValueError):
             raise UserError(f"{run_dir}/training_options.json cannot be read; the run cannot be continued") from None
         free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
-                "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "training_set_kwargs", "kimg_per_tick"}
+                "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "kimg_per_tick"}
         new = json.loads(json.dumps(self.resolved()))
+        for options in (old, new):  # the data may have moved; what it holds may not have changed
+            options.get("training_set_kwargs", {}).pop("path", None)
+        try:
+            before = json.loads((run_dir / "environment.json").read_text())["data_fingerprint"]
+        except (OSError, ValueError, KeyError):
+            before = None
+        if before is not None and before != self.dataset.fingerprint():
+            raise UserError(f"{run_dir} was trained on other data than --data={self.flags['data']} holds now "
+                            f"(or with other --fname, --cond, --mirror, --subset); continue on the same data")
         for key in sorted((set(old) | set(new)) - free):
             if old.get(key) != new.get(key):
                 a, b = old.get(key), new.get(key)
@@ -359,9 +375,9 @@ class Setup:
         if not dist.is_main():
             return
         options = dict(self.resolved(), run_dir=str(run_dir))
+        with atomic_write(run_dir / "training_options.json") as f:
+            json.dump(options, f, indent=2)
         if state is None:
-            with atomic_write(run_dir / "training_options.json") as f:
-                json.dump(options, f, indent=2)
             with atomic_write(run_dir / "environment.json") as f:
                 json.dump(environment(self.dataset), f, indent=2)
         spec = self.dataset.spec

@@ -77,7 +77,7 @@ def main(folder: Path, arms: str, seeds: int, kimg: float, judges: int, imf: flo
     todo, snapshots = [], {}
     for s in range(seeds):
         for arm in names:
-            job, _ = jobs.train_job(f"{arm}/{s}", folder / "runs", jobs.run_desc(arm, s), kimg, [
+            job, _ = jobs.train_job(f"{arm}/{s}", folder / "runs", arm_desc(arm, s, imf), kimg, [
                 "--cfg=tiny", f"--data={split_zip(folder, s)}", f"--fname={label_file}", "--cond=True", f"--seed={s}",
                 "--metrics=none", "--threads=1", *ARMS[arm]])
             todo += [job] if job else []
@@ -86,7 +86,7 @@ def main(folder: Path, arms: str, seeds: int, kimg: float, judges: int, imf: flo
     todo = []
     for s in range(seeds):
         for arm in names:
-            snapshot = jobs.final_snapshot(jobs.run_folder(folder / "runs", jobs.run_desc(arm, s)), kimg)
+            snapshot = jobs.final_snapshot(jobs.run_folder(folder / "runs", arm_desc(arm, s, imf), kimg), kimg)
             if snapshot is None:
                 raise UserError(f"{arm}, seed {s} has no final snapshot in {folder / 'runs'}; run again to continue")
             snapshots[arm, s] = snapshot
@@ -115,6 +115,10 @@ def main(folder: Path, arms: str, seeds: int, kimg: float, judges: int, imf: flo
 
 def judge_file(folder: Path, j: int) -> Path:
     return folder / f"judge{j}.pt"
+
+
+def arm_desc(arm: str, seed: int, imf: float) -> str:
+    return jobs.run_desc(arm, seed) + ("" if imf == 25 else f"-imf{imf:g}")
 
 
 def split_zip(folder: Path, seed: int) -> Path:

@@ -525,8 +525,9 @@ class BatchSource:
         self._by_class: _ClassOrder | None = None
         if policy != "empirical":
             if dataset.class_ids is None:
-                raise UserError(f"--sampling={policy} needs class labels; {dataset.spec.path} has none in use "
-                                "(give --cond=True, or a data set with labels)")
+                have = ("its labels are vectors" if dataset.spec.label.kind == "value" else
+                        "none are in use (give --cond=True, or a data set with labels)")
+                raise UserError(f"--sampling={policy} needs class labels; {dataset.spec.path}: {have}")
             self._by_class = _ClassOrder(dataset.class_ids, dataset.label_dim, self.seed, policy)
 
     def indices(self, position: int, n: int) -> np.ndarray:

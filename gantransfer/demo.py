@@ -79,7 +79,8 @@ def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
             print(f"$ python {' '.join(job.argv)}")
         jobs.run_jobs(todo, parallel=min(jobs.cores(), len(todo)))
     for arm in arms:
-        snapshots[arm] = jobs.final_snapshot(jobs.run_folder(folder / "runs", jobs.run_desc(arm, seed)), kimg)
+        run_dir = jobs.run_folder(folder / "runs", jobs.run_desc(arm, seed), kimg)
+        snapshots[arm] = jobs.final_snapshot(run_dir, kimg)
         if snapshots[arm] is None:
             raise UserError(f"{arm} was trained but its snapshot is missing in {folder / 'runs'}")
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnnlib.util import UserError
+from gantransfer import snapshot
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,22 +86,26 @@ def run_desc(arm: str, seed: int) -> str:
     return f"arm-{arm}-seed{seed}"
 
 
-def run_folder(outdir: Path, desc: str) -> Path | None:
-    """The newest run folder of `outdir` whose name ends with '-desc'."""
-    found = [p for p in outdir.glob(f"*-{desc}") if p.is_dir() and re.match(r"\d+-", p.name)]
+def run_folder(outdir: Path, desc: str, kimg: float) -> Path | None:
+    """The newest run folder of `outdir` called '...-kimgK-...-desc'."""
+    found = [p for p in outdir.glob(f"*-kimg{kimg:g}-*-{desc}") if p.is_dir()]
+    found += [p for p in outdir.glob(f"*-kimg{kimg:g}-{desc}") if p.is_dir()]
     return max(found, key=lambda p: p.name, default=None)
 
 
 def final_snapshot(run_dir: Path | None, kimg: float) -> Path | None:
     """The snapshot of a finished run of `kimg` thousand images, or None."""
-    path = run_dir / f"network-snapshot-{int(kimg):06d}.pkl" if run_dir else None
-    states = list(run_dir.glob(f"training-state-{int(kimg):06d}.pt")) if run_dir else []
-    return path if path and path.exists() and states else None
+    if run_dir is None:
+        return None
+    paths = sorted(run_dir.glob("network-snapshot-*.pkl"))
+    if not paths or not list(run_dir.glob(f"training-state-{paths[-1].stem[-6:]}.pt")):
+        return None
+    return paths[-1] if snapshot.load(paths[-1]).cur_nimg >= kimg * 1000 else None
 
 
 def train_job(name: str, outdir: Path, desc: str, kimg: float, flags: Sequence[str]) -> tuple[Job | None, Path | None]:
     """(job, None) to start or to continue the run called `desc`, or (None, snapshot) where it is finished."""
-    run_dir = run_folder(outdir, desc)
+    run_dir = run_folder(outdir, desc, kimg)
     done = final_snapshot(run_dir, kimg)
     if done:
         return None, done

@@ -10,12 +10,13 @@ import torch
 
 from dnnlib.util import UserError
 from gantransfer import compare, demo, jobs
+from gantransfer.snapshot import Snapshot
 
 
 def finished_run(folder, name, kimg=20):
     run = folder / name
     run.mkdir(parents=True)
-    (run / f"network-snapshot-{kimg:06d}.pkl").write_bytes(b"")
+    Snapshot("stylegan2", {}, cur_nimg=kimg * 1000).save(run / f"network-snapshot-{kimg:06d}.pkl")
     (run / f"training-state-{kimg:06d}.pt").write_bytes(b"")
     return run
 
@@ -23,8 +24,8 @@ def finished_run(folder, name, kimg=20):
 def test_every_arm_finds_its_own_run(tmp_path):
     arms = sorted({*compare.ARMS, *demo.ARMS})
     for i, (arm, seed) in enumerate(itertools.product(arms, (0, 1, 10))):
-        finished_run(tmp_path, f"{i:05d}-set-cond-{jobs.run_desc(arm, seed)}")
-    found = [jobs.run_folder(tmp_path, jobs.run_desc(a, s)) for a, s in itertools.product(arms, (0, 1, 10))]
+        finished_run(tmp_path, f"{i:05d}-set-cond-kimg20-{jobs.run_desc(arm, seed)}")
+    found = [jobs.run_folder(tmp_path, jobs.run_desc(a, s), 20) for a, s in itertools.product(arms, (0, 1, 10))]
     assert len({*found}) == len(found) == 3 * len(arms)
     for (arm, seed), run in zip(itertools.product(arms, (0, 1, 10)), found):
         assert run.name.endswith(f"-{arm}-seed{seed}")
@@ -33,8 +34,9 @@ def test_every_arm_finds_its_own_run(tmp_path):
 def test_a_finished_run_is_not_trained_again(tmp_path):
     job, done = jobs.train_job("x", tmp_path, "arm-a-seed0", 20, ["--cond=True"])
     assert done is None and "--resume=latest" not in job.argv
-    run = finished_run(tmp_path, "00000-set-arm-a-seed0")
+    run = finished_run(tmp_path, "00000-set-kimg20-res-uc4-arm-a-seed0")
     assert jobs.train_job("x", tmp_path, "arm-a-seed0", 20, [])[1] == run / "network-snapshot-000020.pkl"
+    assert jobs.train_job("x", tmp_path, "arm-a-seed0", 40, [])[1] is None, "a longer run is another run"
     (run / "training-state-000020.pt").unlink()  # stopped between the two
     job, done = jobs.train_job("x", tmp_path, "arm-a-seed0", 20, [])
     assert done is None and "--resume=latest" in job.argv

@@ -117,6 +117,7 @@ def bad(name, *flags, says):
     bad("resume nothing", "--data=DATA", "--outdir=OUT", "--resume=latest", says="--resume=latest"),
     bad("resume missing", "--data=DATA", "--outdir=OUT", "--resume=nowhere.pkl", says="nowhere.pkl"),
     bad("resume garbage", "--data=DATA", "--outdir=OUT", "--resume=BROKEN", says="broken.zip"),
+    bad("balanced without labels", "--data=DATA", "--outdir=OUT", "--sampling=balanced", says="--cond"),
     bad("too many processes", "--data=DATA", "--outdir=OUT", "--gpus=512", "--batch=512", says="--gpus"),
 ])
 def test_bad_input(call, tiny_zip, tmp_path, flags, says):
@@ -135,7 +136,7 @@ def test_bad_input(call, tiny_zip, tmp_path, flags, says):
         flags.append("--dry-run")
     _, err = call("--cfg=tiny", "--metrics=none", *flags, code=2)
     assert says in err.strip().splitlines()[-1], err
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*/network-snapshot*"))
+    assert not list((tmp_path / "out").glob("*")), "nothing was trained, nothing may stay behind"
 
 
 def test_output_folder_not_writable(call, tiny_zip, tmp_path):
@@ -158,6 +159,8 @@ def test_options_of_a_continued_run_must_agree(call, tiny_zip, tmp_path):
     (run,) = tmp_path.glob("00000-*")
     _, err = call(*base, f"--resume={run}", "--gamma=7", "--kimg=0.016", code=2)
     assert "gamma" in err
+    _, err = call(*base, f"--resume={run}", "--mirror=True", "--kimg=0.016", code=2)
+    assert "--mirror" in err
     out, _ = call(*base, f"--resume={run}", "--kimg=0.032")
     assert "Continuing" in out
     assert load(max(run.glob("network-snapshot-*.pkl"))).cur_nimg == 32

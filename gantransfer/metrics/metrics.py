@@ -546,7 +546,7 @@ def warnings_of(result: Mapping[str, Any]) -> list[str]:
         out.append(f"{result['metric']} failed: {result['error']}")
     if result.get("low_sample"):
         out.append(f"{result['metric']}: {result['num_real']} real images are no more than the detector's features: "
-                   "the covariance is singular, the distance biased upwards; compare at equal counts only, or use KID")
+                   "a singular covariance biases a Frechet distance upwards; compare at equal counts only, or use KID")
     return out + [f"{result['metric']}: {n}" for n in result.get("notes", [])]
 
 

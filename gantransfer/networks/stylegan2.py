@@ -23,8 +23,8 @@ from torch import nn
 
 from torch_utils import random
 from torch_utils.ops import upfirdn2d
-from torch_utils.ops.bias_act import activation_funcs, bias_act
-from torch_utils.ops.conv2d_resample import conv2d_resample
+from torch_utils.ops.bias_act import activate_, activation_funcs, bias_act, folds_gain
+from torch_utils.ops.conv_bias_act import conv_bias_act
 from torch_utils.ops.epilogue import epilogue
 from torch_utils.ops.modulated_conv2d import modulated_conv2d, scaled_conv2d
 
@@ -85,13 +85,16 @@ class FullyConnectedLayer(nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x):
-        w = self.weight.to(x.dtype).t()
         # The gains ride on the matrix product instead of rescaling the whole weight at every call.
+        spec = activation_funcs[self.activation]
+        fold = folds_gain(self.activation, spec.def_alpha, spec.def_gain)
+        gain = spec.def_gain if fold else 1
+        w = self.weight.to(x.dtype).t()
         if self.bias is None:
-            x = x @ w * self.weight_gain
+            x = x @ w * (self.weight_gain * gain)
         else:
-            x = torch.addmm(self.bias.to(x.dtype), x, w, beta=self.bias_gain, alpha=self.weight_gain)
-        return x if self.activation == "linear" else bias_act(x, act=self.activation)
+            x = torch.addmm(self.bias.to(x.dtype), x, w, beta=self.bias_gain * gain, alpha=self.weight_gain * gain)
+        return activate_(x, self.activation) if fold else bias_act(x, act=self.activation)
 
 
 class Conv2dLayer(nn.Module):
@@ -117,16 +120,11 @@ class Conv2dLayer(nn.Module):
 
     def forward(self, x, gain=1):
         # For upsampling the stored kernel means true convolution: a convention of the published weights.
-        kw = dict(f=self.resample_filter, up=self.up, down=self.down, padding=self.padding, flip_weight=self.up == 1)
-        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        gain = activation_funcs[self.activation].def_gain * gain
-        if x.dtype == torch.float16 or self.activation not in ("linear", "relu", "lrelu"):
-            y = conv2d_resample(x, (self.weight * self.weight_gain).to(x.dtype), **kw)
-            b = None if self.bias is None else self.bias.to(x.dtype)
-            return bias_act(y, b, act=self.activation, gain=gain, clamp=clamp)
-        # The weight's gain is applied to the result, in the same pass as the bias.
-        y = conv2d_resample(x, self.weight.to(x.dtype), **kw)
-        return epilogue(y, d=self.weight_gain, b=self.bias, act=self.activation, gain=gain, clamp=clamp)
+        return conv_bias_act(x, self.weight, self.bias, self.weight_gain, act=self.activation,
+                             gain=activation_funcs[self.activation].def_gain * gain,
+                             clamp=None if self.conv_clamp is None else self.conv_clamp * gain,
+                             f=self.resample_filter, up=self.up, down=self.down, padding=self.padding,
+                             flip_weight=self.up == 1)
 
 
 class MappingNetwork(nn.Module):

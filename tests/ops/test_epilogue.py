@@ -91,21 +91,24 @@ def test_gradcheck(clamp):
     assert torch.autograd.gradgradcheck(fn, args)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 4e-3), (torch.bfloat16, 4e-2)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
 def test_half_precision(dtype, tolerance):
-    def run(dtype, x, rest, v):
+    def run(dtype, act, x, rest, v):
         x = x.to(dtype).requires_grad_(True)
         rest = [t.clone().requires_grad_(True) for t in rest]
-        y = epilogue(x, *rest, act="lrelu", clamp=256)
+        y = epilogue(x, *rest, act=act, clamp=256)
         assert y.dtype == dtype
         grads = torch.autograd.grad(y, [x, *rest], v.to(dtype))
         assert all(g.dtype == t.dtype for g, t in zip(grads, [x, *rest]))
         return [t.detach().double() for t in (y, *grads)]
 
     x, *rest = tensors(4, 8, 16, 16, dtype=torch.float32)
-    x, v = x.to(dtype).float(), torch.randn_like(x).to(dtype).float()
-    for half, full in zip(run(dtype, x, rest, v), run(torch.float32, x, rest, v)):
-        assert (half - full).norm() <= tolerance * full.norm() + 1e-3
+    x, v = x.to(dtype).float(), tensors(4, 8, 16, 16, seed=1)[0].to(dtype).float()
+    for half, full in zip(run(dtype, "linear", x, rest, v), run(torch.float32, "linear", x, rest, v)):
+        assert (half - full).norm() <= tolerance * full.norm()
+    # With a kink, values whose sign rounding decides differ in slope: only the value is comparable that closely.
+    for half, full in list(zip(run(dtype, "lrelu", x, rest, v), run(torch.float32, "lrelu", x, rest, v)))[:1]:
+        assert (half - full).norm() <= tolerance * full.norm()
 
 
 def test_keeps_only_its_output():

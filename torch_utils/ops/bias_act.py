@@ -52,7 +52,7 @@ def bias_act(x, b=None, dim=1, act="linear", alpha=None, gain=None, clamp=None, 
     gain = float(spec.def_gain if gain is None else gain)
     clamp = None if clamp is None else float(clamp)
     # Activations that commute with a positive gain, and whose derivative shows in the output's sign, save only y.
-    if impl == "auto" and gain > 0 and (act in ("linear", "relu") or (act == "lrelu" and alpha >= 0)):
+    if impl == "auto" and folds_gain(act, alpha, gain):
         if act == "linear" and b is None and gain == 1 and clamp is None:
             return x
         return _PiecewiseLinear.apply(x, b, dim, act, alpha, gain, clamp)
@@ -66,7 +66,26 @@ def _ref(x, b, dim, act, alpha, gain, clamp):
     x = activation_funcs[act].func(x, alpha)
     if gain != 1:
         x = x * gain
-    return x if clamp is None else _Clamp.apply(x, clamp)
+    return clamp_strictly(x, clamp)
+
+
+def folds_gain(act, alpha, gain) -> bool:
+    """Whether `gain * act(u) == act(gain * u)` and the slope shows in the output's sign."""
+    return gain > 0 and (act in ("linear", "relu") or (act == "lrelu" and alpha >= 0))
+
+
+def activate_(y, act, alpha=None):
+    """Apply linear, relu or lrelu in place, without gain; y must be a fresh result that nothing else needs."""
+    if act == "relu":
+        return y.relu_()
+    if act == "lrelu":
+        return F.leaky_relu_(y, activation_funcs[act].def_alpha if alpha is None else alpha)
+    return y
+
+
+def clamp_strictly(x, clamp):
+    """clamp(x, -clamp, clamp) without gradient where the bound is reached; clamp None = x."""
+    return x if clamp is None else _Clamp.apply(x, float(clamp))
 
 
 def sum_to_channel(x, dim=1):
@@ -103,10 +122,7 @@ class _PiecewiseLinear(torch.autograd.Function):
             y = x + b if gain == 1 else torch.add(b * gain, x, alpha=gain)
         else:
             y = x * gain
-        if act == "relu":
-            y.relu_()
-        elif act == "lrelu":
-            F.leaky_relu_(y, alpha)
+        activate_(y, act, alpha)
         if clamp is not None:
             y.clamp_(-clamp, clamp)
         ctx.args = dim, act, alpha, gain, clamp, b is not None
@@ -119,7 +135,7 @@ class _PiecewiseLinear(torch.autograd.Function):
         dim, act, alpha, gain, clamp, has_bias = ctx.args
         dx = dy
         if act != "linear" or clamp is not None:
-            dx = piecewise_grad(dy, ctx.saved_tensors[0].detach(), act, alpha, clamp)
+            dx = piecewise_grad(dy, ctx.saved_tensors[0], act, alpha, clamp)
         if gain != 1:
             dx = dx * gain
         db = sum_to_channel(dx, dim) if has_bias and ctx.needs_input_grad[1] else None
@@ -128,6 +144,9 @@ class _PiecewiseLinear(torch.autograd.Function):
 
 def piecewise_grad(dy, y, act, alpha, clamp):
     """dy masked by the activation's slope (linear, relu, lrelu) and the clamp, both read from the output y."""
+    if act == "linear" and clamp is None:
+        return dy
+    y = y.detach()
     if act == "relu":
         dy = torch.ops.aten.threshold_backward(dy, y, 0)
     elif act == "lrelu":

@@ -7,13 +7,15 @@ from . import upfirdn2d as fir
 from .convolution import conv2d, conv_transpose2d
 
 
-def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight=True, flip_filter=False, impl="auto"):
+def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight=True, flip_filter=False, bias=None,
+                    impl="auto"):
     """Upsample, convolve, downsample, all padding at once in front.
 
     x: `[N, I, H, W]`. w: `[O, I/groups, kh, kw]` of x's dtype. f: FIR filter for the resampling (setup_filter) or None.
     up, down: int. padding: int, (x, y) or (x0, x1, y0, y1) with respect to the upsampled image, on top of what keeps
     the resampling centred. flip_weight: True = correlation (as torch), False = convolution. flip_filter: as upfirdn2d.
-    Returns `[N, O, Ho, Wo]`. Differentiable twice. impl='ref' computes the definition instead of a cheaper equal form.
+    bias: None or `[O]` of x's dtype, added to the result. Returns `[N, O, Ho, Wo]`. Differentiable twice.
+    impl='ref' computes the definition instead of a cheaper equal form.
     Raises ValueError when shapes or dtypes do not fit.
     """
     if x.ndim != 4 or w.ndim != 4 or w.dtype != x.dtype:
@@ -40,23 +42,26 @@ def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight
     def resample(t, **kw):
         return fir.upfirdn2d(t, kw.pop("f", f), flip_filter=flip_filter, impl=impl, **kw)
 
-    def conv(t, stride=1, padding=0):
-        return conv2d(t, w if flip_weight else w.flip(2, 3), stride=stride, padding=padding, groups=groups)
+    def conv(t, bias=None, **kw):
+        return conv2d(t, w if flip_weight else w.flip(2, 3), groups=groups, bias=bias, **kw)
+
+    def biased(t):
+        return t if bias is None else t + bias.reshape(1, -1, 1, 1)
 
     if impl == "auto":
         if kh == kw == 1 and down > 1 and up == 1:
-            return conv(resample(x, down=down, padding=p))
+            return conv(resample(x, down=down, padding=p), bias)
         if kh == kw == 1 and up > 1 and down == 1:
-            return resample(conv(x), up=up, padding=p, gain=up**2)
+            return biased(resample(conv(x), up=up, padding=p, gain=up**2))
         if down > 1 and up == 1:
-            return conv(resample(x, padding=p), stride=down)
+            return conv(resample(x, padding=p), bias, stride=down)
         if up > 1:
-            return _transposed(x, w, up, down, p, groups, flip_weight, resample)
+            return biased(_transposed(x, w, up, down, p, groups, flip_weight, resample))
         if px0 == px1 >= 0 and py0 == py1 >= 0:
-            return conv(x, padding=(py0, px0))
+            return conv(x, bias, padding=(py0, px0))
     t = resample(x, f=f if up > 1 else None, up=up, padding=p, gain=up**2)
     t = conv(t)
-    return resample(t, down=down) if down > 1 else t
+    return biased(resample(t, down=down) if down > 1 else t)
 
 
 def _transposed(x, w, up, down, p, groups, flip_weight, resample):

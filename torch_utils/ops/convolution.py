@@ -22,7 +22,7 @@ def conv2d(x, w, stride=1, padding=0, groups=1, bias=None):
     if _native(x) and not _fast(x, w, conf):
         return F.conv2d(x, w, bias, stride=stride, padding=padding, groups=groups)
     y = _Conv.apply(x, w, conf)
-    return y if bias is None else y + bias.reshape(1, -1, 1, 1)
+    return y if bias is None else y.add_(bias.reshape(1, -1, 1, 1))
 
 
 def conv_transpose2d(x, w, stride=1, padding=0, groups=1):

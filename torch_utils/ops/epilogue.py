@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
-from .bias_act import activation_funcs, bias_act, piecewise_grad
+from .bias_act import activate_, activation_funcs, bias_act, folds_gain, piecewise_grad
 
 
 def epilogue(x, d=None, noise=None, strength=None, b=None, act="linear", alpha=None, gain=None, clamp=None,
@@ -38,7 +37,7 @@ def epilogue(x, d=None, noise=None, strength=None, b=None, act="linear", alpha=N
     alpha = float(spec.def_alpha if alpha is None else alpha)
     gain = float(spec.def_gain if gain is None else gain)
     clamp = None if clamp is None else float(clamp)
-    if impl == "auto" and gain > 0 and alpha >= 0:
+    if impl == "auto" and folds_gain(act, alpha, gain):
         scale, d = (d, None) if isinstance(d, (int, float)) else (1, d)
         return _Epilogue.apply(x, d, noise, strength, b, (float(scale), act, alpha, gain, clamp))
     u = x
@@ -59,19 +58,15 @@ class _Epilogue(torch.autograd.Function):
         factor = gain * scale
         bias = None if b is None else (b * gain).to(x.dtype).reshape(1, -1, 1, 1)
         if d is not None:
-            y = x * (d * factor).to(x.dtype)[:, :, None, None]
-            if bias is not None:
-                y += bias
+            d_gain = (d * factor).to(x.dtype)[:, :, None, None]
+            y = x * d_gain if bias is None else torch.addcmul(bias, x, d_gain)
         elif bias is not None:
             y = torch.add(bias, x, alpha=factor) if factor != 1 else x + bias
         else:
             y = x * factor
         if noise is not None:
             y += (noise * (strength * gain)).to(x.dtype)
-        if act == "relu":
-            y.relu_()
-        elif act == "lrelu":
-            F.leaky_relu_(y, alpha)
+        activate_(y, act, alpha)
         if clamp is not None:
             y.clamp_(-clamp, clamp)
         ctx.save_for_backward(y, d, noise, strength, b)
@@ -84,23 +79,20 @@ class _Epilogue(torch.autograd.Function):
         scale, act, alpha, gain, clamp = ctx.conf
         need_x, need_d, need_noise, need_strength, need_b, _ = ctx.needs_input_grad
         wide = torch.float64 if dy.dtype == torch.float64 else torch.float32
+        given = dy
         if clamp is not None:
             dy = dy * (y.detach().abs() < clamp)
-        g = piecewise_grad(dy, y.detach(), act, alpha, None)  # gradient of gain * act's input; gain joins below
+        g = piecewise_grad(dy, y, act, alpha, None)  # gradient of gain * act's input; gain joins below
         dx = dd = dnoise = dstrength = db = None
-        if need_x:
-            dx = g * (gain * scale) if d is None else g * (d * (gain * scale)).to(g.dtype)[:, :, None, None]
         if need_b or (need_d and b is not None):
             sums = g.sum((2, 3), dtype=wide) * gain  # [N, C]
             db = sums.sum(0) if need_b else None
         if noise is not None and (need_strength or need_d):
-            noise_sums = torch.matmul(g.flatten(2), noise.to(g.dtype).reshape(-1, noise[0].numel(), 1)
-                                      if noise.ndim == 4 else noise.to(g.dtype).reshape(1, -1, 1))[:, :, 0]
-            noise_sums = noise_sums.to(wide) * gain
+            noise_sums = _sum_with(g.to(wide), noise.to(wide)) * gain
             dstrength = noise_sums.sum() if need_strength else None
         if need_d:
             # With u = d x + rest: sum g u = sum dy y (masked), whatever the slope; divide what x contributed by d.
-            dd = (dy * y).sum((2, 3), dtype=wide)
+            dd = (dy.to(wide) * y).sum((2, 3))
             if noise is not None:
                 dd = dd - strength * noise_sums
             if b is not None:
@@ -109,4 +101,16 @@ class _Epilogue(torch.autograd.Function):
         if need_noise:
             dnoise = g.sum(1, keepdim=True, dtype=wide) * (strength * gain)
             dnoise = (dnoise if noise.ndim == 4 else dnoise.sum((0, 1))).to(noise.dtype)
+        if need_x:
+            factor = gain * scale if d is None else (d * (gain * scale)).to(g.dtype)[:, :, None, None]
+            own = not torch.is_grad_enabled() and g is not given  # then g may be overwritten
+            dx = g.mul_(factor) if own else g * factor
         return dx, dd, dnoise, dstrength, db, None
+
+
+def _sum_with(g, noise):
+    """[N, C]: sum over pixels of g [N, C, H, W] times noise [H, W] or [N, 1, H, W], without an image in between."""
+    noise = noise.flatten(-2)  # [H W] or [N, 1, H W]
+    if g.is_contiguous(memory_format=torch.channels_last):
+        return torch.matmul(noise.reshape(-1, 1, noise.shape[-1]), g.permute(0, 2, 3, 1).flatten(1, 2))[:, 0]
+    return torch.matmul(g.flatten(2), noise.reshape(-1, noise.shape[-1], 1))[:, :, 0]

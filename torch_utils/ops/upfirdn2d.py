@@ -158,95 +158,119 @@ class _UpFirDn(torch.autograd.Function):
 
 
 def _fast(x, f, up, down, padding, flip, gain):
-    f = torch.ones(1, 1, device=x.device) if f is None else f
-    f = f.to(torch.float64 if x.dtype == torch.float64 else torch.float32)  # the gain joins at full precision
     n, c, h, w = x.shape
     _, _, ho, wo = _out_size(x.shape, f, (up, down, padding, flip, gain))
+    if f is None:
+        f = torch.ones(1, 1, device=x.device)
     if x.device.type == "cpu" and h * w * ho * wo <= (2048 if n * c > 1024 or f.ndim == 1 else 8192):
         return _small_map(x, f, up, down, padding, flip, gain, (ho, wo))
     if f.ndim == 2:
-        return _depthwise(x, (f * gain).to(x.dtype), up, down, padding, flip)
+        return _depthwise(x, f, up, down, padding, flip, gain)
     if x.device.type == "cpu" and max(h, w, ho, wo) <= 512:
         return _two_matrices(x, f, up, down, padding, flip, gain, (ho, wo))
     (ux, uy), (dx, dy), (px0, px1, py0, py1) = up, down, padding
-    y = _depthwise(x, f[None, :].to(x.dtype), (ux, 1), (dx, 1), (px0, px1, 0, 0), flip)
-    return _depthwise(y, (f[:, None] * gain).to(x.dtype), (1, uy), (1, dy), (0, 0, py0, py1), flip)
+    y = _depthwise(x, f[None, :], (ux, 1), (dx, 1), (px0, px1, 0, 0), flip, 1)
+    return _depthwise(y, f[:, None], (1, uy), (1, dy), (0, 0, py0, py1), flip, gain)
 
 
-def _depthwise(x, f, up, down, padding, flip):
-    """One depthwise convolution: strided for downsampling, transposed for upsampling; f [fh, fw] of x's dtype."""
-    c = x.shape[1]
+def _depthwise(x, f, up, down, padding, flip, gain):
+    """One depthwise convolution: strided for downsampling, transposed for upsampling; f [fh, fw]."""
+    n, c, h, w = x.shape
     (ux, uy), (dx, dy) = up, down
-    if (ux, uy) == (1, 1):
-        f = f if flip else f.flip(0, 1)
-        x, f, padding = _symmetric(x, f, padding)
-        return F.conv2d(x, f.expand(c, 1, *f.shape), groups=c, stride=(dy, dx), padding=(padding[2], padding[0]))
-    # A transposed convolution gives the full result of the zero-inserted image; cut (or extend) it to what is asked.
     fh, fw = f.shape
-    f = f.flip(0, 1) if flip else f
-    _, _, h, w = x.shape
+    if (ux, uy) == (1, 1):
+        x, inside, taps = _split_padding(x, padding)
+        weight = _cached(_weight, f, c, x.dtype, not flip, gain, taps)
+        return F.conv2d(x, weight, groups=c, stride=(dy, dx), padding=inside)
+    # A transposed convolution gives the full result of the zero-inserted image; cut (or extend) it to what is asked.
     x0, y0 = fw - 1 - padding[0], fh - 1 - padding[2]
     x1, y1 = fw - ux - padding[1], fh - uy - padding[3]
     qx, qy = max(min(x0, x1), 0), max(min(y0, y1), 0)
     if (w - 1) * ux + fw <= 2 * qx or (h - 1) * uy + fh <= 2 * qy:
         qx = qy = 0
-    y = F.conv_transpose2d(x, f.expand(c, 1, fh, fw), groups=c, stride=(uy, ux), padding=(qy, qx))
+    weight = _cached(_weight, f, c, x.dtype, flip, gain, (0, 0, 0, 0))
+    y = F.conv_transpose2d(x, weight, groups=c, stride=(uy, ux), padding=(qy, qx))
     rest = (qx - x0, qx - x1, qy - y0, qy - y1)
     if any(rest):
         y = F.pad(y, rest)
-    return y[:, :, ::dy, ::dx] if (dx, dy) != (1, 1) else y
+    return y[:, :, ::dy, ::dx].clone() if (dx, dy) != (1, 1) else y
 
 
-def _symmetric(x, f, padding):
-    """Padding equal on both sides, as torch's convolutions want it: a small excess becomes zero taps of the filter
-    (cheaper than copying the image), crops and large differences a padded copy."""
+def _split_padding(x, padding):
+    """(image, equal padding (y, x) for the convolution, taps to add to the filter). A small difference between the
+    sides becomes zero taps (cheaper than copying the image); crops and large differences become a padded copy."""
     px0, px1, py0, py1 = padding
     if min(padding) >= 0 and abs(px0 - px1) <= 2 and abs(py0 - py1) <= 2:
         qx, qy = max(px0, px1), max(py0, py1)
-        if (px0, py0) != (px1, py1):
-            f = F.pad(f, (qx - px0, qx - px1, qy - py0, qy - py1))
-        return x, f, (qx, qx, qy, qy)
-    return F.pad(x, padding), f, (0, 0, 0, 0)
-
-
-@functools.lru_cache(maxsize=256)
-def _tap_index(n, no, taps, up, down, p0, flip, device):
-    """[n, no] int64: which tap of the filter leads from input i to output o; `taps` = none (a zero is put there)."""
-    with torch.inference_mode(False):
-        i = torch.arange(n, device=device)[:, None] * up
-        o = torch.arange(no, device=device)[None, :] * down - p0
-        a = i - o
-        return torch.where((a >= 0) & (a < taps), a if flip else taps - 1 - a, taps)
-
-
-def _axis_matrix(f, n, no, up, down, p0, flip):
-    return torch.cat([f, f.new_zeros(1)])[_tap_index(n, no, len(f), up, down, p0, flip, f.device)]
+        return x, (qy, qx), (qx - px0, qx - px1, qy - py0, qy - py1)
+    return F.pad(x, padding), (0, 0), (0, 0, 0, 0)
 
 
 def _two_matrices(x, f, up, down, padding, flip, gain, out):
     """Separable filter as one band matrix per axis."""
     n, c, h, w = x.shape
-    mx = _axis_matrix(f, w, out[1], up[0], down[0], padding[0], flip).to(x.dtype)
-    my = _axis_matrix(f * gain, h, out[0], up[1], down[1], padding[2], flip).to(x.dtype)
-    y = x.reshape(n * c * h, w) @ mx
-    y = torch.matmul(my.t(), y.reshape(n * c, h, out[1])).reshape(n, c, *out)
+    mx = _cached(_band, f, w, out[1], up[0], down[0], padding[0], flip, 1, x.dtype)
+    my = _cached(_band, f, h, out[0], up[1], down[1], padding[2], flip, gain, x.dtype)
+    y = x.new_empty(n, c, *out)  # written through views: what an autograd.Function returns must not be one
+    rows = (x.reshape(n * c * h, w) @ mx).view(n * c, h, out[1])
+    torch.matmul(my.t(), rows, out=y.view(n * c, *out))
     return y.contiguous(memory_format=torch.channels_last) if _is_channels_last(x) else y
 
 
 def _small_map(x, f, up, down, padding, flip, gain, out):
     """Both axes as one matrix [H*W, Ho*Wo]: few multiplications on tiny maps, and one call."""
     n, c, h, w = x.shape
-    f = torch.outer(f, f) if f.ndim == 1 else f
-    fh, fw = f.shape
-    f = (f * gain).to(x.dtype)
-    iy = _tap_index(h, out[0], fh, up[1], down[1], padding[2], flip, f.device)
-    ix = _tap_index(w, out[1], fw, up[0], down[0], padding[0], flip, f.device)
-    m = F.pad(f, (0, 1, 0, 1))[iy[:, None, :, None], ix[None, :, None, :]].reshape(h * w, out[0] * out[1])
+    m = _cached(_band2d, f, (h, w), out, up, down, (padding[0], padding[2]), flip, gain, x.dtype)
     if _is_channels_last(x):
-        y = torch.matmul(m.t(), x.permute(0, 2, 3, 1).reshape(n, h * w, c))
-        return y.reshape(n, *out, c).permute(0, 3, 1, 2)
-    return (x.reshape(n * c, h * w) @ m).reshape(n, c, *out)
+        y = torch.empty((n, c, *out), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, c)
+        torch.matmul(m.t(), pixels, out=y.permute(0, 2, 3, 1).view(n, out[0] * out[1], c))
+    else:
+        y = x.new_empty(n, c, *out)
+        torch.mm(x.reshape(n * c, h * w), m, out=y.view(n * c, out[0] * out[1]))
+    return y
 
 
 def _is_channels_last(x) -> bool:
     return x.shape[1] > 1 and x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _weight(f, c, dtype, mirror, gain, taps):
+    """[C, 1, fh, fw]: the filter as a depthwise weight."""
+    f = F.pad((f.flip(0, 1) if mirror else f) * gain, taps).to(dtype)
+    return f.expand(c, 1, *f.shape)
+
+
+def _band(f, n, no, up, down, p0, flip, gain, dtype):
+    """[n, no]: upsampling, filtering and downsampling along one axis as a matrix."""
+    return (F.pad(f * gain, (0, 1))[_tap_index(n, no, len(f), up, down, p0, flip)]).to(dtype)
+
+
+def _band2d(f, size, out, up, down, p0, flip, gain, dtype):
+    """[H * W, Ho * Wo]: the same for both axes at once, f [fh, fw] or [taps]."""
+    f = torch.outer(f, f) if f.ndim == 1 else f
+    iy = _tap_index(size[0], out[0], f.shape[0], up[1], down[1], p0[1], flip)
+    ix = _tap_index(size[1], out[1], f.shape[1], up[0], down[0], p0[0], flip)
+    m = F.pad(f * gain, (0, 1, 0, 1))[iy[:, None, :, None], ix[None, :, None, :]]
+    return m.reshape(size[0] * size[1], out[0] * out[1]).to(dtype)
+
+
+def _tap_index(n, no, taps, up, down, p0, flip):
+    """[n, no] int64: which tap of the filter leads from input i to output o; `taps` = none (a zero is put there)."""
+    a = torch.arange(n)[:, None] * up - torch.arange(no)[None, :] * down + p0
+    return torch.where((a >= 0) & (a < taps), a if flip else taps - 1 - a, taps)
+
+
+def _cached(make, f, *args):
+    """make(f, *args), remembered by the filter's values when they lie in this process's memory."""
+    wide = torch.float64 if torch.float64 in args else torch.float32  # gains join at full precision
+    if f.device.type != "cpu":
+        return make(f.to(wide), *args)
+    return _remembered(make, f.detach().numpy().tobytes(), tuple(f.shape), f.dtype, wide, args)
+
+
+@functools.lru_cache(maxsize=512)
+def _remembered(make, values, shape, dtype, wide, args):
+    with torch.inference_mode(False), torch.no_grad():
+        f = torch.frombuffer(bytearray(values), dtype=dtype).reshape(shape).to(wide)
+        return make(f, *args).contiguous()
