@@ -37,6 +37,11 @@ def flag(name: str, help: str, type: Any = str, default: Any = None, **kw: Any) 
     return click.option(*names, name, type=BOOL if type is bool else type, default=default, help=help, **kw)
 
 
+def own_field(method: type[Method], name: str) -> Any:
+    """What `option` recorded of one of the method's flags."""
+    return next(f.metadata for f in dataclasses.fields(method.Options) if f.name == name)
+
+
 def method_flags(command: Any) -> Any:
     """Every field of every method's Options as a flag; the default None means: the method decides."""
     from gantransfer.methods import METHODS
@@ -49,7 +54,8 @@ def method_flags(command: Any) -> Any:
             specs.setdefault(f.name, f)
     for name, f in reversed(specs.items()):
         m = f.metadata
-        kind: Any = click.Choice(m["choices"]) if m["choices"] else m["type"]
+        choices = dict.fromkeys(c for owner in seen[name] for c in own_field(METHODS[owner], name)["choices"] or ())
+        kind: Any = click.Choice(list(choices)) if choices else m["type"]
         if not m["choices"] and m["type"] in (int, float) and (m["low"] is not None or m["high"] is not None):
             kind = (click.IntRange if m["type"] is int else click.FloatRange)(m["low"], m["high"])
         owners = "" if len(seen[name]) == len(METHODS) else f" [{', '.join(seen[name])}]"
@@ -70,7 +76,8 @@ def method_flags(command: Any) -> Any:
 # Method and start.
 @flag("method", "Which method; left out, the other flags decide (stylegan2 unless they say otherwise)", metavar="NAME")
 @flag("stage", "Stage of a method that has several", metavar="NAME")
-@flag("resume", "Start from weights (file, URL, published name), or 'latest' / a run folder to continue a run exactly",
+@flag("resume", "Start from weights (file, URL, published name), or 'latest' / a run folder to continue a run exactly; "
+      "RUN:best or RUN:best:METRIC is a run's best snapshot",
       metavar="PATH")
 @flag("source", "Source model of a transfer method", metavar="PATH")
 # Schedule.
@@ -134,6 +141,7 @@ class Setup:
     """Flags resolved against the data: method, options, run configuration."""
 
     def __init__(self, flags: dict[str, Any], given: dict[str, Any]):
+        from gantransfer import best
         from gantransfer.dataset import ImageDataset
         from gantransfer.importers import RESUME_NAMES
 
@@ -153,7 +161,8 @@ class Setup:
         if flags["subset"] and flags["subset"] > self.dataset.spec.num_images:
             raise UserError(f"--subset={flags['subset']} is more than the "
                             f"{self.dataset.spec.num_images} images there are")
-        resume = flags["resume"]
+        resume = best.resolve(flags["resume"])
+        flags["source"] = best.resolve(flags["source"])
         self.continues = resume is not None and (resume == "latest" or Path(resume).is_dir())
         names = {f.name for f in dataclasses.fields(self.method.Options)}
         self.opts = self.method.Options(**{k: given[k] for k in names if given.get(k) is not None})
@@ -239,6 +248,13 @@ class Setup:
         if dist.is_main():
             self.dataset.check_headers()  # an image of another size shows now, not after hours
         run_dir, state = self._folder()
+        source, start = None, self.run.resume
+        if state is not None:
+            source = training_loop.as_source(state) if self.method.shaped_by_source else None
+        else:
+            if start not in (None, "noresume"):
+                source = load_any(RESUME_NAMES.get(start, start))
+            self.method.check_source(self.opts, self.dataset.spec, source, self.stage)
         fresh = not run_dir.exists()
         if dist.is_main():
             try:
@@ -249,9 +265,6 @@ class Setup:
         logger = Logger(run_dir / "log.txt") if dist.is_main() else None
         try:
             self._announce(run_dir, state)
-            source, start = None, self.run.resume
-            if start not in (None, "noresume") and state is None:
-                source = load_any(RESUME_NAMES.get(start, start))
             torch.manual_seed(self.run.seed)
             trainer = self.method(self.opts, self.dataset.spec, self.run, source, self.stage, device)
             out = training_loop.Outputs(run_dir, self.run.snap, self.run.snap,
@@ -399,6 +412,9 @@ def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
         owners = [m for m, c in METHODS.items() if key in {f.name for f in dataclasses.fields(c.Options)}]
         if owners and key not in own and given[key] not in (None, False):
             raise UserError(f"--{key} belongs to method {' and '.join(owners)}, not to {name}")
+        choices = own_field(METHODS[name], key)["choices"] if key in own else None
+        if choices and given[key] is not None and given[key] not in choices:
+            raise UserError(f"--{key}={given[key]} does not exist in method {name}; it has {', '.join(choices)}")
     return METHODS[name]
 
 

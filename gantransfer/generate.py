@@ -87,6 +87,18 @@ def parse_classes(text: str, label: LabelSpec) -> list[int]:
     return list(dict.fromkeys(out))
 
 
+def split_label_set(text: str | None, sampler: Sampler) -> tuple[str | None, str | None]:
+    """('old', '3,4') from 'old:3,4', for a model that knows several sets of classes; (None, text) otherwise."""
+    name, colon, rest = (text or "").partition(":")
+    if not colon or text in sampler.spec.label.names:
+        return None, text
+    if name not in sampler.label_sets:
+        known = ", ".join(f"{k}:0 to {k}:{v.dim - 1}" for k, v in sampler.label_sets.items())
+        raise UserError(f"--class={text}: " + (f"this model has {known}" if known else
+                                               "this model has one set of classes; leave the part before ':' away"))
+    return name, rest or None
+
+
 def _known(label: LabelSpec) -> str:
     names = ", ".join(label.names[:10]) + (", ..." if len(label.names) > 10 else "")
     return f"the model knows 0 to {label.dim - 1}" + (f" ({names})" if names else "")
@@ -294,7 +306,7 @@ def _numbers(text: str, flag: str) -> list[float]:
 @click.option("--network", required=True, metavar="PATH", help="Snapshot: ours or a published pickle; file or URL")
 @click.option("--seeds", metavar="LIST", help="One image per seed (and class): 0-63 or 1,5,9")
 @click.option("--class", "--classes", "class_", metavar="LIST",
-              help="Classes: 3, 0-9, names, or the groups many, medium, few")
+              help="Classes: 3, 0-9, names, or the groups many, medium, few; new:3 or old:17 of a transferred model")
 @click.option("--per-class", type=click.IntRange(min=1), help="Images per class, seeds counting on from the first")
 @click.option("--labels", type=click.Choice(["uniform", "data"]),
               help="Draw the label of each seed: every class equally often, or as in the training set")
@@ -343,7 +355,8 @@ def main(network: str, seeds: str | None, class_: str | None, per_class: int | N
         return
 
     sampler = METHODS[snap.method].sampler_from(snap, where)
-    spec = sampler.spec.label
+    label_set, class_ = split_label_set(class_, sampler)
+    spec = sampler.label_sets[label_set] if label_set else sampler.spec.label
     if add_uc and "uc" not in sampler.views:
         raise UserError("--add-uc: this model has no label-free images (UTLO with res_uc above 0 has)")
     if add_uc and is_zip:
@@ -356,6 +369,8 @@ def main(network: str, seeds: str | None, class_: str | None, per_class: int | N
         raise UserError("--seeds names a seed twice")
 
     kw: dict[str, Any] = dict(truncation_psi=trunc, noise_mode=noise_mode)
+    if label_set:
+        kw["label_set"] = label_set
     if trunc_cutoff is not None:
         kw["truncation_cutoff"] = trunc_cutoff
     views = ["image", "uc"] if add_uc else ["image"]

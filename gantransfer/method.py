@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from dnnlib.util import UserError
 from gantransfer.dataset import DataSpec
 from gantransfer.sampler import Sampler
 from gantransfer.snapshot import NetRecord, Snapshot, plain
@@ -70,6 +71,20 @@ class Options:
         return plain({f.name: getattr(self, f.name) for f in fields(self)})
 
 
+def resolve_schedule(run: RunConfig, *, batch: int, kimg: float, tick: float, snap: int) -> None:
+    """Fill what the user left open of batch, length and intervals; UserError where the batch does not divide."""
+    run.batch = run.batch or batch
+    if run.batch % run.num_procs:
+        raise UserError(f"--batch={run.batch} is not divisible by --gpus={run.num_procs}; change one of them")
+    run.batch_gpu = run.batch_gpu or run.batch // run.num_procs
+    if run.batch % (run.batch_gpu * run.num_procs):
+        raise UserError(f"--batch={run.batch} is not a multiple of --batch-gpu={run.batch_gpu} x "
+                        f"--gpus={run.num_procs}; change one of them")
+    for key, default in (("kimg", kimg), ("tick", tick), ("snap", snap)):
+        if getattr(run, key) is None:
+            setattr(run, key, default)
+
+
 def option(default: Any, help: str, *, type: Any = None, choices: tuple | None = None, low: float | None = None,
            high: float | None = None, metavar: str | None = None) -> Any:
     """A field of an Options class that train.py turns into a flag. `low`/`high` are inclusive bounds."""
@@ -87,6 +102,8 @@ class Method:
     name: ClassVar[str]
     stages: ClassVar[tuple[str, ...]] = ("main",)
     Options: ClassVar[type[Options]]
+    # Networks have the source's sizes: a continued run gets its training state as `source`, extra["continues"] set.
+    shaped_by_source: ClassVar[bool] = False
 
     nets: dict[str, nn.Module]  # everything worth saving, by name
     report: Callable[[str, torch.Tensor], None]  # statistics for the log; set by the loop
@@ -112,6 +129,10 @@ class Method:
     def config(cls, opts: Options, run: RunConfig, data: DataSpec) -> dict[str, Any]:
         """Resolved settings for training_options.json, JSON-able."""
         return {"options": opts.to_dict()}
+
+    @classmethod
+    def check_source(cls, opts: Options, data: DataSpec, source: Snapshot | None, stage: str) -> None:
+        """Whether `source` can start this stage on this data; called before anything is written. UserError if not."""
 
     def prepare(self, dataset: Any) -> Any:
         """The data set the loop draws from; most methods return it unchanged."""

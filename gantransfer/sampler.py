@@ -22,6 +22,7 @@ class Sampler(Protocol):
 
     spec: DataSpec
     views: tuple[str, ...]  # what `view=` may be; the first is the ordinary image
+    label_sets: dict[str, LabelSpec]  # what `label_set=` may be: other sets of labels the model knows, e.g. 'old'
 
     def __call__(self, seeds: Sequence[int], c: torch.Tensor | None = None, **kw) -> torch.Tensor:
         """uint8 [N, C, H, W] for N seeds and labels c [N, label_dim] (None if unconditional)."""
@@ -38,11 +39,12 @@ class GeneratorSampler:
 
     def __init__(self, synthesise: Callable[..., torch.Tensor], z_dim: int, spec: DataSpec,
                  device: torch.device | str = "cpu", views: tuple[str, ...] = ("image",), label_dim: int | None = None,
-                 network: torch.nn.Module | None = None):
+                 network: torch.nn.Module | None = None, label_sets: dict[str, LabelSpec] | None = None):
         self.synthesise, self.z_dim, self.spec = synthesise, z_dim, spec
         self.network = network  # for measures of the latent space, where there is one to measure
         self.device, self.views = torch.device(device), views
         self.label_dim = spec.label.dim if label_dim is None else label_dim
+        self.label_sets = label_sets or {}
 
     @torch.no_grad()
     def __call__(self, seeds: Sequence[int], c: torch.Tensor | None = None, **kw) -> torch.Tensor:
@@ -50,8 +52,9 @@ class GeneratorSampler:
             if self.label_dim:
                 raise UserError("this model is class-conditional: give labels (--class=..., or --labels=...)")
             c = torch.zeros([len(seeds), 0])
-        if tuple(c.shape) != (len(seeds), self.label_dim):
-            raise ValueError(f"labels {tuple(c.shape)} for {len(seeds)} seeds of a model with {self.label_dim} labels")
+        dim = self.label_sets[kw["label_set"]].dim if kw.get("label_set") else self.label_dim
+        if tuple(c.shape) != (len(seeds), dim):
+            raise ValueError(f"labels {tuple(c.shape)} for {len(seeds)} seeds of a model with {dim} labels")
         z = np.stack([np.random.RandomState(int(s) % 2**32).randn(self.z_dim) for s in seeds])
         z = torch.from_numpy(z).to(self.device, torch.float32)
         x = self.synthesise(z, c.to(self.device, torch.float32), rng=rnd.SeedStack(seeds), **kw)

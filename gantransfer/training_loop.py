@@ -29,7 +29,7 @@ from gantransfer.dataset import BatchSource, ImageDataset
 from gantransfer.grid import save_grid
 from gantransfer.method import Batch, Method, Phase, RunConfig
 from gantransfer.sampler import LabelSource, Sampler
-from gantransfer.snapshot import plain, read_plain
+from gantransfer.snapshot import NetRecord, Snapshot, plain, read_plain
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 from torch_utils import stats
@@ -216,6 +216,8 @@ class _Loop:
             format=STATE_FORMAT, version=1, method=m.name, stage=m.stage, cur_nimg=self.cur_nimg, index=self.index,
             tick=self.tick, elapsed=self._total_sec(),
             nets={k: {n: t.detach() for n, t in v.state_dict().items()} for k, v in m.nets.items()},
+            records={k: [f"{type(v).__module__}.{type(v).__qualname__}", plain(v.init_kwargs)]
+                     for k, v in m.nets.items()},
             opts=[o.state_dict() for o in self._optimisers()],
             method_state=plain(m.state()), stats=plain(self.collector.state()),
         )
@@ -501,6 +503,16 @@ def grid_layout(dataset: ImageDataset, rows: int | None) -> tuple[list[int], lis
 
 def _zoom(images: np.ndarray) -> int:
     return max(32 // images.shape[-1], 1)  # tiles large enough to look at, and for the row labels
+
+
+def as_source(path: Path) -> Snapshot:
+    """A training state as the `source` of the method that it continues (`Method.shaped_by_source`)."""
+    s = read_plain(path, what="training state")
+    if not isinstance(s, dict) or "records" not in s:
+        raise UserError(f"{path} is not a training state of this version; start the run anew")
+    nets = {k: NetRecord(*s["records"][k], s["nets"][k]) for k in s["nets"]}
+    return Snapshot(method=s["method"], stage=s["stage"], nets=nets, cur_nimg=s["cur_nimg"],
+                    extra={**s["method_state"], "continues": True})
 
 
 def find_states(run_dir: str | os.PathLike) -> list[Path]:

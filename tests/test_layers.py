@@ -20,7 +20,7 @@ BASE = ("dnnlib", "torch_utils")
 DATA = (*BASE, "gantransfer.dataset")
 METHOD = (*DATA, "gantransfer.augment", "gantransfer.method", "gantransfer.networks", "gantransfer.sampler",
           "gantransfer.snapshot")
-METHOD_NAMES = {"stylegan2", "utlo", "hypermod", "cgantransfer", "mind2mind", "cgan_kd"}
+METHOD_NAMES = {"stylegan2", "utlo", "hypermod", "biggan", "cgantransfer", "mind2mind", "cgan_kd"}
 
 # What a module, or all modules of a package, may import of ours; the first match counts. Scripts are free. A module of
 # gantransfer without a rule is a helper: importing it counts as importing what it imports.
@@ -35,6 +35,7 @@ RULES = [
     ("gantransfer.method", (*DATA, "gantransfer.sampler", "gantransfer.snapshot")),
     ("gantransfer.importers", (*DATA, "gantransfer.importers", "gantransfer.snapshot", "gantransfer.networks")),
     ("gantransfer.methods.stylegan2", METHOD),
+    ("gantransfer.methods.cgantransfer", (*METHOD, "gantransfer.methods.biggan")),  # transfer of that backbone
     ("gantransfer.methods.*", (*METHOD, "gantransfer.methods.stylegan2")),  # may build on the base method
     ("gantransfer.methods", (*METHOD, "gantransfer.methods")),  # the table of methods
     ("gantransfer.metrics", (*DATA, "gantransfer.metrics", "gantransfer.networks.features", "gantransfer.sampler")),

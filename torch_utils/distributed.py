@@ -151,6 +151,13 @@ def all_reduce_max(x: torch.Tensor) -> torch.Tensor:
     return _all_reduce(x, dist.ReduceOp.MAX if dist.is_available() else None, "all_reduce_max")
 
 
+def all_gather(x: torch.Tensor) -> torch.Tensor:
+    """Every rank's `x`, stacked: [world_size, *x.shape]. Shapes must be equal."""
+    out = x.new_zeros([world_size(), *x.shape])
+    out[rank()] = x
+    return all_reduce_sum(out)
+
+
 def any_rank(flag: bool) -> bool:
     """True on every rank when `flag` is true on at least one: how ranks agree to stop."""
     return bool(all_reduce_max(torch.tensor([int(flag)])).item())

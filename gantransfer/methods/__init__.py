@@ -2,6 +2,8 @@
 """The methods, by the name `--method` takes. Adding one is a file beside this and a line here."""
 
 from gantransfer.method import Method
+from gantransfer.methods.biggan import BigGAN
+from gantransfer.methods.cgantransfer import CGANTransfer
 from gantransfer.methods.stylegan2 import StyleGAN2
 from gantransfer.methods.transitional import Transitional
 from gantransfer.methods.utlo import UTLO
@@ -10,4 +12,6 @@ METHODS: dict[str, type[Method]] = {
     "stylegan2": StyleGAN2,
     "utlo": UTLO,
     "transitional": Transitional,
+    "biggan": BigGAN,
+    "cgantransfer": CGANTransfer,
 }

@@ -1,78 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class-conditional batch norm against numbers of the reference implementation and their float64 counterparts."""
+"""Spectral norm, attention, orthogonal regularisation and EMA against the original."""
 
+import numpy as np
 import pytest
 import torch
 
+from gantransfer.networks import biggan
 from tests.golden.conftest import assert_close, golden_files, load_npz
-from torch_utils.ops.cond_batch_norm import cond_batch_norm
 
 
-def cases(path):
-    config, arrays = load_npz(path)
-    assert config["cases"]
-    for i, case in enumerate(config["cases"]):
-        prefix = f"case{i}/"
-        yield case, {k[len(prefix):]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
+def tensor(a):
+    return torch.from_numpy(np.array(a))
 
 
-@pytest.mark.parametrize("impl", ["auto", "ref"])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("mode", ["train", "eval"])
-@pytest.mark.parametrize("path", golden_files("cgantransfer", "op_ccbn*.npz"))
-def test_ccbn(path, mode, layout, impl):
-    for i, (case, a) in enumerate(cases(path)):
-        ratio = abs(case["mean"]) / case["std"]
-        rel = 1e-5 + 2**-24 * ratio * 2
-        x, gain, bias = (a[k].clone() for k in ("x", "gain", "bias"))
-        x = x.contiguous(memory_format=layout).requires_grad_()
-        gain.requires_grad_()
-        bias.requires_grad_()
-        buffers = a["running_mean"].clone(), a["running_var"].clone()
-        kw = dict(training=mode == "train", momentum=case["momentum"], eps=case["eps"], impl=impl)
-        y = cond_batch_norm(x, gain, bias, *buffers, **kw)
-        grads = torch.autograd.grad(y, [x, gain, bias], a["dy"])
-        for name, value in zip(("out", "dx", "dgain", "dbias"), (y, *grads)):
-            truth = a[f"{mode}/f64_{name}"]
-            assert_close(value.detach().numpy(), truth.numpy(), rel=rel if name == "out" else rel * 20, floor=1e-6,
-                         what=f"case{i} {mode} {name}")
-        for name, value in zip(("running_mean", "running_var"), buffers):
-            assert_close(value.numpy(), a[f"{mode}/{name}_after"].numpy(), rel=1e-3 if "var" in name else 1e-5,
-                         what=f"case{i} {mode} {name}")
-        up = cond_batch_norm(x, gain, bias, a["running_mean"].clone(), a["running_var"].clone(), act="relu", up=2, **kw)
-        assert_close(up.sum((2, 3)).detach().numpy(), a[f"{mode}/f64_relu_up2_sum"].numpy(), rel=rel * 5, floor=1e-5,
-                     what=f"case{i} {mode} relu up2")
+def under(a, prefix):
+    return {k.removeprefix(prefix): v for k, v in a.items() if k.startswith(prefix)}
 
 
-@pytest.mark.parametrize("impl", ["auto", "ref"])
-@pytest.mark.parametrize("path", golden_files("cgantransfer", "op_ccbn*.npz"))
-def test_ccbn_second_order(path, impl):
-    for i, (case, a) in enumerate(cases(path)):
-        x, gain, bias, dy = (a[k].double().requires_grad_() for k in ("x", "gain", "bias", "dy"))
-        for mode in ("train", "eval"):
-            y = cond_batch_norm(x, gain, bias, a["running_mean"].double(), a["running_var"].double(),
-                                training=mode == "train", eps=case["eps"], impl=impl)
-            (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
-            second = torch.autograd.grad((dx * a["v"]).sum(), [x, gain, dy], allow_unused=True)
-            for name, value in zip(("dd_x", "dd_gain", "dd_dy"), second):
-                if f"{mode}/f64_{name}" in a:
-                    assert_close(value.numpy(), a[f"{mode}/f64_{name}"].numpy(), rel=1e-6, floor=1e-9,
-                                 what=f"case{i} {mode} {name}")
+@pytest.mark.parametrize("path", golden_files("cgantransfer", "op_sn_attention*.npz"))
+def test_spectral_norm_and_attention(path):
+    config, a = load_npz(path)
+    for i, c in enumerate(config["linear"]):
+        d = under(a, f"lin{i}/")
+        layer = biggan.SNLinear(c["inp"], c["out"], sn=biggan.SN(c["num_svs"], c["num_itrs"], c["eps"]))
+        layer.load_state_dict({k: tensor(v) for k, v in under(d, "state/").items()})
+        layer.eval()
+        x, dy = tensor(d["x"]).requires_grad_(True), tensor(d["dy"])
+        assert_close(layer(x).detach(), d["eval_out"], what="eval")
+        assert_close(layer.effective_weight().detach(), d["eval_W_over_sigma"], what="weight")
+        assert_close(layer.u0, d["state/u0"], 0, 0)
+        layer.train()
+        out = layer(x)
+        assert_close(out.detach(), d["train_out"], what="train")
+        out.backward(dy)
+        for name, g in (("dx", x.grad), ("dweight", layer.weight.grad), ("dbias", layer.bias.grad)):
+            assert_close(g, d[name], 1e-3, what=f"lin{i} {name}")
+        for when in ("state_after1", "state_after2"):
+            for k, v in under(d, f"{when}/").items():
+                assert_close(layer.state_dict()[k], v, 1e-3, what=f"lin{i} {when} {k}")
+            layer(x)
+    d, c = under(a, "attn/"), config["attn"]
+    layer = biggan.Attention(c["ch"], biggan.SN(c["num_svs"], c["num_itrs"], c["eps"]))
+    layer.load_state_dict({k: tensor(v) for k, v in under(d, "state/").items()})
+    x = tensor(d["x"]).requires_grad_(True)
+    assert_close(layer.eval()(x).detach(), d["eval_out"], what="attention eval")
+    out = layer.train()(x)
+    assert_close(out.detach(), d["train_out"], what="attention train")
+    out.backward(tensor(d["dy"]))
+    assert_close(x.grad, d["dx"], 1e-3, what="attention dx")
+    for name, p in layer.named_parameters():
+        assert_close(p.grad, d[f"d/{name}"], 3e-3, what=f"attention {name}")
+    d, c = under(a, "emb/"), config["emb"]
+    layer = biggan.SNEmbedding(c["num"], c["dim"], sn=biggan.SN(eps=c["eps"]))
+    left = layer.load_state_dict({k: tensor(v) for k, v in under(d, "state/").items()}, strict=False)
+    assert set(left.missing_keys) <= {"sv0"} and not left.unexpected_keys  # a number for the log
+    one_hot = torch.nn.functional.one_hot(tensor(d["idx"]), c["num"]).float()
+    assert_close(layer.eval()(one_hot).detach(), d["eval_out"], what="embedding eval")
+    assert_close(layer.train()(one_hot).detach(), d["train_out"], what="embedding train")
+    assert_close(layer.u0, d["u0_after"], 1e-3)
 
 
-@pytest.mark.parametrize("path", golden_files("cgantransfer", "op_ccbn*.npz"))
-def test_standing_statistics_accumulate_sums(path):
-    for case, a in cases(path):
-        mean, var, counter = torch.zeros_like(a["running_mean"]), torch.zeros_like(a["running_var"]), torch.zeros(1)
-        x = a["x"].double()
-        for part in (x, x * 0.5, x + 1):
-            cond_batch_norm(part.float(), running_mean=mean, running_var=var, counter=counter, eps=case["eps"])
-        y = cond_batch_norm(a["x"], a["gain"], a["bias"], mean, var, training=False, counter=counter, eps=case["eps"])
-        parts = [x, x * 0.5, x + 1]
-        m = sum(p.mean((0, 2, 3)) for p in parts) / 3
-        v = sum(p.var((0, 2, 3), correction=0) for p in parts) / 3
-        truth = (x - m[:, None, None]) / (v + case["eps"]).sqrt()[:, None, None]
-        truth = truth * a["gain"][:, :, None, None] + a["bias"][:, :, None, None]
-        ratio = abs(case["mean"]) / case["std"]
-        assert counter.item() == 3
-        assert_close(y.numpy(), truth.numpy(), rel=1e-5 + 2**-22 * ratio)
+@pytest.mark.parametrize("path", golden_files("cgantransfer", "op_ortho_ema*.npz"))
+def test_ortho_and_ema(path):
+    config, a = load_npz(path)
+    skip = {name.split()[0] for name in config["blacklist"]}
+    for variant in ("modified", "default"):
+        for name, p in under(a, "param/").items():
+            p, grad = tensor(p), tensor(a[f"grad_before/{name}"])
+            if not (variant == "modified" and name in skip):
+                grad = grad + biggan.ortho_gradient(p, config["ortho_strength"], variant)
+            assert_close(grad, a[f"{variant}_ortho_grad_after/{name}"], 1e-4, what=f"{variant} {name}")
+    target, steps = None, sorted({int(k.split("/")[1][3:]) for k in a if k.startswith("ema/itr")})
+    for itr in steps:
+        source = {k: tensor(v) for k, v in under(a, f"ema/itr{itr}/src_").items()}
+        target = {k: torch.zeros_like(v) for k, v in source.items()} if target is None else target
+        biggan.ema_(target, source, config["ema_decay"] if itr >= config["ema_start"] else 0.0)
+        for k, v in under(a, f"ema/itr{itr}/tgt_").items():
+            assert_close(target[k], v, 1e-5, what=f"ema {itr} {k}")

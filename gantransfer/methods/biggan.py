@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BigGAN (Brock et al. 2019): hinge losses, several discriminator steps per generator step, averaged generator.
+
+    L_D = relu(1 - D(x, y)) + relu(1 + D(G(z, y'), y')),   L_G = -D(G(z, y'), y')
+
+Augmentation (ADA, DiffAugment) and R1 are there for small data; the published training has neither.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dnnlib.util import UserError
+from gantransfer import augment, diff_augment, method, sampler, snapshot
+from gantransfer.dataset import DataSpec
+from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.networks import biggan as networks
+from torch_utils import distributed as dist
+from torch_utils import random as rnd
+
+# kimg count generated images of the G steps. ema: half-life in kimg; 0.9999 per step of 2048 images is 14195.
+_COLUMNS = ("kimg", "batch", "g_ch", "d_ch", "z_dim", "shared_dim", "hier", "init", "glr", "dlr", "eps", "d_steps",
+            "ema", "ramp", "ema_start")
+CFGS: dict[str, dict[str, Any]] = {
+    name: dict(zip(_COLUMNS, row))
+    for name, row in {
+        "auto":      (10000,  64,   64, 64, 120, 128, True,  "ortho", 1e-4, 4e-4, 1e-6, 1, 20,    0.05, 0),
+        "biggan128": (280000, 2048, 96, 96, 120, 128, True,  "ortho", 1e-4, 4e-4, 1e-6, 1, 14195, 0,    40960),
+        "cifar":     (6250,   50,   64, 64, 128, 0,   False, "N02",   2e-4, 2e-4, 1e-8, 4, 346,   0,    50),
+        "tiny":      (20,     16,   8,  8,  48,  16,  True,  "ortho", 1e-3, 2e-3, 1e-6, 2, 2,     0.05, 0),
+    }.items()
+}  # fmt: skip
+AUGS = ("noaug", "ada", "fixed")
+STANDING_BATCH = 64
+
+
+@dataclass
+class TrainingOptions(method.Options):
+    """What training a BigGAN needs beside the networks' sizes."""
+
+    glr: float | None = option(None, "Generator learning rate", type=float, low=0)
+    dlr: float | None = option(None, "Discriminator learning rate", type=float, low=0)
+    adam_eps: float | None = option(None, "Adam's epsilon; also the epsilon of spectral norm", type=float, low=0)
+    d_steps: int | None = option(None, "Discriminator steps per generator step", type=int, low=1)
+    ema_kimg: float | None = option(None, "Half-life of the averaged generator", type=float, low=0)
+    ema_ramp: float | None = option(None, "Half-life grows with this share of the images shown; 0 = constant",
+                                    type=float, low=0)
+    ema_start: float | None = option(None, "kimg before which the average is the generator itself", type=float, low=0)
+    standing: int = option(16, f"Forwards of {STANDING_BATCH} images that measure the averaged generator's batch-norm "
+                           "statistics; 0 = running averages", low=0)
+    ortho: float = option(0.0, "Weight of the generator's orthogonal regularisation (published: 1e-4)", low=0)
+    gamma: float | None = option(None, "R1 weight", type=float, low=0)
+    aug: str | None = option(None, "Augmentation of everything the discriminator sees", choices=AUGS)
+    p: float | None = option(None, "Augmentation probability, with --aug=fixed", type=float, low=0, high=1)
+    target: float | None = option(None, "Target of adaptive augmentation (default 0.6)", type=float, low=0, high=1)
+    augpipe: str | None = option(None, "Augmentation recipe (default bgc)", choices=tuple(augment.AUGPIPES))
+    ada_kimg: float | None = option(None, "kimg in which p may move by one (default 500; 100 with --resume)",
+                                    type=float, low=0.001)
+    diffaug: str | None = option(None, "DiffAugment policy: 'light', or any of color,translation,cutout",
+                                 metavar="LIST")
+    freezed: int = option(0, "Freeze this many high-resolution discriminator layers", low=0)
+
+
+@dataclass
+class BigGANOptions(TrainingOptions):
+    cfg: str = option("auto", "Preset of sizes and hyper-parameters", choices=tuple(CFGS))
+    g_ch: int | None = option(None, "Generator's channel unit", type=int, low=1)
+    d_ch: int | None = option(None, "Discriminator's channel unit", type=int, low=1)
+    z_dim: int | None = option(None, "Length of the input latent (default 512)", type=int, low=1)
+    shared_dim: int | None = option(None, "Length of the shared class embedding; 0 = tables per layer", type=int, low=0)
+    hier: bool | None = option(None, "A part of the latent for every block; needs the shared embedding", type=bool)
+    g_attn: str | None = option(None, "Generator resolutions followed by attention, e.g. 64 or 32_64; 0 = none")
+    d_attn: str | None = option(None, "Discriminator resolutions followed by attention")
+    init: str | None = option(None, "Initial weights", choices=networks.INITS)
+    bn_eps: float = option(1e-5, "Epsilon of the conditional batch norms", low=0)
+
+
+@dataclass
+class Draws:
+    """The random inputs of one loss evaluation, apart from augmentation."""
+
+    z: torch.Tensor  # [n, z_dim]
+    c: torch.Tensor  # [n, classes]
+
+
+class BigGAN(method.Method):
+    name = "biggan"
+    Options: ClassVar[type[method.Options]] = BigGANOptions
+    presets: ClassVar[dict[str, dict[str, Any]]] = CFGS
+    ada_interval = 4
+    train_idle_biases = False  # tests of the published training switch it on
+
+    # ---- options ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def resolve(cls, o: BigGANOptions, run: RunConfig, data: DataSpec) -> None:
+        cfg, res = cls.presets[o.cfg], data.resolution
+        if data.label.kind == "value":
+            raise UserError(f"--method={cls.name} needs class labels; {data.path or data.name} has float vectors")
+        method.resolve_schedule(run, batch=cfg["batch"], kimg=cfg["kimg"], tick=1 if o.cfg == "tiny" else 4,
+                                snap=5 if o.cfg == "tiny" else 50)
+        if run.metrics is None:
+            run.metrics = "smoke" if o.cfg == "tiny" else "fid50k_full"
+        cls.resolve_networks(o, cfg, data)
+        for key, column in (("glr", "glr"), ("dlr", "dlr"), ("adam_eps", "eps"), ("d_steps", "d_steps"),
+                            ("ema_kimg", "ema"), ("ema_start", "ema_start"), ("ema_ramp", "ramp")):
+            setattr(o, key, _or(getattr(o, key), cfg[column]))
+        o.gamma = _or(o.gamma, 0.0)
+        cls.resolve_augmentation(o, run, data)
+        depth = len(networks.D_TABLES[res][0])
+        if o.freezed >= depth + 1:
+            raise UserError(f"--freezed={o.freezed}: the discriminator of {res}x{res} images has {depth} blocks")
+
+    @classmethod
+    def resolve_networks(cls, o: BigGANOptions, cfg: dict[str, Any], data: DataSpec) -> None:
+        sizes = sorted(set(networks.G_TABLES) & set(networks.D_TABLES))
+        if data.resolution not in sizes:
+            raise UserError(f"{data.path or data.name} has {data.resolution}x{data.resolution} images; BigGAN has "
+                            f"networks for {', '.join(map(str, sizes))}: resize with dataset_tool.py --resolution")
+        for key in ("g_ch", "d_ch", "z_dim", "shared_dim", "hier", "init"):
+            setattr(o, key, _or(getattr(o, key), cfg[key]))
+        if o.hier and not o.shared_dim:
+            raise UserError("--hier=True needs a shared embedding: set --shared_dim above 0, or --hier=False")
+        chunks = len(networks.G_TABLES[data.resolution][0]) + 1
+        if o.hier and o.z_dim < chunks:
+            raise UserError(f"--z_dim={o.z_dim} cannot be cut into {chunks} parts; raise it, or set --hier=False")
+        default = "64" if data.resolution >= 128 else "32" if data.resolution == 64 else "0"
+        o.g_attn, o.d_attn = _or(o.g_attn, default), _or(o.d_attn, default)
+        for key, ch in (("g_attn", o.g_ch), ("d_attn", o.d_ch)):
+            try:
+                wanted = networks.attention_at(getattr(o, key))
+            except ValueError as e:
+                raise UserError(f"--{key}={getattr(o, key)}: {e}") from None
+            if wanted and ch < 8:
+                raise UserError(f"--{key}={getattr(o, key)} needs --{key[0]}_ch of at least 8, or --{key}=0")
+
+    @classmethod
+    def resolve_augmentation(cls, o: BigGANOptions, run: RunConfig, data: DataSpec) -> None:
+        if o.aug is None:
+            o.aug = "noaug"
+            if o.cfg == "tiny" and o.diffaug is None:
+                o.diffaug = "light"
+        if (o.aug == "fixed") != (o.p is not None):
+            raise UserError("--p and --aug=fixed come together: --aug=fixed --p=0.2")
+        if o.aug != "ada" and o.target is not None:
+            raise UserError("--target belongs to --aug=ada")
+        if o.aug == "noaug" and o.augpipe is not None:
+            raise UserError("--augpipe has no meaning with --aug=noaug")
+        if o.aug == "ada":
+            o.target = _or(o.target, 0.6)
+            o.ada_kimg = _or(o.ada_kimg, 100.0 if run.resume not in (None, "noresume") else 500.0)
+        if o.aug != "noaug":
+            o.augpipe = o.augpipe or "bgc"
+            if "imgfilter" in augment.AUGPIPES[o.augpipe] and data.resolution < 22:
+                raise UserError(f"--augpipe={o.augpipe} filters images of at least 22 pixels, not {data.resolution}; "
+                                f"use --augpipe=bgc")
+        if o.diffaug in ("none", ""):
+            o.diffaug = None
+        if o.diffaug is not None:
+            try:
+                diff_augment.DiffAugment(o.diffaug)
+            except ValueError as e:
+                raise UserError(f"--diffaug={o.diffaug}: {e}") from None
+
+    @classmethod
+    def run_name(cls, o: BigGANOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
+        name = data.name + ("-cond" if data.label.dim else "")
+        name += f"-subset{data.max_size}" if given.get("subset") is not None else ""
+        name += ("-mirror" if data.xflip else "") + f"-{cls.name}-{o.cfg}"
+        for key in ("kimg", "batch", "gamma", "freezed"):
+            name += f"-{key}{given[key]:g}" if given.get(key) is not None else ""
+        name += f"-{given['aug']}" if given.get("aug") is not None else ""
+        return name + ("-resumecustom" if given.get("resume") not in (None, "noresume") else "")
+
+    # ---- networks --------------------------------------------------------------------------------------------------
+
+    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
+        super().__init__(opts, data, run, source, stage, device)
+        self.nets = self.build(source)
+        for net in self.nets.values():
+            net.to(self.device)
+        self.G, self.D, self.G_ema = self.nets["G"].train(), self.nets["D"].train(), self.nets["G_ema"].eval()
+        for k, block in enumerate(self.D.blocks):
+            networks.freeze_sn(block, k < opts.freezed)
+        if dist.world_size() > 1:
+            for norm in self.G.norms():
+                norm.gather = dist.all_gather
+        self.pipe = self.ada = None
+        if opts.aug != "noaug":
+            self.pipe = augment.AugmentPipe(**augment.AUGPIPES[opts.augpipe]).to(self.device)
+            self.pipe.p.copy_(torch.tensor(float(opts.p or 0)))
+        if opts.aug == "ada":
+            self.ada = augment.AdaController(opts.target, self.ada_interval, opts.ada_kimg)
+        self.diff = diff_augment.DiffAugment(opts.diffaug) if opts.diffaug else None
+        self.steps = 0
+        self._signs = torch.zeros([2], device=self.device)
+
+    def build(self, source: snapshot.Snapshot | None) -> dict[str, nn.Module]:
+        """Generator, discriminator and averaged generator; from `source` where its tensors fit."""
+        nets = {"G": self.build_generator(), "D": self.build_discriminator()}
+        nets["G_ema"] = copy.deepcopy(nets["G"])
+        if source is not None:
+            self.load_source(source, nets)
+        return nets
+
+    def build_generator(self) -> nn.Module:
+        o, d = self.opts, self.data
+        return networks.Generator(
+            G_ch=o.g_ch, dim_z=o.z_dim, resolution=d.resolution, G_attn=o.g_attn, n_classes=max(d.label.dim, 1),
+            G_shared=o.shared_dim > 0, shared_dim=o.shared_dim, hier=o.hier, BN_eps=o.bn_eps, SN_eps=o.adam_eps,
+            G_init=o.init, img_channels=d.channels)
+
+    def build_discriminator(self) -> nn.Module:
+        o, d = self.opts, self.data
+        return networks.Discriminator(D_ch=o.d_ch, resolution=d.resolution, D_attn=o.d_attn,
+                                      n_classes=max(d.label.dim, 1), SN_eps=o.adam_eps, D_init=o.init,
+                                      img_channels=d.channels)
+
+    def load_source(self, source: snapshot.Snapshot, nets: dict[str, nn.Module]) -> None:
+        """Fine-tuning: copy everything; classes of the same name keep their rows, others start from the mean row."""
+        names = ((source.data or {}).get("label") or {}).get("names") or []
+        rows = [names.index(n) if n in names else None for n in self.data.label.names] or [None] * self.data.label.dim
+
+        def remap(src: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
+            return torch.stack([src.mean(0) if k is None else src[k] for k in rows])
+
+        for name, net in nets.items():
+            have = name if name in source.nets else {"G": "G_ema", "G_ema": "G"}.get(name)
+            if have not in source.nets:
+                raise UserError(f"the --resume snapshot has no network {name}; it cannot be trained further")
+            tables = [n for n, m in net.named_modules() if isinstance(m, networks.SNEmbedding)]
+            same = source.nets[have].state.get(f"{tables[0]}.weight", torch.empty(0)).shape[0] == len(rows) and (
+                rows == list(range(len(rows))) or not any(k is not None for k in rows))
+            adapt = {} if same else {f"{n}.weight": remap for n in tables}
+            state = source.nets[have].state
+            if not same:  # also where only the order differs, or the number happens to agree
+                state = {k: remap(v, v) if k in adapt else v for k, v in state.items()}
+            report = snapshot.transfer(state, net, may_initialise=lambda n: n.startswith("embed.u"))
+            if dist.is_main():
+                print(report.table(f"{name} from {have} of the {source.method} source"))
+
+    # ---- phases ----------------------------------------------------------------------------------------------------
+
+    def phases(self) -> list[Phase]:
+        o = self.opts
+        # The discriminator goes first, as published: its steps use the generator of the step before.
+        opts = {k: torch.optim.Adam(self.trainable(k), lr=lr, betas=(0.0, 0.999), eps=o.adam_eps, fused=True)
+                for k, lr in (("D", o.dlr), ("G", o.glr))}
+        return [Phase("Dmain", self.trainable("D"), opts["D"], repeat=o.d_steps, second_order=o.gamma > 0),
+                Phase("Gmain", self.trainable("G"), opts["G"])]
+
+    def trainable(self, key: str) -> list[nn.Parameter]:
+        if key == "D":
+            frozen = {id(p) for block in self.D.blocks[: self.opts.freezed] for p in block.parameters()}
+            return [p for p in self.D.parameters() if id(p) not in frozen]
+        return self.without_idle(list(self.G.parameters()))
+
+    def without_idle(self, params: list[nn.Parameter]) -> list[nn.Parameter]:
+        idle = set() if self.train_idle_biases else {id(p) for p in self.G.idle_biases()}
+        return [p for p in params if id(p) not in idle]
+
+    def draw(self, phase: str, batch: Batch) -> Draws:
+        n = len(batch.x)
+        return Draws(rnd.randn([n, self.G.z_dim], batch.rng, self.device), batch.draw_c(n))
+
+    def loss(self, phase: str, batch: Batch) -> Iterator[torch.Tensor]:
+        draws = self.draw(phase, batch)
+        yield self.discriminator_loss(batch, draws) if phase == "Dmain" else self.generator_loss(batch, draws)
+
+    def augmented(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        if self.pipe is not None:
+            x = self.pipe(x, rng=batch.rng)
+        return x if self.diff is None else self.diff(x, rng=batch.rng)
+
+    def discriminator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
+        with torch.no_grad():
+            fake = self.G(d.z, self.label_rows(d.c))
+        x = batch.x.detach().requires_grad_(self.opts.gamma > 0)
+        # One pass over both: each pass is one sweep of the spectral norm.
+        logits = self.D(self.augmented(torch.cat([fake, x]), batch), torch.cat([d.c, batch.c]))[:, 0]
+        on_fake, on_real = logits[: len(fake)], logits[len(fake) :]
+        self.scores("fake", on_fake)
+        self.scores("real", on_real)
+        loss = F.relu(1 - on_real) + F.relu(1 + on_fake)
+        self.report("Loss/D/loss", loss.detach())
+        if self.opts.gamma > 0:
+            (grad,) = torch.autograd.grad(on_real.sum(), x, create_graph=True)
+            penalty = grad.square().sum([1, 2, 3])
+            self.report("Loss/r1_penalty", penalty.detach())
+            loss = loss + penalty * (self.opts.gamma / 2)
+        return loss
+
+    def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
+        logits = self.D(self.augmented(self.G(d.z, self.label_rows(d.c)), batch), d.c)[:, 0]
+        self.scores("fake", logits)
+        self.report("Loss/G/loss", -logits.detach())
+        return -logits + self.penalty()
+
+    def penalty(self) -> torch.Tensor | float:
+        """Regularisation of the generator's weights: half the squared products of different rows."""
+        if self.opts.ortho == 0:
+            return 0.0
+        total = torch.zeros([], device=self.device)
+        for p in self.trainable("G"):
+            if p.ndim >= 2 and not (self.G.shared is not None and p is self.G.shared.weight):
+                w = p.flatten(1)
+                gram = w @ w.t()
+                total = total + (gram - gram.diag().diag()).square().sum()
+        return total * (self.opts.ortho / 2)
+
+    def scores(self, kind: str, logits: torch.Tensor) -> None:
+        logits = logits.detach()
+        self.report(f"Loss/scores/{kind}", logits)
+        self.report(f"Loss/signs/{kind}", logits.sign())
+        if kind == "real" and self.ada is not None:
+            self._signs += torch.stack([logits.sign().sum(), logits.new_tensor(logits.numel())])
+
+    # ---- after the phases ------------------------------------------------------------------------------------------
+
+    def end_step(self, cur_nimg: int, batch_size: int) -> None:
+        o = self.opts
+        half_life = o.ema_kimg * 1000
+        if o.ema_ramp:
+            half_life = min(half_life, cur_nimg * o.ema_ramp)
+        decay = 0.0 if cur_nimg < o.ema_start * 1000 else 0.5 ** (batch_size / max(half_life, 1e-8))
+        networks.ema_(self.G_ema.state_dict(), self.G.state_dict(), decay)
+        self.steps += 1
+        if self.ada is not None and self.steps % self.ada_interval == 0:
+            total, count = dist.all_reduce_sum(self._signs).tolist()
+            self._signs.zero_()
+            if count:
+                self.pipe.p.copy_(torch.tensor(self.ada.update(total / count, batch_size)))
+
+    def state(self) -> dict[str, Any]:
+        s: dict[str, Any] = dict(steps=self.steps, signs=self._signs)
+        if self.pipe is not None:
+            s["augment_p"] = self.pipe.p
+        if self.ada is not None:
+            s["ada_p"] = self.ada.p
+        return s
+
+    def load_state(self, s: dict[str, Any]) -> None:
+        self.steps, self._signs = s["steps"], s["signs"].to(self.device)
+        if self.pipe is not None:
+            self.pipe.p.copy_(s["augment_p"])
+        if self.ada is not None:
+            self.ada.p = s["ada_p"]
+
+    def progress(self) -> dict[str, float]:
+        return {"augment": float(self.pipe.p)} if self.pipe is not None else {}
+
+    # ---- sampling --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def averaged(self) -> nn.Module:
+        """The averaged generator as it is used: in eval mode, with statistics measured on its own activations. They
+        depend on the weights and the run's seed only."""
+        G = copy.deepcopy(self.G_ema).eval().requires_grad_(False)
+        if self.opts.standing:
+            for norm in G.norms():
+                norm.gather = None
+            policy = self.run.sampling_labels or self.run.sampling
+            labels = sampler.LabelSource(self.data.label, policy)
+            rng = rnd.step_generator(self.run.seed, 0x57A7)
+            networks.standing_statistics(G, (
+                (rnd.randn([STANDING_BATCH, G.z_dim], rng).to(self.device),
+                 self.label_rows(labels.draw(STANDING_BATCH, rng).to(self.device)))
+                for _ in range(self.opts.standing)))
+        return G
+
+    def label_rows(self, c: torch.Tensor) -> torch.Tensor:
+        """The generator's labels for labels of the data."""
+        return c
+
+    def sampler(self) -> sampler.Sampler:
+        return self.sampler_of({"G_ema": self.averaged()}, self.data, self.device)
+
+    def snapshot(self, cur_nimg: int) -> snapshot.Snapshot:
+        snap = super().snapshot(cur_nimg)
+        snap.nets["G_ema"] = snapshot.NetRecord.of(self.averaged())
+        return snap
+
+    @classmethod
+    def sampler_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> sampler.Sampler:
+        return cls.sampler_of({"G_ema": snap.build("G_ema", device)}, DataSpec.from_dict(snap.data), device)
+
+    @classmethod
+    def sampler_of(cls, nets: dict[str, nn.Module], spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
+        G = nets["G_ema"]
+
+        def synthesise(z: torch.Tensor, c: torch.Tensor, rng: Any = None, truncation_psi: float = 1,
+                       noise_mode: str = "const") -> torch.Tensor:
+            """`truncation_psi` scales the latent; there are no noise inputs."""
+            return G(z * truncation_psi, c)
+
+        return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim)
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value

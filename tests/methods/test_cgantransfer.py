@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What BigGAN and cGANTransfer promise beyond the published numbers: exactness, frozen parts, resuming, bad input."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dnnlib.util import UserError
+from gantransfer import training_loop
+from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer.explain import explain, table
+from gantransfer.method import RunConfig
+from gantransfer.methods import METHODS
+from gantransfer.methods.cgantransfer import bake, labels_of
+from gantransfer.networks import biggan, cgantransfer
+from gantransfer.snapshot import NetRecord, Snapshot
+from gantransfer.training_loop import Stepper
+
+OLD, NEW = 5, 3
+
+
+def spec(n, resolution=16, channels=1, count=4):
+    return DataSpec("x", resolution, channels, n * count, LabelSpec("class", n, (count,) * n))
+
+
+def make(name, data, source=None, stage=None, run=None, **options):
+    kind = METHODS[name]
+    opts = kind.Options(**{**dict(cfg="tiny", diffaug="none", standing=2), **options})
+    config = RunConfig(**{**dict(batch=8), **(run or {})})
+    kind.resolve(opts, config, data)
+    torch.manual_seed(0)
+    return kind(opts, data, config, source, stage or kind.stages[0])
+
+
+def step(m, times=2, batch=8):
+    g = torch.Generator().manual_seed(1)
+    n = m.data.label.dim
+    x, c = torch.rand(batch, m.data.channels, m.data.resolution, m.data.resolution, generator=g) * 2 - 1, F.one_hot(
+        torch.arange(batch) % n, n).float()
+    stepper = Stepper(m, m.run)
+    for i in range(times):
+        stepper.step(i, i * batch, lambda rep, k: (x, c),
+                     lambda k, gen: F.one_hot(torch.randint(n, [k], generator=gen), n).float())
+        m.end_step(i * batch, batch)
+    return m
+
+
+@pytest.fixture(scope="module", params=["hier", "tables"])
+def source(request):
+    options = dict(g_ch=2, d_ch=2, z_dim=12, shared_dim=6) if request.param == "hier" else dict(
+        g_ch=2, d_ch=2, z_dim=7, shared_dim=0, hier=False)
+    return step(make("biggan", spec(OLD), **options), 3).snapshot(24)
+
+
+@pytest.fixture(scope="module")
+def added(source):
+    return step(make("cgantransfer", spec(NEW), source), 3).snapshot(24)
+
+
+def latents(G, n=6):
+    return torch.randn(n, G.z_dim, generator=torch.Generator().manual_seed(3))
+
+
+def test_one_hot_scores_reproduce_an_old_class(source):
+    old = source.build("G_ema")
+    G = cgantransfer.extend(old, OLD).eval()
+    G.set_scores(torch.eye(OLD))
+    z, c = latents(old), torch.eye(OLD)[[0, 1, 2, 3, 4, 0]]
+    assert (G(z, c) - old(z, c)).abs().max() < 1e-5
+    assert torch.equal(G.forward_old(z, c), old(z, c))
+    release = cgantransfer.extend(old, OLD, compat="release").eval()
+    with pytest.raises(ValueError):
+        release.forward_old(z, c)
+
+
+def test_stage_bn_leaves_old_classes_and_trains_scores_and_residuals_only(source, added):
+    old = METHODS["biggan"].sampler_from(source)
+    new = METHODS["cgantransfer"].sampler_from(added)
+    c = torch.eye(OLD)
+    assert torch.equal(old(range(OLD), c), new(range(OLD), c, label_set="old"))
+    assert torch.equal(new(range(NEW), torch.eye(NEW)), new(range(NEW), torch.eye(NEW), label_set="new"))
+    m = make("cgantransfer", spec(NEW), source)
+    names = {n for n, p in m.G.named_parameters() if id(p) in {id(q) for q in m.trainable("G")}}
+    assert names and all(n.split(".")[-2] in ("comb_layer_g", "comb_layer_b", "res_g", "res_b") for n in names)
+    assert len(names) == 4 * len(m.G.norm_names()) + 2 * len(m.G.norm_names())  # weights, and the scores' biases
+    before = copy.deepcopy(m.G.state_dict())
+    step(m)
+    moved = {k for k, v in m.G.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == names | {k for k in before if k.endswith(("stored_mean", "stored_var"))}
+
+
+def test_stage_ft_rests_scores_and_tables(source, added):
+    m = make("cgantransfer", spec(NEW), added, "FT")
+    before = copy.deepcopy(m.G.state_dict())
+    step(m)
+    resting = ("comb_layer_g", "comb_layer_b", "prev_knowledge_g", "prev_knowledge_b")
+    moved = {k for k, v in m.G.state_dict().items() if not torch.equal(v, before[k])}
+    assert not any(k.split(".")[-2] in resting for k in moved)
+    assert {"linear.weight", "blocks.0.0.conv1.weight", "blocks.0.0.bn1.res_g.weight", "output_layer.0.gain"} <= moved
+    # old classes come from the source's generator, which is kept
+    snap = m.snapshot(0)
+    c = torch.eye(OLD)
+    assert torch.equal(METHODS["biggan"].sampler_from(source)(range(OLD), c),
+                       METHODS["cgantransfer"].sampler_from(snap)(range(OLD), c, label_set="old"))
+
+
+def test_classes_added_later_leave_earlier_ones(source, added):
+    m = step(make("cgantransfer", spec(2), added), 3)
+    again = m.snapshot(0)
+    first, second = (METHODS["cgantransfer"].sampler_from(s) for s in (added, again))
+    a = first(range(NEW), torch.eye(NEW))
+    b = second(range(NEW), torch.eye(NEW + 2)[:NEW], label_set="new")
+    assert (a.int() - b.int()).abs().max() <= 1  # the same numbers, rounded once more
+    assert second.label_sets["new"].dim == NEW + 2 and second.spec.label.dim == 2
+    c = torch.eye(OLD)
+    assert torch.equal(METHODS["biggan"].sampler_from(source)(range(OLD), c), second(range(OLD), c, label_set="old"))
+    before = NetRecord.of(added.build("G_ema")).state
+    after = m.G.state_dict()
+    for k, v in after.items():
+        if k.split(".")[-2] in ("res_g", "comb_layer_g") and v.ndim == 2:
+            assert torch.equal(v[:, :NEW], before[k]) and not torch.equal(v[:, NEW:], torch.zeros_like(v[:, NEW:]))
+    with pytest.raises(UserError, match="fine-tune"):
+        make("cgantransfer", spec(2), again, "FT")
+
+
+@pytest.mark.parametrize("options", [dict(scores="softmax"), dict(scores="none"), dict(scores="fixed"),
+                                     dict(residual=False), dict(share_scores="all"), dict(share_scores="pair"),
+                                     dict(compat="release"), dict(train_prior=True)], ids=str)
+def test_baking_and_explaining_every_variant(source, options):
+    snap = step(make("cgantransfer", spec(NEW), source, **options)).snapshot(8)
+    out = bake(snap)
+    c = torch.eye(NEW)
+    G, plain = snap.build("G_ema"), out.build("G_ema")
+    assert type(plain) is biggan.Generator
+    assert (G(latents(G, NEW), c) - plain(latents(G, NEW), c)).abs().max() < 1e-5
+    D, plain_d = snap.build("D"), out.build("D")
+    x = torch.rand(NEW, 1, 16, 16)
+    assert torch.equal(D(x, c), plain_d(x, c))
+    METHODS["biggan"].sampler_from(out)(range(NEW), c)
+    r = explain(G, *labels_of(snap))
+    assert len(r["classes"]) == NEW and (r["classes"][0]["scores"] is None) == (options.get("scores") == "none")
+    assert table(r, 2, True).count("\n") == 1 + NEW * (1 + len(r["layers"]))
+    if options.get("scores") in ("softmax",):
+        assert np.allclose(np.sum(r["classes"][0]["layers"][0]["scores_gain"]), 1, atol=1e-5)
+
+
+def test_penalty_reductions(source):
+    values = {}
+    for how in ("mean", "sum_per_class"):
+        m = make("cgantransfer", spec(NEW), source, reg_reduction=how, comb_l1_scale=1.0, res_l2_scale=0.0)
+        values[how] = float(m.penalty().detach())
+    layers = len(m.G.norm_names())
+    # scores of 1/m and biases of 0, gain and bias: mean 1/m per tensor; summed over m old classes: 1 per class
+    assert values["mean"] == pytest.approx(2 * layers / OLD, rel=1e-5)
+    assert values["sum_per_class"] == pytest.approx(2 * layers, rel=1e-5)
+
+
+def test_frozen_discriminator_blocks(source):
+    m = make("biggan", spec(OLD), g_ch=2, d_ch=2, freezed=2)
+    before = copy.deepcopy(m.D.state_dict())
+    step(m)
+    moved = {k for k, v in m.D.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved and not any(k.startswith(("blocks.0.", "blocks.1.")) for k in moved)
+
+
+def test_r1_and_augmentation(source):
+    m = make("biggan", spec(OLD), g_ch=2, d_ch=2, gamma=1.0, aug="ada", augpipe="bg", ada_kimg=1)
+    seen = {}
+    m.report = lambda k, v: seen.setdefault(k, v)
+    step(m, 5)
+    assert float(seen["Loss/r1_penalty"].mean()) > 0 and m.phases()[0].second_order
+    assert m.steps == 5 and m.state()["ada_p"] >= 0
+
+
+def test_fine_tuning_keeps_known_classes(source):
+    data = DataSpec("x", 16, 1, 12, LabelSpec("class", 3, (4,) * 3, ("b", "new", "a")))
+    named = copy.deepcopy(source)
+    named.data["label"]["names"] = ["a", "b", "c", "d", "e"]
+    kwargs = source.nets["G"].kwargs
+    options = dict(shared_dim=kwargs["shared_dim"], hier=kwargs["hier"], z_dim=kwargs["dim_z"], g_ch=2, d_ch=2)
+    m = make("biggan", data, named, **options)
+    old, new = source.nets["D"].state["embed.weight"], m.D.embed.weight
+    assert torch.equal(new[0], old[1]) and torch.equal(new[2], old[0]) and torch.allclose(new[1], old.mean(0))
+
+
+@pytest.mark.parametrize("what, says", [
+    ("method", "BigGAN"), ("no D", "no network D"), ("NaN", "not finite"), ("size", "16 pixels"),
+    ("one image", "1 image"), ("no source", "--source"), ("FT", "stage=BN"), ("one class", "at least two"),
+    ("nothing", "nothing to learn"), ("no labels", "--cond")])
+def test_bad_input(source, what, says):
+    snap, data, stage, options = copy.deepcopy(source), spec(NEW), "BN", {}
+    if what == "method":
+        snap.method = "stylegan2"
+    elif what == "no D":
+        del snap.nets["D"]
+    elif what == "NaN":
+        snap.nets["G"].state["linear.bias"][3] = float("nan")
+    elif what == "size":
+        data = spec(NEW, 32)
+    elif what == "one image":
+        data = spec(NEW, count=1)
+    elif what == "no source":
+        snap = None
+    elif what == "FT":
+        stage = "FT"
+    elif what == "one class":
+        snap.nets["G_ema"].kwargs["n_classes"] = 1
+    elif what == "nothing":
+        options = dict(scores="none", residual=False)
+    elif what == "no labels":
+        data = DataSpec("x", 16, 1, 9, LabelSpec())
+    with pytest.raises(UserError, match=says) as e:
+        make("cgantransfer", data, snap, stage, **options)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("stage", ["BN", "FT"])
+def test_continuing_is_exact(source, added, stage, tmp_path):
+    """Two steps, state, a new method from the state alone, one step: the same as three steps."""
+    def shaped(src):
+        return make("cgantransfer", spec(NEW), src, stage)
+
+    whole = shaped(source if stage == "BN" else added)
+    g = torch.Generator().manual_seed(5)
+    x = torch.rand(8, 1, 16, 16, generator=g) * 2 - 1
+    c = F.one_hot(torch.arange(8) % NEW, NEW).float()
+
+    def go(m, stepper, i):
+        stepper.step(i, 8 * i, lambda rep, k: (x, c),
+                     lambda k, gen: F.one_hot(torch.randint(NEW, [k], generator=gen), NEW).float())
+        m.end_step(8 * i, 8)
+
+    stepper = Stepper(whole, whole.run)
+    for i in range(2):
+        go(whole, stepper, i)
+    path = tmp_path / "training-state-000000.pt"
+    torch.save(dict(method="cgantransfer", stage=stage, cur_nimg=16, method_state=whole.state(),
+                    nets={k: {n: t.clone() for n, t in v.state_dict().items()} for k, v in whole.nets.items()},
+                    records={k: [f"{type(v).__module__}.{type(v).__qualname__}", v.init_kwargs]
+                             for k, v in whole.nets.items()},
+                    opts=[p.opt.state_dict() for p in stepper.phases]), path)
+    rest = shaped(training_loop.as_source(path))
+    later = Stepper(rest, rest.run)
+    saved = torch.load(path, weights_only=True)
+    for name, net in rest.nets.items():
+        net.load_state_dict(saved["nets"][name])
+    for p, content in zip(later.phases, saved["opts"]):
+        p.opt.load_state_dict(content)
+    rest.load_state(saved["method_state"])
+    go(whole, stepper, 2)
+    go(rest, later, 2)
+    for name, net in whole.nets.items():
+        for k, v in net.state_dict().items():
+            assert torch.equal(v, rest.nets[name].state_dict()[k]), (name, k)
+    a, b = whole.sampler(), rest.sampler()
+    assert torch.equal(a(range(NEW), torch.eye(NEW)), b(range(NEW), torch.eye(NEW)))
+
+
+def test_warm_start_prefers_the_most_similar_class(source):
+    """New images that are the source's own images of one class get that class's scores."""
+    m = make("cgantransfer", spec(NEW), source, warm_start="nearest")
+    images = METHODS["biggan"].sampler_from(source)(range(12), torch.eye(OLD)[[0] * 4 + [2] * 4 + [4] * 4]).numpy()
+
+    class Data:
+        class_ids = np.repeat(np.arange(NEW), 4)
+
+        def images_uint8(self, indices):
+            return images[indices]
+
+    D = source.build("D")
+    x = torch.from_numpy(images).float() / 127.5 - 1
+    expected = cgantransfer.affinities(D, x).reshape(NEW, 4, OLD).mean(1)
+    m.prepare(Data())
+    got = m.G.classes()[0]["a_g"]
+    assert torch.allclose(got, expected, atol=1e-5)
+    assert torch.allclose(m.D.new_embed.weight, expected @ source.nets["D"].state["embed.weight"], atol=1e-5)
+
+
+def test_source_with_unknown_labels_is_numbered(source):
+    snap = Snapshot(method="cgantransfer", nets=source.nets)
+    snap.nets = {"G": NetRecord("x", dict(n_pretrain_classes=7, n_classes=2), {})}
+    old, new = labels_of(snap)
+    assert (old.dim, new.dim) == (7, 2)
+
+
+def test_two_halves_of_a_batch_equal_the_whole(source):
+    """Two threads play two processes with half batches: summed gradients and all buffers are those of one process."""
+    import threading
+
+    def shaped():
+        m = make("cgantransfer", spec(NEW), source)
+        for net in m.nets.values():
+            net.requires_grad_(False)
+        for p in m.trainable("G"):
+            p.requires_grad_(True)
+        m.penalty = lambda: 0.0
+        return m
+
+    class Draws:
+        def __init__(self, z, c):
+            self.z, self.c = z, c
+
+    whole = shaped()
+    z, c = torch.randn(8, whole.G.z_dim), F.one_hot(torch.arange(8) % NEW, NEW).float()
+    whole.generator_loss(None, Draws(z, c)).mean().backward()
+    halves, barrier, slots = [shaped(), shaped()], threading.Barrier(2), [None, None]
+
+    def worker(rank):
+        m = halves[rank]
+
+        def reduce(t):
+            slots[rank] = t
+            barrier.wait(30)
+            total = slots[0] + slots[1]
+            barrier.wait(30)
+            return total
+
+        for norm in m.G.norms():
+            norm.reduce = reduce
+        rows = slice(4 * rank, 4 * rank + 4)
+        (m.generator_loss(None, Draws(z[rows], c[rows])).sum() / 8).backward()
+
+    threads = [threading.Thread(target=worker, args=(r,)) for r in (0, 1)]
+    [t.start() for t in threads]
+    [t.join(60) for t in threads]
+    seen = 0
+    for (name, p), a, b in zip(whole.G.named_parameters(), *(h.G.parameters() for h in halves)):
+        if p.grad is not None:
+            assert (a.grad + b.grad - p.grad).abs().max() <= 1e-5 * p.grad.abs().max() + 1e-7, name
+            seen += 1
+    assert seen
+    for h in halves:
+        for (name, t), u in zip(whole.G.named_buffers(), h.G.buffers()):
+            assert (t - u).abs().max() <= 1e-5 * t.abs().max() + 1e-7, name
+    for (name, t), u in zip(halves[0].G.named_buffers(), halves[1].G.buffers()):
+        assert torch.equal(t, u), name  # processes stay replicas
+
+
+def test_published_sizes():
+    """BigGAN-128 with 96 channels has the published numbers of parameters and tensors."""
+    with torch.device("meta"):
+        G = biggan.Generator(G_ch=96, dim_z=120, shared_dim=128, hier=True, G_init="N02")
+        D = biggan.Discriminator(D_ch=96, D_init="N02")
+        T = cgantransfer.TransferGenerator(5, 1000, "release", G_ch=96, dim_z=120, shared_dim=128, hier=True,
+                                           G_init="N02")
+    assert (sum(p.numel() for p in G.parameters()), len(G.state_dict())) == (70433988, 166)
+    assert (sum(p.numel() for p in D.parameters()), len(D.state_dict())) == (87982370, 88)
+    assert sum(p.numel() for p in T.parameters()) == 85722372
+
+
+@pytest.mark.parametrize("resolution", sorted(biggan.D_TABLES))
+def test_every_resolution_and_grey_images(resolution):
+    G = biggan.Generator(G_ch=1, dim_z=16, resolution=resolution, G_attn="0", n_classes=3, shared_dim=4, hier=True,
+                         img_channels=1)
+    D = biggan.Discriminator(D_ch=1, resolution=resolution, D_attn="0", n_classes=3, img_channels=1)
+    x = G(torch.randn(2, G.z_dim), torch.eye(3)[:2])
+    assert x.shape == (2, 1, resolution, resolution) and D(x, torch.eye(3)[:2]).shape == (2, 1)
+    assert G(torch.randn(1, G.z_dim), torch.tensor([[0.5, 0.5, 0.0]])).isfinite().all()  # between classes
