@@ -19,8 +19,8 @@ def cond_batch_norm(x, gain=None, bias=None, running_mean=None, running_var=None
     running buffers are used. counter: a one-element buffer switches to standing statistics: training adds mean and
     biased variance to the buffers and 1 to the counter; evaluation divides by the counter.
     gather: for batches spread over processes, `gather(t)` returns every process's t stacked, `[world, *t.shape]`.
-    Returns x's dtype and layout, `[N, C, up * H, up * W]`. Differentiable twice with respect to x, gain and bias (once
-    with `gather`); the second order is composed, not compiled. Raises ValueError for arguments that do not fit and in
+    Returns x's dtype and layout, `[N, C, up * H, up * W]`. Differentiable twice with respect to x, gain and bias (the
+    compiled path with `gather`: once); the second order is composed, not compiled. Raises ValueError for arguments that do not fit and in
     training for a single value per channel.
     """
     native.check_impl("cond_batch_norm", impl)
@@ -54,7 +54,7 @@ def cond_batch_norm(x, gain=None, bias=None, running_mean=None, running_var=None
         invstd = (var + eps).rsqrt()
         return _CondBN.apply(x, gain, bias, mean, invstd, training, eps, relu, up, gather)
     if training and gather is not None:
-        return _composed(x, gain, bias, *statistics(x, gather, False)[1:], eps, relu, up)
+        return _shared(x, gain, bias, gather, eps, relu, up)
     return _ref(x, gain, bias, None if training else (mean, var), eps, relu, up)
 
 
@@ -108,10 +108,27 @@ def _ref(x, gain, bias, fixed, eps, relu, up):
     return _affine(F.batch_norm(x, mean, var, None, None, fixed is None, 0.0, eps), gain, bias, relu, up)
 
 
-def _composed(x, gain, bias, mean, var, eps, relu, up):
-    """The same from given statistics."""
-    y = (x.to(mean.dtype) - mean[:, None, None]) * (var + eps).rsqrt()[:, None, None]
-    return _affine(y.to(x.dtype), gain, bias, relu, up)
+class _SumOver(torch.autograd.Function):
+    """Sum over processes; its gradient is the sum of the gradients. `gather` itself need not be differentiable."""
+
+    @staticmethod
+    def forward(ctx, x, gather):
+        ctx.gather = gather
+        return gather(x).sum(0)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return _SumOver.apply(dy.contiguous(), ctx.gather), None
+
+
+def _shared(x, gain, bias, gather, eps, relu, up):
+    """The same with statistics of all processes, mean first: a difference of squares would lose small variances."""
+    d = x.to(native.wide(x))
+    total = _SumOver.apply(torch.cat([d.sum((0, 2, 3)), d.new_tensor([d.numel() // max(d.shape[1], 1)])]), gather)
+    count = total[-1].detach()
+    d = d - (total[:-1] / count)[:, None, None]
+    var = _SumOver.apply(d.square().sum((0, 2, 3)), gather) / count
+    return _affine((d * (var + eps).rsqrt()[:, None, None]).to(x.dtype), gain, bias, relu, up)
 
 
 class _CondBN(torch.autograd.Function):
