@@ -2,6 +2,7 @@
 """The compiled class-conditional batch norm against its definition in float64."""
 
 import itertools
+import threading
 
 import pytest
 import torch
@@ -76,39 +77,41 @@ def test_gradcheck():
 
 @pytest.mark.parametrize("impl", ["auto", "ref"])
 def test_two_processes_are_one(impl):
-    """Both halves of a batch, each seeing the other's statistics through `gather`."""
+    """Two threads play two processes with unequal shares of a batch: outputs and gradients are those of one."""
     torch.manual_seed(0)
     x, gain, bias = case((6, 5, 4, 4), torch.float32)
     dy = torch.randn_like(x)
     leaves = [v.detach().requires_grad_() for v in (x, gain, bias)]
     whole = cond_batch_norm(*leaves, act="relu", impl=impl)
     truth = torch.autograd.grad(whole, leaves, dy)
-    halves = [slice(0, 2), slice(2, 6)]  # unequal shares
-    local = [statistics(x[s], compiled=False) for s in halves]
-    table = torch.stack([torch.stack([torch.full_like(m, n), m, v * n]) for n, m, v in local])
-    for s in halves:
-        part = [v[s].detach().requires_grad_() for v in (x, gain, bias)]
-        seen = []
+    barrier, slots, failures = threading.Barrier(2), [None, None], []
 
-        def gather(t, seen=seen):
-            seen.append(t)
-            if t.ndim == 2 and t.shape[0] == 3:
-                return table
-            if t.ndim == 2:  # the backward's sums: the other process's follow from the whole batch
-                invstd = (x.var((0, 2, 3), correction=0) + 1e-5).rsqrt()
-                xh = (x - x.mean((0, 2, 3))[:, None, None]) * invstd[:, None, None]
-                g = dy * (whole.detach() > 0) * gain[:, :, None, None]
-                return torch.stack([torch.stack([g[h].sum((0, 2, 3)), (g[h] * xh[h]).sum((0, 2, 3))]) for h in halves])
-            return torch.tensor([2 * 16.0, 4 * 16.0])
+    def worker(rank, rows):
+        def gather(t):
+            slots[rank] = t.detach()
+            barrier.wait(30)
+            both = torch.stack(slots)
+            barrier.wait(30)
+            return both
 
-        y = cond_batch_norm(*part, act="relu", gather=gather, impl=impl)
-        assert seen and rel(y, whole[s]) <= 1e-5
-        if impl == "auto":
-            for a, b in zip(torch.autograd.grad(y, part, dy[s]), truth):
-                assert rel(a, b[s]) <= 1e-5
-            y = cond_batch_norm(*part, act="relu", gather=gather)
-            with pytest.raises(NotImplementedError, match="once only"):
-                torch.autograd.grad(y, part[0], dy[s], create_graph=True)
+        try:
+            part = [v[rows].detach().requires_grad_() for v in (x, gain, bias)]
+            y = cond_batch_norm(*part, act="relu", gather=gather, impl=impl)
+            assert rel(y, whole[rows]) <= 1e-5
+            for a, b in zip(torch.autograd.grad(y, part, dy[rows]), truth):
+                assert rel(a, b[rows]) <= 1e-5
+            if impl == "auto":
+                y = cond_batch_norm(*part, act="relu", gather=gather)
+                with pytest.raises(NotImplementedError, match="once only"):
+                    torch.autograd.grad(y, part[0], dy[rows], create_graph=True)
+        except BaseException as e:
+            failures.append(e)
+            barrier.abort()
+
+    threads = [threading.Thread(target=worker, args=a) for a in ((0, slice(0, 2)), (1, slice(2, 6)))]
+    [t.start() for t in threads]
+    [t.join(60) for t in threads]
+    assert not failures, failures
 
 
 def test_edges():

@@ -20,8 +20,8 @@ def cond_batch_norm(x, gain=None, bias=None, running_mean=None, running_var=None
     biased variance to the buffers and 1 to the counter; evaluation divides by the counter.
     gather: for batches spread over processes, `gather(t)` returns every process's t stacked, `[world, *t.shape]`.
     Returns x's dtype and layout, `[N, C, up * H, up * W]`. Differentiable twice with respect to x, gain and bias (the
-    compiled path with `gather`: once); the second order is composed, not compiled. Raises ValueError for arguments that do not fit and in
-    training for a single value per channel.
+    compiled path with `gather` once); the second order is composed, not compiled. Raises ValueError for arguments that
+    do not fit and in training for a single value per channel.
     """
     native.check_impl("cond_batch_norm", impl)
     if x.ndim != 4:
