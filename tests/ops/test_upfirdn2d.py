@@ -134,6 +134,18 @@ def test_separable_filter_equals_its_outer_product():
     torch.testing.assert_close(op.downsample2d(big, taps), op.downsample2d(big, taps, impl="ref"), rtol=1e-4, atol=1e-5)
 
 
+def test_results_may_be_changed_in_place():
+    f = op.setup_filter([1, 3, 3, 1])
+    for size in ((2, 3, 4, 4), (2, 3, 32, 32)):
+        for taps in (f, torch.arange(12.0)):
+            for layout in (torch.contiguous_format, torch.channels_last):
+                x = torch.randn(size).contiguous(memory_format=layout).requires_grad_(True)
+                for kw in (dict(up=2), dict(down=2), dict(), dict(up=3, down=2)):
+                    y = op.upfirdn2d(x, taps, padding=9, **kw)
+                    y.mul_(2)
+                    y.sum().backward()
+
+
 def test_brightness_and_sizes():
     f = op.setup_filter([1, 3, 3, 1])
     x = torch.ones(1, 1, 8, 6)

@@ -23,8 +23,8 @@ def conv_bias_act(x, weight, b=None, weight_gain=1, act="linear", gain=None, cla
     if x.dtype.itemsize == 2 or not folds_gain(act, spec.def_alpha, gain):
         y = conv2d_resample(x, (weight * weight_gain).to(x.dtype), **conv)
         return bias_act(y, None if b is None else b.to(x.dtype), act=act, gain=gain, clamp=clamp)
-    scale = conv.get("up", 1) / conv.get("down", 1)
-    if weight.numel() <= x.shape[0] * weight.shape[0] * x.shape[2] * x.shape[3] * scale**2:
+    outputs = x.shape[0] * weight.shape[0] * x.shape[2] * x.shape[3] // conv.get("down", 1) ** 2
+    if conv.get("up", 1) == 1 and weight.numel() <= outputs:
         bias = None if b is None else b if gain == 1 else b * gain
         y = conv2d_resample(x, weight * (weight_gain * gain), bias=bias, **conv)
         return clamp_strictly(activate_(y, act), clamp)

@@ -200,7 +200,7 @@ def _depthwise(x, f, up, down, padding, flip, gain):
     rest = (qx - x0, qx - x1, qy - y0, qy - y1)
     if any(rest):
         y = F.pad(y, rest)
-    return y[:, :, ::dy, ::dx] if (dx, dy) != (1, 1) else y
+    return y[:, :, ::dy, ::dx].clone() if (dx, dy) != (1, 1) else y
 
 
 def _split_padding(x, padding):
@@ -218,8 +218,9 @@ def _two_matrices(x, f, up, down, padding, flip, gain, out):
     n, c, h, w = x.shape
     mx = _cached(_band, f, w, out[1], up[0], down[0], padding[0], flip, 1, x.dtype)
     my = _cached(_band, f, h, out[0], up[1], down[1], padding[2], flip, gain, x.dtype)
-    y = x.reshape(n * c * h, w) @ mx
-    y = torch.matmul(my.t(), y.reshape(n * c, h, out[1])).reshape(n, c, *out)
+    y = x.new_empty(n, c, *out)  # written through views: what an autograd.Function returns must not be one
+    rows = (x.reshape(n * c * h, w) @ mx).view(n * c, h, out[1])
+    torch.matmul(my.t(), rows, out=y.view(n * c, *out))
     return y.contiguous(memory_format=torch.channels_last) if _is_channels_last(x) else y
 
 
@@ -228,9 +229,13 @@ def _small_map(x, f, up, down, padding, flip, gain, out):
     n, c, h, w = x.shape
     m = _cached(_band2d, f, (h, w), out, up, down, (padding[0], padding[2]), flip, gain, x.dtype)
     if _is_channels_last(x):
-        y = torch.matmul(m.t(), x.permute(0, 2, 3, 1).reshape(n, h * w, c))
-        return y.reshape(n, *out, c).permute(0, 3, 1, 2)
-    return (x.reshape(n * c, h * w) @ m).reshape(n, c, *out)
+        y = torch.empty((n, c, *out), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, c)
+        torch.matmul(m.t(), pixels, out=y.permute(0, 2, 3, 1).view(n, out[0] * out[1], c))
+    else:
+        y = x.new_empty(n, c, *out)
+        torch.mm(x.reshape(n * c, h * w), m, out=y.view(n * c, out[0] * out[1]))
+    return y
 
 
 def _is_channels_last(x) -> bool:
