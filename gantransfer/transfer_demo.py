@@ -110,7 +110,7 @@ def few(folder: Path, seed: int) -> Path:
 
 
 def source_snapshot(folder: Path, seed: int, kimg: float) -> Path | None:
-    return jobs.final_snapshot(jobs.run_folder(folder / "runs", f"source-seed{seed}"), kimg)
+    return jobs.final_snapshot(jobs.run_folder(folder / "runs", f"source-seed{seed}", kimg), kimg)
 
 
 COMMON = ["--cond=True", "--metrics=none", "--threads=1", "--tick=1"]
@@ -137,7 +137,7 @@ def train_arms(folder: Path, names: list[str], seeds: int, points: list[int],
                 _, flags, transfer = ARMS[arm]
                 source = [f"--source={(folder / f'source{s}.txt').read_text()}"] if transfer else []
                 if arm == "bn-ft":
-                    bn = jobs.run_folder(folder / "runs", f"bn-seed{s}")
+                    bn = jobs.run_folder(folder / "runs", f"bn-seed{s}", total)
                     source = [f"--source={bn / f'network-snapshot-{half:06d}.pkl'}"]
                 job, _ = jobs.train_job(f"{arm}/{s}", folder / "runs", f"{arm}-seed{s}",
                                         total - half if arm == "bn-ft" else total,
@@ -150,7 +150,8 @@ def train_arms(folder: Path, names: list[str], seeds: int, points: list[int],
         for arm in names:
             for k in points:
                 early = arm == "bn-ft" and k <= half
-                run_dir = jobs.run_folder(folder / "runs", f"{'bn' if early else arm}-seed{s}")
+                run_dir = jobs.run_folder(folder / "runs", f"{'bn' if early else arm}-seed{s}",
+                                          total - half if arm == "bn-ft" and not early else total)
                 at = k - half if arm == "bn-ft" and not early else k
                 out[arm, s, k] = run_dir / f"network-snapshot-{at:06d}.pkl"
     return out
