@@ -33,6 +33,9 @@ def modulated_conv2d(x, weight, styles, noise=None, up=1, down=1, padding=0, res
         y = conv2d_resample(x.reshape(1, -1, *x.shape[2:]), w.flatten(0, 1).to(x.dtype), groups=n, **kw)
         y = y.reshape(n, -1, *y.shape[2:])
         return y if noise is None else y + noise.to(y.dtype)
+    if formulation is None and not demodulate and impl == "auto" and _is_plain_1x1(x, weight, up, down, padding):
+        y = _to_few_channels(x, weight, styles)
+        return y if noise is None else y + noise.to(y.dtype)
     y, d = scaled_conv2d(x, weight, styles, demodulate=demodulate, **kw)
     if d is None:
         return y if noise is None else y + noise.to(y.dtype)
@@ -55,6 +58,23 @@ def scaled_conv2d(x, weight, styles, demodulate=True, **kw):
         d = (styles.square() @ q.t() + 1e-8).rsqrt()
     y = conv2d_resample(x * styles.to(x.dtype)[:, :, None, None], weight.to(x.dtype), **kw)
     return y, d
+
+
+def _is_plain_1x1(x, weight, up, down, padding):
+    """A ToRGB: per-sample weights are tiny there, smaller than the image it reads."""
+    o, i, kh, kw = weight.shape
+    return kh == kw == up == down == 1 and padding == 0 and o <= 16 and x.numel() > 0
+
+
+def _to_few_channels(x, weight, styles):
+    """1x1 convolution with weights [N, O, I], as one batched matrix product: x is read once and not scaled."""
+    n, c, h, w = x.shape
+    weight = (weight.flatten(1) * styles[:, None]).to(x.dtype)
+    if x.is_contiguous(memory_format=torch.channels_last):
+        y = torch.matmul(weight, x.permute(0, 2, 3, 1).reshape(n, h * w, c).transpose(1, 2))
+    else:
+        y = torch.matmul(weight, x.reshape(n, c, h * w))
+    return y.reshape(n, -1, h, w)
 
 
 def _prenormalize(x, weight, styles, demodulate):
