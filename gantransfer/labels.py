@@ -24,7 +24,8 @@ def some(names: Iterable[Any], total: int | None = None) -> str:
     """'a, b, c and 4 more': names for a one-line message."""
     names = list(names)
     total = len(names) if total is None else total
-    return ", ".join(str(n) for n in names[:3]) + (f" and {total - 3} more" if total > 3 else "")
+    shown = ["".join(c if c.isprintable() else "?" for c in str(n)) for n in names[:3]]  # a name may hold anything
+    return ", ".join(shown) + (f" and {total - 3} more" if total > 3 else "")
 
 
 @dataclass

@@ -294,3 +294,13 @@ def test_older_contents_are_upgraded_in_one_place(monkeypatch):
     content = dict(version=1, stage="main", nets={}, method="m", options={}, data={}, cur_nimg=0, extra={})
     snap = snapshot.from_content(content, "x.pkl")
     assert (snap.stage, snap.version) == ("main-from1-from2", 3) and content["stage"] == "main"
+
+
+def test_names_with_control_characters_do_not_reach_the_terminal(tmp_path):
+    image = write_image_zip(tmp_path / "y.zip", [np.zeros([16, 16, 3], np.uint8)])
+    data = next(zipfile.ZipFile(image).read(n) for n in zipfile.ZipFile(image).namelist() if n.endswith(".png"))
+    path = write_zip(tmp_path / "x.zip", {"a\n\x1b[2J.png": data, "b.png": data,
+                                          "dataset.json": b'{"labels": [["b.png", 0]]}'})
+    with pytest.raises(UserError) as e:
+        ImageDataset(path, use_labels=True)
+    assert str(e.value).isprintable() and "a??[2J.png" in str(e.value)

@@ -271,7 +271,7 @@ def _tap_index(n, no, taps, up, down, p0, flip):
 def _cached(make, f, *args):
     """make(f, *args), remembered by the filter's values when they lie in this process's memory."""
     wide = torch.float64 if torch.float64 in args else torch.float32  # gains join at full precision
-    if f.device.type != "cpu":
+    if f.device.type != "cpu" or type(f) is not torch.Tensor:  # a tracer's stand-in has no values
         return make(f.to(wide), *args)
     return _remembered(make, f.detach().numpy().tobytes(), tuple(f.shape), f.dtype, wide, args)
 
