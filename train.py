@@ -94,6 +94,8 @@ def method_flags(command: Any) -> Any:
 @flag("device", "auto, cuda or cpu", click.Choice(["auto", "cuda", "cpu"]), "auto")
 @flag("workers", "Image-reading threads per process", click.IntRange(min=1), 3)
 @flag("threads", "CPU threads per process (default: cores / processes; 1 with --cfg=tiny)", click.IntRange(min=1))
+@flag("kernels", "Compiled operators: auto (compile once, else say so and use PyTorch's), native (or fail), ref",
+      click.Choice(["auto", "native", "ref"]), "auto")
 @flag("nobench", "Disable cuDNN benchmarking", bool, False)
 @flag("allow_tf32", "Allow TF32 in training", bool, False)
 # Output.
@@ -212,6 +214,8 @@ class Setup:
             options["cudnn_benchmark"] = False
         if f["allow_tf32"]:
             options["allow_tf32"] = True
+        if f["kernels"] != "auto":
+            options["kernels"] = f["kernels"]
         return dict(options, method=self.method.name, stage=self.stage, kimg_per_tick=run.tick,
                     sampling=run.sampling, sampling_labels=run.sampling_labels or run.sampling,
                     options=self.opts.to_dict())
@@ -233,9 +237,23 @@ class Setup:
             torch.backends.cudnn.benchmark = not self.flags["nobench"]
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(self.flags["allow_tf32"])
             self.run.device = str(device)
+            self.kernels = self._kernels(device)
             self._run(device)
         finally:
             dist.shutdown()
+
+    def _kernels(self, device: Any) -> str:
+        """Which operators run, in words. Compiles them if that has not happened on this machine."""
+        from torch_utils import build
+
+        if "kernels" in self.given or "GANTRANSFER_KERNELS" not in os.environ:
+            build.configure(self.flags["kernels"])
+        try:
+            native = build.implementation(device) == "native"
+        except build.BuildError as e:
+            raise UserError(str(e).splitlines()[0] + "; `python -m gantransfer.doctor` tells what is missing") from None
+        return "compiled" if native else "PyTorch reference" + (
+            "" if build.mode() == "ref" else " (slower; `python -m gantransfer.doctor` tells what the compiler lacks)")
 
     def _run(self, device: Any) -> None:
         import torch
@@ -389,6 +407,7 @@ class Setup:
               + (f", {spec.fname}" if spec.fname else ""))
         n, b = dist.world_size(), self.run.batch_gpu
         print(f"Device:       {self.run.device}, {n} process(es), {torch.get_num_threads()} thread(s) each")
+        print(f"Operators:    {self.kernels}")
         print(f"Batch:        {self.run.batch} = {n} process(es) x {self.run.batch // b // n} round(s) x {b} images")
         if not self.flags["cond"] and has_labels(self.flags["data"]):
             print("Note:         the data set has labels; train on them with --cond=True")
