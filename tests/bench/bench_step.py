@@ -6,7 +6,8 @@
 
 Both run on the same weights in one process, phase by phase in turn; medians, and ratios of medians. lazy = Gmain +
 Dmain + Dreg/16 + Greg/4, optimiser excluded. Peak memory comes from one sub-process per formulation. Losses and
-gradients of the first round are compared (a few activations sit on a kink and differ in slope: 1e-3 is normal).
+gradients of the first round are compared (activations on a kink differ in slope: 1e-3, or 1e-2 for a noise strength,
+which is one number summed from many of both signs, is rounding).
 """
 
 from __future__ import annotations
