@@ -62,9 +62,10 @@ def write(snap: Snapshot, dest: str, net: str, trunc: float, opset: int) -> None
 @click.option("--net", default="G_ema", show_default=True, help="The network that goes into .pt and .onnx")
 @click.option("--trunc", type=float, default=1, show_default=True, help=".onnx: truncation psi")
 @click.option("--opset", type=click.IntRange(18, 24), default=18, show_default=True, help=".onnx: version of operators")
+@click.option("--bake", is_flag=True, help="Turn a cgantransfer snapshot into an ordinary BigGAN of its new classes")
 @click.option("--full", is_flag=True, help="List also the tensors that were copied under their own names")
 def main(source: str, dest: str, format_: str, copy: str | None, net: str, trunc: float, opset: int,
-         full: bool) -> None:
+         bake: bool, full: bool) -> None:
     """Convert a checkpoint: foreign to ours, ours to plain weights or ONNX. Nothing in SOURCE is executed.
 
     \b
@@ -82,6 +83,10 @@ def main(source: str, dest: str, format_: str, copy: str | None, net: str, trunc
     text = report(snap, full)
     if text:
         print(text)
+    if bake:
+        from gantransfer.methods import cgantransfer
+
+        snap = cgantransfer.bake(snap)
     write(snap, dest, net, trunc, opset)
     print(f"{dest}: {', '.join(snap.nets) if dest.lower().endswith(('.pkl', '.safetensors')) else net}")
 
