@@ -105,13 +105,15 @@ def test_protocols(tmp_path, persistence, protocol):
 
 
 def test_utlo_is_recognised_and_keeps_its_images(tmp_path, persistence):
-    for res_uc, where in ((8, "argument"), (8, "index"), (4, "argument")):
+    for res_uc, where in ((8, "argument"), (8, "index"), (4, "argument"), (8, "synthesis")):
         G, D = small_networks("utlo", dict(res_uc=res_uc), dict(res_uc=res_uc))
         attributes = dict(noc_ind=(4, 8, 16).index(res_uc))
         kwargs = dict(SMALL_G, res_uc=res_uc) if where == "argument" else SMALL_G
+        if where == "synthesis":  # as the published training script passes it
+            kwargs = dict(SMALL_G, synthesis_kwargs=dict(SMALL_G["synthesis_kwargs"], res_uc=res_uc))
         saved = Persistent(persistence, G, "Generator", kwargs, **attributes)
         saved.meta["state"]["_modules"]["mapping"].meta["state"]["_buffers"].pop("w_avg_uc", None)  # ours alone
-        d_kwargs = dict(SMALL_D, res_uc=res_uc) if where == "argument" else SMALL_D
+        d_kwargs = SMALL_D if where == "index" else dict(SMALL_D, res_uc=res_uc)
         path = write(tmp_path / "x.pkl", persistence,
                      dict(G=saved, D=Persistent(persistence, D, "Discriminator", d_kwargs), G_ema=saved))
         snap = load_any(path)

@@ -65,6 +65,9 @@ def convert(source: Source) -> Result:
             raise Refused(f"its {name} is a {net.class_name} instead of a {kind}")
         kwargs = net.init_kwargs
         if res_uc is not None:
+            for part in ("synthesis_kwargs", "mapping_kwargs"):  # where the original's generator keeps it
+                if isinstance(kwargs.get(part), dict):
+                    kwargs[part] = {k: v for k, v in kwargs[part].items() if k != "res_uc"}
             kwargs["res_uc"] = res_uc
         cls = f"gantransfer.networks.{method}.{kind}"
         ledger = Ledger(tensors[name])
