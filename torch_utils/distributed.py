@@ -10,6 +10,7 @@ GANTRANSFER_DIST_TIMEOUT: seconds after which a collective that some rank never 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import os
@@ -106,6 +107,8 @@ def init(kind: str = "auto") -> torch.device:
         except RuntimeError as e:
             raise CollectiveError(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: joining the other "
                                   f"processes failed: {_reason(e)}") from None
+        # A process that ends by an exception must leave too: threads that outlive the interpreter can abort it.
+        atexit.register(shutdown)
     return device
 
 
