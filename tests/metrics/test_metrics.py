@@ -360,7 +360,8 @@ def spec_of(reference, **label):
 
 
 def test_preflight_passes_without_weights(reference, empty_home, no_network):
-    metrics.preflight(metrics.parse_names("smoke,report_digits32,fd_digits32,kd_pix64"), spec_of(reference))
+    assert metrics.preflight(metrics.parse_names("smoke,report_digits32,fd_digits32,kd_pix64"),
+                             spec_of(reference)) is None  # anything missing would have raised
 
 
 @pytest.mark.parametrize("name,wanted", [

@@ -43,15 +43,15 @@ def ptxas_report(source, arch, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("source", KERNELS, ids=lambda p: p.name)
-def test_kernels_compile_and_do_not_spill_on_turing(source, arch, tmp_path):
+def test_kernels_compile_without_more_spills_than_known(source, arch, tmp_path):
     if arch not in build.offered_architectures(nvcc):
         pytest.skip(f"{nvcc} does not offer sm_{arch}")
     rows = ptxas_report(source, arch, tmp_path)
     assert rows
-    # The launch bounds are set for sm_75's registers. Newer ptxas also counts saved convergence barriers; the most seen
-    # is 64 bytes (sm_90, upfirdn2d_planes), to be judged by time on such a device, not here.
-    if arch == "75":
-        assert not [r for r in rows if r[2]]
+    # No kernel is short of registers (256 threads, at most 80 each); newer ptxas still reports stores and loads of up
+    # to 64 bytes (sm_90, upfirdn2d_planes), whose cause and cost are not established: they may not grow unseen.
+    spills = [r for r in rows if r[2] > (0 if arch == "75" else 64)]
+    assert not spills, spills
 
 
 @needs_nvcc
