@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gantransfer import method, snapshot, training_loop
-from gantransfer.augmentation import AugmentOptions, Augmentation
+from gantransfer.augmentation import Augmentation, AugmentOptions
 from gantransfer.dataset import DataSpec, LabelSpec
 from gantransfer.method import Phase, RunConfig
 
