@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training step: gradients in the layout of their parameters, precision, no waiting for the device."""
 
-import pytest
 import torch
 
 from gantransfer.training_loop import FlatGradients
