@@ -366,7 +366,7 @@ class Setup:
         except (OSError, ValueError):
             raise UserError(f"{run_dir}/training_options.json cannot be read; the run cannot be continued") from None
         free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
-                "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "kimg_per_tick", "kernels"}
+                "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "kimg_per_tick", "kernels", "runtime"}
         new = json.loads(json.dumps(self.resolved()))
         for options in (old, new):  # the data may have moved; what it holds may not have changed
             options.get("training_set_kwargs", {}).pop("path", None)
@@ -393,7 +393,8 @@ class Setup:
 
         if not dist.is_main():
             return
-        options = dict(self.resolved(), run_dir=str(run_dir), kernels=build.record())
+        options = dict(self.resolved(), run_dir=str(run_dir), kernels=build.record(),
+                       runtime=self.method.runtime(self.opts, self.run))
         with atomic_write(run_dir / "training_options.json") as f:
             json.dump(options, f, indent=2)
         if state is None:
@@ -408,7 +409,7 @@ class Setup:
               + (f", {spec.fname}" if spec.fname else ""))
         n, b = dist.world_size(), self.run.batch_gpu
         print(f"Device:       {self.run.device}, {n} process(es), {torch.get_num_threads()} thread(s) each")
-        print(f"Operators:    {self.kernels}")
+        print(f"Operators:    {self.kernels}" + "".join(f", {k}: {v}" for k, v in options["runtime"].items()))
         print(f"Batch:        {self.run.batch} = {n} process(es) x {self.run.batch // b // n} round(s) x {b} images")
         if not self.flags["cond"] and has_labels(self.flags["data"]):
             print("Note:         the data set has labels; train on them with --cond=True")
