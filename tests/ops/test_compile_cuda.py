@@ -43,15 +43,12 @@ def ptxas_report(source, arch, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("source", KERNELS, ids=lambda p: p.name)
-def test_kernels_compile_without_more_spills_than_known(source, arch, tmp_path):
+def test_kernels_compile_and_spill_nothing(source, arch, tmp_path):
     if arch not in build.offered_architectures(nvcc):
         pytest.skip(f"{nvcc} does not offer sm_{arch}")
     rows = ptxas_report(source, arch, tmp_path)
     assert rows
-    # No kernel is short of registers (256 threads, at most 80 each); newer ptxas still reports stores and loads of up
-    # to 64 bytes (sm_90, upfirdn2d_planes), whose cause and cost are not established: they may not grow unseen.
-    spills = [r for r in rows if r[2] > (0 if arch == "75" else 64)]
-    assert not spills, spills
+    assert not [r for r in rows if r[2]], "registers are spilled to memory"
 
 
 @needs_nvcc
