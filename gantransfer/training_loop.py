@@ -84,7 +84,11 @@ class FlatGradients:
         self.flat = torch.zeros(sum(p.numel() for p in params), device=params[0].device)
         self.views, at = [], 0
         for p in params:
-            self.views.append(self.flat[at : at + p.numel()].view_as(p))
+            view = self.flat[at : at + p.numel()].view_as(p)
+            if p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last):
+                # In the parameter's own layout: fused Adam pairs the two by address, not by index.
+                view = self.flat.as_strided(p.shape, p.stride(), at)
+            self.views.append(view)
             at += p.numel()
 
     def attach(self) -> None:
