@@ -120,7 +120,7 @@ class Stepper:
             net.requires_grad_(False)
         buffers: dict[tuple, FlatGradients] = {}
         self.grads = [buffers.setdefault(tuple(map(id, p.params)), FlatGradients(p.params)) for p in self.phases]
-        self.repeat = max(p.repeat for p in self.phases)
+        self.repeat = max(1 if p.reuse else p.repeat for p in self.phases)
         rounds = run.batch // run.batch_gpu
         per_rank = rounds // dist.world_size()
         self.micro = range(dist.rank() * per_rank, (dist.rank() + 1) * per_rank)
@@ -131,15 +131,16 @@ class Stepper:
         """One step. `fetch(repetition, micro)` gives real x and c of a micro-batch."""
         cache: dict[tuple[int, int], tuple] = {}
         for k, phase in enumerate(self.phases):
-            if index % phase.every:
+            if not phase.due(index, cur_nimg):
                 continue
             self.timer.start()
             for rep in range(phase.repeat):
                 self.grads[k].attach()
                 for m in self.micro:
-                    if (rep, m) not in cache:
-                        cache[rep, m] = fetch(rep, m)
-                    x, c = cache[rep, m]
+                    key = (0 if phase.reuse else rep, m)
+                    if key not in cache:
+                        cache[key] = fetch(*key)
+                    x, c = cache[key]
                     keys = (self.run.seed, cur_nimg, k, rep, m)
                     choices = rnd.step_generator(*keys)
                     rng = choices if x.device.type == "cpu" else rnd.step_generator(*keys, device=x.device)
@@ -197,7 +198,7 @@ class _Loop:
         self.collector = stats.Collector()
         method.report = self.collector.report
         self.device = method.device
-        self.source = BatchSource(self.reals, seed=run.seed, policy=run.sampling)
+        self.source = method.order(self.reals)
         spec = self.reals.spec.label
         values = self.reals.labels(np.arange(len(self.reals))) if spec.kind == "value" else None
         self.labels = LabelSource(spec, run.sampling_labels or run.sampling, values=values)
