@@ -71,7 +71,7 @@ def collate(images: np.ndarray, i: int) -> torch.Tensor:
 
 
 def normalise(x: torch.Tensor, i: int) -> torch.Tensor:
-    return x.float() / 127.5 - 1
+    return training_loop.normalised(x)
 
 
 def pin(x: torch.Tensor, i: int) -> torch.Tensor:
