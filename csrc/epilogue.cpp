@@ -258,7 +258,7 @@ Tensor epilogue(const Tensor& x, const OptTensor& d, double scale, const OptTens
                 const OptTensor& b, double slope, double gain, double clamp) {
   Arguments a;
   prepare(a, x, d, scale, noise, strength, b, slope, gain, clamp);
-  Tensor y = at::empty_like(a.x);
+  Tensor y = fresh(at::empty_like(a.x));
   if (y.numel() == 0) return y;
   a.p.out = y.data_ptr();
   execute(a.p, a.x, false);
@@ -275,7 +275,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> epilogue_grad(const Tensor& dy_, cons
   prepare(a, y, d, scale, noise, strength, b, slope, gain, clamp);
   const Tensor dy = in_layout(dy_, layout_of(y));
   const auto options = y.options().dtype(acc_type(y));
-  Tensor dx = at::empty_like(a.x);
+  Tensor dx = fresh(at::empty_like(a.x));
   Tensor dd = d ? at::empty({y.size(0), y.size(1)}, options) : at::empty({0}, options);
   Tensor dstrength = noise ? at::empty({}, options) : at::empty({0}, options);
   Tensor db = b ? at::empty({y.size(1)}, options) : at::empty({0}, options);

@@ -377,7 +377,7 @@ struct Pixels {
 // of outputs does not see. float32 and bfloat16.
 template <class T>
 void run_small(const UpfirdnParams& p) {
-  constexpr int B = fir::kLanes, P = 8;
+  constexpr int B = vec::kLanes, P = 8;
   const int in = p.h * p.w, out = p.ho * p.wo, blocks = (out - 1) / B + 1;
   std::vector<float> matrix;                      // [entry][B]
   std::vector<int> source, start(blocks + 1, 0);  // input of each entry; entries of each block
@@ -412,7 +412,7 @@ void run_small(const UpfirdnParams& p) {
       const float* planes;
       if constexpr (sizeof(T) == 2) {
         float* to = wide.data();
-        fir::cover(int64_t(count) * in, [&](int64_t i) { fir::store(to + i, fir::load(x + i)); },
+        vec::cover(int64_t(count) * in, [&](int64_t i) { vec::store(to + i, vec::load(x + i)); },
                    [&](int64_t i) { to[i] = to_acc(x[i]); });
         planes = to;
       } else {
@@ -421,14 +421,14 @@ void run_small(const UpfirdnParams& p) {
       const float* plane[P];  // missing planes repeat the last
       for (int r = 0; r < P; r++) plane[r] = planes + int64_t(std::min(r, count - 1)) * in;
       for (int k = 0; k < blocks; k++) {
-        fir::Vec sum[P] = {};
+        vec::Vec sum[P] = {};
         for (int e = start[k]; e < start[k + 1]; e++) {
-          const fir::Vec m = fir::load(matrix.data() + size_t(e) * B);
+          const vec::Vec m = vec::load(matrix.data() + size_t(e) * B);
           const int i = source[e];
 #pragma GCC unroll 8
           for (int r = 0; r < P; r++) sum[r] += m * plane[r][i];
         }
-        for (int r = 0; r < count; r++) fir::store_part(y + int64_t(r) * out + k * B, sum[r], out - k * B);
+        for (int r = 0; r < count; r++) vec::store_part(y + int64_t(r) * out + k * B, sum[r], out - k * B);
       }
     }
   });
