@@ -11,7 +11,6 @@ images, shared by all arms.
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import time
 import zipfile
@@ -24,6 +23,7 @@ from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_c
 from gantransfer import jobs
 from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
+from gantransfer.paired import critical_t, difference, spread, train_seconds, versions
 from gantransfer.sampler import one_hot
 
 TRANSFER, PLAIN = ["--method=cgantransfer", "--cfg=tiny"], ["--method=biggan", "--cfg=tiny", "--ema_kimg=0.5"]
@@ -79,11 +79,11 @@ def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_k
         measure(folder, s, snapshots, judges, parallel)
 
     values = {key: [read(path, j) for j in range(judges)] for key, path in snapshots.items()}
-    times = {key: seconds(path) for key, path in snapshots.items()}
+    times = {key: train_seconds(path) for key, path in snapshots.items()}
     for s in range(seeds):
         for k in points:  # FT's own clock starts where BN's stopped
             if ("bn-ft", s, k) in times and k > ft_from(points):
-                times["bn-ft", s, k] += seconds(bn_at(runs, s, points))
+                times["bn-ft", s, k] += train_seconds(bn_at(runs, s, points))
     text = report(names, seeds, points, values, times, shots, source_kimg)
     picture = folder / "transfer.png"
     draw(picture, few(folder, 0, shots), names, {a: snapshots[a, 0, points[-1]] for a in names})
@@ -92,7 +92,7 @@ def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_k
     result = dict(command=dict(arms=names, seeds=seeds, kimg=points, shots=shots, source_kimg=source_kimg,
                                judges=judges, parallel=parallel), headline=HEADLINE, versions=versions(),
                   digits=[dict(old=old, new=new) for old, new in map(digits, range(seeds))],
-                  source_seconds=[seconds(p) for p in sources],
+                  source_seconds=[train_seconds(p) for p in sources],
                   values=[dict(arm=a, seed=s, kimg=k, judges=v, seconds=times[a, s, k])
                           for (a, s, k), v in values.items()])
     for path in filter(None, [folder / "values.json", out]):
@@ -106,15 +106,6 @@ def digits(seed: int) -> tuple[list[int], list[int]]:
     """(old, new) digits of a seed: a random half each."""
     order = np.random.RandomState(seed).permutation(10).tolist()
     return sorted(order[:5]), sorted(order[5:])
-
-
-def versions() -> dict[str, str]:
-    import torch
-
-    import gantransfer
-
-    return dict(gantransfer=gantransfer.__version__, torch=torch.__version__, numpy=np.__version__,
-                python=platform.python_version())
 
 
 def prepare(folder: Path, seeds: int, shots: int, judges: int, parallel: int) -> None:
@@ -226,16 +217,6 @@ def read(snapshot: Path, judge: int) -> dict[str, float] | None:
     return None
 
 
-def seconds(snapshot: Path) -> float:
-    """Training time until this snapshot."""
-    kimg = int(snapshot.stem[-6:])
-    for line in (snapshot.parent / "stats.jsonl").read_text(encoding="utf-8").splitlines():
-        r = json.loads(line)
-        if r["Progress/kimg"]["mean"] >= kimg:
-            return r["Timing/total_sec"]["mean"]
-    return float("nan")
-
-
 def report(names: list[str], seeds: int, points: list[int], values: dict, times: dict, shots: int,
            source_kimg: int) -> str:
     """Markdown: a table per length, a row per arm; with several seeds also paired differences."""
@@ -259,28 +240,9 @@ def report(names: list[str], seeds: int, points: list[int], values: dict, times:
             lines += ["", f"| {k} kimg | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---|" * len(COLUMNS)]
             for a, b in pairs:
                 lines.append(f"| {ARMS[a][0]} minus {ARMS[b][0]} | " + " | ".join(
-                    paired(values, a, b, seeds, k, c, bound) for c in COLUMNS) + " |")
+                    difference(*([[values[x, s, k][j][c] for s in range(seeds)] for j in range(len(values[x, 0, k]))]
+                                 for x in (b, a))).cell() for c in COLUMNS) + " |")
     return "\n".join(lines)
-
-
-def spread(v: list[float]) -> str:
-    return f"{np.mean(v):.3g}" + (f" +- {np.std(v, ddof=1):.2g}" if len(v) > 1 else "")
-
-
-def paired(values: dict, a: str, b: str, seeds: int, k: int, column: str, bound: float) -> str:
-    judges = range(len(values[a, 0, k]))
-    d = np.array([[values[a, s, k][j][column] - values[b, s, k][j][column] for s in range(seeds)] for j in judges])
-    mean, error = d.mean(1), d.std(1, ddof=1) / np.sqrt(seeds)
-    sure = bool((np.abs(mean) > bound * error).all()) and len(set(np.sign(mean))) == 1
-    text = f"{mean.mean():+.3g} +- {error.mean():.2g}"
-    return f"**{text}**" if sure else text
-
-
-def critical_t(pairs: int) -> float:
-    """Two-sided 5 % point of Student's t for `pairs` paired differences."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, pairs - 1))
 
 
 def draw(path: Path, training: Path, names: list[str], snapshots: dict[str, Path]) -> None:
