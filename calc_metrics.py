@@ -186,7 +186,7 @@ class Job:
             if self.generated is not None:
                 return self._beside_generated(path, fname)
             return ImageDataset(path, fname=fname, use_labels=labelled, max_size=spec.max_size, xflip=spec.xflip,
-                                seed=spec.seed, resolution=spec.resolution,
+                                seed=spec.seed, resolution=spec.resolution, heldout=spec.heldout,
                                 label_dim=spec.label.dim if labelled else None)
         except UserError as e:
             if given or self.flags["train_fname"]:
