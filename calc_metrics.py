@@ -71,7 +71,7 @@ def main(**flags: Any) -> None:
       dc<N>k<k>
       dc_<detector>_<N>_k<k>
       ppl2_wend, ppl_<z|w><full|end>
-      kmmd, kmmd<N>
+      kmmd, kmmd_unbiased, kmmd<N>, kmmd_unbiased<N>
       fid_inf, fid_inf_<N>
       lpips_diversity
       memorisation, memorisation_<detector>
