@@ -432,8 +432,8 @@ def _build(name: str) -> Metric | None:
 # The usual names; any other count or detector is built from the patterns when it is asked for.
 METRICS: dict[str, Metric] = {name: _build(name) for name in (
     "fid50k_full", "kid50k_full", "pr50k3_full", "is50k", "ppl2_wend", "fid50k", "kid50k", "pr50k3",
-    "ppl_zfull", "ppl_wfull", "ppl_zend", "ppl_wend", "dc10k5", "kmmd", "kmmd_unbiased", "fid_shots", "kid_shots", "fid_class",
-    "kid_class", "fid_inf", "fid50k_clean", "lpips_diversity", "memorisation",
+    "ppl_zfull", "ppl_wfull", "ppl_zend", "ppl_wend", "dc10k5", "kmmd", "kmmd_unbiased", "fid_shots", "kid_shots",
+    "fid_class", "kid_class", "fid_inf", "fid50k_clean", "lpips_diversity", "memorisation",
     "smoke_fd_pixel16_256", "smoke_kid_pixel16_256", "fd_digits32_2k", "fd_pix64_2k", "report_digits32")}
 GROUPS = {"smoke": ("smoke_fd_pixel16_256", "smoke_kid_pixel16_256"), "none": ()}
 
