@@ -6,6 +6,7 @@ from gantransfer.methods.biggan import BigGAN
 from gantransfer.methods.cgantransfer import CGANTransfer
 from gantransfer.methods.minegan import MineGAN
 from gantransfer.methods.stylegan2 import StyleGAN2
+from gantransfer.methods.styletransfer import StyleTransfer
 from gantransfer.methods.transitional import Transitional
 from gantransfer.methods.utlo import UTLO
 
@@ -16,4 +17,5 @@ METHODS: dict[str, type[Method]] = {
     "biggan": BigGAN,
     "cgantransfer": CGANTransfer,
     "minegan": MineGAN,
+    "styletransfer": StyleTransfer,
 }

@@ -29,7 +29,8 @@ def spec(n, resolution=16, channels=1, count=4):
 
 def make(name, data, source=None, stage=None, run=None, **options):
     kind = METHODS[name]
-    opts = kind.Options(**{**dict(cfg="tiny", diffaug="none", standing=2), **options})
+    few = {"standing": 2} if hasattr(kind.Options, "standing") else {}
+    opts = kind.Options(**{**dict(cfg="tiny", diffaug="none"), **few, **options})
     config = RunConfig(**{**dict(batch=8), **(run or {})})
     kind.resolve(opts, config, data)
     torch.manual_seed(0)
