@@ -4,7 +4,9 @@
 from gantransfer.method import Method
 from gantransfer.methods.biggan import BigGAN
 from gantransfer.methods.cgantransfer import CGANTransfer
+from gantransfer.methods.minegan import MineGAN
 from gantransfer.methods.stylegan2 import StyleGAN2
+from gantransfer.methods.styletransfer import StyleTransfer
 from gantransfer.methods.transitional import Transitional
 from gantransfer.methods.utlo import UTLO
 
@@ -14,4 +16,6 @@ METHODS: dict[str, type[Method]] = {
     "transitional": Transitional,
     "biggan": BigGAN,
     "cgantransfer": CGANTransfer,
+    "minegan": MineGAN,
+    "styletransfer": StyleTransfer,
 }

@@ -31,7 +31,7 @@ from gantransfer.metrics.context import MetricContext
 from gantransfer.metrics.fid import fid_infinity, frechet_distance
 from gantransfer.metrics.is_ import inception_score
 from gantransfer.metrics.kid import kid
-from gantransfer.metrics.kmmd import kmmd
+from gantransfer.metrics.kmmd import kmmd, kmmd_unbiased
 from gantransfer.metrics.memorisation import nearest_training
 from gantransfer.metrics.pr import density_coverage, precision_recall
 from gantransfer.metrics.stats import FeatureSet, Selection, generated_features, on_main, real_features
@@ -278,13 +278,18 @@ def _dc(m: re.Match) -> Metric:
 
 
 def _kmmd(m: re.Match) -> Metric:
-    """kmmd[<N>]: cGANTransfer's biased kernel MMD on torchvision-Inception features, 25k generated and real images."""
+    """kmmd[<N>]: cGANTransfer's biased kernel MMD on torchvision-Inception features, 25k generated and real images;
+    kmmd_unbiased[<N>]: the papers' MMD^2 over pairs of different images, with its standard error."""
     name, n = m[0], _count(m["n"], 25000)
 
     def run(ctx: MetricContext) -> Outcome:
         real, fake = _both(ctx, "inception-biggan", n, Selection.spread(ctx.reals, n))
-        return Outcome({name: on_main(lambda: kmmd(real.features, fake.features))}, "inception-biggan", real.num, n,
-                       dim=real.dim)
+        if m["unbiased"]:
+            value, error = on_main(lambda: kmmd_unbiased(real.features, fake.features))
+            values = {name: value, f"{name}_error": error}
+        else:
+            values = {name: on_main(lambda: kmmd(real.features, fake.features))}
+        return Outcome(values, "inception-biggan", real.num, n, dim=real.dim)
 
     return Metric(name, run, ("inception-biggan",))
 
@@ -405,7 +410,7 @@ PATTERNS: list[tuple[str, str, Callable[[re.Match], Metric]]] = [
     (r"dc(?P<n>\d+k)(?P<k>\d+)", "dc<N>k<k>", _dc),
     (rf"dc_{_DET}_{_N}_k(?P<k>\d+)", "dc_<detector>_<N>_k<k>", _dc),
     (rf"ppl(?P<two>2)?_(?P<space>z|w)(?P<sampling>full|end)(?:_{_N})?", "ppl2_wend, ppl_<z|w><full|end>", _ppl),
-    (rf"kmmd{_N}?", "kmmd, kmmd<N>", _kmmd),
+    (rf"kmmd(?P<unbiased>_unbiased)?{_N}?", "kmmd, kmmd_unbiased, kmmd<N>, kmmd_unbiased<N>", _kmmd),
     (rf"fid_inf(?:_{_N})?", "fid_inf, fid_inf_<N>", _fid_inf),
     (rf"lpips_diversity(?:_{_N})?", "lpips_diversity", _lpips_diversity),
     (rf"memorisation(?:_{_DET})??(?:_{_N})?", "memorisation, memorisation_<detector>", _memorisation),
@@ -427,8 +432,8 @@ def _build(name: str) -> Metric | None:
 # The usual names; any other count or detector is built from the patterns when it is asked for.
 METRICS: dict[str, Metric] = {name: _build(name) for name in (
     "fid50k_full", "kid50k_full", "pr50k3_full", "is50k", "ppl2_wend", "fid50k", "kid50k", "pr50k3",
-    "ppl_zfull", "ppl_wfull", "ppl_zend", "ppl_wend", "dc10k5", "kmmd", "fid_shots", "kid_shots", "fid_class",
-    "kid_class", "fid_inf", "fid50k_clean", "lpips_diversity", "memorisation",
+    "ppl_zfull", "ppl_wfull", "ppl_zend", "ppl_wend", "dc10k5", "kmmd", "kmmd_unbiased", "fid_shots", "kid_shots",
+    "fid_class", "kid_class", "fid_inf", "fid50k_clean", "lpips_diversity", "memorisation",
     "smoke_fd_pixel16_256", "smoke_kid_pixel16_256", "fd_digits32_2k", "fd_pix64_2k", "report_digits32")}
 GROUPS = {"smoke": ("smoke_fd_pixel16_256", "smoke_kid_pixel16_256"), "none": ()}
 
