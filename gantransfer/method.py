@@ -31,6 +31,12 @@ class Phase:
     gain: float | None = None  # loss multiplier; None = `every` (lazy regularisation keeps its strength)
     repeat: int = 1  # updates per step; each repetition draws fresh data
     second_order: bool = False  # the loss differentiates a gradient
+    since: int = 0  # runs in steps that start with at least so many images shown ...
+    until: int | None = None  # ... and fewer than these (None: to the end)
+
+    def due(self, index: int, cur_nimg: int) -> bool:
+        """Whether it runs in step number `index`, which starts after `cur_nimg` images."""
+        return index % self.every == 0 and self.since <= cur_nimg and (self.until is None or cur_nimg < self.until)
 
 
 @dataclass
@@ -172,5 +178,7 @@ class Method:
 
     def snapshot(self, cur_nimg: int) -> Snapshot:
         """This state as a shareable record."""
-        return Snapshot(method=self.name, stage=self.stage, nets={k: NetRecord.of(v) for k, v in self.nets.items()},
+        seen: dict[tuple, torch.Tensor] = {}
+        nets = {k: NetRecord.of(v, seen) for k, v in self.nets.items()}
+        return Snapshot(method=self.name, stage=self.stage, nets=nets,
                         options=self.opts.to_dict(), data=self.data.to_dict(), cur_nimg=cur_nimg)

@@ -127,7 +127,7 @@ class Stepper:
         """One step. `fetch(repetition, micro)` gives real x and c of a micro-batch."""
         cache: dict[tuple[int, int], tuple] = {}
         for k, phase in enumerate(self.phases):
-            if index % phase.every:
+            if not phase.due(index, cur_nimg):
                 continue
             self.timer.start()
             for rep in range(phase.repeat):

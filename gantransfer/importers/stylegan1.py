@@ -159,5 +159,5 @@ def _class_network(state: Mapping[str, torch.Tensor]) -> Part:
     if lacking:
         raise Refused(f"the tensor {lacking[0]} is missing")
     ledger.take_rest(names)
-    return Part("gantransfer.networks.hyper1.ClassNetwork",
+    return Part("gantransfer.networks.hypermod.ClassNetwork",
                 dict(num_classes=classes, task_dim=width, n_mlp_task=layers), ledger)

@@ -332,9 +332,11 @@ class Generator(nn.Module):
             z = torch.randn([10 * 1024, self.z_dim], generator=torch.Generator().manual_seed(0)).to(p.device, p.dtype)
         return self.style(z).mean(0, keepdim=True)
 
-    def synthesis(self, ws, *, noise_mode="random", rng=None, noise=None, step=None, alpha=1, features=None, **block):
+    def synthesis(self, ws, *, noise_mode="random", rng=None, noise=None, step=None, alpha=1, features=None,
+                  force_fp32=False, **block):
         """noise: planes per block, or None: by noise_mode 'random' (from `rng`), 'const' (the same for every image)
-        or 'none'. step: None = that of img_resolution. features: a list that receives every block's output."""
+        or 'none'. step: None = that of img_resolution. features: a list that receives every block's output. force_fp32
+        asks for what is always so."""
         step = self.step if step is None else step
         if noise is None:
             noise = draw_noise(len(ws), step, noise_mode, rng, ws)
