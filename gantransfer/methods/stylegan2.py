@@ -338,11 +338,11 @@ class StyleGAN2(method.Method):
             n = max(n // self.pl_batch_shrink, 1)
         if phase == "Dreg":
             n = 0
-        z = rnd.randn([n, o.z_dim], batch.rng, self.device)
+        z = rnd.randn([n, self.G.z_dim], batch.rng, self.device)
         d = Draws(z=z, c=batch.draw_c(n))
         if n and o.style_mix > 0:
             num_ws = self.G.num_ws
-            d.mix_z = rnd.randn([n, o.z_dim], batch.rng, self.device)
+            d.mix_z = rnd.randn([n, self.G.z_dim], batch.rng, self.device)
             d.cutoff = int(rnd.randint(1, num_ws, [], batch.choices))
             if float(rnd.rand([], batch.choices)) >= o.style_mix:
                 d.cutoff = num_ws

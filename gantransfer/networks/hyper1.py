@@ -22,6 +22,7 @@ from gantransfer.networks.hypermod import Classes, ClassNetwork
 from gantransfer.networks.style1 import EqualLinear
 from torch_utils.ops.convolution import conv2d, conv_transpose2d
 
+
 def standardise(weight: torch.Tensor) -> torch.Tensor:
     """[A, B, k, k]: zero mean and unit unbiased deviation over the taps; a constant kernel becomes zero."""
     std = weight.std((2, 3), keepdim=True)
