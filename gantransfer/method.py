@@ -203,7 +203,5 @@ class Method:
 
     def snapshot(self, cur_nimg: int) -> Snapshot:
         """This state as a shareable record."""
-        seen: dict[tuple, torch.Tensor] = {}
-        nets = {k: NetRecord.of(v, seen) for k, v in self.nets.items()}
-        return Snapshot(method=self.name, stage=self.stage, nets=nets,
+        return Snapshot(method=self.name, stage=self.stage, nets={k: NetRecord.of(v) for k, v in self.nets.items()},
                         options=self.opts.to_dict(), data=self.data.to_dict(), cur_nimg=cur_nimg)

@@ -39,17 +39,14 @@ class NetRecord:
     state: dict[str, torch.Tensor]  # state dict, on the CPU
 
     @classmethod
-    def of(cls, module: nn.Module, seen: dict[tuple, torch.Tensor] | None = None) -> NetRecord:
-        """Record a network that keeps its constructor arguments in `init_kwargs`.
-
-        Records made with the same `seen` share the tensors that their networks share; a file holds such a tensor once.
-        """
+    def of(cls, module: nn.Module) -> NetRecord:
+        """Record a network that keeps its constructor arguments in `init_kwargs`."""
         kind = type(module)
         # One tensor may be reachable under two names; `clone` would split it, so aliases are kept as aliases.
-        seen = {} if seen is None else seen
+        seen: dict[tuple, torch.Tensor] = {}
         state = {}
         for name, t in module.state_dict().items():
-            key = (t.device, t.data_ptr(), tuple(t.shape), t.dtype, t.stride()) if t.numel() else (id(module), name)
+            key = (t.data_ptr(), tuple(t.shape), t.dtype, t.stride()) if t.numel() else (name,)
             if key not in seen:
                 seen[key] = t.detach().to("cpu", copy=True).contiguous()
             state[name] = seen[key]
