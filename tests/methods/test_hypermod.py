@@ -313,9 +313,9 @@ def test_views_differ_and_repeat():
 
 
 BAD = [
-    ("conditional", {}, "conditional (3 labels)"), ("size", {}, "16 pixels, x has 32"), ("channels", {}, "1 channels, x has 3"),
-    ("no D", {}, "no network D"), ("NaN", {}, "not finite"), ("no source", {}, "--resume=SNAPSHOT"),
-    ("biggan", {}, "stylegan2"), ("v1 as 2", {}, "--base=stylegan1"), ("2 as v1", dict(base="stylegan1"),
+    ("conditional", {}, "conditional (3 labels)"), ("size", {}, "16 pixels, x has 32"),
+    ("channels", {}, "1 channels, x has 3"), ("no D", {}, "no network D"), ("NaN", {}, "not finite"),
+    ("no source", {}, "--resume=SNAPSHOT"), ("biggan", {}, "stylegan2"), ("v1 as 2", {}, "--base=stylegan1"), ("2 as v1", dict(base="stylegan1"),
                                                                       "--base=stylegan2"),
     ("no labels", {}, "--cond=True"), ("", dict(hyper_rank="0"), "--hyper_rank=0"),
     ("", dict(hyper_rank="four"), "--hyper_rank=four"), ("", dict(hyper_rank="-1"), "--hyper_rank=-1"),
