@@ -32,7 +32,7 @@ FINETUNE = ["--method=stylegan2"]
 ARMS: dict[str, tuple[str, list[str], int]] = {
     "hypermod": ("hypermod", HYPER, 0),
     "finetune": ("fine-tuning", FINETUNE, 0),
-    "aligned": ("random, aligned", [*HYPER, "--hyper-init=random"], 2),
+    "aligned": ("random, aligned", [*HYPER, "--hyper-init=random"], 4),
     "random": ("random, not aligned", [*HYPER, "--hyper-init=random"], 0),
     "full": ("full rank", [*HYPER, "--hyper-rank=full"], 0),
     "table": ("no class network", [*HYPER, "--class-vectors=onehot"], 0),
@@ -53,7 +53,7 @@ METRIC = "report_digits32"
               help=f"Comma-separated; the first is compared with the others. Known: {', '.join(ARMS)}; all")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions, other images")
 @click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the first one")
-@click.option("--kimg", "lengths", default="2,4", show_default=True, help="Where to measure; the last is the length")
+@click.option("--kimg", "lengths", default="8", show_default=True, help="Where to measure; the last is the length")
 @click.option("--shots", type=click.IntRange(min=2, max=114), default=10, show_default=True, help="Images per class")
 @click.option("--source-kimg", type=click.IntRange(min=1), default=20, show_default=True, help="Length of pre-training")
 @click.option("--judges", type=click.IntRange(min=1), default=1, show_default=True, help="Judge networks")
@@ -148,7 +148,7 @@ def train(folder: Path, source: Path, names: list[str], seeds: Sequence[int], po
             flags = [*flags, *more.get(arm, []), *([f"--align-kimg={align}"] if align else [])]
             job, _ = jobs.train_job(f"{arm}/{s}", folder / "runs", jobs.run_desc(arm, s), points[-1] + align, [
                 *flags, "--cfg=tiny", f"--source={source}", f"--data={few(folder, s)}", "--fname=lt_1.json",
-                "--cond=True", f"--seed={s}", "--snap=1", "--metrics=none", "--threads=1"])
+                "--cond=True", f"--seed={s}", "--snap=1", "--ema-kimg=0.5", "--metrics=none", "--threads=1"])
             todo += [job] if job else []
     print(f"{len(todo)} of {len(seeds) * len(names)} trainings to do, {parallel} at a time")
     jobs.run_jobs(todo, parallel=parallel)
