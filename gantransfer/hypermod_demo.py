@@ -31,8 +31,9 @@ FINETUNE = ["--method=stylegan2"]
 # name: (title, flags, kimg of self-alignment before training)
 ARMS: dict[str, tuple[str, list[str], int]] = {
     "hypermod": ("hypermod", HYPER, 0),
+    "projection": ("hypermod, projection", [*HYPER, "--d-head=projection"], 0),
     "finetune": ("fine-tuning", FINETUNE, 0),
-    "aligned": ("random, aligned", [*HYPER, "--hyper-init=random"], 4),
+    "aligned": ("random, aligned", [*HYPER, "--hyper-init=random"], 2),
     "random": ("random, not aligned", [*HYPER, "--hyper-init=random"], 0),
     "full": ("full rank", [*HYPER, "--hyper-rank=full"], 0),
     "table": ("no class network", [*HYPER, "--class-vectors=onehot"], 0),
@@ -49,7 +50,7 @@ METRIC = "report_digits32"
 @click.command()
 @click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default="runs/hypermod_demo",
               show_default=True, help="Where everything goes; running again continues")
-@click.option("--arms", default="hypermod,finetune", show_default=True,
+@click.option("--arms", default="hypermod,projection,finetune", show_default=True,
               help=f"Comma-separated; the first is compared with the others. Known: {', '.join(ARMS)}; all")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions, other images")
 @click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the first one")
