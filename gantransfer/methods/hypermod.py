@@ -54,8 +54,9 @@ class HypermodOptions(StyleGAN2Options):
                              choices=("distinct", "identical"))
     class_lr_mult: float = option(0.01, "Learning rate of the class network in units of --glr (published: 0.001)",
                                   low=0)
-    kernel_path: str = option("classes", "How kernels that differ between samples are applied: a convolution per "
-                              "class, one grouped convolution, or one per sample", choices=networks.PATHS)
+    kernel_path: str = option("auto", "How kernels that differ between samples are applied: a convolution per class, "
+                              "one grouped convolution, one per sample, or the faster of the first two",
+                              choices=networks.PATHS)
     d_head: str = option("multi", "Discriminator: a head per class, or a projection", choices=("multi", "projection"))
     finetune: bool = option(False, "Also train the base's constant, styles, noise strengths, biases and ToRGB, and the "
                             "discriminator's fromRGB")

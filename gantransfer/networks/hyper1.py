@@ -139,7 +139,7 @@ class Generator(style1.Generator):
     synthesis_class = Synthesis
 
     def __init__(self, channels, code_dim=512, n_mlp=8, fused_from=5, img_channels=3, img_resolution=None, task_dim=64,
-                 n_mlp_task=4, num_classes=0, faithful=True, path="classes"):
+                 n_mlp_task=4, num_classes=0, faithful=True, path="auto"):
         super().__init__(channels, code_dim, n_mlp, fused_from, img_channels, img_resolution, task_dim=task_dim,
                          faithful=faithful)
         self.init_kwargs |= dict(n_mlp_task=n_mlp_task, num_classes=num_classes, path=path)

@@ -31,7 +31,7 @@ from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.epilogue import epilogue
 from torch_utils.ops.modulated_conv2d import scaled_conv2d
 
-PATHS = ("classes", "grouped", "samples")
+PATHS = ("auto", "classes", "grouped", "samples")
 VECTORS = ("learned", "onehot")
 
 
@@ -49,17 +49,21 @@ class Classes:
 
     vectors: [U, T]. index: int64 [N], a row of `vectors` per sample. path: how kernels that differ between samples are
     applied; the results differ by rounding only. 'classes': one dense convolution per vector, samples sorted by vector;
-    'grouped': one grouped convolution with a kernel per sample; 'samples': one dense convolution per sample.
+    'grouped': one grouped convolution with a kernel per sample; 'samples': one dense convolution per sample; 'auto':
+    grouped where at least half the samples have vectors of their own, by classes otherwise (the fastest, measured).
     """
 
     vectors: torch.Tensor
     index: torch.Tensor
-    path: str = "classes"
+    path: str = "auto"
     parts: tuple[tuple[int, slice], ...] = ()  # (row of vectors, samples): set by `sorted`
     order: torch.Tensor | None = None  # position after sorting -> position in the caller's batch
 
     def sorted(self) -> tuple[Classes, torch.Tensor | None]:
         """(the same with `parts`, inverse of its order or None)."""
+        if self.path == "auto":
+            path = "grouped" if 2 * len(self.vectors) >= len(self.index) > 1 else "classes"
+            return replace(self, path=path).sorted()
         rows = self.index.tolist()
         if self.path == "samples":
             return replace(self, parts=tuple((u, slice(n, n + 1)) for n, u in enumerate(rows))), None
@@ -252,7 +256,7 @@ class Generator(stylegan2.Generator):
     synthesis_class = SynthesisNetwork
 
     def __init__(self, z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs=None, synthesis_kwargs=None,
-                 vector_dim=64, vector_layers=4, rank=4, exact=True, vectors="learned", path="classes"):
+                 vector_dim=64, vector_layers=4, rank=4, exact=True, vectors="learned", path="auto"):
         if path not in PATHS or vectors not in VECTORS:
             raise ValueError(f"path is one of {PATHS}, vectors one of {VECTORS}, not {path!r} and {vectors!r}")
         onehot = vectors == "onehot"

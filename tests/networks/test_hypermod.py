@@ -87,9 +87,18 @@ def test_paths_agree_in_values_and_gradients(kind, labels):
         trained = [*H.hyper_parameters(), *H.class_parameters()]
         assert all(p.grad is not None for p in trained)
         results[path] = [image.detach(), *(p.grad.clone() for p in trained)]
-    for path in hypermod.PATHS[1:]:
+    for path in ("auto", "grouped", "samples"):
         for a, b in zip(results["classes"], results[path]):
             assert (a - b).abs().max() <= 2e-5 * a.abs().max() + 1e-9
+
+
+def test_the_automatic_path():
+    """Few vectors for many samples: by classes; as many vectors as samples: one grouped convolution."""
+    def chosen(vectors, samples):
+        v = torch.zeros(vectors, 2)
+        return hypermod.Classes(v, torch.arange(samples) % vectors).sorted()[0].path
+
+    assert [chosen(3, 16), chosen(8, 16), chosen(16, 16), chosen(1, 1)] == ["classes", "grouped", "grouped", "classes"]
 
 
 def test_shuffling_the_batch_permutes_images():
