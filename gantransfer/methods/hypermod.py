@@ -81,6 +81,7 @@ class Hypermod(StyleGAN2):
     name = "hypermod"
     stages = ("main", "align")
     shaped_by_source = True
+    needs_labels = True
     Options: ClassVar[type[method.Options]] = HypermodOptions
 
     # ---- options and checks ----------------------------------------------------------------------------------------
@@ -322,12 +323,12 @@ class Hypermod(StyleGAN2):
         if self.stage == "align":
             phases = []
         for p in phases:
-            p.since = self.align_nimg
+            p.begin = self.align_nimg
         if self.align_nimg:
             params = [*self.G.hyper_parameters(), *self.G.class_parameters()]
             opt = torch.optim.Adam(self.groups("G", params, self.opts.glr), lr=self.opts.glr, betas=(0.0, 0.99),
                                    eps=1e-8, fused=True)
-            phases.insert(0, Phase("align", params, opt, until=self.align_nimg))
+            phases.insert(0, Phase("align", params, opt, end=self.align_nimg))
         return phases
 
     def trainable(self, key: str) -> list[nn.Parameter]:
