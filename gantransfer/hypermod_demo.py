@@ -58,12 +58,12 @@ METRIC = "report_digits32"
 @click.option("--shots", type=click.IntRange(min=2, max=114), default=10, show_default=True, help="Images per class")
 @click.option("--source-kimg", type=click.IntRange(min=1), default=20, show_default=True, help="Length of pre-training")
 @click.option("--judges", type=click.IntRange(min=1), default=1, show_default=True, help="Judge networks")
-@click.option("--flags", default="", help="More flags for every arm, as ARM:--flag=value,...")
+@click.option("--flags", metavar="LIST", help="More flags for an arm: ARM:--flag=value,...")
 @click.option("--validate", is_flag=True, help="Measure against pool images that no arm trains on, for choosing flags")
 @click.option("--parallel", type=click.IntRange(min=1), help="Trainings at once [default: cores]")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the results here (JSON)")
 def main(folder: Path, arms: str, seeds: int, first_seed: int, lengths: str, shots: int, source_kimg: int, judges: int,
-         flags: str, validate: bool, parallel: int | None, out: Path | None) -> None:
+         flags: str | None, validate: bool, parallel: int | None, out: Path | None) -> None:
     """Ten digit classes from ten labelled images each and an unconditional StyleGAN2: train, measure, look."""
     start, names = time.time(), list(ARMS) if arms == "all" else [a.strip() for a in arms.split(",")]
     unknown = [a for a in names if a not in ARMS]
@@ -76,7 +76,7 @@ def main(folder: Path, arms: str, seeds: int, first_seed: int, lengths: str, sho
         raise UserError(f"--kimg={lengths} is not a list of whole numbers, such as 2,4,8") from None
     if points[0] < 1:
         raise UserError(f"--kimg={lengths}: snapshots are written at whole numbers from 1 on")
-    more = extra_flags(flags)
+    more = extra_flags(flags or "")
     folder.mkdir(parents=True, exist_ok=True)
     parallel, numbers = parallel or jobs.cores(), range(first_seed, first_seed + seeds)
     source = prepare(folder, numbers, shots, judges, source_kimg, parallel)
