@@ -112,7 +112,7 @@ def make_plan(label: LabelSpec, *, seeds: list[int] | None, classes: list[int] |
 
     Without a policy every seed is made in every class of `classes`, so that a column of a grid shares its latent;
     `per_class` counts seeds on from the first one instead, so that no two images share one. With a policy ('uniform',
-    'data') each seed draws its label. `vector` is the label of all images of a model with float-vector labels.
+    'data') each seed draws its label. `vector` is the label of all images; with classes it may mix them.
     Raises UserError when the labels of a conditional model are left open.
     """
     if per_class is not None and label.kind != "class":
@@ -129,9 +129,9 @@ def make_plan(label: LabelSpec, *, seeds: list[int] | None, classes: list[int] |
     if label.kind == "none":
         return Plan(seeds, torch.zeros([len(seeds), 0]), [None] * len(seeds), _square(len(seeds)))
     if vector is not None:
-        if label.kind != "value" or len(vector) != label.dim:
-            raise UserError(f"--label needs {label.dim} numbers and a model with vector labels"
-                            if label.kind == "value" else "--label: this model has classes; give --class")
+        if len(vector) != label.dim:
+            raise UserError(f"--label needs {label.dim} numbers" + (
+                "" if label.kind == "value" else ", a weight for every class"))
         c = torch.tensor([list(vector)], dtype=torch.float32).repeat(len(seeds), 1)
         return Plan(seeds, c, [None] * len(seeds), _square(len(seeds)))
     if policy is not None:
@@ -242,7 +242,9 @@ def mixing_sheet(snap: Snapshot, rows: Sequence[int], cols: Sequence[int], layer
 
     c: label [1, label_dim] of all images, None if unconditional. Raises UserError for layers that do not exist.
     """
-    G = snap.build("G_ema", device)
+    from gantransfer.methods import METHODS
+
+    G = getattr(METHODS[snap.method].sampler_from(snap, device), "network", None)
     if not hasattr(G, "mapping") or not hasattr(G, "num_ws"):
         raise UserError(f"style mixing needs a style-based generator; method {snap.method} has none")
     layers = list(range(min(G.num_ws // 2, 7))) if layers is None else list(layers)
@@ -311,7 +313,7 @@ def _numbers(text: str, flag: str) -> list[float]:
 @click.option("--per-class", type=click.IntRange(min=1), help="Images per class, seeds counting on from the first")
 @click.option("--labels", type=click.Choice(["uniform", "data"]),
               help="Draw the label of each seed: every class equally often, or as in the training set")
-@click.option("--label", metavar="V,V,...", help="The label, for a model with float-vector labels")
+@click.option("--label", metavar="V,V,...", help="The label: a vector's values, or a weight for every class")
 @click.option("--data", metavar="PATH", help="Data set to draw float-vector labels from")
 @click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi: below 1 typical, less varied")
 @click.option("--trunc-cutoff", type=click.IntRange(min=0), help="Truncate only this many layers")
@@ -369,6 +371,8 @@ def main(network: str, seeds: str | None, class_: str | None, per_class: int | N
         values=_label_rows(data) if data else None, grid=bool(grid) and not outdir)
     if len(set(plan.names)) < len(plan.names):
         raise UserError("--seeds names a seed twice")
+    if is_zip and label is not None and spec.kind == "class":
+        raise UserError("--label mixes classes, and a data set names one class per image; give --outdir a folder")
 
     kw: dict[str, Any] = dict(truncation_psi=trunc, noise_mode=noise_mode)
     if label_set:

@@ -4,6 +4,7 @@
 from gantransfer.method import Method
 from gantransfer.methods.biggan import BigGAN
 from gantransfer.methods.cgantransfer import CGANTransfer
+from gantransfer.methods.hypermod import Hypermod
 from gantransfer.methods.minegan import MineGAN
 from gantransfer.methods.stylegan2 import StyleGAN2
 from gantransfer.methods.styletransfer import StyleTransfer
@@ -18,4 +19,5 @@ METHODS: dict[str, type[Method]] = {
     "cgantransfer": CGANTransfer,
     "minegan": MineGAN,
     "styletransfer": StyleTransfer,
+    "hypermod": Hypermod,
 }
