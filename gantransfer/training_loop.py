@@ -116,7 +116,7 @@ class Stepper:
             net.requires_grad_(False)
         buffers: dict[tuple, FlatGradients] = {}
         self.grads = [buffers.setdefault(tuple(map(id, p.params)), FlatGradients(p.params)) for p in self.phases]
-        self.repeat = max(p.repeat for p in self.phases)
+        self.repeat = max(1 if p.reuse else p.repeat for p in self.phases)
         rounds = run.batch // run.batch_gpu
         per_rank = rounds // dist.world_size()
         self.micro = range(dist.rank() * per_rank, (dist.rank() + 1) * per_rank)
@@ -133,9 +133,10 @@ class Stepper:
             for rep in range(phase.repeat):
                 self.grads[k].attach()
                 for m in self.micro:
-                    if (rep, m) not in cache:
-                        cache[rep, m] = fetch(rep, m)
-                    x, c = cache[rep, m]
+                    key = (0 if phase.reuse else rep, m)
+                    if key not in cache:
+                        cache[key] = fetch(*key)
+                    x, c = cache[key]
                     keys = (self.run.seed, cur_nimg, k, rep, m)
                     choices = rnd.step_generator(*keys)
                     rng = choices if x.device.type == "cpu" else rnd.step_generator(*keys, device=x.device)
