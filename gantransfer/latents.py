@@ -66,6 +66,11 @@ class Cache:
         """Raises UserError unless the cache is of this set and these networks; with `override` returns the
         differences instead. `data` is the whole set."""
         found = []
+        before = self.config.get("label"), self.config.get("label_dim")
+        now = data.spec.label.kind, data.label_dim
+        if before != now:
+            found.append(f"its labels are {before[1]} wide ({before[0]}), those of {data.spec.path} are {now[1]} "
+                         f"({now[0]})")
         for key, theirs in (*ae.hashes().items(), ("data", data.fingerprint())):
             if self.config.get(key) != theirs:
                 what = {"encoder": "another encoder", "decoder": "another decoder",
@@ -100,7 +105,7 @@ def read(path: str | Path) -> Cache:
     bad = ~np.isfinite(a["w"].astype(np.float32)).all((1, 2))
     if bad.any():
         raise UserError(f"{path}: the latent of image {int(a['index'][bad.argmax()])} is not finite "
-                        f"({int(bad.sum())} such); the encoder is broken, or the file is: encode again with another one")
+                        f"({int(bad.sum())} such); encode again, with another encoder if it is that one's doing")
     return Cache(path=path, recon=a.pop("recon", None), config=config, **a)
 
 
@@ -148,7 +153,8 @@ def encode(data: ImageDataset, ae: AutoEncoder, path: str | Path, *, flips: bool
     loaded = [dict(np.load(f)) for f in files]
     w = np.concatenate([p["w"] for p in loaded])
     item = np.arange(total)
-    label = data.class_ids if data.class_ids is not None else data.labels(range(n)) if data.label_dim else np.full(n, -1)
+    label = data.class_ids if data.label_dim == 0 or data.class_ids is not None else data.labels(range(n))
+    label = np.full(n, -1) if label is None else label
     base = w[:n].astype(np.float64).reshape(-1, ae.w_dim)
     eigval, eigvec = np.linalg.eigh(np.cov(base, rowvar=False, ddof=0).reshape(ae.w_dim, ae.w_dim))
     arrays = dict(w=w, index=item % n, flip=(item >= n).astype(np.uint8), label=label[item % n], mean=base.mean(0),
@@ -180,7 +186,7 @@ def _encode_batch(data: ImageDataset, ae: AutoEncoder, items: np.ndarray, n: int
 class LatentSet:
     """Codes in the place of images: what `Method.prepare` returns. Items are a choice of the items of a data set.
 
-    Everything that is asked about images, labels and classes is answered by the data set; `read` gives codes.
+    Labels and classes are the data set's; `read` gives codes (`method.Reals`).
     """
 
     in_memory = True
@@ -200,9 +206,6 @@ class LatentSet:
 
     def labels(self, indices: Any) -> np.ndarray:
         return self.data.labels(self.items[np.asarray(indices, np.int64)])
-
-    def images_uint8(self, indices: Any) -> np.ndarray:
-        return self.data.images_uint8(self.items[np.asarray(indices, np.int64)])
 
     @property
     def class_ids(self) -> np.ndarray | None:

@@ -2,8 +2,11 @@
 """The methods, by the name `--method` takes. Adding one is a file beside this and a line here."""
 
 from gantransfer.method import Method
+from gantransfer.methods.alae import ALAE
 from gantransfer.methods.biggan import BigGAN
 from gantransfer.methods.cgantransfer import CGANTransfer
+from gantransfer.methods.encoder import Encoder
+from gantransfer.methods.mind2mind import Mind2Mind
 from gantransfer.methods.stylegan2 import StyleGAN2
 from gantransfer.methods.transitional import Transitional
 from gantransfer.methods.utlo import UTLO
@@ -14,4 +17,7 @@ METHODS: dict[str, type[Method]] = {
     "transitional": Transitional,
     "biggan": BigGAN,
     "cgantransfer": CGANTransfer,
+    "alae": ALAE,
+    "encoder": Encoder,
+    "mind2mind": Mind2Mind,
 }

@@ -19,7 +19,7 @@ from torch import nn
 from gantransfer.networks.stylegan2 import plain
 from torch_utils import random as rnd
 
-SLOPE = 0.2
+SLOPE, ROOT2 = 0.2, math.sqrt(2)
 FUSED_FROM = 128  # from this resolution on resampling is part of the convolution
 
 
@@ -34,7 +34,7 @@ def upscale2(x):
 class Linear(nn.Module):
     """x @ W^T + b with W ~ N(0, gain^2 / in); learning-rate coefficients std * lrmul and lrmul."""
 
-    def __init__(self, in_features, out_features, gain=math.sqrt(2), lrmul=1.0):
+    def __init__(self, in_features, out_features, gain=ROOT2, lrmul=1.0):
         super().__init__()
         std = gain / math.sqrt(in_features)
         self.weight = nn.Parameter(torch.randn(out_features, in_features) * std)
@@ -48,7 +48,7 @@ class Linear(nn.Module):
 class Conv(nn.Module):
     """Square convolution with padding that keeps the size. transposed: weights are stored [in, out, k, k]."""
 
-    def __init__(self, in_channels, out_channels, kernel_size, gain=math.sqrt(2), bias=False, transposed=False):
+    def __init__(self, in_channels, out_channels, kernel_size, gain=ROOT2, bias=False, transposed=False):
         super().__init__()
         std = gain / math.sqrt(in_channels * kernel_size**2)
         a, b = (in_channels, out_channels) if transposed else (out_channels, in_channels)

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import nn
 
-from gantransfer.networks import stylegan2
+from gantransfer.networks import alae, stylegan2
 from gantransfer.networks.stylegan2 import plain
 
 PRIORS = ("normal", "uniform")
@@ -144,6 +144,9 @@ class MindMapping(CodeMapping):
         super().__init__(z_dim, c_dim, w_dim, num_ws, slots, code_dim, dense)
         if prior not in PRIORS:
             raise ValueError(f"prior must be one of {PRIORS}, not {prior!r}")
+        self.init_kwargs = plain(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=num_ws, hidden=hidden, slots=slots,
+                                 code_dim=code_dim, dense=dense, prior=prior, embed_features=embed_features, kind=kind,
+                                 offsets=offsets)
         self.prior = prior
         self.model = mlp([z_dim + (embed_features if c_dim else 0), *hidden, self.code_dim])
         if c_dim:
@@ -164,22 +167,22 @@ class MindMapping(CodeMapping):
 
 
 class GaussianMapping(CodeMapping):
-    """code ~ N(mean_k, factor_k factor_k^T), k the class (one k for all without classes)."""
+    """code ~ N(mean_k, factor_k factor_k^T), k the class (one k for all without). shared: one factor for all."""
 
-    def __init__(self, c_dim, w_dim, num_ws, slots=1, code_dim=None, dense=False, classes=1):
+    def __init__(self, c_dim, w_dim, num_ws, slots=1, code_dim=None, dense=False, classes=1, shared=False):
         super().__init__(slots * w_dim if code_dim is None else code_dim, c_dim, w_dim, num_ws, slots, code_dim, dense)
         if classes not in (1, c_dim):
             raise ValueError(f"classes must be 1 or c_dim = {c_dim}, not {classes}")
         self.init_kwargs = plain(c_dim=c_dim, w_dim=w_dim, num_ws=num_ws, slots=slots, code_dim=code_dim, dense=dense,
-                                 classes=classes)
+                                 classes=classes, shared=shared)
         self.classes = classes
         self.register_buffer("mean", torch.zeros(classes, self.code_dim))
-        self.register_buffer("factor", torch.zeros(classes, self.code_dim, self.code_dim))
+        self.register_buffer("factor", torch.zeros(1 if shared else classes, self.code_dim, self.code_dim))
 
     def codes(self, z, c=None, keep=None):
-        if self.classes == 1:
-            return self.mean + z @ self.factor[0].t()
-        k = c.argmax(1)
+        k = c.argmax(1) if self.classes > 1 else torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        if len(self.factor) == 1:
+            return self.mean[k] + z @ self.factor[0].t()
         out = self.mean[k]
         for i in k.unique().tolist():
             out[k == i] += z[k == i] @ self.factor[i].t()
@@ -189,8 +192,8 @@ class GaussianMapping(CodeMapping):
 class MindGenerator(nn.Module):
     """{mapping, synthesis} as an ordinary generator: z [N, z_dim], c [N, c_dim] -> image [N, C, R, R].
 
-    mapping: arguments of MindMapping apart from w_dim and num_ws, which are the synthesis network's. synthesis:
-    {'kind': one of `synthesis_kinds()`, and that network's arguments}.
+    mapping: arguments of MindMapping apart from w_dim and num_ws, which are the synthesis network's; with
+    {'gaussian': True, ...} those of GaussianMapping. synthesis: {'kind': 'stylegan2' or 'alae', and its arguments}.
     """
 
     def __init__(self, mapping, synthesis):
@@ -199,7 +202,9 @@ class MindGenerator(nn.Module):
         self.synthesis = make_synthesis(synthesis)
         self.w_dim, self.num_ws = self.synthesis.w_dim, self.synthesis.num_ws
         self.img_resolution, self.img_channels = self.synthesis.img_resolution, self.synthesis.img_channels
-        self.mapping = MindMapping(w_dim=self.w_dim, num_ws=self.num_ws, **mapping)
+        kind = GaussianMapping if mapping.get("gaussian") else MindMapping
+        self.mapping = kind(w_dim=self.w_dim, num_ws=self.num_ws, **{k: v for k, v in mapping.items()
+                                                                     if k != "gaussian"})
         self.z_dim, self.c_dim = self.mapping.z_dim, self.mapping.c_dim
 
     def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_mean_out=None,
@@ -209,16 +214,11 @@ class MindGenerator(nn.Module):
         return self.synthesis(ws, **synthesis_kwargs)
 
 
-def synthesis_kinds():
-    """Names of the decoders: ws [N, num_ws, w_dim] -> image."""
-    from gantransfer.networks import alae
-
-    return {"stylegan2": stylegan2.SynthesisNetwork, "alae": alae.Synthesis}
+SYNTHESIS = {"stylegan2": stylegan2.SynthesisNetwork, "alae": alae.Synthesis}
 
 
 def make_synthesis(spec):
-    """The decoder that `spec` describes. ValueError for an unknown kind."""
-    kinds = synthesis_kinds()
-    if spec.get("kind") not in kinds:
-        raise ValueError(f"synthesis kind must be one of {', '.join(kinds)}, not {spec.get('kind')!r}")
-    return kinds[spec["kind"]](**{k: v for k, v in spec.items() if k != "kind"})
+    """The decoder, ws [N, num_ws, w_dim] -> image, that `spec` describes. ValueError for an unknown kind."""
+    if spec.get("kind") not in SYNTHESIS:
+        raise ValueError(f"synthesis kind must be one of {', '.join(SYNTHESIS)}, not {spec.get('kind')!r}")
+    return SYNTHESIS[spec["kind"]](**{k: v for k, v in spec.items() if k != "kind"})

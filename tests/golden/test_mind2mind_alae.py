@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from gantransfer.dataset import DataSpec
+from gantransfer.method import Batch, RunConfig
+from gantransfer.methods import METHODS
+from gantransfer.methods.alae import Draws
 from gantransfer.networks import alae
 from tests.golden.conftest import assert_close, golden_files, golden_root, load_npz
 from torch_utils.lreq_adam import LREQAdam
@@ -110,3 +114,93 @@ def test_shapes_of_the_published_networks():
                 net = getattr(alae, _CLASSES[key])(**part.kwargs)
             have = {k: list(t.shape) for k, t in net.state_dict().items() if k != "dlatent_avg.buff"}
             assert have == entries[entry], f"{name} {entry}"
+
+
+def method_of(config, arrays):
+    """The method with the file's networks, at the file's level, without style mixing of its own."""
+    nets = dict(zip(("G", "E", "F", "D"), networks(config, arrays)))
+
+    class Golden(METHODS["alae"]):
+        w_avg_beta = config["dlatent_avg_beta"]
+
+        def build(self):
+            return nets
+
+    opts = Golden.Options(cfg="tiny", gamma=config.get("r1_gamma", 10.0), style_mix=0.0)
+    run = RunConfig(batch=config["batch"])
+    data = DataSpec("golden", 4 * 2 ** (config["layer_count"] - 1), config["channels"], 100)
+    Golden.resolve(opts, run, data)
+    m = Golden(opts, data, run)
+    m.level = (config["lod"], config["blend"])
+    return m
+
+
+def batch_of(x):
+    g = torch.Generator().manual_seed(0)
+    return Batch(x, torch.zeros(len(x), 0), g, g, lambda n: torch.zeros(n, 0), 0)
+
+
+@pytest.mark.parametrize("path", golden_files("mind2mind", "alae_generate*.npz"))
+def test_generate(path):
+    """Average, then mixing, then truncation."""
+    config, arrays = load_npz(path)
+    m = method_of(config, arrays)
+    z, mix = tensor(arrays["z"]), tensor(arrays["z2"])
+    batch = batch_of(torch.zeros(len(z), config["channels"], m.data.resolution, m.data.resolution))
+    with torch.no_grad():
+        cut, noise = int(arrays["mixing_cutoff"]), noise_of(arrays, "noise")
+        image, w = m.generate("G", Draws(z, mix, cut, noise), batch)
+        assert_close(w, arrays["s"], 2e-5, what="s")
+        where = dict(lod=config["lod"], blend=config["blend"])
+        assert_close(image, m.G(m.F(z, mix_z=mix, cutoff=cut), noise=noise, **where), 1e-6, what="mixing")
+        m.end_step(0, len(z))
+        assert_close(m.F.dlatent_avg.buff, arrays["dlatent_avg_after"], 2e-5, what="average")
+        assert_close(m.nets["F_ema"].dlatent_avg.buff, arrays["dlatent_avg_after"], 2e-5, what="average of the copy")
+        trunc = dict(truncation_psi=config["truncation_psi"], truncation_cutoff=config["truncation_cutoff"])
+        image = m.G(m.F(z, mix_z=mix, cutoff=cut, **trunc), noise=noise, **where)
+        assert_close(image, arrays["image"], 2e-5, what="image")
+        image = m.G(m.F(z, **trunc), noise=noise_of(arrays, "trunc_noise"), **where)
+        assert_close(image, arrays["trunc_image"], 2e-5, what="truncated image")
+
+
+@pytest.mark.parametrize("path", golden_files("mind2mind", "alae_losses*.npz"))
+def test_losses_and_gradients(path):
+    config, arrays = load_npz(path)
+    m = method_of(config, arrays)
+    x = tensor(arrays["x_real"])  # at its level already
+    m.real = lambda images: images
+    names = dict(G="G", E="E", F="mapping_f", D="mapping_d")
+    for phase, prefix in (("D", "loss_d"), ("G", "loss_g"), ("AE", "loss_ae")):
+        (own,) = [p for p in m.phases() if p.name == phase]
+        m.draw = lambda p, b, prefix=prefix: Draws(tensor(arrays[f"{prefix}/z"]),
+                                                   noise=noise_of(arrays, f"{prefix}/noise"))
+        reports = {}
+        m.report = lambda key, value, reports=reports: reports.__setitem__(key, float(value.detach().mean()))
+        for net in m.nets.values():
+            net.requires_grad_(False)
+            net.zero_grad(set_to_none=True)
+        for p in own.params:
+            p.requires_grad_(True)
+        value = next(m.loss(phase, batch_of(x))).mean()
+        value.backward()
+        assert float(value.detach()) == pytest.approx(float(arrays[f"{prefix}/value"]), rel=2e-5)
+        if phase == "D":
+            assert reports["Loss/r1"] == pytest.approx(float(arrays["r1_term"]), rel=1e-4)
+            with torch.no_grad():
+                assert_close(m.score(x), arrays["d_real"], 2e-5, what="d_real")
+        mine = {id(p) for p in own.params}
+        checked = 0
+        for name, golden in names.items():
+            for key, p in m.nets[name].named_parameters():
+                expected = arrays.get(f"{prefix}/grad/{golden}/{key}")
+                if id(p) not in mine:
+                    continue
+                if expected is None:
+                    assert p.grad is None or float(p.grad.abs().max()) < 1e-6, f"{prefix} {name}.{key}"
+                else:
+                    assert_close(p.grad, expected, 3e-4, what=f"{prefix} {name}.{key}")
+                    checked += 1
+        assert checked > 10
+        if phase == "D":
+            m.end_step(0, len(x))
+            assert_close(m.F.dlatent_avg.buff, arrays["loss_d/dlatent_avg_after"], 2e-5, what="average")
