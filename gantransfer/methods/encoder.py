@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An encoder for a StyleGAN2 snapshot, from nothing but that snapshot and images: what Mind2Mind needs to start.
 
-The trunk starts as the snapshot's discriminator; the head predicts whitened latents. Generator and discriminator are
-frozen. On generated images the latent is known (exact pairs); on real ones the image is compared, in pixels and in the
-discriminator's block outputs:
+The trunk starts as the snapshot's discriminator, the head as a least-squares fit of whitened latents. Generator and
+discriminator are frozen. On generated images the latent is known (exact pairs); on real ones the image is compared, in
+pixels and in the discriminator's block outputs:
 
     |u(E(G(w))) - u(w)|^2 / w_dim + lambda_pix |G(E(x)) - x|^2 + lambda_feat sum_l |D_l(G(E(x))) - D_l(x)|^2 / var_l
     + lambda_rec |E(G(E(x))) - E(x)|^2 + lambda_delta |offsets|^2
@@ -31,10 +31,10 @@ from gantransfer.sampler import LabelSource
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
-_COLUMNS = ("kimg", "batch", "lr", "ema", "mapped")
+_COLUMNS = ("kimg", "batch", "lr", "ema", "mapped", "fitted")
 CFGS: dict[str, dict[str, Any]] = {
-    "auto": dict(zip(_COLUMNS, (1000, 16, 1e-4, 10, 100_000))),
-    "tiny": dict(zip(_COLUMNS, (100, 32, 2e-3, 1, 20_000))),
+    "auto": dict(zip(_COLUMNS, (1000, 16, 1e-4, 10, 100_000, 4096))),
+    "tiny": dict(zip(_COLUMNS, (20, 32, 1e-3, 1, 20_000, 4096))),
 }
 ACCEPTED = 0.1  # relative latent error below which an encoder is accepted
 FLOOR = 1e-4  # variances of mapped latents below this share of the largest are taken to be this large
@@ -125,6 +125,7 @@ class Encoder(method.Method):
                                   values=torch.rand(1024, G.c_dim).numpy() if spec.kind == "value" else None)
         if not source.extra.get("continues"):
             self._measure_latents(CFGS[opts.cfg]["mapped"])
+            self._fit_head(CFGS[opts.cfg]["fitted"])
         self._last: tuple[int, dict[str, float]] | None = None
         self.dataset = None
 
@@ -146,6 +147,23 @@ class Encoder(method.Method):
         for E in (self.E, self.E_ema):
             E.w_mean.copy_(mean)
             E.to_w.copy_((vecs * scale).t())
+
+    @torch.no_grad()
+    def _fit_head(self, number: int) -> None:
+        """The head starts as the ridge regression of whitened latents on the trunk's features of generated images."""
+        rng, x, u = rnd.step_generator(self.run.seed, 0xF17), [], []
+        for _ in range(0, number, 32):
+            w = self._latents(32, rng)
+            x.append(self.E.features(self.decode(w[:, None])).double())
+            u.append(self.whiten(w).double())
+        x, u = torch.cat(x), torch.cat(u)
+        mean = x.mean(0)
+        gram = (x - mean).t() @ (x - mean)
+        gram += torch.eye(len(gram), dtype=gram.dtype, device=gram.device) * (0.01 * gram.diagonal().mean() + 1e-8)
+        weight = torch.linalg.solve(gram, (x - mean).t() @ (u - u.mean(0))).t()
+        for E in (self.E, self.E_ema):
+            E.head.weight.copy_(weight / E.head.weight_gain)
+            E.head.bias.copy_((u.mean(0) - weight @ mean) / E.head.bias_gain)
 
     def _latents(self, n: int, rng: torch.Generator) -> torch.Tensor:
         """w [n, w_dim] of the source's mapping network."""

@@ -759,5 +759,31 @@ def baseline(snap: snapshot.Snapshot, name: str) -> snapshot.Snapshot:
                    extra=dict(snap.extra, baseline=name))
 
 
+def with_decoder(snap: snapshot.Snapshot, source: snapshot.Snapshot, name: str) -> snapshot.Snapshot:
+    """An imported MindGAN and the auto-encoder it was trained on as one snapshot: published latents are raw, z is
+    uniform. UserError where the two do not belong together."""
+    if snap.method != Mind2Mind.name or "M" not in snap.nets or "G_ema" in snap.nets:
+        raise UserError("--decoder completes an imported MindGAN; this snapshot is none, or is complete already")
+    ae = autoencoder.load(source, name=name)
+    sizes = snap.nets["M"].kwargs.get("sizes") or []
+    if not sizes or sizes[-1] != ae.w_dim:
+        raise UserError(f"the MindGAN makes latents of {sizes[-1] if sizes else 0} numbers, {name} takes {ae.w_dim}; "
+                        f"name the ALAE it was trained on")
+    G = mindgan.MindGenerator(dict(z_dim=sizes[0], c_dim=0, hidden=sizes[1:-1], prior="uniform"), ae.spec)
+    G.synthesis.load_state_dict(ae.synthesis.state_dict())
+    G.mapping.model.load_state_dict({k.removeprefix("model."): t for k, t in snap.nets["M"].state.items()})
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        w = G.mapping.codes(G.mapping.to_prior(rnd.randn([10_000, sizes[0]], rng)))
+        G.mapping.w_avg.copy_(w.mean(0))  # the file does not keep the mean of its training latents
+    data = DataSpec.from_dict({**snap.data, "resolution": ae.encoder.img_resolution,
+                               "channels": ae.encoder.img_channels})
+    nets = {"G_ema": snapshot.NetRecord.of(G), "M": snapshot.NetRecord.of(G.mapping), "K": snap.nets["K"]} if (
+        "K" in snap.nets) else {"G_ema": snapshot.NetRecord.of(G), "M": snapshot.NetRecord.of(G.mapping)}
+    nets |= {k: snapshot.NetRecord.of(v) for k, v in ae.records().items()}
+    extra = {k: v for k, v in snap.extra.items() if k != "needs"}
+    return replace(snap, nets=nets, data=data.to_dict(), extra=extra)
+
+
 def _or(value: Any, default: Any) -> Any:
     return default if value is None else value

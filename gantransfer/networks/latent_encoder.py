@@ -27,8 +27,9 @@ class LatentEncoder(nn.Module):
         self.trunk = Discriminator(**trunk)
         self.img_resolution, self.img_channels = self.trunk.img_resolution, self.trunk.img_channels
         self.w_dim, self.slots = w_dim, slots
-        width = self.trunk.b4.fc.weight.shape[0]
-        self.trunk.b4.out = nn.Identity()
+        # Latents are read off all of 4x4 pixels: the discriminator's last layer may be narrower than a latent.
+        width = 16 * self.trunk.b4.conv.weight.shape[0]
+        self.trunk.b4.fc = self.trunk.b4.out = nn.Identity()
         self.head = FullyConnectedLayer(width, w_dim)
         if slots > 1:
             self.offsets = FullyConnectedLayer(width, slots * w_dim)
@@ -39,9 +40,17 @@ class LatentEncoder(nn.Module):
     def whitened(self, img):
         """(u [N, w_dim], offsets [N, slots, w_dim] or None), both in whitened coordinates."""
         x, rest = self.trunk.run_blocks(None, img)
-        x = full_precision(self.trunk.b4.features(x, rest))
+        x = self.features_of(x, rest)
         offsets = self.offsets(x).reshape(len(x), self.slots, self.w_dim) if self.slots > 1 else None
         return self.head(x), offsets
+
+    def features_of(self, x, rest):
+        """What enters the heads, [N, 16 C], from what leaves the trunk's last block."""
+        return self.trunk.b4.features(full_precision(x), rest).flatten(1)
+
+    def features(self, img):
+        """What enters the heads, of images."""
+        return self.features_of(*self.trunk.run_blocks(None, img))
 
     def forward(self, img):
         u, offsets = self.whitened(img)
