@@ -84,7 +84,11 @@ class FlatGradients:
         self.flat = torch.zeros(sum(p.numel() for p in params), device=params[0].device)
         self.views, at = [], 0
         for p in params:
-            self.views.append(self.flat[at : at + p.numel()].view_as(p))
+            view = self.flat[at : at + p.numel()].view_as(p)
+            if p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last):
+                # In the parameter's own layout: fused Adam pairs the two by address, not by index.
+                view = self.flat.as_strided(p.shape, p.stride(), at)
+            self.views.append(view)
             at += p.numel()
 
     def attach(self) -> None:
@@ -127,7 +131,7 @@ class Stepper:
         """One step. `fetch(repetition, micro)` gives real x and c of a micro-batch."""
         cache: dict[tuple[int, int], tuple] = {}
         for k, phase in enumerate(self.phases):
-            if index % phase.every:
+            if not phase.due(index, cur_nimg):
                 continue
             self.timer.start()
             for rep in range(phase.repeat):
@@ -194,7 +198,7 @@ class _Loop:
         self.collector = stats.Collector()
         method.report = self.collector.report
         self.device = method.device
-        self.source = BatchSource(self.reals, seed=run.seed, policy=run.sampling)
+        self.source = method.order(self.reals)
         spec = self.reals.spec.label
         values = self.reals.labels(np.arange(len(self.reals))) if spec.kind == "value" else None
         self.labels = LabelSource(spec, run.sampling_labels or run.sampling, values=values)
