@@ -40,7 +40,8 @@ TABLES = [("train", "train.md"), ("dataset_tool", "dataset_tool.md"), ("lt_datas
           ("calc_metrics", "calc_metrics.md"), ("gantransfer.judge", "calc_metrics.md"),
           ("gantransfer.generate", "generate.md"), ("gantransfer.demo", "compare.md"),
           ("gantransfer.compare", "compare.md"), ("gantransfer.convert", "convert.md"),
-          ("gantransfer.inspect", "convert.md")]
+          ("gantransfer.inspect", "convert.md"), ("gantransfer.encode", "mind2mind.md"),
+          ("gantransfer.mind_demo", "mind2mind.md")]
 
 
 def by_name(paths):

@@ -7,6 +7,7 @@ from gantransfer.methods.biggan import BigGAN
 from gantransfer.methods.cgantransfer import CGANTransfer
 from gantransfer.methods.encoder import Encoder
 from gantransfer.methods.mind2mind import Mind2Mind
+from gantransfer.methods.mind_tune import MindTune
 from gantransfer.methods.stylegan2 import StyleGAN2
 from gantransfer.methods.transitional import Transitional
 from gantransfer.methods.utlo import UTLO
@@ -20,4 +21,5 @@ METHODS: dict[str, type[Method]] = {
     "alae": ALAE,
     "encoder": Encoder,
     "mind2mind": Mind2Mind,
+    "mind_tune": MindTune,
 }

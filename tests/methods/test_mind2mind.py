@@ -683,3 +683,38 @@ def test_a_missing_cache_is_made(source, folder, tmp_path):
     data = ImageDataset(tmp_path / "fresh.zip", use_labels=True)
     make(source, data.spec).prepare(data)
     assert latents.default_path(tmp_path / "fresh.zip").is_file()
+
+
+# ---- below the floor -----------------------------------------------------------------------------------------------
+
+
+def test_tuning_trains_high_layers_only_and_resumes(source, folder, target, tmp_path):
+    cached(source, folder)
+    mind = train(make(source, target.spec), target, tmp_path / "mind")
+    kind = METHODS["mind_tune"]
+
+    def go(place, kimg, state=None):
+        opts, run = kind.Options(cfg="tiny"), RunConfig(batch=8, kimg=kimg, snap=1, tick=0.016, metrics="none")
+        kind.resolve(opts, run, target.spec)
+        torch.manual_seed(0)
+        m = kind(opts, target.spec, run, training_loop.as_source(state) if state else mind)
+        return m, train(m, target, tmp_path / place, state)
+
+    m, whole = go("whole", 0.032)
+    assert m.opts.tune_from == 8
+    before = mind.nets["G_ema"].state
+    moved = {k.split(".")[1] for k, t in whole.nets["G"].state.items() if not torch.equal(t, before[k])}
+    assert moved == {"b8", "b16"}
+    go("parts", 0.016)
+    _, parts = go("parts", 0.032, training_loop.find_states(tmp_path / "parts")[0])
+    for name, record in whole.nets.items():
+        for key, t in record.state.items():
+            assert torch.equal(t, parts.nets[name].state[key]), f"{name}.{key}"
+    assert kind.sampler_from(whole)(range(4), torch.eye(4)).shape == (4, 1, 16, 16)
+    options = kind.Options(cfg="tiny")
+    with pytest.raises(UserError, match="labels 4 wide, .* has 0"):
+        kind.check_source(options, DataSpec("t", 16, 1, 40), mind, "main")
+    with pytest.raises(UserError, match="goes on from a snapshot of --method=mind2mind"):
+        kind.check_source(options, target.spec, source, "main")
+    with pytest.raises(UserError, match="--tune_from=12"):
+        kind.resolve(kind.Options(cfg="tiny", tune_from=12), RunConfig(batch=8), target.spec)
