@@ -331,7 +331,8 @@ def report(names: list[str], seeds: int, judges: int, r: dict[str, Any]) -> str:
         lines.append(f"| {ARMS[a][0]}, {end:.0f} kimg | {cells(last)} |")
     bound = spread([threshold(r, s, 0) for s in range(seeds)])
     lines += ["", f"Floor + {SHARE:.0%} of the way to the start ({COLUMNS[PRIMARY]} {bound} under judge 0), first "
-                  f"snapshot at or below it:", "", "| | reached in | kimg | seconds | multiply-adds |", "|---|---|---|---|---|"]
+                  f"snapshot at or below it:", "", "| | reached in | kimg | seconds | multiply-adds |",
+              "|---|---|---|---|---|"]
     for a in names:
         got = [x for x in r["reached"][a][0] if x is not None]
         row = [spread([x[k] for x in got]) if got else "-" for k in ("kimg", "seconds", "macs")]

@@ -241,6 +241,7 @@ class Mind2Mind(method.Method):
         self.overfit = math.nan
         self.start_figures: dict[str, float] = {}
         self.heldout = torch.zeros(0, self.code_dim)
+        self.class_means = self.sigma = None  # of labels; set with the latents
 
     def _warm_start(self, source: snapshot.Snapshot) -> None:
         """From a snapshot of this method with the same sizes the networks go on; otherwise they start anew."""
@@ -409,7 +410,8 @@ class Mind2Mind(method.Method):
         real, fake = self.augmented(batch.x, d), self.augmented(fake, d)
         if o.mind_loss == "nonsat-r1":
             real = real.detach().requires_grad_(True)
-        k_real, k_fake = self.K(real, d.c, d.keep), self.K(fake, d.c, d.keep)
+        keep = None if d.keep is None else d.keep.repeat(2, 1)
+        k_real, k_fake = self.K(torch.cat([real, fake]), d.c.repeat(2, 1), keep).chunk(2)
         self.report("Loss/scores/real", k_real)
         self.report("Loss/scores/fake", k_fake)
         if o.mind_loss == "nonsat-r1":
@@ -417,8 +419,7 @@ class Mind2Mind(method.Method):
             penalty = grad.square().sum(1, keepdim=True) * (o.gamma / 2)
             loss = F.softplus(k_fake) + F.softplus(-k_real) + penalty
         else:
-            mixed = (d.t * real + (1 - d.t) * fake).detach().requires_grad_(True)
-            (grad,) = torch.autograd.grad(self.K(mixed, d.c, d.keep).sum(), mixed, create_graph=True)
+            grad = self.K.input_gradient((d.t * real + (1 - d.t) * fake).detach(), d.c, d.keep)
             penalty = (grad.square().sum(1, keepdim=True).sqrt() - 1).square() * o.gp
             loss = k_fake - k_real + o.drift * k_real.square() + penalty
             self.report("Loss/wasserstein", k_real - k_fake)

@@ -522,6 +522,24 @@ def test_gaussian_mapping_draws_its_moments():
     assert torch.allclose(torch.cov(w.t()), torch.eye(3) * 4, atol=0.4)
 
 
+@pytest.mark.parametrize("hidden", [[], [7], [9, 6]])
+@pytest.mark.parametrize("c_dim", [0, 3])
+def test_the_critics_gradient_is_autograds(hidden, c_dim):
+    if c_dim and not hidden:
+        pytest.skip("labels need features")
+    torch.manual_seed(0)
+    K = mindgan.Critic([5, *hidden, 1], c_dim)
+    w = torch.randn(11, 5).requires_grad_(True)
+    c = torch.eye(3)[torch.arange(11) % 3] if c_dim else None
+    (want,) = torch.autograd.grad(K(w, c).sum(), w, create_graph=True)
+    got = K.input_gradient(w.detach(), c)
+    assert torch.allclose(got, want, atol=1e-6)
+    (a, b) = (torch.autograd.grad((g.norm(dim=1) - 1).square().mean(), list(K.parameters()), allow_unused=True)
+              for g in (got, want))
+    for p, q in zip(a, b):
+        assert torch.allclose(p if p is not None else torch.zeros(1), q if q is not None else torch.zeros(1), atol=1e-6)
+
+
 def test_uniform_prior_is_uniform():
     net = mindgan.MindMapping(2, 0, 3, 4, prior="uniform")
     u = net.to_prior(torch.randn(20000, 2, generator=torch.Generator().manual_seed(0)))
