@@ -323,6 +323,8 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
         content: dict[str, Any] = {"labels": labels if has_labels else None}
         if names and has_labels:
             content["class_names"] = list(names)
+        if source.label_meta and has_labels:
+            content["label_meta"] = source.label_meta
         content["meta"] = meta
         write("dataset.json", json.dumps(content).encode())
 
@@ -348,7 +350,10 @@ def dest_parent(dest: str) -> Path:
 def histogram(labels: list[Any], names: tuple[str, ...] = ()) -> str:
     """Images per class as lines of text (a summary for vectors and above 40 classes)."""
     if isinstance(labels[0], (list, tuple)):
-        return f"labels: vectors of length {len(labels[0])}"
+        if len(labels[0]) > 1:
+            return f"labels: vectors of length {len(labels[0])}"
+        values = np.asarray(labels, np.float64)
+        return f"labels: {len(np.unique(values))} continuous values from {values.min():g} to {values.max():g}"
     counts = np.bincount(np.asarray(labels, np.int64))
     present = counts[counts > 0]
     lines = [f"{len(present)} classes, {len(labels)} images: {present.min()} to {present.max()} per class"]
@@ -486,9 +491,10 @@ def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callab
         raise UserError(f"no images in {path}")
     labels: dict[str, Any] | None = None
     class_names: tuple[str, ...] = ()
+    label_meta: dict[str, Any] = {}
     if fname in files.names:
         file = parse_label_file(files.read_json(fname), f"{fname} of {path}")
-        labels, class_names = file.labels, file.class_names
+        labels, class_names, label_meta = file.labels, file.class_names, file.label_meta
     elif fname != "dataset.json":
         raise UserError(f"--fname={fname}: no such file in {path}")
     kind = "none"
@@ -521,6 +527,8 @@ def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callab
         content: dict[str, Any] = {"labels": out if kind != "none" else None}
         if class_names:
             content["class_names"] = list(class_names)
+        if label_meta:
+            content["label_meta"] = label_meta
         write("dataset.json", json.dumps(content).encode())
     report(f"{dest}: {len(out)} images" + (f" in {len(folders)} class folders" if folders else ""))
 

@@ -49,6 +49,7 @@ class Source:
     class_names: tuple[str, ...] = ()
     labelled: str = "none"  # where labels come from, for the report
     tolerant: bool = False  # an undecodable image is skipped with a message instead of ending the conversion
+    label_meta: dict | None = None  # unit and range of a continuous label, for dataset.json
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _files(path: str, options: SourceOptions) -> Source:
     names = files.image_names
     if not names:
         raise UserError(f"no images in {path}")
-    labels, class_names, how = _file_labels(files, names, options)
+    labels, class_names, how, label_meta = _file_labels(files, names, options)
     missing = [n for n in names if n not in labels] if labels else []
     if missing and not options.drop_unlabelled:
         raise UserError(f"{len(missing)} of {len(names)} images of {path} have no label ({how}): {some(missing)}; add "
@@ -118,11 +119,11 @@ def _files(path: str, options: SourceOptions) -> Source:
             where = f"{name} in {path}"
             yield Item(where, partial(lambda n, w: open_image(files.read(n), w), name, where), labels.get(name))
 
-    return Source(path, len(names), items, class_names, how)
+    return Source(path, len(names), items, class_names, how, label_meta=label_meta)
 
 
 def _file_labels(files: Container, names: Sequence[str],
-                 options: SourceOptions) -> tuple[dict[str, Any], tuple[str, ...], str]:
+                 options: SourceOptions) -> tuple[dict[str, Any], tuple[str, ...], str, dict | None]:
     mode = options.labels
     if mode in ("auto", "json") and "dataset.json" in files.names:
         file: LabelFile = parse_label_file(files.read_json("dataset.json"), f"dataset.json of {files.path}")
@@ -136,22 +137,22 @@ def _file_labels(files: Container, names: Sequence[str],
                 labels = dict(zip(labels, map(int, values)))
         elif mode == "json":
             raise UserError(f"--labels=json, but dataset.json of {files.path} says that there are none")
-        return labels, file.class_names, "dataset.json" if labels else "none"
+        return labels, file.class_names, "dataset.json" if labels else "none", file.label_meta or None
     if mode == "json":
         raise UserError(f"--labels=json, but {files.path} has no dataset.json at its root")
     if mode == "none":
-        return {}, (), "none"
+        return {}, (), "none", None
 
     folders = class_folders(names)
     # Numbered folders that an earlier conversion made to keep folders small are not classes.
     shards = all(re.fullmatch(r"(.*/)?\d{5}/img\d{8}\.\w+", n) for n in names)
     if mode == "auto" and (shards or len(set(folders.values())) < 2):
-        return {}, (), "none"
+        return {}, (), "none", None
     if not folders:
         raise UserError(f"--labels=folders, but the images of {files.path} are in no sub-folders")
     classes = sorted(set(folders.values()))
     number = {c: i for i, c in enumerate(classes)}
-    return {n: number[c] for n, c in folders.items()}, tuple(classes), "sub-folders"
+    return {n: number[c] for n, c in folders.items()}, tuple(classes), "sub-folders", None
 
 
 def class_folders(names: Sequence[str]) -> dict[str, str]:
