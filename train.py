@@ -311,16 +311,20 @@ class Setup:
         from gantransfer.metrics import metrics
         from torch_utils import distributed as dist
 
-        if not self.metrics:
-            return None
         detectors, reference = parse_detectors(self.flags["detector"]), None
 
-        def evaluate(sampler: Any, cur_nimg: int, snapshot: Path) -> dict[str, float]:
+        def evaluate(method: Method, cur_nimg: int, snapshot: Path) -> dict[str, float]:
             nonlocal reference
+            values = method.evaluate(cur_nimg)
+            if values and dist.is_main():
+                result = dict(results=values, metric=method.name, snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000)
+                if metrics.append_jsonl(run_dir, result):
+                    print(json.dumps(result))
+            if not self.metrics:
+                return values
             reference = reference or reference_dataset(self.dataset.spec)
-            ctx = metrics.MetricContext(sampler=sampler, reference=reference, training=self.dataset, device=device,
-                                        seed=self.run.seed, detectors=detectors)
-            values = {}
+            ctx = metrics.MetricContext(sampler=method.sampler(), reference=reference, training=self.dataset,
+                                        device=device, seed=self.run.seed, detectors=detectors)
             for name in self.metrics:
                 if metrics.already_done(run_dir, name, snapshot.name):
                     continue

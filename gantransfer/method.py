@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer.dataset import DataSpec
+from gantransfer.dataset import DataSpec, ImageDataset
 from gantransfer.sampler import Sampler
 from gantransfer.snapshot import NetRecord, Snapshot, plain
 
@@ -33,11 +34,30 @@ class Phase:
     second_order: bool = False  # the loss differentiates a gradient
 
 
+class Reals(Protocol):
+    """What the loop draws real items from: an ImageDataset, or what a method's `prepare` made of it."""
+
+    spec: DataSpec
+    label_dim: int
+    class_ids: np.ndarray | None  # int64 [len], for class-balanced sampling
+    in_memory: bool  # reading is a look-up: no threads needed
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: np.ndarray) -> torch.Tensor:
+        """Items [n, ...]: uint8 images, which the loop maps to [-1, 1], or floats on any device, which it leaves."""
+        ...
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """float32 [n, label_dim]."""
+        ...
+
+
 @dataclass
 class Batch:
     """One micro-batch, and where its randomness comes from."""
 
-    x: torch.Tensor  # [n, C, H, W] float32 in [-1, 1] (or what the method's `prepare` made of images)
+    x: torch.Tensor  # [n, C, H, W] float32 in [-1, 1], or float items of the method's own `Reals`
     c: torch.Tensor  # [n, label_dim] float32: one-hot, a vector, or width 0
     rng: torch.Generator  # for tensors; lives on the device of x
     choices: torch.Generator  # for decisions in Python; lives on the CPU
@@ -134,8 +154,8 @@ class Method:
     def check_source(cls, opts: Options, data: DataSpec, source: Snapshot | None, stage: str) -> None:
         """Whether `source` can start this stage on this data; called before anything is written. UserError if not."""
 
-    def prepare(self, dataset: Any) -> Any:
-        """The data set the loop draws from; most methods return it unchanged."""
+    def prepare(self, dataset: ImageDataset) -> Reals:
+        """What the loop draws real items from; called once, before `phases`. Most methods return `dataset`."""
         return dataset
 
     def phases(self) -> list[Phase]:
@@ -162,8 +182,13 @@ class Method:
         return {}
 
     def sampler(self) -> Sampler | None:
-        """Of the live averaged network: grids and metrics during training."""
+        """Of the live averaged network: grids and metrics during training. None: this method makes no images."""
         return None
+
+    def evaluate(self, cur_nimg: int) -> dict[str, float]:
+        """Figures of the method's own at every snapshot (accuracy of a classifier, ...), called on every process with
+        the same result; they go to metric-<method>.jsonl beside the image metrics."""
+        return {}
 
     @classmethod
     def sampler_from(cls, snap: Snapshot, device: torch.device | str = "cpu") -> Sampler:
