@@ -155,6 +155,8 @@ class Setup:
                             f"it has {', '.join(self.method.stages)}")
         if not flags["data"]:
             raise UserError("--data is missing: name a zip or folder made by dataset_tool.py")
+        if self.method.needs_labels and "cond" not in given:
+            flags["cond"] = True
         self.dataset = ImageDataset(flags["data"], fname=flags["fname"], use_labels=flags["cond"],
                                     max_size=flags["subset"], xflip=flags["mirror"], seed=flags["seed"])
         if flags["cond"] and not self.dataset.label_dim:

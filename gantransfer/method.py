@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer.dataset import DataSpec, ImageDataset
+from gantransfer.dataset import BatchSource, DataSpec, ImageDataset
 from gantransfer.sampler import Sampler
 from gantransfer.snapshot import NetRecord, Snapshot, plain
 
@@ -32,6 +32,12 @@ class Phase:
     gain: float | None = None  # loss multiplier; None = `every` (lazy regularisation keeps its strength)
     repeat: int = 1  # updates per step; each repetition draws fresh data
     second_order: bool = False  # the loss differentiates a gradient
+    begin: int = 0  # images shown from which it runs ...
+    end: int | None = None  # ... and before which it stops, e.g. what is learned first and then rests
+
+    def due(self, index: int, cur_nimg: int) -> bool:
+        """Whether it runs in step number `index`, which starts after `cur_nimg` images."""
+        return index % self.every == 0 and self.begin <= cur_nimg and (self.end is None or cur_nimg < self.end)
 
 
 class Reals(Protocol):
@@ -124,6 +130,7 @@ class Method:
     Options: ClassVar[type[Options]]
     # Networks have the source's sizes: a continued run gets its training state as `source`, extra["continues"] set.
     shaped_by_source: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False  # train.py then reads labels without being asked to
 
     nets: dict[str, nn.Module]  # everything worth saving, by name
     report: Callable[[str, torch.Tensor], None]  # statistics for the log; set by the loop
@@ -157,6 +164,11 @@ class Method:
     def prepare(self, dataset: ImageDataset) -> Reals:
         """What the loop draws real items from; called once, before `phases`. Most methods return `dataset`."""
         return dataset
+
+    def order(self, reals: Reals) -> BatchSource:
+        """Which real item is number p of the endless stream: `.indices(position, n)`, a function of seed and position
+        alone. Most methods draw by the run's --sampling."""
+        return BatchSource(reals, seed=self.run.seed, policy=self.run.sampling)
 
     def phases(self) -> list[Phase]:
         """The phases of this stage, in the order they run within a step."""

@@ -127,7 +127,7 @@ class Stepper:
         """One step. `fetch(repetition, micro)` gives real x and c of a micro-batch."""
         cache: dict[tuple[int, int], tuple] = {}
         for k, phase in enumerate(self.phases):
-            if index % phase.every:
+            if not phase.due(index, cur_nimg):
                 continue
             self.timer.start()
             for rep in range(phase.repeat):
@@ -193,7 +193,7 @@ class _Loop:
         self.collector = stats.Collector()
         method.report = self.collector.report
         self.device = method.device
-        self.source = BatchSource(self.reals, seed=run.seed, policy=run.sampling)
+        self.source = method.order(self.reals)
         spec = self.reals.spec.label
         values = self.reals.labels(np.arange(len(self.reals))) if spec.kind == "value" else None
         self.labels = LabelSource(spec, run.sampling_labels or run.sampling, values=values)
