@@ -3,6 +3,7 @@
 
 from gantransfer.method import Method
 from gantransfer.methods.biggan import BigGAN
+from gantransfer.methods.ccgan import CcGAN
 from gantransfer.methods.cgantransfer import CGANTransfer
 from gantransfer.methods.stylegan2 import StyleGAN2
 from gantransfer.methods.transitional import Transitional
@@ -14,4 +15,5 @@ METHODS: dict[str, type[Method]] = {
     "transitional": Transitional,
     "biggan": BigGAN,
     "cgantransfer": CGANTransfer,
+    "ccgan": CcGAN,
 }

@@ -45,7 +45,7 @@ class ImageToLabel(nn.Module):
         super().__init__()
         self.init_kwargs = dict(dim=dim, width=width, blocks=list(blocks), img_channels=img_channels)
         self.main = trunk(img_channels, width, blocks, first_stride=2)
-        wide = 8 * width
+        wide = width * 2 ** (len(blocks) - 1)
         self.x2h_res = nn.Sequential(nn.Linear(wide, wide), nn.BatchNorm1d(wide), nn.ReLU(),
                                      nn.Linear(wide, dim), nn.BatchNorm1d(dim), nn.ReLU())
         self.h2y = nn.Sequential(nn.Linear(dim, 1), nn.ReLU())
