@@ -404,9 +404,15 @@ class Student(nn.Module):
                                       nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, outputs))
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.projector = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d)) if projection else None
-        # x in [-1, 1] -> ((x + 1) / 2 - mean) / std
-        self.register_buffer("shift", torch.tensor([2 * m - 1 for m in mean]).view(1, -1, 1, 1))
-        self.register_buffer("scale", torch.tensor([2 * s for s in std]).view(1, -1, 1, 1))
+        self.register_buffer("shift", torch.empty(1, channels, 1, 1))
+        self.register_buffer("scale", torch.empty(1, channels, 1, 1))
+        self.set_normalisation(mean, std)
+
+    def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """x in [-1, 1] -> ((x + 1) / 2 - mean) / std, per channel."""
+        self.init_kwargs.update(mean=list(mean), std=list(std))
+        self.shift.copy_(torch.tensor([2 * m - 1 for m in mean]).view(1, -1, 1, 1))
+        self.scale.copy_(torch.tensor([2 * s for s in std]).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor, features: bool = False) -> Tensor | Output:
         found = self.body((x - self.shift) / self.scale)
