@@ -28,7 +28,6 @@ from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks import students
 from gantransfer.networks.students import Student
 from torch_utils import distributed as dist
-from torch_utils import random as rnd
 
 # Published weights: CE, KL, temperature, feature loss.
 KD: dict[str, dict[str, float]] = {
@@ -608,6 +607,3 @@ def rate_at(done: float, schedule: str, decay: list[float]) -> float:
     return 1.0
 
 
-def seed_of(*keys: int) -> int:
-    """A 31-bit image seed that is a function of the integers alone."""
-    return int(torch.randint(2**31 - 1, [], generator=rnd.step_generator(*keys)))
