@@ -51,8 +51,8 @@ PER_CLASS, RHO, SHARE, IMBALANCE = 500, 0.9, 0.5, 25
 @click.option("--folds", type=click.IntRange(1, FOLDS), default=1, show_default=True,
               help="Folds tested, each with a seed, a class order and networks of its own; 5 = every image once")
 @click.option("--settings", default="longtail", show_default=True, help=f"Of {', '.join(SETTINGS)}")
-@click.option("--gan-kimg", type=click.IntRange(min=1), default=15, show_default=True, help="Length of the GANs")
-@click.option("--student-kimg", type=click.FloatRange(min=1), default=50, show_default=True,
+@click.option("--gan-kimg", type=click.IntRange(min=1), default=12, show_default=True, help="Length of the GANs")
+@click.option("--student-kimg", type=click.FloatRange(min=1), default=40, show_default=True,
               help="Images that every student sees, in thousands")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
               help="Also write the table here (.md; the values beside it as .json)")
@@ -67,8 +67,8 @@ def main(folder: Path, folds: int, settings: str, gan_kimg: int, student_kimg: f
     if not data.exists():
         jobs.run_jobs([Job("data", ["dataset_tool.py", "--source=sklearn:digits", f"--dest={data}"])])
     results: dict[str, list[dict]] = {s: [] for s in chosen}
-    for fold in range(folds):  # fold by fold, so that a comparison stopped early has whole pairs
-        for setting in chosen:
+    for setting in chosen:
+        for fold in range(folds):
             results[setting].append(one_fold(folder / f"{setting}-fold{fold}", data, fold, setting, gan_kimg,
                                              student_kimg))
     text = report(results, gan_kimg, student_kimg)
