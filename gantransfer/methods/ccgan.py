@@ -75,7 +75,7 @@ class CcGANOptions(augmentation.AugmentOptions):
                                   "of weighting a uniform draw, as in its code")
     label_input: str = option("ili", "A learned code of the label (ili), or the number itself (nli)",
                               choices=("ili", "nli"))
-    h_dim: int | None = option(None, "Length of the label code", type=int, low=8)
+    h_dim: int | None = option(None, "Length of the label code, a multiple of 8", type=int, low=16)
     embed_kimg: float | None = option(None, "kimg that learn the label code before the GAN starts, counted in --kimg",
                                       type=float, low=0)
     embed_width: int | None = option(None, "Channel unit of the network that learns the code", type=int, low=1)

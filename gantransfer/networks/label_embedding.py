@@ -18,7 +18,8 @@ from gantransfer.networks.resnet_trunk import trunk
 
 
 class LabelToEmbedding(nn.Module):
-    """Normalised labels [N] or [N, 1] -> codes [N, dim], not negative."""
+    """Normalised labels [N] or [N, 1] -> codes [N, dim], not negative. dim: a multiple of 8 from 16 on (groups of one
+    element would be constant)."""
 
     def __init__(self, dim: int = 128, groups: int = 8):
         super().__init__()
