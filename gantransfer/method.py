@@ -30,7 +30,8 @@ class Phase:
     opt: torch.optim.Optimizer
     every: int = 1  # runs on each k-th step
     gain: float | None = None  # loss multiplier; None = `every` (lazy regularisation keeps its strength)
-    repeat: int = 1  # updates per step; each repetition draws fresh data
+    repeat: int = 1  # updates per step; each repetition draws fresh data ...
+    reuse: bool = False  # ... or all see the first one's
     second_order: bool = False  # the loss differentiates a gradient
     begin: int = 0  # images shown from which it runs ...
     end: int | None = None  # ... and before which it stops, e.g. what is learned first and then rests

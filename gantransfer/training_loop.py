@@ -84,7 +84,11 @@ class FlatGradients:
         self.flat = torch.zeros(sum(p.numel() for p in params), device=params[0].device)
         self.views, at = [], 0
         for p in params:
-            self.views.append(self.flat[at : at + p.numel()].view_as(p))
+            view = self.flat[at : at + p.numel()].view_as(p)
+            if p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last):
+                # In the parameter's own layout: fused Adam pairs the two by address, not by index.
+                view = self.flat.as_strided(p.shape, p.stride(), at)
+            self.views.append(view)
             at += p.numel()
 
     def attach(self) -> None:
@@ -116,7 +120,7 @@ class Stepper:
             net.requires_grad_(False)
         buffers: dict[tuple, FlatGradients] = {}
         self.grads = [buffers.setdefault(tuple(map(id, p.params)), FlatGradients(p.params)) for p in self.phases]
-        self.repeat = max(p.repeat for p in self.phases)
+        self.repeat = max(1 if p.reuse else p.repeat for p in self.phases)
         rounds = run.batch // run.batch_gpu
         per_rank = rounds // dist.world_size()
         self.micro = range(dist.rank() * per_rank, (dist.rank() + 1) * per_rank)
@@ -133,9 +137,10 @@ class Stepper:
             for rep in range(phase.repeat):
                 self.grads[k].attach()
                 for m in self.micro:
-                    if (rep, m) not in cache:
-                        cache[rep, m] = fetch(rep, m)
-                    x, c = cache[rep, m]
+                    key = (0 if phase.reuse else rep, m)
+                    if key not in cache:
+                        cache[key] = fetch(*key)
+                    x, c = cache[key]
                     keys = (self.run.seed, cur_nimg, k, rep, m)
                     choices = rnd.step_generator(*keys)
                     rng = choices if x.device.type == "cpu" else rnd.step_generator(*keys, device=x.device)
