@@ -257,6 +257,14 @@ def test_continued_from_weights(path, snap, tmp_path):
         CcGAN.check_source(opts, data.spec, dataclasses.replace(source, method="other"), "main")
 
 
+def test_the_contact_sheet_goes_from_low_to_high_labels(path):
+    data = ImageDataset(path, use_labels=True)
+    indices, names, columns = training_loop.grid_layout(data, rows=4)
+    y = data.labels(np.asarray(indices))[:, 0]
+    assert len(indices) == 4 * columns and (np.diff(y) >= 0).all()
+    assert [float(n) for n in names] == pytest.approx(y.reshape(4, -1).mean(1).tolist(), rel=1e-2)
+
+
 # ---- options -----------------------------------------------------------------------------------------------------
 
 
