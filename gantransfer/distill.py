@@ -28,8 +28,9 @@ from gantransfer.dataset import ImageDataset
 from gantransfer.distill_presets import PRESETS
 from gantransfer.importers import load_any
 from gantransfer.method import RunConfig
-from gantransfer.methods import METHODS, cgan_kd
+from gantransfer.methods import METHODS, cgan_kd, density_ratio
 from gantransfer.methods.cgan_kd import CGANKD, CGANKDOptions
+from gantransfer.methods.density_ratio import DensityRatioOptions, DensityRatioTraining
 from gantransfer.stage_run import processes, result_path, run_stage, settings
 from torch_utils import distributed as dist
 
@@ -250,6 +251,59 @@ def student(**flags: Any) -> None:
         dist.print0(f"Student: {path}")
 
 
+# ---- density ratio ---------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@data_flags
+@run_flags
+@options_flags(("extractor",), DensityRatioOptions)
+@flag("feature_epochs", "Passes that train the feature network [default: 200 for sae, 350 for resnet34]",
+      click.FloatRange(min=0, min_open=True))
+@flag("heldout", "Real images that the snapshot has not seen, to calibrate --features=discriminator", metavar="PATH")
+@flag("heldout_fname", "Label file in --heldout that selects images", metavar="NAME")
+@machine_flags
+def ratio(**flags: Any) -> None:
+    """How much likelier real than generated an image is, under its label: what `fakes` subsamples by."""
+    if not flags["network"]:
+        raise UserError("--network is missing: whose images are judged?")
+    if (flags["features"] == "discriminator") != bool(flags["heldout"]):
+        raise UserError("--features=discriminator and --heldout belong together: real images that the snapshot has "
+                        "not seen")
+    stage = Stage(flags, "ratio", DensityRatioTraining, DensityRatioOptions)
+    o, outdir, spec = stage.opts, Path(flags["outdir"]), stage.data.spec
+    if flags["dry_run"]:
+        stage.show("ratio")
+        return
+    snap = load_any(o.network)
+    if snap.method not in METHODS:
+        raise UserError(f"--network={o.network} is of method {snap.method}, which makes no images")
+    kind = launched_elsewhere(flags)
+    with processes(kind, flags["threads"]) as device:
+        stage.notes()
+        if o.features == "discriminator":
+            cgan_kd.check_labels(METHODS[snap.method].sampler_from(snap).spec, spec, f"--network={o.network}")
+            heldout = cgan_kd.labelled(flags["heldout"], flags["heldout_fname"], spec, "--heldout")
+            path = result_path(outdir, "ratio")
+            if dist.is_main():
+                made = density_ratio.calibrated(snap, heldout, os.path.basename(o.network), flags["seed"], device)
+                made.save(path)
+                e = made.extra
+                print(f"ratio = exp({e['scale']:.4g} D + {e['shift']:.4g}), from {e['images']} held-out images")
+                if e["scale"] == 0:
+                    print("Note: the discriminator prefers generated images to held-out ones: nothing is rejected")
+        else:
+            if o.features in ("sae", "resnet34"):
+                epochs = flags["feature_epochs"] or (200 if o.features == "sae" else 350)
+                kimg = max(round(epochs * len(stage.data) / stage.run.batch), 1) * stage.run.batch / 1000
+                run = dataclasses.replace(stage.run, kimg=kimg, tick=max(kimg / 5, 0.001))
+                found = run_stage(DensityRatioTraining, o, stage.data, run, "features", outdir / "features", device)
+                o = dataclasses.replace(o, extractor=str(found))
+            path = run_stage(DensityRatioTraining, o, stage.data, dataclasses.replace(stage.run), "ratio", outdir,
+                             device, snap)
+        dist.print0(f"Ratio: {path}")
+
+
 # ---- fakes -----------------------------------------------------------------------------------------------------------
 
 
@@ -364,9 +418,7 @@ def fakes(**flags: Any) -> None:
         judge = judge_of(flags["teacher"], data, device, flags["clip"], flags["integers"]) if flags["teacher"] else None
         ratio = None
         if flags["ratio"]:
-            from gantransfer import density
-
-            ratio = density.load(flags["ratio"], data.spec, device)
+            ratio = density_ratio.load(flags["ratio"], data.spec, device)
         provenance = dict(
             network_sha256=source.identity, sampler=type(source).__name__, seed=recipe.seed,
             truncation=flags["trunc"], num_per_label=recipe.num_per_label, num_labels=len(labels),

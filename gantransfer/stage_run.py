@@ -50,7 +50,7 @@ def settings(method: type[Method], opts: Options, run: RunConfig, dataset: Image
     config = method.config(opts, run, dataset.spec)
     options = dict(config.pop("options"))
     contents = {k: util.sha256(v) for k, v in options.items()
-                if k in ("teacher", "fakes", "network", "test") and v and os.path.isfile(v)}
+                if k in ("teacher", "fakes", "network", "test", "extractor") and v and os.path.isfile(v)}
     options.update({k: f"sha256:{v[:16]}" for k, v in contents.items()})
     return json.loads(json.dumps(dict(
         method=method.name, stage=stage, **config, options=options, batch_size=run.batch, batch_gpu=run.batch_gpu,

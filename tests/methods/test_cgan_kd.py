@@ -17,6 +17,7 @@ from gantransfer.methods.cgan_kd import CGANKD, KD, CGANKDOptions
 from gantransfer.stage_run import processes, run_stage
 from gantransfer.training_loop import Stepper
 from tests.conftest import write_image_zip
+from torch_utils.step_statistics import StepStatistics
 
 TINY = dict(arch="conv4-8", optimizer="adamw", lr=1e-2, wd=0.0, schedule="constant", crop=1)
 
@@ -187,7 +188,7 @@ def test_batch_norm_does_not_depend_on_how_the_batch_is_split_over_processes(dat
 def test_step_statistics_are_those_of_batch_norm_for_one_micro_batch():
     torch.manual_seed(0)
     a, b = torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)
-    mine = cgan_kd.StepStatistics(b)
+    mine = StepStatistics(b)
     for _ in range(3):
         x = torch.randn(4, 3, 5, 5) * 2 + 1
         assert torch.equal(a(x), b(x))
