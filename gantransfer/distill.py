@@ -325,8 +325,10 @@ def filter_flags(command: Any) -> Any:
 def filter_of(flags: dict[str, Any], kind: str, rho: float = 1.0) -> fake_sets.Filter:
     rho = rho if flags["rho"] is None else flags["rho"]
     label_filter.check_rho(rho)
-    return fake_sets.Filter(rho, flags["quantile"] or ("perclass" if kind == "class" else "global"), flags["bins"],
-                            bool(flags["replace"]), flags["burn_in"], flags["ties"] or "keep")
+    quantile = flags["quantile"] or ("perclass" if kind == "class" else "global")
+    fake_sets.check_quantile(quantile, kind)
+    return fake_sets.Filter(rho, quantile, flags["bins"], bool(flags["replace"]), flags["burn_in"],
+                            flags["ties"] or "keep")
 
 
 def check_dest(dest: str) -> Path:
@@ -432,7 +434,11 @@ def fakes(**flags: Any) -> None:
         dist.barrier()
         raw = fake_sets.draw(source, labels, recipe, parts, ratio=ratio, judge=judge)
         if raw is not None:
-            tell(dest, fake_sets.write_raw(dest, raw, label, provenance, f), label.kind)
+            try:
+                made = fake_sets.write_raw(dest, raw, label, provenance, f)
+            except UserError as e:
+                raise UserError(f"{e} (what was drawn is kept in {parts} for another --rho)") from None
+            tell(dest, made, label.kind)
             fake_sets.discard(parts)
 
 
@@ -531,13 +537,18 @@ def select_rho(**flags: Any) -> None:
         label_filter.check_rho(rho)
     if bool(flags["network"]) == bool(flags["gan_flags"]):
         raise UserError("give --network, a snapshot trained on OUTDIR/subtrain.json, or --gan-flags to train one")
+    kimg = None
+    if flags["gan_flags"]:
+        kimg = next((w.split("=")[1] for w in shlex.split(flags["gan_flags"]) if w.startswith("--kimg=")), None)
+        if kimg is None:
+            raise UserError("--gan-flags: give --kimg=K, the length of the GAN's training")
     data = ImageDataset(flags["data"], fname=flags["fname"], use_labels=True)
     if data.spec.label.kind == "none":
         raise UserError(f"--data={flags['data']} has no labels")
     outdir = Path(flags["outdir"])
     train, valid = split_files(data, flags["val_split"], flags["seed"], outdir)
     real = [f"--data={flags['data']}", f"--fname={train}"]
-    network = flags["network"] or gan_on(outdir, real, flags["gan_flags"], flags["seed"])
+    network = flags["network"] or gan_on(outdir, real, flags["gan_flags"], float(kimg), flags["seed"])
     seen = load_any(network).data if not network.lower().endswith(".zip") else {}
     subtrain = len(json.loads(train.read_text(encoding="utf-8"))["labels"])
     if os.path.basename(seen.get("fname") or "") != train.name or seen.get("num_images") != subtrain:
@@ -573,13 +584,9 @@ def select_rho(**flags: Any) -> None:
     print("\n".join(lines) + f"\nBest rho on the validation part: {best:g} ({outdir / 'rho.json'})")
 
 
-def gan_on(outdir: Path, real: list[str], text: str, seed: int) -> str:
+def gan_on(outdir: Path, real: list[str], text: str, kimg: float, seed: int) -> str:
     """Train the GAN of --gan-flags on the training part, or continue it; its last snapshot."""
-    words = shlex.split(text)
-    kimg = next((float(w.split("=")[1]) for w in words if w.startswith("--kimg=")), None)
-    if kimg is None:
-        raise UserError("--gan-flags: give --kimg=K, the length of the GAN's training")
-    rest = [w for w in words if not w.startswith("--kimg=")]
+    rest = [w for w in shlex.split(text) if not w.startswith("--kimg=")]
     job, done = jobs.train_job("gan", outdir / "gan", f"seed{seed}", kimg,
                                [*real, "--cond=True", f"--seed={seed}", *rest])
     if job:

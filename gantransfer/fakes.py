@@ -241,12 +241,21 @@ class Filter:
                     burn_in=self.burn_in, bins=self.bins if self.quantile == "bins" else None)
 
 
+def check_quantile(quantile: str, kind: str) -> None:
+    """UserError unless images with labels of this kind can be grouped so."""
+    if quantile not in QUANTILES:
+        raise UserError(f"--quantile={quantile} does not exist; choose {', '.join(QUANTILES)}")
+    if quantile == "perclass" and kind != "class":
+        raise UserError("--quantile=perclass needs classes; use --quantile=global or bins")
+    if quantile == "bins" and kind == "class":
+        raise UserError("--quantile=bins is for values; use --quantile=perclass")
+
+
 def apply(scores: dict[str, np.ndarray], kind: str, f: Filter) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """(indices kept, their final labels, cut-offs) of the stored scores. UserError as in label_filter.select."""
     label_filter.check_rho(f.rho)
     assigned, n = scores["assigned"], len(scores["assigned"])
-    if f.quantile not in QUANTILES:
-        raise UserError(f"--quantile={f.quantile} does not exist; choose {', '.join(QUANTILES)}")
+    check_quantile(f.quantile, kind)
     if "error" not in scores and (f.rho < 1 or f.replace):
         what = "--rho below 1" if f.rho < 1 else "--replace"
         raise UserError(f"{what} needs a teacher's predictions: give --teacher")
@@ -254,12 +263,8 @@ def apply(scores: dict[str, np.ndarray], kind: str, f: Filter) -> tuple[np.ndarr
     if "error" in scores:
         groups = None
         if f.quantile == "perclass":
-            if kind != "class":
-                raise UserError("--quantile=perclass needs classes; use --quantile=global or bins")
             groups = assigned
         elif f.quantile == "bins":
-            if kind == "class":
-                raise UserError("--quantile=bins is for values; use --quantile=perclass")
             groups = label_filter.intervals(assigned, f.bins)
         burn = None
         if f.burn_in is not None:

@@ -303,10 +303,19 @@ def test_bad_input_is_one_line_and_leaves_nothing(work, tmp_path, digits, capsys
     for words, message in cases:
         line = refuse(capsys, *words)
         assert line.startswith("Error: ") and message in line, (words, line)
-        if words[0] != "select-rho":
-            assert not (tmp_path / "x").exists() and not (tmp_path / "x.zip").exists(), words
-    left = {p.name for p in tmp_path.iterdir()} - before
-    assert left <= {"x", "x.zip.parts"}
+        left = {p.name for p in tmp_path.iterdir()} - before
+        assert not left, (words, left)
+
+
+def test_a_class_that_the_filter_empties_is_named_and_another_rho_needs_no_drawing(work, tmp_path, capsys, monkeypatch):
+    words = ["fakes", f"--data={work}/real.zip", f"--network={work}/snap.pkl", "--num-per-label=1",
+             f"--teacher={work}/teacher/teacher.pkl", f"--dest={tmp_path}/x.zip", "--ties=strict"]
+    line = refuse(capsys, *words, "--rho=0.5")
+    assert "--rho=0.5 leaves no image of class 0 (1 before filtering)" in line and "x.zip.parts" in line
+    assert not (tmp_path / "x.zip").exists()
+    monkeypatch.setattr(distill.fake_sets, "draw_label", lambda *a: pytest.fail("drawn again"))
+    run(*words, "--rho=1")
+    assert len(content(tmp_path / "x.zip")["labels"]) == 4 and not (tmp_path / "x.zip.parts").exists()
 
 
 def test_report_tells_runs_of_one_kind_apart(work, tmp_path):
