@@ -4,6 +4,7 @@
 from gantransfer.method import Method
 from gantransfer.methods.alae import ALAE
 from gantransfer.methods.biggan import BigGAN
+from gantransfer.methods.ccgan import CcGAN
 from gantransfer.methods.cgantransfer import CGANTransfer
 from gantransfer.methods.encoder import Encoder
 from gantransfer.methods.hypermod import Hypermod
@@ -28,4 +29,5 @@ METHODS: dict[str, type[Method]] = {
     "encoder": Encoder,
     "mind2mind": Mind2Mind,
     "mind_tune": MindTune,
+    "ccgan": CcGAN,
 }
