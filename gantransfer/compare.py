@@ -9,7 +9,6 @@ runs. A difference counts only if it exceeds the critical t value for that many 
 from __future__ import annotations
 
 import json
-import math
 import platform
 import shutil
 import time
@@ -17,11 +16,11 @@ import zipfile
 from pathlib import Path
 
 import click
-import numpy as np
 
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
-from gantransfer import jobs
+from gantransfer import jobs, kernels
 from gantransfer.jobs import Job
+from gantransfer.paired import critical_t, difference, read_result, spread, train_seconds, versions
 
 ARMS = {
     "baseline": ["--method=stylegan2"],
@@ -46,6 +45,7 @@ PRIMARY = "class_fd_few"
 @click.option("--kimg", type=click.FloatRange(min=0.1), default=20, show_default=True, help="Length of each training")
 @click.option("--judges", type=click.IntRange(min=1), default=2, show_default=True, help="Judge networks")
 @click.option("--imf", type=click.FloatRange(min=1), default=25, show_default=True, help="Imbalance of the splits")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--parallel", type=click.IntRange(min=1), help="Trainings at once [default: cores]")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the results here (JSON)")
 def main(folder: Path, arms: str, seeds: int, kimg: float, judges: int, imf: float, parallel: int | None,
@@ -125,38 +125,6 @@ def split_zip(folder: Path, seed: int) -> Path:
     return folder / f"split{seed}.zip"
 
 
-def read_result(snapshot: Path, judge: int) -> dict[str, float] | None:
-    """The numbers of one snapshot under one judge, or None."""
-    path = snapshot.parent / f"judge{judge}" / "metric-report_digits32.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        r = json.loads(line)
-        if Path(r["snapshot_pkl"]).name == snapshot.name:
-            return {k.removeprefix("report_digits32_"): v for k, v in r["results"].items()
-                    if isinstance(v, int | float)}
-    return None
-
-
-def train_seconds(snapshot: Path) -> float:
-    last = (snapshot.parent / "stats.jsonl").read_text(encoding="utf-8").splitlines()[-1]
-    return json.loads(last)["Timing/total_sec"]["mean"]
-
-
-def versions() -> dict[str, str]:
-    import torch
-
-    import gantransfer
-
-    return dict(gantransfer=gantransfer.__version__, torch=torch.__version__, numpy=np.__version__,
-                python=platform.python_version())
-
-
-def critical_t(pairs: int) -> float:
-    """Two-sided 5 % point of Student's t for `pairs` paired differences."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, pairs - 1)) if pairs > 1 else math.inf
-
-
 def report(names: list[str], values: dict, seconds: dict, kimg: float) -> str:
     """Markdown: mean and spread per arm, then paired differences against the first arm, per judge."""
     seeds, judges = len(values[names[0]][0]), len(values[names[0]])
@@ -176,19 +144,9 @@ def report(names: list[str], values: dict, seconds: dict, kimg: float) -> str:
                       f"Bold: beyond {bound:.2f} standard errors (t, 5 %) under every judge.", "",
                   "| | " + " | ".join(f"judge {j}" for j in range(judges)) + " |", "|---|" + "---|" * judges]
         for k in keys:
-            cells, sure = [], []
-            for j in range(judges):
-                d = np.array([v[k] - u[k] for u, v in zip(values[a][j], values[b][j])])
-                error = d.std(ddof=1) / math.sqrt(len(d)) if len(d) > 1 else math.nan
-                cells.append(f"{d.mean():+.3g} +- {error:.2g} ({int((d < 0).sum())}/{len(d)})")
-                sure.append(0 if not error > 0 or abs(d.mean()) <= bound * error else np.sign(d.mean()))
-            strong = len(set(sure)) == 1 and sure[0] != 0
-            lines.append(f"| {k} | " + " | ".join(f"**{c}**" if strong else c for c in cells) + " |")
+            d = difference(*([[v[k] for v in judge] for judge in values[x]] for x in (a, b)))
+            lines.append(f"| {k} | " + " | ".join(d.cells()) + " |")
     return "\n".join(lines)
-
-
-def spread(v: list[float]) -> str:
-    return f"{np.mean(v):.3g} +- {np.std(v, ddof=1):.2g}" if len(v) > 1 else f"{v[0]:.3g}"
 
 
 if __name__ == "__main__":

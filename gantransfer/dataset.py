@@ -286,6 +286,10 @@ class ImageDataset(torch.utils.data.Dataset):
             out[flips] = out[flips, :, :, ::-1]
         return out
 
+    def read(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """uint8 tensor [n, C, H, W]: the same, as the training loop asks for it (`method.Reals`)."""
+        return torch.from_numpy(self.images_uint8(indices))
+
     def _slots(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         i = np.asarray(indices, np.int64).reshape(-1)
         n = len(self._chosen)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer.dataset import DataSpec
+from gantransfer.dataset import BatchSource, DataSpec, ImageDataset
 from gantransfer.sampler import Sampler
 from gantransfer.snapshot import NetRecord, Snapshot, plain
 
@@ -29,15 +30,41 @@ class Phase:
     opt: torch.optim.Optimizer
     every: int = 1  # runs on each k-th step
     gain: float | None = None  # loss multiplier; None = `every` (lazy regularisation keeps its strength)
-    repeat: int = 1  # updates per step; each repetition draws fresh data
+    repeat: int = 1  # updates per step; each repetition draws fresh data ...
+    reuse: bool = False  # ... or all see the first one's
     second_order: bool = False  # the loss differentiates a gradient
+    begin: int = 0  # images shown from which it runs ...
+    end: int | None = None  # ... and before which it stops, e.g. what is learned first and then rests
+
+    def due(self, index: int, cur_nimg: int) -> bool:
+        """Whether it runs in step number `index`, which starts after `cur_nimg` images."""
+        return index % self.every == 0 and self.begin <= cur_nimg and (self.end is None or cur_nimg < self.end)
+
+
+class Reals(Protocol):
+    """What the loop draws real items from: an ImageDataset, or what a method's `prepare` made of it."""
+
+    spec: DataSpec
+    label_dim: int
+    class_ids: np.ndarray | None  # int64 [len], for class-balanced sampling
+    in_memory: bool  # reading is a look-up: no threads needed
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: np.ndarray) -> torch.Tensor:
+        """Items [n, ...]: uint8 images, which the loop maps to [-1, 1], or floats on any device, which it leaves."""
+        ...
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """float32 [n, label_dim]."""
+        ...
 
 
 @dataclass
 class Batch:
     """One micro-batch, and where its randomness comes from."""
 
-    x: torch.Tensor  # [n, C, H, W] float32 in [-1, 1] (or what the method's `prepare` made of images)
+    x: torch.Tensor  # [n, C, H, W] float32 in [-1, 1], or float items of the method's own `Reals`
     c: torch.Tensor  # [n, label_dim] float32: one-hot, a vector, or width 0
     rng: torch.Generator  # for tensors; lives on the device of x
     choices: torch.Generator  # for decisions in Python; lives on the CPU
@@ -104,6 +131,7 @@ class Method:
     Options: ClassVar[type[Options]]
     # Networks have the source's sizes: a continued run gets its training state as `source`, extra["continues"] set.
     shaped_by_source: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False  # train.py then reads labels without being asked to
 
     nets: dict[str, nn.Module]  # everything worth saving, by name
     report: Callable[[str, torch.Tensor], None]  # statistics for the log; set by the loop
@@ -131,12 +159,23 @@ class Method:
         return {"options": opts.to_dict()}
 
     @classmethod
+    def runtime(cls, opts: Options, run: RunConfig) -> dict[str, Any]:
+        """What the machine decides (`run.device` is known): printed and recorded, free to change when a run goes on
+        elsewhere."""
+        return {}
+
+    @classmethod
     def check_source(cls, opts: Options, data: DataSpec, source: Snapshot | None, stage: str) -> None:
         """Whether `source` can start this stage on this data; called before anything is written. UserError if not."""
 
-    def prepare(self, dataset: Any) -> Any:
-        """The data set the loop draws from; most methods return it unchanged."""
+    def prepare(self, dataset: ImageDataset) -> Reals:
+        """What the loop draws real items from; called once, before `phases`. Most methods return `dataset`."""
         return dataset
+
+    def order(self, reals: Reals) -> BatchSource:
+        """Which real item is number p of the endless stream: `.indices(position, n)`, a function of seed and position
+        alone. Most methods draw by the run's --sampling."""
+        return BatchSource(reals, seed=self.run.seed, policy=self.run.sampling)
 
     def phases(self) -> list[Phase]:
         """The phases of this stage, in the order they run within a step."""
@@ -162,8 +201,13 @@ class Method:
         return {}
 
     def sampler(self) -> Sampler | None:
-        """Of the live averaged network: grids and metrics during training."""
+        """Of the live averaged network: grids and metrics during training. None: this method makes no images."""
         return None
+
+    def evaluate(self, cur_nimg: int) -> dict[str, float]:
+        """Figures of the method's own at every snapshot (accuracy of a classifier, ...), called on every process with
+        the same result; they go to metric-<method>.jsonl beside the image metrics."""
+        return {}
 
     @classmethod
     def sampler_from(cls, snap: Snapshot, device: torch.device | str = "cpu") -> Sampler:

@@ -158,7 +158,8 @@ class Snapshot:
             data=plain(self.data),
             cur_nimg=int(self.cur_nimg),
             extra=plain(self.extra),
-            nets={k: dict(cls=r.cls, kwargs=plain(r.kwargs), state=dict(r.state)) for k, r in self.nets.items()},
+            nets={k: dict(cls=r.cls, kwargs=plain(r.kwargs), state=s)
+                  for (k, r), s in zip(self.nets.items(), _shared([r.state for r in self.nets.values()]))},
         )
         with atomic_path(path) as tmp:
             torch.save(content, tmp)
@@ -200,6 +201,22 @@ def from_content(content: dict[str, Any], source: str) -> Snapshot:
                 and all(isinstance(k, str) and isinstance(t, torch.Tensor) for k, t in r.state.items())):
             raise damaged
     return snap
+
+
+def _shared(states: list[Mapping[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    """The states with one tensor where several networks have equal ones of one name: a file stores it once, so that
+    a frozen part costs nothing in the averaged copy of a network."""
+    seen: dict[tuple, list[torch.Tensor]] = {}
+    out = []
+    for state in states:
+        out.append({})
+        for name, t in state.items():
+            known = seen.setdefault((name, tuple(t.shape), t.dtype), [])
+            same = next((k for k in known if torch.equal(k, t)), None)
+            if same is None:
+                known.append(t)
+            out[-1][name] = t if same is None else same
+    return out
 
 
 _FIELDS = dict(method=str, stage=str, options=dict, data=dict, cur_nimg=int, extra=dict, version=int)

@@ -27,16 +27,16 @@ import dnnlib.util as util
 from dnnlib.util import UserError, atomic_path
 from gantransfer.dataset import BatchSource, ImageDataset
 from gantransfer.grid import save_grid
-from gantransfer.method import Batch, Method, Phase, RunConfig
-from gantransfer.sampler import LabelSource, Sampler
+from gantransfer.method import Batch, Method, Phase, Reals, RunConfig
+from gantransfer.sampler import LabelSource
 from gantransfer.snapshot import NetRecord, Snapshot, plain, read_plain
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 from torch_utils import stats
 
 STATE_FORMAT = "gantransfer-training-state"
-# (sampler, cur_nimg, snapshot file) -> new metric values by name; called on every process
-Evaluate = Callable[[Sampler, int, Path], dict[str, float]]
+# (method, cur_nimg, snapshot file) -> new values by name; called on every process
+Evaluate = Callable[[Method, int, Path], dict[str, float]]
 
 
 class Diverged(UserError):
@@ -84,7 +84,11 @@ class FlatGradients:
         self.flat = torch.zeros(sum(p.numel() for p in params), device=params[0].device)
         self.views, at = [], 0
         for p in params:
-            self.views.append(self.flat[at : at + p.numel()].view_as(p))
+            view = self.flat[at : at + p.numel()].view_as(p)
+            if p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last):
+                # In the parameter's own layout: fused Adam pairs the two by address, not by index.
+                view = self.flat.as_strided(p.shape, p.stride(), at)
+            self.views.append(view)
             at += p.numel()
 
     def attach(self) -> None:
@@ -116,7 +120,7 @@ class Stepper:
             net.requires_grad_(False)
         buffers: dict[tuple, FlatGradients] = {}
         self.grads = [buffers.setdefault(tuple(map(id, p.params)), FlatGradients(p.params)) for p in self.phases]
-        self.repeat = max(p.repeat for p in self.phases)
+        self.repeat = max(1 if p.reuse else p.repeat for p in self.phases)
         rounds = run.batch // run.batch_gpu
         per_rank = rounds // dist.world_size()
         self.micro = range(dist.rank() * per_rank, (dist.rank() + 1) * per_rank)
@@ -127,15 +131,16 @@ class Stepper:
         """One step. `fetch(repetition, micro)` gives real x and c of a micro-batch."""
         cache: dict[tuple[int, int], tuple] = {}
         for k, phase in enumerate(self.phases):
-            if index % phase.every:
+            if not phase.due(index, cur_nimg):
                 continue
             self.timer.start()
             for rep in range(phase.repeat):
                 self.grads[k].attach()
                 for m in self.micro:
-                    if (rep, m) not in cache:
-                        cache[rep, m] = fetch(rep, m)
-                    x, c = cache[rep, m]
+                    key = (0 if phase.reuse else rep, m)
+                    if key not in cache:
+                        cache[key] = fetch(*key)
+                    x, c = cache[key]
                     keys = (self.run.seed, cur_nimg, k, rep, m)
                     choices = rnd.step_generator(*keys)
                     rng = choices if x.device.type == "cpu" else rnd.step_generator(*keys, device=x.device)
@@ -188,16 +193,17 @@ class _Timer:
 
 class _Loop:
     def __init__(self, method: Method, dataset: ImageDataset, run: RunConfig, out: Outputs):
-        self.method, self.dataset, self.run, self.out = method, method.prepare(dataset), run, out
+        self.method, self.dataset, self.run, self.out = method, dataset, run, out
+        self.reals = method.prepare(dataset)
         self.collector = stats.Collector()
         method.report = self.collector.report
         self.device = method.device
-        self.source = BatchSource(self.dataset, seed=run.seed, policy=run.sampling)
-        spec = self.dataset.spec.label
-        values = self.dataset.labels(range(len(self.dataset))) if spec.kind == "value" else None
+        self.source = method.order(self.reals)
+        spec = self.reals.spec.label
+        values = self.reals.labels(np.arange(len(self.reals))) if spec.kind == "value" else None
         self.labels = LabelSource(spec, run.sampling_labels or run.sampling, values=values)
         self.stepper = Stepper(method, run)
-        self.loader = _Loader(self.dataset, self.source, self.device, out.workers)
+        self.loader = _Loader(self.reals, self.source, self.device, out.workers)
         self.cur_nimg = self.index = self.tick = 0
         self.elapsed, self.start_time = 0.0, time.time()  # seconds of earlier sessions of this run
         self.last_snapshot: Path | None = None
@@ -303,7 +309,7 @@ class _Loop:
 
     def _evaluate(self, snapshot: Path) -> None:
         if self.out.evaluate is not None:
-            values = self.out.evaluate(self.method.sampler(), self.cur_nimg, snapshot)
+            values = self.out.evaluate(self.method, self.cur_nimg, snapshot)
             if dist.is_main() and values:
                 self.writer.write_metrics(values, self.cur_nimg)
 
@@ -422,23 +428,28 @@ class _Loop:
             save_grid(self.out.run_dir / f"{stem}.png", images, columns, row_labels=labels, zoom=_zoom(images))
 
 
+def normalised(x: torch.Tensor) -> torch.Tensor:
+    """uint8 images to float32 in [-1, 1]; floats as they are. In place: each new tensor costs more than the sums."""
+    return x.float().div_(127.5).sub_(1) if x.dtype == torch.uint8 else x
+
+
 class _Loader:
-    """Real images number `position ..` of the stream, as floats on the device; reads ahead in threads.
+    """Real items number `position ..` of the stream, as floats on the device; reads ahead in threads.
 
     The order of requests repeats from step to step, shifted by a constant, so the next step's are known."""
 
-    def __init__(self, dataset: ImageDataset, source: BatchSource, device: torch.device, workers: int):
-        self.dataset, self.source, self.device = dataset, source, device
+    def __init__(self, reals: Reals, source: BatchSource, device: torch.device, workers: int):
+        self.reals, self.source, self.device = reals, source, device
         self.pin = device.type == "cuda"
         # A set held in memory is indexed faster than it is handed between threads.
-        self.pool = None if dataset.in_memory else ThreadPoolExecutor(workers, thread_name_prefix="reader")
+        self.pool = None if reals.in_memory else ThreadPoolExecutor(workers, thread_name_prefix="reader")
         self.ahead: dict[tuple[int, int], Future] = {}
 
     def __call__(self, position: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         future = self.ahead.pop((position, n), None)
         x, c = future.result() if future is not None else self._read(position, n)
-        x = x.to(self.device, non_blocking=True).float() / 127.5 - 1
-        return x, c.to(self.device, non_blocking=True)
+        x = x.to(self.device, non_blocking=True)
+        return normalised(x), c.to(self.device, non_blocking=True)
 
     def expect(self, requests: list[tuple[int, int]]) -> None:
         """Start reading what will be asked for soon."""
@@ -453,9 +464,8 @@ class _Loader:
 
     def _read(self, position: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         indices = self.source.indices(position, n)
-        x = torch.from_numpy(self.dataset.images_uint8(indices))
-        c = torch.from_numpy(self.dataset.labels(indices))
-        return (x.pin_memory(), c.pin_memory()) if self.pin else (x, c)
+        x, c = self.reals.read(indices), torch.from_numpy(self.reals.labels(indices))
+        return (x if x.is_cuda else x.pin_memory(), c.pin_memory()) if self.pin else (x, c)
 
 
 class _Terminate:

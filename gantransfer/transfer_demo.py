@@ -19,9 +19,10 @@ import click
 import numpy as np
 
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
-from gantransfer import jobs
+from gantransfer import jobs, kernels
 from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
+from gantransfer.paired import critical_t, difference, read_result, spread, train_seconds
 from gantransfer.sampler import one_hot
 
 TRANSFER, PLAIN = ["--method=cgantransfer", "--cfg=tiny"], ["--method=biggan", "--cfg=tiny", "--ema_kimg=0.5"]
@@ -48,6 +49,7 @@ HEADLINE = ("diversity", "nearest")
 @click.option("--shots", type=click.IntRange(min=2, max=114), default=10, show_default=True, help="Images per class")
 @click.option("--source-kimg", type=click.IntRange(min=1), default=10, show_default=True, help="Length of pre-training")
 @click.option("--judges", type=click.IntRange(min=1), default=1, show_default=True, help="Judge networks")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--parallel", type=click.IntRange(min=1), help="Trainings at once [default: cores]")
 def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_kimg: int, judges: int,
          parallel: int | None) -> None:
@@ -69,14 +71,14 @@ def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_k
     snapshots = train_arms(folder, names, seeds, points, parallel)
     measure(folder, snapshots, judges, parallel)
 
-    values = {key: [read(path, j) for j in range(judges)] for key, path in snapshots.items()}
+    values = {key: [read_result(path, j) for j in range(judges)] for key, path in snapshots.items()}
     text = report(names, seeds, points, values)
     picture = folder / "transfer.png"
     draw(picture, folder, names, {a: snapshots[a, 0, points[-1]] for a in names})
     with atomic_write(folder / "table.md") as f:
         f.write(text + "\n")
     with atomic_write(folder / "values.json") as f:
-        json.dump([dict(arm=a, seed=s, kimg=k, judges=v, seconds=seconds(snapshots[a, s, k]))
+        json.dump([dict(arm=a, seed=s, kimg=k, judges=v, seconds=train_seconds(snapshots[a, s, k]))
                    for (a, s, k), v in values.items()], f, indent=1)
     print(f"\n{text}\n\nTable: {folder / 'table.md'}   picture: {picture}   values: {folder / 'values.json'}")
     print(f"Done in {format_time(time.time() - start)}.")
@@ -161,29 +163,8 @@ def measure(folder: Path, snapshots: dict[tuple[str, int, int], Path], judges: i
     todo = [Job(f"{path.parent.name.rsplit('-', 2)[-2]} {path.stem[-3:]} judge{j}", [
         "calc_metrics.py", "--metrics=report_digits32", f"--network={path}", f"--data={folder / 'target-ref.zip'}",
         f"--detector=digits32={folder / f'judge{j}.pt'}", f"--outdir={path.parent / f'judge{j}'}"])
-        for path in dict.fromkeys(snapshots.values()) for j in range(judges) if read(path, j) is None]
+        for path in dict.fromkeys(snapshots.values()) for j in range(judges) if read_result(path, j) is None]
     jobs.run_jobs(todo, parallel=parallel, quiet=True)
-
-
-def read(snapshot: Path, judge: int) -> dict[str, float] | None:
-    """The numbers of one snapshot under one judge, or None."""
-    path = snapshot.parent / f"judge{judge}" / "metric-report_digits32.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        r = json.loads(line)
-        if Path(r["snapshot_pkl"]).name == snapshot.name:
-            return {k.removeprefix("report_digits32_"): v for k, v in r["results"].items()
-                    if isinstance(v, int | float)}
-    return None
-
-
-def seconds(snapshot: Path) -> float:
-    """Training time until this snapshot."""
-    kimg = int(snapshot.stem[-6:])
-    for line in (snapshot.parent / "stats.jsonl").read_text(encoding="utf-8").splitlines():
-        r = json.loads(line)
-        if r["Progress/kimg"]["mean"] >= kimg:
-            return r["Timing/total_sec"]["mean"]
-    return float("nan")
 
 
 def report(names: list[str], seeds: int, points: list[int], values: dict) -> str:
@@ -197,7 +178,7 @@ def report(names: list[str], seeds: int, points: list[int], values: dict) -> str
             cells = []
             for c in COLUMNS:
                 v = [np.mean([j[c] for j in values[a, s, k]]) for s in range(seeds)]
-                cells.append(f"{np.mean(v):.3g}" + (f" +- {np.std(v, ddof=1):.2g}" if seeds > 1 else ""))
+                cells.append(spread(v))
             lines.append(f"| {ARMS[a][0]} | " + " | ".join(cells) + " |")
     if seeds > 1 and "finetune" in names:
         k, bound = points[-1], critical_t(seeds)
@@ -206,24 +187,9 @@ def report(names: list[str], seeds: int, points: list[int], values: dict) -> str
                   "|---|" + "---|" * len(COLUMNS)]
         for a in (a for a in names if a != "finetune"):
             lines.append(f"| {ARMS[a][0]} | " + " | ".join(
-                paired(values, a, "finetune", seeds, k, c, bound) for c in COLUMNS) + " |")
+                difference(*([[values[x, s, k][j][c] for s in range(seeds)] for j in range(len(values[x, 0, k]))]
+                             for x in ("finetune", a))).cell() for c in COLUMNS) + " |")
     return "\n".join(lines)
-
-
-def paired(values: dict, a: str, b: str, seeds: int, k: int, column: str, bound: float) -> str:
-    judges = range(len(values[a, 0, k]))
-    d = np.array([[values[a, s, k][j][column] - values[b, s, k][j][column] for s in range(seeds)] for j in judges])
-    mean, error = d.mean(1), d.std(1, ddof=1) / np.sqrt(seeds)
-    sure = bool((np.abs(mean) > bound * error).all()) and len(set(np.sign(mean))) == 1
-    text = f"{mean.mean():+.3g} +- {error.mean():.2g}"
-    return f"**{text}**" if sure else text
-
-
-def critical_t(pairs: int) -> float:
-    """Two-sided 5 % point of Student's t for `pairs` paired differences."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, pairs - 1))
 
 
 def draw(path: Path, folder: Path, names: list[str], snapshots: dict[str, Path]) -> None:

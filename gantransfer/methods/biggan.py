@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import augment, diff_augment, method, sampler, snapshot
+from gantransfer import augmentation, method, sampler, snapshot
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks import biggan as networks
@@ -37,12 +37,11 @@ CFGS: dict[str, dict[str, Any]] = {
         "tiny":      (20,     16,   8,  8,  48,  16,  True,  "ortho", 1e-3, 2e-3, 1e-6, 2, 2,     0.05, 0),
     }.items()
 }  # fmt: skip
-AUGS = ("noaug", "ada", "fixed")
 STANDING_BATCH = 64
 
 
 @dataclass
-class TrainingOptions(method.Options):
+class TrainingOptions(augmentation.AugmentOptions):
     """What training a BigGAN needs beside the networks' sizes."""
 
     glr: float | None = option(None, "Generator learning rate", type=float, low=0)
@@ -57,14 +56,6 @@ class TrainingOptions(method.Options):
                            "statistics; 0 = running averages", low=0)
     ortho: float = option(0.0, "Weight of the generator's orthogonal regularisation (published: 1e-4)", low=0)
     gamma: float | None = option(None, "R1 weight", type=float, low=0)
-    aug: str | None = option(None, "Augmentation of everything the discriminator sees", choices=AUGS)
-    p: float | None = option(None, "Augmentation probability, with --aug=fixed", type=float, low=0, high=1)
-    target: float | None = option(None, "Target of adaptive augmentation (default 0.6)", type=float, low=0, high=1)
-    augpipe: str | None = option(None, "Augmentation recipe (default bgc)", choices=tuple(augment.AUGPIPES))
-    ada_kimg: float | None = option(None, "kimg in which p may move by one (default 500; 100 with --resume)",
-                                    type=float, low=0.001)
-    diffaug: str | None = option(None, "DiffAugment policy: 'light', or any of color,translation,cutout",
-                                 metavar="LIST")
     freezed: int = option(0, "Freeze this many high-resolution discriminator layers", low=0)
 
 
@@ -94,7 +85,6 @@ class BigGAN(method.Method):
     name = "biggan"
     Options: ClassVar[type[method.Options]] = BigGANOptions
     presets: ClassVar[dict[str, dict[str, Any]]] = CFGS
-    ada_interval = 4
     train_idle_biases = False  # tests of the published training switch it on
 
     # ---- options ---------------------------------------------------------------------------------------------------
@@ -147,27 +137,7 @@ class BigGAN(method.Method):
             o.aug = "noaug"
             if o.cfg == "tiny" and o.diffaug is None:
                 o.diffaug = "light"
-        if (o.aug == "fixed") != (o.p is not None):
-            raise UserError("--p and --aug=fixed come together: --aug=fixed --p=0.2")
-        if o.aug != "ada" and o.target is not None:
-            raise UserError("--target belongs to --aug=ada")
-        if o.aug == "noaug" and o.augpipe is not None:
-            raise UserError("--augpipe has no meaning with --aug=noaug")
-        if o.aug == "ada":
-            o.target = _or(o.target, 0.6)
-            o.ada_kimg = _or(o.ada_kimg, 100.0 if run.resume not in (None, "noresume") else 500.0)
-        if o.aug != "noaug":
-            o.augpipe = o.augpipe or "bgc"
-            if "imgfilter" in augment.AUGPIPES[o.augpipe] and data.resolution < 22:
-                raise UserError(f"--augpipe={o.augpipe} filters images of at least 22 pixels, not {data.resolution}; "
-                                f"use --augpipe=bgc")
-        if o.diffaug in ("none", ""):
-            o.diffaug = None
-        if o.diffaug is not None:
-            try:
-                diff_augment.DiffAugment(o.diffaug)
-            except ValueError as e:
-                raise UserError(f"--diffaug={o.diffaug}: {e}") from None
+        augmentation.resolve(o, run, data)
 
     @classmethod
     def run_name(cls, o: BigGANOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
@@ -192,15 +162,8 @@ class BigGAN(method.Method):
         if dist.world_size() > 1:
             for norm in self.G.norms():
                 norm.gather = dist.all_gather
-        self.pipe = self.ada = None
-        if opts.aug != "noaug":
-            self.pipe = augment.AugmentPipe(**augment.AUGPIPES[opts.augpipe]).to(self.device)
-            self.pipe.p.copy_(torch.tensor(float(opts.p or 0)))
-        if opts.aug == "ada":
-            self.ada = augment.AdaController(opts.target, self.ada_interval, opts.ada_kimg)
-        self.diff = diff_augment.DiffAugment(opts.diffaug) if opts.diffaug else None
+        self.augmentation = augmentation.Augmentation(opts, self.device)
         self.steps = 0
-        self._signs = torch.zeros([2], device=self.device)
 
     def build(self, source: snapshot.Snapshot | None) -> dict[str, nn.Module]:
         """Generator, discriminator and averaged generator; from `source` where its tensors fit."""
@@ -275,9 +238,7 @@ class BigGAN(method.Method):
         yield self.discriminator_loss(batch, draws) if phase == "Dmain" else self.generator_loss(batch, draws)
 
     def augmented(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
-        if self.pipe is not None:
-            x = self.pipe(x, rng=batch.rng)
-        return x if self.diff is None else self.diff(x, rng=batch.rng)
+        return self.augmentation(x, batch.rng) if self.augmentation else x
 
     def discriminator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
         with torch.no_grad():
@@ -319,8 +280,8 @@ class BigGAN(method.Method):
         logits = logits.detach()
         self.report(f"Loss/scores/{kind}", logits)
         self.report(f"Loss/signs/{kind}", logits.sign())
-        if kind == "real" and self.ada is not None:
-            self._signs += torch.stack([logits.sign().sum(), logits.new_tensor(logits.numel())])
+        if kind == "real":
+            self.augmentation.observe(logits)
 
     # ---- after the phases ------------------------------------------------------------------------------------------
 
@@ -332,29 +293,17 @@ class BigGAN(method.Method):
         decay = 0.0 if cur_nimg < o.ema_start * 1000 else 0.5 ** (batch_size / max(half_life, 1e-8))
         networks.ema_(self.G_ema.state_dict(), self.G.state_dict(), decay)
         self.steps += 1
-        if self.ada is not None and self.steps % self.ada_interval == 0:
-            total, count = dist.all_reduce_sum(self._signs).tolist()
-            self._signs.zero_()
-            if count:
-                self.pipe.p.copy_(torch.tensor(self.ada.update(total / count, batch_size)))
+        self.augmentation.end_step(self.steps, batch_size)
 
     def state(self) -> dict[str, Any]:
-        s: dict[str, Any] = dict(steps=self.steps, signs=self._signs)
-        if self.pipe is not None:
-            s["augment_p"] = self.pipe.p
-        if self.ada is not None:
-            s["ada_p"] = self.ada.p
-        return s
+        return dict(steps=self.steps, **self.augmentation.state())
 
     def load_state(self, s: dict[str, Any]) -> None:
-        self.steps, self._signs = s["steps"], s["signs"].to(self.device)
-        if self.pipe is not None:
-            self.pipe.p.copy_(s["augment_p"])
-        if self.ada is not None:
-            self.ada.p = s["ada_p"]
+        self.steps = s["steps"]
+        self.augmentation.load_state(s)
 
     def progress(self) -> dict[str, float]:
-        return {"augment": float(self.pipe.p)} if self.pipe is not None else {}
+        return {"augment": self.augmentation.p} if self.augmentation.pipe is not None else {}
 
     # ---- sampling --------------------------------------------------------------------------------------------------
 

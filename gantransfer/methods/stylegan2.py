@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import augment, diff_augment, method, sampler, snapshot
+from gantransfer import augment, augmentation, method, sampler, snapshot
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks import stylegan2 as networks
+from torch_utils import build
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
@@ -40,26 +41,23 @@ CFGS: dict[str, dict[str, Any]] = {
         "tiny":      (None, 20,     16,   4,    None, 0.005,  1,    2,    0.05, 2),
     }.items()
 }  # fmt: skip
-AUGS = ("noaug", "ada", "fixed")
+
+
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 
 @dataclass
-class StyleGAN2Options(method.Options):
+class StyleGAN2Options(augmentation.AugmentOptions):
     cfg: str = option("auto", "Preset of sizes and hyper-parameters", choices=tuple(CFGS))
     gamma: float | None = option(None, "R1 weight", type=float, low=0)
-    aug: str = option("ada", "Augmentation of everything the discriminator sees", choices=AUGS)
-    p: float | None = option(None, "Augmentation probability, with --aug=fixed", type=float, low=0, high=1)
-    target: float | None = option(None, "Target of adaptive augmentation (default 0.6)", type=float, low=0, high=1)
-    augpipe: str | None = option(None, "Augmentation recipe (default bgc)", choices=tuple(augment.AUGPIPES))
-    ada_kimg: float | None = option(None, "kimg in which p may move by one (default 500; 100 with --resume)",
-                                    type=float, low=0.001)
-    diffaug: str | None = option(None, "DiffAugment policy: 'light', or any of color,translation,cutout",
-                                 metavar="LIST")
+    aug: str = option("ada", "Augmentation of everything the discriminator sees", choices=augmentation.AUGS)
     r1_aug: bool | None = option(None, "Whether R1 sees augmented reals (default true; false for tiny)", type=bool)
     lecam: float = option(0.0, "Weight of the LeCam regulariser (published: 3e-7)", low=0)
     freezed: int = option(0, "Freeze this many high-resolution discriminator layers", low=0)
-    fp32: bool = option(False, "No half precision anywhere")
-    nhwc: bool = option(False, "Channels-last memory in half-precision blocks")
+    precision: str = option("auto", "Arithmetic of the four highest resolutions: fp32, fp16, bf16; auto: what the "
+                            "machine is fast at", choices=PRECISIONS)
+    fp32: bool = option(False, "As --precision=fp32")
+    nhwc: bool | None = option(None, "Channels-last memory in half-precision blocks (default: on a GPU)", type=bool)
     cbase: int | None = option(None, "Channels at resolution r: min(cbase / r, cmax)", type=int, low=1)
     cmax: int | None = option(None, "Largest number of channels (default 512)", type=int, low=1)
     z_dim: int | None = option(None, "Length of the input latent (default 512)", type=int, low=1)
@@ -99,7 +97,7 @@ class StyleGAN2(method.Method):
     Options: ClassVar[type[method.Options]] = StyleGAN2Options
     generator_cls: ClassVar[type[nn.Module]] = networks.Generator
     discriminator_cls: ClassVar[type[nn.Module]] = networks.Discriminator
-    pl_decay, pl_batch_shrink, ada_interval, lecam_decay = 0.01, 2, 4, 0.99
+    pl_decay, pl_batch_shrink, lecam_decay = 0.01, 2, 0.99
     noise_mode = "random"  # tests compare with fixed noise
     # Tensors that a --resume source may lack: those that serve labels.
     may_be_fresh: ClassVar[dict[str, tuple[str, ...]]] = {"G": ("mapping.embed.",), "D": ("mapping.", "b4.out")}
@@ -130,6 +128,10 @@ class StyleGAN2(method.Method):
         if run.batch_gpu > o.mbstd_group and run.batch_gpu % o.mbstd_group:
             raise UserError(f"{run.batch_gpu} images per process and round do not split into minibatch-deviation "
                             f"groups of {o.mbstd_group}; set --mbstd-group or --batch-gpu so that they divide")
+        if o.fp32 and o.precision not in ("auto", "fp32"):
+            raise UserError(f"--fp32=True and --precision={o.precision} exclude each other; leave one of them away")
+        o.precision = "fp32" if o.fp32 else o.precision
+        o.fp32 = o.precision == "fp32"
         run.kimg = run.kimg if run.kimg is not None else cfg["kimg"]
         run.tick = run.tick if run.tick is not None else (1 if tiny else 4)
         run.snap = run.snap if run.snap is not None else (5 if tiny else 50)
@@ -156,36 +158,14 @@ class StyleGAN2(method.Method):
         o.style_mix = _or(o.style_mix, 0.0 if plain_loss else 0.9)
         # An interval slows the optimiser even where the weight is zero (as published); tiny runs have no time for that.
         o.g_reg_interval = _or(o.g_reg_interval, 0 if tiny else 4)
-        cls._resolve_augmentation(o, tiny, resuming, data)
+        cls._resolve_augmentation(o, tiny, run, data)
 
     @classmethod
-    def _resolve_augmentation(cls, o: StyleGAN2Options, tiny: bool, resuming: bool, data: DataSpec) -> None:
+    def _resolve_augmentation(cls, o: StyleGAN2Options, tiny: bool, run: RunConfig, data: DataSpec) -> None:
         if tiny and o.aug == "ada" and o.target is None and o.augpipe is None:
             o.aug = "noaug"  # ADA at its published speed does nothing within a tiny run
             o.diffaug = o.diffaug or "light"
-        if o.aug == "fixed" and o.p is None:
-            raise UserError("--aug=fixed needs --p, the probability of each augmentation")
-        if o.aug != "fixed" and o.p is not None:
-            raise UserError("--p belongs to --aug=fixed")
-        if o.aug != "ada" and o.target is not None:
-            raise UserError("--target belongs to --aug=ada")
-        if o.aug == "noaug" and o.augpipe is not None:
-            raise UserError("--augpipe has no meaning with --aug=noaug")
-        if o.aug == "ada":
-            o.target = _or(o.target, 0.6)
-            o.ada_kimg = _or(o.ada_kimg, 100.0 if resuming else 500.0)
-        if o.aug != "noaug":
-            o.augpipe = o.augpipe or "bgc"
-            if "imgfilter" in augment.AUGPIPES[o.augpipe] and data.resolution < 22:
-                raise UserError(f"--augpipe={o.augpipe} filters images of at least 22 pixels, not {data.resolution}; "
-                                f"use --augpipe=bgc")
-        if o.diffaug in ("none", ""):
-            o.diffaug = None
-        if o.diffaug is not None:
-            try:
-                diff_augment.DiffAugment(o.diffaug)
-            except ValueError as e:
-                raise UserError(f"--diffaug={o.diffaug}: {e}") from None
+        augmentation.resolve(o, run, data)
         o.r1_aug = (not tiny) if o.r1_aug is None else o.r1_aug
 
     @classmethod
@@ -247,6 +227,20 @@ class StyleGAN2(method.Method):
             c["resume_pkl"] = run.resume
         return c
 
+    @classmethod
+    def runtime(cls, o: StyleGAN2Options, run: RunConfig) -> dict[str, Any]:
+        """What 'auto' means on this machine. Tiny runs stay float32 on a CPU: there is little to gain, and they give
+        the same images on all machines."""
+        device = torch.device(run.device)
+        dtype = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(o.precision)
+        if dtype is None and device.type == "cuda":
+            dtype = "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+        elif dtype is None:
+            fast = build.cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"}
+            dtype = "bfloat16" if fast and o.cfg != "tiny" else "float32"
+        nhwc = device.type == "cuda" if o.nhwc is None else o.nhwc
+        return {"precision": dtype, "channels_last": nhwc and dtype != "float32"}
+
     # ---- networks ------------------------------------------------------------------------------------------------
 
     def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
@@ -258,20 +252,16 @@ class StyleGAN2(method.Method):
             self.load_source(source)
         for net in self.nets.values():
             net.to(self.device)
+        how = self.runtime(opts, replace(run, device=str(self.device)))
+        if how["precision"] != "float32":
+            for name, net in self.nets.items():  # images of the average are made in the way that a snapshot's are
+                networks.compute_in(net, None if name == "G_ema" else how["precision"], how["channels_last"])
         self.G, self.D, self.G_ema = self.nets["G"].train(), self.nets["D"].train(), self.nets["G_ema"]
-        self.pipe = self.ada = None
-        if "augment_kwargs" in self.tree:
-            kwargs = {k: v for k, v in self.tree["augment_kwargs"].items() if k != "class_name"}
-            self.pipe = augment.AugmentPipe(**kwargs).to(self.device)
-            self.pipe.p.copy_(torch.tensor(float(opts.p or 0)))
-        if opts.aug == "ada":
-            self.ada = augment.AdaController(opts.target, self.ada_interval, opts.ada_kimg)
-        self.diff = diff_augment.DiffAugment(opts.diffaug) if opts.diffaug else None
+        self.augmentation = augmentation.Augmentation(opts, self.device)
         self.pl_mean = torch.zeros([], device=self.device)
         self.lecam = torch.zeros([2], device=self.device)  # running means of real and of generated logits
         self.steps = 0
         self._pending: dict[str, dict[str, list[torch.Tensor]]] = {}
-        self._signs = torch.zeros([2], device=self.device)
 
     def _sizes(self) -> dict[str, int]:
         return dict(c_dim=self.data.label.dim, img_resolution=self.data.resolution, img_channels=self.data.channels)
@@ -369,11 +359,7 @@ class StyleGAN2(method.Method):
         return self.G.synthesis(ws, noise_mode=self.noise_mode, rng=batch.rng, **kw)
 
     def augmented(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
-        if self.pipe is not None:
-            x = self.pipe(x, rng=batch.rng)
-        if self.diff is not None:
-            x = self.diff(x, rng=batch.rng)
-        return x
+        return self.augmentation(x, batch.rng) if self.augmentation else x
 
     def Gmain(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
         loss = self.generator_loss(batch, d)
@@ -454,7 +440,7 @@ class StyleGAN2(method.Method):
     def Dboth(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
         if self.opts.gamma == 0:
             yield from self.Dmain(batch, d)
-        elif self.opts.r1_aug or (self.pipe is None and self.diff is None):
+        elif self.opts.r1_aug or not self.augmentation:
             yield from self.Dmain(batch, d, reg=True)  # one pass over the reals serves both
         else:
             yield from self.Dmain(batch, d)
@@ -464,8 +450,8 @@ class StyleGAN2(method.Method):
         logits = logits.detach()
         self.report(f"Loss/scores/{kind}", logits)
         self.report(f"Loss/signs/{kind}", logits.sign())
-        if kind == "real" and self.ada is not None:
-            self._signs += torch.stack([logits.sign().sum(), logits.new_tensor(logits.numel())])
+        if kind == "real":
+            self.augmentation.observe(logits)
 
     def pull(self, logits: torch.Tensor, kind: str) -> torch.Tensor | float:
         """LeCam, equation 5: reals are pulled to the running mean of generated logits, and the other way round."""
@@ -515,11 +501,7 @@ class StyleGAN2(method.Method):
         self.commit()
         self.update_ema(cur_nimg, batch_size)
         self.steps += 1
-        if self.ada is not None and self.steps % self.ada_interval == 0:
-            total, count = dist.all_reduce_sum(self._signs).tolist()
-            self._signs.zero_()
-            if count:
-                self.pipe.p.copy_(torch.tensor(self.ada.update(total / count, batch_size)))
+        self.augmentation.end_step(self.steps, batch_size)
 
     @torch.no_grad()
     def update_ema(self, cur_nimg: int, batch_size: int) -> None:
@@ -533,23 +515,15 @@ class StyleGAN2(method.Method):
             mine.copy_(theirs)
 
     def state(self) -> dict[str, Any]:
-        s = dict(pl_mean=self.pl_mean, lecam=self.lecam, steps=self.steps, signs=self._signs)
-        if self.pipe is not None:
-            s["augment_p"] = self.pipe.p
-        if self.ada is not None:
-            s["ada_p"] = self.ada.p
-        return s
+        return dict(pl_mean=self.pl_mean, lecam=self.lecam, steps=self.steps, **self.augmentation.state())
 
     def load_state(self, s: dict[str, Any]) -> None:
-        self.pl_mean, self.lecam, self._signs = (s[k].to(self.device) for k in ("pl_mean", "lecam", "signs"))
+        self.pl_mean, self.lecam = s["pl_mean"].to(self.device), s["lecam"].to(self.device)
         self.steps = s["steps"]
-        if self.pipe is not None:
-            self.pipe.p.copy_(s["augment_p"])
-        if self.ada is not None:
-            self.ada.p = s["ada_p"]
+        self.augmentation.load_state(s)
 
     def progress(self) -> dict[str, float]:
-        return {"augment": float(self.pipe.p) if self.pipe is not None else 0.0}
+        return {"augment": self.augmentation.p}
 
     def snapshot(self, cur_nimg: int) -> snapshot.Snapshot:
         snap = super().snapshot(cur_nimg)
