@@ -71,7 +71,7 @@ class Timer:
         return a.elapsed_time(b)
 
     def __call__(self, variants: dict[str, Callable], seconds: float) -> dict[str, dict]:
-        """{variant: {"median", "q1", "q3", "n"}} in ms; for `seconds`, at least `rounds` times, after two to warm up."""
+        """{variant: {"median", "q1", "q3", "n"}} in ms; for `seconds`, at least `rounds` times; two warm up."""
         for f in variants.values():
             f()
             f()
