@@ -327,6 +327,19 @@ def test_driver_keeps_what_it_has(check, monkeypatch, tmp_path):
     assert code == 1 and report["stages"]["correctness"]["reason"] == "0.1 minutes are over"
 
 
+def test_build_stage_without_bindings(monkeypatch):
+    """Where the bindings do not compile, the kernels alone are tried, and the stage counts as failed."""
+    def broken(cuda=None):
+        raise build.BuildError("compiling the kernels failed: no such header")
+
+    monkeypatch.setattr(build, "build", broken)
+    monkeypatch.setattr(build, "nvcc", lambda: "nvcc")
+    monkeypatch.setattr(gpu_check, "harness", lambda nvcc: {"passed": True, "output": "80 checks, 0 wrong"})
+    args = gpu_check.parser().parse_args(["--out=x"])
+    result = gpu_check.build_kernels(args)
+    assert "no such header" in result["error"] and result["harness"]["passed"]
+
+
 def test_training_stage(native):
     args = gpu_check.parser().parse_args(["--out=x", "--device=cpu", "--quick"])
     result = gpu_check.train(args)
