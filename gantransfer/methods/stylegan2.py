@@ -303,7 +303,8 @@ class StyleGAN2(method.Method):
             params = self.trainable(key)
             # Lazy regularisation: one optimiser for both losses, slowed so that k+1 updates move as far as k.
             r = interval / (interval + 1) if interval else 1.0
-            opt = torch.optim.Adam(params, lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8, fused=True)
+            opt = torch.optim.Adam(self.groups(key, params, lr * r), lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8,
+                                   fused=True)
             if not interval:
                 phases.append(Phase(f"{key}both", params, opt, second_order=True))
                 continue
@@ -316,6 +317,10 @@ class StyleGAN2(method.Method):
     def trainable(self, key: str) -> list[nn.Parameter]:
         return list(self.nets[key].parameters())  # frozen layers are buffers
 
+    def groups(self, key: str, params: list[nn.Parameter], lr: float) -> list[Any]:
+        """The parameters as the optimiser takes them: with groups where learning rates differ."""
+        return params
+
     def draw(self, phase: str, batch: Batch) -> Draws:
         """Latents, labels, style mixing and path-length noise of one micro-batch."""
         n, o = len(batch.x), self.opts
@@ -323,11 +328,11 @@ class StyleGAN2(method.Method):
             n = max(n // self.pl_batch_shrink, 1)
         if phase == "Dreg":
             n = 0
-        z = rnd.randn([n, o.z_dim], batch.rng, self.device)
+        z = rnd.randn([n, self.G.z_dim], batch.rng, self.device)
         d = Draws(z=z, c=batch.draw_c(n))
         if n and o.style_mix > 0:
             num_ws = self.G.num_ws
-            d.mix_z = rnd.randn([n, o.z_dim], batch.rng, self.device)
+            d.mix_z = rnd.randn([n, self.G.z_dim], batch.rng, self.device)
             d.cutoff = int(rnd.randint(1, num_ws, [], batch.choices))
             if float(rnd.rand([], batch.choices)) >= o.style_mix:
                 d.cutoff = num_ws
