@@ -247,8 +247,8 @@ struct Filter2d {
     if (DOWN == 2 && p.w == L && p.wo == L / 2 && oy + 1 < p.ho) {  // both rows in one vector
       sums(0, b);
       const Vec even = evens(b[0], b[1]), odd = odds(b[0], b[1]), zero = {};
-      const Vec before = __builtin_shufflevector(odd, zero, 16, 0, 1, 2, 3, 4, 5, 6, 16, 8, 9, 10, 11, 12, 13, 14);
-      const Vec after = __builtin_shufflevector(even, zero, 1, 2, 3, 4, 5, 6, 7, 16, 9, 10, 11, 12, 13, 14, 15, 16);
+      const Vec before = GT_SHUFFLE(odd, zero, 16, 0, 1, 2, 3, 4, 5, 6, 16, 8, 9, 10, 11, 12, 13, 14);
+      const Vec after = GT_SHUFFLE(even, zero, 1, 2, 3, 4, 5, 6, 7, 16, 9, 10, 11, 12, 13, 14, 15, 16);
       const Vec v[4] = {before, even, odd, after};
       return store(out[0], splat_sum<4>(v, h));
     }
