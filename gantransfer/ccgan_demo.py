@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
-from gantransfer import distill, jobs, judge
+from gantransfer import distill, jobs, judge, kernels
 from gantransfer.dataset import ImageDataset
 from gantransfer.grid import image_grid
 from gantransfer.importers import load_any
@@ -48,6 +48,7 @@ PER_ANGLE, RHO, SHARE = 40, 0.7, 0.5
               help="Length of the GAN, without its label code")
 @click.option("--student-kimg", type=click.FloatRange(min=1), default=30, show_default=True,
               help="Images that every student sees, in thousands")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
               help="Also write the table here (.md; the values beside it as .json)")
 def main(folder: Path, seeds: int, first_seed: int, images: int, gan_kimg: int, student_kimg: float,

@@ -429,7 +429,7 @@ def gpu_bars(table, ratios, gpu):
 
 def run(args):
     """The report of these arguments."""
-    torch.set_num_threads(args.threads)
+    common.prepare(args.device, args.threads)
     torch.manual_seed(0)
     original = common.load_original(args.original)
     dtypes = (args.dtypes or ("fp32,bf16,fp16" if args.device == "cuda" else "fp32,bf16")).split(",")

@@ -50,6 +50,14 @@ def test_bindings_compile_with_their_cuda_half(source, tmp_path):
 
 
 @needs_nvcc
+def test_harness_compiles(tmp_path):
+    source = SRC.parent / "tests" / "cuda" / "harness.cu"
+    done = subprocess.run([nvcc, "-std=c++17", "-Werror", "all-warnings", f"-I{SRC}", "-c", str(source), "-o",
+                           str(tmp_path / "h.o")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@needs_nvcc
 def test_kernels_include_no_torch_header():
     for f in [*KERNELS, *[h for h in SRC.glob("*.h") if h.name != "binding.h"]]:
         includes = re.findall(r'^\s*#include\s+[<"]([^>"]+)', f.read_text(encoding="utf-8"), re.M)
