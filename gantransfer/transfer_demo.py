@@ -35,18 +35,21 @@ ARMS: dict[str, tuple[str, list[str], bool]] = {
     "finetune": ("fine-tuning", PLAIN, True),
     "freezed": ("FreezeD", [*PLAIN, "--freezed=2"], True),
     "scratch": ("from scratch", PLAIN, False),
+    "minegan": ("MineGAN, stage mine", ["--method=minegan", "--cfg=tiny"], True),
 }
+ALL = ("bn", "bn-ft", "residual", "finetune", "freezed", "scratch")  # those of the README's table
 COLUMNS = {"diversity": "diversity", "nearest": "nearest training", "class_fd": "per-class FD", "accuracy": "accuracy",
            "fd_pix64": "pixel FD"}
 HEADLINE = ("diversity", "nearest")
 PAIRS = (("bn", "finetune"), ("bn-ft", "finetune"), ("residual", "finetune"), ("freezed", "finetune"),
-         ("scratch", "finetune"), ("bn", "residual"), ("bn", "scratch"))
+         ("scratch", "finetune"), ("minegan", "finetune"), ("bn", "residual"), ("bn", "scratch"), ("bn", "minegan"))
 
 
 @click.command()
 @click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default="runs/transfer_demo",
               show_default=True, help="Where everything goes; running again continues")
-@click.option("--arms", default="bn,bn-ft,finetune,scratch", show_default=True, help=f"Known: {', '.join(ARMS)}; all")
+@click.option("--arms", default="bn,bn-ft,finetune,scratch", show_default=True, help=f"Known: {', '.join(ARMS)}; "
+              f"all: {', '.join(ALL)}")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions: other digits, "
               "source and images")
 @click.option("--kimg", "lengths", default="2,4", show_default=True, help="Where to measure; the last is the length")
@@ -58,7 +61,7 @@ PAIRS = (("bn", "finetune"), ("bn-ft", "finetune"), ("residual", "finetune"), ("
 def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_kimg: int, judges: int,
          parallel: int | None, out: Path | None) -> None:
     """Five digits from ten images each and a BigGAN of the other five: train, measure, look."""
-    start, names = time.time(), list(ARMS) if arms == "all" else [a.strip() for a in arms.split(",")]
+    start, names = time.time(), list(ALL) if arms == "all" else [a.strip() for a in arms.split(",")]
     unknown = [a for a in names if a not in ARMS]
     if unknown:
         raise UserError(f"--arms={arms}: {unknown[0]} is not known; there are {', '.join(ARMS)}")
