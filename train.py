@@ -429,9 +429,9 @@ class Setup:
             old = json.loads((run_dir / "training_options.json").read_text())
         except (OSError, ValueError):
             raise UserError(f"{run_dir}/training_options.json cannot be read; the run cannot be continued") from None
-        free = {"best", "stop_after", "keep", "reference", "total_kimg", "metrics", "image_snapshot_ticks",
-                "network_snapshot_ticks", "num_gpus", "run_dir", "data_loader_kwargs", "cudnn_benchmark", "allow_tf32",
-                "kimg_per_tick", "kernels", "runtime"}
+        free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
+                "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "kimg_per_tick", "kernels", "runtime", "best",
+                "stop_after", "keep", "reference"}
         new = json.loads(json.dumps(self.resolved()))
         for options in (old, new):  # the data may have moved; what it holds may not have changed
             options.get("training_set_kwargs", {}).pop("path", None)

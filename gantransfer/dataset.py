@@ -31,6 +31,7 @@ from gantransfer.labels import (
     parse_label_file,
     shot_groups,
     some,
+    value_meta,
 )
 
 __all__ = ["POLICIES", "BatchSource", "DataSpec", "ImageDataset", "InfiniteSampler", "LabelSpec", "class_weights",
@@ -139,6 +140,9 @@ class ImageDataset(torch.utils.data.Dataset):
                 shots, known_map = {}, {int(k): int(v) for k, v in class_map.items()}
             names = _class_names(own, main, known_map, dim, class_map)
             label = LabelSpec(kind, dim, tuple(int(c) for c in counts), names, shots or shot_groups(counts), known_map)
+        elif kind == "value" and dim == 1:
+            given = own.label_meta or (main.label_meta if main is not None else {})
+            label = LabelSpec(kind, dim, meta=value_meta(self._values, given, own.where))
         self.spec = DataSpec(
             name=base_name(self._files.path), resolution=height, channels=channels, num_images=len(self._chosen),
             label=label, path=os.fspath(path), fname=fname, max_size=max_size, xflip=self.xflip, seed=seed,

@@ -510,7 +510,8 @@ class _Terminate:
 
 
 def grid_layout(dataset: ImageDataset, rows: int | None) -> tuple[list[int], list[str] | None, int]:
-    """(data-set indices, row labels, columns) of the contact sheet: one row per class, rarest class last."""
+    """(data-set indices, row labels, columns) of the contact sheet: one row per class, rarest class last; for one
+    continuous label rows of rising labels."""
     size = dataset.spec.resolution
     columns = int(np.clip(2048 // size, 8, 24))
     ids = dataset.class_ids
@@ -518,7 +519,13 @@ def grid_layout(dataset: ImageDataset, rows: int | None) -> tuple[list[int], lis
     if ids is None or dataset.spec.label.kind != "class":
         order = rng.permutation(len(dataset))
         n = columns * (rows or int(np.clip(1024 // size, 4, 16)))
-        return [int(order[i % len(order)]) for i in range(n)], None, columns
+        if not dataset.spec.label.meta:
+            return [int(order[i % len(order)]) for i in range(n)], None, columns
+        values = dataset.labels(np.arange(len(dataset)))[:, 0]
+        chosen = order[np.arange(n) % len(order)]
+        chosen = chosen[np.argsort(values[chosen], kind="stable")]
+        means = values[chosen].reshape(-1, columns).mean(1)
+        return chosen.tolist(), [f"{v:.3g}" for v in means], columns
     spec = dataset.spec.label
     classes = sorted((k for k in range(spec.dim) if (ids == k).any()), key=lambda k: (-int((ids == k).sum()), k))
     classes = classes[: rows or 100]

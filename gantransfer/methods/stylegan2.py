@@ -303,7 +303,8 @@ class StyleGAN2(method.Method):
             params = self.trainable(key)
             # Lazy regularisation: one optimiser for both losses, slowed so that k+1 updates move as far as k.
             r = interval / (interval + 1) if interval else 1.0
-            opt = torch.optim.Adam(params, lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8, fused=True)
+            opt = torch.optim.Adam(self.groups(key, params, lr * r), lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8,
+                                   fused=True)
             if not interval:
                 phases.append(Phase(f"{key}both", params, opt, second_order=True))
                 continue
@@ -315,6 +316,10 @@ class StyleGAN2(method.Method):
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         return list(self.nets[key].parameters())  # frozen layers are buffers
+
+    def groups(self, key: str, params: list[nn.Parameter], lr: float) -> list[Any]:
+        """The parameters as the optimiser takes them: with groups where learning rates differ."""
+        return params
 
     def draw(self, phase: str, batch: Batch) -> Draws:
         """Latents, labels, style mixing and path-length noise of one micro-batch."""

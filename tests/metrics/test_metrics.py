@@ -11,6 +11,7 @@ import torch
 from dnnlib.util import UserError
 from gantransfer.dataset import ImageDataset, LabelSpec
 from gantransfer.metrics import fid, intra, kid, metrics, stats
+from gantransfer.metrics.pr import density_coverage, precision_recall
 from gantransfer.networks import features
 from gantransfer.networks.features import Detector, Features
 from gantransfer.networks.input_path import InputSpec
@@ -442,3 +443,30 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         metrics.append_jsonl(tmp_path, line(kimg=2.0))
     assert path.read_bytes() == good
+
+
+def test_quality_and_variety_within_classes(make_context, stand_in, reference):
+    ctx = make_context()
+    made = {name: metrics.compute(name, ctx) for name in ("pr_digits32_20_k3_class", "dc_digits32_20_k3_class",
+                                                          "diversity_digits32_20_class")}
+    judge = ctx.detector("digits32")
+    values: dict[str, list] = {k: [] for k in ("precision", "recall", "density", "coverage", "diversity")}
+    for c in range(4):
+        real = judge(torch.from_numpy(reference.images_uint8(np.flatnonzero(reference.class_ids == c)))).features
+        fake = judge(ctx.images(ctx.plan_per_class([c], 20), 0, 20)).features
+        p, d = precision_recall(real, fake, 3, strict=True), density_coverage(real, fake, 3)
+        for key, value in (*p._asdict().items(), *d._asdict().items()):
+            values[key].append(value)
+        values["diversity"].append(float((fake.double().var(0).sum() / real.double().var(0).sum()).sqrt()))
+    for name, columns in (("pr", ("precision", "recall")), ("dc", ("density", "coverage"))):
+        result = made[f"{name}_digits32_20_k3_class"]
+        for key in columns:
+            assert result["per_class"][key] == pytest.approx(values[key])
+            assert result["results"][f"{name}_digits32_20_k3_class_{key}"] == pytest.approx(np.mean(values[key]))
+    result = made["diversity_digits32_20_class"]
+    assert result["per_class"]["values"] == pytest.approx(values["diversity"], rel=1e-5)
+    assert result["results"]["diversity_digits32_20_class"] == pytest.approx(np.mean(values["diversity"]))
+    assert {metrics.lookup(n).name for n in ("pr_class", "dc_class", "ppl_class", "diversity_class")} == {
+        "pr_class", "dc_class", "ppl_class", "diversity_class"}
+    with pytest.raises(UserError, match="class labels"):
+        metrics.preflight(["diversity_digits32_20_class"], dataclasses.replace(reference.spec, label=LabelSpec()))
