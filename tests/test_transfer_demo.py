@@ -39,7 +39,8 @@ def test_report_marks_what_counts():
 
 
 @pytest.mark.parametrize("argv, says", [
-    (["--arms=bn,nothing"], "nothing"), (["--kimg=2,x"], "whole numbers"), (["--kimg=3"], "even numbers")])
+    (["--arms=bn,nothing"], "nothing"), (["--kimg=2,x"], "whole numbers"), (["--kimg=3"], "even numbers"),
+    (["--picture-kimg=8"], "none of --kimg")])
 def test_bad_input(capsys, tmp_path, argv, says):
     with pytest.raises(SystemExit) as e:
         run_cli(lambda: demo.main([*argv, f"--dir={tmp_path / 'd'}"], prog_name="transfer_demo"))
