@@ -40,6 +40,7 @@ TABLES = [("train", "train.md"), ("dataset_tool", "dataset_tool.md"), ("lt_datas
           ("calc_metrics", "calc_metrics.md"), ("gantransfer.judge", "calc_metrics.md"),
           ("gantransfer.generate", "generate.md"), ("gantransfer.demo", "compare.md"),
           ("gantransfer.compare", "compare.md"), ("gantransfer.convert", "convert.md"),
+          ("gantransfer.transfer_demo", "cgantransfer.md"),
           ("gantransfer.inspect", "convert.md"), ("gantransfer.bake", "hypermod.md"),
           ("gantransfer.interpolate", "hypermod.md"), ("gantransfer.old_metrics", "hypermod.md"),
           ("gantransfer.hypermod_demo", "hypermod.md"), ("gantransfer.encode", "mind2mind.md"),
