@@ -21,6 +21,7 @@ from typing import Any
 import click
 
 from dnnlib.util import Logger, UserError, atomic_write, run_cli
+from gantransfer import kernels
 from gantransfer.method import Method, RunConfig
 
 BOOL = click.BOOL
@@ -94,8 +95,7 @@ def method_flags(command: Any) -> Any:
 @flag("device", "auto, cuda or cpu", click.Choice(["auto", "cuda", "cpu"]), "auto")
 @flag("workers", "Image-reading threads per process", click.IntRange(min=1), 3)
 @flag("threads", "CPU threads per process (default: cores / processes; 1 with --cfg=tiny)", click.IntRange(min=1))
-@flag("kernels", "Compiled operators: auto (compile once, else say so and use PyTorch's), native (or fail), ref",
-      click.Choice(["auto", "native", "ref"]), "auto")
+@click.option("--kernels", **kernels.FLAG)
 @flag("nobench", "Disable cuDNN benchmarking", bool, False)
 @flag("allow_tf32", "Allow TF32 in training", bool, False)
 # Output.
@@ -216,8 +216,6 @@ class Setup:
             options["cudnn_benchmark"] = False
         if f["allow_tf32"]:
             options["allow_tf32"] = True
-        if f["kernels"] != "auto":
-            options["kernels"] = f["kernels"]
         return dict(options, method=self.method.name, stage=self.stage, kimg_per_tick=run.tick,
                     sampling=run.sampling, sampling_labels=run.sampling_labels or run.sampling,
                     options=self.opts.to_dict())
@@ -248,8 +246,6 @@ class Setup:
         """Which operators run, in words. Compiles them if that has not happened on this machine."""
         from torch_utils import build
 
-        if "kernels" in self.given or "GANTRANSFER_KERNELS" not in os.environ:
-            build.configure(self.flags["kernels"])
         try:
             native = build.implementation(device) == "native"
         except build.BuildError as e:
@@ -372,7 +368,7 @@ class Setup:
         except (OSError, ValueError):
             raise UserError(f"{run_dir}/training_options.json cannot be read; the run cannot be continued") from None
         free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
-                "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "kimg_per_tick"}
+                "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "kimg_per_tick", "kernels", "runtime"}
         new = json.loads(json.dumps(self.resolved()))
         for options in (old, new):  # the data may have moved; what it holds may not have changed
             options.get("training_set_kwargs", {}).pop("path", None)
@@ -394,11 +390,13 @@ class Setup:
     def _announce(self, run_dir: Path, state: Path | None) -> None:
         import torch
 
+        from torch_utils import build
         from torch_utils import distributed as dist
 
         if not dist.is_main():
             return
-        options = dict(self.resolved(), run_dir=str(run_dir))
+        options = dict(self.resolved(), run_dir=str(run_dir), kernels=build.record(),
+                       runtime=self.method.runtime(self.opts, self.run))
         with atomic_write(run_dir / "training_options.json") as f:
             json.dump(options, f, indent=2)
         if state is None:
@@ -413,7 +411,7 @@ class Setup:
               + (f", {spec.fname}" if spec.fname else ""))
         n, b = dist.world_size(), self.run.batch_gpu
         print(f"Device:       {self.run.device}, {n} process(es), {torch.get_num_threads()} thread(s) each")
-        print(f"Operators:    {self.kernels}")
+        print(f"Operators:    {self.kernels}" + "".join(f", {k}: {v}" for k, v in options["runtime"].items()))
         print(f"Batch:        {self.run.batch} = {n} process(es) x {self.run.batch // b // n} round(s) x {b} images")
         if not self.flags["cond"] and has_labels(self.flags["data"]):
             print("Note:         the data set has labels; train on them with --cond=True")

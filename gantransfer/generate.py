@@ -25,6 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dnnlib.util import UserError, atomic_path, run_cli
+from gantransfer import kernels
 from gantransfer.grid import save_grid
 from gantransfer.importers import load_any
 from gantransfer.labels import LabelSpec
@@ -325,6 +326,7 @@ def _numbers(text: str, flag: str) -> list[float]:
 @click.option("--mix-cols", metavar="LIST", help="... seeds of the columns, whose styles are taken over")
 @click.option("--mix-layers", metavar="LIST", help="... in these layers [default: the lower half, at most 0-6]")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Images at a time")
 def main(network: str, seeds: str | None, class_: str | None, per_class: int | None, labels: str | None,
          label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None, noise_mode: str,

@@ -428,6 +428,11 @@ class _Loop:
             save_grid(self.out.run_dir / f"{stem}.png", images, columns, row_labels=labels, zoom=_zoom(images))
 
 
+def normalised(x: torch.Tensor) -> torch.Tensor:
+    """uint8 images to float32 in [-1, 1]; floats as they are. In place: each new tensor costs more than the sums."""
+    return x.float().div_(127.5).sub_(1) if x.dtype == torch.uint8 else x
+
+
 class _Loader:
     """Real items number `position ..` of the stream, as floats on the device; reads ahead in threads.
 
@@ -444,7 +449,7 @@ class _Loader:
         future = self.ahead.pop((position, n), None)
         x, c = future.result() if future is not None else self._read(position, n)
         x = x.to(self.device, non_blocking=True)
-        return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x, c.to(self.device, non_blocking=True)
+        return normalised(x), c.to(self.device, non_blocking=True)
 
     def expect(self, requests: list[tuple[int, int]]) -> None:
         """Start reading what will be asked for soon."""

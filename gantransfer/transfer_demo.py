@@ -19,7 +19,7 @@ import click
 import numpy as np
 
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
-from gantransfer import jobs
+from gantransfer import jobs, kernels
 from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
 from gantransfer.paired import critical_t, difference, read_result, spread, train_seconds
@@ -49,6 +49,7 @@ HEADLINE = ("diversity", "nearest")
 @click.option("--shots", type=click.IntRange(min=2, max=114), default=10, show_default=True, help="Images per class")
 @click.option("--source-kimg", type=click.IntRange(min=1), default=10, show_default=True, help="Length of pre-training")
 @click.option("--judges", type=click.IntRange(min=1), default=1, show_default=True, help="Judge networks")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--parallel", type=click.IntRange(min=1), help="Trainings at once [default: cores]")
 def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_kimg: int, judges: int,
          parallel: int | None) -> None:

@@ -68,6 +68,18 @@ def block_layout(fp16_channels_last: bool, dtype: torch.dtype, device: torch.dev
     return torch.channels_last if wanted else torch.contiguous_format
 
 
+def compute_in(net: nn.Module, fp16_dtype: str | None = None, channels_last: bool = False) -> None:
+    """Let the 16-bit blocks of a network compute in another type, or in channels_last. Its stored arguments stay, so a
+    snapshot made on one machine runs in another one's way."""
+    for block in net.modules():
+        if getattr(block, "use_fp16", False):
+            block.fp16_dtype = fp16_dtype or block.fp16_dtype
+            block.channels_last |= channels_last
+            for p in block.parameters() if channels_last else ():
+                if p.ndim == 4:
+                    p.data = p.data.contiguous(memory_format=torch.channels_last)
+
+
 def full_precision(x):
     """x in float32, or as it is in float64."""
     return x if x.dtype == torch.float64 else x.to(torch.float32)
