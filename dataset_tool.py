@@ -563,7 +563,7 @@ _HELP = """Make a data set: a zip (or folder) of PNG images with labels, as trai
   FILE.zip                       the same inside a zip
   cifar-10-python.tar.gz         (or cifar-100) the archive as downloaded
   train-images-idx3-ubyte.gz     MNIST, with its labels file beside it
-  FOLDER_lmdb                    an LSUN database (needs the package lmdb)
+  FOLDER_lmdb                    an LMDB database, LSUN or with labels (package lmdb)
   sklearn:digits                 real handwritten digits that come with scikit-learn
   fonts:FOLDER                   letters rendered from the .ttf and .otf files below it
 
