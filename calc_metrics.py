@@ -73,7 +73,7 @@ def main(**flags: Any) -> None:
       dc<N>k<k>
       dc_<detector>_<N>_k<k>
       ppl2_wend, ppl_<z|w><full|end>
-      kmmd, kmmd<N>
+      kmmd, kmmd_unbiased, kmmd<N>, kmmd_unbiased<N>
       fid_inf, fid_inf_<N>
       lpips_diversity
       memorisation, memorisation_<detector>
@@ -188,7 +188,7 @@ class Job:
             if self.generated is not None:
                 return self._beside_generated(path, fname)
             return ImageDataset(path, fname=fname, use_labels=labelled, max_size=spec.max_size, xflip=spec.xflip,
-                                seed=spec.seed, resolution=spec.resolution,
+                                seed=spec.seed, resolution=spec.resolution, heldout=spec.heldout,
                                 label_dim=spec.label.dim if labelled else None)
         except UserError as e:
             if given or self.flags["train_fname"]:

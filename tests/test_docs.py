@@ -42,7 +42,8 @@ TABLES = [("train", "train.md"), ("dataset_tool", "dataset_tool.md"), ("lt_datas
           ("gantransfer.compare", "compare.md"), ("gantransfer.convert", "convert.md"),
           ("gantransfer.inspect", "convert.md"), ("gantransfer.bake", "hypermod.md"),
           ("gantransfer.interpolate", "hypermod.md"), ("gantransfer.old_metrics", "hypermod.md"),
-          ("gantransfer.hypermod_demo", "hypermod.md")]
+          ("gantransfer.hypermod_demo", "hypermod.md"), ("gantransfer.encode", "mind2mind.md"),
+          ("gantransfer.mind_demo", "mind2mind.md")]
 
 
 def by_name(paths):

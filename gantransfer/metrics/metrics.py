@@ -25,13 +25,13 @@ import gantransfer
 from dnnlib import util
 from dnnlib.util import UserError
 from gantransfer.dataset import DataSpec, ImageDataset
-from gantransfer.metrics import intra, path_length, reference, report
+from gantransfer.metrics import continuous, intra, path_length, reference, report
 from gantransfer.metrics.arrays import MetricError
 from gantransfer.metrics.context import MetricContext
 from gantransfer.metrics.fid import fid_infinity, frechet_distance
 from gantransfer.metrics.is_ import inception_score
 from gantransfer.metrics.kid import kid
-from gantransfer.metrics.kmmd import kmmd
+from gantransfer.metrics.kmmd import kmmd, kmmd_unbiased
 from gantransfer.metrics.memorisation import nearest_training
 from gantransfer.metrics.pr import density_coverage, precision_recall
 from gantransfer.metrics.stats import FeatureSet, Selection, generated_features, on_main, real_features
@@ -73,6 +73,7 @@ class Metric:
     shots: tuple[str, ...] = ()  # groups of classes
     lpips: bool = False
     training: bool = False
+    value: bool = False  # one continuous label on both sides
     min_gen: int = 1
 
 
@@ -345,13 +346,18 @@ def _ppl_class(m: re.Match) -> Metric:
 
 
 def _kmmd(m: re.Match) -> Metric:
-    """kmmd[<N>]: cGANTransfer's biased kernel MMD on torchvision-Inception features, 25k generated and real images."""
+    """kmmd[<N>]: cGANTransfer's biased kernel MMD on torchvision-Inception features, 25k generated and real images;
+    kmmd_unbiased[<N>]: the papers' MMD^2 over pairs of different images, with its standard error."""
     name, n = m[0], _count(m["n"], 25000)
 
     def run(ctx: MetricContext) -> Outcome:
         real, fake = _both(ctx, "inception-biggan", n, Selection.spread(ctx.reals, n))
-        return Outcome({name: on_main(lambda: kmmd(real.features, fake.features))}, "inception-biggan", real.num, n,
-                       dim=real.dim)
+        if m["unbiased"]:
+            value, error = on_main(lambda: kmmd_unbiased(real.features, fake.features))
+            values = {name: value, f"{name}_error": error}
+        else:
+            values = {name: on_main(lambda: kmmd(real.features, fake.features))}
+        return Outcome(values, "inception-biggan", real.num, n, dim=real.dim)
 
     return Metric(name, run, ("inception-biggan",))
 
@@ -460,6 +466,43 @@ def _report(m: re.Match) -> Metric:
     return Metric(name, run, (detector, "pix64"), classes=True, min_gen=2)
 
 
+def _sfid(m: re.Match) -> Metric:
+    """sfid_<detector>_<N>[_c<centres>][_r<radius>]: FID per window of a continuous label; labels as the reference's."""
+    name, detector, n = m[0], m["detector"], _count(m["n"], 2000)
+    count, radius = int(m["c"] or continuous.WINDOWS), None if m["r"] is None else float(m["r"])
+    if count < 1:
+        raise UserError(f"metric '{name}': at least one window is needed")
+
+    def run(ctx: MetricContext) -> Outcome:
+        net, y_real, plan = ctx.detector(detector), continuous.reals_of(ctx, name), ctx.plan(n)
+        y_fake = continuous.requested(ctx, plan, name)
+        real = real_features(ctx, net, Selection.first(ctx.reals), keep_rows=True)
+        [fake] = generated_features(ctx, [net], plan, keep_rows=True)
+        windows = continuous.Windows.over(y_real, count, radius)
+        scale = on_main(lambda: report.pixel_scale(real)) if detector == "pix64" else 1.0
+        t = on_main(lambda: continuous.sfid(real, fake, y_real, y_fake, windows, scale))
+        return Outcome({name: t.mean, f"{name}_std": t.std}, detector, min(t.n_real), n, 1, real.dim,
+                       per_class=dict(ids=t.ids, values=t.values.tolist(), n_real=t.n_real, n_gen=t.n_fake))
+
+    return Metric(name, run, (detector,), value=True, min_gen=2)
+
+
+def _label_score(m: re.Match) -> Metric:
+    """label_score_<detector>_<N>: |what a judge sees - the label asked for|, in label units: mean, std, per window."""
+    name, detector, n = m[0], m["detector"], _count(m["n"], 2000)
+
+    def run(ctx: MetricContext) -> Outcome:
+        net, y_real, plan = ctx.detector(detector), continuous.reals_of(ctx, name), ctx.plan(n)
+        y = continuous.requested(ctx, plan, name)
+        [fake] = generated_features(ctx, [net], plan, keep_rows=True, logits=True)
+        windows = continuous.Windows.over(y_real, continuous.WINDOWS, None)
+        mean, std, t = on_main(lambda: continuous.score(fake, y, windows))
+        return Outcome({name: mean, f"{name}_std": std}, detector, None, n,
+                       per_class=dict(ids=t.ids, values=t.values.tolist(), n_gen=t.n_fake))
+
+    return Metric(name, run, (detector,), value=True)
+
+
 _DET = r"(?P<detector>[a-zA-Z][a-zA-Z0-9.-]*)"
 _N = r"(?P<n>\d+k?)"
 PATTERNS: list[tuple[str, str, Callable[[re.Match], Metric]]] = [
@@ -477,7 +520,7 @@ PATTERNS: list[tuple[str, str, Callable[[re.Match], Metric]]] = [
     (r"dc(?P<n>\d+k)(?P<k>\d+)", "dc<N>k<k>", _dc),
     (rf"dc_{_DET}_{_N}_k(?P<k>\d+)", "dc_<detector>_<N>_k<k>", _dc),
     (rf"ppl(?P<two>2)?_(?P<space>z|w)(?P<sampling>full|end)(?:_{_N})?", "ppl2_wend, ppl_<z|w><full|end>", _ppl),
-    (rf"kmmd{_N}?", "kmmd, kmmd<N>", _kmmd),
+    (rf"kmmd(?P<unbiased>_unbiased)?{_N}?", "kmmd, kmmd_unbiased, kmmd<N>, kmmd_unbiased<N>", _kmmd),
     (rf"fid_inf(?:_{_N})?", "fid_inf, fid_inf_<N>", _fid_inf),
     (rf"lpips_diversity(?:_{_N})?", "lpips_diversity", _lpips_diversity),
     (rf"memorisation(?:_{_DET})??(?:_{_N})?", "memorisation, memorisation_<detector>", _memorisation),
@@ -485,6 +528,8 @@ PATTERNS: list[tuple[str, str, Callable[[re.Match], Metric]]] = [
     (rf"(?P<kind>fd|kd)_{_DET}(?:_{_N})?(?:_(?P<scope>many|medium|few|shots|class))?",
      "fd_<detector>_<N>, kd_<detector>_<N> with _many, _medium, _few, _shots, _class", _fd_kd),
     (rf"report_{_DET}(?:_{_N})?", "report_<detector>", _report),
+    (rf"sfid_{_DET}(?:_{_N})?(?:_c(?P<c>\d+))?(?:_r(?P<r>\d+(?:\.\d+)?))?", "sfid_<detector>_<N>", _sfid),
+    (rf"label_score_{_DET}(?:_{_N})?", "label_score_<detector>_<N>", _label_score),
 ]
 
 
@@ -499,9 +544,9 @@ def _build(name: str) -> Metric | None:
 # The usual names; any other count or detector is built from the patterns when it is asked for.
 METRICS: dict[str, Metric] = {name: _build(name) for name in (
     "fid50k_full", "kid50k_full", "pr50k3_full", "is50k", "ppl2_wend", "fid50k", "kid50k", "pr50k3",
-    "ppl_zfull", "ppl_wfull", "ppl_zend", "ppl_wend", "dc10k5", "kmmd", "fid_shots", "kid_shots", "fid_class",
-    "kid_class", "pr_class", "dc_class", "diversity_class", "ppl_class", "fid_inf", "fid50k_clean",
-    "lpips_diversity", "memorisation",
+    "ppl_zfull", "ppl_wfull", "ppl_zend", "ppl_wend", "dc10k5", "kmmd", "kmmd_unbiased", "fid_shots", "kid_shots",
+    "fid_class", "kid_class", "pr_class", "dc_class", "diversity_class", "ppl_class", "fid_inf", "fid50k_clean",
+    "lpips_diversity", "memorisation", "sfid_pix64_2k",
     "smoke_fd_pixel16_256", "smoke_kid_pixel16_256", "fd_digits32_2k", "fd_pix64_2k", "report_digits32")}
 GROUPS = {"smoke": ("smoke_fd_pixel16_256", "smoke_kid_pixel16_256"), "none": ()}
 
@@ -550,6 +595,8 @@ def preflight(names: Sequence[str], spec: DataSpec, detectors: Mapping[str, str 
         if metric.classes and spec.label.kind != "class":
             raise UserError(f"metric '{name}' needs class labels, and {spec.name} has none in use (train with --cond=1 "
                             "on a labelled set, or leave this metric away)")
+        if metric.value and (spec.label.kind != "value" or spec.label.dim != 1):
+            raise UserError(f"metric '{name}' needs one continuous label per image, and {spec.name} has none in use")
         if metric.shots and not any(spec.label.shots.get(g) for g in metric.shots):
             raise UserError(f"metric '{name}': the label file has no classes in {' or '.join(metric.shots)}; "
                             "lt_dataset.py writes the groups (--fname=lt_*.json)")

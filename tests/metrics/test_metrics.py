@@ -63,7 +63,8 @@ def test_usual_names_are_accepted_and_canonical():
     ("fid50k_clean", ("inception-clean",)), ("fid50k_pytorch", ("inception-pytorch",)),
     ("is50k", ("inception",)), ("is10k_biggan", ("inception-biggan",)), ("pr50k3_full", ("vgg16",)),
     ("dc10k5", ("inception",)), ("pr_digits32_500_k3", ("digits32",)), ("dc_mynet_2k_k5", ("mynet",)),
-    ("kmmd", ("inception-biggan",)), ("fid_inf", ("inception",)), ("fid_class", ("inception",)),
+    ("kmmd", ("inception-biggan",)), ("kmmd_unbiased10k", ("inception-biggan",)),
+    ("fid_inf", ("inception",)), ("fid_class", ("inception",)),
     ("fd_resnet34-utk_10k", ("resnet34-utk",)), ("kd_pix64_500_shots", ("pix64",)),
     ("memorisation", ("inception",)), ("memorisation_digits32", ("digits32",)), ("memorisation_500", ("inception",)),
     ("memorisation_digits32_500", ("digits32",)), ("report_digits32", ("digits32", "pix64")), ("ppl2_wend", ()),
@@ -145,6 +146,7 @@ def test_inception_score_and_pr_keys(make_context, stand_in):
     assert keys == {"pr1k3_full_precision", "pr1k3_full_recall"}
     assert set(metrics.compute("dc1k5", ctx)["results"]) == {"dc1k5_density", "dc1k5_coverage"}
     assert set(metrics.compute("kmmd30", ctx)["results"]) == {"kmmd30"}
+    assert set(metrics.compute("kmmd_unbiased30", ctx)["results"]) == {"kmmd_unbiased30", "kmmd_unbiased30_error"}
     line = metrics.compute("fid_inf_40", ctx)
     assert set(line["results"]) == {"fid_inf_40"} and line["sizes"][-1] == 40
 
