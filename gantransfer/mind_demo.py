@@ -42,10 +42,10 @@ PRIMARY, SHARE = "class_fd", 0.05
               show_default=True, help="Where everything goes; running again continues")
 @click.option("--arms", default="mind,finetune", show_default=True, help=f"Known: {', '.join(ARMS)}; all")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Paired repetitions")
-@click.option("--kimg", type=click.IntRange(min=1), default=8, show_default=True, help="Length of fine-tuning")
-@click.option("--epochs", type=click.IntRange(min=1), default=300, show_default=True, help="Length of Mind2Mind")
+@click.option("--kimg", type=click.IntRange(min=1), default=4, show_default=True, help="Length of fine-tuning")
+@click.option("--epochs", type=click.IntRange(min=1), default=150, show_default=True, help="Length of Mind2Mind")
 @click.option("--source-kimg", type=click.IntRange(min=1), default=20, show_default=True, help="Length of pre-training")
-@click.option("--encoder-kimg", type=click.IntRange(min=1), default=20, show_default=True, help="... of the encoder")
+@click.option("--encoder-kimg", type=click.IntRange(min=1), default=10, show_default=True, help="... of the encoder")
 @click.option("--judges", type=click.IntRange(min=1), default=1, show_default=True, help="Judge networks")
 @click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True,
               help="Trainings at once; more than one distorts the times")
@@ -118,7 +118,7 @@ def train_arms(folder: Path, names: list[str], seeds: int, kimg: int, epochs: in
                      *ARMS[arm][1]]
             if arm == "mind":
                 lengths[arm] = math.ceil(epochs * training_images(folder) / 1000)
-                flags += [f"--source={encoder}", "--accept_encoder=True", "--snap=1", f"--tick={lengths[arm] / 12:g}"]
+                flags += [f"--source={encoder}", "--accept_encoder=True", "--snap=1", f"--tick={lengths[arm] / 6:g}"]
             else:
                 lengths[arm] = kimg
                 flags += [f"--source={source}", *SIZES, "--snap=1", "--tick=1"]
@@ -303,10 +303,14 @@ def threshold(result: dict[str, Any], seed: int, judge: int) -> float:
 
 
 def first_below(curve: list[dict], judge: int, bound: float) -> dict[str, float] | None:
-    """Cost of the first snapshot at or below the bound; None if there is none."""
-    for point in curve:
-        if point["judges"][judge][PRIMARY] <= bound:
-            return {k: point[k] for k in ("kimg", "seconds", "macs")}
+    """Cost at which the curve first falls to the bound, on a straight line between snapshots; None if it never does."""
+    keys = ("kimg", "seconds", "macs")
+    for before, after in zip([None, *curve], curve):
+        high = math.inf if before is None else before["judges"][judge][PRIMARY]
+        low = after["judges"][judge][PRIMARY]
+        if low <= bound:
+            share = 1.0 if before is None else (high - bound) / (high - low)
+            return {k: after[k] if before is None else before[k] + share * (after[k] - before[k]) for k in keys}
     return None
 
 
@@ -330,8 +334,8 @@ def report(names: list[str], seeds: int, judges: int, r: dict[str, Any]) -> str:
         last = [c[-1]["judges"] for c in r["curves"][a]]
         lines.append(f"| {ARMS[a][0]}, {end:.0f} kimg | {cells(last)} |")
     bound = spread([threshold(r, s, 0) for s in range(seeds)])
-    lines += ["", f"Floor + {SHARE:.0%} of the way to the start ({COLUMNS[PRIMARY]} {bound} under judge 0), first "
-                  f"snapshot at or below it:", "", "| | reached in | kimg | seconds | multiply-adds |",
+    lines += ["", f"Floor + {SHARE:.0%} of the way to the start ({COLUMNS[PRIMARY]} {bound} under judge 0), on a "
+                  f"straight line between snapshots:", "", "| | reached in | kimg | seconds | multiply-adds |",
               "|---|---|---|---|---|"]
     for a in names:
         got = [x for x in r["reached"][a][0] if x is not None]
