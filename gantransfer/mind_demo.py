@@ -9,9 +9,12 @@ it is the comparison of the documents.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -209,10 +212,35 @@ def seconds_of(path: Path) -> float:
     return 0.0 if own.exists() else train_seconds(path)
 
 
+@contextlib.contextmanager
+def counted_macs() -> Iterator[list[float]]:
+    """A list whose only number becomes the multiply-adds of all matrix products and convolutions in the block."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    from torch_utils import build
+
+    total, before = [0.0], build.mode()
+
+    class Counter(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            count = flop_registry.get(getattr(func, "overloadpacket", func))
+            if count is not None:
+                total[0] += count(*args, **(kwargs or {}), out_val=out) / 2
+            return out
+
+    build.configure("ref")  # convolutions inside compiled operators would not be seen
+    try:
+        with Counter():
+            yield total
+    finally:
+        build.configure(before)
+
+
 def macs_per_image(path: Path) -> float:
-    """Multiply-adds of training per real image shown: one step, counted. Lazy regularisation is averaged in."""
+    """Multiply-adds of training per real image shown: steps are counted until lazy regularisation has come round."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from gantransfer import training_loop
     from gantransfer.dataset import ImageDataset
@@ -224,46 +252,33 @@ def macs_per_image(path: Path) -> float:
     snap = load_any(path)
     kind = METHODS[snap.method]
     data = ImageDataset(given["training_set_kwargs"]["path"], use_labels=True)
-    opts = kind.Options(**snap.options)
     run = RunConfig(batch=given["batch_size"], batch_gpu=given["batch_gpu"], kimg=given["total_kimg"])
-    with_source = snap if kind.shaped_by_source else None
-    if with_source is not None:
-        opts.cache_override = True
-    m = kind(opts, data.spec, run, with_source)
-    reals = m.prepare(data)
-    stepper = training_loop.Stepper(m, run)
-    total = 0.0
-    rounds = math.lcm(*(p.every for p in stepper.phases))
+    with contextlib.redirect_stdout(io.StringIO()):
+        m = kind(kind.Options(**snap.options), data.spec, run, snap if kind.shaped_by_source else None)
+        reals = m.prepare(data)
+    stepper, rows = training_loop.Stepper(m, run), np.arange(run.batch) % len(reals)
+    x, c = reals.read(rows), torch.from_numpy(reals.labels(rows))
+    x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
+    total, rounds = 0.0, math.lcm(*(p.every for p in stepper.phases))
     for i in range(rounds):
-        def fetch(rep: int, k: int) -> tuple:
-            rows = np.arange(run.batch) % len(reals)
-            x = reals.read(rows)
-            x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
-            return x, torch.from_numpy(reals.labels(rows))
-
-        with FlopCounterMode(display=False) as counter:
-            stepper.step(i, 0, fetch, lambda n, g: torch.from_numpy(reals.labels(np.arange(n) % len(reals))))
-        total += counter.get_total_flops() / 2
-        if rounds > 1 and i == 0 and all(p.every == 1 or p.every == rounds for p in stepper.phases):
-            first = total  # a step with every phase; the others repeat the second one
-        if i == 1 and rounds > 2 and all(p.every in (1, rounds) for p in stepper.phases):
-            return (first + (total - first) * (rounds - 1)) / rounds / run.batch
+        with counted_macs() as macs:
+            stepper.step(i, 0, lambda rep, k: (x, c), lambda n, g: c[torch.arange(n) % len(c)])
+        total += macs[0]
     return total / rounds / run.batch
 
 
 def macs_of_encoding(encoder: Path) -> float:
     """Multiply-adds of encoding one image."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from gantransfer import autoencoder
     from gantransfer.importers import load_any
 
     ae = autoencoder.load(load_any(encoder))
     x = torch.zeros(1, ae.encoder.img_channels, ae.encoder.img_resolution, ae.encoder.img_resolution)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with counted_macs() as macs, torch.no_grad():
         ae.encode(x)
-    return counter.get_total_flops() / 2
+    return macs[0]
 
 
 def kimg_of(path: Path) -> float:
