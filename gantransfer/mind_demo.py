@@ -401,7 +401,7 @@ def draw(path: Path, folder: Path, names: list[str], snapshots: dict[str, Path],
         blocks = [images, again, *(s([1000 * k + i for i in range(columns)], one_hot([k] * columns, data.label_dim)
                                      ).numpy() for s in samplers.values())]
         strips.append(np.concatenate([tile for b in blocks for tile in (*b, gap)][:-1], axis=2))
-    sheet = image_grid(np.stack(strips), 1, row_labels=[str(n) for n in data.spec.label.names], zoom=zoom)
+    sheet = image_grid(np.stack(strips), 1, row_labels=[str(n) for n in data.spec.label.names], zoom=zoom, gap=6)
     out = Image.new("RGB", (sheet.width, sheet.height + 18), "white")
     out.paste(sheet, (0, 18))
     pitch = (columns * size + size // 2) * zoom
