@@ -26,6 +26,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from dnnlib.util import UserError, atomic_path, run_cli
+from gantransfer import h5
 from gantransfer.container import Container, decode
 from gantransfer.data_sources import SPLITS, Item, Source, SourceOptions, open_image, open_source
 from gantransfer.labels import label_array, parse_label_file, some
@@ -150,8 +151,9 @@ class _Destination:
     def __init__(self, path: str):
         self.path, self.is_zip = path, path.lower().endswith(".zip")
         suffix = os.path.splitext(path)[1].lower()
-        if suffix in (".tar", ".gz", ".tgz", ".rar", ".7z", ".json", ".lmdb", ".h5", ".hdf5"):
-            raise UserError(f"--dest={path}: cannot write {suffix} files; give a name ending in .zip, or a folder")
+        if suffix in (".tar", ".gz", ".tgz", ".rar", ".7z", ".json", ".lmdb", *h5.SUFFIXES):
+            raise UserError(f"--dest={path}: cannot write {suffix} files"
+                            + (" here" if suffix in h5.SUFFIXES else "") + "; give a name ending in .zip, or a folder")
         if self.is_zip and os.path.isdir(path):
             raise UserError(f"--dest={path} is a folder; remove it or choose another name")
         if not self.is_zip and os.path.isfile(path):
@@ -281,6 +283,7 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
             return None, str(e)
 
     labels: list[list[Any]] = []
+    kept: list[int] = []
     first: tuple[tuple[int, ...], str] | None = None
     dropped: Counter = Counter()
     items = (item for item, _ in zip(source.items(), range(count)))
@@ -305,6 +308,7 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
             name = f"{index // 1000:05d}/img{index:08d}.png"
             write(name, data)
             labels.append([name, item.label if renumber is None else renumber[item.label]])
+            kept.append(index)
         if not labels:
             why = ("none has one of the classes asked for" if renumber is not None and dropped[""] else
                    "none has a label" if dropped[""] else
@@ -323,6 +327,9 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
         content: dict[str, Any] = {"labels": labels if has_labels else None}
         if names and has_labels:
             content["class_names"] = list(names)
+        if source.label_meta and has_labels:
+            content["label_meta"] = source.label_meta
+        content |= parts_of(source, kept)
         content["meta"] = meta
         write("dataset.json", json.dumps(content).encode())
 
@@ -337,6 +344,43 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
         report("no labels: the set serves unconditional training")
 
 
+def parts_of(source: Source, kept: list[int]) -> dict[str, Any]:
+    """"splits" and "attributes" of the items `kept` (ascending positions in the source), by their new positions."""
+    place = {k: i for i, k in enumerate(kept)}
+    splits = {name: [place[i] for i in members if i in place] for name, members in source.splits.items()}
+    out: dict[str, Any] = {"splits": {k: v for k, v in splits.items() if v},
+                           "attributes": {k: [v[i] for i in kept] for k, v in source.attributes.items()}}
+    return {k: v for k, v in out.items() if v}
+
+
+def convert_h5(source: Source, dest: str, how: Conversion, fmt: str, test: Source | None, seed: int,
+               report: Callable[[str], None] = print) -> None:
+    """Write `source` (and `test`) as an HDF5 file of cGAN-KD; it appears when complete."""
+    if os.path.isdir(dest):
+        raise UserError(f"--dest={dest} is a folder; name a file")
+
+    def pairs(src: Source) -> Iterator[tuple[np.ndarray, Any]]:
+        first, n = None, src.count if how.max_images is None else min(src.count, how.max_images)
+        items = (item for item, _ in zip(src.items(), range(n)))
+        stream = _ordered_map(how.image, items, min(os.cpu_count() or 1, 8))
+        for item, image in tqdm(stream, total=n, unit="img", desc=os.path.basename(dest), disable=None):
+            if image is None or how.drop_unlabelled and item.label is None:
+                continue
+            if item.label is None:
+                raise UserError(f"{item.name} has no label; an HDF5 file of cGAN-KD needs one for every image")
+            _check_shape(image, item, first)
+            first = first or (image.shape, item.name)
+            yield image, item.label
+
+    whole = how.max_images is None and not how.drop_unlabelled and how.transform != "center-crop-wide"
+    try:
+        made = h5.write(dest, fmt, pairs(source), fakes=source.generated, label_meta=source.label_meta, seed=seed,
+                        test=None if test is None else pairs(test), splits=source.splits if whole else {})
+    except OSError as e:
+        raise UserError(f"cannot write --dest={dest}: {e.strerror or e}") from None
+    report(f"{dest}: " + ", ".join(f"{k} {n}" for k, n in made.items()))
+
+
 def dest_parent(dest: str) -> Path:
     """The nearest existing folder above `dest`."""
     p = Path(os.path.abspath(dest)).parent
@@ -348,7 +392,10 @@ def dest_parent(dest: str) -> Path:
 def histogram(labels: list[Any], names: tuple[str, ...] = ()) -> str:
     """Images per class as lines of text (a summary for vectors and above 40 classes)."""
     if isinstance(labels[0], (list, tuple)):
-        return f"labels: vectors of length {len(labels[0])}"
+        if len(labels[0]) > 1:
+            return f"labels: vectors of length {len(labels[0])}"
+        values = np.asarray(labels, np.float64)
+        return f"labels: {len(np.unique(values))} continuous values from {values.min():g} to {values.max():g}"
     counts = np.bincount(np.asarray(labels, np.int64))
     present = counts[counts > 0]
     lines = [f"{len(present)} classes, {len(labels)} images: {present.min()} to {present.max()} per class"]
@@ -486,9 +533,10 @@ def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callab
         raise UserError(f"no images in {path}")
     labels: dict[str, Any] | None = None
     class_names: tuple[str, ...] = ()
+    label_meta: dict[str, Any] = {}
     if fname in files.names:
         file = parse_label_file(files.read_json(fname), f"{fname} of {path}")
-        labels, class_names = file.labels, file.class_names
+        labels, class_names, label_meta = file.labels, file.class_names, file.label_meta
     elif fname != "dataset.json":
         raise UserError(f"--fname={fname}: no such file in {path}")
     kind = "none"
@@ -521,6 +569,8 @@ def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callab
         content: dict[str, Any] = {"labels": out if kind != "none" else None}
         if class_names:
             content["class_names"] = list(class_names)
+        if label_meta:
+            content["label_meta"] = label_meta
         write("dataset.json", json.dumps(content).encode())
     report(f"{dest}: {len(out)} images" + (f" in {len(folders)} class folders" if folders else ""))
 
@@ -538,6 +588,19 @@ def parse_resolution(text: str | None, width: int | None, height: int | None) ->
         if value is not None and not 1 <= value <= 65536:
             raise UserError(f"{'--resolution' if text else flag}: {value} is not a possible size")
     return width, height
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """(low, high) from '0,60'."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(v) for v in text.split(","))
+    except ValueError:
+        raise UserError(f"--label-range={text}: write the two labels that become 0 and 1, for example 0,60") from None
+    if not (np.isfinite([low, high]).all() and low < high):
+        raise UserError(f"--label-range={text}: the second must be above the first")
+    return low, high
 
 
 def parse_classes(text: str | None) -> tuple[str, ...] | None:
@@ -564,11 +627,14 @@ _HELP = """Make a data set: a zip (or folder) of PNG images with labels, as trai
   cifar-10-python.tar.gz         (or cifar-100) the archive as downloaded
   train-images-idx3-ubyte.gz     MNIST, with its labels file beside it
   FOLDER_lmdb                    an LSUN database (needs the package lmdb)
+  FILE.h5                        an HDF5 file of cGAN-KD (needs the package h5py)
   sklearn:digits                 real handwritten digits that come with scikit-learn
+  sklearn:rotated-digits         some of them turned by 0 to 90 degrees, the label
   fonts:FOLDER                   letters rendered from the .ttf and .otf files below it
 
 \b
---dest is a name ending in .zip, or a new or empty folder. It appears only when complete.
+--dest is a name ending in .zip, a new or empty folder, or FILE.h5 (the layouts of cGAN-KD). It appears only when
+complete.
 
 \b
 Examples
@@ -593,12 +659,20 @@ Examples
               help="1 makes greyscale, 3 makes RGB")
 @click.option("--alpha", type=click.Choice(["black", "white", "drop"]),
               help="lay transparent images on black or white, or drop the alpha channel (default: an error)")
-@click.option("--labels", type=click.Choice(["auto", "folders", "json", "none"]), default="auto", show_default=True,
-              help="where labels come from")
+@click.option("--labels", type=click.Choice(["auto", "folders", "json", "none", "utkface", "steering"]), default="auto",
+              show_default=True, help="where labels come from; utkface: age in the file name; steering: data.txt")
+@click.option("--label-kind", type=click.Choice(list(h5.KINDS)), default="auto", show_default=True,
+              help="make whole numbers continuous values (value) or keep them classes (class)")
+@click.option("--label-range", metavar="LOW,HIGH", help="continuous labels: which become 0 and 1")
+@click.option("--label-unit", metavar="TEXT", help="continuous labels: their unit, for reports")
+@click.option("--format", "fmt", type=click.Choice(list(h5.FORMATS)), default=h5.FORMATS[1], show_default=True,
+              help="--dest=FILE.h5: layout of cGAN-KD's first or second code")
+@click.option("--test-source", metavar="PATH", help="--dest=FILE.h5: what to write as the test part")
 @click.option("--drop-unlabelled", is_flag=True, help="leave out images without a label")
 @click.option("--classes", metavar="LIST", help="only these classes (0-4, or 3,1,7, or names), renumbered from 0")
-@click.option("--split", type=click.Choice([*SPLITS, "pool", "test"]),
-              help="part of a source: train (or pool), reference (or test, held out), all")
+@click.option("--split", type=click.Choice([*SPLITS, "pool", "test", *h5.SPLITS]),
+              help="part of a source: train (or pool), reference (or test, held out), all; HDF5 also subtrain, "
+                   "subvalid, rest")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="seed of the split")
 @click.option("--letters", metavar="LIST", help="fonts: which letters, for example A-J or A-Z,a-z  [default: A-Z]")
 @click.option("--font-distance", type=click.FloatRange(min=0), default=0.12, show_default=True,
@@ -618,20 +692,35 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
     if os.path.exists(dest) and os.path.exists(source) and os.path.samefile(source, dest):
         raise UserError("--dest is the same as --source; choose another name")
     split = {"pool": "train", "test": "reference"}.get(o["split"], o["split"])
-    destination = _Destination(dest)  # complain before a long scan of the source
-    del destination
-    opened = open_source(source, SourceOptions(
+    to_h5 = dest.lower().endswith(h5.SUFFIXES)
+    if not to_h5:
+        given = click.get_current_context().get_parameter_source("fmt") == click.core.ParameterSource.COMMANDLINE
+        if given or o["test_source"]:
+            raise UserError(f"{'--format' if given else '--test-source'} belongs to --dest=FILE.h5")
+        destination = _Destination(dest)  # complain before a long scan of the source
+        del destination
+    options = SourceOptions(
         labels=o["labels"], split=split, seed=o["seed"], size=(width, height) if rendered and width else None,
         letters=o["letters"], font_distance=o["font_distance"], drop_unlabelled=o["drop_unlabelled"],
-        report=click.echo))
+        label_kind=o["label_kind"], label_range=parse_range(o["label_range"]), label_unit=o["label_unit"],
+        report=click.echo)
+    opened = open_source(source, options)
+    how = Conversion(
+        transform=o["transform"], width=None if rendered else width, height=None if rendered else height,
+        resize_filter=o["resize_filter"], channels=o["channels"], alpha=o["alpha"], classes=parse_classes(o["classes"]),
+        max_images=o["max_images"], drop_unlabelled=o["drop_unlabelled"])
+    if to_h5:
+        if how.classes is not None:
+            raise UserError("--classes is for data sets; choose classes first, then write the HDF5 file")
+        h5.module(dest, "writing")
+        test = open_source(o["test_source"], options) if o["test_source"] else None
+        convert_h5(opened, dest, how, o["fmt"], test, o["seed"], click.echo)
+        return
     meta = {"tool": "dataset_tool", "source": source if rendered else os.path.basename(os.path.abspath(source)),
             "transform": o["transform"], "resize_filter": o["resize_filter"]}
     if split is not None:
         meta |= {"split": split, "seed": o["seed"]}
-    convert(opened, dest, Conversion(
-        transform=o["transform"], width=None if rendered else width, height=None if rendered else height,
-        resize_filter=o["resize_filter"], channels=o["channels"], alpha=o["alpha"], classes=parse_classes(o["classes"]),
-        max_images=o["max_images"], drop_unlabelled=o["drop_unlabelled"]), meta, click.echo)
+    convert(opened, dest, how, meta, click.echo)
 
 
 @main.command()

@@ -15,7 +15,7 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dnnlib.util import UserError
+from gantransfer import h5
 from gantransfer.container import Container
-from gantransfer.labels import LabelFile, label_array, parse_label_file, some
+from gantransfer.labels import LabelFile, label_array, parse_label_file, some, value_meta
 
 SPLITS = ("train", "reference", "all")
 
@@ -49,19 +50,26 @@ class Source:
     class_names: tuple[str, ...] = ()
     labelled: str = "none"  # where labels come from, for the report
     tolerant: bool = False  # an undecodable image is skipped with a message instead of ending the conversion
+    label_meta: dict | None = None  # unit and range of a continuous label, for dataset.json
+    splits: dict[str, Sequence[int]] = field(default_factory=dict)  # parts, as positions in the order of items
+    attributes: dict[str, Sequence[int]] = field(default_factory=dict)  # further columns, one entry per item
+    generated: bool = False  # made by a generator
 
 
 @dataclass(frozen=True)
 class SourceOptions:
     """What the caller may choose about a source; sources refuse what they do not understand."""
 
-    labels: str = "auto"  # auto | folders | json | none
+    labels: str = "auto"  # auto | folders | json | none | utkface | steering
     split: str | None = None  # None: the source's default
     seed: int = 0
     size: tuple[int, int] | None = None  # (width, height) for sources that render
     letters: str | None = None
     font_distance: float = 0.12
     drop_unlabelled: bool = False
+    label_kind: str = "auto"  # auto | class | value
+    label_range: tuple[float, float] | None = None  # raw labels that become 0 and 1
+    label_unit: str | None = None
     report: Callable[[str], None] = print
 
 
@@ -76,19 +84,23 @@ def open_source(path: str, options: SourceOptions) -> Source:
     name = os.path.basename(os.path.normpath(path))
     if not os.path.exists(path):
         raise UserError(f"--source={path}: no such file or folder")
+    if name.lower().endswith(h5.SUFFIXES):
+        return _h5(path, options)
+    if options.split in h5.SPLITS:
+        raise UserError(f"--split={options.split} belongs to HDF5 files of cGAN-KD")
     if name in ("cifar-10-python.tar.gz", "cifar-100-python.tar.gz"):
         return _cifar(path, options)
     if re.fullmatch(r"(train|t10k)-images[-.]idx3-ubyte(\.gz)?", name):
         return _mnist(path, options)
     if options.split is not None:
         raise UserError(f"--split does not apply to {name}: CIFAR archives, sklearn:digits and fonts:DIR have splits")
-    if os.path.isdir(path) and name.endswith("_lmdb"):
-        return _lsun(path, options)
+    if os.path.isdir(path) and (name.endswith(("_lmdb", ".lmdb")) or os.path.exists(os.path.join(path, "data.mdb"))):
+        return _lmdb(path, options)
     if os.path.isdir(path) or name.lower().endswith(".zip"):
         return _files(path, options)
     raise UserError(f"--source={path}: unknown kind of file; give a folder, a .zip, cifar-10-python.tar.gz, "
-                    "cifar-100-python.tar.gz, train-images-idx3-ubyte.gz, an LSUN *_lmdb folder, sklearn:digits or "
-                    "fonts:DIR")
+                    "cifar-100-python.tar.gz, train-images-idx3-ubyte.gz, an LMDB folder, an HDF5 file of cGAN-KD, "
+                    "sklearn:digits, sklearn:rotated-digits or fonts:DIR")
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
@@ -107,7 +119,8 @@ def _files(path: str, options: SourceOptions) -> Source:
     names = files.image_names
     if not names:
         raise UserError(f"no images in {path}")
-    labels, class_names, how = _file_labels(files, names, options)
+    generated, splits, attributes = _parts(files, names)
+    labels, class_names, how, label_meta = _file_labels(files, names, options)
     missing = [n for n in names if n not in labels] if labels else []
     if missing and not options.drop_unlabelled:
         raise UserError(f"{len(missing)} of {len(names)} images of {path} have no label ({how}): {some(missing)}; add "
@@ -118,12 +131,43 @@ def _files(path: str, options: SourceOptions) -> Source:
             where = f"{name} in {path}"
             yield Item(where, partial(lambda n, w: open_image(files.read(n), w), name, where), labels.get(name))
 
-    return Source(path, len(names), items, class_names, how)
+    return Source(path, len(names), items, class_names, how, label_meta=label_meta, splits=splits,
+                  attributes=attributes, generated=generated)
+
+
+def _parts(files: Container, names: Sequence[str]) -> tuple[bool, dict[str, list[int]], dict[str, list[int]]]:
+    """(whether dataset.json says that the images were generated, its "splits", its "attributes") in the order of names.
+
+    Both are written by position in "labels". Entries that fit no image raise UserError.
+    """
+    content = files.read_json("dataset.json") if "dataset.json" in files.names else None
+    if not isinstance(content, dict):
+        return False, {}, {}
+    generated = bool(content.get("provenance") or isinstance(content.get("meta"), dict)
+                     and content["meta"].get("generated"))
+    listed, where = content.get("labels") or [], f"dataset.json of {files.path}"
+    place = {n: i for i, n in enumerate(names)}
+    at = [place.get(row[0]) if isinstance(row, list) and row else None for row in listed]
+    splits, attributes = {}, {}
+    for name, members in (content.get("splits") or {}).items():
+        if not (isinstance(members, list) and all(isinstance(i, int) and 0 <= i < len(at) for i in members)):
+            raise UserError(f"\"splits\" of {where}: {name} is not a list of positions in \"labels\"")
+        splits[str(name)] = sorted(at[i] for i in members if at[i] is not None)
+    for name, column in (content.get("attributes") or {}).items():
+        if not (isinstance(column, list) and len(column) == len(at)):
+            raise UserError(f"\"attributes\" of {where}: {name} does not have an entry for every label")
+        own = {at[i]: v for i, v in enumerate(column) if at[i] is not None}
+        if len(own) == len(names):
+            attributes[str(name)] = [own[i] for i in range(len(names))]
+    return generated, splits, attributes
 
 
 def _file_labels(files: Container, names: Sequence[str],
-                 options: SourceOptions) -> tuple[dict[str, Any], tuple[str, ...], str]:
+                 options: SourceOptions) -> tuple[dict[str, Any], tuple[str, ...], str, dict | None]:
     mode = options.labels
+    if mode in ("utkface", "steering"):
+        labels, meta = _originals(files, names, mode)
+        return labels, (), mode, _with_range(labels, meta, options, files.path)
     if mode in ("auto", "json") and "dataset.json" in files.names:
         file: LabelFile = parse_label_file(files.read_json("dataset.json"), f"dataset.json of {files.path}")
         labels = {n: file.labels[n] for n in names if file.labels.get(n) is not None} if file.labels else {}
@@ -132,26 +176,98 @@ def _file_labels(files: Container, names: Sequence[str],
                             f"(it has {some(file.labels)}); names are relative to its folder")
         if labels:
             kind, values = label_array(list(labels), list(labels.values()), file.where)
+            if kind == "class" and options.label_kind == "value":
+                labels = {n: [float(v)] for n, v in zip(labels, values)}
+                return labels, (), "dataset.json", _with_range(labels, None, options, file.where)
             if kind == "class":
+                if options.label_kind == "auto" and (options.label_range or options.label_unit):
+                    raise UserError("--label-range and --label-unit are for continuous labels; add --label-kind=value")
                 labels = dict(zip(labels, map(int, values)))
+            elif values.shape[1] != 1 and (options.label_range or options.label_unit):
+                raise UserError(f"--label-range is for one number per image; {file.where} has {values.shape[1]}")
+            elif values.shape[1] == 1:
+                return labels, (), "dataset.json", _with_range(labels, file.label_meta, options, file.where)
         elif mode == "json":
             raise UserError(f"--labels=json, but dataset.json of {files.path} says that there are none")
-        return labels, file.class_names, "dataset.json" if labels else "none"
+        return labels, file.class_names, "dataset.json" if labels else "none", None
     if mode == "json":
         raise UserError(f"--labels=json, but {files.path} has no dataset.json at its root")
     if mode == "none":
-        return {}, (), "none"
+        return {}, (), "none", None
 
     folders = class_folders(names)
     # Numbered folders that an earlier conversion made to keep folders small are not classes.
     shards = all(re.fullmatch(r"(.*/)?\d{5}/img\d{8}\.\w+", n) for n in names)
     if mode == "auto" and (shards or len(set(folders.values())) < 2):
-        return {}, (), "none"
+        return {}, (), "none", None
     if not folders:
         raise UserError(f"--labels=folders, but the images of {files.path} are in no sub-folders")
     classes = sorted(set(folders.values()))
     number = {c: i for i, c in enumerate(classes)}
-    return {n: number[c] for n, c in folders.items()}, tuple(classes), "sub-folders"
+    return {n: number[c] for n, c in folders.items()}, tuple(classes), "sub-folders", None
+
+
+_ORIGINALS = {
+    "utkface": dict(kind="regression", unit="year", offset=0.0, scale=60.0, min=1.0, max=60.0),
+    "steering": dict(kind="regression", unit="degree", offset=-88.13, scale=186.05, min=-88.13, max=97.92),
+}
+
+
+def _originals(files: Container, names: Sequence[str], mode: str) -> tuple[dict[str, Any], dict]:
+    """Labels of the raw folders: UTKFace's age before the first '_' of a name, steering angles in data.txt.
+
+    Images outside the range that the published sets keep (ages 1 to 60, angles -88.13 to 97.92) get no label.
+    """
+    meta, found = _ORIGINALS[mode], {}
+    if mode == "utkface":
+        for n in names:
+            age, _, rest = n.split("/")[-1].partition("_")
+            if not age.isdecimal() or not rest:
+                raise UserError(f"--labels=utkface: {n} of {files.path} does not start with an age, as 25_0_1_x.jpg")
+            found[n] = float(age)
+    else:
+        table = next((n for n in files.names if n.split("/")[-1] == "data.txt"), None)
+        if table is None:
+            raise UserError(f"--labels=steering: {files.path} has no data.txt with lines such as '0.jpg -3.5'")
+        base = table.rpartition("/")[0]
+        where = {(f"{base}/" if base else "") + n: n for n in names}
+        short = {n.split("/")[-1]: n for n in names}
+        for line in files.read(table).decode("utf-8", "replace").splitlines():
+            words = line.replace(",", " ").split()
+            if not words:
+                continue
+            try:
+                angle = float(words[1])
+            except (IndexError, ValueError):
+                raise UserError(f"{table} of {files.path}: '{line[:60]}' is not a file name and an angle") from None
+            name = where.get(words[0]) or short.get(words[0].split("/")[-1])
+            if name:
+                found[name] = angle
+    return {n: [v] for n, v in found.items() if meta["min"] <= v <= meta["max"]}, meta
+
+
+def _with_range(labels: dict[str, Any], known: dict | None, options: SourceOptions, where: str) -> dict | None:
+    if not labels:
+        return None
+    raw = np.asarray([v[0] for v in labels.values()], np.float64)
+    meta = value_meta(raw, known or {}, where) if known or options.label_range is None else None
+    return value_meta(raw, h5.label_meta(raw, meta, options.label_range, options.label_unit, where), where)
+
+
+def _h5(path: str, options: SourceOptions) -> Source:
+    if options.labels not in ("auto", "none"):
+        raise UserError(f"--labels={options.labels}: an HDF5 file brings its own labels; use auto or none")
+    chosen = h5.read(path, options.split, options.label_kind, options.label_range, options.label_unit,
+                     options.labels != "none")
+
+    def items() -> Iterator[Item]:
+        for i, (name, load) in enumerate(chosen.pictures()):
+            yield Item(name, load, chosen.labels[i] if chosen.labels else None)
+
+    return Source(path, len(chosen.rows), items, (), f"the file (layout {chosen.layout})" if chosen.labels else
+                  "none", label_meta=chosen.label_meta, splits={k: v.tolist() for k, v in chosen.splits.items()},
+                  attributes={k: v.tolist() for k, v in chosen.attributes.items()},
+                  generated=chosen.layout == "fakes")
 
 
 def class_folders(names: Sequence[str]) -> dict[str, str]:
@@ -167,18 +283,27 @@ def class_folders(names: Sequence[str]) -> dict[str, str]:
     return {n: p[depth] for n, p in zip(names, parts) if len(p) > depth + 1}
 
 
-def _lsun(path: str, options: SourceOptions) -> Source:
-    if options.labels not in ("auto", "none"):
-        raise UserError(f"--labels={options.labels}: an LSUN database has no labels")
+def _lmdb(path: str, options: SourceOptions) -> Source:
+    """An LMDB folder: LSUN (a record is an image), or the layout of style-based GANs: records `SIZE-INDEX` with the
+    same images in several sizes, of which the largest is taken, `length`, and with classes `label-INDEX` and
+    `num_classes`."""
     try:
         import lmdb
     except ImportError:
         raise UserError(f"reading {path} needs the package lmdb: pip install lmdb") from None
-    try:
-        with lmdb.open(path, readonly=True, lock=False) as db:
-            count = db.stat()["entries"]
-    except lmdb.Error as e:
-        raise UserError(f"cannot open {path} as an LMDB database ({e})") from None
+
+    def within(visit: Callable[[Any], Any]) -> Any:
+        try:
+            with lmdb.open(path, readonly=True, lock=False) as db, db.begin(write=False) as txn:
+                return visit(txn)
+        except lmdb.Error as e:
+            raise UserError(f"cannot open {path} as an LMDB database ({e})") from None
+
+    length = within(lambda txn: txn.get(b"length"))
+    if length is not None:
+        return _sized_lmdb(path, options, within, _decimal(length, f"record length of {path}"))
+    if options.labels not in ("auto", "none"):
+        raise UserError(f"--labels={options.labels}: an LSUN database has no labels")
 
     def items() -> Iterator[Item]:
         with lmdb.open(path, readonly=True, lock=False) as db, db.begin(write=False) as txn:
@@ -186,7 +311,49 @@ def _lsun(path: str, options: SourceOptions) -> Source:
                 where = f"record {key.decode('latin1')} of {path}"
                 yield Item(where, partial(open_image, bytes(value), where))
 
-    return Source(path, count, items, tolerant=True)
+    return Source(path, within(lambda txn: txn.stat()["entries"]), items, tolerant=True)
+
+
+def _sized_lmdb(path: str, options: SourceOptions, within: Callable[[Callable], Any], count: int) -> Source:
+    sizes = within(lambda txn: {int(m[1]) for k, _ in txn.cursor() if (m := re.fullmatch(rb"(\d{1,6})-0{5,}", k))})
+    if not sizes or not count:
+        raise UserError(f"{path} holds no images: no record SIZE-00000")
+    if options.labels not in ("auto", "none"):
+        raise UserError(f"--labels={options.labels}: an LMDB brings its own labels; use auto or none")
+    size, labels = max(sizes), None
+    classes = within(lambda txn: txn.get(b"num_classes"))
+    if classes is not None and options.labels != "none":
+        most = _decimal(classes, f"record num_classes of {path}")
+        labels = within(lambda txn: [txn.get(f"label-{i:05d}".encode()) for i in range(count)])
+        missing = [i for i, v in enumerate(labels) if v is None]
+        if missing:
+            raise UserError(f"{len(missing)} of {count} images of {path} have no label: image {missing[0]} is the "
+                            f"first; give --labels=none to convert without labels")
+        labels = [_decimal(v, f"record label-{i:05d} of {path}") for i, v in enumerate(labels)]
+        bad = next((i for i, v in enumerate(labels) if v >= most), None)
+        if bad is not None:
+            raise UserError(f"image {bad} of {path} has the label {labels[bad]}, but there are {most} classes")
+
+    def read(i: int) -> bytes:
+        data = within(lambda txn: txn.get(f"{size}-{i:05d}".encode()))
+        if data is None:
+            raise UserError(f"image {i} of {count} is missing in {path} (record {size}-{i:05d}); prepare it again")
+        return bytes(data)
+
+    def items() -> Iterator[Item]:
+        for i in range(count):
+            where = f"record {size}-{i:05d} of {path}"
+            yield Item(where, partial(open_image, read(i), where),
+                       None if labels is None else labels[i])
+
+    return Source(path, count, items, (), "none" if labels is None else "the database")
+
+
+def _decimal(value: bytes, where: str) -> int:
+    text = bytes(value)
+    if not re.fullmatch(rb"\d{1,12}", text):
+        raise UserError(f"{where} is not a number")
+    return int(text)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -337,9 +504,23 @@ def digits_split(target: np.ndarray, split: str, seed: int = 0, held_out: int = 
     return {"all": everything, "reference": np.sort(held), "train": np.setdiff1d(everything, held)}[split]
 
 
+ROTATION = dict(kind="regression", unit="degree", offset=0.0, scale=90.0, min=0.0, max=90.0)
+ROTATED = (3, 4, 5, 7)  # digits that a turn of up to 90 degrees makes into no other
+
+
+def rotated_digit(image: np.ndarray, angle: float, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W] of a digit (floats 0..16) turned counter-clockwise by `angle` degrees; enlarged before."""
+    large = Image.fromarray((image * (255 / 16)).astype(np.float32)).resize((64, 64), Image.BICUBIC)
+    small = large.rotate(angle, Image.BICUBIC).resize(size, Image.BOX)
+    return np.clip(np.rint(np.asarray(small)), 0, 255).astype(np.uint8)
+
+
 def _sklearn(path: str, options: SourceOptions) -> Source:
-    if path != "sklearn:digits":
-        raise UserError(f"--source={path}: the one set of images inside scikit-learn is sklearn:digits")
+    if path not in ("sklearn:digits", "sklearn:rotated-digits"):
+        raise UserError(f"--source={path}: the sets of images inside scikit-learn are sklearn:digits and "
+                        "sklearn:rotated-digits")
+    if options.split in h5.SPLITS:
+        raise UserError(f"--split={options.split} belongs to HDF5 files of cGAN-KD")
     if options.letters is not None:
         raise UserError("--letters belongs to --source=fonts:DIR")
     if options.labels not in ("auto", "none"):
@@ -352,6 +533,8 @@ def _sklearn(path: str, options: SourceOptions) -> Source:
     chosen = digits_split(data.target, options.split or "all", options.seed)
     size = options.size or (16, 16)
     with_labels = options.labels != "none"
+    if path == "sklearn:rotated-digits":
+        return _rotated(path, data, chosen, size, with_labels, options.seed)
 
     def load(i: int) -> Image.Image:
         image = Image.fromarray((data.images[i] * (255 / 16)).astype(np.float32))
@@ -364,6 +547,21 @@ def _sklearn(path: str, options: SourceOptions) -> Source:
 
     names = tuple(str(k) for k in range(10)) if with_labels else ()
     return Source(path, len(chosen), items, names, "scikit-learn" if with_labels else "none")
+
+
+def _rotated(path: str, data: Any, chosen: np.ndarray, size: tuple[int, int], with_labels: bool, seed: int) -> Source:
+    """The digits of ROTATED, each turned by whole degrees drawn evenly from 0 to 90, which is its label."""
+    angles = np.random.RandomState(seed + 1).randint(0, 91, len(data.target))
+    chosen = chosen[np.isin(data.target[chosen], ROTATED)]
+
+    def items() -> Iterator[Item]:
+        for i in chosen:
+            yield Item(f"digit {i} turned by {angles[i]}", lambda i=i: Image.fromarray(
+                rotated_digit(data.images[i], float(angles[i]), size)), [float(angles[i])] if with_labels else None)
+
+    return Source(path, len(chosen), items, labelled="the angle" if with_labels else "none",
+                  label_meta=ROTATION if with_labels else None)
+
 
 _STYLE_WORDS = frozenset("""thin hairline extralight ultralight light semilight demilight book regular normal roman text
     medium semibold demibold demi bold extrabold ultrabold heavy black ultra extra semi condensed semicondensed

@@ -25,6 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dnnlib.util import UserError, atomic_path, run_cli
+from gantransfer import kernels
 from gantransfer.grid import save_grid
 from gantransfer.importers import load_any
 from gantransfer.labels import LabelSpec
@@ -32,6 +33,7 @@ from gantransfer.sampler import LabelSource, Sampler, one_hot, to_uint8
 from gantransfer.snapshot import Snapshot
 from torch_utils import random as rnd
 
+GRID_ROWS = 10  # values of a continuous label in a grid
 GRID_SEEDS = 8  # columns of a grid, and rows of one without classes, when no seeds are given
 
 
@@ -44,10 +46,13 @@ class Plan:
     classes: list[int | None]  # class id of each image, None without class labels
     columns: int  # of a grid
     row_labels: list[str] | None = None
+    values: list[float] | None = None  # of a model with one continuous label
 
     @property
     def names(self) -> list[str]:
-        return [f"seed{s:04d}" + ("" if k is None else f"-class{k}") for s, k in zip(self.seeds, self.classes)]
+        tags = [f"-label{v:g}" for v in self.values] if self.values is not None else [
+            "" if k is None else f"-class{k}" for k in self.classes]
+        return [f"seed{s:04d}{tag}" for s, tag in zip(self.seeds, tags)]
 
 
 def parse_seeds(text: str, flag: str = "--seeds") -> list[int]:
@@ -111,7 +116,8 @@ def make_plan(label: LabelSpec, *, seeds: list[int] | None, classes: list[int] |
 
     Without a policy every seed is made in every class of `classes`, so that a column of a grid shares its latent;
     `per_class` counts seeds on from the first one instead, so that no two images share one. With a policy ('uniform',
-    'data') each seed draws its label. `vector` is the label of all images of a model with float-vector labels.
+    'data') each seed draws its label. `vector` is the label of all images of a model with float-vector labels, or a
+    weight for every class; of a model with one continuous label it lists values, and every seed is made at every value.
     Raises UserError when the labels of a conditional model are left open.
     """
     if per_class is not None and label.kind != "class":
@@ -122,15 +128,18 @@ def make_plan(label: LabelSpec, *, seeds: list[int] | None, classes: list[int] |
         if not grid:
             raise UserError("which images? give --seeds=0-63 or --per-class=N")
         a_row_per_class = label.kind == "class" and policy is None and (classes is None or len(classes) > 1)
-        seeds = list(range(GRID_SEEDS if a_row_per_class else GRID_SEEDS**2))
+        by_value = label.kind == "value" and label.dim == 1 and policy is None and (vector is None or len(vector) > 1)
+        seeds = list(range(GRID_SEEDS if a_row_per_class or by_value else GRID_SEEDS**2))
     first = seeds[0] if seeds else 0
 
     if label.kind == "none":
         return Plan(seeds, torch.zeros([len(seeds), 0]), [None] * len(seeds), _square(len(seeds)))
+    if label.kind == "value" and label.dim == 1 and policy is None and (vector is not None or grid and label.meta):
+        return value_plan(label, seeds, vector)
     if vector is not None:
-        if label.kind != "value" or len(vector) != label.dim:
-            raise UserError(f"--label needs {label.dim} numbers and a model with vector labels"
-                            if label.kind == "value" else "--label: this model has classes; give --class")
+        if len(vector) != label.dim:
+            raise UserError(f"--label needs {label.dim} numbers" + (
+                "" if label.kind == "value" else ", a weight for every class"))
         c = torch.tensor([list(vector)], dtype=torch.float32).repeat(len(seeds), 1)
         return Plan(seeds, c, [None] * len(seeds), _square(len(seeds)))
     if policy is not None:
@@ -161,6 +170,22 @@ def make_plan(label: LabelSpec, *, seeds: list[int] | None, classes: list[int] |
     return Plan(seeds, one_hot(ids, label.dim), ids, columns, names)
 
 
+def value_plan(label: LabelSpec, seeds: list[int], values: Sequence[float] | None) -> Plan:
+    """Every seed at every value of a model's one continuous label; None: GRID_ROWS values over its range."""
+    low, high, unit = (label.meta.get(k) for k in ("min", "max", "unit"))
+    if values is None:
+        values = np.linspace(low, high, GRID_ROWS).tolist()
+    for v in values:
+        if not math.isfinite(v) or low is not None and not low <= v <= high:
+            raise UserError(f"--label={v:g} is outside the labels of this model, {low:g} to {high:g}"
+                            + (f" {unit}" if unit else "") if low is not None else f"--label={v:g} is no label")
+    made = [float(v) for v in values for _ in seeds]
+    names = [f"{v:g}" for v in values] if len(values) > 1 else None
+    columns = _square(len(seeds)) if len(values) == 1 else len(seeds)
+    return Plan(list(seeds) * len(values), torch.tensor(made, dtype=torch.float32)[:, None], [None] * len(made),
+                columns, names, made)
+
+
 def _square(n: int) -> int:
     return max(math.ceil(math.sqrt(n)), 1)
 
@@ -176,6 +201,13 @@ def sample(sampler: Sampler, plan: Plan, batch: int, views: Sequence[str],
             for i in range(len(seeds)):
                 yield start + i, {v: images[i] for v, images in made.items()}
             progress.update(len(seeds))
+
+
+def label_rows(plan: Plan) -> list[list[float]]:
+    """Vector labels as a data set lists them: the shortest decimals, 0.1 rather than 0.10000000149."""
+    if plan.values is not None:
+        return [[v] for v in plan.values]
+    return [[float(str(v)) for v in row] for row in plan.labels.numpy()]
 
 
 def write_folder(folder: Path, names: Sequence[str]) -> Callable[[int, dict[str, np.ndarray]], None]:
@@ -220,6 +252,8 @@ class ZipWriter:
             content: dict[str, Any] = dict(labels=rows, meta=self.meta)
             if self.label.names:
                 content["class_names"] = list(self.label.names)
+            if self.label.meta:
+                content["label_meta"] = dict(self.label.meta)
             self._add("dataset.json", json.dumps(content).encode())
         self._stack.__exit__(*exc)
 
@@ -241,7 +275,9 @@ def mixing_sheet(snap: Snapshot, rows: Sequence[int], cols: Sequence[int], layer
 
     c: label [1, label_dim] of all images, None if unconditional. Raises UserError for layers that do not exist.
     """
-    G = snap.build("G_ema", device)
+    from gantransfer.methods import METHODS
+
+    G = getattr(METHODS[snap.method].sampler_from(snap, device), "network", None)
     if not hasattr(G, "mapping") or not hasattr(G, "num_ws"):
         raise UserError(f"style mixing needs a style-based generator; method {snap.method} has none")
     layers = list(range(min(G.num_ws // 2, 7))) if layers is None else list(layers)
@@ -310,7 +346,8 @@ def _numbers(text: str, flag: str) -> list[float]:
 @click.option("--per-class", type=click.IntRange(min=1), help="Images per class, seeds counting on from the first")
 @click.option("--labels", type=click.Choice(["uniform", "data"]),
               help="Draw the label of each seed: every class equally often, or as in the training set")
-@click.option("--label", metavar="V,V,...", help="The label, for a model with float-vector labels")
+@click.option("--label", metavar="V,V,...", help="The label: a vector's values, or a weight for every class; of one "
+              "continuous label: a value, or several (a row each in --grid)")
 @click.option("--data", metavar="PATH", help="Data set to draw float-vector labels from")
 @click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi: below 1 typical, less varied")
 @click.option("--trunc-cutoff", type=click.IntRange(min=0), help="Truncate only this many layers")
@@ -323,6 +360,7 @@ def _numbers(text: str, flag: str) -> list[float]:
 @click.option("--mix-cols", metavar="LIST", help="... seeds of the columns, whose styles are taken over")
 @click.option("--mix-layers", metavar="LIST", help="... in these layers [default: the lower half, at most 0-6]")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Images at a time")
 def main(network: str, seeds: str | None, class_: str | None, per_class: int | None, labels: str | None,
          label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None, noise_mode: str,
@@ -367,6 +405,8 @@ def main(network: str, seeds: str | None, class_: str | None, per_class: int | N
         values=_label_rows(data) if data else None, grid=bool(grid) and not outdir)
     if len(set(plan.names)) < len(plan.names):
         raise UserError("--seeds names a seed twice")
+    if is_zip and label is not None and spec.kind == "class":
+        raise UserError("--label mixes classes, and a data set names one class per image; give --outdir a folder")
 
     kw: dict[str, Any] = dict(truncation_psi=trunc, noise_mode=noise_mode)
     if label_set:
@@ -378,7 +418,7 @@ def main(network: str, seeds: str | None, class_: str | None, per_class: int | N
     with ExitStack() as stack:
         writers = []
         if is_zip:
-            known = plan.classes if spec.kind == "class" else plan.labels.tolist()
+            known = plan.classes if spec.kind == "class" else label_rows(plan)
             meta = dict(generated=dict(network=os.path.basename(network), **kw))
             writers.append(stack.enter_context(ZipWriter(Path(outdir), plan.names, spec, known, meta)))
         elif outdir:

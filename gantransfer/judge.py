@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dnnlib import util
 from dnnlib.util import UserError
-from gantransfer.dataset import ImageDataset
+from gantransfer.dataset import ImageDataset, LabelSpec
 from gantransfer.networks.descriptor import NAME
 from gantransfer.networks.features import reserved_names
 from gantransfer.networks.judge import DigitsJudge
@@ -41,14 +41,18 @@ def shift(images: Tensor, offsets: Tensor) -> Tensor:
 
 
 def train_judge(images: np.ndarray, labels: np.ndarray, *, seed: int = 0, epochs: int = 40,
-                num_classes: int | None = None, progress: bool = False) -> DigitsJudge:
+                num_classes: int | None = None, progress: bool = False, label: LabelSpec | None = None) -> DigitsJudge:
     """A judge trained on uint8 images [N, C, R, R] with class ids [N]; repeatable for equal arguments and threads.
+    `label` of a continuous label: labels [N] in its units; the only logit learns them, in these units, by squared error
+    of the normalised label.
 
     AdamW with a one-cycle schedule to 4e-3, batches of 64, shifts of up to one pixel, label smoothing 0.05. Afterwards
     the features are scaled so that the total variance of `images`' features is 100.
     """
-    x, y = torch.from_numpy(images).float(), torch.from_numpy(np.asarray(labels, np.int64))
-    k = int(y.max()) + 1 if num_classes is None else num_classes
+    values = label is not None
+    labels = label.normalise(np.asarray(labels, np.float64)) if values else labels
+    x, y = torch.from_numpy(images).float(), torch.from_numpy(np.asarray(labels, np.float32 if values else np.int64))
+    k = 1 if values else int(y.max()) + 1 if num_classes is None else num_classes
     steps = epochs * math.ceil(len(x) / BATCH)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -59,7 +63,9 @@ def train_judge(images: np.ndarray, labels: np.ndarray, *, seed: int = 0, epochs
             total = 0.0
             for rows in torch.randperm(len(x)).split(BATCH):
                 batch = shift(x[rows], torch.randint(-1, 2, (len(rows), 2)))
-                loss = F.cross_entropy(net(batch).logits, y[rows], label_smoothing=SMOOTHING)
+                logits = net(batch).logits
+                loss = F.mse_loss(logits[:, 0], y[rows]) if values else F.cross_entropy(
+                    logits, y[rows], label_smoothing=SMOOTHING)
                 opt.zero_grad(set_to_none=True)
                 loss.backward()
                 opt.step()
@@ -72,6 +78,9 @@ def train_judge(images: np.ndarray, labels: np.ndarray, *, seed: int = 0, epochs
     if not math.isfinite(variance) or variance <= 0:
         raise UserError("training of the judge failed: its features do not vary; try another --seed")
     net.feature_scale.fill_((TOTAL_VARIANCE / variance) ** 0.5)
+    if values:  # from normalised labels to label units, inside the last layer
+        net.classify.weight.mul_(label.raw(1.0) - label.raw(0.0))
+        net.classify.bias.copy_(label.raw(net.classify.bias))
     return net
 
 
@@ -85,6 +94,11 @@ def judge(net: DigitsJudge, images: np.ndarray) -> tuple[Tensor, Tensor]:
 def accuracy(net: DigitsJudge, images: np.ndarray, labels: np.ndarray) -> float:
     """Share of images whose class the judge names."""
     return float((judge(net, images)[1].argmax(1).numpy() == labels).mean())
+
+
+def mean_error(net: DigitsJudge, images: np.ndarray, labels: np.ndarray) -> float:
+    """Mean absolute error of a judge of a continuous label, in label units."""
+    return float(np.abs(judge(net, images)[1][:, 0].double().numpy() - labels).mean())
 
 
 def save_judge(net: DigitsJudge, out: Path, name: str) -> Path:
@@ -107,8 +121,9 @@ def save_judge(net: DigitsJudge, out: Path, name: str) -> Path:
 
 def _load(flag: str, path: str) -> ImageDataset:
     data = ImageDataset(path, use_labels=True)
-    if data.class_ids is None:
-        raise UserError(f"{flag}={path}: the judge learns classes, and this set has no class labels in dataset.json")
+    if data.class_ids is None and not data.spec.label.meta:
+        raise UserError(f"{flag}={path}: the judge learns classes or one continuous label, and this set has neither in "
+                        "dataset.json")
     return data
 
 
@@ -134,12 +149,22 @@ def main(data: str, heldout: str | None, out: str, name: str, seed: int, epochs:
         raise UserError(f"--data={data}: the judge takes images whose side is a multiple of 8, not {train.resolution}")
     if test is not None and test.image_shape != train.image_shape:
         raise UserError(f"--heldout={heldout}: images are {test.image_shape}, those of --data {train.image_shape}")
+    values = train.class_ids is None
+    if test is not None and (test.class_ids is None) != values:
+        raise UserError(f"--heldout={heldout}: classes on one side, a continuous label on the other")
+    if values and min_accuracy is not None:
+        raise UserError("--min-accuracy is for classes; --data has a continuous label")
     start = time.time()
     images = train.images_uint8(np.arange(len(train)))
     classes = max(train.label_dim, test.label_dim if test is not None else 0)
-    net = train_judge(images, train.class_ids, seed=seed, epochs=epochs, num_classes=classes, progress=True)
+    label = train.spec.label if values else None
+    y = train.labels(np.arange(len(train)))[:, 0] if values else train.class_ids
+    net = train_judge(images, y, seed=seed, epochs=epochs, num_classes=classes, progress=True, label=label)
     print(f"trained on {len(train)} images in {time.time() - start:.1f} s")
-    if test is not None:
+    if test is not None and values:
+        error = mean_error(net, test.images_uint8(np.arange(len(test))), test.labels(np.arange(len(test)))[:, 0])
+        print(f"held-out error {error:.3g} {label.meta['unit']} (mean absolute) on {len(test)} images")
+    elif test is not None:
         value = accuracy(net, test.images_uint8(np.arange(len(test))), test.class_ids)
         print(f"held-out accuracy {value:.4f} on {len(test)} images")
         if min_accuracy is not None and value < min_accuracy:

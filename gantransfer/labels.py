@@ -3,7 +3,8 @@
 
 The published file is `{"labels": [["path/inside.png", label], ...]}` or `{"labels": null}`. A label is a class index or
 a list of numbers of one length. Further keys, ignored by older readers: `"class_names"` (list of strings, by class
-index) and `"meta"` (the manifest of `lt_dataset.py`). Imports no torch, so that the data-set scripts start at once.
+index), `"meta"` (the manifest of `lt_dataset.py`) and `"label_meta"` (unit and range of a continuous label). Imports no
+torch, so that the data-set scripts start at once.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class LabelFile:
     labels: dict[str, Any] | None  # image name -> int or list, as written; None if the file says null
     class_names: tuple[str, ...] = ()
     meta: dict = field(default_factory=dict)
+    label_meta: dict = field(default_factory=dict)
 
 
 def parse_label_file(data: Any, where: str) -> LabelFile:
@@ -66,7 +68,40 @@ def parse_label_file(data: Any, where: str) -> LabelFile:
     meta = data.get("meta") or {}
     if not isinstance(meta, dict):
         raise UserError(f"\"meta\" in {where} is not an object")
-    return LabelFile(where, labels, tuple(names), meta)
+    return LabelFile(where, labels, tuple(names), meta, _label_meta(data.get("label_meta"), where))
+
+
+def _label_meta(given: Any, where: str) -> dict:
+    """The "label_meta" of a continuous label with its numbers checked; {} if there is none or it is for classes."""
+    if not given:
+        return {}
+    if not isinstance(given, dict):
+        raise UserError(f"\"label_meta\" in {where} is not an object")
+    if given.get("kind") != "regression":
+        return {}
+    numbers = {k: given[k] for k in ("offset", "scale", "min", "max") if given.get(k) is not None}
+    for key, v in numbers.items():
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or not np.isfinite(v) or key == "scale" and v <= 0:
+            raise UserError(f"\"label_meta\" in {where}: \"{key}\" is {json.dumps(v)[:40]}; it must be a finite number"
+                            + (" above 0" if key == "scale" else ""))
+    return dict(kind="regression", unit=str(given.get("unit") or ""), **{k: float(v) for k, v in numbers.items()})
+
+
+def value_meta(values: np.ndarray, given: dict, where: str) -> dict:
+    """Complete "label_meta" for labels [n, 1]: what is not `given` follows from the labels' range.
+
+    Raises UserError when a label lies outside the given "min" and "max".
+    """
+    low, high = float(values.min()), float(values.max())
+    meta = dict(kind="regression", unit=given.get("unit", ""), min=given.get("min", low), max=given.get("max", high))
+    tolerance = 1e-6 * max(abs(low), abs(high), 1)
+    if low < meta["min"] - tolerance or high > meta["max"] + tolerance:
+        bad = low if low < meta["min"] - tolerance else high
+        raise UserError(f"a label of {where} is {bad:g}, outside {meta['min']:g} to {meta['max']:g} of its "
+                        "\"label_meta\"; correct one of them")
+    meta["offset"] = given.get("offset", meta["min"])
+    meta["scale"] = given.get("scale", meta["max"] - meta["offset"]) or 1.0
+    return meta
 
 
 def label_array(names: Sequence[str], values: Sequence[Any], where: str) -> tuple[str, np.ndarray]:
@@ -117,18 +152,29 @@ class LabelSpec:
     names: tuple[str, ...] = ()  # class names, if known
     shots: dict[str, tuple[int, ...]] = field(default_factory=dict)  # 'many' | 'medium' | 'few' -> class ids
     class_map: dict[int, int] = field(default_factory=dict)  # label in dataset.json -> class id used here; empty: same
+    meta: dict[str, Any] = field(default_factory=dict)  # kind 'value', dim 1: unit, offset, scale, min, max; else empty
+
+    def normalise(self, raw: Any) -> Any:
+        """(raw - offset) / scale of labels in label units, arrays or tensors of any shape: about [0, 1]."""
+        return (raw - self.meta.get("offset", 0.0)) / self.meta.get("scale", 1.0)
+
+    def raw(self, normalised: Any) -> Any:
+        """Undo `normalise`."""
+        return normalised * self.meta.get("scale", 1.0) + self.meta.get("offset", 0.0)
 
     def to_dict(self) -> dict:
-        return dict(kind=self.kind, dim=self.dim, counts=list(self.counts), names=list(self.names),
-                    shots={k: list(v) for k, v in self.shots.items()},
-                    class_map={str(k): v for k, v in self.class_map.items()})
+        d = dict(kind=self.kind, dim=self.dim, counts=list(self.counts), names=list(self.names),
+                 shots={k: list(v) for k, v in self.shots.items()},
+                 class_map={str(k): v for k, v in self.class_map.items()})
+        return {**d, "meta": dict(self.meta)} if self.meta else d
 
     @staticmethod
     def from_dict(d: dict) -> LabelSpec:
         return LabelSpec(kind=d["kind"], dim=int(d["dim"]), counts=tuple(int(n) for n in d.get("counts", ())),
                          names=tuple(d.get("names", ())),
                          shots={k: tuple(int(i) for i in v) for k, v in d.get("shots", {}).items()},
-                         class_map={int(k): int(v) for k, v in d.get("class_map", {}).items()})
+                         class_map={int(k): int(v) for k, v in d.get("class_map", {}).items()},
+                         meta=dict(d.get("meta") or {}))
 
 
 @dataclass(frozen=True)
@@ -145,11 +191,12 @@ class DataSpec:
     max_size: int | None = None
     xflip: bool = False
     seed: int = 0
+    heldout: int = 0  # images per class kept out of training
 
     def to_dict(self) -> dict:
         return dict(name=self.name, resolution=self.resolution, channels=self.channels, num_images=self.num_images,
                     label=self.label.to_dict(), path=self.path, fname=self.fname, max_size=self.max_size,
-                    xflip=self.xflip, seed=self.seed)
+                    xflip=self.xflip, seed=self.seed, heldout=self.heldout)
 
     @staticmethod
     def from_dict(d: dict) -> DataSpec:

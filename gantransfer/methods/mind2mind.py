@@ -34,7 +34,7 @@ from gantransfer.networks import mindgan
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
-_COLUMNS = ("normalize", "mind_prior", "reuse_batch", "ema_kimg", "label_dropout", "heldout", "latent_aug")
+_COLUMNS = ("normalize", "mind_prior", "reuse_batch", "ema_kimg", "label_dropout", "mind_heldout", "latent_aug")
 PRESETS: dict[str, dict[str, Any]] = {
     "default": dict(zip(_COLUMNS, ("std", "normal", False, 10.0, 0.1, 0.1, None))),
     "paper": dict(zip(_COLUMNS, ("none", "uniform", True, 0.0, 0.0, 0.0, "none"))),
@@ -91,7 +91,7 @@ class Mind2MindOptions(method.Options):
     target: float | None = option(None, "Target of adaptive augmentation (default 0.2 of the score gap; 0.6 with "
                                   "nonsat-r1)", type=float, low=0, high=1)
     ada_kimg: float | None = option(None, "kimg in which p may move by one (default 50)", type=float, low=0.001)
-    heldout: float | None = option(None, "Share of the images kept from training to measure with (default 0.1, at "
+    mind_heldout: float | None = option(None, "Share of the images kept from training to measure with (default 0.1, at "
                                    "most 1000)", type=float, low=0, high=0.5)
 
 
@@ -725,7 +725,7 @@ def parse_betas(text: str) -> tuple[float, float]:
 
 def heldout_count(o: Mind2MindOptions, data: DataSpec) -> int:
     """Images kept from training: none of a set of fewer than 100."""
-    share = o.heldout or 0.0
+    share = o.mind_heldout or 0.0
     if data.num_images < 100 or not share:
         return 0
     counts = data.label.counts if data.label.kind == "class" else (data.num_images,)
@@ -741,7 +741,7 @@ def heldout_items(o: Mind2MindOptions, dataset: ImageDataset) -> np.ndarray:
     rng = np.random.RandomState(0)
     ids = dataset.class_ids
     groups = [np.arange(n)] if ids is None else [np.flatnonzero(ids[:n] == k) for k in range(dataset.label_dim)]
-    chosen = np.concatenate([rng.permutation(g)[: int(len(g) * o.heldout)] for g in groups])
+    chosen = np.concatenate([rng.permutation(g)[: int(len(g) * o.mind_heldout)] for g in groups])
     return np.sort(rng.permutation(chosen)[:total])
 
 

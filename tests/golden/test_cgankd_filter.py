@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Filtering and label replacement for classes, and the quota of fakes, against the originals."""
+
+import numpy as np
+import pytest
+
+from gantransfer import label_filter as F
+from tests.golden.conftest import assert_close, golden_files, load_npz
+
+
+@pytest.mark.parametrize("path", golden_files("cgan-kd", "filter_classification*.npz"))
+def test_filter_classification(path):
+    config, a = load_npz(path)
+    y, pred = a["labels"], a["logits"].argmax(1)
+    errors = F.classification_errors(a["logits"], y)
+    assert_close(errors, a["ce"], 2e-5)
+    assert (pred == a["pred"]).all()
+    errors = a["ce"]  # the cut-offs are compared with errors of the file, so that ties fall as they did
+    half = F.published_burn_in(y)
+    for i, rho in enumerate(config["rho"]):
+        keep, q = F.select(errors, rho, ties="strict")
+        assert_close(q[-1], a[f"global_cutoff_{i}"], 2e-5)
+        assert keep.tolist() == a[f"global_keep_{i}"].tolist()
+        assert (pred[keep] == a[f"global_adjusted_{i}"]).all()
+        keep, q = F.select(errors, rho, y, half, ties="strict", keep_all=False)
+        assert_close([q[k] for k in sorted(q)], a[f"perclass_cutoff_{i}"], 2e-5)
+        keep = keep[np.argsort(y[keep], kind="stable")]  # the original goes class by class
+        assert keep.tolist() == a[f"perclass_keep_{i}"].tolist()
+        assert (pred[keep] == a[f"perclass_adjusted_{i}"]).all()
+
+
+@pytest.mark.parametrize("path", golden_files("cgan-kd", "fake_quota*.npz"))
+def test_fake_quota(path):
+    config, a = load_npz(path)
+    for i, case in enumerate(config["cases"]):
+        have = np.full(case["num_classes"], case["available_per_class"])
+        assert (F.quota(have, case["nfake"]) == a[f"count_{i}"]).all()
+        even = F.even_quota(have, case["nfake"])
+        assert even.sum() == min(case["nfake"], have.sum()) and even.max() - even.min() <= 1
