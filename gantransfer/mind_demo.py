@@ -405,7 +405,7 @@ def draw(path: Path, folder: Path, names: list[str], snapshots: dict[str, Path],
     out = Image.new("RGB", (sheet.width, sheet.height + 18), "white")
     out.paste(sheet, (0, 18))
     pitch = (columns * size + size // 2) * zoom
-    left = sheet.width - pitch * (2 + len(names)) + size // 2 * zoom
+    left = sheet.width - 6 - pitch * (2 + len(names)) + size // 2 * zoom
     for i, title in enumerate(["training images", "reconstructions", *(ARMS[a][0] for a in names)]):
         ImageDraw.Draw(out).text((max(left, 0) + i * pitch + 2, 3), title, fill="black")
     with atomic_path(path) as tmp:
