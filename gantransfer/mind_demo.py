@@ -9,9 +9,12 @@ it is the comparison of the documents.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +45,10 @@ PRIMARY, SHARE = "class_fd", 0.05
               show_default=True, help="Where everything goes; running again continues")
 @click.option("--arms", default="mind,finetune", show_default=True, help=f"Known: {', '.join(ARMS)}; all")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Paired repetitions")
-@click.option("--kimg", type=click.IntRange(min=1), default=8, show_default=True, help="Length of fine-tuning")
-@click.option("--epochs", type=click.IntRange(min=1), default=300, show_default=True, help="Length of Mind2Mind")
+@click.option("--kimg", type=click.IntRange(min=1), default=4, show_default=True, help="Length of fine-tuning")
+@click.option("--epochs", type=click.IntRange(min=1), default=150, show_default=True, help="Length of Mind2Mind")
 @click.option("--source-kimg", type=click.IntRange(min=1), default=20, show_default=True, help="Length of pre-training")
-@click.option("--encoder-kimg", type=click.IntRange(min=1), default=20, show_default=True, help="... of the encoder")
+@click.option("--encoder-kimg", type=click.IntRange(min=1), default=10, show_default=True, help="... of the encoder")
 @click.option("--judges", type=click.IntRange(min=1), default=1, show_default=True, help="Judge networks")
 @click.option("--kernels", **kernels.FLAG)
 @click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True,
@@ -119,7 +122,7 @@ def train_arms(folder: Path, names: list[str], seeds: int, kimg: int, epochs: in
                      *ARMS[arm][1]]
             if arm == "mind":
                 lengths[arm] = math.ceil(epochs * training_images(folder) / 1000)
-                flags += [f"--source={encoder}", "--accept_encoder=True", "--snap=1", f"--tick={lengths[arm] / 12:g}"]
+                flags += [f"--source={encoder}", "--accept_encoder=True", "--snap=1", f"--tick={lengths[arm] / 6:g}"]
             else:
                 lengths[arm] = kimg
                 flags += [f"--source={source}", *SIZES, "--snap=1", "--tick=1"]
@@ -210,10 +213,35 @@ def seconds_of(path: Path) -> float:
     return 0.0 if own.exists() else train_seconds(path)
 
 
+@contextlib.contextmanager
+def counted_macs() -> Iterator[list[float]]:
+    """A list whose only number becomes the multiply-adds of all matrix products and convolutions in the block."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    from torch_utils import build
+
+    total, before = [0.0], build.mode()
+
+    class Counter(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            count = flop_registry.get(getattr(func, "overloadpacket", func))
+            if count is not None:
+                total[0] += count(*args, **(kwargs or {}), out_val=out) / 2
+            return out
+
+    build.configure("ref")  # convolutions inside compiled operators would not be seen
+    try:
+        with Counter():
+            yield total
+    finally:
+        build.configure(before)
+
+
 def macs_per_image(path: Path) -> float:
-    """Multiply-adds of training per real image shown: one step, counted. Lazy regularisation is averaged in."""
+    """Multiply-adds of training per real image shown: steps are counted until lazy regularisation has come round."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from gantransfer import training_loop
     from gantransfer.dataset import ImageDataset
@@ -225,46 +253,33 @@ def macs_per_image(path: Path) -> float:
     snap = load_any(path)
     kind = METHODS[snap.method]
     data = ImageDataset(given["training_set_kwargs"]["path"], use_labels=True)
-    opts = kind.Options(**snap.options)
     run = RunConfig(batch=given["batch_size"], batch_gpu=given["batch_gpu"], kimg=given["total_kimg"])
-    with_source = snap if kind.shaped_by_source else None
-    if with_source is not None:
-        opts.cache_override = True
-    m = kind(opts, data.spec, run, with_source)
-    reals = m.prepare(data)
-    stepper = training_loop.Stepper(m, run)
-    total = 0.0
-    rounds = math.lcm(*(p.every for p in stepper.phases))
+    with contextlib.redirect_stdout(io.StringIO()):
+        m = kind(kind.Options(**snap.options), data.spec, run, snap if kind.shaped_by_source else None)
+        reals = m.prepare(data)
+    stepper, rows = training_loop.Stepper(m, run), np.arange(run.batch) % len(reals)
+    x, c = reals.read(rows), torch.from_numpy(reals.labels(rows))
+    x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
+    total, rounds = 0.0, math.lcm(*(p.every for p in stepper.phases))
     for i in range(rounds):
-        def fetch(rep: int, k: int) -> tuple:
-            rows = np.arange(run.batch) % len(reals)
-            x = reals.read(rows)
-            x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
-            return x, torch.from_numpy(reals.labels(rows))
-
-        with FlopCounterMode(display=False) as counter:
-            stepper.step(i, 0, fetch, lambda n, g: torch.from_numpy(reals.labels(np.arange(n) % len(reals))))
-        total += counter.get_total_flops() / 2
-        if rounds > 1 and i == 0 and all(p.every == 1 or p.every == rounds for p in stepper.phases):
-            first = total  # a step with every phase; the others repeat the second one
-        if i == 1 and rounds > 2 and all(p.every in (1, rounds) for p in stepper.phases):
-            return (first + (total - first) * (rounds - 1)) / rounds / run.batch
+        with counted_macs() as macs:
+            stepper.step(i, 0, lambda rep, k: (x, c), lambda n, g: c[torch.arange(n) % len(c)])
+        total += macs[0]
     return total / rounds / run.batch
 
 
 def macs_of_encoding(encoder: Path) -> float:
     """Multiply-adds of encoding one image."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from gantransfer import autoencoder
     from gantransfer.importers import load_any
 
     ae = autoencoder.load(load_any(encoder))
     x = torch.zeros(1, ae.encoder.img_channels, ae.encoder.img_resolution, ae.encoder.img_resolution)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with counted_macs() as macs, torch.no_grad():
         ae.encode(x)
-    return counter.get_total_flops() / 2
+    return macs[0]
 
 
 def kimg_of(path: Path) -> float:
@@ -304,10 +319,14 @@ def threshold(result: dict[str, Any], seed: int, judge: int) -> float:
 
 
 def first_below(curve: list[dict], judge: int, bound: float) -> dict[str, float] | None:
-    """Cost of the first snapshot at or below the bound; None if there is none."""
-    for point in curve:
-        if point["judges"][judge][PRIMARY] <= bound:
-            return {k: point[k] for k in ("kimg", "seconds", "macs")}
+    """Cost at which the curve first falls to the bound, on a straight line between snapshots; None if it never does."""
+    keys = ("kimg", "seconds", "macs")
+    for before, after in zip([None, *curve], curve):
+        high = math.inf if before is None else before["judges"][judge][PRIMARY]
+        low = after["judges"][judge][PRIMARY]
+        if low <= bound:
+            share = 1.0 if before is None else (high - bound) / (high - low)
+            return {k: after[k] if before is None else before[k] + share * (after[k] - before[k]) for k in keys}
     return None
 
 
@@ -331,8 +350,8 @@ def report(names: list[str], seeds: int, judges: int, r: dict[str, Any]) -> str:
         last = [c[-1]["judges"] for c in r["curves"][a]]
         lines.append(f"| {ARMS[a][0]}, {end:.0f} kimg | {cells(last)} |")
     bound = spread([threshold(r, s, 0) for s in range(seeds)])
-    lines += ["", f"Floor + {SHARE:.0%} of the way to the start ({COLUMNS[PRIMARY]} {bound} under judge 0), first "
-                  f"snapshot at or below it:", "", "| | reached in | kimg | seconds | multiply-adds |",
+    lines += ["", f"Floor + {SHARE:.0%} of the way to the start ({COLUMNS[PRIMARY]} {bound} under judge 0), on a "
+                  f"straight line between snapshots:", "", "| | reached in | kimg | seconds | multiply-adds |",
               "|---|---|---|---|---|"]
     for a in names:
         got = [x for x in r["reached"][a][0] if x is not None]
@@ -383,11 +402,11 @@ def draw(path: Path, folder: Path, names: list[str], snapshots: dict[str, Path],
         blocks = [images, again, *(s([1000 * k + i for i in range(columns)], one_hot([k] * columns, data.label_dim)
                                      ).numpy() for s in samplers.values())]
         strips.append(np.concatenate([tile for b in blocks for tile in (*b, gap)][:-1], axis=2))
-    sheet = image_grid(np.stack(strips), 1, row_labels=[str(n) for n in data.spec.label.names], zoom=zoom)
+    sheet = image_grid(np.stack(strips), 1, row_labels=[str(n) for n in data.spec.label.names], zoom=zoom, gap=6)
     out = Image.new("RGB", (sheet.width, sheet.height + 18), "white")
     out.paste(sheet, (0, 18))
     pitch = (columns * size + size // 2) * zoom
-    left = sheet.width - pitch * (2 + len(names)) + size // 2 * zoom
+    left = sheet.width - 6 - pitch * (2 + len(names)) + size // 2 * zoom
     for i, title in enumerate(["training images", "reconstructions", *(ARMS[a][0] for a in names)]):
         ImageDraw.Draw(out).text((max(left, 0) + i * pitch + 2, 3), title, fill="black")
     with atomic_path(path) as tmp:

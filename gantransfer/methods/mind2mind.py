@@ -30,6 +30,7 @@ from gantransfer import autoencoder, latent_stats, latents, method, sampler, sna
 from gantransfer.dataset import DataSpec, ImageDataset
 from gantransfer.latents import LatentSet
 from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.mind_figures import FLOOR, Figures
 from gantransfer.networks import mindgan
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
@@ -41,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 LOSSES = ("wgan-gp", "nonsat-r1")
 NORMALISATIONS = ("std", "whiten", "scalar", "none")
-FLOOR = 1e-4  # variances below this share of the largest are taken to be this large
+BASELINES = ("gaussian", "class_gaussian")
 SMALL = 2000  # sets below this size get latent augmentation
 JITTER = 0.05  # of a whitened coordinate
 MOST = 1 << 24  # numbers in the class-wise Gaussian's covariances
@@ -239,7 +240,7 @@ class Mind2Mind(method.Method):
         self.p = float(opts.p or 0)
         self.steps, self.seconds, self.started = 0, dict(encode=0.0, train=0.0, evaluate=0.0), None
         self.overfit = math.nan
-        self.start_figures: dict[str, float] = {}
+        self.figures: Figures | None = None
         self.heldout = torch.zeros(0, self.code_dim)
         self.class_means = self.sigma = None  # of labels; set with the latents
 
@@ -261,7 +262,8 @@ class Mind2Mind(method.Method):
         """Latents of the training images, encoded now if no cache is there; held-out ones are kept apart."""
         whole = latents.whole_set(dataset.spec.path)
         cache = self._cache(dataset, whole)
-        w = cache.w[latents.rows_for(cache, dataset, whole)].astype(np.float32)
+        rows = latents.rows_for(cache, dataset, whole)
+        w = cache.w[rows].astype(np.float32)
         flat = torch.from_numpy(w.reshape(len(w), -1))
         n = dataset.spec.num_images
         held = heldout_items(self.opts, dataset)
@@ -280,9 +282,19 @@ class Mind2Mind(method.Method):
         self._fit_classes(dataset)
         if not self.continued:
             self._start_from_classes()
-        self._set_whitening()
-        self._first_figures(cache)
+        self._measure_start(cache, rows)
         return self.train
+
+    def _measure_start(self, cache: latents.Cache, rows: np.ndarray) -> None:
+        began = time.perf_counter()
+        mappings = {"M": self.G_ema.mapping, **{k: self.nets[k] for k in BASELINES if k in self.nets}}
+        self.figures = Figures(
+            ae=self.ae, mappings=mappings, critic=self.K, train=self.train, base=self.base, base_ids=self.base_ids,
+            heldout=self.heldout, heldout_items=self.heldout_items, seed=self.run.seed, device=self.device,
+            wasserstein=self.opts.mind_loss == "wgan-gp", image_samples=self.image_samples)
+        start = self.figures.before(cache, rows, self.to_code)
+        self.seconds["evaluate"] += time.perf_counter() - began
+        dist.print0("Before training: " + ", ".join(f"{k} {v:.4g}" for k, v in start.items()))
 
     def _cache(self, dataset: ImageDataset, whole: ImageDataset) -> latents.Cache:
         path = Path(self.opts.cache) if self.opts.cache else latents.default_path(dataset.spec.path)
@@ -325,7 +337,7 @@ class Mind2Mind(method.Method):
         return variances.clamp(min=max(float(variances.max()) * FLOOR, 1e-12)).sqrt()
 
     def _mappings(self) -> list[mindgan.CodeMapping]:
-        return [self.M, self.G_ema.mapping, *(self.nets[k] for k in ("gaussian", "class_gaussian") if k in self.nets)]
+        return [self.M, self.G_ema.mapping, *(self.nets[k] for k in BASELINES if k in self.nets)]
 
     def to_code(self, flat: torch.Tensor) -> torch.Tensor:
         """[N, slots * w_dim] -> [N, code_dim]: the inverse of `CodeMapping.decode` (a projection if dimensions are
@@ -356,7 +368,7 @@ class Mind2Mind(method.Method):
             offset = self.class_means - self.base.mean(0)
             for mapping in (self.M, self.G_ema.mapping):
                 mapping.offset.copy_(offset)
-        for name in ("gaussian", "class_gaussian"):
+        for name in BASELINES:
             if name in self.nets:
                 net = self.nets[name]
                 means, factors = latent_stats.gaussian_factors(self.base, self.base_ids, net.classes)
@@ -455,7 +467,7 @@ class Mind2Mind(method.Method):
         partner = self._partners(d)
         share = torch.where(d.aug["where"][:, :1] < self.p, d.aug["share"] / 2, 0.0)
         code = torch.lerp(code, code[partner], share)
-        jitter = d.aug["jitter"] * self._unit
+        jitter = d.aug["jitter"] * self.figures.deviation
         return code + torch.where(d.aug["where"][:, 1:] < self.p, JITTER, 0.0) * jitter
 
     def _partners(self, d: Draws) -> torch.Tensor:
@@ -519,170 +531,17 @@ class Mind2Mind(method.Method):
     def progress(self) -> dict[str, float]:
         return {"augment": self.p}
 
-    # ---- figures ---------------------------------------------------------------------------------------------------
-
-    def _set_whitening(self) -> None:
-        mean, cov = latent_stats.moments(self.base)
-        vals, vecs = torch.linalg.eigh(cov)
-        vals = vals.clamp(min=max(float(vals.max()) * FLOOR, 1e-12))
-        self._mean, self._white = mean, vecs / vals.sqrt()
-        # Jitter is counted in whitened units; per coordinate of the code this is its deviation.
-        self._unit = cov.diagonal().clamp(min=0).sqrt().float().to(self.device)
-
-    def whitened(self, code: torch.Tensor) -> torch.Tensor:
-        return (code.double().cpu() - self._mean) @ self._white
-
-    def _labels(self, n: int) -> torch.Tensor:
-        """Labels of training images, equally spaced through the set."""
-        rows = np.linspace(0, len(self.train) - 1, n).round().astype(np.int64)
-        return torch.from_numpy(self.train.labels(rows)).to(self.device)
-
-    @torch.no_grad()
-    def _codes(self, name: str, n: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """(codes, labels) of n samples of 'M' (averaged), 'gaussian' or 'class_gaussian'."""
-        mapping = self.G_ema.mapping if name == "M" else self.nets[name]
-        c = self._labels(n)
-        z = rnd.randn([n, mapping.z_dim], rnd.step_generator(self.run.seed, seed, 0xF16)).to(self.device)
-        return mapping.codes(mapping.to_prior(z), c), c
-
-    @torch.no_grad()
-    def _features(self, codes: torch.Tensor | None = None, items: np.ndarray | None = None) -> torch.Tensor:
-        """Features of decoded codes, or of the data set's images."""
-        out = []
-        for i in range(0, len(codes) if items is None else len(items), 32):
-            if items is None:
-                x = self.ae.synthesis(self.M.decode(codes[i:i + 32]), noise_mode="const").clamp(-1, 1)
-            else:
-                x = self.dataset.read(items[i:i + 32]).to(self.device).float() / 127.5 - 1
-            out.append(self.ae.features(x).double().cpu())
-        return torch.cat(out)
-
-    def _first_figures(self, cache: latents.Cache) -> None:
-        """What can be said before training: the floor, the bound's fixed terms, the baselines."""
-        began = time.perf_counter()
-        out: dict[str, float] = {}
-        if cache.recon is not None:
-            recon = cache.recon[cache.flip == 0].astype(np.float64)
-            out["floor_mse"], out["floor_feature_distance"] = recon[:, 0].mean(), recon[:, 1].mean()
-            out["bound_reconstruction"] = float(np.sqrt(recon[:, 0] * self._pixels()).mean())
-        self._n = min(max(len(self.base), 256), 2048)
-        ref = self.heldout if len(self.heldout) > 8 else self.base
-        self._ref = self.whitened(ref)
-        out["latent_fd_floor"] = latent_stats.frechet(self._ref, self.whitened(self.base[: self._n]))
-        rng = torch.Generator().manual_seed(self.run.seed)
-        for name in ("gaussian", "class_gaussian"):
-            if name in self.nets:
-                out[f"latent_fd_{name}"] = latent_stats.frechet(self._ref, self.whitened(self._codes(name, self._n)[0]))
-        mixed = latent_stats.neighbour_mix(self.base, self._n, rng)
-        out["latent_fd_neighbours"] = latent_stats.frechet(self._ref, self.whitened(mixed))
-        self.n_images = self.image_samples if self.data.resolution <= 64 or self.device.type == "cuda" else 0
-        if self.n_images:
-            n = min(self.dataset.spec.num_images, self.n_images)
-            items = np.linspace(0, self.dataset.spec.num_images - 1, n).round().astype(np.int64)
-            self._real_features = self._features(items=items)
-            again = self.to_code(torch.from_numpy(cache.w[latents.rows_for(
-                cache, self.dataset, latents.whole_set(self.dataset.spec.path))][items].astype(np.float32)).reshape(
-                    n, -1).to(self.device))
-            out["source_fd_floor"] = latent_stats.frechet(self._real_features, self._features(again))
-            for name in ("gaussian", "class_gaussian"):
-                if name in self.nets:
-                    out[f"source_fd_{name}"] = latent_stats.frechet(
-                        self._real_features, self._features(self._codes(name, self.n_images)[0]))
-        out["bound_lipschitz"] = self._lipschitz(self.base[:8])
-        self.start_figures = out
-        self.seconds["evaluate"] += time.perf_counter() - began
-        if dist.is_main():
-            print("Before training: " + ", ".join(f"{k} {v:.4g}" for k, v in out.items()))
-
-    def _pixels(self) -> int:
-        return self.data.channels * self.data.resolution**2
-
-    def _lipschitz(self, codes: torch.Tensor, rounds: int = 3) -> float:
-        """Largest stretch |g0(w + e v) - g0(w)| / |e v| found by power iteration at some latents: a lower estimate of
-        the decoder's Lipschitz constant there, images in [-1, 1] as vectors, latents as they are."""
-        ws = self.M.decode(codes).detach()[:, :, :].reshape(len(codes), self.ae.num_ws, -1)
-        w = ws[:, :1] if self.ae.slots == 1 else ws
-        v = rnd.randn(list(w.shape), torch.Generator().manual_seed(0)).to(self.device)
-        best = torch.zeros(len(w), device=self.device)
-        for _ in range(rounds):
-            v = v / v.flatten(1).norm(dim=1)[:, None, None]
-            eps = 1e-2 * w.flatten(1).norm(dim=1).mean()
-            at = w.detach().requires_grad_(True)
-            with torch.enable_grad():
-                y = self.ae.decode(at)
-            with torch.no_grad():
-                push = (self.ae.decode(w + eps * v) - y) / eps
-            best = torch.maximum(best, push.flatten(1).norm(dim=1))
-            (v,) = torch.autograd.grad(y, at, push)
-        return float(best.max())
-
     @torch.no_grad()
     def evaluate(self, cur_nimg: int) -> dict[str, float]:
-        """Figures of the averaged generator, in latent space and in the source discriminator's features."""
+        """Figures of the averaged generator (mind_figures.py), and the seconds spent."""
         began = time.perf_counter()
-        out = dict(self.start_figures)
-        codes, c = self._codes("M", self._n)
-        white = self.whitened(codes)
-        out["latent_fd"] = latent_stats.frechet(self._ref, white)
-        out["latent_kd"] = latent_stats.kernel_distance(self._ref, white)
-        out["latent_precision"], out["latent_recall"] = latent_stats.precision_recall(self._ref,
-                                                                                      white[: len(self._ref)])
-        some = self.base[: 2048]
-        if len(self.heldout):
-            out["memorisation"] = latent_stats.memorisation(white[:512], self.whitened(some), self._ref[:512])
-            held = torch.from_numpy(self.dataset.labels(self.heldout_items)).to(self.device)
-            scores = [self.K(x, y).mean() for x, y in ((self.heldout, held), (codes, c))]
-            out["critic_gap_heldout"] = float(scores[0] - scores[1])
-        ids = self.base_ids
-        if self.data.label.kind == "class":
-            gaps = latent_stats.mean_gaps(self.whitened(self.base), white, ids, c.argmax(1).cpu().numpy(),
-                                          self.data.label.dim)
-            out["class_mean_gap"] = float(np.nanmean(gaps))
-            for group, members in self.data.label.shots.items():
-                own = gaps[[k for k in members if k < len(gaps)]]
-                if len(own) and np.isfinite(own).any():
-                    out[f"class_mean_gap_{group}"] = float(np.nanmean(own))
-            for k, gap in enumerate(gaps[:100]):
-                if np.isfinite(gap):
-                    out[f"class_mean_gap_{k}"] = float(gap)
-        out |= self._bypass(codes[:64])
-        if self.n_images:
-            fake = self._features(self._codes("M", self.n_images)[0])
-            out["source_fd"] = latent_stats.frechet(self._real_features, fake)
-        if self.opts.mind_loss == "wgan-gp" and len(self.heldout):
-            # The critic has slope one in code units; a code unit is at most `stretch` latent units.
-            stretch = float(torch.linalg.matrix_norm(self.M.code_basis, 2) if self.M.dense else
-                            self.M.code_scale.abs().max())
-            out["bound_latent_gap"] = max(out["critic_gap_heldout"], 0.0) * stretch
-            out["bound_product"] = out["bound_lipschitz"] * out["bound_latent_gap"]
-            if "bound_reconstruction" in out:
-                out["bound_sum"] = out["bound_reconstruction"] + out["bound_product"]
+        out = self.figures.now()
         if math.isfinite(self.overfit):
             out["overfit"] = self.overfit
         self.seconds["evaluate"] += time.perf_counter() - began
         out |= {f"seconds_{k}": round(v, 3) for k, v in self.seconds.items()}
-        if dist.is_main():
-            self._say(out)
+        self.figures.say(out)
         return {k: float(v) for k, v in out.items()}
-
-    def _bypass(self, codes: torch.Tensor) -> dict[str, float]:
-        """|c0(g0(w)) - w| / |w - mean| of generated w: how far the critic's shortcut past the decoder is from true."""
-        w = self.M.decode(codes)[:, : self.ae.slots]
-        again = torch.cat([self.ae.encode(self.ae.decode(part).clamp(-1, 1)) for part in w.split(32)])
-        away = (w - self.M.w_avg.reshape(1, -1, self.ae.w_dim)).flatten(1).norm(dim=1)
-        return {"bypass_residual": float(((again - w).flatten(1).norm(dim=1) / away.clamp(min=1e-12)).mean())}
-
-    def _say(self, out: dict[str, float]) -> None:
-        if out["bypass_residual"] > 0.2:
-            print(f"Warning: generated latents change by {out['bypass_residual']:.2f} of their distance to the mean "
-                  f"when they are decoded and encoded again; the critic judges them where it knows little")
-        for space in ("source_fd", "latent_fd"):
-            names = [k for k in (f"{space}_gaussian", f"{space}_class_gaussian") if k in out]
-            if space in out and names:
-                best = min(names, key=out.get)
-                verdict = "below" if out[space] < out[best] else "NOT below"
-                print(f"{space} {out[space]:.4g} is {verdict} {best.removeprefix(space + '_')} {out[best]:.4g} (floor "
-                      f"{out[f'{space}_floor']:.4g})")
 
     # ---- sampling --------------------------------------------------------------------------------------------------
 
@@ -709,7 +568,9 @@ class Mind2Mind(method.Method):
 
     def snapshot(self, cur_nimg: int) -> snapshot.Snapshot:
         snap = super().snapshot(cur_nimg)
-        snap.extra |= dict(accepted=self.ae.accepted, acceptance=self.ae.figures, floor=self.start_figures)
+        snap.extra |= dict(accepted=self.ae.accepted, acceptance=self.ae.figures)
+        if self.figures is not None:
+            snap.extra["floor"] = self.figures.start
         return snap
 
 

@@ -227,8 +227,8 @@ class EncodeBlock(nn.Module):
 
     def _normalise(self, x, style):
         m, v = moments(x)
-        # A constant map has no gradient of its deviation: in training a little is added under the root.
-        deviation = torch.sqrt(v + 1e-8 if self.training else v)
+        # A constant map has no gradient of its deviation: in training the root stays away from zero.
+        deviation = torch.sqrt(v.clamp(min=1e-8) if self.training else v)
         s = style(torch.cat([m, deviation], 1).flatten(1))
         return (x - m) * torch.rsqrt(v + 1e-5), s
 

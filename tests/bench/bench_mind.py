@@ -46,7 +46,7 @@ def main(preset: str, iterations: int, threads: int) -> None:
     nets = {"E": alae.Encoder(SIZE, [1] * 10, 1), "G": alae.Generator(SIZE, [1] * 9, 1)}
     source = Snapshot("alae", {k: NetRecord.of(v) for k, v in nets.items()})
     data, kind = DataSpec("latents", 1024, 1, LATENTS), METHODS["mind2mind"]
-    opts, run = kind.Options(mind_preset=preset, latent_aug="none", heldout=0.0), RunConfig(batch=128)
+    opts, run = kind.Options(mind_preset=preset, latent_aug="none", mind_heldout=0.0), RunConfig(batch=128)
     kind.resolve(opts, run, data)
     m = kind(opts, data, run, source)
     codes = torch.randn(LATENTS, SIZE, generator=torch.Generator().manual_seed(0)) * 0.15 + 0.3

@@ -18,7 +18,7 @@ from gantransfer.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.importers import load_any
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS, encoder, mind2mind
-from gantransfer.networks import mindgan
+from gantransfer.networks import alae, mindgan
 from gantransfer.snapshot import NetRecord, Snapshot
 from gantransfer.snapshot import load as load_snapshot
 from gantransfer.training_loop import Outputs
@@ -657,6 +657,14 @@ def test_alae_grows_and_resumes_exactly(trained_alae):
     own = {p.name: {id(q) for q in p.params} for p in m.phases()}
     ids = {k: {id(p) for p in m.nets[k].parameters()} for k in "GEFD"}
     assert own == {"D": ids["E"] | ids["D"], "G": ids["G"] | ids["F"], "AE": ids["E"] | ids["G"] | ids["F"]}
+
+
+def test_a_constant_image_has_finite_gradients():
+    E = alae.Encoder(8, [4, 8, 8], 1).train()
+    x = torch.zeros(2, 1, 8, 8, requires_grad=True)
+    (grad,) = torch.autograd.grad(E(x).sum(), x, create_graph=True)
+    grad.square().sum().backward()
+    assert grad.isfinite().all() and all(p.grad is None or p.grad.isfinite().all() for p in E.parameters())
 
 
 def test_an_alae_is_a_source(trained_alae, folder, target, tmp_path):
