@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from dnnlib.util import UserError, run_cli
+from gantransfer import kernels
 
 BOOL = click.BOOL
 LABELS = ("reference", "uniform", "training")
@@ -42,6 +43,7 @@ LABELS = ("reference", "uniform", "training")
 @click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True,
               help="Processes: one per GPU, or on the CPU")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images per step and process")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the generated images")
 @click.option("--cache-dir", "--cache_dir", metavar="DIR", help="Cache of real statistics (default: the user's)")
@@ -71,7 +73,7 @@ def main(**flags: Any) -> None:
       dc<N>k<k>
       dc_<detector>_<N>_k<k>
       ppl2_wend, ppl_<z|w><full|end>
-      kmmd, kmmd<N>
+      kmmd, kmmd_unbiased, kmmd<N>, kmmd_unbiased<N>
       fid_inf, fid_inf_<N>
       lpips_diversity
       memorisation, memorisation_<detector>
@@ -186,7 +188,7 @@ class Job:
             if self.generated is not None:
                 return self._beside_generated(path, fname)
             return ImageDataset(path, fname=fname, use_labels=labelled, max_size=spec.max_size, xflip=spec.xflip,
-                                seed=spec.seed, resolution=spec.resolution,
+                                seed=spec.seed, resolution=spec.resolution, heldout=spec.heldout,
                                 label_dim=spec.label.dim if labelled else None)
         except UserError as e:
             if given or self.flags["train_fname"]:

@@ -21,6 +21,7 @@ from typing import Any
 import click
 
 from dnnlib.util import Logger, UserError, atomic_write, run_cli
+from gantransfer import kernels
 from gantransfer.method import Method, RunConfig
 
 BOOL = click.BOOL
@@ -94,8 +95,7 @@ def method_flags(command: Any) -> Any:
 @flag("device", "auto, cuda or cpu", click.Choice(["auto", "cuda", "cpu"]), "auto")
 @flag("workers", "Image-reading threads per process", click.IntRange(min=1), 3)
 @flag("threads", "CPU threads per process (default: cores / processes; 1 with --cfg=tiny)", click.IntRange(min=1))
-@flag("kernels", "Compiled operators: auto (compile once, else say so and use PyTorch's), native (or fail), ref",
-      click.Choice(["auto", "native", "ref"]), "auto")
+@click.option("--kernels", **kernels.FLAG)
 @flag("nobench", "Disable cuDNN benchmarking", bool, False)
 @flag("allow_tf32", "Allow TF32 in training", bool, False)
 # Output.
@@ -103,6 +103,12 @@ def method_flags(command: Any) -> Any:
 @flag("tick", "kimg per status line", click.FloatRange(min=0, min_open=True))
 @flag("metrics", "Comma-separated metrics, or none", metavar="LIST")
 @flag("detector", "Detector weights for the metrics: FILE, or NAME=FILE, comma-separated", metavar="LIST")
+@flag("heldout", "Reals that metrics compare with and training does not see: so many per class of --data, or another "
+      "data set [default: metrics compare with all of --data]", metavar="N|PATH")
+@flag("best", "Metric that rates the run's snapshots [default: the first of --metrics]", metavar="METRIC")
+@flag("stop_after", "Stop when so many snapshots in a row were no better than the best before them",
+      click.IntRange(min=1))
+@flag("keep", "Which snapshots stay: all, or the best and the newest", click.Choice(["all", "best"]), "all")
 @flag("eval_at_start", "Also evaluate the untrained network", bool, False)
 @flag("desc", "Added to the run folder's name", metavar="TEXT")
 @flag("description", "As --desc", metavar="TEXT")
@@ -158,7 +164,8 @@ class Setup:
         if self.method.needs_labels and "cond" not in given:
             flags["cond"] = True
         self.dataset = ImageDataset(flags["data"], fname=flags["fname"], use_labels=flags["cond"],
-                                    max_size=flags["subset"], xflip=flags["mirror"], seed=flags["seed"])
+                                    max_size=flags["subset"], xflip=flags["mirror"], seed=flags["seed"],
+                                    heldout=self._held_out())
         if flags["cond"] and not self.dataset.label_dim:
             raise UserError(f"--cond=True needs labels, and {flags['data']} has none; make the set with "
                             f"dataset_tool.py from class sub-folders, or with a dataset.json")
@@ -182,10 +189,23 @@ class Setup:
         self.method.resolve(self.opts, self.run, self.dataset.spec)
         self.metrics = self._metrics()
 
+    def _held_out(self) -> int:
+        """--heldout as images per class; 0 where it names a data set, or is not given."""
+        text = self.flags["heldout"]
+        if text is None or not re.fullmatch(r"-?\d+", text):
+            return 0
+        if int(text) < 1:
+            raise UserError(f"--heldout={text}: at least one image per class, or leave it away")
+        return int(text)
+
     def _metrics(self) -> list[str]:
         from gantransfer.metrics import metrics
 
-        return metrics.parse_names(self.run.metrics)
+        names = metrics.parse_names(self.run.metrics)
+        for key in ("best", "stop_after", "keep"):
+            if self.given.get(key) not in (None, "all") and not names and self.method.evaluate is Method.evaluate:
+                raise UserError(f"--{key.replace('_', '-')} rates snapshots by a metric; name one with --metrics")
+        return names
 
     def run_name(self) -> str:
         given = {k: v for k, v in self.given.items() if not (k == "resume" and self.continues)}
@@ -205,6 +225,8 @@ class Setup:
             training_set["random_seed"] = f["seed"]
         if f["fname"]:
             training_set["fname"] = f["fname"]
+        if spec.heldout:
+            training_set["heldout"] = spec.heldout
         options = dict(
             num_gpus=run.num_procs, image_snapshot_ticks=run.snap, network_snapshot_ticks=run.snap,
             metrics=self.metrics, random_seed=run.seed, training_set_kwargs=training_set,
@@ -216,8 +238,13 @@ class Setup:
             options["cudnn_benchmark"] = False
         if f["allow_tf32"]:
             options["allow_tf32"] = True
-        if f["kernels"] != "auto":
-            options["kernels"] = f["kernels"]
+        for key in ("best", "stop_after"):
+            if f[key] is not None:
+                options[key] = f[key]
+        if f["heldout"] and not spec.heldout:
+            options["reference"] = f["heldout"]
+        if f["keep"] != "all":
+            options["keep"] = f["keep"]
         return dict(options, method=self.method.name, stage=self.stage, kimg_per_tick=run.tick,
                     sampling=run.sampling, sampling_labels=run.sampling_labels or run.sampling,
                     options=self.opts.to_dict())
@@ -248,8 +275,6 @@ class Setup:
         """Which operators run, in words. Compiles them if that has not happened on this machine."""
         from torch_utils import build
 
-        if "kernels" in self.given or "GANTRANSFER_KERNELS" not in os.environ:
-            build.configure(self.flags["kernels"])
         try:
             native = build.implementation(device) == "native"
         except build.BuildError as e:
@@ -288,7 +313,7 @@ class Setup:
             torch.manual_seed(self.run.seed)
             trainer = self.method(self.opts, self.dataset.spec, self.run, source, self.stage, device)
             out = training_loop.Outputs(run_dir, self.run.snap, self.run.snap,
-                                        evaluate=self._evaluator(run_dir, device),
+                                        evaluate=self._evaluator(run_dir, device), rate=self._rater(run_dir),
                                         evaluate_at_start=bool(self.flags["eval_at_start"]),
                                         wandb_project=self.flags["wandb_proj"], workers=self.flags["workers"])
             training_loop.run(trainer, self.dataset, self.run, out, state)
@@ -307,9 +332,10 @@ class Setup:
         from gantransfer.metrics import metrics
 
         metrics.preflight(self.metrics, self.dataset.spec, detectors=parse_detectors(self.flags["detector"]))
+        if self.flags["heldout"]:
+            self._reference()
 
     def _evaluator(self, run_dir: Path, device: Any) -> Any:
-        from gantransfer.dataset import reference_dataset
         from gantransfer.metrics import metrics
         from torch_utils import distributed as dist
 
@@ -324,7 +350,7 @@ class Setup:
                     print(json.dumps(result))
             if not self.metrics:
                 return values
-            reference = reference or reference_dataset(self.dataset.spec)
+            reference = reference or self._reference()
             ctx = metrics.MetricContext(sampler=method.sampler(), reference=reference, training=self.dataset,
                                         device=device, seed=self.run.seed, detectors=detectors)
             for name in self.metrics:
@@ -340,6 +366,38 @@ class Setup:
             return values
 
         return evaluate
+
+    def _reference(self) -> Any:
+        """What metrics compare with."""
+        from gantransfer.dataset import ImageDataset, reference_dataset
+
+        f, spec = self.flags, self.dataset.spec
+        if not spec.heldout:
+            return reference_dataset(spec, f["heldout"])
+        return ImageDataset(f["data"], fname=f["fname"], use_labels=f["cond"], seed=f["seed"], heldout=spec.heldout,
+                            part="heldout", label_dim=spec.label.dim if f["cond"] else None)
+
+    def _rater(self, run_dir: Path) -> Any:
+        """Early stopping, and what becomes of the snapshots."""
+        from gantransfer import best
+
+        metric, patience = self.flags["best"] or (self.metrics[0] if self.metrics else None), self.flags["stop_after"]
+
+        def rate() -> str | None:
+            count, top = best.since_best(run_dir, metric)
+            if top is None:
+                if self.flags["best"] and best.ratings(run_dir):
+                    known = dict.fromkeys(r.key for r in best.ratings(run_dir))
+                    raise UserError(f"--best={metric} is not measured; there are {', '.join(known)}")
+                return None
+            if self.flags["keep"] == "best":
+                best.keep_best(run_dir, metric)
+            if patience is None or count < patience:
+                return None
+            return (f"{top.key} has not improved for {count} snapshots; the best is {top.snapshot} with "
+                    f"{top.value:.4g}; go on with --resume=latest and a larger --stop-after")
+
+        return rate
 
     def _folder(self) -> tuple[Path, Path | None]:
         """(run folder, training state to continue from). Rank 0 decides."""
@@ -372,7 +430,8 @@ class Setup:
         except (OSError, ValueError):
             raise UserError(f"{run_dir}/training_options.json cannot be read; the run cannot be continued") from None
         free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
-                "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "kimg_per_tick"}
+                "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "kimg_per_tick", "kernels", "runtime", "best",
+                "stop_after", "keep", "reference"}
         new = json.loads(json.dumps(self.resolved()))
         for options in (old, new):  # the data may have moved; what it holds may not have changed
             options.get("training_set_kwargs", {}).pop("path", None)
@@ -382,7 +441,8 @@ class Setup:
             before = None
         if before is not None and before != self.dataset.fingerprint():
             raise UserError(f"{run_dir} was trained on other data than --data={self.flags['data']} holds now "
-                            f"(or with other --fname, --cond, --mirror, --subset); continue on the same data")
+                            f"(or with other --fname, --cond, --mirror, --subset, --heldout); continue on the same "
+                            f"data")
         for key in sorted((set(old) | set(new)) - free):
             if old.get(key) != new.get(key):
                 a, b = old.get(key), new.get(key)
@@ -394,11 +454,13 @@ class Setup:
     def _announce(self, run_dir: Path, state: Path | None) -> None:
         import torch
 
+        from torch_utils import build
         from torch_utils import distributed as dist
 
         if not dist.is_main():
             return
-        options = dict(self.resolved(), run_dir=str(run_dir))
+        options = dict(self.resolved(), run_dir=str(run_dir), kernels=build.record(),
+                       runtime=self.method.runtime(self.opts, self.run))
         with atomic_write(run_dir / "training_options.json") as f:
             json.dump(options, f, indent=2)
         if state is None:
@@ -413,7 +475,7 @@ class Setup:
               + (f", {spec.fname}" if spec.fname else ""))
         n, b = dist.world_size(), self.run.batch_gpu
         print(f"Device:       {self.run.device}, {n} process(es), {torch.get_num_threads()} thread(s) each")
-        print(f"Operators:    {self.kernels}")
+        print(f"Operators:    {self.kernels}" + "".join(f", {k}: {v}" for k, v in options["runtime"].items()))
         print(f"Batch:        {self.run.batch} = {n} process(es) x {self.run.batch // b // n} round(s) x {b} images")
         if not self.flags["cond"] and has_labels(self.flags["data"]):
             print("Note:         the data set has labels; train on them with --cond=True")

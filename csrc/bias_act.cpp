@@ -217,7 +217,7 @@ Tensor bias_act(const Tensor& x_, const OptTensor& b_, int64_t dim, int64_t act,
   BiasActParams p = params(act, alpha, gain, clamp);
   const auto layout = layout_of(x_);
   const Tensor x = in_layout(x_, layout), b = bias_of(b_, x, dim);
-  Tensor y = at::empty_like(x), none;
+  Tensor y = fresh(at::empty_like(x)), none;
   p.x = ptr(x);
   p.b = ptr(b);
   p.out = ptr(y);
@@ -242,7 +242,7 @@ std::tuple<Tensor, Tensor> derivative(const Tensor& dy_, const OptTensor& v_, co
   const Tensor b = p.from_x ? bias_of(b_, dy, dim) : Tensor();
   if (v.defined()) TORCH_CHECK(v.sizes() == dy.sizes() && v.dtype() == dy.dtype(), "bias_act_grad2: v does not fit dy");
   TORCH_CHECK(!want_db || (dim >= 0 && dim < dy.dim()), "bias_act_grad: no dimension ", dim, " in ", dy.sizes());
-  Tensor out = at::empty_like(dy);
+  Tensor out = fresh(at::empty_like(dy));
   Tensor db = at::empty({want_db ? dy.size(dim) : 0}, dy.options().dtype(acc_type(dy)));
   Tensor db_out = want_db ? db : Tensor();
   p.order = v.defined() ? 2 : 1;

@@ -52,7 +52,7 @@ __device__ __forceinline__ void bias_values(const BiasActParams& p, int64_t e, A
 
 // Element-wise: every order, no db.
 template <class T, int ACT, int ORDER, bool FROM_X, int V>
-__global__ void __launch_bounds__(256) bias_act_flat(BiasActParams p) {
+__global__ void __launch_bounds__(256, 3) bias_act_flat(BiasActParams p) {
   using A = acc_t<T>;
   const int64_t total = p.outer * p.channels * p.inner, step = int64_t(gridDim.x) * blockDim.x * V;
   A bias[V], result[V];
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(256) bias_act_flat(BiasActParams p) {
 // [outer, channels, inner > 1] with db: `blockDim.x` threads share a piece of a plane, blockDim.y planes per block.
 // partial[plane * splits + split].
 template <class T, int ACT, int ORDER, bool FROM_X, int V>
-__global__ void __launch_bounds__(256) bias_act_planes(BiasActParams p, int splits) {
+__global__ void __launch_bounds__(256, 3) bias_act_planes(BiasActParams p, int splits) {
   using A = acc_t<T>;
   __shared__ A scratch[32];
   const int64_t pieces = p.outer * p.channels * splits;
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(256) bias_act_planes(BiasActParams p, int spli
 // [outer, channels, 1] with db: a block has 32 channel vectors and 8 row lanes, and walks a strip of rows.
 // partial[strip * channels + c].
 template <class T, int ACT, int ORDER, bool FROM_X, int V>
-__global__ void __launch_bounds__(256) bias_act_rows(BiasActParams p, int64_t strip) {
+__global__ void __launch_bounds__(256, 3) bias_act_rows(BiasActParams p, int64_t strip) {
   using A = acc_t<T>;
   __shared__ A scratch[8][32 * V + 1];
   const int64_t c = (int64_t(blockIdx.x) * 32 + threadIdx.x) * V;
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(256) bias_act_rows(BiasActParams p, int64_t st
 
 // db[c] = sum over o < outer, k < inner of partial[(o * channels + c) * inner + k]; a warp per channel.
 template <class A>
-__global__ void __launch_bounds__(256) bias_act_combine(const A* partial, A* db, int64_t outer, int64_t channels,
+__global__ void __launch_bounds__(256, 3) bias_act_combine(const A* partial, A* db, int64_t outer, int64_t channels,
                                                         int64_t inner) {
   const int64_t c = int64_t(blockIdx.x) * 8 + threadIdx.y;
   A s = A(0);

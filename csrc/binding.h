@@ -19,6 +19,10 @@
 
 #include "portable.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace gt {
 
 using at::Tensor;
@@ -74,6 +78,20 @@ inline void* current_stream(const Tensor& x) {
 
 inline void check_launch(int code, const char* op) {
   TORCH_CHECK(code == 0, op, ": CUDA launch failed with error ", code);
+}
+
+// A fresh result, before anything is written. Fresh memory is mapped page by page as it is touched, which costs more than
+// the kernel's own work on results of many megabytes: ask for large pages there (a hint; without effect elsewhere).
+inline Tensor fresh(Tensor y) {
+#ifdef __linux__
+  constexpr uintptr_t page = 2 << 20;
+  if (y.is_cpu() && y.nbytes() >= 2 * page) {
+    const uintptr_t first = (uintptr_t(y.data_ptr()) + page - 1) & ~(page - 1);
+    const uintptr_t last = (uintptr_t(y.data_ptr()) + y.nbytes()) & ~(page - 1);
+    if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  }
+#endif
+  return y;
 }
 
 // Runs f(first, last) over fixed chunks: what a chunk sums does not depend on the number of threads.

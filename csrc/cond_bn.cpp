@@ -3,6 +3,7 @@
 #include "cond_bn.h"
 
 #include "binding.h"
+#include "vec.h"
 
 namespace gt {
 
@@ -127,6 +128,80 @@ struct Run {
         s[j] = (to_acc(q[2 * j]) + to_acc(q[2 * j + 1])) + (to_acc(q[2 * j + row]) + to_acc(q[2 * j + row + 1]));
     }
     return s;
+  }
+
+  // Small planes (4x4, 8x8): a whole number of vectors each, with what the channel brings broadcast. Called with
+  // f(plane, vectors of x).
+  bool small() const { return !p.channels_last && p.up == 1 && hw % vec::kLanes == 0 && hw <= 16 * vec::kLanes; }
+
+  template <class F>
+  void small_planes(const F& f) const {
+    for_chunks(p.n * p.c, std::max<int64_t>(1, kChunk / hw), [&](int64_t first, int64_t last) {
+      for (int64_t q = first; q < last; q++) f(q, q % p.c);
+    });
+  }
+  A at(const void* v, int64_t i, A other) const { return v ? static_cast<const A*>(v)[i] : other; }
+
+  void small_job(CondBnJob job) const {
+    using vec::Vec;
+    constexpr int64_t L = vec::kLanes;
+    const Vec zero = {};
+    if (job == kCondBnApply)
+      return small_planes([&](int64_t q, int64_t c) {
+        const float mean = at(p.mean, c, 0), r = at(p.invstd, c, 1), g = at(p.gain, q, 1), b = at(p.bias, q, 0);
+        for (int64_t i = 0; i < hw; i += L) {
+          const Vec v = g * ((vec::load(x + q * hw + i) - mean) * r) + b;
+          vec::store(out + q * hw + i, p.relu ? vec::choose(v < zero, zero, v) : v);
+        }
+      });
+    if (job == kCondBnReduce)
+      return small_planes([&](int64_t q, int64_t c) {
+        const float mean = at(p.mean, c, 0), r = at(p.invstd, c, 1), g = at(p.gain, q, 1), b = at(p.bias, q, 0);
+        Vec sa = zero, sb = zero;
+        for (int64_t i = 0; i < hw; i += L) {
+          const Vec xh = (vec::load(x + q * hw + i) - mean) * r, given = vec::load(dy + q * hw + i);
+          const Vec passed = p.relu ? vec::choose(g * xh + b > zero, given, zero) : given;
+          sa += passed;
+          sb += passed * xh;
+        }
+        static_cast<A*>(p.a)[q] = vec::sum(sa);
+        static_cast<A*>(p.b)[q] = vec::sum(sb);
+      });
+    if (job == kCondBnDx)
+      return small_planes([&](int64_t q, int64_t c) {
+        const float mean = at(p.mean, c, 0), r = at(p.invstd, c, 1), g = at(p.gain, q, 1), b = at(p.bias, q, 0);
+        const float s1 = at(p.s1, c, 0), s2 = at(p.s2, c, 0);
+        for (int64_t i = 0; i < hw; i += L) {
+          const Vec xh = (vec::load(x + q * hw + i) - mean) * r, given = vec::load(dy + q * hw + i);
+          const Vec passed = p.relu ? vec::choose(g * xh + b > zero, given, zero) : given;
+          vec::store(out + q * hw + i, r * (g * passed - s1 - xh * s2));
+        }
+      });
+    // Statistics: as for large planes, the mean first.
+    std::vector<float> means(p.n * p.c), squares(p.n * p.c);
+    small_planes([&](int64_t q, int64_t) {
+      Vec s = zero, d2 = zero;
+      for (int64_t i = 0; i < hw; i += L) s += vec::load(x + q * hw + i);
+      const float mean = vec::sum(s) / float(hw);
+      for (int64_t i = 0; i < hw; i += L) {
+        const Vec e = vec::load(x + q * hw + i) - mean;
+        d2 += e * e;
+      }
+      means[q] = mean;
+      squares[q] = vec::sum(d2);
+    });
+    for (int64_t c = 0; c < p.c; c++) {
+      // All planes have one size, so Chan's combination is the spread of their means.
+      double mean = 0, m2 = 0;
+      for (int64_t n = 0; n < p.n; n++) mean += means[n * p.c + c];
+      mean /= double(p.n);
+      for (int64_t n = 0; n < p.n; n++) {
+        const double e = means[n * p.c + c] - mean;
+        m2 += squares[n * p.c + c] + e * e * double(hw);
+      }
+      static_cast<A*>(p.a)[c] = A(mean);
+      static_cast<A*>(p.b)[c] = A(m2);
+    }
   }
 
   void apply_all() const {
@@ -310,6 +385,8 @@ void execute(CondBnParams& p, const Tensor& x, CondBnJob job) {
 #endif
   GT_DISPATCH(dtype, {
     const Run<T> run{p};
+    if constexpr (std::is_same_v<T, float> || std::is_same_v<T, bf16>)
+      if (run.small()) return run.small_job(job);
     switch (job) {
       case kCondBnStats: run.stats_all(); break;
       case kCondBnApply: run.apply_all(); break;
@@ -335,7 +412,8 @@ Tensor cond_bn(const Tensor& x, const OptTensor& gain, const OptTensor& bias, co
                bool relu, bool up2) {
   Arguments a;
   prepare(a, x, gain, bias, mean, invstd, relu, up2);
-  Tensor y = at::empty({a.p.n, a.p.c, int64_t(a.p.h) * a.p.up, int64_t(a.p.w) * a.p.up}, x.options(), layout_of(x));
+  Tensor y = fresh(
+      at::empty({a.p.n, a.p.c, int64_t(a.p.h) * a.p.up, int64_t(a.p.w) * a.p.up}, x.options(), layout_of(x)));
   if (y.numel()) {
     a.p.out = y.data_ptr();
     execute(a.p, a.x, kCondBnApply);
@@ -371,7 +449,7 @@ Tensor cond_bn_dx_(const Tensor& dy_, const Tensor& x, const OptTensor& gain, co
   Arguments a;
   prepare(a, x, gain, bias, mean, invstd, relu, up2);
   const Tensor dy = checked_dy(dy_, x, a.p);
-  Tensor dx = at::empty_like(a.x);
+  Tensor dx = fresh(at::empty_like(a.x));
   if (x.numel()) {
     if (s1) a.s1 = vector_of(s1, x, a.p.c, "cond_bn: s1");
     if (s2) a.s2 = vector_of(s2, x, a.p.c, "cond_bn: s2");

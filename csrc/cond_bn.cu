@@ -40,7 +40,7 @@ __device__ __forceinline__ void cond_bn_dy(const CondBnParams& p, int64_t e, int
 
 // Application and input gradient: element-wise over x.
 template <class T, int V, bool DX>
-__global__ void __launch_bounds__(256) cond_bn_flat(CondBnParams p) {
+__global__ void __launch_bounds__(256, 3) cond_bn_flat(CondBnParams p) {
   using A = acc_t<T>;
   const int64_t hw = int64_t(p.h) * p.w, total = p.n * p.c * hw, step = int64_t(gridDim.x) * blockDim.x * V;
   for (int64_t e = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V; e < total; e += step) {
@@ -127,7 +127,7 @@ __device__ __forceinline__ void cond_bn_put(const CondBnParams& p, int64_t piece
 }
 
 template <class T, int V, bool REDUCE>
-__global__ void __launch_bounds__(256) cond_bn_planes(CondBnParams p, int splits) {
+__global__ void __launch_bounds__(256, 3) cond_bn_planes(CondBnParams p, int splits) {
   using A = acc_t<T>;
   __shared__ A scratch[32];
   const int64_t hw = int64_t(p.h) * p.w, pieces = p.n * p.c * splits, len = ((hw / V - 1) / splits + 1) * V;
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(256) cond_bn_planes(CondBnParams p, int splits
 }
 
 template <class T, int V, bool REDUCE>
-__global__ void __launch_bounds__(256) cond_bn_pixels(CondBnParams p, int splits) {
+__global__ void __launch_bounds__(256, 3) cond_bn_pixels(CondBnParams p, int splits) {
   using A = acc_t<T>;
   __shared__ A scratch[8][32 * V + 1];
   const int64_t hw = int64_t(p.h) * p.w, strip = (hw - 1) / splits + 1;
@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(256) cond_bn_pixels(CondBnParams p, int splits
 
 // a[n, c], b[n, c] = the pieces' sums.
 template <class A>
-__global__ void __launch_bounds__(256) cond_bn_combine_sums(CondBnParams p, int splits) {
+__global__ void __launch_bounds__(256, 3) cond_bn_combine_sums(CondBnParams p, int splits) {
   const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, step = int64_t(gridDim.x) * 256;
   for (int64_t k = i; k < p.n * p.c; k += step) {
     A s0 = A(0), s1 = A(0);
@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(256) cond_bn_combine_sums(CondBnParams p, int 
 
 // mean[c], m2[c] = the pieces' statistics combined, a warp per channel, in double.
 template <class A>
-__global__ void __launch_bounds__(256) cond_bn_combine_stats(CondBnParams p, int splits, int64_t len) {
+__global__ void __launch_bounds__(256, 3) cond_bn_combine_stats(CondBnParams p, int splits, int64_t len) {
   const int64_t c = int64_t(blockIdx.x) * 8 + threadIdx.y, hw = int64_t(p.h) * p.w;
   double n = 0, mean = 0, m2 = 0;
   if (c < p.c)

@@ -3,6 +3,7 @@
 #include "epilogue.h"
 
 #include "binding.h"
+#include "vec.h"
 
 namespace gt {
 
@@ -106,7 +107,73 @@ struct Run {
       for (int64_t j = 0; j < p.hw; j++) to[j] = add ? to[j] + from[j] : from[j];
   }
 
+  // Small planes (4x4, 8x8): a whole number of vectors each, with d and b broadcast.
+  static constexpr bool kVectors = std::is_same_v<T, float> || std::is_same_v<T, bf16>;
+  bool small() const { return !p.channels_last && p.hw % vec::kLanes == 0 && p.hw <= 16 * vec::kLanes; }
+
+  // f(plane, sample, channel, d, noise of the sample or zeros)
+  template <class F>
+  void small_planes(const F& f) const {
+    const std::vector<float> zeros(noise ? 0 : p.hw, 0.f);
+    for_chunks(p.n * p.c, std::max<int64_t>(1, kChunk / p.hw), [&](int64_t first, int64_t last) {
+      int64_t n = first / p.c, c = first % p.c;
+      for (int64_t q = first; q < last; q++) {
+        f(q, n, c, (d ? d[q] : A(1)) * A(p.scale), noise ? noise + n * p.noise_step : zeros.data());
+        if (++c == p.c) c = 0, n++;
+      }
+    });
+  }
+
+  void small_forward() const {
+    using vec::Vec;
+    const T* x = static_cast<const T*>(p.x);
+    T* out = static_cast<T*>(p.out);
+    const float slope = float(p.slope), gain = float(p.gain), bound = p.clamp < 0 ? INFINITY : stored<T>(p.clamp);
+    small_planes([&](int64_t q, int64_t, int64_t c, float dq, const float* z) {
+      const float bq = b ? b[c] : 0.f;
+      for (int64_t i = 0; i < p.hw; i += vec::kLanes) {
+        const Vec u = vec::load(x + q * p.hw + i) * dq + (vec::load(z + i) * strength + bq), zero = {};
+        Vec y = vec::choose(u > zero, u, u * slope) * gain;
+        y = vec::choose(y > bound, zero + bound, y);
+        vec::store(out + q * p.hw + i, vec::choose(y < -bound, zero - bound, y));
+      }
+    });
+  }
+
+  bool small_gradient(A* part) const {  // false: not for this case
+    if constexpr (!kVectors) return false;
+    else if (!small()) return false;
+    else return small_gradient_of(part), true;
+  }
+
+  void small_gradient_of(A* part) const {
+    using vec::Vec;
+    const T *y = static_cast<const T*>(p.x), *dy = static_cast<const T*>(p.dy);
+    T* out = static_cast<T*>(p.out);
+    const float slope = float(p.slope), gain = float(p.gain), bound = p.clamp < 0 ? INFINITY : stored<T>(p.clamp);
+    small_planes([&](int64_t q, int64_t n, int64_t c, float dq, const float* z) {
+      const Vec zero = {};
+      const float factor = dq * gain;
+      Vec g_sum = zero, noise_sum = zero, y_sum = zero;
+      for (int64_t i = 0; i < p.hw; i += vec::kLanes) {
+        const Vec value = vec::load(y + q * p.hw + i), given = vec::load(dy + q * p.hw + i);
+        const Vec passed = vec::choose((value < bound) & (value > -bound), given, zero);
+        const Vec g = vec::choose(value > zero, passed, passed * slope);
+        vec::store(out + q * p.hw + i, g * factor);
+        g_sum += g;
+        noise_sum += g * vec::load(z + i);
+        y_sum += passed * value;
+      }
+      A* s = part + n * 3 * p.c + c;
+      s[0] = vec::sum(g_sum);
+      s[p.c] = noise ? vec::sum(noise_sum) : 0.f;
+      s[2 * p.c] = vec::sum(y_sum);
+    });
+  }
+
   void forward_all() const {
+    if constexpr (kVectors)
+      if (small()) return small_forward();
     std::vector<A> scaled;  // noise times strength
     if (noise) {
       scaled.resize(p.noise_step ? p.n * p.hw : p.hw);
@@ -144,7 +211,9 @@ struct Run {
     const int64_t nc = p.n * p.c, parts = planes ? 1 : chunks;
     std::vector<A> part(3 * nc * parts, A(0));  // [n][part][3][c]
     const A zero = A(0);
-    if (planes) {
+    if (small_gradient(part.data())) {
+      // done
+    } else if (planes) {
       for_chunks(nc, std::max<int64_t>(1, kChunk / p.hw), [&](int64_t first, int64_t last) {
         for (int64_t q = first; q < last; q++) {
           const A dv = (d ? d[q] : A(1)) * A(p.scale);
@@ -183,20 +252,25 @@ struct Run {
       });
     }
     A *dd = static_cast<A*>(p.dd), *db = static_cast<A*>(p.db);
+    std::vector<double> sums(3 * p.c), all(p.c, 0.0);  // of one sample; of all
+    double *__restrict g = sums.data(), *__restrict g_noise = g + p.c, *__restrict dy_y = g + 2 * p.c;
     double all_noise = 0;
-    for (int64_t c = 0; c < p.c; c++) {
-      double all = 0;
-      for (int64_t n = 0; n < p.n; n++) {
-        double s[3] = {0, 0, 0};
-        for (int64_t k = 0; k < parts; k++)
-          for (int i = 0; i < 3; i++) s[i] += part[((n * parts + k) * 3 + i) * p.c + c];
-        all += s[0];
-        all_noise += s[1];
-        if (dd)
-          dd[n * p.c + c] = A(epilogue_dd<double>(s[0], s[1], s[2], d[n * p.c + c], strength, b ? b[c] : A(0), p.gain));
+    for (int64_t n = 0; n < p.n; n++) {
+      for (int64_t k = 0; k < parts; k++) {
+        const A* __restrict from = &part[(n * parts + k) * 3 * p.c];
+        for (int64_t i = 0; i < 3 * p.c; i++) g[i] = k ? g[i] + from[i] : double(from[i]);
       }
-      if (db) db[c] = A(all * p.gain);
+      for (int64_t c = 0; c < p.c; c++) {
+        all[c] += g[c];
+        all_noise += g_noise[c];
+      }
+      if (dd)
+        for (int64_t c = 0; c < p.c; c++)
+          dd[n * p.c + c] =
+              A(epilogue_dd<double>(g[c], g_noise[c], dy_y[c], d[n * p.c + c], strength, b ? b[c] : A(0), p.gain));
     }
+    if (db)
+      for (int64_t c = 0; c < p.c; c++) db[c] = A(all[c] * p.gain);
     if (p.dstrength) *static_cast<A*>(p.dstrength) = A(all_noise * p.gain);
   }
 };
@@ -258,7 +332,7 @@ Tensor epilogue(const Tensor& x, const OptTensor& d, double scale, const OptTens
                 const OptTensor& b, double slope, double gain, double clamp) {
   Arguments a;
   prepare(a, x, d, scale, noise, strength, b, slope, gain, clamp);
-  Tensor y = at::empty_like(a.x);
+  Tensor y = fresh(at::empty_like(a.x));
   if (y.numel() == 0) return y;
   a.p.out = y.data_ptr();
   execute(a.p, a.x, false);
@@ -275,7 +349,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> epilogue_grad(const Tensor& dy_, cons
   prepare(a, y, d, scale, noise, strength, b, slope, gain, clamp);
   const Tensor dy = in_layout(dy_, layout_of(y));
   const auto options = y.options().dtype(acc_type(y));
-  Tensor dx = at::empty_like(a.x);
+  Tensor dx = fresh(at::empty_like(a.x));
   Tensor dd = d ? at::empty({y.size(0), y.size(1)}, options) : at::empty({0}, options);
   Tensor dstrength = noise ? at::empty({}, options) : at::empty({0}, options);
   Tensor db = b ? at::empty({y.size(1)}, options) : at::empty({0}, options);

@@ -3,6 +3,7 @@
 #include "upfirdn2d.h"
 
 #include "binding.h"
+#include "fir.h"
 
 namespace gt {
 
@@ -372,24 +373,23 @@ struct Pixels {
   }
 };
 
-// Small planes: each is a row vector times one constant matrix, 16 outputs at a time, skipping inputs that a block of
-// outputs does not see.
+// Small planes: each is a row vector times one constant matrix, kLanes outputs at a time, skipping inputs that a block
+// of outputs does not see. float32 and bfloat16.
 template <class T>
 void run_small(const UpfirdnParams& p) {
-  using A = acc_t<T>;
-  constexpr int B = 16, P = 4;
+  constexpr int B = vec::kLanes, P = 8;
   const int in = p.h * p.w, out = p.ho * p.wo, blocks = (out - 1) / B + 1;
-  std::vector<A> matrix;                         // [entry][B]
+  std::vector<float> matrix;                      // [entry][B]
   std::vector<int> source, start(blocks + 1, 0);  // input of each entry; entries of each block
-  const Filter<A> filter(p);
+  const Filter<float> filter(p);
   auto tap = [&](int a, int b) { return filter.separable ? filter.column[a] * filter.row[b] : filter.rows[a][b]; };
   for (int k = 0; k < blocks; k++) {
     for (int i = 0; i < in; i++) {
-      A values[B];
+      float values[B];
       bool any = false;
       for (int j = 0; j < B; j++) {
         const int o = k * B + j;
-        values[j] = A(0);
+        values[j] = 0;
         if (o >= out) continue;
         const int a = i / p.w * p.upy + p.py - o / p.wo * p.downy, b = i % p.w * p.upx + p.px - o % p.wo * p.downx;
         if (a >= 0 && a < p.fh && b >= 0 && b < p.fw) {
@@ -403,44 +403,69 @@ void run_small(const UpfirdnParams& p) {
     }
     start[k + 1] = int(source.size());
   }
-  const int64_t planes = p.n * p.c;
-  for_chunks(planes, std::max<int64_t>(P, kChunk / out / P * P), [&](int64_t first, int64_t last) {
-    std::vector<A> x(size_t(P) * in), y(size_t(blocks) * B * P);
+  for_chunks(p.n * p.c, std::max<int64_t>(P, kChunk / out / P * P), [&](int64_t first, int64_t last) {
+    std::vector<float> wide(sizeof(T) == 2 ? size_t(P) * in : 0);
     for (int64_t q = first; q < last; q += P) {
       const int count = int(std::min<int64_t>(P, last - q));
-      const T* xs = static_cast<const T*>(p.x) + q * in;
-      A* __restrict xa = x.data();
-#pragma omp simd
-      for (int i = 0; i < count * in; i++) xa[i] = to_acc(xs[i]);
-      for (int k = 0; k < blocks; k++) {
-        A acc[P][B] = {};
-        for (int e = start[k]; e < start[k + 1]; e++) {
-          const A* __restrict m = matrix.data() + size_t(e) * B;
-          const int i = source[e];
-#pragma GCC unroll 4
-          for (int r = 0; r < P; r++) {
-            const A v = xa[r * in + i];
-#pragma omp simd
-            for (int j = 0; j < B; j++) acc[r][j] += v * m[j];
-          }
-        }
-        for (int r = 0; r < P; r++)
-          for (int j = 0; j < B; j++) y[(size_t(r) * blocks + k) * B + j] = acc[r][j];
+      const T* x = static_cast<const T*>(p.x) + q * in;
+      T* y = static_cast<T*>(p.y) + q * out;
+      const float* planes;
+      if constexpr (sizeof(T) == 2) {
+        float* to = wide.data();
+        vec::cover(int64_t(count) * in, [&](int64_t i) { vec::store(to + i, vec::load(x + i)); },
+                   [&](int64_t i) { to[i] = to_acc(x[i]); });
+        planes = to;
+      } else {
+        planes = x;
       }
-      for (int r = 0; r < count; r++) {
-        const A* __restrict from = y.data() + size_t(r) * blocks * B;
-        T* __restrict to = static_cast<T*>(p.y) + (q + r) * out;
-#pragma omp simd
-        for (int j = 0; j < out; j++) to[j] = Convert<T>::from(from[j]);
+      const float* plane[P];  // missing planes repeat the last
+      for (int r = 0; r < P; r++) plane[r] = planes + int64_t(std::min(r, count - 1)) * in;
+      for (int k = 0; k < blocks; k++) {
+        vec::Vec sum[P] = {};
+        for (int e = start[k]; e < start[k + 1]; e++) {
+          const vec::Vec m = vec::load(matrix.data() + size_t(e) * B);
+          const int i = source[e];
+#pragma GCC unroll 8
+          for (int r = 0; r < P; r++) sum[r] += m * plane[r][i];
+        }
+        for (int r = 0; r < count; r++) vec::store_part(y + int64_t(r) * out + k * B, sum[r], out - k * B);
       }
     }
   });
 }
 
+// The cases of fir.h.
+template <class T, int K, int UP, int DOWN>
+void run_fir(const UpfirdnParams& p, const Filter<float>& filter) {
+  const fir::Image image{p.x, p.y, p.n, p.c, p.h, p.w, p.ho, p.wo};
+  const fir::Filter2d<T, K, UP, DOWN> f(image, filter.column.data(), filter.row.data(), p.px, p.py);
+  auto chunks = [](int64_t n, int64_t chunk, const auto& g) { for_chunks(n, chunk, g); };
+  if constexpr (K == 4) {
+    if (!p.channels_last && f.regular()) return f.lanes(chunks);
+    if (p.channels_last && f.walkable()) return f.pixels(chunks);
+  }
+  p.channels_last ? f.rows(chunks) : f.planes(chunks);
+}
+
+template <class T, int K>
+bool run_fir(const UpfirdnParams& p) {
+  if (p.upx != p.upy || p.downx != p.downy || p.fh != K) return false;
+  const Filter<float> filter(p);
+  if (!filter.separable) return false;
+  if (p.upx == 1 && p.downx == 1) return run_fir<T, K, 1, 1>(p, filter), true;
+  if (p.upx == 2 && p.downx == 1) return run_fir<T, K, 2, 1>(p, filter), true;
+  if (p.upx == 1 && p.downx == 2) return run_fir<T, K, 1, 2>(p, filter), true;
+  return false;
+}
+
 template <class T>
 void run_cpu(const UpfirdnParams& p) {
   const bool small = !p.channels_last && p.w <= 8 && p.wo <= 16 && p.h <= 8 && p.ho <= 16 && p.n * p.c >= 64;
-  if (small) return run_small<T>(p);
+  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, bf16>) {
+    if (small) return run_small<T>(p);
+    if (p.fw == 4 && run_fir<T, 4>(p)) return;
+    if (p.fw == 12 && run_fir<T, 12>(p)) return;
+  }
   if (p.channels_last && (p.c >= 16 || (p.upx == 1 && p.downx == 1))) return Pixels<T>(p).run();
   Planes<T>(p).run();
 }
@@ -466,7 +491,7 @@ Tensor upfirdn2d(const Tensor& x_, const Tensor& f_, at::IntArrayRef up, at::Int
   constexpr int64_t limit = 1 << 30;
   TORCH_CHECK(std::max({x.size(2) * up[1], x.size(3) * up[0], ho * down[1], wo * down[0]}) < limit,
               "upfirdn2d: an image side is too long: ", x.sizes());
-  Tensor y = at::empty({x.size(0), x.size(1), ho, wo}, x.options(), layout);
+  Tensor y = fresh(at::empty({x.size(0), x.size(1), ho, wo}, x.options(), layout));
   if (y.numel() == 0) return y;
   if (x.numel() == 0) return y.zero_();
   p.x = ptr(x);

@@ -19,25 +19,34 @@ __device__ __forceinline__ void read_filter(const UpfirdnParams& p, SharedFilter
   if (thread == 0) {
     bool one = true;
     if (p.separable) {
+#pragma unroll 1
       for (int a = 0; a < p.fh; a++) s.column[a] = p.f[upfirdn_tap(a, p.fh, p.flip)] * float(p.gain);
+#pragma unroll 1
       for (int b = 0; b < p.fw; b++) s.row[b] = p.f[upfirdn_tap(b, p.fw, p.flip)];
     } else {
       float peak = 0;
       int a0 = 0, b0 = 0;
+#pragma unroll 1
       for (int a = 0; a < p.fh; a++)
+#pragma unroll 1
         for (int b = 0; b < p.fw; b++) {
           const float v = p.f[upfirdn_tap(a, p.fh, p.flip) * p.fw + upfirdn_tap(b, p.fw, p.flip)];
           if (abs_(v) > abs_(peak)) peak = v, a0 = a, b0 = b;
         }
+#pragma unroll 1
       for (int a = 0; a < p.fh; a++)
         s.column[a] = p.f[upfirdn_tap(a, p.fh, p.flip) * p.fw + upfirdn_tap(b0, p.fw, p.flip)];
+#pragma unroll 1
       for (int b = 0; b < p.fw; b++)
         s.row[b] = peak == 0 ? 0 : p.f[upfirdn_tap(a0, p.fh, p.flip) * p.fw + upfirdn_tap(b, p.fw, p.flip)] / peak;
+#pragma unroll 1
       for (int a = 0; a < p.fh; a++)
+#pragma unroll 1
         for (int b = 0; b < p.fw; b++) {
           const float v = p.f[upfirdn_tap(a, p.fh, p.flip) * p.fw + upfirdn_tap(b, p.fw, p.flip)];
           if (!(abs_(v - s.column[a] * s.row[b]) <= 3e-7f * abs_(peak))) one = false;
         }
+#pragma unroll 1
       for (int a = 0; a < p.fh; a++) s.column[a] *= float(p.gain);
     }
     s.separable = one;
@@ -65,7 +74,7 @@ __device__ __forceinline__ void split_index(const UpfirdnParams& p, int64_t e, i
 }
 
 template <class T>
-__global__ void __launch_bounds__(256) upfirdn2d_generic(UpfirdnParams p) {
+__global__ void __launch_bounds__(256, 3) upfirdn2d_generic(UpfirdnParams p) {
   const int64_t total = p.n * p.c * p.ho * p.wo, step = int64_t(gridDim.x) * blockDim.x;
   for (int64_t e = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; e < total; e += step) {
     int64_t n, c;
@@ -78,7 +87,7 @@ __global__ void __launch_bounds__(256) upfirdn2d_generic(UpfirdnParams p) {
 // NCHW. A block makes an OH x OW tile of PL planes: input tile to shared memory (float, zeros outside), vertical taps
 // to a second array, horizontal taps to the output. TAPS: compile-time bound and stride of the unrolled loops.
 template <class T, int UP, int DOWN, int TAPS, int OH, int OW, int PL>
-__global__ void __launch_bounds__(256) upfirdn2d_planes(UpfirdnParams p) {
+__global__ void __launch_bounds__(256, 3) upfirdn2d_planes(UpfirdnParams p) {
   constexpr int IH = (OH * DOWN + TAPS - DOWN) / UP + 1, IW = (OW * DOWN + TAPS - DOWN) / UP + 1, PITCH = IW | 1;
   __shared__ float in[PL][IH * PITCH];
   __shared__ float mid[PL][OH * PITCH];
@@ -91,6 +100,7 @@ __global__ void __launch_bounds__(256) upfirdn2d_planes(UpfirdnParams p) {
     const int ox0 = int(tile % tiles_x) * OW, oy0 = int(tile / tiles_x % tiles_y) * OH;
     const int64_t plane0 = tile / tiles_x / tiles_y * PL;
     if (!filter.separable) {  // rare: by the definition
+#pragma unroll 1
       for (int i = thread; i < PL * OH * OW; i += 256) {
         const int x = ox0 + i % OW, y = oy0 + i / OW % OH;
         const int64_t plane = plane0 + i / OW / OH;
@@ -103,6 +113,7 @@ __global__ void __launch_bounds__(256) upfirdn2d_planes(UpfirdnParams p) {
     // First input pixel that tap 0 of the tile's first output can see.
     const int top = oy0 * DOWN - p.py, left = ox0 * DOWN - p.px;
     const int iy0 = ceil_div(top, UP), ix0 = ceil_div(left, UP);
+#pragma unroll 2
     for (int i = thread; i < PL * IH * IW; i += 256) {
       const int x = i % IW, y = i / IW % IH, k = i / IW / IH, iy = iy0 + y, ix = ix0 + x;
       float v = 0;
@@ -111,6 +122,7 @@ __global__ void __launch_bounds__(256) upfirdn2d_planes(UpfirdnParams p) {
       in[k][y * PITCH + x] = v;
     }
     __syncthreads();
+#pragma unroll 1
     for (int i = thread; i < PL * OH * IW; i += 256) {
       const int x = i % IW, y = i / IW % OH, k = i / IW / OH;
       const int position = (oy0 + y) * DOWN - p.py;  // of tap 0, in the zero-inserted image
@@ -122,6 +134,7 @@ __global__ void __launch_bounds__(256) upfirdn2d_planes(UpfirdnParams p) {
       mid[k][y * PITCH + x] = s;
     }
     __syncthreads();
+#pragma unroll 1
     for (int i = thread; i < PL * OH * OW; i += 256) {
       const int x = i % OW, y = i / OW % OH, k = i / OW / OH;
       if (plane0 + k >= planes || ox0 + x >= p.wo || oy0 + y >= p.ho) continue;

@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
-from gantransfer import jobs
+from gantransfer import jobs, kernels
 from gantransfer.jobs import Job
 from gantransfer.paired import critical_t, difference, read_result, spread, train_seconds, versions
 
@@ -45,6 +45,7 @@ PRIMARY = "class_fd_few"
 @click.option("--kimg", type=click.FloatRange(min=0.1), default=20, show_default=True, help="Length of each training")
 @click.option("--judges", type=click.IntRange(min=1), default=2, show_default=True, help="Judge networks")
 @click.option("--imf", type=click.FloatRange(min=1), default=25, show_default=True, help="Imbalance of the splits")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--parallel", type=click.IntRange(min=1), help="Trainings at once [default: cores]")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the results here (JSON)")
 def main(folder: Path, arms: str, seeds: int, kimg: float, judges: int, imf: float, parallel: int | None,

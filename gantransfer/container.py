@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dnnlib.util import UserError
 
@@ -168,6 +167,8 @@ def decode(data: bytes, name: str) -> np.ndarray:
         except RuntimeError as e:
             raise UserError(f"cannot decode {name} ({e}); replace or remove it") from None
     else:
+        from PIL import Image  # not at import: training on tensors, and the GPU check, need no Pillow
+
         try:
             with Image.open(io.BytesIO(data)) as pil:
                 pil.load()

@@ -63,13 +63,17 @@ def write(snap: Snapshot, dest: str, net: str, trunc: float, opset: int) -> None
 @click.option("--trunc", type=float, default=1, show_default=True, help=".onnx: truncation psi")
 @click.option("--opset", type=click.IntRange(18, 24), default=18, show_default=True, help=".onnx: version of operators")
 @click.option("--bake", is_flag=True, help="Turn a cgantransfer snapshot into an ordinary BigGAN of its new classes")
+@click.option("--decoder", metavar="PATH", help="Of a MindGAN: the ALAE it was trained on; gives a complete generator")
+@click.option("--baseline", type=click.Choice(["gaussian", "class_gaussian"]),
+              help="Of a mind2mind snapshot: Gaussian latents in place of the trained ones")
 @click.option("--full", is_flag=True, help="List also the tensors that were copied under their own names")
 def main(source: str, dest: str, format_: str, copy: str | None, net: str, trunc: float, opset: int,
-         bake: bool, full: bool) -> None:
+         bake: bool, decoder: str | None, baseline: str | None, full: bool) -> None:
     """Convert a checkpoint: foreign to ours, ours to plain weights or ONNX. Nothing in SOURCE is executed.
 
     \b
     python -m gantransfer.convert ffhq.pt ffhq.pkl
+    python -m gantransfer.convert mindgan.pth mind.pkl --decoder=model_submitted.pth
     python -m gantransfer.convert SNAP.pkl weights.safetensors
     python -m gantransfer.convert SNAP.pkl generator.onnx --trunc=0.7
     """
@@ -87,6 +91,14 @@ def main(source: str, dest: str, format_: str, copy: str | None, net: str, trunc
         from gantransfer.methods import cgantransfer
 
         snap = cgantransfer.bake(snap)
+    if decoder:
+        from gantransfer.methods import mind2mind
+
+        snap = mind2mind.with_decoder(snap, load_any(decoder), decoder)
+    if baseline:
+        from gantransfer.methods import mind2mind
+
+        snap = mind2mind.baseline(snap, baseline)
     write(snap, dest, net, trunc, opset)
     print(f"{dest}: {', '.join(snap.nets) if dest.lower().endswith(('.pkl', '.safetensors')) else net}")
 

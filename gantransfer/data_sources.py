@@ -94,13 +94,13 @@ def open_source(path: str, options: SourceOptions) -> Source:
         return _mnist(path, options)
     if options.split is not None:
         raise UserError(f"--split does not apply to {name}: CIFAR archives, sklearn:digits and fonts:DIR have splits")
-    if os.path.isdir(path) and name.endswith("_lmdb"):
-        return _lsun(path, options)
+    if os.path.isdir(path) and (name.endswith(("_lmdb", ".lmdb")) or os.path.exists(os.path.join(path, "data.mdb"))):
+        return _lmdb(path, options)
     if os.path.isdir(path) or name.lower().endswith(".zip"):
         return _files(path, options)
     raise UserError(f"--source={path}: unknown kind of file; give a folder, a .zip, cifar-10-python.tar.gz, "
-                    "cifar-100-python.tar.gz, train-images-idx3-ubyte.gz, an LSUN *_lmdb folder, an HDF5 file of "
-                    "cGAN-KD, sklearn:digits, sklearn:rotated-digits or fonts:DIR")
+                    "cifar-100-python.tar.gz, train-images-idx3-ubyte.gz, an LMDB folder, an HDF5 file of cGAN-KD, "
+                    "sklearn:digits, sklearn:rotated-digits or fonts:DIR")
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
@@ -283,18 +283,27 @@ def class_folders(names: Sequence[str]) -> dict[str, str]:
     return {n: p[depth] for n, p in zip(names, parts) if len(p) > depth + 1}
 
 
-def _lsun(path: str, options: SourceOptions) -> Source:
-    if options.labels not in ("auto", "none"):
-        raise UserError(f"--labels={options.labels}: an LSUN database has no labels")
+def _lmdb(path: str, options: SourceOptions) -> Source:
+    """An LMDB folder: LSUN (a record is an image), or the layout of style-based GANs: records `SIZE-INDEX` with the
+    same images in several sizes, of which the largest is taken, `length`, and with classes `label-INDEX` and
+    `num_classes`."""
     try:
         import lmdb
     except ImportError:
         raise UserError(f"reading {path} needs the package lmdb: pip install lmdb") from None
-    try:
-        with lmdb.open(path, readonly=True, lock=False) as db:
-            count = db.stat()["entries"]
-    except lmdb.Error as e:
-        raise UserError(f"cannot open {path} as an LMDB database ({e})") from None
+
+    def within(visit: Callable[[Any], Any]) -> Any:
+        try:
+            with lmdb.open(path, readonly=True, lock=False) as db, db.begin(write=False) as txn:
+                return visit(txn)
+        except lmdb.Error as e:
+            raise UserError(f"cannot open {path} as an LMDB database ({e})") from None
+
+    length = within(lambda txn: txn.get(b"length"))
+    if length is not None:
+        return _sized_lmdb(path, options, within, _decimal(length, f"record length of {path}"))
+    if options.labels not in ("auto", "none"):
+        raise UserError(f"--labels={options.labels}: an LSUN database has no labels")
 
     def items() -> Iterator[Item]:
         with lmdb.open(path, readonly=True, lock=False) as db, db.begin(write=False) as txn:
@@ -302,7 +311,49 @@ def _lsun(path: str, options: SourceOptions) -> Source:
                 where = f"record {key.decode('latin1')} of {path}"
                 yield Item(where, partial(open_image, bytes(value), where))
 
-    return Source(path, count, items, tolerant=True)
+    return Source(path, within(lambda txn: txn.stat()["entries"]), items, tolerant=True)
+
+
+def _sized_lmdb(path: str, options: SourceOptions, within: Callable[[Callable], Any], count: int) -> Source:
+    sizes = within(lambda txn: {int(m[1]) for k, _ in txn.cursor() if (m := re.fullmatch(rb"(\d{1,6})-0{5,}", k))})
+    if not sizes or not count:
+        raise UserError(f"{path} holds no images: no record SIZE-00000")
+    if options.labels not in ("auto", "none"):
+        raise UserError(f"--labels={options.labels}: an LMDB brings its own labels; use auto or none")
+    size, labels = max(sizes), None
+    classes = within(lambda txn: txn.get(b"num_classes"))
+    if classes is not None and options.labels != "none":
+        most = _decimal(classes, f"record num_classes of {path}")
+        labels = within(lambda txn: [txn.get(f"label-{i:05d}".encode()) for i in range(count)])
+        missing = [i for i, v in enumerate(labels) if v is None]
+        if missing:
+            raise UserError(f"{len(missing)} of {count} images of {path} have no label: image {missing[0]} is the "
+                            f"first; give --labels=none to convert without labels")
+        labels = [_decimal(v, f"record label-{i:05d} of {path}") for i, v in enumerate(labels)]
+        bad = next((i for i, v in enumerate(labels) if v >= most), None)
+        if bad is not None:
+            raise UserError(f"image {bad} of {path} has the label {labels[bad]}, but there are {most} classes")
+
+    def read(i: int) -> bytes:
+        data = within(lambda txn: txn.get(f"{size}-{i:05d}".encode()))
+        if data is None:
+            raise UserError(f"image {i} of {count} is missing in {path} (record {size}-{i:05d}); prepare it again")
+        return bytes(data)
+
+    def items() -> Iterator[Item]:
+        for i in range(count):
+            where = f"record {size}-{i:05d} of {path}"
+            yield Item(where, partial(open_image, read(i), where),
+                       None if labels is None else labels[i])
+
+    return Source(path, count, items, (), "none" if labels is None else "the database")
+
+
+def _decimal(value: bytes, where: str) -> int:
+    text = bytes(value)
+    if not re.fullmatch(rb"\d{1,12}", text):
+        raise UserError(f"{where} is not a number")
+    return int(text)
 
 
 class _ArrayUnpickler(pickle.Unpickler):

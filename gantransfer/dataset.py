@@ -45,7 +45,9 @@ class ImageDataset(torch.utils.data.Dataset):
     fname       label file inside it (or, if there is none of that name, a path outside) that restricts the set to the
                 images it lists; None: every image, labelled by `dataset.json`
     use_labels  read labels; without them, or if the set has none, labels have width 0
-    max_size    keep this many images, chosen by RandomState(seed)
+    heldout     images per class (without classes: in all) that do not belong, chosen by the seed; part='heldout' is
+                the set of these instead
+    max_size    keep this many of the images, chosen by RandomState(seed)
     xflip       append the mirror image of every item: item n + i mirrors item i
     resolution  required width and height
     class_map   label in the file -> class id to use; images of classes outside it are left out
@@ -59,7 +61,8 @@ class ImageDataset(torch.utils.data.Dataset):
 
     def __init__(self, path: str | os.PathLike, *, fname: str | None = None, use_labels: bool = False,
                  max_size: int | None = None, xflip: bool = False, seed: int = 0, resolution: int | None = None,
-                 class_map: Mapping[int, int] | None = None, label_dim: int | None = None, cache_mb: float = 1024):
+                 class_map: Mapping[int, int] | None = None, label_dim: int | None = None, heldout: int = 0,
+                 part: str = "train", cache_mb: float = 1024):
         self._files = Container(path)
         self._names = self._files.image_names
         if not self._names:
@@ -90,7 +93,10 @@ class ImageDataset(torch.utils.data.Dataset):
         if max_size is not None and max_size < 1:
             raise UserError(f"--subset={max_size}: at least one image is needed")
         self._chosen = np.arange(n)
-        if max_size is not None and max_size < n:
+        if heldout:
+            held = self._held_out(np.zeros(n, np.int64) if kind != "class" else ids, heldout, seed, kind)
+            self._chosen = held if part == "heldout" else np.setdiff1d(self._chosen, held)
+        if max_size is not None and max_size < len(self._chosen):
             np.random.RandomState(seed).shuffle(self._chosen)
             self._chosen = np.sort(self._chosen[:max_size])
         self.xflip = bool(xflip)
@@ -139,11 +145,25 @@ class ImageDataset(torch.utils.data.Dataset):
             label = LabelSpec(kind, dim, meta=value_meta(self._values, given, own.where))
         self.spec = DataSpec(
             name=base_name(self._files.path), resolution=height, channels=channels, num_images=len(self._chosen),
-            label=label, path=os.fspath(path), fname=fname, max_size=max_size, xflip=self.xflip, seed=seed)
+            label=label, path=os.fspath(path), fname=fname, max_size=max_size, xflip=self.xflip, seed=seed,
+            heldout=heldout)
 
         self.in_memory = len(self._chosen) * first.size <= cache_mb * 2**20
         self._cache = self._cached = None
         self._fingerprint: str | None = None
+
+    def _held_out(self, ids: np.ndarray, count: int, seed: int, kind: str) -> np.ndarray:
+        """Sorted indices of `count` images per class."""
+        out = []
+        for k in np.unique(ids):
+            members = np.flatnonzero(ids == k)
+            if len(members) <= count:
+                whose = f"class {k} of {self._files.path}" if kind == "class" else self._files.path
+                raise UserError(f"--heldout={count}: {whose} has {len(members)} image{'s' * (len(members) != 1)}, and "
+                                "some must be left to train on; hold out fewer, or give --heldout another data set")
+            rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence((seed, int(k), 0x4E1D))))
+            out.append(rng.permutation(members)[:count])
+        return np.sort(np.concatenate(out))
 
     # Reading of label files.
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from dnnlib.util import UserError, atomic_write, format_time, run_cli
-from gantransfer import jobs
+from gantransfer import jobs, kernels
 from gantransfer.dataset import reference_dataset
 from gantransfer.grid import image_grid, save_grid
 from gantransfer.jobs import Job
@@ -46,6 +46,7 @@ BARS = {
               show_default=True, help="Where everything goes")
 @click.option("--kimg", type=click.FloatRange(min=0.1), default=20, show_default=True, help="Length of each training")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--all", "everything", is_flag=True, help="Also: baseline with balanced sampling, UTLO without")
 def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
     """Digits, 114 to 4 training images per class: train, measure, look. About three minutes on two cores."""

@@ -25,6 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dnnlib.util import UserError, atomic_path, run_cli
+from gantransfer import kernels
 from gantransfer.grid import save_grid
 from gantransfer.importers import load_any
 from gantransfer.labels import LabelSpec
@@ -115,8 +116,8 @@ def make_plan(label: LabelSpec, *, seeds: list[int] | None, classes: list[int] |
 
     Without a policy every seed is made in every class of `classes`, so that a column of a grid shares its latent;
     `per_class` counts seeds on from the first one instead, so that no two images share one. With a policy ('uniform',
-    'data') each seed draws its label. `vector` is the label of all images of a model with float-vector labels; of a
-    model with one continuous label it lists values, and every seed is made at every value.
+    'data') each seed draws its label. `vector` is the label of all images of a model with float-vector labels, or a
+    weight for every class; of a model with one continuous label it lists values, and every seed is made at every value.
     Raises UserError when the labels of a conditional model are left open.
     """
     if per_class is not None and label.kind != "class":
@@ -136,9 +137,9 @@ def make_plan(label: LabelSpec, *, seeds: list[int] | None, classes: list[int] |
     if label.kind == "value" and label.dim == 1 and policy is None and (vector is not None or grid and label.meta):
         return value_plan(label, seeds, vector)
     if vector is not None:
-        if label.kind != "value" or len(vector) != label.dim:
-            raise UserError(f"--label needs {label.dim} numbers and a model with vector labels"
-                            if label.kind == "value" else "--label: this model has classes; give --class")
+        if len(vector) != label.dim:
+            raise UserError(f"--label needs {label.dim} numbers" + (
+                "" if label.kind == "value" else ", a weight for every class"))
         c = torch.tensor([list(vector)], dtype=torch.float32).repeat(len(seeds), 1)
         return Plan(seeds, c, [None] * len(seeds), _square(len(seeds)))
     if policy is not None:
@@ -274,7 +275,9 @@ def mixing_sheet(snap: Snapshot, rows: Sequence[int], cols: Sequence[int], layer
 
     c: label [1, label_dim] of all images, None if unconditional. Raises UserError for layers that do not exist.
     """
-    G = snap.build("G_ema", device)
+    from gantransfer.methods import METHODS
+
+    G = getattr(METHODS[snap.method].sampler_from(snap, device), "network", None)
     if not hasattr(G, "mapping") or not hasattr(G, "num_ws"):
         raise UserError(f"style mixing needs a style-based generator; method {snap.method} has none")
     layers = list(range(min(G.num_ws // 2, 7))) if layers is None else list(layers)
@@ -343,7 +346,7 @@ def _numbers(text: str, flag: str) -> list[float]:
 @click.option("--per-class", type=click.IntRange(min=1), help="Images per class, seeds counting on from the first")
 @click.option("--labels", type=click.Choice(["uniform", "data"]),
               help="Draw the label of each seed: every class equally often, or as in the training set")
-@click.option("--label", metavar="V,V,...", help="The label, for a model with float-vector labels; of one "
+@click.option("--label", metavar="V,V,...", help="The label: a vector's values, or a weight for every class; of one "
               "continuous label: a value, or several (a row each in --grid)")
 @click.option("--data", metavar="PATH", help="Data set to draw float-vector labels from")
 @click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi: below 1 typical, less varied")
@@ -357,6 +360,7 @@ def _numbers(text: str, flag: str) -> list[float]:
 @click.option("--mix-cols", metavar="LIST", help="... seeds of the columns, whose styles are taken over")
 @click.option("--mix-layers", metavar="LIST", help="... in these layers [default: the lower half, at most 0-6]")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Images at a time")
 def main(network: str, seeds: str | None, class_: str | None, per_class: int | None, labels: str | None,
          label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None, noise_mode: str,
@@ -401,6 +405,8 @@ def main(network: str, seeds: str | None, class_: str | None, per_class: int | N
         values=_label_rows(data) if data else None, grid=bool(grid) and not outdir)
     if len(set(plan.names)) < len(plan.names):
         raise UserError("--seeds names a seed twice")
+    if is_zip and label is not None and spec.kind == "class":
+        raise UserError("--label mixes classes, and a data set names one class per image; give --outdir a folder")
 
     kw: dict[str, Any] = dict(truncation_psi=trunc, noise_mode=noise_mode)
     if label_set:

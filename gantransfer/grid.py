@@ -5,16 +5,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from dnnlib.util import atomic_path
+
+if TYPE_CHECKING:  # imported where it is used: training without pictures needs no Pillow
+    from PIL import Image
 
 
 def image_grid(images: np.ndarray, columns: int, row_labels: Sequence[str] | None = None, zoom: int = 1,
                gap: int = 0) -> Image.Image:
     """uint8 [N, C, H, W] (C = 1 or 3) as one picture, filled row by row; `zoom` enlarges by nearest neighbour."""
+    from PIL import Image
+
     n, channels, h, w = images.shape
     rows = -(-n // columns)
     tiles = np.zeros((rows * columns, channels, h, w), np.uint8)
@@ -30,6 +35,8 @@ def image_grid(images: np.ndarray, columns: int, row_labels: Sequence[str] | Non
 
 
 def _with_labels(picture: Image.Image, labels: Sequence[str], pitch: int) -> Image.Image:
+    from PIL import Image, ImageDraw
+
     measure = ImageDraw.Draw(Image.new("L", (1, 1)))
     margin = 8 + int(max(measure.textlength(t) for t in labels))
     out = Image.new("RGB", (picture.width + margin, picture.height), "white")

@@ -191,11 +191,12 @@ class DataSpec:
     max_size: int | None = None
     xflip: bool = False
     seed: int = 0
+    heldout: int = 0  # images per class kept out of training
 
     def to_dict(self) -> dict:
         return dict(name=self.name, resolution=self.resolution, channels=self.channels, num_images=self.num_images,
                     label=self.label.to_dict(), path=self.path, fname=self.fname, max_size=self.max_size,
-                    xflip=self.xflip, seed=self.seed)
+                    xflip=self.xflip, seed=self.seed, heldout=self.heldout)
 
     @staticmethod
     def from_dict(d: dict) -> DataSpec:

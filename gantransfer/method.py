@@ -159,6 +159,12 @@ class Method:
         return {"options": opts.to_dict()}
 
     @classmethod
+    def runtime(cls, opts: Options, run: RunConfig) -> dict[str, Any]:
+        """What the machine decides (`run.device` is known): printed and recorded, free to change when a run goes on
+        elsewhere."""
+        return {}
+
+    @classmethod
     def check_source(cls, opts: Options, data: DataSpec, source: Snapshot | None, stage: str) -> None:
         """Whether `source` can start this stage on this data; called before anything is written. UserError if not."""
 

@@ -52,6 +52,7 @@ class Outputs:
     network_ticks: int | None = 50
     keep_states: int = 2  # training states kept; snapshots are all kept
     evaluate: Evaluate | None = None
+    rate: Callable[[], str | None] | None = None  # after each evaluation, on one process: why to stop, or None
     evaluate_at_start: bool = False  # an untrained network's metrics are costly and say nothing
     wandb_project: str | None = None
     workers: int = 3  # image-reading threads
@@ -270,6 +271,8 @@ class _Loop:
         else:
             dist.print0(f"Continuing at {self.cur_nimg / 1000:.1f} kimg")
             self._evaluate_unfinished()
+            if self._rate():
+                return self.cur_nimg
         if self.cur_nimg >= total:
             dist.print0(f"Done: {self.cur_nimg / 1000:.1f} of {self.run.kimg:g} kimg were trained before")
             return self.cur_nimg
@@ -290,6 +293,7 @@ class _Loop:
                         self._images(f"fakes{self.cur_nimg // 1000:06d}")
                     if tick > 0 or done or self.out.evaluate_at_start:
                         self._evaluate(snapshot)
+                        done = self._rate() or done
                 elif self.out.image_ticks and tick % self.out.image_ticks == 0:
                     self._images(f"fakes{self.cur_nimg // 1000:06d}")
                 tick_time, tick_nimg = time.time(), self.cur_nimg
@@ -312,6 +316,21 @@ class _Loop:
             values = self.out.evaluate(self.method, self.cur_nimg, snapshot)
             if dist.is_main() and values:
                 self.writer.write_metrics(values, self.cur_nimg)
+
+    def _rate(self) -> bool:
+        """Whether training has stopped paying. Judged by the run's files, so that a resumed run judges the same."""
+        reason: str | UserError | None = None
+        if self.out.rate is not None and dist.is_main():
+            try:
+                reason = self.out.rate()
+            except UserError as e:
+                reason = e
+        reason = dist.broadcast_object(reason)
+        if isinstance(reason, UserError):
+            raise reason
+        if reason:
+            dist.print0(f"Stopped at {self.cur_nimg / 1000:.1f} kimg: {reason}")
+        return bool(reason)
 
     def _step(self) -> None:
         b, n = self.run.batch_gpu, self.run.batch
@@ -428,6 +447,11 @@ class _Loop:
             save_grid(self.out.run_dir / f"{stem}.png", images, columns, row_labels=labels, zoom=_zoom(images))
 
 
+def normalised(x: torch.Tensor) -> torch.Tensor:
+    """uint8 images to float32 in [-1, 1]; floats as they are. In place: each new tensor costs more than the sums."""
+    return x.float().div_(127.5).sub_(1) if x.dtype == torch.uint8 else x
+
+
 class _Loader:
     """Real items number `position ..` of the stream, as floats on the device; reads ahead in threads.
 
@@ -444,7 +468,7 @@ class _Loader:
         future = self.ahead.pop((position, n), None)
         x, c = future.result() if future is not None else self._read(position, n)
         x = x.to(self.device, non_blocking=True)
-        return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x, c.to(self.device, non_blocking=True)
+        return normalised(x), c.to(self.device, non_blocking=True)
 
     def expect(self, requests: list[tuple[int, int]]) -> None:
         """Start reading what will be asked for soon."""

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m gantransfer.transfer_demo: new classes from few images, on real handwritten digits.
 
-Trains a small BigGAN on digits 0-4, then adds digits 5-9 from ten images each, in several ways: cGANTransfer's stage
-BN, BN then FT, residuals only, fine-tuning, FreezeD, and from scratch. All see equally many images. Measures each at
-several lengths against held-out digits, and draws the picture. Running again continues; with --seeds=5 it is the
-comparison of the README.
+Trains a small BigGAN on five digits, then adds the other five from ten images each, in several ways: cGANTransfer's
+stage BN, BN then FT, residuals only, fine-tuning, FreezeD, and from scratch. All see equally many images of the new
+digits. Measures each at several lengths against held-out digits, and draws the picture. Running again continues; with
+--seeds=5 it is the comparison of the README: every seed has its own old and new digits, its own source and its own few
+images, shared by all arms.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ import click
 import numpy as np
 
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
-from gantransfer import jobs
+from gantransfer import jobs, kernels
 from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
-from gantransfer.paired import critical_t, difference, read_result, spread, train_seconds
+from gantransfer.paired import critical_t, difference, spread, train_seconds, versions
 from gantransfer.sampler import one_hot
 
 TRANSFER, PLAIN = ["--method=cgantransfer", "--cfg=tiny"], ["--method=biggan", "--cfg=tiny", "--ema_kimg=0.5"]
-# name: (title, flags, starts from the source). 'bn-ft' continues 'bn' half way.
+# name: (title, flags, starts from the source). 'bn-ft' continues 'bn' after a quarter of the images.
 ARMS: dict[str, tuple[str, list[str], bool]] = {
     "bn": ("stage BN", [*TRANSFER, "--stage=BN"], True),
     "bn-ft": ("BN, then FT", [*TRANSFER, "--stage=FT"], True),
@@ -35,24 +36,29 @@ ARMS: dict[str, tuple[str, list[str], bool]] = {
     "freezed": ("FreezeD", [*PLAIN, "--freezed=2"], True),
     "scratch": ("from scratch", PLAIN, False),
 }
-COLUMNS = {"class_fd": "per-class FD", "accuracy": "accuracy", "diversity": "diversity", "nearest": "nearest training",
+COLUMNS = {"diversity": "diversity", "nearest": "nearest training", "class_fd": "per-class FD", "accuracy": "accuracy",
            "fd_pix64": "pixel FD"}
 HEADLINE = ("diversity", "nearest")
+PAIRS = (("bn", "finetune"), ("bn-ft", "finetune"), ("residual", "finetune"), ("freezed", "finetune"),
+         ("scratch", "finetune"), ("bn", "residual"), ("bn", "scratch"))
 
 
 @click.command()
 @click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default="runs/transfer_demo",
               show_default=True, help="Where everything goes; running again continues")
 @click.option("--arms", default="bn,bn-ft,finetune,scratch", show_default=True, help=f"Known: {', '.join(ARMS)}; all")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions, other images")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions: other digits, "
+              "source and images")
 @click.option("--kimg", "lengths", default="2,4", show_default=True, help="Where to measure; the last is the length")
 @click.option("--shots", type=click.IntRange(min=2, max=114), default=10, show_default=True, help="Images per class")
 @click.option("--source-kimg", type=click.IntRange(min=1), default=10, show_default=True, help="Length of pre-training")
 @click.option("--judges", type=click.IntRange(min=1), default=1, show_default=True, help="Judge networks")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--parallel", type=click.IntRange(min=1), help="Trainings at once [default: cores]")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the results here (JSON)")
 def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_kimg: int, judges: int,
-         parallel: int | None) -> None:
-    """Digits 5-9 from ten images each and a BigGAN of digits 0-4: train, measure, look."""
+         parallel: int | None, out: Path | None) -> None:
+    """Five digits from ten images each and a BigGAN of the other five: train, measure, look."""
     start, names = time.time(), list(ARMS) if arms == "all" else [a.strip() for a in arms.split(",")]
     unknown = [a for a in names if a not in ARMS]
     if unknown:
@@ -65,133 +71,182 @@ def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_k
         raise UserError(f"--kimg={lengths}: snapshots are written at even numbers from 2 on")
     folder.mkdir(parents=True, exist_ok=True)
     parallel = parallel or jobs.cores()
-    prepare(folder, seeds, shots, judges)
-    train_sources(folder, seeds, source_kimg, parallel)
-    snapshots = train_arms(folder, names, seeds, points, parallel)
-    measure(folder, snapshots, judges, parallel)
+    prepare(folder, seeds, shots, judges, parallel)
+    sources = train_sources(folder, seeds, source_kimg, parallel)
+    runs = folder / f"runs-{shots}shots-source{source_kimg}"
+    snapshots: dict[tuple[str, int, int], Path] = {}
+    for s in range(seeds):  # seed by seed, so that a comparison stopped early has whole pairs
+        snapshots |= train_arms(runs, names, s, points, sources[s], few(folder, s, shots), parallel)
+        measure(folder, s, snapshots, judges, parallel)
 
-    values = {key: [read_result(path, j) for j in range(judges)] for key, path in snapshots.items()}
-    text = report(names, seeds, points, values)
+    values = {key: [read(path, j) for j in range(judges)] for key, path in snapshots.items()}
+    times = {key: train_seconds(path) for key, path in snapshots.items()}
+    for s in range(seeds):
+        for k in points:  # FT's own clock starts where BN's stopped
+            if ("bn-ft", s, k) in times and k > ft_from(points):
+                times["bn-ft", s, k] += train_seconds(bn_at(runs, s, points))
+    text = report(names, seeds, points, values, times, shots, source_kimg)
     picture = folder / "transfer.png"
-    draw(picture, folder, names, {a: snapshots[a, 0, points[-1]] for a in names})
+    draw(picture, few(folder, 0, shots), names, {a: snapshots[a, 0, points[-1]] for a in names})
     with atomic_write(folder / "table.md") as f:
         f.write(text + "\n")
-    with atomic_write(folder / "values.json") as f:
-        json.dump([dict(arm=a, seed=s, kimg=k, judges=v, seconds=train_seconds(snapshots[a, s, k]))
-                   for (a, s, k), v in values.items()], f, indent=1)
+    result = dict(command=dict(arms=names, seeds=seeds, kimg=points, shots=shots, source_kimg=source_kimg,
+                               judges=judges, parallel=parallel), headline=HEADLINE, versions=versions(),
+                  digits=[dict(old=old, new=new) for old, new in map(digits, range(seeds))],
+                  source_seconds=[train_seconds(p) for p in sources],
+                  values=[dict(arm=a, seed=s, kimg=k, judges=v, seconds=times[a, s, k])
+                          for (a, s, k), v in values.items()])
+    for path in filter(None, [folder / "values.json", out]):
+        with atomic_write(path) as f:
+            json.dump(result, f, indent=1)
     print(f"\n{text}\n\nTable: {folder / 'table.md'}   picture: {picture}   values: {folder / 'values.json'}")
     print(f"Done in {format_time(time.time() - start)}.")
 
 
-def prepare(folder: Path, seeds: int, shots: int, judges: int) -> None:
-    """Data sets of the old and new digits, a choice of new images per seed, judges."""
+def digits(seed: int) -> tuple[list[int], list[int]]:
+    """(old, new) digits of a seed: a random half each."""
+    order = np.random.RandomState(seed).permutation(10).tolist()
+    return sorted(order[:5]), sorted(order[5:])
+
+
+def prepare(folder: Path, seeds: int, shots: int, judges: int, parallel: int) -> None:
+    """Per seed: data sets of the old and new digits, a choice of new images, and judges of all ten digits."""
     todo = []
-    for name, classes, split in (("source.zip", "0-4", "pool"), ("target.zip", "5-9", "pool"),
-                                 ("target-ref.zip", "5-9", "reference")):
-        if not (folder / name).exists():
-            todo.append(Job("data", ["dataset_tool.py", "--source=sklearn:digits", f"--split={split}",
-                                     f"--classes={classes}", f"--dest={folder / name}"]))
-    jobs.run_jobs(todo)
-    todo = [Job(f"judge{j}", ["-m", "gantransfer.judge", f"--data={folder / 'target.zip'}", f"--seed={j}",
-                              f"--heldout={folder / 'target-ref.zip'}", f"--out={folder / f'judge{j}.pt'}"])
-            for j in range(judges) if not (folder / f"judge{j}.pt").exists()]
     for s in range(seeds):
-        path = few(folder, s)
+        old, new = digits(s)
+        # Judges number the new digits first, as the trainings do; a new digit that looks like an old one is wrong.
+        for name, classes, split in (("source", old, "pool"), ("target", new, "pool"), ("reference", new, "reference"),
+                                     ("judge", new + old, "pool"), ("judge-reference", new + old, "reference")):
+            if not data(folder, name, s).exists():
+                todo.append(Job("data", ["dataset_tool.py", "--source=sklearn:digits", f"--split={split}",
+                                         f"--classes={','.join(map(str, classes))}", f"--dest={data(folder, name, s)}"
+                                         ]))
+    jobs.run_jobs(todo, parallel=parallel, quiet=True)
+    todo = [Job(f"judge{j}/{s}", [
+        "-m", "gantransfer.judge", f"--data={data(folder, 'judge', s)}", f"--seed={j}", f"--name=judge{j}",
+        f"--heldout={data(folder, 'judge-reference', s)}", "--min-accuracy=0.98", f"--out={judge_file(folder, s, j)}"])
+        for s in range(seeds) for j in range(judges) if not judge_file(folder, s, j).exists()]
+    for s in range(seeds):
+        path = few(folder, s, shots)
         if not path.exists():
             with atomic_path(path) as tmp:
-                shutil.copyfile(folder / "target.zip", tmp)
+                shutil.copyfile(data(folder, "target", s), tmp)
         if "lt_1.json" not in zipfile.ZipFile(path).namelist():
             todo.append(Job(f"split{s}", ["lt_dataset.py", f"--fn={path}", "--imf=1", f"--n-max={shots}",
                                           "--order=label", f"--seed={s}"]))
-    jobs.run_jobs(todo)
+    jobs.run_jobs(todo, parallel=parallel)
 
 
-def few(folder: Path, seed: int) -> Path:
-    return folder / f"target{seed}.zip"
+def data(folder: Path, name: str, seed: int) -> Path:
+    return folder / f"{name}{seed}.zip"
 
 
-def source_snapshot(folder: Path, seed: int, kimg: float) -> Path | None:
-    return jobs.final_snapshot(jobs.run_folder(folder / "runs", f"source-seed{seed}", kimg), kimg)
+def few(folder: Path, seed: int, shots: int) -> Path:
+    return folder / f"few{seed}-{shots}.zip"
+
+
+def judge_file(folder: Path, seed: int, j: int) -> Path:
+    return folder / f"judge{j}-split{seed}.pt"
 
 
 COMMON = ["--cond=True", "--metrics=none", "--threads=1", "--tick=1"]
 
 
-def train_sources(folder: Path, seeds: int, kimg: int, parallel: int) -> None:
-    found = [jobs.train_job(f"source/{s}", folder / "runs", f"source-seed{s}", kimg, [
-        "--method=biggan", "--cfg=tiny", f"--data={folder / 'source.zip'}", f"--seed={s}", *COMMON])[0]
-        for s in range(seeds)]
-    jobs.run_jobs([j for j in found if j], parallel=parallel)
-    for s in range(seeds):
-        (folder / f"source{s}.txt").write_text(str(source_snapshot(folder, s, kimg)))
+def train_sources(folder: Path, seeds: int, kimg: int, parallel: int) -> list[Path]:
+    def job(s: int) -> tuple[Job | None, Path | None]:
+        return jobs.train_job(f"source/{s}", folder / "runs", jobs.run_desc("source", s), kimg, [
+            "--method=biggan", "--cfg=tiny", f"--data={data(folder, 'source', s)}", f"--seed={s}", *COMMON])
+
+    jobs.run_jobs([j for j, _ in map(job, range(seeds)) if j], parallel=parallel)
+    return [job(s)[1] for s in range(seeds)]
 
 
-def train_arms(folder: Path, names: list[str], seeds: int, points: list[int],
+def ft_from(points: list[int]) -> int:
+    """kimg of stage BN before stage FT: a quarter of the length."""
+    return max(points[-1] // 8 * 2, 2)
+
+
+def bn_at(runs: Path, seed: int, points: list[int]) -> Path:
+    run_dir = jobs.run_folder(runs, jobs.run_desc("bn", seed), points[-1])
+    return run_dir / f"network-snapshot-{ft_from(points):06d}.pkl"
+
+
+def train_arms(runs: Path, names: list[str], seed: int, points: list[int], source: Path, training: Path,
                parallel: int) -> dict[tuple[str, int, int], Path]:
-    """Snapshot of every arm, seed and length. FT goes on from the BN snapshot at half the length."""
-    total, half = points[-1], points[-1] // 4 * 2
+    """Snapshot of every arm and length."""
+    total, early = points[-1], ft_from(points)
     first = [a for a in names if a != "bn-ft"] + (["bn"] if "bn-ft" in names and "bn" not in names else [])
-    for group in (first, [a for a in names if a == "bn-ft"]):
+    lengths = {a: total - early if a == "bn-ft" else total for a in [*first, "bn-ft"]}
+    for group in (first, [a for a in names if a == "bn-ft" and total > early]):
         todo = []
-        for s in range(seeds):
-            for arm in group:
-                _, flags, transfer = ARMS[arm]
-                source = [f"--source={(folder / f'source{s}.txt').read_text()}"] if transfer else []
-                if arm == "bn-ft":
-                    bn = jobs.run_folder(folder / "runs", f"bn-seed{s}", total)
-                    source = [f"--source={bn / f'network-snapshot-{half:06d}.pkl'}"]
-                job, _ = jobs.train_job(f"{arm}/{s}", folder / "runs", f"{arm}-seed{s}",
-                                        total - half if arm == "bn-ft" else total,
-                                        [*flags, f"--data={few(folder, s)}", "--fname=lt_1.json", f"--seed={s}",
-                                         "--snap=2", *COMMON, *source])
-                todo += [job] if job else []
+        for arm in group:
+            _, flags, transfer = ARMS[arm]
+            start = bn_at(runs, seed, points) if arm == "bn-ft" else source
+            job, _ = jobs.train_job(f"{arm}/{seed}", runs, jobs.run_desc(arm, seed), lengths[arm], [
+                *flags, f"--data={training}", "--fname=lt_1.json", f"--seed={seed}",
+                "--snap=2", *COMMON, *([f"--source={start}"] if transfer else [])])
+            todo += [job] if job else []
         jobs.run_jobs(todo, parallel=parallel)
     out = {}
-    for s in range(seeds):
-        for arm in names:
-            for k in points:
-                early = arm == "bn-ft" and k <= half
-                run_dir = jobs.run_folder(folder / "runs", f"{'bn' if early else arm}-seed{s}",
-                                          total - half if arm == "bn-ft" and not early else total)
-                at = k - half if arm == "bn-ft" and not early else k
-                out[arm, s, k] = run_dir / f"network-snapshot-{at:06d}.pkl"
+    for arm in names:
+        for k in points:
+            later = arm == "bn-ft" and k > early
+            run = "bn" if arm == "bn-ft" and not later else arm
+            run_dir = jobs.run_folder(runs, jobs.run_desc(run, seed), lengths[run])
+            out[arm, seed, k] = run_dir / f"network-snapshot-{k - early if later else k:06d}.pkl"
     return out
 
 
-def measure(folder: Path, snapshots: dict[tuple[str, int, int], Path], judges: int, parallel: int) -> None:
-    todo = [Job(f"{path.parent.name.rsplit('-', 2)[-2]} {path.stem[-3:]} judge{j}", [
-        "calc_metrics.py", "--metrics=report_digits32", f"--network={path}", f"--data={folder / 'target-ref.zip'}",
-        f"--detector=digits32={folder / f'judge{j}.pt'}", f"--outdir={path.parent / f'judge{j}'}"])
-        for path in dict.fromkeys(snapshots.values()) for j in range(judges) if read_result(path, j) is None]
+def measure(folder: Path, seed: int, snapshots: dict[tuple[str, int, int], Path], judges: int, parallel: int) -> None:
+    todo = [Job(f"{path.parent.name.rsplit('-', 2)[-2]}/{seed} {path.stem[-3:]}", [
+        "calc_metrics.py", f"--metrics={','.join(f'report_judge{j}' for j in range(judges))}", f"--network={path}",
+        f"--data={data(folder, 'reference', seed)}", "--verbose=False",
+        *(f"--detector=judge{j}={judge_file(folder, seed, j)}" for j in range(judges))])
+        for path in dict.fromkeys(p for (_, s, _), p in snapshots.items() if s == seed)
+        if any(read(path, j) is None for j in range(judges))]
     jobs.run_jobs(todo, parallel=parallel, quiet=True)
 
 
-def report(names: list[str], seeds: int, points: list[int], values: dict) -> str:
-    """Markdown: a table per length, a row per arm; with several seeds paired differences against fine-tuning."""
-    lines = [f"Digits 5-9 from a BigGAN of digits 0-4; {seeds} seed(s); headline columns: "
-             f"{' and '.join(COLUMNS[c] for c in HEADLINE)} (1 = as varied, and as far from the training images, as "
-             f"held-out digits)."]
+def read(snapshot: Path, judge: int) -> dict[str, float] | None:
+    """The numbers of one snapshot under one judge, or None."""
+    name = f"report_judge{judge}"
+    path = snapshot.parent / f"metric-{name}.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        r = json.loads(line)
+        if Path(r["snapshot_pkl"]).name == snapshot.name:
+            return {k.removeprefix(f"{name}_"): v for k, v in r["results"].items() if isinstance(v, int | float)}
+    return None
+
+
+def report(names: list[str], seeds: int, points: list[int], values: dict, times: dict, shots: int,
+           source_kimg: int) -> str:
+    """Markdown: a table per length, a row per arm; with several seeds also paired differences."""
+    lines = [f"Five digits from {shots} images each and a BigGAN of the other five ({source_kimg} kimg, not counted "
+             f"below); {seeds} seed{'s' * (seeds > 1)}{', mean +- sample standard deviation' * (seeds > 1)}. Headline "
+             f"columns: {' and '.join(COLUMNS[c] for c in HEADLINE)}; 1 = as varied, and as far from the training "
+             f"images, as held-out digits."]
     for k in points:
-        lines += ["", f"| {k} kimg | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---|" * len(COLUMNS)]
+        lines += ["", f"| {k} kimg | " + " | ".join(COLUMNS.values()) + " | minutes |",
+                  "|---|" + "---|" * (len(COLUMNS) + 1)]
         for a in names:
-            cells = []
-            for c in COLUMNS:
-                v = [np.mean([j[c] for j in values[a, s, k]]) for s in range(seeds)]
-                cells.append(spread(v))
+            cells = [spread([np.mean([j[c] for j in values[a, s, k]]) for s in range(seeds)]) for c in COLUMNS]
+            cells.append(f"{np.mean([times[a, s, k] for s in range(seeds)]) / 60:.1f}")
             lines.append(f"| {ARMS[a][0]} | " + " | ".join(cells) + " |")
-    if seeds > 1 and "finetune" in names:
-        k, bound = points[-1], critical_t(seeds)
-        lines += ["", f"Minus fine-tuning at {k} kimg, paired: mean +- standard error; bold beyond {bound:.2f} "
-                      f"standard errors (t, 5 %) under every judge.", "", "| | " + " | ".join(COLUMNS.values()) + " |",
-                  "|---|" + "---|" * len(COLUMNS)]
-        for a in (a for a in names if a != "finetune"):
-            lines.append(f"| {ARMS[a][0]} | " + " | ".join(
-                difference(*([[values[x, s, k][j][c] for s in range(seeds)] for j in range(len(values[x, 0, k]))]
-                             for x in ("finetune", a))).cell() for c in COLUMNS) + " |")
+    pairs = [(a, b) for a, b in PAIRS if a in names and b in names]
+    if seeds > 1 and pairs:
+        bound = critical_t(seeds)
+        lines += ["", f"Paired differences: mean +- standard error. Bold: beyond {bound:.2f} standard errors "
+                      f"(Student's t, {seeds} pairs, 5 %) under every judge."]
+        for k in points:
+            lines += ["", f"| {k} kimg | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---|" * len(COLUMNS)]
+            for a, b in pairs:
+                lines.append(f"| {ARMS[a][0]} minus {ARMS[b][0]} | " + " | ".join(
+                    difference(*([[values[x, s, k][j][c] for s in range(seeds)] for j in range(len(values[x, 0, k]))]
+                                 for x in (b, a))).cell() for c in COLUMNS) + " |")
     return "\n".join(lines)
 
 
-def draw(path: Path, folder: Path, names: list[str], snapshots: dict[str, Path]) -> None:
+def draw(path: Path, training: Path, names: list[str], snapshots: dict[str, Path]) -> None:
     """A row per new class: its training images | each arm."""
     from PIL import Image, ImageDraw
 
@@ -199,7 +254,7 @@ def draw(path: Path, folder: Path, names: list[str], snapshots: dict[str, Path])
     from gantransfer.importers import load_any
     from gantransfer.methods import METHODS
 
-    data = ImageDataset(str(few(folder, 0)), fname="lt_1.json", use_labels=True)
+    data = ImageDataset(str(training), fname="lt_1.json", use_labels=True)
     loaded = {a: load_any(p) for a, p in snapshots.items()}
     samplers = {a: METHODS[s.method].sampler_from(s) for a, s in loaded.items()}
     columns, size, zoom = 10, data.resolution, 2

@@ -581,3 +581,21 @@ def test_spec_round_trip():
                     "p.zip", "lt.json", 9, True, 3)
     assert DataSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     assert DataSpec.from_dict(DataSpec("n", 8, 3, 1).to_dict()) == DataSpec("n", 8, 3, 1)
+
+
+def test_held_out_images_and_the_rest(tiny_zip):
+    def part(which, seed=0, **kw):
+        d = ImageDataset(tiny_zip, use_labels=True, heldout=3, part=which, seed=seed, **kw)
+        return d, {d.get_details(i).raw_idx for i in range(len(d))}
+
+    (held, a), (rest, b) = part("heldout"), part("train")
+    assert not a & b and a | b == set(range(40)) and np.bincount(held.class_ids).tolist() == [3] * 4
+    assert rest.spec.label.counts == (7,) * 4 and rest.spec.label.dim == held.spec.label.dim
+    assert part("heldout", seed=1)[1] != a
+    small, c = part("train", max_size=5, xflip=True)
+    assert len(small) == 10 and c < b
+    assert DataSpec.from_dict(rest.spec.to_dict()) == rest.spec
+    unlabelled = ImageDataset(tiny_zip, heldout=3)
+    assert len(unlabelled) == 37
+    with pytest.raises(UserError, match="class 0 .* has 10 images"):
+        ImageDataset(tiny_zip, use_labels=True, heldout=10)

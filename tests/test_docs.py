@@ -41,7 +41,10 @@ TABLES = [("train", "train.md"), ("dataset_tool", "dataset_tool.md"), ("lt_datas
           ("calc_metrics", "calc_metrics.md"), ("gantransfer.judge", "calc_metrics.md"),
           ("gantransfer.generate", "generate.md"), ("gantransfer.demo", "compare.md"),
           ("gantransfer.compare", "compare.md"), ("gantransfer.convert", "convert.md"),
-          ("gantransfer.inspect", "convert.md"), ("gantransfer.distill", "distill.md"),
+          ("gantransfer.inspect", "convert.md"), ("gantransfer.bake", "hypermod.md"),
+          ("gantransfer.interpolate", "hypermod.md"), ("gantransfer.old_metrics", "hypermod.md"),
+          ("gantransfer.hypermod_demo", "hypermod.md"), ("gantransfer.encode", "mind2mind.md"),
+          ("gantransfer.mind_demo", "mind2mind.md"), ("gantransfer.distill", "distill.md"),
           ("gantransfer.distill_demo", "distill.md")]
 # Sub-command of distill: the sections of its page that hold its flags.
 DISTILL = {"teacher": ["Every training stage", "teacher"], "student": ["Every training stage", "teacher", "student"],
@@ -154,7 +157,7 @@ def test_linked_files_and_headings_exist(path):
 def documented(name: str, page: str) -> dict[str, list[str]]:
     """Flag -> cells, of the rows of a page that begin with a flag of the command."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    if page == "compare.md":
+    if page in ("compare.md", "hypermod.md"):  # several commands with flags of the same names
         text = section(text, name.rpartition(".")[2])
     known, own = {}, options_of(command_of(name))
     for cells in rows(text):

@@ -36,6 +36,7 @@ RULES = [
     ("gantransfer.importers", (*DATA, "gantransfer.importers", "gantransfer.snapshot", "gantransfer.networks")),
     ("gantransfer.methods.stylegan2", METHOD),
     ("gantransfer.methods.cgantransfer", (*METHOD, "gantransfer.methods.biggan")),  # transfer of that backbone
+    ("gantransfer.methods.minegan", (*METHOD, "gantransfer.methods.biggan")),  # transfer of that backbone
     ("gantransfer.methods.density_ratio", (*METHOD, "gantransfer.methods")),  # judges the images of any method
     ("gantransfer.methods.*", (*METHOD, "gantransfer.methods.stylegan2")),  # may build on the base method
     ("gantransfer.methods", (*METHOD, "gantransfer.methods")),  # the table of methods

@@ -9,6 +9,7 @@ import torch
 
 import train
 from dnnlib.util import run_cli
+from gantransfer.labels import DataSpec
 from gantransfer.snapshot import load
 from tests.conftest import write_image_zip
 
@@ -229,3 +230,47 @@ def test_published_layout_of_a_run(call, tiny_zip, tmp_path):
         assert {"Loss/G/loss", "Loss/scores/fake_uc", "Progress/kimg", "Timing/sec_per_kimg"} <= set(row)
     content = torch.load(run / "network-snapshot-000000.pkl", weights_only=True)
     assert content["format"] == "gantransfer-snapshot" and set(content["nets"]) == {"G", "D", "G_ema"}
+
+
+def test_stops_when_nothing_improves(call, tiny_zip, tmp_path):
+    """Learning rates of 0: the first rated snapshot stays the best, and training ends two later, also in two parts."""
+    flags = ["--cfg=tiny", "--cbase=32", "--cmax=4", "--batch=100", "--threads=1", "--metrics=smoke_fd_pixel16_64",
+             f"--data={tiny_zip}", "--glr=0", "--dlr=0", "--tick=1", "--snap=1", "--desc=x"]
+
+    def go(folder, *more):
+        out, _ = call(*flags, f"--outdir={tmp_path / folder}", *more)
+        (run,) = (tmp_path / folder).iterdir()
+        return out, sorted(p.name for p in run.glob("network-snapshot-*.pkl")), run
+
+    out, names, a = go("a", "--kimg=9", "--stop-after=2")
+    assert "has not improved for 2 snapshots; the best is network-snapshot-000001.pkl" in out and "--stop-after" in out
+    assert names == [f"network-snapshot-{k:06d}.pkl" for k in range(4)]
+    out, names, _ = go("a", "--kimg=9", "--stop-after=2", "--resume=latest")
+    assert "has not improved for 2 snapshots" in out and "Training for" not in out and len(names) == 4
+    _, _, b = go("b", "--kimg=2", "--stop-after=2", "--keep=best")
+    _, names, _ = go("b", "--kimg=9", "--stop-after=2", "--keep=best", f"--resume={b}")
+    assert names == ["network-snapshot-000001.pkl", "network-snapshot-000003.pkl"]
+    one, two = load(a / names[1]), load(b / names[1])
+    for key, record in one.nets.items():
+        assert all(torch.equal(t, two.nets[key].state[n]) for n, t in record.state.items())
+    _, names, _ = go("b", "--kimg=9", "--stop-after=3", f"--resume={b}")
+    assert names[-1] == "network-snapshot-000004.pkl"
+
+
+def test_held_out_images_are_what_metrics_see(call, tiny_zip, tmp_path):
+    base = ["--cfg=tiny", "--cbase=32", "--cmax=4", "--batch=100", "--threads=1", "--metrics=smoke_fd_pixel16_64",
+            "--cond=True", f"--data={tiny_zip}", f"--outdir={tmp_path}", "--kimg=1"]
+    call(*base, "--heldout=3", "--desc=count")
+    (run,) = tmp_path.glob("*-count")
+    line = json.loads((run / "metric-smoke_fd_pixel16_64.jsonl").read_text().splitlines()[0])
+    spec = DataSpec.from_dict(load(run / "network-snapshot-000001.pkl").data)
+    assert line["num_real"] == 12 and spec.num_images == 28 and spec.heldout == 3 and spec.label.counts == (7,) * 4
+    call(*base, f"--heldout={tiny_zip}", "--desc=path")
+    (run,) = tmp_path.glob("*-path")
+    line = json.loads((run / "metric-smoke_fd_pixel16_64.jsonl").read_text().splitlines()[0])
+    assert line["num_real"] == 40
+    for flag, says in (("--heldout=10", "class 0"), ("--heldout=0", "--heldout=0"), ("--heldout=no.zip", "no.zip")):
+        _, err = call(*base, flag, "--desc=bad", code=2)
+        assert says in err and len(err.strip().splitlines()) == 1 and not list(tmp_path.glob("*-bad"))
+    _, err = call(*[f for f in base if "metrics" not in f], "--metrics=none", "--stop-after=2", code=2)
+    assert "--stop-after" in err and "--metrics" in err

@@ -38,7 +38,7 @@ LOCK_TIMEOUT = 600.0  # seconds to wait for another process that is compiling th
 OLDEST_NVCC = (12, 0)
 
 
-class BuildError(RuntimeError):
+class BuildError(UserError):
     """The library cannot be made here; the text says why and what to do."""
 
 
@@ -73,10 +73,18 @@ def implementation(device: str | torch.device = "cpu") -> str:
 
 
 def describe() -> dict:
-    """JSON-able record for logs and training options."""
+    """JSON-able: the mode, what serves each type of device, the record of the library, why there is none."""
     types = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     return {"mode": mode(), "implementation": {t: implementation(t) for t in types}, "build": _State.info,
             "failure": _State.failure or (_State.missing_cuda if "cuda" in types else None)}
+
+
+def record() -> dict:
+    """The short form for training_options.json: what really runs, from which library, and why not where it does not."""
+    d = describe()
+    reason = "chosen by --kernels=ref" if d["mode"] == "ref" else d["failure"]
+    return {"mode": d["mode"], "implementation": d["implementation"], "library": d["build"].get("key"),
+            "reason": reason if "ref" in d["implementation"].values() else None}
 
 
 @torch.compiler.assume_constant_result
@@ -273,8 +281,6 @@ def plan(cuda: bool | None = None, march: bool = True) -> dict:
         key += [path, _version(path), result["nvcc_flags"]]
     result["key"] = _digest(*key)[:20]
     return result
-
-
 
 
 

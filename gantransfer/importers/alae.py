@@ -45,7 +45,7 @@ def convert(source: Source) -> Result:
         elif key != "models":
             left_out[str(key)] = describe(value)
     kwargs = parts["G_ema" if "G_ema" in parts else "G"].kwargs
-    return Result("mind2mind", parts, resolution=4 * 2 ** (len(kwargs["channels"]) - 1),
+    return Result("alae", parts, resolution=4 * 2 ** (len(kwargs["channels"]) - 1),
                   channels=kwargs["img_channels"], left_out=left_out, copies=copies)
 
 

@@ -42,4 +42,4 @@ def _part(name: str, state: Mapping[str, torch.Tensor]) -> Part:
     kwargs: dict[str, Any] = dict(sizes=[shapes[0][1], *(s[0] for s in shapes)])
     ledger = Ledger(state)
     ledger.take_rest(names)
-    return Part(f"gantransfer.networks.mind2mind.{name}", kwargs, ledger)
+    return Part(f"gantransfer.networks.mindgan.{name}", kwargs, ledger)

@@ -60,7 +60,9 @@ def convert(source: Source) -> Result:
         raise Refused("it has no generator")
     kwargs = parts["G" if "G_ema" in copies else "G_ema"].kwargs
     label = LabelSpec("class", classes) if hyper and classes else LabelSpec()
-    resolution = 4 * 2 ** (len(kwargs["channels"]) - 1)
+    resolution = kwargs["img_resolution"]
+    if "D" in parts:
+        parts["D"].kwargs["img_resolution"] = resolution
     return Result(method, parts, label, resolution, kwargs["img_channels"], left_out, copies)
 
 
@@ -73,7 +75,8 @@ def _generator(state: Mapping[str, torch.Tensor], hyper: bool) -> Part:
         raise Refused("its fused blocks are not the last ones")
     kwargs = dict(code_dim=get(state, "style.1.linear.weight_orig", 2).shape[1],
                   n_mlp=count(state, r"style\.\d+\.linear\.weight_orig"), channels=channels,
-                  fused_from=blocks - len(fused), img_channels=get(state, "generator.to_rgb.0.conv.bias", 1).shape[0])
+                  fused_from=blocks - len(fused), img_channels=get(state, "generator.to_rgb.0.conv.bias", 1).shape[0],
+                  img_resolution=4 * 2 ** _last_trained(state, blocks))
     if hyper:
         kwargs["task_dim"] = get(state, "generator.progression.0.conv2.task.linear.weight_orig", 2).shape[1]
     ledger = Ledger(state)
@@ -82,7 +85,16 @@ def _generator(state: Mapping[str, torch.Tensor], hyper: bool) -> Part:
     if lacking:
         raise Refused(f"the tensor {lacking[0]} is missing")
     ledger.take_rest(expected)
-    return Part(f"gantransfer.networks.{'hypermod' if hyper else 'stylegan1'}.Generator", kwargs, ledger)
+    return Part(f"gantransfer.networks.{'hyper1' if hyper else 'style1'}.Generator", kwargs, ledger)
+
+
+def _last_trained(state: Mapping[str, torch.Tensor], blocks: int) -> int:
+    """Index of the last block that training reached: all blocks are built, and noise strengths start at zero."""
+    for i in range(blocks - 1, 0, -1):
+        if any(bool(state[f"generator.progression.{i}.noise{j}.weight_orig"].any()) for j in (1, 2)):
+            return i
+    # No noise anywhere: then nothing tells.
+    return blocks - 1
 
 
 def _generator_names(blocks: int, fused_from: int, n_mlp: int, hyper: bool) -> list[str]:
@@ -134,8 +146,7 @@ def _discriminator(state: Mapping[str, torch.Tensor]) -> Part:
         raise Refused(f"the tensor {lacking[0]} is missing")
     ledger = Ledger(state)
     ledger.take_rest(names)
-    kind = "hypermod" if kwargs["num_classes"] else "stylegan1"
-    return Part(f"gantransfer.networks.{kind}.Discriminator", kwargs, ledger)
+    return Part("gantransfer.networks.style1.Discriminator", kwargs, ledger)
 
 
 def _class_network(state: Mapping[str, torch.Tensor]) -> Part:

@@ -149,6 +149,11 @@ class BigGAN(method.Method):
         name += f"-{given['aug']}" if given.get("aug") is not None else ""
         return name + ("-resumecustom" if given.get("resume") not in (None, "noresume") else "")
 
+    @classmethod
+    def check_source(cls, o: Any, data: DataSpec, source: snapshot.Snapshot | None, stage: str) -> None:
+        if source is not None:
+            check_finite(source)
+
     # ---- networks --------------------------------------------------------------------------------------------------
 
     def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
@@ -350,6 +355,31 @@ class BigGAN(method.Method):
             return G(z * truncation_psi, c)
 
         return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim)
+
+
+def check_finite(source: snapshot.Snapshot) -> None:
+    """UserError, naming the tensor, when a source holds NaN or infinity."""
+    for name, record in source.nets.items():
+        for key, t in record.state.items():
+            if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+                raise UserError(f"{name}.{key} of the source is not finite; use an earlier snapshot")
+
+
+def check_transfer_source(source: snapshot.Snapshot, data: DataSpec, net: str) -> dict[str, Any]:
+    """Constructor arguments of the source's generator `net`; UserError, naming what does not fit `data`."""
+    for name in ("D", net):
+        if name not in source.nets:
+            raise UserError(f"the source has no network {name}; it has {', '.join(source.nets)}")
+    check_finite(source)
+    kwargs = source.nets[net].kwargs
+    for what, key, default, mine in (("pixels", "resolution", 128, data.resolution),
+                                     ("channels", "img_channels", 3, data.channels)):
+        if kwargs.get(key, default) != mine:
+            raise UserError(f"the source makes images of {kwargs.get(key, default)} {what}, "
+                            f"{data.path or data.name} has {mine}; convert the data with dataset_tool.py")
+    if source.method == "biggan" and kwargs.get("n_classes", 1000) < 2:
+        raise UserError("the source has one class; new classes are combinations of at least two")
+    return kwargs
 
 
 def _or(value: Any, default: Any) -> Any:

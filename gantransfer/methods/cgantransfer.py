@@ -24,7 +24,7 @@ from dnnlib.util import UserError
 from gantransfer import method, sampler, snapshot
 from gantransfer.dataset import DataSpec, LabelSpec
 from gantransfer.method import Phase, RunConfig, option
-from gantransfer.methods.biggan import BigGAN, TrainingOptions
+from gantransfer.methods.biggan import BigGAN, TrainingOptions, check_transfer_source
 from gantransfer.networks import biggan
 from gantransfer.networks import cgantransfer as networks
 from torch_utils import distributed as dist
@@ -119,24 +119,10 @@ class CGANTransfer(BigGAN):
         if source.method not in ("biggan", cls.name):
             raise UserError(f"the source is of method {source.method}; cgantransfer needs a BigGAN, whose classes are "
                             f"gains and biases of batch norms (blocks.*.bn1.gain)")
-        for name in ("D", o.source_net):
-            if name not in source.nets:
-                raise UserError(f"the source has no network {name}; it has {', '.join(source.nets)}")
-        for name, record in source.nets.items():
-            for key, t in record.state.items():
-                if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-                    raise UserError(f"{name}.{key} of the source is not finite; use an earlier snapshot")
-        kwargs = source.nets[o.source_net].kwargs
-        for what, key, default, mine in (("pixels", "resolution", 128, data.resolution),
-                                         ("channels", "img_channels", 3, data.channels)):
-            if kwargs.get(key, default) != mine:
-                raise UserError(f"the source makes images of {kwargs.get(key, default)} {what}, "
-                                f"{data.path or data.name} has {mine}; convert the data with dataset_tool.py")
+        kwargs = check_transfer_source(source, data, o.source_net)
         if stage == "BN" and source.method == cls.name and (source.stage, kwargs["compat"]) != ("BN", "exact"):
             raise UserError("classes are added to a source of --stage=BN --compat=exact: later training changes what "
                             "its earlier classes use")
-        if stage == "BN" and source.method == "biggan" and kwargs.get("n_classes", 1000) < 2:
-            raise UserError("the source has one class; new classes are combinations of at least two")
         if stage == "FT":
             current = kwargs["n_classes"] - cls.first_of(kwargs)
             if current != data.label.dim:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from gantransfer import augment, augmentation, method, sampler, snapshot
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks import stylegan2 as networks
+from torch_utils import build
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
@@ -42,6 +43,9 @@ CFGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+
+
 @dataclass
 class StyleGAN2Options(augmentation.AugmentOptions):
     cfg: str = option("auto", "Preset of sizes and hyper-parameters", choices=tuple(CFGS))
@@ -50,8 +54,10 @@ class StyleGAN2Options(augmentation.AugmentOptions):
     r1_aug: bool | None = option(None, "Whether R1 sees augmented reals (default true; false for tiny)", type=bool)
     lecam: float = option(0.0, "Weight of the LeCam regulariser (published: 3e-7)", low=0)
     freezed: int = option(0, "Freeze this many high-resolution discriminator layers", low=0)
-    fp32: bool = option(False, "No half precision anywhere")
-    nhwc: bool = option(False, "Channels-last memory in half-precision blocks")
+    precision: str = option("auto", "Arithmetic of the four highest resolutions: fp32, fp16, bf16; auto: what the "
+                            "machine is fast at", choices=PRECISIONS)
+    fp32: bool = option(False, "As --precision=fp32")
+    nhwc: bool | None = option(None, "Channels-last memory in half-precision blocks (default: on a GPU)", type=bool)
     cbase: int | None = option(None, "Channels at resolution r: min(cbase / r, cmax)", type=int, low=1)
     cmax: int | None = option(None, "Largest number of channels (default 512)", type=int, low=1)
     z_dim: int | None = option(None, "Length of the input latent (default 512)", type=int, low=1)
@@ -122,6 +128,10 @@ class StyleGAN2(method.Method):
         if run.batch_gpu > o.mbstd_group and run.batch_gpu % o.mbstd_group:
             raise UserError(f"{run.batch_gpu} images per process and round do not split into minibatch-deviation "
                             f"groups of {o.mbstd_group}; set --mbstd-group or --batch-gpu so that they divide")
+        if o.fp32 and o.precision not in ("auto", "fp32"):
+            raise UserError(f"--fp32=True and --precision={o.precision} exclude each other; leave one of them away")
+        o.precision = "fp32" if o.fp32 else o.precision
+        o.fp32 = o.precision == "fp32"
         run.kimg = run.kimg if run.kimg is not None else cfg["kimg"]
         run.tick = run.tick if run.tick is not None else (1 if tiny else 4)
         run.snap = run.snap if run.snap is not None else (5 if tiny else 50)
@@ -217,6 +227,20 @@ class StyleGAN2(method.Method):
             c["resume_pkl"] = run.resume
         return c
 
+    @classmethod
+    def runtime(cls, o: StyleGAN2Options, run: RunConfig) -> dict[str, Any]:
+        """What 'auto' means on this machine. Tiny runs stay float32 on a CPU: there is little to gain, and they give
+        the same images on all machines."""
+        device = torch.device(run.device)
+        dtype = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(o.precision)
+        if dtype is None and device.type == "cuda":
+            dtype = "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+        elif dtype is None:
+            fast = build.cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"}
+            dtype = "bfloat16" if fast and o.cfg != "tiny" else "float32"
+        nhwc = device.type == "cuda" if o.nhwc is None else o.nhwc
+        return {"precision": dtype, "channels_last": nhwc and dtype != "float32"}
+
     # ---- networks ------------------------------------------------------------------------------------------------
 
     def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
@@ -228,6 +252,10 @@ class StyleGAN2(method.Method):
             self.load_source(source)
         for net in self.nets.values():
             net.to(self.device)
+        how = self.runtime(opts, replace(run, device=str(self.device)))
+        if how["precision"] != "float32":
+            for name, net in self.nets.items():  # images of the average are made in the way that a snapshot's are
+                networks.compute_in(net, None if name == "G_ema" else how["precision"], how["channels_last"])
         self.G, self.D, self.G_ema = self.nets["G"].train(), self.nets["D"].train(), self.nets["G_ema"]
         self.augmentation = augmentation.Augmentation(opts, self.device)
         self.pl_mean = torch.zeros([], device=self.device)
@@ -275,7 +303,8 @@ class StyleGAN2(method.Method):
             params = self.trainable(key)
             # Lazy regularisation: one optimiser for both losses, slowed so that k+1 updates move as far as k.
             r = interval / (interval + 1) if interval else 1.0
-            opt = torch.optim.Adam(params, lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8, fused=True)
+            opt = torch.optim.Adam(self.groups(key, params, lr * r), lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8,
+                                   fused=True)
             if not interval:
                 phases.append(Phase(f"{key}both", params, opt, second_order=True))
                 continue
@@ -288,6 +317,10 @@ class StyleGAN2(method.Method):
     def trainable(self, key: str) -> list[nn.Parameter]:
         return list(self.nets[key].parameters())  # frozen layers are buffers
 
+    def groups(self, key: str, params: list[nn.Parameter], lr: float) -> list[Any]:
+        """The parameters as the optimiser takes them: with groups where learning rates differ."""
+        return params
+
     def draw(self, phase: str, batch: Batch) -> Draws:
         """Latents, labels, style mixing and path-length noise of one micro-batch."""
         n, o = len(batch.x), self.opts
@@ -295,11 +328,11 @@ class StyleGAN2(method.Method):
             n = max(n // self.pl_batch_shrink, 1)
         if phase == "Dreg":
             n = 0
-        z = rnd.randn([n, o.z_dim], batch.rng, self.device)
+        z = rnd.randn([n, self.G.z_dim], batch.rng, self.device)
         d = Draws(z=z, c=batch.draw_c(n))
         if n and o.style_mix > 0:
             num_ws = self.G.num_ws
-            d.mix_z = rnd.randn([n, o.z_dim], batch.rng, self.device)
+            d.mix_z = rnd.randn([n, self.G.z_dim], batch.rng, self.device)
             d.cutoff = int(rnd.randint(1, num_ws, [], batch.choices))
             if float(rnd.rand([], batch.choices)) >= o.style_mix:
                 d.cutoff = num_ws

@@ -31,7 +31,7 @@ from gantransfer.metrics.context import MetricContext
 from gantransfer.metrics.fid import fid_infinity, frechet_distance
 from gantransfer.metrics.is_ import inception_score
 from gantransfer.metrics.kid import kid
-from gantransfer.metrics.kmmd import kmmd
+from gantransfer.metrics.kmmd import kmmd, kmmd_unbiased
 from gantransfer.metrics.memorisation import nearest_training
 from gantransfer.metrics.pr import density_coverage, precision_recall
 from gantransfer.metrics.stats import FeatureSet, Selection, generated_features, on_main, real_features
@@ -278,14 +278,86 @@ def _dc(m: re.Match) -> Metric:
     return Metric(name, run, (detector,), min_gen=k + 1)
 
 
+def _pr_dc_class(m: re.Match) -> Metric:
+    """pr_class, dc_class: precision and recall, density and coverage within each class, k = 5, open balls, 10k
+    generated images and the first 10k reals per class; pr_<detector>_<N>_k<k>_class: any detector."""
+    named = m.groupdict()
+    kind, own = named["kind"], "detector" in named
+    name, detector = m[0], named["detector"] if own else "inception"
+    n, k = (_count(m["n"], 10000), int(m["k"])) if own else (10000, 5)
+    columns = ("precision", "recall") if kind == "pr" else ("density", "coverage")
+
+    def value(real: torch.Tensor, fake: torch.Tensor, device: Any) -> tuple[float, float]:
+        if kind == "pr":
+            return tuple(precision_recall(real, fake, k, strict=True, device=device))
+        return tuple(density_coverage(real, fake, k, device=device))
+
+    return _per_class_metric(name, detector, n, columns, value, k + 1)
+
+
+def _diversity_class(m: re.Match) -> Metric:
+    """diversity_class: spread of a class's generated features over that of its reals, 10k per class;
+    diversity_<detector>_<N>_class: any detector."""
+    named = m.groupdict()
+    detector, n = (named["detector"], _count(named["n"], 10000)) if "detector" in named else ("inception", 10000)
+
+    def value(real: torch.Tensor, fake: torch.Tensor, device: Any) -> tuple[float]:
+        zeros = [np.zeros(len(x), np.int64) for x in (real, fake)]
+        return (float(intra.diversity_ratio(real, fake, *zeros, [0]).values[0]),)
+
+    return _per_class_metric(m[0], detector, n, ("",), value, 2)
+
+
+def _per_class_metric(name: str, detector: str, n: int, columns: tuple[str, ...],
+                      value: Callable[..., tuple[float, ...]], min_gen: int) -> Metric:
+    """`value(real rows, generated rows, device)` within each class; class means, and a table of every class."""
+
+    def run(ctx: MetricContext) -> Outcome:
+        classes, net = ctx.evaluated_classes(), ctx.detector(detector)
+        chosen = Selection.classes(ctx.reals, classes, limit=n)
+        real = real_features(ctx, net, chosen, keep_rows=True)
+        rows = []
+        for c in classes:  # one class at a time: n images of all classes may not fit in memory
+            [fake] = generated_features(ctx, [net], ctx.plan_per_class([c], n), keep_rows=True, remember=False)
+            rows.append(on_main(lambda c=c, fake=fake: value(
+                real.features[torch.as_tensor(np.flatnonzero(chosen.ids == c))], fake.features, ctx.device)))
+        values = np.array(rows, np.float64)
+        keys = [f"{name}_{c}" if c else name for c in columns]
+        table = dict(ids=classes, n_real=[int((chosen.ids == c).sum()) for c in classes], n_gen=[n] * len(classes))
+        table |= {c or "values": values[:, i].tolist() for i, c in enumerate(columns)}
+        return Outcome({k: float(values[:, i].mean()) for i, k in enumerate(keys)}, detector, min(table["n_real"]),
+                       n * len(classes), None, real.dim, "uniform", table)
+
+    return Metric(name, run, (detector,), classes=True, min_gen=min_gen)
+
+
+def _ppl_class(m: re.Match) -> Metric:
+    """ppl_class[_<N>]: path length between classes: latent and noise fixed, the class changes by a step."""
+    name, n = m[0], _count(m["n"], 5000)
+
+    def run(ctx: MetricContext) -> Outcome:
+        if ctx.generated is not None:
+            raise UserError(f"metric '{name}' needs a model, not a set of images")
+        classes, values, mean = path_length.class_path_length(ctx, n)
+        table = dict(ids=classes, values=values, n_gen=[2 * n // len(classes)] * len(classes))
+        return Outcome({name: mean}, "lpips", None, n, labels="uniform", per_class=table)
+
+    return Metric(name, run, classes=True, lpips=True)
+
+
 def _kmmd(m: re.Match) -> Metric:
-    """kmmd[<N>]: cGANTransfer's biased kernel MMD on torchvision-Inception features, 25k generated and real images."""
+    """kmmd[<N>]: cGANTransfer's biased kernel MMD on torchvision-Inception features, 25k generated and real images;
+    kmmd_unbiased[<N>]: the papers' MMD^2 over pairs of different images, with its standard error."""
     name, n = m[0], _count(m["n"], 25000)
 
     def run(ctx: MetricContext) -> Outcome:
         real, fake = _both(ctx, "inception-biggan", n, Selection.spread(ctx.reals, n))
-        return Outcome({name: on_main(lambda: kmmd(real.features, fake.features))}, "inception-biggan", real.num, n,
-                       dim=real.dim)
+        if m["unbiased"]:
+            value, error = on_main(lambda: kmmd_unbiased(real.features, fake.features))
+            values = {name: value, f"{name}_error": error}
+        else:
+            values = {name: on_main(lambda: kmmd(real.features, fake.features))}
+        return Outcome(values, "inception-biggan", real.num, n, dim=real.dim)
 
     return Metric(name, run, ("inception-biggan",))
 
@@ -440,10 +512,15 @@ PATTERNS: list[tuple[str, str, Callable[[re.Match], Metric]]] = [
     (rf"is{_N}(?P<biggan>_biggan)?", "is<N>, is<N>_biggan", _is),
     (r"pr(?P<n>\d+k)(?P<k>\d+)(?P<full>_full)?", "pr<N>k<k>, pr<N>k<k>_full", _pr),
     (rf"pr_{_DET}_{_N}_k(?P<k>\d+)", "pr_<detector>_<N>_k<k>", _pr),
+    (r"(?P<kind>pr|dc)_class", "pr_class, dc_class", _pr_dc_class),
+    (rf"(?P<kind>pr|dc)_{_DET}_{_N}_k(?P<k>\d+)_class", "pr_<detector>_<N>_k<k>_class, dc_...", _pr_dc_class),
+    (r"diversity_class", "diversity_class", _diversity_class),
+    (rf"diversity_{_DET}_{_N}_class", "diversity_<detector>_<N>_class", _diversity_class),
+    (rf"ppl_class(?:_{_N})?", "ppl_class", _ppl_class),
     (r"dc(?P<n>\d+k)(?P<k>\d+)", "dc<N>k<k>", _dc),
     (rf"dc_{_DET}_{_N}_k(?P<k>\d+)", "dc_<detector>_<N>_k<k>", _dc),
     (rf"ppl(?P<two>2)?_(?P<space>z|w)(?P<sampling>full|end)(?:_{_N})?", "ppl2_wend, ppl_<z|w><full|end>", _ppl),
-    (rf"kmmd{_N}?", "kmmd, kmmd<N>", _kmmd),
+    (rf"kmmd(?P<unbiased>_unbiased)?{_N}?", "kmmd, kmmd_unbiased, kmmd<N>, kmmd_unbiased<N>", _kmmd),
     (rf"fid_inf(?:_{_N})?", "fid_inf, fid_inf_<N>", _fid_inf),
     (rf"lpips_diversity(?:_{_N})?", "lpips_diversity", _lpips_diversity),
     (rf"memorisation(?:_{_DET})??(?:_{_N})?", "memorisation, memorisation_<detector>", _memorisation),
@@ -467,8 +544,9 @@ def _build(name: str) -> Metric | None:
 # The usual names; any other count or detector is built from the patterns when it is asked for.
 METRICS: dict[str, Metric] = {name: _build(name) for name in (
     "fid50k_full", "kid50k_full", "pr50k3_full", "is50k", "ppl2_wend", "fid50k", "kid50k", "pr50k3",
-    "ppl_zfull", "ppl_wfull", "ppl_zend", "ppl_wend", "dc10k5", "kmmd", "fid_shots", "kid_shots", "fid_class",
-    "kid_class", "fid_inf", "fid50k_clean", "lpips_diversity", "memorisation", "sfid_pix64_2k",
+    "ppl_zfull", "ppl_wfull", "ppl_zend", "ppl_wend", "dc10k5", "kmmd", "kmmd_unbiased", "fid_shots", "kid_shots",
+    "fid_class", "kid_class", "pr_class", "dc_class", "diversity_class", "ppl_class", "fid_inf", "fid50k_clean",
+    "lpips_diversity", "memorisation", "sfid_pix64_2k",
     "smoke_fd_pixel16_256", "smoke_kid_pixel16_256", "fd_digits32_2k", "fd_pix64_2k", "report_digits32")}
 GROUPS = {"smoke": ("smoke_fd_pixel16_256", "smoke_kid_pixel16_256"), "none": ()}
 

@@ -14,6 +14,7 @@ from gantransfer.metrics import ppl
 from gantransfer.metrics.context import MetricContext
 from gantransfer.metrics.stats import collect, on_main
 from gantransfer.networks import features
+from gantransfer.sampler import one_hot
 from torch_utils import distributed as dist
 from torch_utils.random import SeedStack, step_generator
 
@@ -63,6 +64,36 @@ def path_length(ctx: MetricContext, num: int, space: str, sampling: str, crop: b
     with features.exact_float32():
         values = _collect_column(ctx, num, distances, "path length")
     return on_main(lambda: ppl.trimmed_mean(values))
+
+
+def class_path_length(ctx: MetricContext, num: int) -> tuple[list[int], list[float], float]:
+    """(class ids, trimmed mean of the paths that start in each class, of all) of |LPIPS(g(0)) - LPIPS(g(eps))|^2 /
+    eps^2 from each class towards another: the styles (which carry the class) move on a straight line from those of the
+    one to those of the other, with the same latent and the same noise. About `num` pairs, equally many per class."""
+    net, lpips, classes = networks_of(ctx.sampler), perceptual(ctx), ctx.evaluated_classes()
+    if len(classes) < 2:
+        raise UserError("a path between classes needs at least two classes")
+    plan, device, dim = ctx.plan_per_class(classes, max(num // len(classes), 1)), ctx.device, ctx.label.dim
+
+    @torch.no_grad()
+    def distances(start: int, stop: int) -> torch.Tensor:
+        seeds = plan.seeds[start:stop].tolist()
+        draws = [step_generator(s, 0xC1A5) for s in seeds]
+        z = torch.stack([torch.randn(ctx.sampler.z_dim, generator=g) for g in draws]).to(device)
+        others = [[k for k in classes if k != own] for own in plan.ids[start:stop]]
+        other = [o[int(torch.randint(len(o), [], generator=g))] for o, g in zip(others, draws)]
+        w0, w1 = (net.mapping(z, one_hot(k, dim).to(device)) for k in (plan.ids[start:stop].tolist(), other))
+        images = [net.synthesis(w, noise_mode="random", rng=SeedStack(seeds), force_fp32=True)
+                  for w in (w0, ppl.lerp(w0, w1, torch.full([len(seeds), 1, 1], ppl.EPSILON, device=device)))]
+        return _distances(lpips, *(_prepare(x, False) for x in images)) / ppl.EPSILON**2
+
+    with features.exact_float32():
+        values = _collect_column(ctx, len(plan), distances, "path length between classes")
+
+    def summary() -> tuple[list[float], float]:
+        return [ppl.trimmed_mean(values[plan.ids == c]) for c in classes], ppl.trimmed_mean(values)
+
+    return classes, *on_main(summary)
 
 
 def _prepare(images: torch.Tensor, crop: bool) -> torch.Tensor:

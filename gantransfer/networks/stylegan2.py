@@ -68,6 +68,18 @@ def block_layout(fp16_channels_last: bool, dtype: torch.dtype, device: torch.dev
     return torch.channels_last if wanted else torch.contiguous_format
 
 
+def compute_in(net: nn.Module, fp16_dtype: str | None = None, channels_last: bool = False) -> None:
+    """Let the 16-bit blocks of a network compute in another type, or in channels_last. Its stored arguments stay, so a
+    snapshot made on one machine runs in another one's way."""
+    for block in net.modules():
+        if getattr(block, "use_fp16", False):
+            block.fp16_dtype = fp16_dtype or block.fp16_dtype
+            block.channels_last |= channels_last
+            for p in block.parameters() if channels_last else ():
+                if p.ndim == 4:
+                    p.data = p.data.contiguous(memory_format=torch.channels_last)
+
+
 def full_precision(x):
     """x in float32, or as it is in float64."""
     return x if x.dtype == torch.float64 else x.to(torch.float32)
@@ -282,6 +294,8 @@ class SynthesisBlock(nn.Module):
     conv0, conv1, torgb.
     """
 
+    layer_class = SynthesisLayer
+
     def __init__(self, in_channels, out_channels, w_dim, resolution, img_channels, is_last, architecture="skip",
                  resample_filter=(1, 3, 3, 1), conv_clamp=None, use_fp16=False, fp16_channels_last=False,
                  fp16_dtype="auto", **layer_kwargs):
@@ -297,8 +311,8 @@ class SynthesisBlock(nn.Module):
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
         else:
-            self.conv0 = SynthesisLayer(in_channels, out_channels, up=2, **layer)
-        self.conv1 = SynthesisLayer(out_channels, out_channels, **layer)
+            self.conv0 = self.layer_class(in_channels, out_channels, up=2, **layer)
+        self.conv1 = self.layer_class(out_channels, out_channels, **layer)
         self.num_conv = 1 if in_channels == 0 else 2
         self.num_torgb = int(is_last or architecture == "skip")
         if self.num_torgb:
@@ -336,6 +350,7 @@ class SynthesisBlock(nn.Module):
 class SynthesisNetwork(nn.Module):
     """ws [N, num_ws, w_dim] -> image [N, img_channels, R, R] float32."""
 
+    block_class = SynthesisBlock
     shared_torgb_ws = True  # a block's ToRGB uses the w of the next block's first convolution
 
     def __init__(self, w_dim, img_resolution, img_channels, channel_base=32768, channel_max=512, num_fp16_res=0,
@@ -348,9 +363,9 @@ class SynthesisNetwork(nn.Module):
         start, inside = 0, 0
         for res in self.block_resolutions:
             inputs = channels_at(res // 2, channel_base, channel_max) if res > 4 else 0
-            block = SynthesisBlock(inputs, channels_at(res, channel_base, channel_max), w_dim=w_dim, resolution=res,
-                                   img_channels=img_channels, is_last=res == img_resolution,
-                                   use_fp16=res >= fp16_from, **block_kwargs)
+            block = self.block_class(inputs, channels_at(res, channel_base, channel_max), w_dim=w_dim, resolution=res,
+                                     img_channels=img_channels, is_last=res == img_resolution,
+                                     use_fp16=res >= fp16_from, **block_kwargs)
             self.add_module(f"b{res}", block)
             inside = block.num_conv + block.num_torgb
             self.windows[res] = start, inside

@@ -19,7 +19,7 @@ from torch_utils.ops import upfirdn2d as fir
 
 def bias_act(x, b, act, gain, clamp):
     if b is not None:
-        x = x + b.reshape([-1 if i == 1 else 1 for i in range(x.ndim)])
+        x = x + b.to(x.dtype).reshape([-1 if i == 1 else 1 for i in range(x.ndim)])
     if act == "lrelu":
         x = F.leaky_relu(x, 0.2)
     elif act != "linear":
@@ -43,6 +43,7 @@ def upfirdn2d(x, f, up=1, down=1, padding=(0, 0, 0, 0), gain=1):
 
 
 def conv2d_resample(x, w, f, up, down, padding, flip_weight):
+    w = w.to(x.dtype)
     if up == 1 and down == 1:
         return F.conv2d(x, w if flip_weight else w.flip(2, 3), padding=padding)
     k, taps = w.shape[2], f.shape[0]
@@ -63,15 +64,18 @@ def conv2d_resample(x, w, f, up, down, padding, flip_weight):
 
 def modulated_conv2d(x, weight, styles, noise=None, demodulate=True, **kw):
     dcoefs = None
+    if x.dtype == torch.float16 and demodulate:  # nothing may overflow
+        weight = weight * (1 / (weight[0].numel() ** 0.5) / weight.abs().amax((1, 2, 3), keepdim=True))
+        styles = styles / styles.abs().amax(1, keepdim=True)
     if demodulate:
         w = weight.unsqueeze(0) * styles.reshape(len(styles), 1, -1, 1, 1)  # [N, O, I, k, k]
         dcoefs = (w.square().sum((2, 3, 4)) + 1e-8).rsqrt()
-    x = x * styles[:, :, None, None]
+    x = x * styles.to(x.dtype)[:, :, None, None]
     x = conv2d_resample(x, weight, **kw)
     if dcoefs is None:
         return x
-    dcoefs = dcoefs[:, :, None, None]
-    return x * dcoefs if noise is None else torch.addcmul(noise, x, dcoefs)
+    dcoefs = dcoefs.to(x.dtype)[:, :, None, None]
+    return x * dcoefs if noise is None else torch.addcmul(noise.to(x.dtype), x, dcoefs)
 
 
 def _fully_connected(self, x):

@@ -1,41 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operators timed side by side with the compositions they replace: `python -m tests.bench.bench_ops --out ops.json`.
 
-Variants of a row are called in turn inside one process after a warm-up and a check of the result; figures are medians.
-On the CPU with one thread the processor time of that thread is counted, so that a shared machine matters less; on CUDA,
-events around each call, with the second-level cache flushed before it. Needs torch only.
+Variants of a row are called in turn inside one process after a warm-up and a check of the result; figures are medians
+(how: tests/bench/common.py). Columns: ours, the reference composition, torch.compile of it (--compile), the path
+through F.batch_norm, torch's own convolution, the original's formulation of the modulated convolution and the grouped
+one, and the original itself from a checkout (--original). Needs torch only.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import math
-import os
-import platform
-import statistics
-import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from dnnlib.util import UserError  # noqa: E402
+from tests.bench import common  # noqa: E402
+from tests.bench.common import bar, mean  # noqa: E402
 from torch_utils import build  # noqa: E402
 from torch_utils.ops import convolution  # noqa: E402
 from torch_utils.ops.bias_act import bias_act  # noqa: E402
 from torch_utils.ops.cond_batch_norm import cond_batch_norm  # noqa: E402
 from torch_utils.ops.epilogue import epilogue  # noqa: E402
-from torch_utils.ops.modulated_conv2d import scaled_conv2d  # noqa: E402
+from torch_utils.ops.modulated_conv2d import modulated_conv2d, scaled_conv2d  # noqa: E402
 from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upsample2d  # noqa: E402
 
 SYM6 = [0.0154, 0.0035, -0.1180, -0.0483, 0.4911, 0.7876, 0.3379, -0.0726, -0.0211, 0.0447, 0.0018, -0.0078]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-SHAPES = {
+SHAPES = {  # suite; --shapes=small takes the first of each, --shapes=full adds FULL
     "cpu": {"upfirdn2d": [(16, 256, 16, 16), (8, 128, 32, 32), (4, 64, 64, 64), (4, 32, 128, 128), (2, 16, 256, 256),
                           (16, 3, 32, 32), (16, 512, 4, 4)],
             "upfirdn12": [(16, 3, 64, 64)],
@@ -44,57 +44,41 @@ SHAPES = {
     "cuda": {"upfirdn2d": [(32, 512, 16, 16), (32, 512, 32, 32), (16, 256, 64, 64), (8, 128, 256, 256)],
              "upfirdn12": [(32, 3, 256, 256)],
              "pointwise": [(32, 512, 16, 16), (32, 512, 32, 32), (16, 256, 64, 64), (8, 128, 256, 256),
-                           (64, 192, 64, 64)],
+                           (64, 192, 64, 64), (8, 256, 8, 8)],
              "conv": [(32, 512, 16, 16), (32, 512, 32, 32), (8, 128, 256, 256)]},
 }
+FULL = {
+    "cpu": {"pointwise": [(16, 3, 32, 32), (5, 17, 33, 35)],
+            "conv": [(16, 512, 8, 8), (4, 512, 16, 16), (32, 128, 16, 16), (4, 256, 32, 32), (32, 64, 32, 32),
+                     (4, 128, 64, 64), (16, 64, 64, 64), (8, 32, 128, 128)]},
+    "cuda": {"pointwise": [(64, 1536, 8, 8), (5, 17, 33, 35)], "conv": [(16, 256, 64, 64)]},
+}
+TINY = {"upfirdn2d": [(2, 8, 8, 8)], "upfirdn12": [(2, 3, 16, 16)], "pointwise": [(2, 8, 8, 8)],
+        "conv": [(2, 8, 8, 8)]}  # to see that everything runs
 # op -> (each row, geometric mean), ratios to the reference; CPU with AVX-512, 60 % of it without.
 BARS = {("upfirdn2d", "fp32"): (3.0, 8.0), ("upfirdn2d", "bf16"): (2.5, 6.0), ("upfirdn12", "fp32"): (20, 30),
         ("bias_act", None): (2.0, 3.2), ("epilogue", None): (2.0, 4.2), ("cond_bn", None): (1.5, 3.0),
         ("modconv", "fp32"): (1.1, 1.9), ("modconv", "bf16"): (3.5, 5.5), ("conv second", "bf16"): (0.7, 1.1)}
+PASSES = {"bias_act": (2, 3), "epilogue": (2, 3), "cond_bn": (3, 5)}  # over x, forward and backward
+AGAINST = {"reference": "reference", "compile": "compile", "original": "original", "cudnn": "cudnn",
+           "native": "native", "baseline": "baseline"}  # variants that ratios are formed with
 
 
-class Timer:
-    def __init__(self, device, threads):
-        self.cuda = device == "cuda"
-        self.clock = time.thread_time if threads == 1 else time.perf_counter
-        self.flush = torch.empty(64 << 20, dtype=torch.int32, device=device) if self.cuda else None
-
-    def once(self, f):
-        if not self.cuda:
-            start = self.clock()
-            f()
-            return (self.clock() - start) * 1e3
-        self.flush.zero_()
-        a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        a.record()
-        f()
-        b.record()
-        b.synchronize()
-        return a.elapsed_time(b)
-
-    def __call__(self, variants, seconds):
-        for f in variants.values():
-            f()
-            f()
-        times = {k: [] for k in variants}
-        start, rounds = time.perf_counter(), 0
-        while rounds < 10 or (time.perf_counter() - start < seconds and rounds < 200):
-            for k, f in variants.items():
-                times[k].append(self.once(f))
-            rounds += 1
-        out = {}
-        for k, t in times.items():
-            q1, q2, q3 = statistics.quantiles(t, n=4)
-            out[k] = {"median": q2, "q1": q1, "q3": q3, "n": rounds}
-        return out
-
-
-def original_modconv(x, weight, styles, d_only=False):
+def per_sample_modconv(x, weight, styles):
     """The formulation this project replaces: demodulation through a weight per sample, separate multiplications."""
     w = weight[None] * styles[:, None, :, None, None]
     d = (w.square().sum((2, 3, 4)) + 1e-8).rsqrt()
-    y = torch.nn.functional.conv2d(x * styles.to(x.dtype)[:, :, None, None], weight.to(x.dtype), padding=1)
+    y = F.conv2d(x * styles.to(x.dtype)[:, :, None, None], weight.to(x.dtype), padding=1)
     return y * d.to(x.dtype)[:, :, None, None]
+
+
+def in_fp32(x, weight, styles):
+    """The same in float32, NCHW: what that formulation runs in where 16 bits bring it nothing."""
+    return per_sample_modconv(x.float().contiguous(), weight, styles)
+
+
+def grouped_modconv(x, weight, styles):
+    return modulated_conv2d(x, weight, styles, padding=1, formulation="weights")
 
 
 def our_modconv(x, weight, styles):
@@ -103,7 +87,7 @@ def our_modconv(x, weight, styles):
 
 
 def native_second(x, w, dy):
-    y = torch.nn.functional.conv2d(x, w, padding=1)
+    y = F.conv2d(x, w, padding=1)
     (g,) = torch.autograd.grad(y, x, dy, create_graph=True)
     return torch.autograd.grad(g.float().square().sum(), w)
 
@@ -113,13 +97,30 @@ def our_second(x, w, dy):
     return torch.autograd.grad(g.float().square().sum(), w)
 
 
-def rows(device, ops, shapes, dtypes, layouts):
+def layer_end(x, d, b, strength, noise, impl):
+    return epilogue(x, d, noise, strength, b, act="lrelu", clamp=256, impl=impl)
+
+
+def library_bn(x, gain, bias):
+    """torch's own batch norm (cuDNN where it serves), then gain, bias and relu."""
+    y = F.batch_norm(x, None, None, training=True, eps=1e-5)
+    return torch.relu(torch.addcmul(bias.to(x.dtype)[:, :, None, None], y, gain.to(x.dtype)[:, :, None, None]))
+
+
+def rows(device, ops, shapes, dtypes, layouts, original=None):
     """(op, shape, dtype, layout, {variant: function of leaves}, leaves)"""
     g = torch.Generator(device).manual_seed(0)
 
     def rand(*s, dtype=torch.float32, layout=torch.contiguous_format):
         t = torch.randn(*s, generator=g, device=device).to(dtype)
         return (t.contiguous(memory_format=layout) if len(s) == 4 else t).requires_grad_()
+
+    def variants(call, theirs=None):
+        """ours and the reference; `theirs`: the original's call."""
+        found = {"ours": partial(call, impl="auto"), "reference": partial(call, impl="ref")}
+        if original is not None and theirs is not None:
+            found["original"] = theirs
+        return found
 
     f4, f12 = setup_filter([1, 3, 3, 1], device=device), setup_filter(SYM6, device=device)
     for dn in dtypes:
@@ -129,37 +130,44 @@ def rows(device, ops, shapes, dtypes, layouts):
                 if op not in ops or (op == "upfirdn12" and (dn != "fp32" or ln != "nchw")):
                     continue
                 for s in shapes[op]:
+                    if op == "upfirdn2d" and dn != "fp32" and math.prod(s) > 1 << 24 and device == "cpu":
+                        continue
                     for name, fn in (("up2", upsample2d), ("down2", downsample2d), ("blur", filter2d)):
-                        yield op, name, s, dn, ln, {"ours": lambda x, fn=fn, f=f: fn(x, f),
-                                                    "reference": lambda x, fn=fn, f=f: fn(x, f, impl="ref")}, \
-                            [rand(*s, dtype=d, layout=m)]
+                        yield f"{op} {name}", s, dn, ln, variants(
+                            partial(fn, f=f),
+                            original and partial(getattr(original.upfirdn2d, fn.__name__), f=f)
+                        ), [rand(*s, dtype=d, layout=m)]
             for s in shapes["pointwise"]:
                 n, c, h, w = s
                 x = rand(*s, dtype=d, layout=m)
                 if "bias_act" in ops:
-                    yield "bias_act", "lrelu", s, dn, ln, {
-                        k: lambda x, b, i=i: bias_act(x, b, act="lrelu", clamp=256, impl=i)
-                        for k, i in (("ours", "auto"), ("reference", "ref"))}, [x, rand(c, dtype=d)]
+                    yield "bias_act", s, dn, ln, variants(
+                        partial(bias_act, act="lrelu", clamp=256),
+                        original and partial(original.bias_act.bias_act, act="lrelu", clamp=256)
+                    ), [x, rand(c, dtype=d)]
                 if "epilogue" in ops:
                     z, k = torch.randn(n, 1, h, w, device=device), torch.tensor(0.1, device=device).requires_grad_()
-                    yield "epilogue", "lrelu", s, dn, ln, {
-                        v: lambda x, q, b, k, z=z, i=i: epilogue(x, q, z, k, b, act="lrelu", clamp=256, impl=i)
-                        for v, i in (("ours", "auto"), ("reference", "ref"))}, \
+                    yield "epilogue", s, dn, ln, variants(partial(layer_end, noise=z)), \
                         [x, (torch.rand(n, c, device=device) + 0.5).requires_grad_(), rand(c), k]
                 if "cond_bn" in ops:
-                    yield "cond_bn", "relu", s, dn, ln, {
-                        v: lambda x, a, b, i=i: cond_batch_norm(x, a, b, act="relu", impl=i)
-                        for v, i in (("ours", "auto"), ("reference", "ref"))}, [x, rand(n, c), rand(n, c)]
+                    found = variants(partial(cond_batch_norm, act="relu"))
+                    yield "cond_bn", s, dn, ln, {**found, "cudnn": library_bn}, [x, rand(n, c), rand(n, c)]
             for s in shapes["conv"]:
                 n, c = s[:2]
                 x = rand(*s, dtype=d, layout=m)
                 if "modconv" in ops:
-                    yield "modconv", "3x3", s, dn, ln, {"ours": our_modconv, "reference": original_modconv}, \
-                        [x, rand(c, c, 3, 3), rand(n, c)]
+                    found = {"ours": our_modconv, "baseline": per_sample_modconv, "grouped": grouped_modconv}
+                    if dn != "fp32" and device == "cpu":
+                        found["baseline"] = in_fp32
+                    if n * c * c * 9 * 4 > 1 << 30:
+                        del found["grouped"]  # its weights alone are gigabytes
+                    if original is not None:
+                        found["original"] = partial(original.networks.modulated_conv2d, padding=1, fused_modconv=False)
+                    yield "modconv", s, dn, ln, found, [x, rand(c, c, 3, 3), rand(n, c)]
                 if "conv" in ops and dn != "fp32" and math.prod(s) <= 2 << 20:
                     w = (rand(c, c, 3, 3).detach() / (9 * c) ** 0.5).to(d).contiguous(memory_format=m).requires_grad_()
-                    dy = rand(*s, dtype=d, layout=m)
-                    yield "conv second", "3x3", s, dn, ln, {"ours": our_second, "reference": native_second}, [x, w, dy]
+                    yield "conv second", s, dn, ln, {"ours": our_second, "native": native_second}, \
+                        [x, w, rand(*s, dtype=d, layout=m)]
 
 
 def error_of(a, b):
@@ -181,24 +189,60 @@ def saved_bytes(f, leaves):
     return sum(seen.values())
 
 
-def measure(row, timer, seconds):
-    op, name, shape, dtype, layout, variants, leaves = row
-    if op == "upfirdn2d" and dtype != "fp32" and math.prod(shape) > 1 << 24 and not timer.cuda:
-        return []
-    base = {"bench": "ops", "op": op, "kind": name, "shape": list(shape), "dtype": dtype, "layout": layout}
+def bytes_of(op, direction, x, y):
+    """What must be moved at least; None where arithmetic decides."""
+    size = x.numel() * x.element_size()
+    if op.startswith("upfirdn"):
+        return size + y.numel() * y.element_size()
+    if op in PASSES:
+        forward, backward = PASSES[op]
+        return size * (forward + backward * (direction == "fwd+bwd"))
+    return None
+
+
+def compiled(f):
+    """torch.compile of a variant, for these sizes alone."""
+    torch._dynamo.reset()
+    return torch.compile(f, dynamic=False)
+
+
+def measure(item, timer, seconds, gpu=None, compile_too=False):
+    """Rows of one op and size. A variant that is wrong, or does not run, is not timed: its row says so in `max_err`, or
+    it is left out with a line on stderr."""
+    op, shape, dtype, layout, variants, leaves = item
+    base = {"bench": "ops", "op": op, "shape": list(shape), "dtype": dtype, "layout": layout}
     second = op == "conv second"
-    with torch.set_grad_enabled(second):
-        y = {k: f(*leaves) for k, f in variants.items()}
-    first = {k: v[0] if second else v for k, v in y.items()}
-    error = error_of(first["ours"], first["reference"])
+    truth_name = next(k for k in ("reference", "baseline", "native") if k in variants)
+    if compile_too and truth_name == "reference":
+        variants = {**variants, "compile": compiled(variants["reference"])}
+    first, wrong = {}, []
+    for k, f in list(variants.items()):
+        try:
+            with torch.set_grad_enabled(second):
+                y = f(*leaves)
+            first[k] = y[0] if second else y
+        except Exception as e:  # a column that cannot run must not end the others
+            if k in ("ours", truth_name):
+                raise
+            print(f"{op} {shape} {dtype} {layout}: {k} does not run: {str(e).splitlines()[0][:120]}", file=sys.stderr)
+            del variants[k]
     limit = 1e-3 if dtype == "fp32" else 3e-2
-    if not second and not error <= limit:  # native second order in bfloat16 is the one that is known to be wrong
-        return [{**base, "direction": "fwd", "variant": "ours", "max_err": error, "error": "wrong result: not timed"}]
-    out = []
+    errors = {k: error_of(y, first[truth_name].to(y.dtype)) for k, y in first.items()}
+    for k in [k for k in variants if k != truth_name and not errors[k] <= limit]:
+        # In bfloat16 torch's own second order is the one that is known to be wrong on some CPUs.
+        if second and k == "ours":
+            continue
+        wrong.append(common.row(None, **base, direction="fwd", variant=k, max_err=errors[k]))
+        del variants[k]
+    if "ours" not in variants:
+        return wrong
     cotangent = None if second else torch.randn_like(first["ours"])
 
     def backward(f):
-        return lambda: torch.autograd.grad(f(*leaves), leaves, cotangent)
+        def call():
+            y = f(*leaves)
+            return torch.autograd.grad(y, leaves, cotangent.to(y.dtype))
+        return call
 
     def forward(f):
         def call():
@@ -208,131 +252,217 @@ def measure(row, timer, seconds):
 
     jobs = {"second": {k: lambda f=f: f(*leaves) for k, f in variants.items()}} if second else {
         "fwd": {k: forward(f) for k, f in variants.items()}, "fwd+bwd": {k: backward(f) for k, f in variants.items()}}
+    out = wrong
     for direction, calls in jobs.items():
-        if direction == "fwd" and op == "upfirdn2d" and name == "blur":
+        if direction == "fwd" and op == "upfirdn2d blur":
             source = first["ours"].clone()
             target = source.clone()
             calls["copy"] = lambda a=target, b=source: a.copy_(b)
         if direction == "fwd+bwd" and op.startswith("upfirdn"):
             continue
         for variant, ms in timer(calls, seconds).items():
-            row = {**base, "direction": direction, "variant": variant, "ms": ms, "max_err": error}
-            if direction == "fwd+bwd" and op in ("epilogue", "cond_bn") and variant in variants:
-                row["saved_bytes"] = saved_bytes(variants[variant], leaves)
-            out.append(row)
+            saved = None
+            if direction == "fwd+bwd" and op in ("epilogue", "cond_bn") and variant in ("ours", "reference"):
+                saved = saved_bytes(variants[variant], leaves)
+            out.append(common.row(gpu, **base, direction=direction, variant=variant, ms=ms, saved_bytes=saved,
+                                  max_err=errors.get(variant),
+                                  bytes=bytes_of(op, direction, leaves[0], first["ours"])))
+    if timer.cuda and not second and leaves[0].numel() * leaves[0].element_size() < 4 << 20:
+        out.append(common.row(gpu, **base, direction="fwd", variant="ours in a graph", max_err=errors["ours"],
+                              ms=device_time(forward(variants["ours"]))))
     return out
 
 
-def summarise(table, device):
-    """(ratios, bars) from the rows."""
-    key = lambda r: (r["op"], r["kind"], tuple(r["shape"]), r["dtype"], r["layout"], r["direction"])  # noqa: E731
+def device_time(f, calls=20):
+    """ms of one call as part of a CUDA graph of `calls`: what the device needs, without the host's launches."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            f()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            f()
+    times = []
+    for _ in range(12):
+        a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        a.record()
+        graph.replay()
+        b.record()
+        b.synchronize()
+        times.append(a.elapsed_time(b) / calls)
+    return common.quartiles(times[2:])
+
+
+def collect(table):
+    """{(op, shape, dtype, layout, direction): {variant: row}} of timed rows."""
     by = {}
     for r in table:
-        if "ms" in r:
-            by.setdefault(key(r), {})[r["variant"]] = r
-    ratios, bars = [], []
-    for k, v in by.items():
-        ratios.append({"op": k[0], "kind": k[1], "shape": list(k[2]), "dtype": k[3], "layout": k[4], "direction": k[5],
-                       "vs": "reference", "ratio": v["reference"]["ms"]["median"] / v["ours"]["ms"]["median"]})
-    flags = build.cpu_flags()
-    scale = 1.0 if "avx512f" in flags else 0.6
-    for (op, dtype), (each, mean) in BARS.items():
-        chosen = [r["ratio"] for r in ratios if r["op"] == op and dtype in (None, r["dtype"])]
-        name = f"{op} {dtype or 'all'}"
-        reason = ("no such rows in this run" if not chosen else "bars of CPUs" if device != "cpu" else
-                  "needs AMX" if (op, dtype) == ("modconv", "bf16") and "amx_bf16" not in flags else None)
-        for what, bar, value in (("each", each * scale, min(chosen, default=None)),
-                                 ("mean", mean * scale, math.exp(statistics.fmean(map(math.log, chosen))) if chosen
-                                  else None)):
-            status = "skipped" if reason else "pass" if value >= bar else "fail"
-            bars.append({"id": f"{name} {what}", "value": value, "bar": bar, "status": status, "reason": reason})
-    for op, bar in (("epilogue", 0.36), ("cond_bn", 0.40)):
+        if r["ms"]:
+            by.setdefault((r["op"], tuple(r["shape"]), r["dtype"], r["layout"], r["direction"]), {})[r["variant"]] = r
+    return by
+
+
+def ratios_of(table):
+    out = []
+    for (op, shape, dtype, layout, direction), v in collect(table).items():
+        for variant, vs in AGAINST.items():
+            if variant in v and "ours" in v:
+                out.append({"op": op, "shape": list(shape), "dtype": dtype, "layout": layout, "direction": direction,
+                            "vs": vs, "ratio": v[variant]["ms"]["median"] / v["ours"]["ms"]["median"]})
+    return out
+
+
+def family(op):
+    """'upfirdn2d' of 'upfirdn2d blur'."""
+    return op.split()[0] if op.startswith("upfirdn") else op
+
+
+def cpu_bars(table, ratios, flags):
+    """Section "Bars" of docs/kernels.md, for CPUs."""
+    scale, found = 1.0 if "avx512f" in flags else 0.6, []
+    amx = None if "amx_bf16" in flags else "needs AMX"
+    for (op, dtype), (each, geometric) in BARS.items():
+        vs = {"modconv": "baseline", "conv second": "native"}.get(op, "reference")
+        chosen = [r["ratio"] for r in ratios if family(r["op"]) == op and dtype in (None, r["dtype"]) and r["vs"] == vs
+                  and (op != "modconv" or r["direction"] == "fwd+bwd")
+                  and ((op, dtype) != ("modconv", "bf16") or r["layout"] == "nhwc")]
+        reason = amx if (op, dtype) == ("modconv", "bf16") else None
+        found.append(bar(f"{op} {dtype or 'all'} each", min(chosen, default=None), each * scale, reason))
+        found.append(bar(f"{op} {dtype or 'all'} mean", mean(chosen), geometric * scale, reason))
+    by = collect(table)
+    for op, limit in (("epilogue", 0.36), ("cond_bn", 0.40)):
         saved = [v["ours"]["saved_bytes"] / v["reference"]["saved_bytes"] for k, v in by.items()
-                 if k[0] == op and k[5] == "fwd+bwd" and k[3] == "fp32"]
-        if saved:
-            bars.append({"id": f"{op} saved bytes", "value": max(saved), "bar": bar,
-                         "status": "pass" if max(saved) <= bar else "fail", "reason": None})
+                 if k[0] == op and k[4] == "fwd+bwd" and k[2] == "fp32"]
+        found.append(bar(f"{op} saved bytes", max(saved, default=None), limit, most=True))
     copies = [v["ours"]["ms"]["median"] / v["copy"]["ms"]["median"] for k, v in by.items()
-              if "copy" in v and k[3] == "fp32" and 32 <= k[2][2] <= 128 and math.prod(k[2]) * 4 < 16e6]
-    if copies and device == "cpu":
-        bars.append({"id": "blur vs copy", "value": max(copies), "bar": 1.6,
-                     "status": "pass" if max(copies) <= 1.6 else "fail", "reason": None})
-    return ratios, bars
+              if "copy" in v and k[2] == "fp32" and 32 <= k[1][2] <= 128 and math.prod(k[1]) * 4 < 16e6]
+    found.append(bar("upfirdn2d blur fp32 against a copy", max(copies, default=None), 1.6, most=True))
+    return found
 
 
-def facts(device, threads):
-    def output(*command):
-        try:
-            return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30,
-                                  cwd=Path(__file__).parent).stdout.strip()
-        except OSError:
-            return ""
+def gpu_bars(table, ratios, gpu):
+    """The same for GPUs. 'Large': at least four times the second-level cache."""
+    by, found = collect(table), []
+    large = 4 * max(gpu["l2_mb"], 1) << 20
+    old = int(gpu["sm"]) < 80
 
-    flags = sorted(f for f in build.cpu_flags() if f.startswith(("avx512", "amx", "avx2", "fma", "f16c")))
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")), platform.processor()) if os.path.exists("/proc/cpuinfo") else ""
-    gpu = None
-    if device == "cuda":
-        p = torch.cuda.get_device_properties(0)
-        gpu = {"name": p.name, "sm": f"{p.major}{p.minor}", "mem_gb": p.total_memory >> 30,
-               "l2_mb": getattr(p, "L2_cache_size", 0) >> 20}
-    described = build.describe()
-    info = described["build"]
-    return {"schema": 1, "commit": output("git", "rev-parse", "HEAD"), "dirty": bool(output("git", "status", "-s")),
-            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "command": " ".join(sys.argv[1:]), "implementation": described["implementation"],
-            "host": {"cpu": cpu, "flags": flags, "threads": threads, "load": os.getloadavg()[0],
-                     "clock": "thread time" if device == "cpu" and threads == 1 else "wall or events"},
-            "gpu": gpu, "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                                     "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()},
-            "build": {k: info.get(k) for k in ("cxx_flags", "nvcc_flags", "seconds", "key", "devices")}}
+    def fraction(select, derived=False):
+        """Smallest share of the copy bandwidth; derived: backward = both - forward."""
+        values = []
+        for k, v in by.items():
+            r = v.get("ours")
+            if r is None or not r["bytes"] or not select(k, r):
+                continue
+            size, ms = r["bytes"], r["ms"]["median"]
+            if derived:
+                forward = by.get((*k[:4], "fwd"), {}).get("ours")
+                if k[4] != "fwd+bwd" or forward is None:
+                    continue
+                size, ms = size - forward["bytes"], ms - forward["ms"]["median"]
+                values.append(size / max(ms, 1e-9) / 1e6 / gpu["copy_gbs"])
+            elif k[4] == "fwd":
+                values.append(r["frac_copy"])
+        return min(values, default=None)
+
+    def big(k, r):
+        return math.prod(k[1]) * (4 if k[2] == "fp32" else 2) * 2 >= large
+
+    for op, forward, backward in (("bias_act", 0.85 if old else 0.88, 0.80), ("epilogue", 0.85 if old else 0.88, 0.80),
+                                  ("cond_bn", 0.80, 0.75)):
+        found.append(bar(f"{op} forward, large, of a copy", fraction(lambda k, r, op=op: k[0] == op and big(k, r)),
+                         forward))
+        found.append(bar(f"{op} backward, large, of a copy",
+                         fraction(lambda k, r, op=op: k[0] == op and big(k, r), derived=True), backward))
+    for layout, half, full in (("nhwc", 0.75, 0.80), ("nchw", 0.65, 0.75)):
+        for wide, limit in ((False, half), (True, full)):
+            found.append(bar(f"upfirdn2d {layout} {'fp32' if wide else '16 bits'}, large, of a copy", fraction(
+                lambda k, r, layout=layout, wide=wide: family(k[0]) == "upfirdn2d" and k[3] == layout
+                and (k[2] == "fp32") == wide and big(k, r)), limit))
+    small = [v["ours in a graph"]["ms"]["median"] * 1e3 for v in by.values() if "ours in a graph" in v]
+    found.append(bar("operators under 4 MB, microseconds on the device", max(small, default=None), 8, most=True))
+    for op, vs, limit in (("bias_act", "compile", 0.95), ("epilogue", "compile", 1.1), ("upfirdn2d", "compile", 3),
+                          ("cond_bn", "compile", 1.2), ("cond_bn", "cudnn", 2.0), ("bias_act", "original", 1.0),
+                          ("upfirdn2d", "original", 1.5), ("modconv", "original", 1.15)):
+        chosen = [r["ratio"] for r in ratios if family(r["op"]) == op and r["vs"] == vs
+                  and r["direction"] in (("fwd",) if op == "upfirdn2d" else ("fwd+bwd",))]
+        why = {"compile": "run with --compile", "original": "run with --original=CHECKOUT"}.get(vs)
+        found.append(bar(f"{op} against {vs}, each", min(chosen, default=None), limit, None if chosen else why))
+    saved = [v["ours"]["saved_bytes"] / v["cudnn"]["saved_bytes"] for k, v in by.items()
+             if k[0] == "cond_bn" and k[4] == "fwd+bwd" and v.get("cudnn", {}).get("saved_bytes")]
+    found.append(bar("cond_bn saved bytes against torch's batch norm", max(saved, default=None), 0.40, most=True))
+    return found
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", help="write all figures to this JSON file")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--dtypes", help="of fp32, bf16, fp16 (default: fp32,bf16; CUDA also fp16)")
-    parser.add_argument("--layouts", default="nchw,nhwc")
-    parser.add_argument("--ops", default="upfirdn2d,upfirdn12,bias_act,epilogue,cond_bn,modconv,conv")
-    parser.add_argument("--shapes", default="suite", choices=("small", "suite"),
-                        help="small: the first shape of each op")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=0.6, help="per row and direction, at least ten rounds")
-    parser.add_argument("--minutes", type=float, default=30, help="stop after this long; what is missing is skipped")
-    args = parser.parse_args()
+def run(args):
+    """The report of these arguments."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    original = common.load_original(args.original)
     dtypes = (args.dtypes or ("fp32,bf16,fp16" if args.device == "cuda" else "fp32,bf16")).split(",")
     shapes = SHAPES[args.device]
     if args.shapes == "small":
         shapes = {k: v[:1] for k, v in shapes.items()}
-    timer, table, start = Timer(args.device, args.threads), [], time.monotonic()
-    report = facts(args.device, args.threads)
-    for row in rows(args.device, args.ops.split(","), shapes, dtypes, args.layouts.split(",")):
+    elif args.shapes == "full":
+        shapes = {k: v + FULL[args.device].get(k, []) for k, v in shapes.items()}
+    elif args.shapes == "tiny":
+        shapes = TINY
+    timer, table, start = common.Timer(args.device, args.threads), [], time.monotonic()
+    build.implementation(args.device)
+    report = common.facts(args.device, args.threads)
+    for item in rows(args.device, args.ops.split(","), shapes, dtypes, args.layouts.split(","), original):
         if time.monotonic() - start > args.minutes * 60:
-            report["cut"] = f"stopped after {args.minutes} minutes"
+            print(f"stopped after {args.minutes} minutes", file=sys.stderr)
             break
-        new = measure(row, timer, args.seconds)
+        new = measure(item, timer, args.seconds, report["gpu"], args.compile)
         table += new
         for direction in ("fwd", "fwd+bwd", "second"):
-            ms = {r["variant"]: r["ms"]["median"] for r in new if r["direction"] == direction and "ms" in r}
+            ms = {r["variant"]: r["ms"]["median"] for r in new if r["direction"] == direction and r["ms"]}
             if ms:
-                print(f"{row[0]:12s}{row[1]:6s} {'x'.join(map(str, row[2])):15s} {row[3]} {row[4]} {direction:8s}"
-                      + "  ".join(f"{k} {v:8.3f} ms" for k, v in ms.items())
-                      + f"  ratio {ms['reference'] / ms['ours']:.1f}", flush=True)
+                fraction = next((r["frac_copy"] for r in new if r["direction"] == direction and r["variant"] == "ours"),
+                                None)
+                print(f"{item[0]:16s} {'x'.join(map(str, item[1])):15s} {item[2]} {item[3]} {direction:8s}"
+                      + "  ".join(f"{k} {v:8.3f} ms" + (f" ({v / ms['ours']:.1f}x)" if k != "ours" else "")
+                                  for k, v in ms.items())
+                      + (f"  {fraction:.2f} of a copy" if fraction else ""), flush=True)
         for r in new:
-            if "error" in r:
-                print(f"{row[0]} {row[1]} {row[2]} {row[3]} {row[4]}: {r['error']} ({r['max_err']:.2g})", flush=True)
-    report["rows"] = table
-    report["ratios"], report["bars"] = summarise(table, args.device)
-    for b in report["bars"]:
-        value = "" if b["value"] is None else f"{b['value']:.2f}"
-        print(f"{b['status']:8s}{b['id']:28s} {value:>8s}  bar {b['bar']:.2f}  {b['reason'] or ''}")
+            if not r["ms"]:
+                print(f"{item[0]} {item[1]} {item[2]} {item[3]}: {r['variant']} is wrong, not timed "
+                      f"(error {r['max_err']:.2g})", flush=True)
+    report["rows"], report["ratios"] = table, ratios_of(table)
+    report["bars"] = (cpu_bars(table, report["ratios"], build.cpu_flags()) if args.device == "cpu" else
+                      gpu_bars(table, report["ratios"], report["gpu"]))
+    return report
+
+
+def parser():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", help="write all figures to this JSON file")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    p.add_argument("--dtypes", help="of fp32, bf16, fp16 (default: fp32,bf16; CUDA also fp16)")
+    p.add_argument("--layouts", default="nchw,nhwc")
+    p.add_argument("--ops", default="upfirdn2d,upfirdn12,bias_act,epilogue,cond_bn,modconv,conv")
+    p.add_argument("--shapes", default="suite", choices=("tiny", "small", "suite", "full"),
+                   help="small: the first shape of each op; tiny: only to see that it runs")
+    p.add_argument("--compile", action="store_true", help="also torch.compile of the reference (seconds per row)")
+    p.add_argument("--original", metavar="PATH", help="checkout of StyleGAN2-ADA (PyTorch) to time beside ours")
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--seconds", type=float, default=0.6, help="per row and direction, at least ten rounds")
+    p.add_argument("--minutes", type=float, default=30, help="stop after this long; what is missing is skipped")
+    return p
+
+
+def main():
+    args = parser().parse_args()
+    try:
+        report = run(args)
+    except UserError as e:
+        sys.exit(f"Error: {e}")
+    common.print_bars(report["bars"])
     if args.out:
-        tmp = Path(args.out).with_suffix(".tmp")
-        tmp.write_text(json.dumps(report, indent=1), encoding="utf-8")
-        os.replace(tmp, args.out)
+        common.write_json(args.out, report)
 
 
 if __name__ == "__main__":

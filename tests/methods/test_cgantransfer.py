@@ -12,8 +12,9 @@ from dnnlib.util import UserError
 from gantransfer import training_loop
 from gantransfer.dataset import DataSpec, LabelSpec
 from gantransfer.explain import explain, table
-from gantransfer.method import RunConfig
+from gantransfer.method import Batch, RunConfig
 from gantransfer.methods import METHODS
+from gantransfer.methods.biggan import Draws
 from gantransfer.methods.cgantransfer import bake, labels_of
 from gantransfer.networks import biggan, cgantransfer
 from gantransfer.snapshot import NetRecord, Snapshot
@@ -28,7 +29,8 @@ def spec(n, resolution=16, channels=1, count=4):
 
 def make(name, data, source=None, stage=None, run=None, **options):
     kind = METHODS[name]
-    opts = kind.Options(**{**dict(cfg="tiny", diffaug="none", standing=2), **options})
+    few = {"standing": 2} if hasattr(kind.Options, "standing") else {}
+    opts = kind.Options(**{**dict(cfg="tiny", diffaug="none"), **few, **options})
     config = RunConfig(**{**dict(batch=8), **(run or {})})
     kind.resolve(opts, config, data)
     torch.manual_seed(0)
@@ -166,13 +168,74 @@ def test_frozen_discriminator_blocks(source):
     assert moved and not any(k.startswith(("blocks.0.", "blocks.1.")) for k in moved)
 
 
-def test_r1_and_augmentation(source):
-    m = make("biggan", spec(OLD), g_ch=2, d_ch=2, gamma=1.0, aug="ada", augpipe="bg", ada_kimg=1)
+@pytest.mark.parametrize("name", ["biggan", "cgantransfer"])
+def test_r1(source, name):
+    """The penalty is half gamma times the squared gradient on reals, and moves the discriminator."""
+    snap = None if name == "biggan" else source
+    m, plain = (make(name, spec(NEW), snap, **(dict(g_ch=2, d_ch=2) if name == "biggan" else {}), gamma=g)
+                for g in (4.0, 0.0))
+    assert m.phases()[0].second_order and not plain.phases()[0].second_order
     seen = {}
-    m.report = lambda k, v: seen.setdefault(k, v)
-    step(m, 5)
-    assert float(seen["Loss/r1_penalty"].mean()) > 0 and m.phases()[0].second_order
-    assert m.steps == 5 and m.state()["ada_p"] >= 0
+    m.report = lambda k, v: seen.setdefault(k, v.clone())
+    D = copy.deepcopy(m.D)
+    x, c = torch.rand(4, 1, 16, 16) * 2 - 1, torch.eye(NEW)[[0, 1, 2, 0]]
+    rng = torch.Generator().manual_seed(1)
+    draws = Draws(torch.randn(4, m.G.z_dim, generator=rng), c)
+    fake = m.G(draws.z, c).detach()
+    leaf = x.clone().requires_grad_(True)
+    (g,) = torch.autograd.grad(D(torch.cat([fake, leaf]), torch.cat([c, c]))[4:].sum(), leaf)
+    with_r1 = m.discriminator_loss(Batch(x, c, rng, rng, None, 0), draws)
+    without = plain.discriminator_loss(Batch(x, c, rng, rng, None, 0), draws)
+    assert torch.allclose(seen["Loss/r1_penalty"], g.square().sum([1, 2, 3]), rtol=1e-4)
+    assert torch.allclose(with_r1 - without, 2 * g.square().sum([1, 2, 3]), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["biggan", "cgantransfer"])
+def test_adaptive_augmentation_moves_and_acts(source, name):
+    options = dict(g_ch=2, d_ch=2) if name == "biggan" else {}
+    m = make(name, spec(NEW), None if name == "biggan" else source, aug="ada", augpipe="blit", ada_kimg=0.1, dlr=0.0,
+             **options)
+    with torch.no_grad():
+        m.D.linear.bias.fill_(1000)  # sure of every real: p must rise by 4 steps of 8 images in 100
+    step(m, 4)
+    assert m.augmentation.p == pytest.approx(0.32) and m.progress() == {"augment": pytest.approx(0.32)}
+    seen = []
+    m.D.register_forward_pre_hook(lambda net, args: seen.append(args[0].detach()))
+    x, c, rng = torch.rand(8, 1, 16, 16) * 2 - 1, torch.eye(NEW)[[0, 1, 2, 0] * 2], torch.Generator().manual_seed(1)
+    m.discriminator_loss(Batch(x, c, rng, rng, None, 0), Draws(torch.randn(8, m.G.z_dim), c))
+    changed = ((seen[0][8:] - x).abs() > 0.05).flatten(1).any(1)
+    assert 0 < changed.sum() < 8  # some, not all, at p = 0.32
+
+
+def test_diffaugment_acts_on_reals_fakes_and_in_the_generators_loss(source):
+    m = make("cgantransfer", spec(NEW), source, diffaug="translation,cutout")
+    seen = []
+    m.D.register_forward_pre_hook(lambda net, args: seen.append(args[0]))
+    x, c, rng = torch.rand(4, 1, 16, 16) * 2 - 1, torch.eye(NEW)[[0, 1, 2, 0]], torch.Generator().manual_seed(1)
+    draws = Draws(torch.randn(4, m.G.z_dim), c)
+    batch = Batch(x, c, rng, rng, None, 0)
+    m.discriminator_loss(batch, draws)
+    assert all((seen[0][4 + i] != x[i]).any() for i in range(4))
+    for p in m.trainable("G"):
+        p.requires_grad_(True)
+    m.generator_loss(batch, draws).sum().backward()
+    assert all((seen[1][i] == 0).sum() >= 16 for i in range(4))  # cut out, or moved in from outside
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in m.G.residual_parameters())
+
+
+def test_averaged_generator_ramps_up():
+    """Half-life = ramp times the images shown, up to ema_kimg; 0 images: the generator itself."""
+    m = make("biggan", spec(NEW), g_ch=2, d_ch=2, ema_kimg=0.02, ema_ramp=0.5)
+    stepper = Stepper(m, m.run)
+    x, c = torch.rand(8, 1, 16, 16) * 2 - 1, torch.eye(NEW)[[0, 1, 2, 0] * 2]
+    for i in range(7):
+        stepper.step(i, 8 * i, lambda rep, k: (x, c), lambda k, gen: c[:k])
+        before = m.G_ema.linear.weight.clone()
+        m.end_step(8 * i, 8)
+        half_life = min(0.5 * 8 * i, 20)
+        decay = 0.5 ** (8 / half_life) if i else 0
+        expected = decay * before + (1 - decay) * m.G.linear.weight
+        assert torch.allclose(m.G_ema.linear.weight, expected, atol=1e-7), i
 
 
 def test_fine_tuning_keeps_known_classes(source):

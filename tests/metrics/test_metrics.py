@@ -11,6 +11,7 @@ import torch
 from dnnlib.util import UserError
 from gantransfer.dataset import ImageDataset, LabelSpec
 from gantransfer.metrics import fid, intra, kid, metrics, stats
+from gantransfer.metrics.pr import density_coverage, precision_recall
 from gantransfer.networks import features
 from gantransfer.networks.features import Detector, Features
 from gantransfer.networks.input_path import InputSpec
@@ -62,7 +63,8 @@ def test_usual_names_are_accepted_and_canonical():
     ("fid50k_clean", ("inception-clean",)), ("fid50k_pytorch", ("inception-pytorch",)),
     ("is50k", ("inception",)), ("is10k_biggan", ("inception-biggan",)), ("pr50k3_full", ("vgg16",)),
     ("dc10k5", ("inception",)), ("pr_digits32_500_k3", ("digits32",)), ("dc_mynet_2k_k5", ("mynet",)),
-    ("kmmd", ("inception-biggan",)), ("fid_inf", ("inception",)), ("fid_class", ("inception",)),
+    ("kmmd", ("inception-biggan",)), ("kmmd_unbiased10k", ("inception-biggan",)),
+    ("fid_inf", ("inception",)), ("fid_class", ("inception",)),
     ("fd_resnet34-utk_10k", ("resnet34-utk",)), ("kd_pix64_500_shots", ("pix64",)),
     ("memorisation", ("inception",)), ("memorisation_digits32", ("digits32",)), ("memorisation_500", ("inception",)),
     ("memorisation_digits32_500", ("digits32",)), ("report_digits32", ("digits32", "pix64")), ("ppl2_wend", ()),
@@ -144,6 +146,7 @@ def test_inception_score_and_pr_keys(make_context, stand_in):
     assert keys == {"pr1k3_full_precision", "pr1k3_full_recall"}
     assert set(metrics.compute("dc1k5", ctx)["results"]) == {"dc1k5_density", "dc1k5_coverage"}
     assert set(metrics.compute("kmmd30", ctx)["results"]) == {"kmmd30"}
+    assert set(metrics.compute("kmmd_unbiased30", ctx)["results"]) == {"kmmd_unbiased30", "kmmd_unbiased30_error"}
     line = metrics.compute("fid_inf_40", ctx)
     assert set(line["results"]) == {"fid_inf_40"} and line["sizes"][-1] == 40
 
@@ -440,3 +443,30 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         metrics.append_jsonl(tmp_path, line(kimg=2.0))
     assert path.read_bytes() == good
+
+
+def test_quality_and_variety_within_classes(make_context, stand_in, reference):
+    ctx = make_context()
+    made = {name: metrics.compute(name, ctx) for name in ("pr_digits32_20_k3_class", "dc_digits32_20_k3_class",
+                                                          "diversity_digits32_20_class")}
+    judge = ctx.detector("digits32")
+    values: dict[str, list] = {k: [] for k in ("precision", "recall", "density", "coverage", "diversity")}
+    for c in range(4):
+        real = judge(torch.from_numpy(reference.images_uint8(np.flatnonzero(reference.class_ids == c)))).features
+        fake = judge(ctx.images(ctx.plan_per_class([c], 20), 0, 20)).features
+        p, d = precision_recall(real, fake, 3, strict=True), density_coverage(real, fake, 3)
+        for key, value in (*p._asdict().items(), *d._asdict().items()):
+            values[key].append(value)
+        values["diversity"].append(float((fake.double().var(0).sum() / real.double().var(0).sum()).sqrt()))
+    for name, columns in (("pr", ("precision", "recall")), ("dc", ("density", "coverage"))):
+        result = made[f"{name}_digits32_20_k3_class"]
+        for key in columns:
+            assert result["per_class"][key] == pytest.approx(values[key])
+            assert result["results"][f"{name}_digits32_20_k3_class_{key}"] == pytest.approx(np.mean(values[key]))
+    result = made["diversity_digits32_20_class"]
+    assert result["per_class"]["values"] == pytest.approx(values["diversity"], rel=1e-5)
+    assert result["results"]["diversity_digits32_20_class"] == pytest.approx(np.mean(values["diversity"]))
+    assert {metrics.lookup(n).name for n in ("pr_class", "dc_class", "ppl_class", "diversity_class")} == {
+        "pr_class", "dc_class", "ppl_class", "diversity_class"}
+    with pytest.raises(UserError, match="class labels"):
+        metrics.preflight(["diversity_digits32_20_class"], dataclasses.replace(reference.spec, label=LabelSpec()))

@@ -115,3 +115,29 @@ def test_lpips_diversity(context, make_context, reference, digits, tmp_path):
     assert line["results"]["lpips_diversity_5"] == pytest.approx(np.mean(values))
     own = metrics.compute("lpips_diversity_20", make_context())
     assert len(own["per_class"]["values"]) == 4 and min(own["per_class"]["values"]) > 0
+
+
+def test_paths_between_classes_share_latent_and_noise(context, reference, monkeypatch):
+    """On a linear generator whose styles carry the class: |A (w1 - w0)|^2, whatever the latent and the noise."""
+    class Labelled(Linear):
+        def mapping(self, z, c):
+            return (torch.cat([z, c], 1)[:, None]).repeat(1, 2, 1)
+
+        def synthesis(self, ws, noise_mode, rng, force_fp32):
+            noise = torch.stack([torch.randn(3, 16, 16, generator=g) for g in rng.generators])
+            return (ws.mean(1).double() @ self.A.double().T).reshape(-1, 3, 16, 16) + noise
+
+    net = Labelled()
+    net.A = torch.randn(768, 8 + 4, generator=torch.Generator().manual_seed(0)) * 1e-2
+    monkeypatch.setattr(ppl, "EPSILON", 1e-2)
+    monkeypatch.setattr(ppl, "trimmed_mean", lambda d: float(np.mean(d)))
+    ctx = context(net)
+    ctx.sampler.spec = dataclasses.replace(reference.spec, channels=3)
+    ctx.sampler.label_dim = 4
+    result = metrics.compute("ppl_class_48", ctx)
+    columns = net.A[:, 8:].double()
+    steps = [[float((columns[:, j] - columns[:, i]).square().sum()) for j in range(4) if j != i] for i in range(4)]
+    for k, value in zip(result["per_class"]["ids"], result["per_class"]["values"]):
+        assert min(steps[k]) * 0.99 <= value <= max(steps[k]) * 1.01
+    assert result["results"]["ppl_class_48"] == pytest.approx(np.mean(result["per_class"]["values"]))
+    assert result["labels"] == "uniform"

@@ -28,7 +28,6 @@ activation_funcs = {
 
 
 _CODES = {name: i for i, name in enumerate(activation_funcs, 1)}  # enum Act of csrc/bias_act.h
-_SMOOTH = frozenset(_CODES[name] for name in ("tanh", "sigmoid", "elu", "selu", "softplus", "swish"))
 
 
 def bias_act(x, b=None, dim=1, act="linear", alpha=None, gain=None, clamp=None, impl="auto"):
@@ -163,59 +162,7 @@ def piecewise_grad(dy, y, act, alpha, clamp):
     return dy
 
 
-# The compiled operator. Its gradient is an operator too; for the piecewise-linear activations that one is its own
-# derivative (a mask times the incoming tensor), the smooth ones have a second.
-
-
-def _needs_x(act, alpha):
-    """As act_needs_x in csrc/bias_act.h: the slope cannot be read off the output."""
-    return act == _CODES["swish"] or (act == _CODES["lrelu"] and alpha < 0)
-
-
-def _save(ctx, inputs, output):
-    x, b, *conf = inputs
-    _, act, alpha, _, clamp = ctx.conf = conf
-    if _needs_x(act, alpha):
-        ctx.save_for_backward(x, b)
-    elif act == _CODES["linear"] and clamp < 0:
-        ctx.save_for_backward(None, None)
-    else:
-        ctx.save_for_backward(output, None)
-    ctx.b_dtype = None if b is None else b.dtype
-
-
-def _backward(ctx, dy):
-    saved, b = ctx.saved_tensors
-    want_db = ctx.needs_input_grad[1]
-    dx, db = torch.ops.gantransfer.bias_act_grad(dy, saved, b, *ctx.conf, want_db)
-    return dx, db.to(ctx.b_dtype) if want_db else None, None, None, None, None, None
-
-
-def _save_grad(ctx, inputs, output):
-    dy, saved, b, *conf, ctx.has_db = inputs
-    ctx.conf = conf
-    ctx.save_for_backward(dy, saved, b)
-
-
-def _backward_grad(ctx, v, vb):
-    dy, saved, b = ctx.saved_tensors
-    dim, act = ctx.conf[:2]
-    if ctx.has_db and vb is not None:
-        vb = vb.to(dy.dtype).reshape([-1 if i == dim else 1 for i in range(dy.ndim)])
-        v = vb.expand_as(dy) if v is None else v + vb
-    d_dy = d_saved = d_b = None
-    if ctx.needs_input_grad[0]:
-        d_dy = torch.ops.gantransfer.bias_act_grad(v, saved, b, *ctx.conf, False)[0]
-    need_b = b is not None and ctx.needs_input_grad[2]
-    if act in _SMOOTH and (ctx.needs_input_grad[1] or need_b):
-        d_saved, d_b = torch.ops.gantransfer.bias_act_grad2(dy, v, saved, b, *ctx.conf, need_b)
-        d_b = d_b.to(b.dtype) if need_b else None
-    return d_dy, d_saved, d_b, None, None, None, None, None, None
-
-
-def _no_third_order(ctx, *grads):
-    raise NotImplementedError("bias_act can be differentiated twice, not three times, for activations that are not "
-                              "piecewise linear; use impl='ref' for higher orders")
+# The compiled operators (gradients: csrc/autograd.cpp).
 
 
 def _fake_grad(dy, saved, b, dim, act, alpha, gain, clamp, want_db):
@@ -227,11 +174,8 @@ def _fake_grad2(dy, v, saved, b, dim, act, alpha, gain, clamp, want_db):
 
 
 def register():
-    """Tell torch the shapes and gradients of the compiled operators; build.load calls it."""
+    """Tell torch the shapes of the compiled operators; build.load calls it."""
     library = torch.library
     library.register_fake("gantransfer::bias_act", lambda x, b, dim, act, alpha, gain, clamp: native.empty_like(x))
     library.register_fake("gantransfer::bias_act_grad", _fake_grad)
     library.register_fake("gantransfer::bias_act_grad2", _fake_grad2)
-    library.register_autograd("gantransfer::bias_act", _backward, setup_context=_save)
-    library.register_autograd("gantransfer::bias_act_grad", _backward_grad, setup_context=_save_grad)
-    library.register_autograd("gantransfer::bias_act_grad2", _no_third_order)

@@ -124,34 +124,7 @@ def _sum_with(g, noise):
     return torch.matmul(g.flatten(2), noise.reshape(-1, noise.shape[-1], 1))[:, :, 0]
 
 
-# The compiled operator keeps its output only. A gradient that must be differentiable itself, and one for the noise, are
-# composed as above.
-
-
-def _save(ctx, inputs, output):
-    _, d, scale, noise, strength, b, *conf = inputs
-    ctx.conf = scale, *conf
-    ctx.save_for_backward(output, d, noise, strength, b)
-
-
-def _backward(ctx, dy):
-    y, d, noise, strength, b = ctx.saved_tensors
-    scale, slope, gain, clamp = ctx.conf
-    need = ctx.needs_input_grad
-    needs = need[0], need[1], need[3], need[4], need[5]
-    if torch.is_grad_enabled() or needs[2]:
-        conf = scale, "linear" if slope == 1 else "lrelu", slope, gain, None if clamp < 0 else clamp
-        dx, dd, dnoise, dstrength, db = _composed_gradients(dy, y, d, noise, strength, b, conf, needs)
-    else:
-        dnoise = None
-        dx, dd, dstrength, db = torch.ops.gantransfer.epilogue_grad(dy, y, d, scale, noise, strength, b, slope, gain,
-                                                                    clamp)
-
-    def fit(g, like, wanted):
-        return g.to(like.dtype).reshape(like.shape) if wanted else None
-
-    return (dx, fit(dd, d, needs[1]), None, dnoise, fit(dstrength, strength, needs[3]), fit(db, b, needs[4]), None,
-            None, None)
+# The compiled operators (gradients: csrc/autograd.cpp).
 
 
 def _fake_grad(dy, y, d, scale, noise, strength, b, slope, gain, clamp):
@@ -162,8 +135,7 @@ def _fake_grad(dy, y, d, scale, noise, strength, b, slope, gain, clamp):
 
 
 def register():
-    """Tell torch the shapes and gradients of the compiled operators; build.load calls it."""
+    """Tell torch the shapes of the compiled operators; build.load calls it."""
     torch.library.register_fake("gantransfer::epilogue",
                                 lambda x, d, scale, noise, strength, b, slope, gain, clamp: native.empty_like(x))
     torch.library.register_fake("gantransfer::epilogue_grad", _fake_grad)
-    torch.library.register_autograd("gantransfer::epilogue", _backward, setup_context=_save)

@@ -283,19 +283,7 @@ def _remembered(make, values, shape, dtype, wide, args):
         return make(f, *args).contiguous()
 
 
-# The compiled operator: its gradient is itself.
-
-
-def _save(ctx, inputs, output):
-    x, f, *ctx.conf = inputs
-    ctx.size = x.shape
-    ctx.save_for_backward(f)
-
-
-def _backward(ctx, dy):
-    (f,) = ctx.saved_tensors
-    dx = torch.ops.gantransfer.upfirdn2d(dy, f, *_adjoint(ctx.size, dy.shape, f, ctx.conf))
-    return dx, None, None, None, None, None, None
+# The compiled operator (gradient: csrc/autograd.cpp).
 
 
 def _fake(x, f, up, down, pad, flip, gain):
@@ -304,6 +292,5 @@ def _fake(x, f, up, down, pad, flip, gain):
 
 
 def register():
-    """Tell torch the shapes and gradients of the compiled operator; build.load calls it."""
+    """Tell torch the shapes of the compiled operator; build.load calls it."""
     torch.library.register_fake("gantransfer::upfirdn2d", _fake)
-    torch.library.register_autograd("gantransfer::upfirdn2d", _backward, setup_context=_save)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cGANTransfer's stage BN on a class-conditional StyleGAN2: new classes as scores over the old classes' styles, and a
+residual, per layer; everything else of the generator rests. Not in the paper; the networks are in
+networks/styletransfer.py. The discriminator trains in full.
+
+    L_G = softplus(-D(G(z, y), y)) + comb_l1_scale sum mean |scores| + res_l2_scale sum mean residuals^2
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from dnnlib.util import UserError
+from gantransfer import method, sampler, snapshot
+from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options
+from gantransfer.networks import stylegan2
+from gantransfer.networks import styletransfer as networks
+from torch_utils import distributed as dist
+
+
+@dataclass
+class StyleTransferOptions(StyleGAN2Options):
+    comb_l1_scale: float = option(0.01, "Weight of the scores' absolute values", low=0)
+    res_l2_scale: float = option(0.1, "Weight of the squared residuals", low=0)
+    score_lr: float | None = option(None, "Learning rate of scores and residuals in units of --glr (default 1)",
+                                    type=float, low=0)
+
+
+class StyleTransfer(StyleGAN2):
+    name = "styletransfer"
+    shaped_by_source = True
+    Options: ClassVar[type[method.Options]] = StyleTransferOptions
+
+    @classmethod
+    def resolve(cls, o: StyleTransferOptions, run: RunConfig, data: DataSpec) -> None:
+        if data.label.kind != "class":
+            raise UserError("--method=styletransfer learns classes; give --cond=True and a data set with classes")
+        if o.pl_weight:
+            raise UserError("--pl_weight has no meaning with --method=styletransfer: the way from w to images rests")
+        o.pl_weight = 0.0
+        super().resolve(o, run, data)
+        o.score_lr = 1.0 if o.score_lr is None else o.score_lr
+
+    @classmethod
+    def run_name(cls, o: StyleTransferOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
+        return super().run_name(o, {k: v for k, v in given.items() if k != "resume"}, run, data) + f"-{cls.name}"
+
+    @classmethod
+    def check_source(cls, o: StyleTransferOptions, data: DataSpec, source: snapshot.Snapshot | None,
+                     stage: str) -> None:
+        if source is None:
+            raise UserError("--method=styletransfer needs --source=SNAPSHOT, a StyleGAN2 with classes")
+        missing = [n for n in ("G_ema", "D") if n not in source.nets]
+        if source.method != "stylegan2" or missing:
+            raise UserError(f"the source is of method {source.method} with {', '.join(source.nets)}; "
+                            f"--method=styletransfer needs G_ema and D of a class-conditional stylegan2")
+        kwargs = source.nets["G_ema"].kwargs
+        if kwargs.get("c_dim", 0) < 2:
+            raise UserError("the source has no classes, or one; new classes are combinations of at least two")
+        if (kwargs["img_resolution"], kwargs["img_channels"]) != (data.resolution, data.channels):
+            raise UserError(f"the source makes images of {kwargs['img_resolution']} pixels and "
+                            f"{kwargs['img_channels']} channels, {data.path or data.name} has {data.resolution} and "
+                            f"{data.channels}; convert the data with dataset_tool.py")
+
+    @classmethod
+    def config(cls, o: StyleTransferOptions, run: RunConfig, data: DataSpec) -> dict[str, Any]:
+        return {"options": o.to_dict()}  # networks have the source's sizes
+
+    # ---- networks --------------------------------------------------------------------------------------------------
+
+    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
+        self._source = source
+        self._continues = source is not None and bool(source.extra.get("continues"))
+        if not self._continues:
+            self.check_source(opts, data, source, stage)
+        spec = source.extra.get("old_label") if self._continues else ((source.data or {}).get("label") or {})
+        kwargs = source.nets["G_ema"].kwargs
+        self.old_label = LabelSpec.from_dict(spec) if (spec or {}).get("kind") == "class" else LabelSpec(
+            "class", kwargs["c_dim"])
+        super().__init__(opts, data, run, source, stage, device)
+        self._source = None
+
+    def build_generator(self) -> nn.Module:
+        if self._continues:
+            return self._source.nets["G"].build().requires_grad_(True)
+        return networks.extend(self._source.build("G_ema"), self.data.label.dim).requires_grad_(True)
+
+    def build_discriminator(self) -> nn.Module:
+        kwargs = self._source.nets["D"].kwargs
+        block = dict(kwargs.get("block_kwargs") or {}, freeze_layers=self.opts.freezed)
+        return stylegan2.Discriminator(**{**kwargs, "c_dim": self.data.label.dim, "block_kwargs": block})
+
+    def load_source(self, source: snapshot.Snapshot) -> None:
+        self.nets["G_ema"] = copy.deepcopy(self.nets["G"]).eval()
+        if self._continues:
+            return  # every tensor comes from the training state
+        report = self.transfer_net("D", source, source.nets["D"].state, self.nets["D"])
+        if dist.is_main():
+            print(f"{self.data.label.dim} new classes from {self.old_label.dim} old ones")
+            print(report.table(f"D of the {source.method} source"))
+
+    # ---- phases ----------------------------------------------------------------------------------------------------
+
+    def phases(self) -> list[Phase]:
+        phases = super().phases()
+        for group in phases[0].opt.param_groups:
+            group["lr"] *= self.opts.score_lr
+        return phases
+
+    def trainable(self, key: str) -> list[nn.Parameter]:
+        if key == "D":
+            return super().trainable(key)
+        return [*self.G.score_parameters(), *self.G.residual_parameters()]
+
+    def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor]) -> torch.Tensor:
+        return self.G.map(z, c, w_mean_out=means)
+
+    def update_w_avg(self, means: torch.Tensor) -> None:
+        """The mapping network rests, and its running mean serves old classes."""
+
+    def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
+        o = self.opts
+        scores = sum(p.abs().mean() for p in self.G.score_parameters())
+        residuals = sum(p.square().mean() for p in self.G.residual_parameters())
+        self.report("Loss/G/scores_l1", scores.detach())
+        self.report("Loss/G/residuals_l2", residuals.detach())
+        return super().generator_loss(batch, d) + o.comb_l1_scale * scores + o.res_l2_scale * residuals
+
+    # ---- sampling --------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "old_label": self.old_label.to_dict()}
+
+    def snapshot(self, cur_nimg: int) -> snapshot.Snapshot:
+        snap = super().snapshot(cur_nimg)
+        snap.extra |= dict(old_label=self.old_label.to_dict())
+        return snap
+
+    def sampler(self) -> sampler.Sampler:
+        return self.sampler_with(self.G_ema, self.data, self.device, self.old_label)
+
+    @classmethod
+    def sampler_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> sampler.Sampler:
+        return cls.sampler_with(snap.build("G_ema", device), DataSpec.from_dict(snap.data), device,
+                                LabelSpec.from_dict(snap.extra["old_label"]))
+
+    @classmethod
+    def sampler_with(cls, G: nn.Module, spec: DataSpec, device: torch.device | str, old: LabelSpec) -> sampler.Sampler:
+        """Labels are those of the data; `label_set='old'` takes the source's."""
+
+        def synthesise(z: torch.Tensor, c: torch.Tensor, label_set: str | None = None, **kw: Any) -> torch.Tensor:
+            return G.forward_old(z, c, **kw) if label_set == "old" else G(z, c, **kw)
+
+        return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim, network=G,
+                                        label_sets={"new": spec.label, "old": old})

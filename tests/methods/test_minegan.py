@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MineGAN: what rests in each stage, where it starts, what it refuses."""
+
+import copy
+
+import pytest
+import torch
+
+from dnnlib.util import UserError
+from gantransfer.methods import METHODS
+from tests.methods.test_cgantransfer import NEW, OLD, latents, make, source, spec, step
+
+source = source  # the fixture: a BigGAN of five classes, with a shared embedding and without
+
+
+@pytest.fixture(scope="module")
+def mined(source):
+    return step(make("minegan", spec(NEW), source), 3).snapshot(24)
+
+
+def test_starts_at_the_sources_mean_class(source):
+    m = make("minegan", spec(NEW), source)
+    old = source.build("G_ema").eval()
+    z = latents(old, NEW)
+    m.G_ema.eval()
+    assert (m.G_ema(z, torch.eye(NEW)) - old(z, torch.full([NEW, OLD], 1 / OLD))).abs().max() < 1e-6
+    rows = source.build("D").classes.weight.mean(0)
+    assert torch.allclose(m.D.embed.weight, rows.expand(NEW, -1))
+
+
+def test_stage_mine_trains_the_miners_only(source, mined):
+    m = make("minegan", spec(NEW), source, miner_lr=0.5)
+    assert [g["lr"] for g in m.phases()[1].opt.param_groups] == [0.5]
+    before = copy.deepcopy(m.G.state_dict())
+    step(m)
+    moved = {k for k, v in m.G.state_dict().items() if not torch.equal(v, before[k])}
+    miners = {k for k in before if k.startswith(("miner_z.", "miner_c."))}
+    assert len(miners) == 8
+    assert moved == miners | {k for k in before if k.endswith(("stored_mean", "stored_var"))}
+    # classes differ now, and images follow from the snapshot alone
+    images = METHODS["minegan"].sampler_from(mined)([0] * NEW, torch.eye(NEW))
+    assert not torch.equal(images[0], images[1])
+
+
+def test_stage_tune_trains_everything(mined):
+    m = make("minegan", spec(NEW), mined, "tune", miner_lr=0.5)
+    groups = m.phases()[1].opt.param_groups
+    assert [g["lr"] for g in groups] == [0.5, m.opts.glr] and len(groups[0]["params"]) == 8
+    before = copy.deepcopy(m.G.state_dict())
+    step(m)
+    moved = {k for k, v in m.G.state_dict().items() if not torch.equal(v, before[k])}
+    assert {"miner_z.fc1.weight", "miner_c.fc0.bias", "linear.weight", "output_layer.0.gain"} <= moved
+    idle = {n for n, p in m.G.named_parameters() if any(p is q for q in m.G.idle_biases())}
+    assert {n for n, _ in m.G.named_parameters()} - moved == idle
+
+
+@pytest.mark.parametrize("what, says", [
+    ("no source", "--source"), ("tune from BigGAN", "goes on from minegan"), ("mine twice", "goes on from biggan"),
+    ("other classes", "mined 3 classes"), ("size", "16 pixels"), ("NaN", "not finite"), ("no labels", "--cond")])
+def test_bad_input(source, mined, what, says):
+    snap, data, stage = copy.deepcopy(source), spec(NEW), "mine"
+    if what == "no source":
+        snap = None
+    elif what == "tune from BigGAN":
+        stage = "tune"
+    elif what == "mine twice":
+        snap = mined
+    elif what == "other classes":
+        snap, data, stage = mined, spec(2), "tune"
+    elif what == "size":
+        data = spec(NEW, 32)
+    elif what == "NaN":
+        snap.nets["G"].state["linear.bias"][3] = float("nan")
+    elif what == "no labels":
+        data = type(data)("x", 16, 1, 9)
+    with pytest.raises(UserError, match=says) as e:
+        make("minegan", data, snap, stage)
+    assert "\n" not in str(e.value)

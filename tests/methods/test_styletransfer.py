@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores and residuals on StyleGAN2's styles: what rests, what old classes are, what is refused."""
+
+import copy
+
+import pytest
+import torch
+
+from dnnlib.util import UserError
+from gantransfer import training_loop
+from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer.methods import METHODS
+from gantransfer.networks import styletransfer
+from tests.methods.test_cgantransfer import NEW, OLD, latents, spec, step
+from tests.methods.test_cgantransfer import make as make_any
+
+SMALL = dict(cbase=64, cmax=8, d_reg_interval=0, gamma=0.1)
+
+
+def make(name, data, source=None, **options):
+    return make_any(name, data, source, **{**SMALL, **options})
+
+
+@pytest.fixture(scope="module")
+def source():
+    return step(make("stylegan2", spec(OLD), z_dim=10, w_dim=12), 3).snapshot(24)
+
+
+@pytest.fixture(scope="module")
+def added(source):
+    return step(make("styletransfer", spec(NEW), source), 3).snapshot(24)
+
+
+def test_tables_are_the_old_classes_centred_styles(source):
+    old = source.build("G_ema")
+    G = styletransfer.extend(old, OLD)
+    z = torch.randn(styletransfer.SAMPLES, G.z_dim, generator=torch.Generator().manual_seed(0))
+    w = torch.stack([old.mapping(z, row.expand(len(z), -1))[:, 0].mean(0) for row in torch.eye(OLD)])
+    for layer, name in zip(G.style_layers(), G.layer_names()):
+        s = old.synthesis.get_submodule(name).affine(w)
+        assert torch.allclose(layer.affine.table, (s - s.mean(0)).t(), atol=1e-5), name
+        assert layer.affine.table.sum(1).abs().max() < 1e-4
+    assert len(G.style_layers()) == 2 * len(G.synthesis.block_resolutions) - 1 + len(G.synthesis.block_resolutions)
+    # one-hot scores put new class k where old class k is, on average
+    with torch.no_grad():
+        for p in G.score_parameters():
+            p.copy_(torch.eye(OLD))
+    mean = torch.full([1, OLD], 1 / OLD)
+    x = latents(G, 1)
+    for layer in G.style_layers():
+        w_mean = G.mapping(x, mean)[:, 0]
+        got = layer.affine(torch.cat([w_mean.expand(OLD, -1), torch.eye(OLD)], 1))
+        assert torch.allclose(got, layer.affine(torch.cat([w_mean, torch.zeros(1, OLD)], 1)) + layer.affine.table.t(),
+                              atol=1e-5)
+
+
+def test_old_classes_stay_and_only_scores_and_residuals_move(source, added):
+    old, new = METHODS["stylegan2"].sampler_from(source), METHODS["styletransfer"].sampler_from(added)
+    c = torch.eye(OLD)
+    assert torch.equal(old(range(OLD), c), new(range(OLD), c, label_set="old"))
+    images = new([0] * NEW, torch.eye(NEW))
+    assert not torch.equal(images[0], images[1])
+    m = make("styletransfer", spec(NEW), source)
+    before = copy.deepcopy(m.G.state_dict())
+    step(m)
+    moved = {k for k, v in m.G.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {f"synthesis.{n}.affine.{p}" for n in m.G.layer_names() for p in ("scores", "residual")}
+    assert len(m.trainable("G")) == 2 * len(m.G.layer_names())
+
+
+def test_penalties_enter_the_loss(source):
+    losses = {}
+    for scale in (0.0, 100.0):
+        m = make("styletransfer", spec(NEW), source, comb_l1_scale=scale, res_l2_scale=scale)
+        with torch.no_grad():
+            for p in m.G.score_parameters():
+                p.fill_(0.5)
+            for p in m.G.residual_parameters():
+                p.fill_(0.1)
+        seen = {}
+        m.report = lambda k, v, seen=seen: seen.setdefault(k, v.detach())
+        step(m, 1)
+        losses[scale] = float(seen["Loss/G/loss"].mean())
+    layers = len(m.G.layer_names())
+    assert losses[100.0] - losses[0.0] == pytest.approx(100 * layers * (0.5 + 0.01), rel=1e-3)
+
+
+def test_continuing_is_exact(source, tmp_path):
+    """A method made from the training state alone goes on as the first would have."""
+    whole = step(make("styletransfer", spec(NEW), source), 2)
+    stepper = training_loop.Stepper(whole, whole.run)
+    path = tmp_path / "training-state-000000.pt"
+    torch.save(dict(method="styletransfer", stage="main", cur_nimg=16, method_state=whole.state(),
+                    nets={k: {n: t.clone() for n, t in v.state_dict().items()} for k, v in whole.nets.items()},
+                    records={k: [f"{type(v).__module__}.{type(v).__qualname__}", v.init_kwargs]
+                             for k, v in whole.nets.items()}), path)
+    rest = make("styletransfer", spec(NEW), training_loop.as_source(path))
+    saved = torch.load(path, weights_only=True)
+    for name, net in rest.nets.items():
+        net.load_state_dict(saved["nets"][name])
+    rest.load_state(saved["method_state"])
+    assert rest.old_label == whole.old_label and [p.name for p in rest.phases()] == [p.name for p in stepper.phases]
+    a, b = whole.sampler(), rest.sampler()
+    assert torch.equal(a(range(NEW), torch.eye(NEW)), b(range(NEW), torch.eye(NEW)))
+    step(whole, 1), step(rest, 1)
+    for name, net in whole.nets.items():
+        for k, v in net.state_dict().items():
+            assert torch.equal(v, rest.nets[name].state_dict()[k]), (name, k)
+
+
+@pytest.mark.parametrize("what, says", [
+    ("no source", "--source"), ("method", "class-conditional stylegan2"), ("no classes", "at least two"),
+    ("size", "16 pixels"), ("no labels", "--cond"), ("path length", "--pl_weight")])
+def test_bad_input(source, what, says):
+    snap, data, options = copy.deepcopy(source), spec(NEW), {}
+    if what == "no source":
+        snap = None
+    elif what == "method":
+        snap.method = "utlo"
+    elif what == "no classes":
+        snap.nets["G_ema"].kwargs["c_dim"] = 0
+    elif what == "size":
+        data = spec(NEW, 32)
+    elif what == "no labels":
+        data = DataSpec("x", 16, 1, 9, LabelSpec())
+    elif what == "path length":
+        options = dict(pl_weight=2.0)
+    with pytest.raises(UserError, match=says) as e:
+        make("styletransfer", data, snap, **options)
+    assert "\n" not in str(e.value)
