@@ -44,9 +44,9 @@ PER_ANGLE, RHO, SHARE = 40, 0.7, 0.5
 @click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the first one")
 @click.option("--images", type=click.IntRange(min=20, max=400), default=150, show_default=True,
               help="Training images")
-@click.option("--gan-kimg", type=click.IntRange(min=1), default=24, show_default=True,
+@click.option("--gan-kimg", type=click.IntRange(min=1), default=16, show_default=True,
               help="Length of the GAN, without its label code")
-@click.option("--student-kimg", type=click.FloatRange(min=1), default=30, show_default=True,
+@click.option("--student-kimg", type=click.FloatRange(min=1), default=20, show_default=True,
               help="Images that every student sees, in thousands")
 @click.option("--kernels", **kernels.FLAG)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
