@@ -626,7 +626,7 @@ _HELP = """Make a data set: a zip (or folder) of PNG images with labels, as trai
   FILE.zip                       the same inside a zip
   cifar-10-python.tar.gz         (or cifar-100) the archive as downloaded
   train-images-idx3-ubyte.gz     MNIST, with its labels file beside it
-  FOLDER_lmdb                    an LSUN database (needs the package lmdb)
+  FOLDER_lmdb                    an LMDB database, LSUN or with labels (package lmdb)
   FILE.h5                        an HDF5 file of cGAN-KD (needs the package h5py)
   sklearn:digits                 real handwritten digits that come with scikit-learn
   sklearn:rotated-digits         some of them turned by 0 to 90 degrees, the label

@@ -130,7 +130,7 @@ struct Run {
     return s;
   }
 
-  // Small planes (4x4, 8x8): a whole number of vectors each, with what the channel brings broadcast. Called with
+  // Small planes (4x4 to 16x16): a whole number of vectors each, with what the channel brings broadcast. Called with
   // f(plane, vectors of x).
   bool small() const { return !p.channels_last && p.up == 1 && hw % vec::kLanes == 0 && hw <= 16 * vec::kLanes; }
 

@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(256, 3) cond_bn_planes(CondBnParams p, int spl
 }
 
 template <class T, int V, bool REDUCE>
-__global__ void __launch_bounds__(256, 3) cond_bn_pixels(CondBnParams p, int splits) {
+__global__ void __launch_bounds__(256, sizeof(T) == 8 ? 2 : 3) cond_bn_pixels(CondBnParams p, int splits) {
   using A = acc_t<T>;
   __shared__ A scratch[8][32 * V + 1];
   const int64_t hw = int64_t(p.h) * p.w, strip = (hw - 1) / splits + 1;

@@ -107,7 +107,7 @@ struct Run {
       for (int64_t j = 0; j < p.hw; j++) to[j] = add ? to[j] + from[j] : from[j];
   }
 
-  // Small planes (4x4, 8x8): a whole number of vectors each, with d and b broadcast.
+  // Small planes (4x4 to 16x16): a whole number of vectors each, with d and b broadcast.
   static constexpr bool kVectors = std::is_same_v<T, float> || std::is_same_v<T, bf16>;
   bool small() const { return !p.channels_last && p.hw % vec::kLanes == 0 && p.hw <= 16 * vec::kLanes; }
 

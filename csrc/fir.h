@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The FIR filters that networks use, on the CPU: separable, 4 or 12 taps, up or down by 1 or 2, float32 and bfloat16. Two
-// passes in the first-level cache: the vertical taps from the input's own rows into a row buffer with zero margins, the
-// horizontal taps from there to the output. No zero insertion, no padded copy, no image in between.
+// The FIR filters that networks use, on the CPU: separable, 4 or 12 taps, up or down by 1 or 2, float32 and bfloat16.
+// The vertical taps read the input's own rows; the horizontal taps follow from registers (4 taps, usual paddings) or from
+// a row buffer with zero margins. No zero insertion, no padded copy, no image in between.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -247,8 +247,8 @@ struct Filter2d {
     if (DOWN == 2 && p.w == L && p.wo == L / 2 && oy + 1 < p.ho) {  // both rows in one vector
       sums(0, b);
       const Vec even = evens(b[0], b[1]), odd = odds(b[0], b[1]), zero = {};
-      const Vec before = __builtin_shufflevector(odd, zero, 16, 0, 1, 2, 3, 4, 5, 6, 16, 8, 9, 10, 11, 12, 13, 14);
-      const Vec after = __builtin_shufflevector(even, zero, 1, 2, 3, 4, 5, 6, 7, 16, 9, 10, 11, 12, 13, 14, 15, 16);
+      const Vec before = GT_SHUFFLE(odd, zero, 16, 0, 1, 2, 3, 4, 5, 6, 16, 8, 9, 10, 11, 12, 13, 14);
+      const Vec after = GT_SHUFFLE(even, zero, 1, 2, 3, 4, 5, 6, 7, 16, 9, 10, 11, 12, 13, 14, 15, 16);
       const Vec v[4] = {before, even, odd, after};
       return store(out[0], splat_sum<4>(v, h));
     }
@@ -276,9 +276,11 @@ struct Filter2d {
         if (UP == 1) {
           Vec v[4];
           if (PX == 2)
-            v[0] = window<L - 2>(a[r], b[r]), v[1] = window<L - 1>(a[r], b[r]), v[2] = b[r], v[3] = window<1>(b[r], c[r]);
+            v[0] = window<L - 2>(a[r], b[r]), v[1] = window<L - 1>(a[r], b[r]), v[2] = b[r],
+            v[3] = window<1>(b[r], c[r]);
           else
-            v[0] = window<L - 1>(a[r], b[r]), v[1] = b[r], v[2] = window<1>(b[r], c[r]), v[3] = window<2>(b[r], c[r]);
+            v[0] = window<L - 1>(a[r], b[r]), v[1] = b[r], v[2] = window<1>(b[r], c[r]),
+            v[3] = window<2>(b[r], c[r]);
           store_part(out[r] + at, splat_sum<4>(v, h), p.wo - at);
         } else {
           const Vec even = window<L - 1>(a[r], b[r]) * h[0] + b[r] * h[1];
@@ -317,8 +319,8 @@ struct Filter2d {
                                          horizontal.base[UP - 1] > horizontal.base[0]));
   }
 
-  // Channels last: kLanes channels walk along R output rows at once. Vertical sums of the last pixels stay in registers:
-  // every input is loaded once per R rows, and there is no buffer.
+  // Channels last: kLanes channels walk along R output rows at once. Vertical sums of the last pixels stay in
+  // registers: every input is loaded once per R rows, and there is no buffer.
   template <class Chunks>
   void pixels(const Chunks& for_chunks) const {
     constexpr int R = 2;
@@ -412,7 +414,8 @@ struct Filter2d {
 
   template <int R>
   GT_INLINE void walk(const T* x, int oy, const T* zeros, T* const* out, int64_t c) const {
-    // Output row oy + r sees input rows r * S .. r * S + kTaps; output column m * UP + s the window's pixels s .. s + kTaps.
+    // Output row oy + r sees input rows r * S .. r * S + kTaps; output column m * UP + s the pixels s .. s + kTaps of the
+    // window.
     constexpr int S = UP == 1 ? DOWN : 1, N = kTaps + (R - 1) * S, W = kTaps + UP - 1;
     const int64_t size = p.c, line = p.w * size;
     const int top = first_row(oy);

@@ -19,6 +19,13 @@ typedef uint16_t VecHalf __attribute__((vector_size(32)));
 
 #define GT_INLINE inline __attribute__((always_inline))
 
+// Elements of (a, b) by constant indices.
+#if defined(__clang__) || __GNUC__ >= 12
+#define GT_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define GT_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, ::gt::vec::VecMask{__VA_ARGS__})
+#endif
+
 GT_INLINE Vec load(const float* p) {
   Vec v;
   __builtin_memcpy(&v, p, sizeof v);
@@ -45,21 +52,21 @@ GT_INLINE void store(bf16* p, Vec v) {  // as Convert<bf16>::from; the instructi
 // The pairs (a[j], b[j]).
 template <class O>
 GT_INLINE void store_pairs(O* p, Vec a, Vec b) {
-  store(p, __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
-  store(p + kLanes, __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+  store(p, GT_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+  store(p + kLanes, GT_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
 }
 
 // Elements O .. O + kLanes of (a, b).
 template <int O>
 GT_INLINE Vec window(Vec a, Vec b) {
-  return __builtin_shufflevector(a, b, O, O + 1, O + 2, O + 3, O + 4, O + 5, O + 6, O + 7, O + 8, O + 9, O + 10, O + 11,
+  return GT_SHUFFLE(a, b, O, O + 1, O + 2, O + 3, O + 4, O + 5, O + 6, O + 7, O + 8, O + 9, O + 10, O + 11,
                                  O + 12, O + 13, O + 14, O + 15);
 }
 GT_INLINE Vec evens(Vec a, Vec b) {
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return GT_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
 }
 GT_INLINE Vec odds(Vec a, Vec b) {
-  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  return GT_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
 
 // Every second element of 2 * kLanes from p.
@@ -108,10 +115,13 @@ GT_INLINE Vec choose(VecMask mask, Vec yes, Vec no) { return (Vec)((mask & (VecM
 GT_INLINE float sum(Vec v) {
   typedef float Half __attribute__((vector_size(32)));
   typedef float Quarter __attribute__((vector_size(16)));
-  const Half h = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                 __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-  const Quarter q = __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
-  return (q[0] + q[2]) + (q[1] + q[3]);
+  Half h[2];
+  __builtin_memcpy(h, &v, sizeof v);
+  h[0] += h[1];
+  Quarter q[2];
+  __builtin_memcpy(q, h, sizeof q);
+  q[0] += q[1];
+  return (q[0][0] + q[0][2]) + (q[0][1] + q[0][3]);
 }
 
 }  // namespace gt::vec

@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
-from gantransfer import distill, jobs, judge
+from gantransfer import distill, jobs, judge, kernels
 from gantransfer.dataset import ImageDataset
 from gantransfer.grid import image_grid
 from gantransfer.importers import load_any
@@ -44,10 +44,11 @@ PER_ANGLE, RHO, SHARE = 40, 0.7, 0.5
 @click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the first one")
 @click.option("--images", type=click.IntRange(min=20, max=400), default=150, show_default=True,
               help="Training images")
-@click.option("--gan-kimg", type=click.IntRange(min=1), default=24, show_default=True,
+@click.option("--gan-kimg", type=click.IntRange(min=1), default=16, show_default=True,
               help="Length of the GAN, without its label code")
-@click.option("--student-kimg", type=click.FloatRange(min=1), default=30, show_default=True,
+@click.option("--student-kimg", type=click.FloatRange(min=1), default=20, show_default=True,
               help="Images that every student sees, in thousands")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
               help="Also write the table here (.md; the values beside it as .json)")
 def main(folder: Path, seeds: int, first_seed: int, images: int, gan_kimg: int, student_kimg: float,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
-from gantransfer import distill, fakes, jobs
+from gantransfer import distill, fakes, jobs, kernels
 from gantransfer.dataset import ImageDataset
 from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
@@ -54,6 +54,7 @@ PER_CLASS, RHO, SHARE, IMBALANCE = 500, 0.9, 0.5, 25
 @click.option("--gan-kimg", type=click.IntRange(min=1), default=12, show_default=True, help="Length of the GANs")
 @click.option("--student-kimg", type=click.FloatRange(min=1), default=40, show_default=True,
               help="Images that every student sees, in thousands")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
               help="Also write the table here (.md; the values beside it as .json)")
 def main(folder: Path, folds: int, settings: str, gan_kimg: int, student_kimg: float, out: Path | None) -> None:

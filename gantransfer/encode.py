@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from dnnlib.util import UserError, run_cli
-from gantransfer import autoencoder, latents
+from gantransfer import autoencoder, kernels, latents
 from gantransfer.autoencoder import AutoEncoder
 from gantransfer.dataset import ImageDataset
 from gantransfer.generate import pick_device
@@ -40,6 +40,7 @@ from gantransfer.sampler import to_uint8
 @click.option("--overwrite", is_flag=True, help="Replace a cache that does not fit")
 @click.option("--accept", is_flag=True, help="Go on with an encoder that missed its acceptance figures")
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Images at a time")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
 def main(data: str, network: str, cache: str | None, xflip: bool, fp16: bool, recon: bool, floor: str | None,
          detector: str | None, shard: str, overwrite: bool, accept: bool, batch: int, device: str) -> None:

@@ -139,7 +139,7 @@ def make_plan(label: LabelSpec, *, seeds: list[int] | None, classes: list[int] |
     if vector is not None:
         if len(vector) != label.dim:
             raise UserError(f"--label needs {label.dim} numbers" + (
-                "" if label.kind == "value" else ", a weight for every class"))
+                "" if label.kind == "value" else ", a weight for every class; for one class give --class"))
         c = torch.tensor([list(vector)], dtype=torch.float32).repeat(len(seeds), 1)
         return Plan(seeds, c, [None] * len(seeds), _square(len(seeds)))
     if policy is not None:

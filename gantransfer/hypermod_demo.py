@@ -20,7 +20,7 @@ import click
 import numpy as np
 
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
-from gantransfer import jobs
+from gantransfer import jobs, kernels
 from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
 from gantransfer.paired import critical_t, difference, read_result, spread, train_seconds, versions
@@ -60,6 +60,7 @@ METRIC = "report_digits32"
 @click.option("--judges", type=click.IntRange(min=1), default=1, show_default=True, help="Judge networks")
 @click.option("--flags", metavar="LIST", help="More flags for an arm: ARM:--flag=value,...")
 @click.option("--validate", is_flag=True, help="Measure against pool images that no arm trains on, for choosing flags")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--parallel", type=click.IntRange(min=1), help="Trainings at once [default: cores]")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the results here (JSON)")
 def main(folder: Path, arms: str, seeds: int, first_seed: int, lengths: str, shots: int, source_kimg: int, judges: int,

@@ -24,6 +24,7 @@ import torch
 from tqdm import tqdm
 
 from dnnlib.util import UserError, atomic_path, run_cli
+from gantransfer import kernels
 from gantransfer.generate import parse_classes, parse_seeds, pick_device
 from gantransfer.grid import save_grid
 from gantransfer.importers import load_any
@@ -155,6 +156,7 @@ def write_video(path: str, frames: np.ndarray, fps: int, zoom: int) -> None:
 @click.option("--zoom", type=click.IntRange(1, 64), default=1, show_default=True, help="Enlarge the images")
 @click.option("--fps", type=click.IntRange(1, 120), default=12, show_default=True, help="Frames per second of an .mp4")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Images at a time")
 def main(network: str, kind: str, output: str, first: str, second: str, seeds: str, steps: int, interpolation: str,
          trunc: float, noise_mode: str, zoom: int, fps: int, device: str, batch: int) -> None:

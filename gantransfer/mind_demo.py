@@ -22,7 +22,7 @@ import click
 import numpy as np
 
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
-from gantransfer import jobs
+from gantransfer import jobs, kernels
 from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
 from gantransfer.paired import critical_t, difference, spread, train_seconds, versions
@@ -50,6 +50,7 @@ PRIMARY, SHARE = "class_fd", 0.05
 @click.option("--source-kimg", type=click.IntRange(min=1), default=20, show_default=True, help="Length of pre-training")
 @click.option("--encoder-kimg", type=click.IntRange(min=1), default=10, show_default=True, help="... of the encoder")
 @click.option("--judges", type=click.IntRange(min=1), default=1, show_default=True, help="Judge networks")
+@click.option("--kernels", **kernels.FLAG)
 @click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True,
               help="Trainings at once; more than one distorts the times")
 def main(folder: Path, arms: str, seeds: int, kimg: int, epochs: int, source_kimg: int, encoder_kimg: int, judges: int,

@@ -35,18 +35,21 @@ ARMS: dict[str, tuple[str, list[str], bool]] = {
     "finetune": ("fine-tuning", PLAIN, True),
     "freezed": ("FreezeD", [*PLAIN, "--freezed=2"], True),
     "scratch": ("from scratch", PLAIN, False),
+    "minegan": ("MineGAN, stage mine", ["--method=minegan", "--cfg=tiny"], True),
 }
+ALL = ("bn", "bn-ft", "residual", "finetune", "freezed", "scratch")  # those of the README's table
 COLUMNS = {"diversity": "diversity", "nearest": "nearest training", "class_fd": "per-class FD", "accuracy": "accuracy",
            "fd_pix64": "pixel FD"}
 HEADLINE = ("diversity", "nearest")
 PAIRS = (("bn", "finetune"), ("bn-ft", "finetune"), ("residual", "finetune"), ("freezed", "finetune"),
-         ("scratch", "finetune"), ("bn", "residual"), ("bn", "scratch"))
+         ("scratch", "finetune"), ("minegan", "finetune"), ("bn", "residual"), ("bn", "scratch"), ("bn", "minegan"))
 
 
 @click.command()
 @click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default="runs/transfer_demo",
               show_default=True, help="Where everything goes; running again continues")
-@click.option("--arms", default="bn,bn-ft,finetune,scratch", show_default=True, help=f"Known: {', '.join(ARMS)}; all")
+@click.option("--arms", default="bn,bn-ft,finetune,scratch", show_default=True, help=f"Known: {', '.join(ARMS)}; "
+              f"all: {', '.join(ALL)}")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions: other digits, "
               "source and images")
 @click.option("--kimg", "lengths", default="2,4", show_default=True, help="Where to measure; the last is the length")
@@ -55,11 +58,12 @@ PAIRS = (("bn", "finetune"), ("bn-ft", "finetune"), ("residual", "finetune"), ("
 @click.option("--judges", type=click.IntRange(min=1), default=1, show_default=True, help="Judge networks")
 @click.option("--kernels", **kernels.FLAG)
 @click.option("--parallel", type=click.IntRange(min=1), help="Trainings at once [default: cores]")
+@click.option("--picture-kimg", type=int, help="Length that the picture shows, one of --kimg [default: the last]")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the results here (JSON)")
 def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_kimg: int, judges: int,
-         parallel: int | None, out: Path | None) -> None:
+         parallel: int | None, picture_kimg: int | None, out: Path | None) -> None:
     """Five digits from ten images each and a BigGAN of the other five: train, measure, look."""
-    start, names = time.time(), list(ARMS) if arms == "all" else [a.strip() for a in arms.split(",")]
+    start, names = time.time(), list(ALL) if arms == "all" else [a.strip() for a in arms.split(",")]
     unknown = [a for a in names if a not in ARMS]
     if unknown:
         raise UserError(f"--arms={arms}: {unknown[0]} is not known; there are {', '.join(ARMS)}")
@@ -69,6 +73,8 @@ def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_k
         raise UserError(f"--kimg={lengths} is not a list of whole numbers, such as 2,4,8") from None
     if points[0] < 2 or any(k % 2 for k in points):
         raise UserError(f"--kimg={lengths}: snapshots are written at even numbers from 2 on")
+    if picture_kimg is not None and picture_kimg not in points:
+        raise UserError(f"--picture-kimg={picture_kimg} is none of --kimg={lengths}")
     folder.mkdir(parents=True, exist_ok=True)
     parallel = parallel or jobs.cores()
     prepare(folder, seeds, shots, judges, parallel)
@@ -87,7 +93,7 @@ def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_k
                 times["bn-ft", s, k] += train_seconds(bn_at(runs, s, points))
     text = report(names, seeds, points, values, times, shots, source_kimg)
     picture = folder / "transfer.png"
-    draw(picture, few(folder, 0, shots), names, {a: snapshots[a, 0, points[-1]] for a in names})
+    draw(picture, few(folder, 0, shots), names, {a: snapshots[a, 0, picture_kimg or points[-1]] for a in names})
     with atomic_write(folder / "table.md") as f:
         f.write(text + "\n")
     result = dict(command=dict(arms=names, seeds=seeds, kimg=points, shots=shots, source_kimg=source_kimg,
@@ -247,7 +253,7 @@ def report(names: list[str], seeds: int, points: list[int], values: dict, times:
 
 
 def draw(path: Path, training: Path, names: list[str], snapshots: dict[str, Path]) -> None:
-    """A row per new class: its training images | each arm."""
+    """A block for the training images and each arm, four beside each other; a row per new class in each block."""
     from PIL import Image, ImageDraw
 
     from gantransfer.dataset import ImageDataset
@@ -255,24 +261,25 @@ def draw(path: Path, training: Path, names: list[str], snapshots: dict[str, Path
     from gantransfer.methods import METHODS
 
     data = ImageDataset(str(training), fname="lt_1.json", use_labels=True)
-    loaded = {a: load_any(p) for a, p in snapshots.items()}
-    samplers = {a: METHODS[s.method].sampler_from(s) for a, s in loaded.items()}
-    columns, size, zoom = 10, data.resolution, 2
-    gap = np.full((data.num_channels, size, size // 2), 255, np.uint8)
-    strips = []
-    for k in range(data.label_dim):
-        members = np.flatnonzero(data.class_ids == k)
-        blocks = [data.images_uint8(np.resize(members, columns))]
-        blocks += [s([1000 * k + i for i in range(columns)], one_hot([k] * columns, data.label_dim)).numpy()
-                   for s in samplers.values()]
-        strips.append(np.concatenate([tile for b in blocks for tile in (*b, gap)][:-1], axis=2))
-    sheet = image_grid(np.stack(strips), 1, row_labels=[str(n) for n in data.spec.label.names], zoom=zoom)
-    out = Image.new("RGB", (sheet.width, sheet.height + 18), "white")
-    out.paste(sheet, (0, 18))
-    pitch = (columns * size + size // 2) * zoom
-    left = sheet.width - pitch * (1 + len(names)) + size // 2 * zoom
-    for i, title in enumerate(["training images", *(ARMS[a][0] for a in names)]):
-        ImageDraw.Draw(out).text((max(left, 0) + i * pitch + 2, 3), title, fill="black")
+    columns, per_row, top, gap = 10, 4, 16, 12
+    classes = range(data.label_dim)
+    blocks = {"training images": np.concatenate([
+        data.images_uint8(np.resize(np.flatnonzero(data.class_ids == k), columns)) for k in classes])}
+    for arm in names:
+        snap = load_any(snapshots[arm])
+        sampler = METHODS[snap.method].sampler_from(snap)
+        blocks[ARMS[arm][0]] = np.concatenate([sampler(
+            [1000 * k + i for i in range(columns)], one_hot([k] * columns, data.label_dim)).numpy() for k in classes])
+    labels = [str(n) for n in data.spec.label.names]
+    blocks = {title: np.pad(b, ((0, 0), (0, 0), (1, 1), (1, 1))) for title, b in blocks.items()}
+    sheets = {title: image_grid(b, columns, row_labels=labels, zoom=2) for title, b in blocks.items()}
+    w, h = next(iter(sheets.values())).size
+    rows = -(-len(sheets) // per_row)
+    out = Image.new("RGB", (min(len(sheets), per_row) * (w + gap) - gap, rows * (h + top + gap) - gap), "white")
+    for i, (title, sheet) in enumerate(sheets.items()):
+        x, y = i % per_row * (w + gap), i // per_row * (h + top + gap)
+        out.paste(sheet, (x, y + top))
+        ImageDraw.Draw(out).text((x + w - columns * (data.resolution + 2) * 2, y + 2), title, fill="black")
     with atomic_path(path) as tmp:
         out.save(tmp, format="PNG")
 

@@ -25,16 +25,19 @@ from tests.conftest import ROOT, write_image_zip
 
 FAST = ["--arch=conv4-8", "--kimg=0.064", "--batch=16", "--lr=0.01", "--optimizer=adamw", "--threads=1", "--crop=1"]
 TINY_GAN = {"stylegan2": dict(cfg="tiny", cbase=64, cmax=8), "utlo": dict(cfg="tiny", cbase=64, cmax=8, res_uc=8),
-            "transitional": dict(cfg="tiny", cbase=64, cmax=8), "biggan": dict(cfg="tiny", g_ch=4, d_ch=4)}
+            "transitional": dict(cfg="tiny", cbase=64, cmax=8), "biggan": dict(cfg="tiny", g_ch=4, d_ch=4),
+            "ccgan": dict(cfg="tiny", ch=4, embed_kimg=0.1)}
 
 
-def gan(path, data, method="stylegan2"):
+def gan(path, data, method="stylegan2", **options):
     """An untrained snapshot of a method."""
     kind = METHODS[method]
-    opts, run = kind.Options(**TINY_GAN[method]), RunConfig(batch=8, kimg=1)
+    opts, run = kind.Options(**{**TINY_GAN[method], **options}), RunConfig(batch=8, kimg=1)
     kind.resolve(opts, run, data.spec)
     torch.manual_seed(0)
-    kind(opts, data.spec, run).snapshot(0).save(path)
+    made = kind(opts, data.spec, run)
+    made.prepare(data)
+    made.snapshot(0).save(path)
     return path
 
 
@@ -138,19 +141,27 @@ def test_subsampling(features, work, tmp_path, capsys, monkeypatch):
     assert "rejection: acceptance" in capsys.readouterr().out
 
 
-def test_the_auto_encoder_of_values(tmp_path, digits):
+@pytest.mark.parametrize("features, label_input", [("sae", "ili"), ("sae", "nli"), ("discriminator", "ili")])
+def test_values_from_ccgan(features, label_input, tmp_path, digits):
+    """A continuous label all the way: ratio on a sparse auto-encoder or the discriminator, fakes, student."""
     data = write_image_zip(tmp_path / "v.zip", digits[0], [[float(i % 10)] for i in range(40)])
-    spec = ImageDataset(data, use_labels=True).spec
-    opts = DensityRatioOptions(features="sae", feature_width=8, width="tiny")
-    from gantransfer.methods.density_ratio import DensityRatioTraining
-    from gantransfer.stage_run import processes, run_stage
-
-    run_ = RunConfig(kimg=0.064, batch=16, tick=0.064, snap=1)
-    DensityRatioTraining.resolve(opts, run_, spec)
-    with processes("cpu", 1) as device:
-        path = run_stage(DensityRatioTraining, opts, ImageDataset(data, use_labels=True), run_, "features",
-                         tmp_path / "f", device)
-    assert set(snapshot.load(path).nets) == {"F", "decoder", "predictor"}
+    real, spec = f"--data={data}", ImageDataset(data, use_labels=True)
+    snap = gan(tmp_path / "g.pkl", spec, "ccgan", label_input=label_input)
+    run("teacher", *FAST, real, f"--test={data}", f"--outdir={tmp_path}/t")
+    assert json.loads((tmp_path / "t" / "results.json").read_text())["last"]["mae"] < 10
+    words = [f"--heldout={data}"] if features == "discriminator" else ["--feature-epochs=1", "--feature-width=8"]
+    run("ratio", real, f"--network={snap}", f"--features={features}", "--width=tiny", "--kimg=0.064", "--batch=16",
+        f"--outdir={tmp_path}/r", "--threads=1", *words)
+    if features == "sae":
+        assert set(snapshot.load(tmp_path / "r" / "features" / "features.pkl").nets) == {"F", "decoder", "predictor"}
+        assert ("y2h" in snapshot.load(tmp_path / "r" / "ratio.pkl").nets) == (label_input == "ili")
+    run("fakes", real, f"--network={snap}", f"--teacher={tmp_path}/t/teacher.pkl", f"--ratio={tmp_path}/r/ratio.pkl",
+        "--num-per-label=3", "--num-labels=5", "--rs-burn-in=8", "--rho=0.8", "--replace", f"--dest={tmp_path}/f.zip")
+    made = ImageDataset(tmp_path / "f.zip", use_labels=True)
+    assert made.spec.label.kind == "value" and 12 <= len(made) <= 15
+    assert set(np.array(content(tmp_path / "f.zip")["scores"]["assigned"])[:, 0]) <= {0, 2.25, 4.5, 6.75, 9}
+    run("student", *FAST, real, f"--fakes={tmp_path}/f.zip", f"--test={data}", f"--outdir={tmp_path}/s")
+    assert "mae" in json.loads((tmp_path / "s" / "results.json").read_text())["last"]
 
 
 @pytest.mark.parametrize("method", ["utlo", "transitional", "biggan"])

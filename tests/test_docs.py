@@ -24,7 +24,8 @@ import torch
 from PIL import Image
 
 from dnnlib.util import run_cli
-from gantransfer import compare, methods
+from gantransfer import compare, distill_presets, methods
+from gantransfer.methods import cgan_kd, density_ratio
 from gantransfer.methods.stylegan2 import CFGS
 from gantransfer.metrics import metrics
 from gantransfer.snapshot import load
@@ -40,10 +41,17 @@ TABLES = [("train", "train.md"), ("dataset_tool", "dataset_tool.md"), ("lt_datas
           ("calc_metrics", "calc_metrics.md"), ("gantransfer.judge", "calc_metrics.md"),
           ("gantransfer.generate", "generate.md"), ("gantransfer.demo", "compare.md"),
           ("gantransfer.compare", "compare.md"), ("gantransfer.convert", "convert.md"),
+          ("gantransfer.transfer_demo", "cgantransfer.md"),
           ("gantransfer.inspect", "convert.md"), ("gantransfer.bake", "hypermod.md"),
           ("gantransfer.interpolate", "hypermod.md"), ("gantransfer.old_metrics", "hypermod.md"),
           ("gantransfer.hypermod_demo", "hypermod.md"), ("gantransfer.encode", "mind2mind.md"),
-          ("gantransfer.mind_demo", "mind2mind.md")]
+          ("gantransfer.mind_demo", "mind2mind.md"), ("gantransfer.distill", "distill.md"),
+          ("gantransfer.distill_demo", "distill.md")]
+# Sub-command of distill: the sections of its page that hold its flags.
+DISTILL = {"teacher": ["Every training stage", "teacher"], "student": ["Every training stage", "teacher", "student"],
+           "ratio": ["Every training stage", "ratio"], "fakes": ["Every training stage", "fakes"],
+           "refilter": ["fakes", "refilter"], "select-rho": ["Every training stage", "select-rho"],
+           "report": ["report"]}
 
 
 def by_name(paths):
@@ -180,6 +188,26 @@ def test_flag_tables_are_complete_and_tell_the_defaults(name, page):
             assert default is False and cell in ("off", "an error", ""), f"{p.opts[0]}: {cell}"
         elif isinstance(default, str | int | float):
             assert cell.split("`")[1:2] == [str(default)], f"{p.opts[0]} has the default {default}, not {cell}"
+
+
+@pytest.mark.parametrize("name", DISTILL)
+def test_flags_of_distill_are_told_with_their_defaults(name):
+    command = command_of("gantransfer.distill").commands[name]
+    page = (ROOT / "docs" / "distill.md").read_text(encoding="utf-8")
+    cells = {f: c for part in DISTILL[name] for c in rows(section(page, part))
+             for f in re.findall(r"`(--[\w-]+)`", c[0])}
+    own = {"teacher": cgan_kd.CGANKDOptions, "student": cgan_kd.CGANKDOptions,
+           "ratio": density_ratio.DensityRatioOptions}.get(name)
+    fields = {f.name: f.default for f in dataclasses.fields(own)} if own else {}
+    for p in command.params:
+        flags = [f for f in p.opts if f in cells]
+        assert flags, f"docs/distill.md says nothing of {p.opts[0]} of {name}"
+        default = fields.get(p.name, p.default)
+        if isinstance(default, str | int | float) and not p.is_flag:
+            assert cells[flags[0]][1] == f"`{default}`", f"{name} {p.opts[0]} has the default {default}"
+    table = {re.findall(r"`(.+?)`", c[0])[0] for c in rows(section(page, "Presets"))}
+    assert table == set(distill_presets.PRESETS)
+    assert {c[0].strip("`") for c in rows(section(page, "What the stages do"))} == set(cgan_kd.KD)
 
 
 def test_train_table_names_each_flag_once_and_whose_it_is():

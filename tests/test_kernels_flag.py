@@ -11,8 +11,9 @@ import pytest
 from tests.conftest import ROOT
 from torch_utils import build
 
-COMMANDS = ("train", "calc_metrics", "gantransfer.generate", "gantransfer.demo", "gantransfer.compare",
-            "gantransfer.transfer_demo")
+COMMANDS = ("train", "calc_metrics", *(f"gantransfer.{name}" for name in (
+    "generate", "interpolate", "encode", "demo", "compare", "transfer_demo", "hypermod_demo", "mind_demo", "ccgan_demo",
+    "distill_demo")))
 TINY = ("--cfg=tiny", "--cbase=64", "--cmax=8", "--threads=1", "--metrics=none", "--kimg=0.016", "--tick=0.016")
 
 

@@ -2,6 +2,8 @@
 """One training step: gradients in the layout of their parameters, precision, no waiting for the device."""
 
 import json
+import os
+import sys
 
 import pytest
 import torch
@@ -10,8 +12,9 @@ from dnnlib.util import UserError
 from gantransfer.dataset import ImageDataset
 from gantransfer.method import Batch, RunConfig
 from gantransfer.methods import METHODS
-from gantransfer.training_loop import FlatGradients
-from torch_utils import build
+from gantransfer.sampler import LabelSource
+from gantransfer.training_loop import FlatGradients, Stepper, normalised
+from torch_utils import build, stats
 from torch_utils import random as rnd
 
 
@@ -114,3 +117,48 @@ def test_bf16_trains_on_the_cpu(run_script, tiny_zip, tmp_path):
     assert len(losses) >= 4 and losses[-1] < losses[1] - 0.1 and losses[-1] < losses[0] - 0.1, losses
     for s in lines:
         assert all(v["mean"] == 0 for k, v in s.items() if k.startswith("Grad/nonfinite"))
+
+
+class Reads:
+    """Counts what would make a host wait for its device: reading values of tensors (on the CPU it costs nothing)."""
+
+    names = ("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "cpu", "numpy", "nonzero", "__array__",
+             "is_nonzero")
+
+    def __init__(self, monkeypatch):
+        self.seen = []
+        for name in self.names:
+            monkeypatch.setattr(torch.Tensor, name, self._counting(name, getattr(torch.Tensor, name)))
+
+    def _counting(self, name, original):
+        def method(tensor, *args, **kwargs):
+            frame, where = sys._getframe(1), []
+            while frame is not None and len(where) < 4:
+                if "gantransfer" in frame.f_code.co_filename or "torch_utils" in frame.f_code.co_filename:
+                    where.append(f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_code.co_name}")
+                frame = frame.f_back
+            self.seen.append((name, *where[:2]))
+            return original(tensor, *args, **kwargs)
+        return method
+
+
+@pytest.mark.parametrize("method, options", [
+    ("stylegan2", dict(pl_weight=2.0, g_reg_interval=4, d_reg_interval=4, lecam=0.1)),
+    ("stylegan2", dict(precision="bf16", diffaug="light")),
+    ("stylegan2", dict(style_mix=0.9)), ("utlo", dict(res_uc=8))])
+def test_a_step_reads_nothing_back(tiny_zip, monkeypatch, method, options):
+    """All phases, statistics, optimiser and averages: no value goes from the device to the host. The two decisions of
+    style mixing come from a generator on the CPU."""
+    m, dataset = trainer(tiny_zip, method, **options)
+    m.run.batch_gpu = m.run.batch
+    stepper, labels = Stepper(m, m.run), LabelSource(dataset.spec.label)
+    m.report = stats.Collector().report
+    x, c = normalised(dataset.read(range(8))), torch.from_numpy(dataset.labels(range(8)))
+    for index in range(2):  # the first step may set up what later ones use
+        reads = Reads(monkeypatch) if index else None
+        stepper.step(4 * index, 8 * index, lambda rep, micro: (x, c), labels.draw)
+        m.end_step(8 * index, 8)
+    monkeypatch.undo()
+    left = [r for r in reads.seen if r[1:2] != ("stylegan2.py:draw",)]
+    assert not left, left[:10]
+    assert len(reads.seen) == (2 * 2 if options.get("style_mix") else 0), reads.seen[:10]

@@ -297,7 +297,7 @@ def discriminator(snap: Snapshot, kind: str, device: Any) -> Callable[[Tensor, T
         raise UserError("the snapshot has no discriminator; use --features=teacher")
     if hasattr(METHODS[kind], "judge_from"):
         return METHODS[kind].judge_from(snap, device)
-    D = snap.build("D", device)
+    D, data = snap.build("D", device), DataSpec.from_dict(snap.data)
     for m in D.modules():
         if hasattr(m, "group_size"):
             m.group_size = 1  # statistics over a batch would make an image's logit depend on the others
@@ -306,6 +306,15 @@ def discriminator(snap: Snapshot, kind: str, device: Any) -> Callable[[Tensor, T
         out = D(x, c)
         return getattr(out, "cond", out).reshape(-1)
 
+    try:
+        with torch.no_grad():
+            fits = logits(torch.zeros(2, data.channels, data.resolution, data.resolution, device=device),
+                          torch.zeros(2, data.label.dim, device=device)).shape == (2,)
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        fits = False
+    if not fits:
+        raise UserError(f"the discriminator of a snapshot of method {kind} judges other things than images with "
+                        "labels; use --features=teacher")
     return logits
 
 

@@ -210,7 +210,11 @@ class Hypermod(StyleGAN2):
         # Frozen tensors exist once: averaged and live generator, and a snapshot of both, share them.
         learned = {id(p) for p in self.trainable("G")}
         frozen = [t for t in [*self.G.parameters(), *self.G.buffers()] if id(t) not in learned]
-        self.G_ema = self.nets["G_ema"] = copy.deepcopy(self.G, {id(t): t for t in frozen}).eval()
+        average = copy.deepcopy(self.G, {id(t): t for t in frozen}).eval()
+        for mine, other in zip(average.modules(), self.G_ema.modules()):
+            if hasattr(other, "fp16_dtype"):  # the average computes as a snapshot's
+                mine.fp16_dtype = other.fp16_dtype
+        self.G_ema = self.nets["G_ema"] = average
         if source.extra.get("continues"):
             if "G_src" in source.nets:
                 self.nets["G_src"] = source.nets["G_src"].build(self.device)
@@ -242,7 +246,8 @@ class Hypermod(StyleGAN2):
             return G.requires_grad_(True)
         kwargs = copy.deepcopy(record.kwargs)
         synthesis = kwargs.setdefault("synthesis_kwargs", {})
-        self._precision(synthesis)
+        if o.fp32:
+            synthesis.update(num_fp16_res=0, conv_clamp=None)
         if not own:
             kwargs.update(vector_dim=o.vector_dim, rank=0 if o.hyper_rank == "full" else int(o.hyper_rank),
                           exact=o.hyper_init == "exact", vectors=o.class_vectors)
@@ -269,12 +274,6 @@ class Hypermod(StyleGAN2):
             G = hyper1.join(G, task.build())
         return G if G.c_dim == self.data.label.dim else hyper1.with_classes(G, self.data.label.dim)
 
-    def _precision(self, kwargs: dict[str, Any]) -> None:
-        if self.opts.fp32:
-            kwargs.update(num_fp16_res=0, conv_clamp=None)
-        if self.opts.nhwc:
-            kwargs["fp16_channels_last"] = True
-
     def build_discriminator(self) -> nn.Module:
         o, source, n = self.opts, self._source, self.data.label.dim
         if source.extra.get("continues"):
@@ -287,8 +286,6 @@ class Hypermod(StyleGAN2):
         blocks, last = kwargs.setdefault("block_kwargs", {}), kwargs.setdefault("epilogue_kwargs", {})
         if o.fp32:
             kwargs.update(num_fp16_res=0, conv_clamp=None)
-        if o.nhwc:
-            blocks["fp16_channels_last"] = True
         if o.freezed:
             blocks["freeze_layers"] = o.freezed
         last["mbstd_group_size"] = o.mbstd_group

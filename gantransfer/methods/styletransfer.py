@@ -29,8 +29,8 @@ from torch_utils import distributed as dist
 class StyleTransferOptions(StyleGAN2Options):
     comb_l1_scale: float = option(0.01, "Weight of the scores' absolute values", low=0)
     res_l2_scale: float = option(0.1, "Weight of the squared residuals", low=0)
-    score_lr: float | None = option(None, "Learning rate of scores and residuals in units of --glr (default 1)",
-                                    type=float, low=0)
+    score_lr: float | None = option(None, "Learning rate of scores and residuals in units of --glr (default 1; 10 for "
+                                    "tiny)", type=float, low=0)
 
 
 class StyleTransfer(StyleGAN2):
@@ -46,7 +46,7 @@ class StyleTransfer(StyleGAN2):
             raise UserError("--pl_weight has no meaning with --method=styletransfer: the way from w to images rests")
         o.pl_weight = 0.0
         super().resolve(o, run, data)
-        o.score_lr = 1.0 if o.score_lr is None else o.score_lr
+        o.score_lr = (10.0 if o.cfg == "tiny" else 1.0) if o.score_lr is None else o.score_lr
 
     @classmethod
     def run_name(cls, o: StyleTransferOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:

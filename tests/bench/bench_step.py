@@ -299,6 +299,10 @@ def measure(cfg: str, args, gpu: dict | None, original=None) -> tuple[list[dict]
         if device == "cuda":
             for (name, dtype), call in calls.items():
                 if name in ("ours", "baseline"):
+                    torch.cuda.reset_peak_memory_stats()
+                    call()
+                    peaks = table[name, dtype].setdefault("peak", [])
+                    peaks.append(torch.cuda.max_memory_allocated() - timer.flush.nbytes)
                     table[name, dtype].setdefault("launches", {})[phase] = launches(call)
                     table[name, dtype].setdefault("waits", {})[phase] = waits(call)
     for dtype, step in steps.items():
@@ -309,21 +313,24 @@ def measure(cfg: str, args, gpu: dict | None, original=None) -> tuple[list[dict]
     figures = {}
     for (name, dtype), found in table.items():
         shape = [steps[dtype].batch, *steps[dtype].real.shape[1:]]
-        ms = {p: v["median"] for p, v in found.items() if "median" in v}
+        ms = {p: v["median"] for p, v in found.items() if p not in ("launches", "waits", "peak")}
         figure = {"ms": ms, "error": max(error.values(), default=None) if name == "ours" else None,
                   "launches": found.get("launches"), "waits": found.get("waits")}
+        if "peak" in found:
+            figure["peak_mib"] = max(found["peak"]) / 2**20
         whole = [p for p in steps[dtype].phases if p in ms]
         if len(whole) == len(steps[dtype].phases):
             ms["lazy"] = sum(ms[p] / EVERY[p] for p in whole)
             if "Adam" in ms:
                 figure["s/kimg"] = (ms["lazy"] + ms["Adam"] + ms["EMA"]) / steps[dtype].batch
         for phase, value in ms.items():
-            spread = found.get(phase) or {"median": value, "q1": None, "q3": None, "n": None}
+            spread = found.get(phase) or {  # a sum has no spread
+                "median": value, "q1": None, "q3": None, "n": None}
             rows.append(common.row(gpu, bench="step", op=f"{cfg} {phase}", variant=name, direction="step", shape=shape,
                                    dtype=dtype, layout="nhwc" if dtype != "fp32" else "nchw", ms=spread,
                                    max_err=error.get(phase) if name == "ours" and dtype == "fp32" else None))
         figures[name, dtype] = figure
-    if args.memory:
+    if args.memory and device == "cpu":
         for (name, dtype), figure in figures.items():
             if name in ("baseline", "ours"):
                 figure["peak_mib"] = peak_memory(cfg, name, dtype, args)
@@ -331,24 +338,20 @@ def measure(cfg: str, args, gpu: dict | None, original=None) -> tuple[list[dict]
 
 
 def peak_memory(cfg: str, name: str, dtype: str, args) -> float:
-    """MiB at the peak of two rounds of all phases in a process of its own, less what loading torch takes (on a GPU:
-    what torch allocates)."""
+    """MiB at the peak of two rounds of all phases in a process of its own, less what loading torch takes."""
     code = ("import torch\nfrom tests.bench import bench_step as b\n"
             f"torch.set_num_threads({args.threads})\nstep = b.make({cfg!r}, {dtype!r}, {args.device!r}, {args.batch})\n"
-            f"start = b.high_water({args.device!r})\n"
+            "start = b.high_water()\n"
             f"with b.formulation({name!r}, {cfg!r}):\n    for _ in range(2):\n"
             "        for p in step.phases: step.run(p)\n"
-            f"print(b.high_water({args.device!r}) - start)")
+            "print(b.high_water() - start)")
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True,
                          cwd=common.ROOT).stdout
     return round(int(out.split()[-1]) / 1024, 1)
 
 
-def high_water(device: str = "cpu") -> int:
-    """Peak KiB: resident in this process, or allocated on the GPU. (ru_maxrss would do, had Linux not let it inherit
-    the parent's peak.)"""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() // 1024
+def high_water() -> int:
+    """Peak resident KiB of this process. (ru_maxrss would do, had Linux not let it inherit the parent's peak.)"""
     with contextlib.suppress(OSError), open("/proc/self/status") as f:
         return next(int(line.split()[1]) for line in f if line.startswith("VmHWM"))
     import resource
@@ -418,7 +421,7 @@ def parser():
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seconds", type=float, default=4, help="per phase, at least ten rounds")
-    p.add_argument("--memory", action="store_true", help="also the peak of memory, in processes of their own")
+    p.add_argument("--memory", action="store_true", help="also the peak of memory (a GPU tells it anyway)")
     p.add_argument("--out", help="write all figures to this JSON file")
     return p
 
@@ -429,9 +432,7 @@ def run(args) -> dict:
     unknown = [c for c in args.cfg.split(",") if c not in CFGS] + [d for d in args.dtypes.split(",") if d not in DTYPES]
     if unknown:
         raise UserError(f"{', '.join(unknown)}: --cfg knows {', '.join(CFGS)}, --dtypes {', '.join(DTYPES)}")
-    torch.set_num_threads(args.threads)
-    if args.device == "cuda":
-        torch.backends.cudnn.benchmark = True
+    common.prepare(args.device, args.threads)
     original = common.load_original(args.original)
     build.implementation(args.device)
     report = common.facts(args.device, args.threads)

@@ -35,10 +35,20 @@ KEYS = {  # of the JSON file, of a row, a ratio and a bar; tested
 }
 
 
+def prepare(device: str, threads: int) -> None:
+    """Arithmetic as train.py sets it up."""
+    torch.set_num_threads(threads)
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
 class Timer:
     """Times variants in turn (A B C A B C ...). On a CPU with one thread its processor time counts, so that a shared
     machine matters less. On CUDA, events around each call, with the second-level cache flushed before; the device is
     kept busy meanwhile, so that the host's own time does not show."""
+
+    rounds = {"cpu": 10, "cuda": 20}  # at least
 
     def __init__(self, device: str, threads: int = 1):
         self.cuda = device == "cuda"
@@ -61,11 +71,11 @@ class Timer:
         return a.elapsed_time(b)
 
     def __call__(self, variants: dict[str, Callable], seconds: float) -> dict[str, dict]:
-        """{variant: {'median', 'q1', 'q3', 'n'}} in ms; at least 10 rounds (20 on CUDA) after two for warming up."""
+        """{variant: {"median", "q1", "q3", "n"}} in ms; for `seconds`, at least `rounds` times; two warm up."""
         for f in variants.values():
             f()
             f()
-        least, times = 20 if self.cuda else 10, {k: [] for k in variants}
+        least, times = self.rounds["cuda" if self.cuda else "cpu"], {k: [] for k in variants}
         start, rounds = time.perf_counter(), 0
         while rounds < least or (time.perf_counter() - start < seconds and rounds < 200):
             for k, f in variants.items():
@@ -152,8 +162,8 @@ def bar(name: str, value: float | None, limit: float, reason: str | None = None,
     if reason is None and value is None:
         reason = "no such rows in this run"
     good = value is not None and (value <= limit if most else value >= limit)
-    return {"id": name, "value": value, "bar": limit, "reason": reason,
-            "status": "skipped" if reason else "pass" if good else "fail"}
+    return {"id": name, "value": value, "bar": limit,
+            "status": "skipped" if reason else "pass" if good else "fail", "reason": reason}
 
 
 def mean(values: list[float]) -> float | None:

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that needs a GPU, in one command of at most eight minutes: `python tests/bench/gpu_check.py --out DIR`.
+"""Everything that needs a GPU, in one command of at most eight minutes:
 
-Stages: facts, build, correctness of every operator against float64, timing of the operators, timing of the step. Each
-runs in its own process under a time cap, its failure does not stop the next, and its part is in DIR/gpu_check.json at
-once. Needs torch with CUDA and nvcc, nothing else from this repository's requirements; without a GPU the stages are
-skipped with the reason. Exit code 0 only if correctness passed.
+    python tests/bench/gpu_check.py --out DIR [--original PATH] [--minutes 8]
+
+Stages: facts; build, with registers and spills of every kernel; correctness (tests/bench/gpu_tests.py: operators
+against float64, orders, more than 2^31 elements, streams, graphs, synchronisations; compute-sanitizer where it is
+installed); operators timed; steps timed; a training run; the report. Each stage runs in its own process under a time
+cap, its failure does not stop the next, and its part is in DIR/gpu_check.json at once. Needs torch, numpy and nvcc;
+ninja if at hand. Exit code 0 only if correctness passed.
+
+--device=cpu runs the same stages on a CPU, small (--quick), to see that they work; what needs CUDA is skipped.
 """
 
 from __future__ import annotations
@@ -13,243 +18,345 @@ import argparse
 import json
 import os
 import platform
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-CAPS = {"facts": 20, "build": 90, "correctness": 120, "ops": 120, "step": 110}
+from tests.bench import common  # noqa: E402
+
+CAPS = {"facts": 15, "build": 75, "correctness": 85, "sanitizer": 45, "ops": 70, "step": 55, "train": 130}  # seconds
+OVERHEAD = 12  # seconds of a stage that go into starting Python, torch and the device
+SANITIZED = ("second_order", "determinism")  # few and small: the sanitizer is a hundred times slower
 
 
-def facts():
+# ---- stages; each gets the arguments and returns what goes into the JSON -------------------------------------------
+
+
+def facts(args):
     """Device, versions and the bandwidth of a plain copy, which the figures are judged against."""
-    p = torch.cuda.get_device_properties(0)
-    out = {"device": p.name, "sm": f"{p.major}{p.minor}", "memory_gb": p.total_memory >> 30,
-           "l2_mb": getattr(p, "L2_cache_size", 0) >> 20, "torch": torch.__version__, "cuda": torch.version.cuda,
-           "cudnn": torch.backends.cudnn.version(), "python": platform.python_version(), "copy_gbs": {}}
-    for mb in (256, 2048):
-        a = torch.empty(mb << 18, dtype=torch.float32, device="cuda").normal_()
-        b = torch.empty_like(a)
-        times = []
-        for _ in range(12):
-            s, e = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            s.record()
-            b.copy_(a)
-            e.record()
-            e.synchronize()
-            times.append(s.elapsed_time(e))
-        out["copy_gbs"][f"{mb} MB"] = round(2 * a.numel() * 4 / sorted(times)[6] / 1e6, 1)
+    os.environ["GANTRANSFER_KERNELS"] = "ref"  # nothing is compiled for this
+    out = common.facts(args.device, 1)
+    if args.device == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        out["memory_free_gb"] = round(free / 2**30, 1)
+        out["copy_gbs"] = {f"{mb} MB": round(common.copy_bandwidth(mb), 1) for mb in (256, 2048)}
+        out["multiprocessors"] = torch.cuda.get_device_properties(0).multi_processor_count
     return out
 
 
-def build_kernels():
-    """Compile for the device present."""
+def build_kernels(args):
+    """The library for the device present, then ptxas' account of every kernel. Where the bindings do not compile
+    against this torch, the kernels alone are compiled and run by tests/cuda/harness.cu."""
+    from tests.cuda import ptxas
     from torch_utils import build
 
-    path, info = build.build(cuda=True)
-    return {"library": str(path), "seconds": info["seconds"], "nvcc_flags": info["nvcc_flags"]}
+    start, out = time.monotonic(), {}
+    try:
+        path, info = build.build(cuda=args.device == "cuda")
+        out = {"library": str(path), "seconds": info["seconds"], "flags": info["nvcc_flags"] + info["cxx_flags"]}
+    except build.BuildError as e:
+        out = {"error": str(e)[-3000:]}
+        if args.device == "cuda" and build.nvcc():
+            out["harness"] = harness(build.nvcc())
+        return out
+    if args.device == "cuda" and time.monotonic() - start < CAPS["build"] / 2:
+        major, minor = torch.cuda.get_device_capability()
+        try:
+            rows = ptxas.report_all([f"{major}{minor}"])
+            out["kernels"] = [[r["kernel"], r["registers"], r["spilled"], r["shared"]] for r in rows]
+            out["spilling"] = [r["kernel"] for r in rows if r["spilled"]]
+        except ptxas.CompileError as e:  # the report is a help, the library is there
+            out["kernels_error"] = str(e)[-1500:]
+    return out
 
 
-def rel(a, b, floor=1e-6):
-    a, b = a.detach().double().cpu(), b.detach().double().cpu()
-    return ((a - b).norm() / b.norm().clamp_min(floor)).item()
+def harness(nvcc):
+    """Compile and run the kernels without torch, against the same functors on the host."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "harness"
+        sources = [str(ROOT / "tests" / "cuda" / "harness.cu"), *map(str, sorted((ROOT / "csrc").glob("*.cu")))]
+        major, minor = torch.cuda.get_device_capability()
+        done = subprocess.run([nvcc, "-std=c++17", "-O3", f"-arch=sm_{major}{minor}", f"-I{ROOT / 'csrc'}", *sources,
+                               "-o", str(program)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            return {"passed": False, "error": done.stderr[-2000:]}
+        done = subprocess.run([str(program)], capture_output=True, text=True, check=False, timeout=60)
+        return {"passed": done.returncode == 0, "output": done.stdout[-3000:]}
 
 
-def correctness(where="cuda"):
-    """Every operator, forward and gradients, on the GPU against float64 on the CPU; orders, streams, graphs, syncs."""
+def correctness(args):
+    from tests.bench import gpu_tests
     from torch_utils import build
-    from torch_utils.ops.bias_act import activation_funcs, bias_act
-    from torch_utils.ops.cond_batch_norm import cond_batch_norm
-    from torch_utils.ops.epilogue import epilogue
-    from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upsample2d
 
     build.configure("native")
-    limits = {torch.float64: 1e-6, torch.float32: 2e-5, torch.float16: 6e-3, torch.bfloat16: 4e-2}
-    shapes = [(3, 16, 4, 4), (2, 17, 5, 7), (2, 40, 9, 13), (2, 64, 33, 35), (4, 128, 32, 32), (1, 3, 65, 67)]
-    checks, wrong = 0, []
-
-    def check(name, f, leaves, dtype, layout):
-        nonlocal checks
-        device = [t.to(where).requires_grad_() for t in leaves]
-        device[0] = device[0].detach().to(dtype).contiguous(memory_format=layout).requires_grad_()
-        wide = [t.detach().double().cpu().requires_grad_() for t in device]
-        y, truth = f(*device, "auto"), f(*wide, "ref")
-        dy = torch.randn(truth.shape, dtype=torch.float64)
-        grads = torch.autograd.grad(y, device, dy.to(where, dtype))
-        expected = torch.autograd.grad(truth, wide, dy.to(dtype).double())
-        errors = [rel(y, truth), *(rel(a, b, 0.2 * dy.norm().item()) for a, b in zip(grads, expected))]
-        checks += 1
-        if not max(errors) <= limits[dtype]:
-            wrong.append({"what": name, "shape": list(leaves[0].shape), "dtype": str(dtype), "layout": str(layout),
-                          "errors": errors})
-
-    f4, f12 = setup_filter([1, 3, 3, 1]), setup_filter([1.0] * 5 + [3, 4] + [1.0] * 5)
-    torch.manual_seed(0)
-    for shape in shapes:
-        n, c, h, w = shape
-        for layout in (torch.contiguous_format, torch.channels_last):
-            for dtype in limits:
-                wide = torch.float64 if dtype == torch.float64 else torch.float32
-                x = torch.randn(shape).to(dtype)
-                for act in activation_funcs if shape[2] < 10 else ("lrelu",):
-                    check(act, lambda x, b, i, act=act: bias_act(x, b.to(x.dtype), act=act, impl=i),
-                          [x, torch.randn(c).to(dtype).to(wide)], dtype, layout)
-                for f in (f4, f12):
-                    for name, fn in (("up", upsample2d), ("down", downsample2d), ("blur", filter2d)):
-                        check(name, lambda x, i, fn=fn, f=f: fn(x, f.to(x.device), impl=i), [x], dtype, layout)
-                vectors = [torch.rand(n, c, dtype=wide) + 0.5, torch.randn(n, 1, h, w, dtype=wide),
-                           torch.tensor(0.3, dtype=wide), torch.randn(c, dtype=wide)]
-                check("epilogue", lambda x, d, z, s, b, i: epilogue(x, d, z.detach(), s, b, act="lrelu", impl=i)
-                      + 0 * z.sum().to(x.dtype), [x, *vectors], dtype, layout)
-                for up in (1, 2):
-                    check("cond_bn", lambda x, g, b, i, up=up: cond_batch_norm(x, g, b, act="linear", up=up, impl=i),
-                          [x, vectors[0], torch.randn(n, c, dtype=wide)], dtype, layout)
-    x = torch.randn(2, 3, 6, 5, dtype=torch.float64, device=where, requires_grad=True)
-    filters = f4.to(where)
-    second = {"bias_act": lambda x: bias_act(x, act="tanh"), "upfirdn2d": lambda x: upsample2d(x, filters),
-              "epilogue": lambda x: epilogue(x, 0.5, act="lrelu"), "cond_bn": lambda x: cond_batch_norm(x)}
-    for name, f in second.items():
-        checks += 1
-        try:
-            torch.autograd.gradcheck(f, (x,))
-            torch.autograd.gradgradcheck(f, (x,))
-        except RuntimeError as e:
-            wrong.append({"what": f"{name} gradgradcheck", "error": str(e)[:300]})
-
-    if where != "cuda":
-        return {"checks": checks, "wrong": wrong[:50], "passed": not wrong}
-
-    def step(x, d, b):
-        return filter2d(epilogue(x, d, b=b, act="lrelu", clamp=256.0), filters)
-
-    x = torch.randn(4, 64, 32, 32, device="cuda", dtype=torch.float16).contiguous(memory_format=torch.channels_last)
-    d, b = torch.rand(4, 64, device="cuda") + 0.5, torch.randn(64, device="cuda")
-    truth = step(x, d, b)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        other = step(x, d, b)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step(x, d, b)
-    graph.replay()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        silent = step(x, d, b)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    for name, y in (("stream", other), ("graph", captured), ("repeat", silent)):
-        checks += 1
-        if not torch.equal(y, truth):
-            wrong.append({"what": f"{name}: not bit-equal", "errors": [rel(y, truth)]})
-    return {"checks": checks, "wrong": wrong[:50], "passed": not wrong}
+    return gpu_tests.run(args.device, args.quick, seconds=args.seconds or CAPS["correctness"])
 
 
-def run_module(module, out, seconds, *options):
-    """A benchmark in its own process; its JSON."""
-    env = {**os.environ, "GANTRANSFER_KERNELS": "native"}
-    done = subprocess.run([sys.executable, "-m", module, "--out", str(out), *options], cwd=ROOT, env=env, text=True,
-                          capture_output=True, timeout=seconds, check=False)
-    if done.returncode or not out.is_file():
-        raise RuntimeError((done.stderr or done.stdout)[-1500:])
-    data = json.loads(out.read_text(encoding="utf-8"))
-    out.unlink()
-    return data
+def sanitizer(args):
+    """Some checks again under compute-sanitizer, without torch's cache of memory, which would hide wrong accesses."""
+    tool = shutil.which("compute-sanitizer")
+    if args.device != "cuda" or tool is None:
+        return {"skipped": "needs a CUDA device" if args.device != "cuda" else "compute-sanitizer is not installed"}
+    env = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "GANTRANSFER_KERNELS": "native"}
+    code = ("import sys; from tests.bench import gpu_tests; "
+            f"r = gpu_tests.run('cuda', True, {list(SANITIZED)!r}, {CAPS['sanitizer'] - 20}); print(r); "
+            "sys.exit(0 if not r['wrong'] else 3)")
+    done = subprocess.run([tool, "--tool", "memcheck", "--error-exitcode", "9", "--launch-timeout", "0",
+                           sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    text = done.stdout + done.stderr
+    if "Device not supported" in text or "Unable to find" in text:
+        return {"skipped": "compute-sanitizer does not work here", "output": text[-500:]}
+    return {"passed": done.returncode == 0, "exit_code": done.returncode, "output": text[-2500:]}
 
 
-def step_timing():
-    """Phases of a StyleGAN2 step at 32 pixels: compiled kernels against the same networks on the reference."""
-    from gantransfer.networks.stylegan2 import Discriminator, Generator
+def ops(args):
+    from tests.bench import bench_ops
+
+    words = [f"--device={args.device}", "--seconds=0.15", f"--minutes={(args.seconds or CAPS['ops']) / 60:.2f}"]
+    words += ["--shapes=tiny", "--seconds=0.01"] if args.quick else ["--shapes=suite", "--dtypes=bf16,fp16,fp32"]
+    return bench_ops.run(bench_ops.parser().parse_args([*words, *_original(args)]))
+
+
+def step(args):
+    from tests.bench import bench_step
+
+    words = [f"--device={args.device}", "--seconds=0.3"]
+    words += ["--cfg=tiny16", "--seconds=0.01", "--batch=4"] if args.quick else ["--cfg=32,256", "--dtypes=bf16",
+                                                                                 "--graphs"]
+    return bench_step.run(bench_step.parser().parse_args([*words, *_original(args)]))
+
+
+def _original(args):
+    return [f"--original={args.original}"] if args.original else []
+
+
+class Discs:
+    """4096 labelled pictures [3, 32, 32], made here: a disc on a dark ground, its colour is its class. (`Reals`)"""
+
+    in_memory, label_dim = True, 4
+    colours = np.array([[230, 60, 60], [60, 200, 80], [70, 90, 230], [230, 210, 60]])
+
+    def __init__(self, count: int = 4096, size: int = 32):
+        from gantransfer.dataset import DataSpec
+        from gantransfer.labels import LabelSpec
+
+        rng = np.random.RandomState(0)
+        self.class_ids = rng.randint(4, size=count)
+        y, x = np.mgrid[:size, :size]
+        centre, radius = rng.uniform(0.3, 0.7, (2, count, 1, 1)) * size, rng.uniform(0.12, 0.3, (count, 1, 1)) * size
+        inside = np.clip(radius - np.hypot(x - centre[0], y - centre[1]) + 0.5, 0, 1)[:, None]
+        images = inside * self.colours[self.class_ids][:, :, None, None] + (1 - inside) * 20
+        self.images = np.clip(images + rng.normal(0, 4, images.shape), 0, 255).astype(np.uint8)
+        self.spec = DataSpec(name="discs", resolution=size, channels=3, num_images=count, label=LabelSpec(
+            "class", 4, tuple(np.bincount(self.class_ids, minlength=4).tolist())))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices):
+        return torch.from_numpy(self.images[np.asarray(indices)])
+
+    def labels(self, indices):
+        return np.eye(4, dtype=np.float32)[self.class_ids[np.asarray(indices)]]
+
+
+def train(args):
+    """The training loop itself on pictures made here, for as long as the stage has: every phase, adaptive augmentation,
+    the mixed precision that --precision=auto chooses. Passed: finite, and generated pictures moved towards the real."""
+    from gantransfer import training_loop
+    from gantransfer.method import RunConfig
+    from gantransfer.methods import METHODS
     from torch_utils import build
 
-    result = {}
-    for mode in ("ref", "native"):
-        build.configure(mode)
-        torch.manual_seed(0)
-        g = Generator(z_dim=512, c_dim=0, w_dim=512, img_resolution=32, img_channels=3).cuda().train()
-        d = Discriminator(c_dim=0, img_resolution=32, img_channels=3).cuda().train()
-        z, c = torch.randn(32, 512, device="cuda"), torch.zeros(32, 0, device="cuda")
+    build.configure("native")
+    data, kind = Discs(256 if args.quick else 4096, 16 if args.quick else 32), METHODS["stylegan2"]
+    opts = kind.Options(**(dict(cfg="tiny", precision="bf16", pl_weight=2.0) if args.quick else
+                           dict(cfg="auto", cbase=8192, cmax=256, aug="ada", gamma=0.1, ema_kimg=2.0)))
+    n = 8 if args.quick else 64
+    run = RunConfig(batch=n, batch_gpu=n, kimg=1e6, tick=2.0, metrics="none",
+                    device="cuda:0" if args.device == "cuda" else "cpu")
+    kind.resolve(opts, run, data.spec)
+    torch.manual_seed(0)
+    method = kind(opts, data.spec, run, device=run.device)
 
-        def gmain(g=g, d=d, z=z, c=c):
-            torch.nn.functional.softplus(-d(g(z, c), c)).mean().backward()
+    def distance():
+        """Between generated and real pictures of the same classes: means of 4 x 4 cells, [n, 48]; squared distance of
+        their means, plus that of their standard deviations."""
+        index = np.arange(128)
+        c = torch.from_numpy(data.labels(index))
+        fake = method.sampler()(list(range(128)), c).cpu().float()
+        cells = [torch.nn.functional.adaptive_avg_pool2d(x / 127.5 - 1, 4).flatten(1)
+                 for x in (fake, data.read(index).float())]
+        return sum(((f(cells[0]) - f(cells[1])) ** 2).mean().item() for f in (lambda t: t.mean(0), lambda t: t.std(0)))
 
-        def r1(d=d, c=c):
-            x = torch.randn(32, 3, 32, 32, device="cuda", requires_grad=True)
-            (grad,) = torch.autograd.grad(d(x, c).sum(), x, create_graph=True)
-            grad.square().sum().backward()
+    before, start = distance(), time.monotonic()
+    seconds = 2 if args.quick else args.seconds or CAPS["train"]
+    with tempfile.TemporaryDirectory() as folder:
+        out = training_loop.Outputs(Path(folder), image_ticks=None, network_ticks=None)
+        clock = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))  # the loop's own way to stop cleanly
+        clock.start()
+        nimg = training_loop.run(method, data, run, out)
+        clock.cancel()
+        took = time.monotonic() - start
+        lines = [json.loads(s) for s in (Path(folder) / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
+    after = distance()
+    losses = {k: [round(s[k]["mean"], 4) for s in lines if k in s][-3:] for k in ("Loss/G/loss", "Loss/D/loss")}
+    bad = sum(s[k]["mean"] for s in lines for k in s if k.startswith("Grad/nonfinite"))
+    finite = all(bool(torch.isfinite(p).all()) for net in method.nets.values() for p in net.parameters())
+    return {"kimg": nimg / 1000, "seconds": round(took, 1), "images_per_second": round(nimg / took, 1),
+            "runtime": kind.runtime(opts, run), "distance": [before, after], "losses": losses,
+            "nonfinite_gradients": bad, "finite": finite,
+            "peak_gb": round(torch.cuda.max_memory_allocated() / 2**30, 2) if args.device == "cuda" else None,
+            "passed": finite and np.isfinite(after) and (args.quick or after < 0.5 * before)}
 
-        for name, f in (("Gmain", gmain), ("Dreg", r1)):
-            times = []
-            for _ in range(15):
-                s, e = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                s.record()
-                f()
-                e.record()
-                e.synchronize()
-                times.append(s.elapsed_time(e))
-            result[f"{name} {mode} ms"] = round(sorted(times[5:])[5], 3)
-    for name in ("Gmain", "Dreg"):
-        result[f"{name} ratio"] = round(result[f"{name} ref ms"] / result[f"{name} native ms"], 2)
-    return result
+
+STAGES = {"facts": facts, "build": build_kernels, "correctness": correctness, "sanitizer": sanitizer, "ops": ops,
+          "step": step, "train": train}
+
+# ---- the driver ----------------------------------------------------------------------------------------------------
 
 
-def write(path, data):
-    tmp = path.with_suffix(".tmp")
-    tmp.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    os.replace(tmp, path)
+def run_stage(name, args, seconds):
+    """{'status': 'done' | 'failed' | 'skipped', 'seconds', 'result' or 'reason', 'log'}: a stage as its own process."""
+    folder, began = Path(args.out), time.monotonic()
+    part, log = folder / f"{name}.part", folder / "gpu_check.log"
+    words = ["--out", str(folder), "--stage", name, "--device", args.device, "--seconds",
+             str(max(seconds - OVERHEAD, 5)), *["--quick"] * args.quick, *_original(args)]
+    part.unlink(missing_ok=True)
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if name not in ("facts", "build"):
+        env["GANTRANSFER_KERNELS"] = "native"
+    with open(log, "a", encoding="utf-8") as f:
+        f.write(f"==== {name}\n")
+        f.flush()
+        start = f.tell()
+        process = subprocess.Popen([sys.executable, str(Path(__file__).resolve()), *words], stdout=f, cwd=ROOT, env=env,
+                                   stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its compilers too
+            process.wait()
+    tail = log.read_text(encoding="utf-8", errors="replace")[start:][-1500:]
+    took = round(time.monotonic() - began, 1)
+    try:
+        result = json.loads(part.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        reason = f"stopped after {seconds:.0f} s" if process.returncode == -signal.SIGKILL else \
+            f"exit code {process.returncode}"
+        return {"status": "failed", "seconds": took, "reason": reason, "log": tail}
+    finally:
+        part.unlink(missing_ok=True)
+    if set(result) & {"skipped"} and isinstance(result["skipped"], str):
+        return {"status": "skipped", "seconds": took, "reason": result["skipped"]}
+    failed = result.get("passed") is False or "error" in result
+    return {"status": "failed" if failed else "done", "seconds": took, "result": result}
+
+
+def summary(report):
+    """The last lines: at most 60."""
+    stages = report["stages"]
+    result = {k: v.get("result", {}) for k, v in stages.items()}
+    lines = [f"{name:12s} {s['status']:8s} {s.get('seconds', 0):6.1f} s  {s.get('reason') or ''}"
+             for name, s in stages.items()]
+    c = result.get("correctness", {})
+    if c:
+        lines.append(f"correctness: {c['checks']} checks, {c['failures']} wrong; skipped: {c['skipped'] or 'none'}")
+        lines += [f"  WRONG {w['check']}: {w['what']} {str(w['error'])[-160:]!r} limit {w.get('limit')}"
+                  for w in c["wrong"][:8]]
+    b = result.get("build", {})
+    if b.get("kernels"):
+        lines.append(f"kernels: {len(b['kernels'])}, at most {max(k[1] for k in b['kernels'])} registers, spilling: "
+                     f"{', '.join(b['spilling']) or 'none'}; compiled in {b['seconds']} s")
+    t = result.get("train", {})
+    if t:
+        lines.append(f"training: {t['kimg']} kimg, {t['images_per_second']} images/s, {t['runtime']}, distance "
+                     f"{t['distance'][0]:.3f} -> {t['distance'][1]:.3f}, peak {t['peak_gb']} GB")
+    for r in result.get("step", {}).get("ratios", []):
+        if r["op"].endswith((" lazy", " Dreg")) and len(lines) < 30:
+            lines.append(f"step {r['op']} {r['dtype']} ({r['layout']}) against {r['vs']}: {r['ratio']:.2f}")
+    bars = [b for name in ("ops", "step") for b in result.get(name, {}).get("bars", [])]
+    for b in sorted(bars, key=lambda b: ("fail", "pass", "skipped").index(b["status"])):
+        value = "" if b["value"] is None else f"{b['value']:.2f}"
+        lines.append(f"{b['status']:8s}{b['id']:52s} {value:>8s}  bar {b['bar']:g}  {b['reason'] or ''}")
+    lines += advice(result)
+    return lines[:59]
+
+
+def advice(result):
+    """For the slowest kernels of failed bars: what the next edit needs to know without a profiler."""
+    report, found = result.get("ops", {}), []
+    if not any(b["status"] == "fail" for b in report.get("bars", [])):
+        return []
+    kernels = result.get("build", {}).get("kernels", [])
+    rows = sorted((r for r in report["rows"] if r["variant"] == "ours" and r["frac_copy"] and r["direction"] == "fwd"),
+                  key=lambda r: r["frac_copy"])
+    for r in rows[:6]:
+        op = r["op"].split()[0].replace("cond_batch_norm", "cond_bn")
+        registers = max((k[1] for k in kernels if k[0].startswith(op)), default=0)
+        blocks = 65536 // (256 * -(-registers // 8) * 8) if registers else 0
+        found.append(f"slow: {r['op']} {'x'.join(map(str, r['shape']))} {r['dtype']} {r['layout']}: "
+                     f"{r['frac_copy']:.2f} of a copy, {r['bytes'] / 1e6:.0f} MB in {r['ms']['median'] * 1e3:.0f} us; "
+                     f"{registers} registers at most, {min(blocks * 256, 2048)} threads per multiprocessor")
+    return found
+
+
+def parser():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", required=True, help="folder of gpu_check.json and gpu_check.log")
+    p.add_argument("--minutes", type=float, default=8, help="for everything")
+    p.add_argument("--original", metavar="PATH", help="checkout of StyleGAN2-ADA (PyTorch) to time beside ours")
+    p.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    p.add_argument("--quick", action="store_true", help="small sizes: only to see that everything runs")
+    p.add_argument("--stage", choices=STAGES, help="run this one here, without a cap")
+    p.add_argument("--seconds", type=float, help="of the stage")
+    return p
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", required=True, help="folder of gpu_check.json")
-    parser.add_argument("--minutes", type=float, default=8)
-    parser.add_argument("--stage", choices=CAPS, help="run this one here, without a cap")
-    args = parser.parse_args()
-    folder = Path(args.out)
+    args = parser().parse_args()
+    args.quick |= args.device == "cpu"
+    folder = Path(args.out).resolve()
+    args.out = str(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if args.stage:
-        stages = {"facts": facts, "build": build_kernels, "correctness": correctness, "step": step_timing,
-                  "ops": lambda: run_module("tests.bench.bench_ops", folder / "ops.json", CAPS["ops"], "--seconds",
-                                            "0.2", "--minutes", str(CAPS["ops"] * 0.8 / 60))}
-        return write(folder / f"{args.stage}.part", stages[args.stage]())
-    report, start = {"schema": 1, "stages": {}}, time.monotonic()
+        common.write_json(folder / f"{args.stage}.part", STAGES[args.stage](args))
+        return
+    (folder / "gpu_check.log").unlink(missing_ok=True)
+    report = {"schema": 1, "command": " ".join(sys.argv), "python": platform.python_version(),
+              "torch": torch.__version__, "stages": {}}
+    start = time.monotonic()
+    absent = args.device == "cuda" and not torch.cuda.is_available()
     for name, cap in CAPS.items():
-        began = time.monotonic()
-        left = args.minutes * 60 - (began - start)
-        part = folder / f"{name}.part"
-        if not torch.cuda.is_available():
+        left = args.minutes * 60 - (time.monotonic() - start) - 5
+        if absent:
             stage = {"status": "skipped", "reason": f"torch {torch.__version__} sees no CUDA device"}
         elif left < 5:
-            stage = {"status": "skipped", "reason": f"{args.minutes} minutes are over"}
+            stage = {"status": "skipped", "reason": f"{args.minutes:g} minutes are over"}
         else:
-            command = [sys.executable, __file__, "--out", str(folder), "--stage", name]
-            try:
-                done = subprocess.run(command, timeout=min(cap, left), text=True, capture_output=True, check=False)
-                if part.is_file():
-                    stage = {"status": "done", "result": json.loads(part.read_text(encoding="utf-8"))}
-                else:
-                    stage = {"status": "failed", "reason": (done.stderr or done.stdout)[-1500:]}
-            except subprocess.TimeoutExpired:
-                stage = {"status": "failed", "reason": f"stopped after {min(cap, left):.0f} s"}
-            part.unlink(missing_ok=True)
-            stage["seconds"] = round(time.monotonic() - began, 1)
+            stage = run_stage(name, args, min(cap, left))
         report["stages"][name] = stage
-        write(folder / "gpu_check.json", report)
-        print(f"{name:12s} {stage['status']:8s} {stage.get('seconds', '')} {stage.get('reason', '')}", flush=True)
-        if name != "ops" and "result" in stage:
-            print(json.dumps(stage["result"], indent=1)[:2000], flush=True)
-    ops = report["stages"]["ops"].get("result", {})
-    for r in ops.get("ratios", []):
-        print(f"{r['op']:12s}{r['kind']:6s} {'x'.join(map(str, r['shape'])):16s} {r['dtype']} {r['layout']} "
-              f"{r['direction']:8s} {r['ratio']:.2f}")
+        common.write_json(folder / "gpu_check.json", report)
+        print(f"{name:12s} {stage['status']:8s} {stage.get('seconds', 0):6.1f} s  {stage.get('reason') or ''}",
+              flush=True)
+        if stage["status"] == "failed" and stage.get("log"):
+            print(stage["log"][-800:], flush=True)
     passed = report["stages"]["correctness"].get("result", {}).get("passed", False)
+    report["passed"] = passed
+    report["summary"] = summary(report)
+    common.write_json(folder / "gpu_check.json", report)
+    print("\n" + "\n".join(report["summary"]))
     print("correctness:", "passed" if passed else "NOT PASSED")
     sys.exit(0 if passed else 1)
 

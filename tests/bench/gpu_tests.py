@@ -340,6 +340,8 @@ def run(device: str, quick: bool = False, names: list[str] | None = None, second
 
     Checks that `seconds` leaves no time for are listed as skipped, and then `passed` is False.
     """
+    if device != "cpu":  # float32 means float32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     start, total, wrong, skipped, took, complete = time.monotonic(), 0, [], {}, {}, True
     for name in names or CHECKS:
         began = time.monotonic()

@@ -28,3 +28,18 @@ def test_operators_on_emulated_cuda(tmp_path):
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files], cwd=ROOT,
                           env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(EMULATED), reason="this is the emulated run")
+def test_harness_without_torch(tmp_path):
+    """What the GPU check falls back to; a wrong kernel is found by it."""
+    from tests.cuda.run_harness import run_emulated
+    from torch_utils import build
+
+    try:
+        build.compiler()
+    except build.BuildError as e:
+        pytest.skip(str(e))
+    done = run_emulated(tmp_path)
+    assert done.returncode == 0 and "80 checks, 0 wrong" in done.stdout, done.stdout[-2000:]

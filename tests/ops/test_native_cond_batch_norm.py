@@ -148,3 +148,16 @@ def test_opcheck():
         args = (x, x, gain, None, mean, invstd)
         torch.library.opcheck(ops.cond_bn_reduce.default, (*args, True, False), test_utils=checks)
         torch.library.opcheck(ops.cond_bn_dx.default, (*args, mean, mean, True, False), test_utils=checks)
+
+
+@pytest.mark.skipif(bool(EMULATED), reason="compiles nothing of the kernels")
+def test_compile():
+    x, gain, bias = (v.requires_grad_() for v in case((3, 4, 6, 6), torch.float32))
+    mean, var = torch.zeros(4), torch.ones(4)
+    for kw in (dict(act="relu", up=2), dict(training=False, running_mean=mean, running_var=var)):
+        f = lambda *a, kw=kw: cond_batch_norm(*a, **kw)  # noqa: E731
+        compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+        leaves = [x, gain, bias]
+        torch.testing.assert_close(compiled(*leaves), f(*leaves))
+        torch.testing.assert_close(torch.autograd.grad(compiled(*leaves).square().sum(), leaves),
+                                   torch.autograd.grad(f(*leaves).square().sum(), leaves))

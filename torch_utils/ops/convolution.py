@@ -4,14 +4,19 @@
 torch's own double backward turns the batch into channels and the gradient map into a kernel. In bfloat16 on CPUs with
 AMX that convolution returns wrong numbers, silently; on CUDA it is several times slower than need be. Here forward,
 input gradient and weight gradient are three linear operators that differentiate into one another. float32 and float64
-on the CPU use torch's own operator, which is right and as fast there, except for wide channels_last float32 layers,
-which run by Winograd's algorithm (torch_utils/ops/winograd.py) in all three operators.
+on the CPU, and 16 bits on x86 processors without AMX, use torch's own, which is right and as fast there, except
+for wide channels_last float32 layers, which run by Winograd's algorithm (torch_utils/ops/winograd.py) in all three
+operators.
 """
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
+
+from torch_utils import build
 
 from . import winograd
 
@@ -33,7 +38,16 @@ def conv_transpose2d(x, w, stride=1, padding=0, groups=1):
 
 
 def _native(x) -> bool:
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    return x.device.type == "cpu" and (x.dtype in (torch.float32, torch.float64) or _known_without_amx())
+
+
+_cpu_flags = functools.cache(build.cpu_flags)
+
+
+@torch.compiler.assume_constant_result
+def _known_without_amx() -> bool:
+    flags = _cpu_flags()
+    return "avx2" in flags and "amx_bf16" not in flags
 
 
 def _pair(v):

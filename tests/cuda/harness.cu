@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels without torch: forward of every operator, two types and layouts, against the same functors on the host.
+//     nvcc -std=c++17 -O3 -arch=sm_90 -I csrc tests/cuda/harness.cu csrc/*.cu -o harness && ./harness
+// tests/bench/gpu_check.py falls back to it where the bindings do not compile; a test runs it emulated on the CPU.
+#include <cstdio>
+#include <vector>
+
+#include "bias_act.h"
+#include "cond_bn.h"
+#include "epilogue.h"
+#include "upfirdn2d.h"
+
+#ifdef GT_EMULATE
+#include <cstdlib>
+static void* device_alloc(size_t n) { return std::malloc(n + 16); }
+static void copy_to(void* d, const void* h, size_t n) { std::memcpy(d, h, n); }
+static void copy_back(void* h, const void* d, size_t n) { std::memcpy(h, d, n); }
+#else
+#include <cuda_runtime.h>
+static void check(cudaError_t e) {
+  if (e != cudaSuccess) {
+    std::printf("CUDA: %s\n", cudaGetErrorString(e));
+    std::exit(2);
+  }
+}
+static void* device_alloc(size_t n) {
+  void* p = nullptr;
+  check(cudaMalloc(&p, n + 16));
+  return p;
+}
+static void copy_to(void* d, const void* h, size_t n) { check(cudaMemcpy(d, h, n, cudaMemcpyHostToDevice)); }
+static void copy_back(void* h, const void* d, size_t n) { check(cudaMemcpy(h, d, n, cudaMemcpyDeviceToHost)); }
+#endif
+
+namespace gt {
+int bias_act_launch(const BiasActParams& p, DType dtype, void* stream);
+int epilogue_launch(const EpilogueParams& p, DType dtype, bool backward, void* stream);
+int upfirdn2d_launch(const UpfirdnParams& p, DType dtype, void* stream);
+int cond_bn_launch(const CondBnParams& p, DType dtype, CondBnJob job, void* stream);
+int64_t cond_bn_partials(const CondBnParams& p, CondBnJob job);
+}  // namespace gt
+
+using namespace gt;
+
+static int failures = 0, checks = 0;
+
+template <class T>
+constexpr DType kType = sizeof(T) == 4 ? DType::f32 : DType::f16;
+
+// Deterministic numbers in [-2, 2).
+template <class T>
+static std::vector<T> numbers(int64_t n, uint32_t seed) {
+  std::vector<T> v(n);
+  for (auto& e : v) {
+    seed = seed * 1664525u + 1013904223u;
+    e = Convert<T>::from(float(seed >> 8) * (4.f / 16777216.f) - 2.f);
+  }
+  return v;
+}
+
+template <class T>
+static T* upload(const std::vector<T>& v) {
+  T* d = static_cast<T*>(device_alloc(v.size() * sizeof(T)));
+  copy_to(d, v.data(), v.size() * sizeof(T));
+  return d;
+}
+
+// Largest difference from the host's result, relative to 1 + |value|, against what rounding allows.
+template <class T, class F>
+static void judge(const char* what, bool channels_last, int status, const void* device, int64_t n, F expected) {
+  std::vector<T> got(n);
+  copy_back(got.data(), device, n * sizeof(T));
+  double worst = 0;
+  for (int64_t i = 0; i < n; i++) {
+    const double e = double(expected(i)), d = std::fabs(double(to_acc(got[i])) - e) / (1 + std::fabs(e));
+    worst = d == d && d < 1e30 ? (d > worst ? d : worst) : 1e30;
+  }
+  const bool good = status == 0 && worst <= (sizeof(T) == 4 ? 1e-5 : 2e-3);
+  checks++;
+  failures += !good;
+  std::printf("%-6s %-12s %s %s  error %.2g, status %d\n", good ? "ok" : "WRONG", what, sizeof(T) == 4 ? "f32" : "f16",
+              channels_last ? "nhwc" : "nchw", worst, status);
+}
+
+template <class T>
+static void run(int64_t n, int64_t c, int h, int w, bool nhwc) {
+  const int64_t hw = int64_t(h) * w, total = n * c * hw;
+  const auto x = numbers<T>(total, 1);
+  const auto b = numbers<float>(c, 2), noise = numbers<float>(n * hw, 3), strength = numbers<float>(1, 4);
+  auto d = numbers<float>(n * c, 5);
+  for (auto& e : d) e = 0.5f + std::fabs(e);
+  const T* dx = upload(x);
+  const float *db = upload(b), *dd = upload(d), *dn = upload(noise), *ds = upload(strength);
+  T* y = static_cast<T*>(device_alloc(4 * total * sizeof(T)));
+  const auto channel = [&](int64_t i) { return nhwc ? i % c : i / hw % c; };
+  const auto pixel = [&](int64_t i) { return nhwc ? i / c % hw : i % hw; };
+  const auto sample = [&](int64_t i) { return i / (c * hw); };
+
+  for (int act : {int(kLrelu), int(kSwish), int(kTanh)}) {
+    BiasActParams p{};
+    p.outer = nhwc ? n * hw : n, p.channels = c, p.inner = nhwc ? 1 : hw;
+    p.x = dx, p.b = db, p.out = y, p.act = act, p.alpha = 0.2, p.gain = 1.4, p.clamp = 1.5;
+    const int status = bias_act_launch(p, kType<T>, nullptr);
+    judge<T>("bias_act", nhwc, status, y, total, [&](int64_t i) {
+      return bias_act_any<0, false, float>(act, to_acc(x[i]), b[channel(i)], 0.f, 0.f, 0.2f, 1.4f, 0.f, stored<T>(1.5));
+    });
+  }
+
+  EpilogueParams e{};
+  e.x = dx, e.out = y, e.d = dd, e.noise = dn, e.strength = ds, e.b = db;
+  e.n = n, e.c = c, e.hw = hw, e.noise_step = hw, e.channels_last = nhwc;
+  e.scale = 1, e.slope = 0.2, e.gain = 1.4, e.clamp = 2;
+  const int status = epilogue_launch(e, kType<T>, false, nullptr);
+  judge<T>("epilogue", nhwc, status, y, total, [&](int64_t i) {
+    const float u = d[sample(i) * c + channel(i)] * to_acc(x[i]) + strength[0] * noise[sample(i) * hw + pixel(i)] +
+                    b[channel(i)];
+    return epilogue_value(u, 0.2f, 1.4f, stored<T>(2));
+  });
+
+  const std::vector<float> taps = {0.125f, 0.375f, 0.375f, 0.125f};
+  const float* df = upload(taps);
+  for (int mode = 0; mode < 3; mode++) {
+    UpfirdnParams p{};
+    p.x = dx, p.f = df, p.y = y, p.n = n, p.c = c, p.h = h, p.w = w, p.fh = p.fw = 4, p.separable = true;
+    p.upx = p.upy = mode == 1 ? 2 : 1, p.downx = p.downy = mode == 2 ? 2 : 1, p.px = p.py = mode == 2 ? 1 : 2;
+    p.gain = mode == 1 ? 4 : 1, p.channels_last = nhwc;
+    p.ho = (h * p.upy + 3 - 4) / p.downy + 1, p.wo = (w * p.upx + 3 - 4) / p.downx + 1;
+    const int done = upfirdn2d_launch(p, kType<T>, nullptr);
+    UpfirdnParams host = p;
+    host.x = x.data(), host.f = taps.data();
+    judge<T>(mode == 0 ? "blur" : mode == 1 ? "up2" : "down2", nhwc, done, y, n * c * p.ho * p.wo, [&](int64_t i) {
+      const int64_t area = int64_t(p.ho) * p.wo, at = nhwc ? i / c % area : i % area;
+      return upfirdn_pixel<T>(host, i / (c * area), nhwc ? i % c : i / area % c, int(at / p.wo), int(at % p.wo));
+    });
+  }
+
+  CondBnParams p{};
+  p.x = dx, p.n = n, p.c = c, p.h = h, p.w = w, p.up = 1, p.channels_last = nhwc, p.relu = true;
+  float* mean = static_cast<float*>(device_alloc(c * 4));
+  float* m2 = static_cast<float*>(device_alloc(c * 4));
+  p.a = mean, p.b = m2, p.partial = device_alloc(cond_bn_partials(p, kCondBnStats) * 4);
+  const int stats = cond_bn_launch(p, kType<T>, kCondBnStats, nullptr);
+  std::vector<double> s0(c), s1(c);
+  for (int64_t i = 0; i < total; i++) s0[channel(i)] += double(to_acc(x[i])) / double(n * hw);
+  for (int64_t i = 0; i < total; i++) {
+    const double v = double(to_acc(x[i])) - s0[channel(i)];
+    s1[channel(i)] += v * v;
+  }
+  judge<float>("mean", nhwc, stats, mean, c, [&](int64_t i) { return s0[i]; });
+  judge<float>("squares", nhwc, stats, m2, c, [&](int64_t i) { return s1[i]; });
+  CondBnParams q = p;
+  q.out = y, q.mean = db, q.invstd = dd, q.gain = dd, q.bias = nullptr;
+  const int apply = cond_bn_launch(q, kType<T>, kCondBnApply, nullptr);
+  judge<T>("cond_bn", nhwc, apply, y, total, [&](int64_t i) {
+    const int64_t k = channel(i);
+    return cond_bn_value(to_acc(x[i]), b[k], d[k], d[sample(i) * c + k], 0.f, true);
+  });
+}
+
+int main() {
+  for (bool nhwc : {false, true}) {
+    run<float>(2, 5, 7, 9, nhwc);
+    run<float>(2, 16, 17, 20, nhwc);
+    run<f16>(3, 16, 8, 8, nhwc);
+    run<f16>(2, 24, 20, 33, nhwc);
+  }
+  std::printf("%d checks, %d wrong\n", checks, failures);
+  return failures != 0;
+}

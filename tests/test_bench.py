@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks and the GPU check, small and on the CPU: that they run, what they write, that they notice an error.
+What needs CUDA runs against stand-ins of torch.cuda, whose names are looked up in the real one."""
+
+import contextlib
+import json
+import sys
+import types
+
+import pytest
+import torch
+
+from dnnlib.util import UserError
+from tests.bench import bench_data, bench_ops, bench_step, common, compare, gpu_check, gpu_tests
+from tests.conftest import ROOT
+from torch_utils import build
+
+
+def ops_report(*words):
+    return bench_ops.run(bench_ops.parser().parse_args(
+        ["--device=cpu", "--shapes=tiny", "--seconds=0", "--layouts=nhwc", *words]))
+
+
+def assert_schema(report):
+    report = json.loads(json.dumps(report))
+    assert tuple(report) == common.KEYS["report"] and report["schema"] == 1
+    for name in ("row", "ratio", "bar"):
+        for item in report[name + "s"]:
+            assert tuple(item) == common.KEYS[name]
+    assert set(report["host"]) == {"cpu", "flags", "threads", "ram_gb", "load"}
+    assert set(report["versions"]) == {"python", "torch", "cuda", "cudnn", "onednn", "gcc", "nvcc"}
+    assert set(report["build"]) == {"flags", "arch", "seconds", "sha"}
+    for bar in report["bars"]:
+        assert bar["status"] in ("pass", "fail", "skipped") and (bar["reason"] is None) == (bar["status"] != "skipped")
+    return report
+
+
+@pytest.fixture
+def native():
+    if build.implementation("cpu") != "native":
+        pytest.skip("no compiled kernels")
+
+
+def test_operators_report(native):
+    report = assert_schema(ops_report("--dtypes=fp32,bf16"))
+    by = {(r["op"], r["variant"]) for r in report["rows"]}
+    assert {("upfirdn2d blur", "copy"), ("cond_bn", "cudnn"), ("modconv", "baseline"), ("modconv", "grouped"),
+            ("conv second", "native"), ("epilogue", "reference")} <= by
+    assert {r["vs"] for r in report["ratios"]} == {"reference", "cudnn", "baseline", "native"}
+    for r in report["rows"]:
+        assert r["ms"]["q1"] <= r["ms"]["median"] <= r["ms"]["q3"] and r["ms"]["n"] >= 10
+    (saved,) = [r for r in report["rows"] if (r["op"], r["variant"], r["direction"], r["dtype"]) == (
+        "epilogue", "ours", "fwd+bwd", "fp32")]
+    assert saved["bytes"] == 5 * 2 * 8 * 8 * 8 * 4 and saved["gbs"] > 0 and saved["saved_bytes"] > 0
+    assert len({b["id"] for b in report["bars"]}) == len(report["bars"])
+    amx = next(b for b in report["bars"] if b["id"] == "modconv bf16 each")
+    assert (amx["reason"] == "needs AMX") == ("amx_bf16" not in build.cpu_flags())
+
+
+def test_a_wrong_kernel_gets_no_time(native, monkeypatch):
+    right = bench_ops.bias_act
+    monkeypatch.setattr(bench_ops, "bias_act", lambda x, b, impl, **kw: right(x, b, impl=impl, **kw) * (
+        1.01 if impl == "auto" else 1))
+    report = assert_schema(ops_report("--dtypes=fp32", "--ops=bias_act"))
+    (row,) = report["rows"]
+    assert row["variant"] == "ours" and row["ms"] is None and 0.005 < row["max_err"] < 0.02
+    assert not report["ratios"] and all(b["status"] == "skipped" for b in report["bars"])
+
+
+def test_gpu_bars_from_rows():
+    """Shares of the copy bandwidth: forward as measured, backward as the difference; small sets do not count."""
+    gpu = {"l2_mb": 1, "sm": "90", "copy_gbs": 1000.0}
+    x, table = (64, 64, 64, 64), []
+    size = 64**4 * 2
+    for direction, passes, ms in (("fwd", 2, 2 * size / 0.9e9), ("fwd+bwd", 5, 2 * size / 0.9e9 + 3 * size / 0.5e9)):
+        table.append(common.row(gpu, bench="ops", op="epilogue", variant="ours", direction=direction, shape=list(x),
+                                dtype="fp16", layout="nhwc", bytes=passes * size,
+                                ms={"median": ms, "q1": ms, "q3": ms, "n": 9}))
+    small = dict(table[0], shape=[1, 8, 8, 8], frac_copy=0.01)
+    bars = {b["id"]: b for b in bench_ops.gpu_bars([*table, small], [], gpu)}
+    assert bars["epilogue forward, large, of a copy"]["value"] == pytest.approx(0.9)
+    assert bars["epilogue forward, large, of a copy"]["status"] == "pass"
+    assert bars["epilogue backward, large, of a copy"]["value"] == pytest.approx(0.5)
+    assert bars["epilogue backward, large, of a copy"]["status"] == "fail"
+    assert bars["bias_act against compile, each"]["reason"] == "run with --compile"
+    assert bars["cond_bn forward, large, of a copy"]["status"] == "skipped"
+
+
+def test_step_report(native, monkeypatch):
+    monkeypatch.setattr(common.Timer, "rounds", {"cpu": 3})
+    words = ["--device=cpu", "--cfg=tiny16", "--batch=4", "--seconds=0", "--dtypes=fp32,bf16"]
+    report = assert_schema(bench_step.run(bench_step.parser().parse_args(words)))
+    seen = {(r["op"].split()[1], r["variant"], r["dtype"]) for r in report["rows"]}
+    for phase in ("Gmain", "Dmain", "Dreg", "Greg", "lazy"):
+        assert {(phase, "ours", "fp32"), (phase, "ours", "bf16"), (phase, "baseline", "fp32")} <= seen
+    assert {("Adam", "ours", "fp32"), ("EMA", "ours", "fp32"), ("Dreg", "native conv", "bf16")} <= seen
+    errors = [r["max_err"] for r in report["rows"] if r["max_err"] is not None]
+    assert len(errors) >= 4 and max(errors) < 2e-2  # the formulations agree: else their times mean nothing
+
+
+def test_step_of_biggan(native, monkeypatch):
+    monkeypatch.setattr(common.Timer, "rounds", {"cpu": 2})
+    words = ["--device=cpu", "--cfg=biggan32", "--batch=2", "--seconds=0"]
+    report = assert_schema(bench_step.run(bench_step.parser().parse_args(words)))
+    assert {r["op"] for r in report["ratios"]} == {"biggan32 Gmain", "biggan32 Dmain", "biggan32 lazy"}
+    assert max(r["max_err"] for r in report["rows"] if r["max_err"] is not None) < 1e-3
+
+
+def test_step_options_are_checked():
+    for words, said in ((["--graphs"], "--device=cuda"), (["--cfg=huge"], "huge"), (["--dtypes=fp8"], "fp8")):
+        with pytest.raises(UserError, match=said):
+            bench_step.run(bench_step.parser().parse_args(["--device=cpu", *words]))
+
+
+def test_data_report():
+    pytest.importorskip("PIL")
+    report = bench_data.run(bench_data.parser().parse_args(
+        ["--sizes=16", "--count=40", "--batch=8", "--workers=2", "--step-ms=1", "--device=cpu"]))
+    assert_schema(report)
+    ops = {r["op"] for r in report["rows"]}
+    assert {"16px stored decode", "16px deflated memory", "16px stored collate", "16px deflated decode, 2 threads",
+            "16px stored waiting (files), share"} <= ops
+    assert all(0 <= r["ms"]["median"] <= 1 for r in report["rows"] if r["op"].endswith("share"))
+
+
+def test_comparison_exits_by_ratios(tmp_path, capsys, monkeypatch):
+    def write(name, **ratios):
+        data = {"schema": 1, "ratios": [{"op": k, "shape": [1], "dtype": "fp32", "layout": "nchw", "direction": "fwd",
+                                         "vs": "reference", "ratio": v} for k, v in ratios.items()]}
+        (tmp_path / name).write_text(json.dumps(data))
+        return str(tmp_path / name)
+
+    old = write("old.json", a=4.0, b=2.0, gone=1.0)
+    for new, words, code in ((write("same.json", a=3.7, b=9.0), [], 0), (write("worse.json", a=3.5, b=2.0), [], 1),
+                             (write("worse.json", a=3.5, b=2.0), ["--tolerance=0.2"], 0)):
+        monkeypatch.setattr(sys, "argv", ["compare", old, new, *words])
+        with pytest.raises(SystemExit) as e:
+            compare.main()
+        assert e.value.code == code
+    assert "a 1 fp32 nchw fwd against reference: 4.00 -> 3.50 (0.88)" in capsys.readouterr().out
+    (tmp_path / "broken.json").write_text("{")
+    for new in (write("other.json", z=1.0), str(tmp_path / "broken.json"), str(tmp_path / "none.json")):
+        monkeypatch.setattr(sys, "argv", ["compare", old, new])
+        with pytest.raises(SystemExit) as e:
+            compare.main()
+        assert str(e.value.code).startswith("Error: ")
+
+
+# A checkout of the original has these three modules; here, each as little as the benchmark asks for.
+CHECKOUT = {
+    "dnnlib/__init__.py": "name = 'theirs'\n",
+    "torch_utils/__init__.py": "",
+    "torch_utils/ops/__init__.py": "",
+    "torch_utils/ops/bias_act.py": (
+        "import dnnlib, torch\nassert dnnlib.name == 'theirs'\n"
+        "def bias_act(x, b=None, dim=1, act='linear', alpha=None, gain=None, clamp=None, impl='cuda'):\n"
+        "    return (torch.nn.functional.leaky_relu(x + b[:, None, None], 0.2) * 2 ** 0.5).clamp(-clamp, clamp)\n"),
+    "torch_utils/ops/upfirdn2d.py": "def upsample2d(x, f):\n    raise RuntimeError('does not build')\n"
+                                    "downsample2d = filter2d = upsample2d\n",
+    "training/__init__.py": "",
+    "training/networks.py": (
+        "import torch\nfrom torch_utils.ops import bias_act\n"
+        "def modulated_conv2d(x, weight, styles, padding=0, fused_modconv=True):\n"
+        "    assert not fused_modconv\n"
+        "    w = weight[None] * styles[:, None, :, None, None]\n"
+        "    d = (w.square().sum((2, 3, 4)) + 1e-8).rsqrt()\n"
+        "    y = torch.nn.functional.conv2d(x * styles[:, :, None, None], weight, padding=padding)\n"
+        "    return y * d[:, :, None, None]\n"),
+}
+
+
+def test_columns_of_a_checkout(native, tmp_path, capsys):
+    for name, text in CHECKOUT.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = {k: v for k, v in sys.modules.items() if k.split(".")[0] in ("dnnlib", "torch_utils")}
+    report = ops_report("--dtypes=fp32", "--ops=bias_act,modconv,upfirdn2d", f"--original={tmp_path}")
+    assert {k: sys.modules[k] for k in before} == before and "training" not in sys.modules
+    assert str(tmp_path) not in sys.path
+    assert {r["op"] for r in report["ratios"] if r["vs"] == "original"} == {"bias_act", "modconv"}
+    assert "original does not run: does not build" in capsys.readouterr().err  # and the others went on
+
+
+@pytest.mark.parametrize("spoil, said", [("training/networks.py", "networks.py is missing"),
+                                         (None, "does not import .ZeroDivisionError")])
+def test_a_wrong_checkout_is_a_clean_error(tmp_path, spoil, said):
+    for name, text in CHECKOUT.items():
+        if name != spoil:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text + ("1 / 0\n" if spoil is None and "bias" in name else ""))
+    with pytest.raises(UserError, match=said):
+        common.load_original(str(tmp_path))
+    assert "theirs" not in str(getattr(sys.modules["dnnlib"], "name", ""))
+
+
+# ---- GPU check ------------------------------------------------------------------------------------------------------
+
+
+def test_checks_pass_on_the_cpu(native):
+    result = gpu_tests.run("cpu", quick=True)
+    assert result["passed"] and result["checks"] > 500, result["wrong"][:5]
+    assert set(result["skipped"]) == {"other_stream", "graph", "no_sync"}
+
+
+def test_checks_notice_a_wrong_operator(native, monkeypatch):
+    right = gpu_tests.epilogue
+    monkeypatch.setattr(gpu_tests, "epilogue", lambda x, *a, impl="auto", **kw: right(x, *a, impl=impl, **kw) + (
+        1e-3 if impl == "auto" and x.dtype == torch.float32 else 0))
+    result = gpu_tests.run("cpu", True, ["operators"])
+    assert not result["passed"] and all("epilogue" in w["what"] and "float32" in w["what"] for w in result["wrong"])
+    monkeypatch.setattr(gpu_tests, "epilogue", lambda *a, **kw: 1 / 0)
+    result = gpu_tests.run("cpu", True, ["operators", "second_order", "determinism"])
+    assert [w["check"] for w in result["wrong"]] == ["operators", "second_order", "determinism"]
+    assert "ZeroDivisionError" in result["wrong"][0]["error"]
+
+
+class _Event:
+    clock = 0.0
+
+    def __init__(self, enable_timing=False):
+        assert enable_timing
+
+    def record(self):
+        _Event.clock += 0.5
+        self.at = _Event.clock
+
+    def synchronize(self):
+        pass
+
+    def elapsed_time(self, other):
+        return other.at - self.at
+
+
+class _Graph:
+    """Captures by running; a replay runs what the test gave it."""
+
+    again = staticmethod(lambda: None)
+
+    def replay(self):
+        self.again()
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """torch.cuda whose streams, events and graphs do nothing, so that code for a GPU runs on CPU tensors."""
+    stream = types.SimpleNamespace(wait_stream=lambda other: None)
+    modes = []
+    fakes = dict(Event=_Event, CUDAGraph=_Graph, Stream=lambda: stream, current_stream=lambda: stream,
+                 stream=lambda s: contextlib.nullcontext(), graph=lambda g: contextlib.nullcontext(),
+                 synchronize=lambda: None, set_sync_debug_mode=modes.append, _sleep=lambda cycles: None,
+                 empty_cache=lambda: None, reset_peak_memory_stats=lambda: None, max_memory_allocated=lambda: 1 << 30,
+                 mem_get_info=lambda: (8 << 30, 16 << 30))
+    for name, fake in fakes.items():
+        assert hasattr(torch.cuda, name)
+        monkeypatch.setattr(torch.cuda, name, fake)
+    return modes
+
+
+def test_code_for_a_gpu_runs(fake_cuda, monkeypatch, native):
+    monkeypatch.setattr(gpu_tests, "_needs_cuda", lambda device: None)
+    for check in (gpu_tests.other_stream, gpu_tests.no_sync):
+        for _, error, limit in check("cpu"):
+            assert error <= limit
+    assert fake_cuda == ["error", "default"]
+    # A graph that does nothing when replayed is found out: its second replay sees other data.
+    errors = [(name, error <= limit) for name, error, limit in gpu_tests.graph("cpu")]
+    assert [ok for name, ok in errors if name.startswith("graph replay")] == [True, False]
+    assert bench_ops.device_time(lambda: None)["median"] == pytest.approx(0.5 / 20)
+    assert bench_step.waits(lambda: None) == 0
+    timer = common.Timer("cpu")
+    timer.cuda, timer.flush = True, torch.empty(4)
+    assert timer({"a": lambda: None}, 0)["a"] == {"median": 0.5, "q1": 0.5, "q3": 0.5, "n": 20}
+    step = bench_step.make("tiny16", "fp32", "cpu", 4)
+    step.device = "cuda"  # noise then comes from the device's own generator, as graphs need it
+    replay = bench_step.captured(step, "Gmain")
+    assert callable(replay) and step.params["G"][0].grad is not None
+
+
+def test_waits_are_counted(fake_cuda):
+    def syncing():
+        import warnings
+        warnings.warn("called a synchronizing CUDA operation (Triggered internally ...)")
+    assert bench_step.waits(syncing) == 1 and fake_cuda == ["warn", "default"]
+
+
+@pytest.fixture
+def check(monkeypatch, tmp_path):
+    """Runs the GPU check's driver with the given caps; (exit code, report)."""
+
+    def run(caps, *words):
+        monkeypatch.setattr(gpu_check, "CAPS", caps)
+        monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path / "out"), *words])
+        with pytest.raises(SystemExit) as e:
+            gpu_check.main()
+        assert len(list((tmp_path / "out").iterdir())) <= 4
+        return e.value.code, json.loads((tmp_path / "out" / "gpu_check.json").read_text())
+
+    return run
+
+
+def test_driver_without_a_gpu(check, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, report = check(gpu_check.CAPS)
+    assert code == 1 and not report["passed"]
+    assert {s["status"] for s in report["stages"].values()} == {"skipped"}
+    assert "sees no CUDA device" in report["stages"]["facts"]["reason"]
+    assert sum(gpu_check.CAPS.values()) <= 8 * 60 - 5
+
+
+def test_driver_keeps_what_it_has(check, monkeypatch, tmp_path):
+    """A stage that fails, and one that outlasts its cap, do not stop the others; the exit code is correctness's."""
+    script = tmp_path / "gpu_check.py"
+    script.write_text("import json, sys, time\n"
+                      "name, out = sys.argv[sys.argv.index('--stage') + 1], sys.argv[sys.argv.index('--out') + 1]\n"
+                      "if name == 'build': sys.exit('the disk ate it')\n"
+                      "if name == 'ops': time.sleep(60)\n"
+                      "json.dump({'passed': True, 'checks': 7, 'failures': 0, 'skipped': {}, 'wrong': []} if name == "
+                      "'correctness' else {'skipped': 'not here'}, open(f'{out}/{name}.part', 'w'))\n")
+    monkeypatch.setattr(gpu_check, "__file__", str(script))
+    code, report = check({"build": 20, "ops": 2, "correctness": 20, "sanitizer": 20}, "--device=cpu")
+    stages = report["stages"]
+    assert code == 0 and report["passed"]
+    assert stages["build"]["status"] == "failed" and "the disk ate it" in stages["build"]["log"]
+    assert stages["ops"]["reason"] == "stopped after 2 s" and stages["sanitizer"]["reason"] == "not here"
+    assert any(line.startswith("correctness: 7 checks, 0 wrong") for line in report["summary"])
+    code, report = check({"build": 20, "correctness": 20}, "--device=cpu", "--minutes=0.1")
+    assert code == 1 and report["stages"]["correctness"]["reason"] == "0.1 minutes are over"
+
+
+def test_build_stage_without_bindings(monkeypatch):
+    """Where the bindings do not compile, the kernels alone are tried, and the stage counts as failed."""
+    def broken(cuda=None):
+        raise build.BuildError("compiling the kernels failed: no such header")
+
+    monkeypatch.setattr(build, "build", broken)
+    monkeypatch.setattr(build, "nvcc", lambda: "nvcc")
+    monkeypatch.setattr(gpu_check, "harness", lambda nvcc: {"passed": True, "output": "80 checks, 0 wrong"})
+    args = gpu_check.parser().parse_args(["--out=x"])
+    result = gpu_check.build_kernels(args)
+    assert "no such header" in result["error"] and result["harness"]["passed"]
+
+
+def test_training_stage(native):
+    args = gpu_check.parser().parse_args(["--out=x", "--device=cpu", "--quick"])
+    result = gpu_check.train(args)
+    assert result["passed"] and result["kimg"] > 0 and result["runtime"]["precision"] == "bfloat16"
+    assert len(result["losses"]["Loss/D/loss"]) >= 1 and result["nonfinite_gradients"] == 0
+
+
+BLOCK = """
+import builtins, runpy, sys
+before = builtins.__import__
+def guarded(name, globals=None, locals=None, fromlist=(), level=0):
+    if level == 0 and name.split(".")[0] in ("click", "PIL", "scipy", "tqdm", "sklearn", "pyspng", "pytest"):
+        raise ModuleNotFoundError(f"{name} is not there", name=name)
+    return before(name, globals, locals, fromlist, level)
+builtins.__import__ = guarded
+sys.argv = ["gpu_check.py", *sys.argv[1:]]
+runpy.run_path("tests/bench/gpu_check.py", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("stage", ["facts", "step", pytest.param("train", marks=pytest.mark.slow),
+                                   pytest.param("correctness", marks=pytest.mark.slow),
+                                   pytest.param("ops", marks=pytest.mark.slow)])
+def test_stages_need_torch_alone(native, run_script, tmp_path, stage):
+    run_script("-c", BLOCK, "--device=cpu", "--stage", stage, f"--out={tmp_path}")
+    result = json.loads((tmp_path / f"{stage}.part").read_text())
+    assert result and result.get("passed", True)
+    assert (ROOT / "tests" / "bench" / "gpu_check.py").is_file()
