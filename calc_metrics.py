@@ -226,8 +226,8 @@ class Job:
         from gantransfer.methods import METHODS
 
         if self.snapshot.method not in METHODS:
-            raise UserError(f"{self.flags['network']} was made by method '{self.snapshot.method}', which this version "
-                            f"does not have; it has {', '.join(METHODS)}")
+            raise UserError(f"{self.flags['network']} was made by method '{self.snapshot.method}', which makes no "
+                            f"images in this version; those that do are {', '.join(METHODS)}")
         return METHODS[self.snapshot.method]
 
     def run(self, device: Any) -> bool:

@@ -386,7 +386,8 @@ def main(network: str, seeds: str | None, class_: str | None, per_class: int | N
     chosen = parse_seeds(seeds) if seeds else None
     snap = load_any(network)
     if snap.method not in METHODS:
-        raise UserError(f"{network} is of the method {snap.method}, which this version does not have")
+        raise UserError(f"{network} is of the method {snap.method}, which makes no images in this version; name the "
+                        "snapshot of a generator")
     if mix_rows or mix_cols:
         _mix(snap, mix_rows, mix_cols, mix_layers, class_, label, grid, outdir, zoom, device=where, batch=batch,
              psi=trunc, noise_mode=noise_mode)

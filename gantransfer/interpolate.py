@@ -176,7 +176,8 @@ def main(network: str, kind: str, output: str, first: str, second: str, seeds: s
         raise UserError(f"--type={kind} moves from one seed to another: give two or more to --seeds")
     where, snap = pick_device(device), load_any(network)
     if snap.method not in METHODS:
-        raise UserError(f"{network} is of the method {snap.method}, which this version does not have")
+        raise UserError(f"{network} is of the method {snap.method}, which makes no images in this version; name the "
+                        "snapshot of a generator")
     sampler = METHODS[snap.method].sampler_from(snap, where)
     label = sampler.spec.label
     if label.kind != "class":
