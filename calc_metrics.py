@@ -70,6 +70,11 @@ def main(**flags: Any) -> None:
       is<N>, is<N>_biggan
       pr<N>k<k>, pr<N>k<k>_full
       pr_<detector>_<N>_k<k>
+      pr_class, dc_class
+      pr_<detector>_<N>_k<k>_class, dc_...
+      diversity_class
+      diversity_<detector>_<N>_class
+      ppl_class
       dc<N>k<k>
       dc_<detector>_<N>_k<k>
       ppl2_wend, ppl_<z|w><full|end>
@@ -79,6 +84,8 @@ def main(**flags: Any) -> None:
       memorisation, memorisation_<detector>
       fd_<detector>_<N>, kd_<detector>_<N> with _many, _medium, _few, _shots, _class
       report_<detector>
+      sfid_<detector>_<N>
+      label_score_<detector>_<N>
       smoke (no weights needed)
     """
     from gantransfer.metrics import metrics

@@ -247,7 +247,7 @@ open(f"ready{rank}", "w").close()
 while not dist.any_rank(bool(seen)):
     time.sleep(0.02)
 time.sleep(0.3)
-print("saved", rank, [int(s) for s in seen])
+print(f"saved {rank} {[int(s) for s in seen]}")
 """)
     wait_for(tmp_path / "ready0", tmp_path / "ready1")
     p.send_signal(signum)

@@ -81,7 +81,7 @@ def test_command(tiny_zip, tmp_path, run_script):
     (["--epochs=1", "--heldout={data}", "--min-accuracy=1.0"], "below --min-accuracy"),
     (["--data=/nowhere.zip"], "/nowhere.zip"),
     (["--heldout={rgb}"], "--heldout"),
-    (["--data={bare}"], "no class labels"),
+    (["--data={bare}"], "this set has neither"),
 ])
 def test_bad_input(tiny_zip, tmp_path, capsys, digits, flags, message):
     rgb = write_image_zip(tmp_path / "rgb.zip", [np.repeat(x[..., None], 3, 2) for x in digits[0]], digits[1].tolist())
