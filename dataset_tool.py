@@ -138,6 +138,7 @@ class Conversion:
     alpha: str | None = None
     classes: tuple[str, ...] | None = None  # keep these (ids or names), renumbered in this order
     max_images: int | None = None
+    per_class: int | None = None  # keep the first so many of each class
     drop_unlabelled: bool = False
 
     def image(self, item: Item) -> np.ndarray | None:
@@ -270,9 +271,22 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
             report: Callable[[str], None] = print) -> None:
     """Write all images of `source` to the zip or folder `dest`, with dataset.json; nothing stays behind on failure."""
     renumber = _chosen_classes(source, how.classes)
+    if how.per_class is not None and source.labelled == "none":
+        raise UserError(f"--per-class needs class labels, and {source.name} has none")
     count = source.count if how.max_images is None else min(source.count, how.max_images)
 
+    found: Counter = Counter()  # images kept, by label
+
+    def enough(item: Item) -> bool:
+        if how.per_class is None:
+            return False
+        if not isinstance(item.label, int | np.integer):
+            raise UserError(f"--per-class needs class labels, and {item.name} has none")
+        return found[item.label] >= how.per_class
+
     def work(item: Item) -> tuple[np.ndarray | None, str]:
+        if enough(item):
+            return None, ""  # saves decoding; what counts is decided in order below
         if renumber is not None and item.label not in renumber or how.drop_unlabelled and item.label is None:
             return None, ""
         try:
@@ -296,13 +310,17 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
                     report(f"skipped: {reason}")
                 dropped[reason] += 1
                 continue
+            if how.per_class is not None:
+                if enough(item):
+                    continue
+                found[item.label] += 1
             _check_shape(image, item, first)
             data = png_bytes(image)
             if first is None:
                 first = image.shape, item.name
                 expected = count * (len(data) + 300)
                 free = shutil.disk_usage(dest_parent(dest)).free
-                if expected > free and not (renumber or how.transform == "center-crop-wide"):
+                if expected > free and not (renumber or how.per_class or how.transform == "center-crop-wide"):
                     raise UserError(f"--dest={dest} needs about {expected / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are "
                                     "free; free some space or choose another folder")
             name = f"{index // 1000:05d}/img{index:08d}.png"
@@ -655,6 +673,7 @@ Examples
 @click.option("--height", type=int, help="output height (the older way)")
 @click.option("--resize-filter", type=click.Choice(list(FILTERS)), default="lanczos", show_default=True)
 @click.option("--max-images", "--max_images", type=click.IntRange(min=1), help="only the first N images")
+@click.option("--per-class", "--per_class", type=click.IntRange(min=1), help="only the first N images of each class")
 @click.option("--channels", type=click.Choice(["keep", "1", "3"]), default="keep", show_default=True,
               help="1 makes greyscale, 3 makes RGB")
 @click.option("--alpha", type=click.Choice(["black", "white", "drop"]),
@@ -708,10 +727,11 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
     how = Conversion(
         transform=o["transform"], width=None if rendered else width, height=None if rendered else height,
         resize_filter=o["resize_filter"], channels=o["channels"], alpha=o["alpha"], classes=parse_classes(o["classes"]),
-        max_images=o["max_images"], drop_unlabelled=o["drop_unlabelled"])
+        max_images=o["max_images"], per_class=o["per_class"], drop_unlabelled=o["drop_unlabelled"])
     if to_h5:
-        if how.classes is not None:
-            raise UserError("--classes is for data sets; choose classes first, then write the HDF5 file")
+        if how.classes is not None or how.per_class is not None:
+            flag = "--per-class" if how.classes is None else "--classes"
+            raise UserError(f"{flag} is for data sets; choose first, then write the HDF5 file")
         h5.module(dest, "writing")
         test = open_source(o["test_source"], options) if o["test_source"] else None
         convert_h5(opened, dest, how, o["fmt"], test, o["seed"], click.echo)

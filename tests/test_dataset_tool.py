@@ -202,6 +202,10 @@ def test_classes_and_max_images(tmp_path, tool):
     assert info["class_names"] == ["cat", "dog"] and [v for _, v in info["labels"]] == [0, 1]
     assert tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/c.zip", "--max-images=2")[0] == 0
     assert len(read_set(tmp_path / "c.zip")[1]) == 2
+    assert tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/e.zip", "--classes=2,0", "--per-class=1")[0] == 0
+    assert [v for _, v in read_set(tmp_path / "e.zip")[0]["labels"]] == [1, 0]
+    code, _, err = tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/f.zip", "--labels=none", "--per-class=1")
+    assert code == 2 and "--per-class" in only_line(err) and not (tmp_path / "f.zip").exists()
     for bad in ("cow", "1,1", "3-1", "7", "1,,2"):
         code, _, err = tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/d.zip", f"--classes={bad}")
         assert code == 2 and only_line(err) and not (tmp_path / "d.zip").exists()
