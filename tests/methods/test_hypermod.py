@@ -199,19 +199,22 @@ def test_resume_is_exact(tiny_zip, tmp_path, options):
 
 
 def test_two_processes_equal_one(tiny_zip, tmp_path, run_script):
+    """Rounding may carry an activation over a kink, which then shows: a difference by design would with every seed."""
     sg2_source().save(tmp_path / "source.pkl")
-    tensors = []
-    for gpus in (1, 2):
-        run_script("train.py", f"--outdir={tmp_path / str(gpus)}", f"--data={tiny_zip}", "--cond=True",
-                   "--method=hypermod", f"--resume={tmp_path / 'source.pkl'}", "--cfg=tiny", "--kimg=0.128",
-                   "--hyper-init=random", "--align-kimg=0.064", "--contrastive=True", "--batch=16", "--batch-gpu=8",
-                   "--metrics=none", f"--gpus={gpus}", "--device=cpu", "--vector-dim=4")
-        (path,) = (tmp_path / str(gpus)).glob("0*/network-snapshot-000000.pkl")
-        tensors.append(load_any(path).nets)
-    for name, record in tensors[0].items():
-        for k, t in record.state.items():
-            other = tensors[1][name].state[k]
-            assert (t - other).abs().max() <= 2e-3 * t.abs().max() + 1e-6, (name, k)
+    worst = {}
+    for seed in (0, 1):
+        a, b = {}, {}
+        for gpus, tensors in ((1, a), (2, b)):
+            run_script("train.py", f"--outdir={tmp_path / f'{seed}-{gpus}'}", f"--data={tiny_zip}", "--cond=True",
+                       "--method=hypermod", f"--resume={tmp_path / 'source.pkl'}", "--cfg=tiny", "--kimg=0.128",
+                       "--hyper-init=random", "--align-kimg=0.064", "--contrastive=True", "--batch=16", "--batch-gpu=8",
+                       "--metrics=none", f"--gpus={gpus}", "--device=cpu", "--vector-dim=4", f"--seed={seed}")
+            (path,) = (tmp_path / f"{seed}-{gpus}").glob("0*/network-snapshot-000000.pkl")
+            tensors.update({(name, k): t for name, r in load_any(path).nets.items() for k, t in r.state.items()})
+        worst[seed] = max(float((a[k] - b[k]).abs().max() / a[k].abs().max().clamp(min=1e-3)) for k in a)
+        if worst[seed] <= 1e-4:
+            return
+    raise AssertionError(f"largest relative differences by seed: {worst}")
 
 
 def test_labels_of_another_set_keep_known_classes():
