@@ -128,13 +128,15 @@ def facts(device: str, threads: int) -> dict:
     return {"schema": 1, "commit": output("git", "rev-parse", "HEAD") or None,
             "dirty": bool(output("git", "status", "--porcelain")),
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            # Folders of this machine say nothing about the result.
+            "command": " ".join(re.sub(r"(^|=)/\S*/", r"\1", a) for a in [Path(sys.argv[0]).name, *sys.argv[1:]]),
             "host": {"cpu": cpu[1] if cpu else platform.processor(), "flags": flags, "threads": threads,
                      "ram_gb": round(_ram_gb(), 1), "load": os.getloadavg()[0]},
             "gpu": gpu,
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
                          "cudnn": torch.backends.cudnn.version(), "onednn": onednn[1] if onednn else None, **tools},
-            "build": {"flags": [*info.get("cxx_flags", []), *info.get("nvcc_flags", [])],
+            "build": {"flags": [f for f in (*info.get("cxx_flags", []), *info.get("nvcc_flags", []))
+                                if not f.startswith(("-I", "-L"))],
                       "arch": [f for f in info.get("nvcc_flags", []) if "arch" in f], "seconds": info.get("seconds"),
                       "sha": info.get("key")}}
 
