@@ -421,15 +421,7 @@ class Hypermod(StyleGAN2):
         self.scores("real", logits)
         return -logits + 0.001 * logits.square(), logits
 
-    def Dmain(self, batch: Batch, d: Draws, reg: bool = False) -> Iterator[torch.Tensor]:
-        with torch.no_grad():
-            images = self.synthesise_pair(self.ws("Dmain", d), batch)
-        fake = self.fake_loss(images, batch, d)
-        yield fake
-        x = batch.x.detach().requires_grad_(reg)
-        real, logits = self.real_loss(x, batch)
-        self.report("Loss/D/loss", fake.detach() + real)
-        yield real + self.r1(logits, x) if reg else real
+    def more_terms(self, images: torch.Tensor, batch: Batch) -> Iterator[torch.Tensor]:
         if self.wgan:
             yield self.gradient_penalty(batch.x, images, batch.c, rnd.rand([len(images), 1, 1, 1], batch.rng,
                                                                            self.device))

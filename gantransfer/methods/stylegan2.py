@@ -407,6 +407,11 @@ class StyleGAN2(method.Method):
         real, logits = self.real_loss(x, batch)
         self.report("Loss/D/loss", fake.detach() + real)
         yield real + self.r1(logits, x) if reg else real
+        yield from self.more_terms(images, batch)
+
+    def more_terms(self, images: Any, batch: Batch) -> Iterator[torch.Tensor]:
+        """Further terms of the discriminator's loss, on the generated `images` and the batch."""
+        yield from ()
 
     def synthesise_pair(self, ws: torch.Tensor, batch: Batch) -> Any:
         """Whatever `fake_loss` judges."""
