@@ -15,6 +15,8 @@ from gantransfer import training_loop
 from gantransfer.methods import METHODS
 from gantransfer.sampler import LabelSource
 from gantransfer.training_loop import Stepper, normalised
+from tests.bench.gpu_tests import training
+from tests.conftest import ROOT
 from tests.graph_emulator import EmulatedGraphs
 from tests.test_step import trainer
 from tests.test_training_loop import build, tensors
@@ -256,6 +258,39 @@ def test_batch_norm_over_processes_is_not_recorded(tiny_zip, monkeypatch):
     assert {p.eager for p in m.phases()} == {None}
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     assert {p.eager for p in m.phases()} == {"batch norm gathers over processes"}
+
+
+PROCESSES = """
+import sys, torch
+from dnnlib.util import run_cli
+from tests.bench.gpu_tests import training
+from tests.graph_emulator import EmulatedGraphs
+from torch_utils import distributed as dist
+
+def main():
+    if not dist.launched():
+        sys.exit(dist.launch(2, kind="cpu"))
+    dist.init("cpu")
+    graphs = EmulatedGraphs()
+    method, _ = training("cpu", graphs, 8)
+    assert graphs.replays == 10, graphs.replays
+    if dist.is_main():
+        torch.save({k: net.state_dict() for k, net in method.nets.items()}, sys.argv[1])
+    dist.shutdown()
+
+run_cli(main)
+"""
+
+
+@pytest.mark.skipif(distributed.cpu_cores() < 2, reason="two processes need two CPU cores")
+def test_two_processes_that_replay_train_as_one_that_does_not(tmp_path, run_script):
+    """The sum of gradients, and of running means, stays outside the recordings."""
+    (tmp_path / "job.py").write_text(PROCESSES)
+    run_script(tmp_path / "job.py", tmp_path / "nets.pt", env={"PYTHONPATH": str(ROOT)})
+    one, _ = training("cpu", steps=8)
+    for name, two in torch.load(tmp_path / "nets.pt", weights_only=True).items():
+        for key, t in one.nets[name].state_dict().items():
+            torch.testing.assert_close(two[key], t, rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
 
 
 def test_the_real_recorder(monkeypatch):
