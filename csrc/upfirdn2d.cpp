@@ -440,10 +440,9 @@ void run_fir(const UpfirdnParams& p, const Filter<float>& filter) {
   const fir::Image image{p.x, p.y, p.n, p.c, p.h, p.w, p.ho, p.wo};
   const fir::Filter2d<T, K, UP, DOWN> f(image, filter.column.data(), filter.row.data(), p.px, p.py);
   auto chunks = [](int64_t n, int64_t chunk, const auto& g) { for_chunks(n, chunk, g); };
-  if constexpr (K == 4) {
-    if (!p.channels_last && f.regular()) return f.lanes(chunks);
+  if (!p.channels_last && f.regular()) return f.lanes(chunks);
+  if constexpr (K == 4)
     if (p.channels_last && f.walkable()) return f.pixels(chunks);
-  }
   p.channels_last ? f.rows(chunks) : f.planes(chunks);
 }
 
