@@ -2,7 +2,7 @@
 // upfirdn2d: schema, checks, CPU kernel, CUDA entry.
 #include "upfirdn2d.h"
 
-#include "binding.h"
+#include "arguments.h"
 #include "filter.h"
 #include "fir.h"
 
@@ -431,48 +431,14 @@ void run_cpu(const UpfirdnParams& p) {
   Planes<T>(p).run();
 }
 
-Tensor upfirdn2d(const Tensor& x_, const Tensor& f_, at::IntArrayRef up, at::IntArrayRef down, at::IntArrayRef pad,
+Tensor upfirdn2d(const Tensor& x, const Tensor& f, at::IntArrayRef up, at::IntArrayRef down, at::IntArrayRef pad,
                  bool flip, double gain) {
-  TORCH_CHECK(x_.dim() == 4, "upfirdn2d: x [N, C, H, W] expected, got ", x_.sizes());
-  TORCH_CHECK(f_.scalar_type() == at::kFloat && (f_.dim() == 1 || f_.dim() == 2) && f_.numel() > 0,
-              "upfirdn2d: f must be float32 [taps] or [fh, fw]");
-  TORCH_CHECK(f_.device() == x_.device(), "upfirdn2d: the filter is on ", f_.device(), ", x on ", x_.device());
-  TORCH_CHECK(up.size() == 2 && down.size() == 2 && pad.size() == 4 && up[0] > 0 && up[1] > 0 && down[0] > 0 &&
-                  down[1] > 0, "upfirdn2d: up, down: two positive numbers each; pad: four numbers");
-  const auto layout = layout_of(x_);
-  const Tensor x = in_layout(x_, layout), f = f_.contiguous();
-  UpfirdnParams p{};
-  p.separable = f.dim() == 1;
-  p.fw = int(f.size(-1));
-  p.fh = int(f.size(0));
-  const int64_t wo = (x.size(3) * up[0] + pad[0] + pad[1] - p.fw) / down[0] + 1;
-  const int64_t ho = (x.size(2) * up[1] + pad[2] + pad[3] - p.fh) / down[1] + 1;
-  TORCH_CHECK(x.size(3) * up[0] + pad[0] + pad[1] >= p.fw && x.size(2) * up[1] + pad[2] + pad[3] >= p.fh,
-              "upfirdn2d: the padded image is smaller than the filter");
-  constexpr int64_t limit = 1 << 30;
-  TORCH_CHECK(std::max({x.size(2) * up[1], x.size(3) * up[0], ho * down[1], wo * down[0]}) < limit,
-              "upfirdn2d: an image side is too long: ", x.sizes());
-  Tensor y = fresh(at::empty({x.size(0), x.size(1), ho, wo}, x.options(), layout));
+  FirArguments a = fir_arguments(x, f, up, down, pad, flip, gain);
+  UpfirdnParams& p = a.p;
+  Tensor y = a.result();
   if (y.numel() == 0) return y;
   if (x.numel() == 0) return y.zero_();
-  p.x = ptr(x);
-  p.f = f.const_data_ptr<float>();
   p.y = ptr(y);
-  p.n = x.size(0);
-  p.c = x.size(1);
-  p.h = int(x.size(2));
-  p.w = int(x.size(3));
-  p.ho = int(ho);
-  p.wo = int(wo);
-  p.upx = int(up[0]);
-  p.upy = int(up[1]);
-  p.downx = int(down[0]);
-  p.downy = int(down[1]);
-  p.px = int(pad[0]);
-  p.py = int(pad[2]);
-  p.flip = flip;
-  p.channels_last = layout == at::MemoryFormat::ChannelsLast;
-  p.gain = gain;
   const DType dtype = dtype_of(x);
 #ifdef GT_WITH_CUDA
   if (on_cuda(x)) {
