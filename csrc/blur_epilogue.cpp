@@ -3,6 +3,7 @@
 #include "blur_epilogue.h"
 
 #include "arguments.h"
+#include "fir_epilogue.h"
 
 namespace gt {
 
@@ -24,7 +25,10 @@ bool run_fused(const BlurEpilogueParams& p, const Tensor& x) {
     return true;
   }
 #endif
-  return false;
+  bool served = false;
+  const auto chunks = [](int64_t n, int64_t chunk, const auto& f) { for_chunks(n, chunk, f); };
+  GT_DISPATCH(dtype_of(x), served = blur_epilogue_cpu<T>(p, chunks);)
+  return served;
 }
 
 Tensor blur_epilogue(const Tensor& x, const Tensor& f, at::IntArrayRef pad, bool flip, double fir_gain,
