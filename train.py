@@ -98,6 +98,7 @@ def method_flags(command: Any) -> Any:
 @click.option("--kernels", **kernels.FLAG)
 @flag("nobench", "Disable cuDNN benchmarking", bool, False)
 @flag("allow_tf32", "Allow TF32 in training", bool, False)
+@flag("graphs", "Record first-order phases as CUDA graphs and replay them", bool, False)
 # Output.
 @flag("snap", "Snapshot every so many ticks", click.IntRange(min=1))
 @flag("tick", "kimg per status line", click.FloatRange(min=0, min_open=True))
@@ -139,6 +140,8 @@ def main(**flags: Any) -> None:
     if not flags["outdir"]:
         raise UserError("--outdir is missing: name the folder that shall hold the run")
     kind = dist.resolve_device(flags["device"])
+    if flags["graphs"] and kind != "cuda":
+        raise UserError("--graphs records CUDA graphs, and this run is on the CPU; leave --graphs away")
     if flags["gpus"] > 1 and not dist.launched():
         dist.check_world(flags["gpus"], kind)
         sys.exit(dist.launch(flags["gpus"], kind=kind))
@@ -238,6 +241,8 @@ class Setup:
             options["cudnn_benchmark"] = False
         if f["allow_tf32"]:
             options["allow_tf32"] = True
+        if f["graphs"]:
+            options["cuda_graphs"] = True
         for key in ("best", "stop_after"):
             if f[key] is not None:
                 options[key] = f[key]
@@ -288,6 +293,7 @@ class Setup:
         from gantransfer import training_loop
         from gantransfer.importers import RESUME_NAMES, load_any
         from torch_utils import distributed as dist
+        from torch_utils.graphs import CudaGraphs
 
         self._preflight()
         if dist.is_main():
@@ -316,7 +322,8 @@ class Setup:
                                         evaluate=self._evaluator(run_dir, device), rate=self._rater(run_dir),
                                         evaluate_at_start=bool(self.flags["eval_at_start"]),
                                         wandb_project=self.flags["wandb_proj"], workers=self.flags["workers"])
-            training_loop.run(trainer, self.dataset, self.run, out, state)
+            training_loop.run(trainer, self.dataset, self.run, out, state,
+                              CudaGraphs(device) if self.flags["graphs"] else None)
             dist.print0(f"Run folder: {run_dir}")
         except UserError:
             if fresh and dist.is_main() and not training_loop.find_states(run_dir):
@@ -430,8 +437,8 @@ class Setup:
         except (OSError, ValueError):
             raise UserError(f"{run_dir}/training_options.json cannot be read; the run cannot be continued") from None
         free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
-                "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "kimg_per_tick", "kernels", "runtime", "best",
-                "stop_after", "keep", "reference"}
+                "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "cuda_graphs", "kimg_per_tick", "kernels",
+                "runtime", "best", "stop_after", "keep", "reference"}
         new = json.loads(json.dumps(self.resolved()))
         for options in (old, new):  # the data may have moved; what it holds may not have changed
             options.get("training_set_kwargs", {}).pop("path", None)

@@ -17,11 +17,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-template <class F>
-auto op(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").template typed<F>();
-}
-
 bool wants(const Tensor& t) { return t.defined() && t.requires_grad(); }
 bool wants(const OptTensor& t) { return t.has_value() && wants(*t); }
 Tensor given(const OptTensor& t) { return t.value_or(Tensor()); }
@@ -161,29 +156,39 @@ Tensor call_upfirdn2d(const Tensor& x, const Tensor& f, at::IntArrayRef up, at::
   return g.call(x, f, up, down, pad, flip, gain);
 }
 
+// Keeps the arguments of the gradient of upfirdn2d(x, f, ...) = y.
+void save_adjoint(AutogradContext* ctx, const Tensor& x, const Tensor& f, const Tensor& y, at::IntArrayRef up,
+                  at::IntArrayRef down, at::IntArrayRef pad, bool flip, double gain) {
+  auto size = [](const Tensor& t, int i) { return t.sym_size(i).guard_int(__FILE__, __LINE__); };
+  const int64_t fw = size(f, f.dim() - 1), fh = size(f, 0);
+  auto& d = ctx->saved_data;
+  d["up"] = down;
+  d["down"] = up;
+  d["pad"] = std::vector<int64_t>{fw - 1 - pad[0], size(x, 3) * up[0] - size(y, 3) * down[0] + pad[0] - up[0] + 1,
+                                  fh - 1 - pad[2], size(x, 2) * up[1] - size(y, 2) * down[1] + pad[2] - up[1] + 1};
+  d["flip"] = !flip;
+  d["fir_gain"] = gain;
+  if (size(x, 2) == 0 || size(x, 3) == 0) d["empty"] = std::vector<int64_t>{size(x, 0), size(x, 1), size(x, 2), size(x, 3)};
+}
+
+Tensor adjoint(AutogradContext* ctx, const Tensor& dy, const Tensor& f) {
+  auto& d = ctx->saved_data;
+  if (d.count("empty")) return dy.new_zeros(d["empty"].toIntVector());
+  return call_upfirdn2d(dy, f, d["up"].toIntVector(), d["down"].toIntVector(), d["pad"].toIntVector(),
+                        d["flip"].toBool(), d["fir_gain"].toDouble());
+}
+
 struct Upfirdn2d : Function<Upfirdn2d> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& f, at::IntArrayRef up,
                         at::IntArrayRef down, at::IntArrayRef pad, bool flip, double gain) {
     at::AutoDispatchBelowADInplaceOrView below;
     Tensor y = call_upfirdn2d(x, f, up, down, pad, flip, gain);
-    auto size = [](const Tensor& t, int i) { return t.sym_size(i).guard_int(__FILE__, __LINE__); };
-    const int64_t fw = size(f, f.dim() - 1), fh = size(f, 0);
-    ctx->saved_data["up"] = down;
-    ctx->saved_data["down"] = up;
-    ctx->saved_data["pad"] = std::vector<int64_t>{
-        fw - 1 - pad[0], size(x, 3) * up[0] - size(y, 3) * down[0] + pad[0] - up[0] + 1,
-        fh - 1 - pad[2], size(x, 2) * up[1] - size(y, 2) * down[1] + pad[2] - up[1] + 1};
-    ctx->saved_data["flip"] = !flip;
-    ctx->saved_data["gain"] = gain;
+    save_adjoint(ctx, x, f, y, up, down, pad, flip, gain);
     ctx->save_for_backward({f});
     return y;
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    auto& d = ctx->saved_data;
-    const Tensor f = ctx->get_saved_variables()[0];
-    return {call_upfirdn2d(grads[0], f, d["up"].toIntVector(), d["down"].toIntVector(), d["pad"].toIntVector(),
-                           d["flip"].toBool(), d["gain"].toDouble()),
-            {}, {}, {}, {}, {}, {}};
+    return {adjoint(ctx, grads[0], ctx->get_saved_variables()[0]), {}, {}, {}, {}, {}, {}};
   }
 };
 
@@ -199,68 +204,140 @@ Tensor call_epilogue(const Tensor& x, const OptTensor& d, double scale, const Op
 
 using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-struct Epilogue : Function<Epilogue> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptTensor& d, double scale,
-                        const OptTensor& noise, const OptTensor& strength, const OptTensor& b, double slope,
-                        double gain, double clamp) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    Tensor y = call_epilogue(x, d, scale, noise, strength, b, slope, gain, clamp);
+Four call_epilogue_grad(const Tensor& dy, const Tensor& y, const OptTensor& d, double scale, const OptTensor& noise,
+                        const OptTensor& strength, const OptTensor& b, double slope, double gain, double clamp) {
+  static const auto f = op<Four(const Tensor&, const Tensor&, const OptTensor&, double, const OptTensor&,
+                                const OptTensor&, const OptTensor&, double, double, double)>(
+      "gantransfer::epilogue_grad");
+  return f.call(dy, y, d, scale, noise, strength, b, slope, gain, clamp);
+}
+
+// The gradient of an epilogue, also of one that follows a blur: x is its own input, the blurred image.
+struct EpilogueGradient {
+  Tensor x, d, noise, strength, b;
+
+  // The context keeps the numbers, and whose gradient is asked for; tensors are the caller's to save.
+  static void save(AutogradContext* ctx, const Tensor& x, const OptTensor& d, double scale, const OptTensor& noise,
+                   const OptTensor& strength, const OptTensor& b, double slope, double gain, double clamp) {
     auto& s = ctx->saved_data;
     s["scale"] = scale;
     s["slope"] = slope;
     s["gain"] = gain;
     s["clamp"] = clamp;
     s["wants"] = wants(x) | wants(d) << 1 | wants(noise) << 2 | wants(strength) << 3 | wants(b) << 4;
-    ctx->save_for_backward({y, given(d), given(noise), given(strength), given(b)});
-    return y;
   }
 
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    static const auto f = op<Four(const Tensor&, const Tensor&, const OptTensor&, double, const OptTensor&,
-                                  const OptTensor&, const OptTensor&, double, double, double)>(
-        "gantransfer::epilogue_grad");
-    const auto saved = ctx->get_saved_variables();
-    const Tensor &y = saved[0], &d = saved[1], &noise = saved[2], &strength = saved[3], &b = saved[4], &dy = grads[0];
+  EpilogueGradient(AutogradContext* ctx, const Tensor& dy, const Tensor& y, const Tensor& d_, const Tensor& noise_,
+                   const Tensor& strength_, const Tensor& b_) {
     auto& s = ctx->saved_data;
     const double scale = s["scale"].toDouble(), slope = s["slope"].toDouble(), gain = s["gain"].toDouble(),
                  clamp = s["clamp"].toDouble();
     const int64_t want = s["wants"].toInt();
     if (at::GradMode::is_enabled() || want & 4)
-      return composed(dy, y, d, noise, strength, b, scale, slope, gain, clamp, want);
-    auto [dx, dd, dstrength, db] = f.call(dy, y, optional(d), scale, optional(noise), optional(strength), optional(b),
-                                          slope, gain, clamp);
-    return {dx, fit(dd, d, want & 2), {}, {}, fit(dstrength, strength, want & 8), fit(db, b, want & 16), {}, {}, {}};
+      composed(dy, y, d_, noise_, strength_, b_, scale, slope, gain, clamp, want);
+    else
+      std::tie(x, d, strength, b) = call_epilogue_grad(dy, y, optional(d_), scale, optional(noise_),
+                                                       optional(strength_), optional(b_), slope, gain, clamp);
+    d = fit(d, d_, want & 2);
+    noise = fit(noise, noise_, want & 4);
+    strength = fit(strength, strength_, want & 8);
+    b = fit(b, b_, want & 16);
   }
 
-  static variable_list composed(const Tensor& dy, const Tensor& y, const Tensor& d, const Tensor& noise,
-                                const Tensor& strength, const Tensor& b, double scale, double slope, double gain,
-                                double clamp, int64_t want) {
+ private:
+  void composed(const Tensor& dy, const Tensor& y, const Tensor& d_, const Tensor& noise_, const Tensor& strength_,
+                const Tensor& b_, double scale, double slope, double gain, double clamp, int64_t want) {
     const auto wide = acc_type(dy);
     const Tensor fixed = y.detach();
     Tensor passed = clamp < 0 ? dy : dy * (fixed.abs() < clamp);
     Tensor g = slope == 1 ? passed : passed * (fixed > 0).to(dy.scalar_type()).mul(1 - slope).add(slope);
-    Tensor dx, dd, dnoise, dstrength, db, sums, noise_sums;
-    if (want & 16 || (want & 2 && b.defined())) sums = g.sum({2, 3}, false, wide) * gain;  // [N, C]
-    if (want & 16) db = sums.sum(0);
-    if (noise.defined() && want & (2 | 8)) {
-      noise_sums = (g.to(wide) * noise.to(wide)).sum({2, 3}) * gain;
-      if (want & 8) dstrength = noise_sums.sum();
+    Tensor sums, noise_sums;
+    if (want & 16 || (want & 2 && b_.defined())) sums = g.sum({2, 3}, false, wide) * gain;  // [N, C]
+    if (want & 16) b = sums.sum(0);
+    if (noise_.defined() && want & (2 | 8)) {
+      noise_sums = (g.to(wide) * noise_.to(wide)).sum({2, 3}) * gain;
+      if (want & 8) strength = noise_sums.sum();
     }
     if (want & 2) {
       // With u = d x + rest: sum g u = sum dy y (masked), whatever the slope; divide what x contributed by d.
-      dd = (passed.to(wide) * y).sum({2, 3});
-      if (noise.defined()) dd = dd - strength * noise_sums;
-      if (b.defined()) dd = dd - b * sums;
-      dd = dd / d;
+      d = (passed.to(wide) * y).sum({2, 3});
+      if (noise_.defined()) d = d - strength_ * noise_sums;
+      if (b_.defined()) d = d - b_ * sums;
+      d = d / d_;
     }
     if (want & 4) {
-      dnoise = g.sum({1}, true, wide) * (strength * gain);
-      if (noise.dim() != 4) dnoise = dnoise.sum({0, 1});
+      noise = g.sum({1}, true, wide) * (strength_ * gain);
+      if (noise_.dim() != 4) noise = noise.sum({0, 1});
     }
-    if (want & 1)
-      dx = d.defined() ? g * (d * (gain * scale)).to(g.scalar_type()).unsqueeze(-1).unsqueeze(-1) : g * (gain * scale);
-    return {dx, fit(dd, d, want & 2), {}, fit(dnoise, noise, want & 4), fit(dstrength, strength, want & 8),
-            fit(db, b, want & 16), {}, {}, {}};
+    if (want & 1) {
+      const double factor = gain * scale;
+      x = d_.defined() ? g * (d_ * factor).to(g.scalar_type()).unsqueeze(-1).unsqueeze(-1) : g * factor;
+    }
+  }
+};
+
+struct Epilogue : Function<Epilogue> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptTensor& d, double scale,
+                        const OptTensor& noise, const OptTensor& strength, const OptTensor& b, double slope,
+                        double gain, double clamp) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    Tensor y = call_epilogue(x, d, scale, noise, strength, b, slope, gain, clamp);
+    EpilogueGradient::save(ctx, x, d, scale, noise, strength, b, slope, gain, clamp);
+    ctx->save_for_backward({y, given(d), given(noise), given(strength), given(b)});
+    return y;
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto s = ctx->get_saved_variables();
+    const EpilogueGradient g(ctx, grads[0], s[0], s[1], s[2], s[3], s[4]);
+    return {g.x, g.d, {}, g.noise, g.strength, g.b, {}, {}, {}};
+  }
+};
+
+// ---- blur_epilogue: the gradient of the epilogue, then that of the blur. The blurred image is never kept.
+
+Tensor call_blur_epilogue(const Tensor& x, const Tensor& f, at::IntArrayRef pad, bool flip, double fir_gain,
+                          const OptTensor& d, double scale, const OptTensor& noise, const OptTensor& strength,
+                          const OptTensor& b, double slope, double gain, double clamp) {
+  static const auto g = op<Tensor(const Tensor&, const Tensor&, at::IntArrayRef, bool, double, const OptTensor&, double,
+                                  const OptTensor&, const OptTensor&, const OptTensor&, double, double, double)>(
+      "gantransfer::blur_epilogue");
+  return g.call(x, f, pad, flip, fir_gain, d, scale, noise, strength, b, slope, gain, clamp);
+}
+
+struct BlurEpilogue : Function<BlurEpilogue> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& f, at::IntArrayRef pad, bool flip,
+                        double fir_gain, const OptTensor& d, double scale, const OptTensor& noise,
+                        const OptTensor& strength, const OptTensor& b, double slope, double gain, double clamp) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    Tensor y = call_blur_epilogue(x, f, pad, flip, fir_gain, d, scale, noise, strength, b, slope, gain, clamp);
+    save_adjoint(ctx, x, f, y, {1, 1}, {1, 1}, pad, flip, fir_gain);
+    EpilogueGradient::save(ctx, x, d, scale, noise, strength, b, slope, gain, clamp);
+    ctx->save_for_backward({y, given(d), given(noise), given(strength), given(b), f});
+    return y;
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto s = ctx->get_saved_variables();
+    const EpilogueGradient g(ctx, grads[0], s[0], s[1], s[2], s[3], s[4]);
+    const bool want_x = ctx->saved_data["wants"].toInt() & 1;
+    return {want_x ? adjoint(ctx, g.x, s[5]) : Tensor(), {}, {}, {}, {}, g.d, {}, g.noise, g.strength, g.b, {}, {}, {}};
+  }
+};
+
+// ---- weight_sq
+
+Tensor call_weight_sq(const Tensor& w) {
+  static const auto f = op<Tensor(const Tensor&)>("gantransfer::weight_sq");
+  return f.call(w);
+}
+
+struct WeightSq : Function<WeightSq> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& w) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    ctx->save_for_backward({w});
+    return call_weight_sq(w);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    return {ctx->get_saved_variables()[0] * (grads[0] * 2).unsqueeze(-1).unsqueeze(-1)};
   }
 };
 
@@ -305,6 +382,21 @@ Tensor epilogue(const Tensor& x, const OptTensor& d, double scale, const OptTens
   return call_epilogue(x, d, scale, noise, strength, b, slope, gain, clamp);
 }
 
+Tensor blur_epilogue(const Tensor& x, const Tensor& f, at::IntArrayRef pad, bool flip, double fir_gain,
+                     const OptTensor& d, double scale, const OptTensor& noise, const OptTensor& strength,
+                     const OptTensor& b, double slope, double gain, double clamp) {
+  if (!plain())
+    return BlurEpilogue::apply(x, f, pad, flip, fir_gain, d, scale, noise, strength, b, slope, gain, clamp);
+  at::AutoDispatchBelowADInplaceOrView below;
+  return call_blur_epilogue(x, f, pad, flip, fir_gain, d, scale, noise, strength, b, slope, gain, clamp);
+}
+
+Tensor weight_sq(const Tensor& w) {
+  if (!plain()) return WeightSq::apply(w);
+  at::AutoDispatchBelowADInplaceOrView below;
+  return call_weight_sq(w);
+}
+
 }  // namespace
 }  // namespace gt
 
@@ -314,4 +406,6 @@ TORCH_LIBRARY_IMPL(gantransfer, Autograd, m) {
   m.impl("bias_act_grad2", gt::bias_act_grad2);
   m.impl("upfirdn2d", gt::upfirdn2d);
   m.impl("epilogue", gt::epilogue);
+  m.impl("blur_epilogue", gt::blur_epilogue);
+  m.impl("weight_sq", gt::weight_sq);
 }

@@ -76,6 +76,12 @@ inline void* current_stream(const Tensor& x) {
 #endif
 }
 
+// An operator by name, through the dispatcher.
+template <class F>
+auto op(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").template typed<F>();
+}
+
 inline void check_launch(int code, const char* op) {
   TORCH_CHECK(code == 0, op, ": CUDA launch failed with error ", code);
 }

@@ -2,7 +2,7 @@
 // epilogue: schema, checks, CPU kernel, CUDA entry.
 #include "epilogue.h"
 
-#include "binding.h"
+#include "arguments.h"
 #include "vec.h"
 
 namespace gt {
@@ -275,40 +275,17 @@ struct Run {
   }
 };
 
-struct Arguments {
-  EpilogueParams p{};
-  Tensor x, d, noise, strength, b;
+struct Arguments : EpilogueArguments {
+  Tensor x;
 };
 
-void prepare(Arguments& a, const Tensor& x, const OptTensor& d, double scale, const OptTensor& noise,
-             const OptTensor& strength, const OptTensor& b, double slope, double gain, double clamp) {
+Arguments prepare(const Tensor& x, const OptTensor& d, double scale, const OptTensor& noise, const OptTensor& strength,
+                  const OptTensor& b, double slope, double gain, double clamp) {
   TORCH_CHECK(x.dim() == 4, "epilogue: x [N, C, H, W] expected, got ", x.sizes());
-  TORCH_CHECK(gain > 0 && slope >= 0, "epilogue: gain > 0 and slope >= 0 expected, got ", gain, " and ", slope);
-  const auto layout = layout_of(x);
-  EpilogueParams& p = a.p;
-  a.x = in_layout(x, layout);
-  p.channels_last = layout == at::MemoryFormat::ChannelsLast;
-  p.n = x.size(0);
-  p.c = x.size(1);
-  p.hw = x.size(2) * x.size(3);
-  if (d) a.d = vector_of(d, x, p.n * p.c, "epilogue: d");
-  if (b) a.b = vector_of(b, x, p.c, "epilogue: b");
-  TORCH_CHECK(noise.has_value() == strength.has_value(), "epilogue: noise and strength come together");
-  if (noise) {
-    const int64_t values = noise->numel();
-    p.noise_step = values == p.hw && noise->dim() == 2 ? 0 : p.hw;
-    a.noise = vector_of(noise, x, p.noise_step ? p.n * p.hw : p.hw, "epilogue: noise");
-    a.strength = vector_of(strength, x, 1, "epilogue: strength");
-  }
-  p.x = ptr(a.x);
-  p.d = ptr(a.d);
-  p.b = ptr(a.b);
-  p.noise = ptr(a.noise);
-  p.strength = ptr(a.strength);
-  p.scale = scale;
-  p.slope = slope;
-  p.gain = gain;
-  p.clamp = clamp;
+  Arguments a{epilogue_arguments(x, x.size(0), x.size(1), x.size(2) * x.size(3), d, scale, noise, strength, b, slope,
+                                 gain, clamp), in_layout(x, layout_of(x))};
+  a.p.x = ptr(a.x);
+  return a;
 }
 
 void execute(EpilogueParams& p, const Tensor& x, bool gradient) {
@@ -330,8 +307,7 @@ void execute(EpilogueParams& p, const Tensor& x, bool gradient) {
 
 Tensor epilogue(const Tensor& x, const OptTensor& d, double scale, const OptTensor& noise, const OptTensor& strength,
                 const OptTensor& b, double slope, double gain, double clamp) {
-  Arguments a;
-  prepare(a, x, d, scale, noise, strength, b, slope, gain, clamp);
+  Arguments a = prepare(x, d, scale, noise, strength, b, slope, gain, clamp);
   Tensor y = fresh(at::empty_like(a.x));
   if (y.numel() == 0) return y;
   a.p.out = y.data_ptr();
@@ -343,10 +319,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> epilogue_grad(const Tensor& dy_, cons
                                                          double scale, const OptTensor& noise,
                                                          const OptTensor& strength, const OptTensor& b, double slope,
                                                          double gain, double clamp) {
-  Arguments a;
   TORCH_CHECK(dy_.sizes() == y.sizes() && dy_.dtype() == y.dtype() && dy_.device() == y.device(),
               "epilogue_grad: dy ", dy_.sizes(), " ", dy_.dtype(), " does not fit y ", y.sizes(), " ", y.dtype());
-  prepare(a, y, d, scale, noise, strength, b, slope, gain, clamp);
+  Arguments a = prepare(y, d, scale, noise, strength, b, slope, gain, clamp);
   const Tensor dy = in_layout(dy_, layout_of(y));
   const auto options = y.options().dtype(acc_type(y));
   Tensor dx = fresh(at::empty_like(a.x));

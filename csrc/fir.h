@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The FIR filters that networks use, on the CPU: separable, 4 or 12 taps, up or down by 1 or 2, float32 and bfloat16.
-// The vertical taps read the input's own rows; the horizontal taps follow from registers (4 taps, usual paddings) or from
-// a row buffer with zero margins. No zero insertion, no padded copy, no image in between.
+// The vertical taps read the input's own rows; the horizontal taps follow from registers (usual paddings, 4-tap filters
+// that are symmetric) or from a row buffer with zero margins. No zero insertion, no padded copy, no image in between.
+// A blur hands its results to a `Sink` before they are stored.
 #pragma once
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "vec.h"
@@ -26,10 +28,30 @@ struct Taps {
       for (int t = 0; t < kTaps; t++) weight[s][t] = k[first + t * UP];
     }
   }
+
+  // Whether each phase of an image sees the pixel after those of the phase before it.
+  bool staggered() const { return UP == 1 || base[UP - 1] == base[0] + 1; }
+  bool symmetric() const {
+    for (int t = 0; t < kTaps; t++)
+      if (weight[0][t] != weight[0][kTaps - 1 - t]) return false;
+    return true;
+  }
 };
 
-template <int K>
-GT_INLINE Vec splat_sum(const Vec* v, const float* w) {
+// Results as they are.
+struct NoSink {
+  struct Done {
+    template <class T, int P>
+    GT_INLINE void run(Vec*, int, int, int64_t = 0) const {}
+  };
+  template <class T>
+  Done plane(int64_t) const { return {}; }
+  template <class T>
+  Done image(int64_t) const { return {}; }
+};
+
+template <int K, class W>
+GT_INLINE Vec splat_sum(const Vec* v, const W* w) {
   Vec s = v[0] * w[0];
 #pragma GCC unroll 12
   for (int k = 1; k < K; k++) s += v[k] * w[k];
@@ -94,7 +116,7 @@ GT_INLINE void across(const Taps<K, UP>& taps, const float* in, O* __restrict ou
           Vec a[T], b[T];
 #pragma GCC unroll 12
           for (int t = 0; t < T; t++) a[t] = load(at[0][t] + i), b[t] = load(at[UP - 1][t] + i);
-          store_pairs(out + 2 * i, splat_sum<T>(a, taps.weight[0]), splat_sum<T>(b, taps.weight[UP - 1]));
+          store_pairs(out + 2 * i, splat_sum<T>(a, taps.weight[0]), splat_sum<T>(b, taps.weight[UP - 1]), 2 * kLanes);
         },
         [&](int64_t i) {
           out[2 * i] = Convert<O>::from(one(0, i));
@@ -103,15 +125,38 @@ GT_INLINE void across(const Taps<K, UP>& taps, const float* in, O* __restrict ou
     if (wo % 2) out[wo - 1] = Convert<O>::from(one(0, wo / 2));
     return;
   }
-  if (size < kLanes) {  // a few channels: shorter than a vector, so pixel by pixel
+  if (size == 3 && DOWN == 2) {  // RGB: five pixels are a vector
+    for (int ox = 0; ox < wo; ox += 5) {
+      Vec v[T];
+#pragma GCC unroll 12
+      for (int t = 0; t < T; t++) {
+        const float* q = at[0][t] + 6 * ox;
+        v[t] = GT_SHUFFLE(load(q), load(q + kLanes), 0, 1, 2, 6, 7, 8, 12, 13, 14, 18, 19, 20, 24, 25, 26, 31);
+      }
+      store_part(out + 3 * ox, splat_sum<T>(v, taps.weight[0]), 3 * std::min(5, wo - ox));
+    }
+    return;
+  }
+  if (size == 3) {
+    for (int m = 0; 2 * m < wo; m += 5) {
+      Vec a[T], b[T];
+#pragma GCC unroll 12
+      for (int t = 0; t < T; t++) a[t] = load(at[0][t] + 3 * m), b[t] = load(at[UP - 1][t] + 3 * m);
+      const Vec even = splat_sum<T>(a, taps.weight[0]), odd = splat_sum<T>(b, taps.weight[UP - 1]);
+      const int n = 3 * std::min(10, wo - 2 * m);
+      O* to = out + 6 * m;
+      store_part(to, GT_SHUFFLE(even, odd, 0, 1, 2, 16, 17, 18, 3, 4, 5, 19, 20, 21, 6, 7, 8, 22), n);
+      if (n > kLanes)
+        store_part(to + kLanes, GT_SHUFFLE(even, odd, 23, 24, 9, 10, 11, 25, 26, 27, 12, 13, 14, 28, 29, 30, 31, 31),
+                   n - kLanes);
+    }
+    return;
+  }
+  if (size < kLanes) {  // other small numbers of channels: pixel by pixel
     for (int ox = 0; ox < wo; ox++) {
       const int s = UP == 1 ? 0 : ox & 1;
       const int64_t from = int64_t(UP == 1 ? ox : ox >> 1) * DOWN * size;
-      if (size == 3) {
-        for (int c = 0; c < 3; c++) out[ox * 3 + c] = Convert<O>::from(one(s, from + c));
-      } else {
-        for (int c = 0; c < int(size); c++) out[ox * size + c] = Convert<O>::from(one(s, from + c));
-      }
+      for (int c = 0; c < int(size); c++) out[ox * size + c] = Convert<O>::from(one(s, from + c));
     }
     return;
   }
@@ -126,12 +171,19 @@ GT_INLINE void across(const Taps<K, UP>& taps, const float* in, O* __restrict ou
 template <class T, int K, int UP, int DOWN>
 struct Filter2d {
   const Image& p;
-  const Taps<K, UP> vertical, horizontal;
+  Taps<K, UP> vertical, horizontal;
   static constexpr int kTaps = K / UP;
+  static constexpr bool kMirror = kTaps == 4;  // `lanes` and `pixels` are for symmetric filters
+  bool mirrored;    // both axes symmetric; then the outer horizontal weight is 1, and its value in the vertical ones
   int left, right;  // margins of the row buffer, in pixels
 
   Filter2d(const Image& p, const float* column, const float* line, int px, int py)
       : p(p), vertical(column, py), horizontal(line, px) {
+    mirrored = kMirror && vertical.symmetric() && horizontal.symmetric() && horizontal.weight[0][0] != 0;
+    if (mirrored) {
+      const float outer = horizontal.weight[0][0];
+      for (int t = 0; t < kTaps; t++) vertical.weight[0][t] *= outer, horizontal.weight[0][t] /= outer;
+    }
     left = right = 0;
     for (int s = 0; s < UP; s++) {
       left = std::max(left, -horizontal.base[s]);
@@ -188,114 +240,199 @@ struct Filter2d {
 
   // Whether `lanes` serves this case.
   bool regular() const {
-    return K == 4 && (UP == 1 ? horizontal.base[0] == -1 || (DOWN == 1 && horizontal.base[0] == -2)
-                              : horizontal.base[0] == -1 && horizontal.base[UP - 1] == 0 &&
-                                    vertical.base[UP - 1] > vertical.base[0]);
+    if (!vertical.staggered() || !horizontal.staggered()) return false;
+    if (K != 4) return true;
+    if (UP == 2) return horizontal.base[0] == -1;
+    return mirrored && (horizontal.base[0] == -1 || (DOWN == 1 && horizontal.base[0] == -2));
   }
 
-  // Planes, 4 taps, the usual paddings: vertical sums of two output rows stay in registers, and the horizontal taps see
-  // them shifted by lanes. Every input is loaded once per two rows, and there is no buffer.
-  template <class Chunks>
-  void lanes(const Chunks& for_chunks) const {
-    constexpr int R = 2;
-    const int pairs = (p.ho - 1) / R + 1;
+  // Planes: vertical sums of a few output rows stay in registers, and the horizontal taps see them shifted by lanes.
+  // Every input is loaded once per band of rows, and there is no buffer.
+  template <class Chunks, class Sink = NoSink>
+  void lanes(const Chunks& for_chunks, const Sink& sink = {}) const {
+    constexpr bool kHalf = sizeof(T) == 2;
+    if constexpr (K != 4) {
+      bands<UP == 2 || DOWN == 2 ? 2 : 4, 0, DOWN == 2 || (kHalf && UP == 1) ? 2 : 1>(for_chunks, sink);
+    } else if constexpr (UP == 2) {
+      bands<2, 1, 1>(for_chunks, sink);
+    } else if constexpr (DOWN == 2) {
+      bands<2, 1, 2>(for_chunks, sink);
+    } else if (kHalf && p.w > kLanes) {
+      horizontal.base[0] == -1 ? bands<2, 1, 2>(for_chunks, sink) : bands<2, 2, 2>(for_chunks, sink);
+    } else {
+      horizontal.base[0] == -1 ? bands<4, 1, 1>(for_chunks, sink) : bands<4, 2, 1>(for_chunks, sink);
+    }
+  }
+
+  // R: rows of a band. PX: pixels left of an output that its first tap sees; 0: any number, by loading from there. P:
+  // vectors of a run of pixels.
+  template <int R, int PX, int P, class Chunks, class Sink>
+  void bands(const Chunks& for_chunks, const Sink& sink) const {
+    constexpr int S = UP == 1 ? DOWN : 1, N = kTaps + (R - 1) * S;
     const int64_t plane = int64_t(p.h) * p.w;
     for_chunks(p.n * p.c, std::max<int64_t>(1, (1 << 15) / (int64_t(p.ho) * p.wo)), [&](int64_t first, int64_t last) {
-      const std::vector<T> zeros(p.w + kLanes, Convert<T>::from(0.f));
-      std::vector<T> spare(p.wo);  // takes the partner of a last odd row
+      const std::vector<T> zeros(p.w, Convert<T>::from(0.f));
+      std::vector<T> spare(p.ho % R ? p.wo : 0);  // takes the rows after the last
       for (int64_t k = first; k < last; k++) {
         const T* x = static_cast<const T*>(p.x) + k * plane;
-        for (int q = 0; q < pairs; q++) {
-          const int oy = q * R;
-          T* y = static_cast<T*>(p.y) + (k * p.ho + oy) * p.wo;
-          T* out[R] = {y, oy + 1 < p.ho ? y + p.wo : spare.data()};
-          if (UP == 1 && DOWN == 1 && horizontal.base[0] == -2)
-            pair<2>(x, oy, zeros.data(), out);
+        T* y = static_cast<T*>(p.y) + k * p.ho * p.wo;
+        const auto done = sink.template plane<T>(k);
+        for (int oy = 0; oy < p.ho; oy += R) {
+          const int top = first_row(oy);
+          const T* in[N];
+          T* out[R];
+          for (int i = 0; i < N; i++) in[i] = top + i >= 0 && top + i < p.h ? x + int64_t(top + i) * p.w : zeros.data();
+          for (int r = 0; r < R; r++) out[r] = oy + r < p.ho ? y + int64_t(oy + r) * p.wo : spare.data();
+          if (DOWN == 2 && PX == 1 && p.w == kLanes && p.wo == kLanes / 2 && oy + 1 < p.ho)
+            narrow<R>(in, out[0]);
           else
-            pair<1>(x, oy, zeros.data(), out);
+            band<R, PX, P>(in, out, oy, done);
         }
       }
     });
   }
 
-  template <int PX>
-  GT_INLINE void pair(const T* x, int oy, const T* zeros, T* const* out) const {
-    constexpr int R = 2, S = UP == 1 ? DOWN : 1, N = kTaps + (R - 1) * S, L = kLanes;
-    const int top = first_row(oy);
-    const T* in[N];
-    if (top >= 0 && top + N <= p.h)
-      for (int i = 0; i < N; i++) in[i] = x + int64_t(top) * p.w + int64_t(i) * p.w;
-    else
-      for (int i = 0; i < N; i++) in[i] = top + i >= 0 && top + i < p.h ? x + int64_t(top + i) * p.w : zeros;
-    auto sums = [&](int at, Vec* to) {
-      Vec v[N];
-      if (at + L <= p.w) {
-#pragma GCC unroll 8
-        for (int i = 0; i < N; i++) v[i] = load(in[i] + at);
-      } else if (at < p.w) {
-        for (int i = 0; i < N; i++) v[i] = load_part(in[i] + at, p.w - at, top + i != p.h - 1);
-      } else {
-        to[0] = to[1] = Vec{};
-        return;
-      }
-      to[0] = splat_sum<kTaps>(v, vertical.weight[0]);
-      to[1] = splat_sum<kTaps>(v + S, vertical.weight[UP - 1]);
-    };
-    const float* h = horizontal.weight[0];
-    const float* g = horizontal.weight[UP - 1];
-    Vec a[R] = {}, b[R], c[R], d[R], e[R];
-    if (DOWN == 2 && p.w == L && p.wo == L / 2 && oy + 1 < p.ho) {  // both rows in one vector
-      sums(0, b);
-      const Vec even = evens(b[0], b[1]), odd = odds(b[0], b[1]), zero = {};
-      const Vec before = GT_SHUFFLE(odd, zero, 16, 0, 1, 2, 3, 4, 5, 6, 16, 8, 9, 10, 11, 12, 13, 14);
-      const Vec after = GT_SHUFFLE(even, zero, 1, 2, 3, 4, 5, 6, 7, 16, 9, 10, 11, 12, 13, 14, 15, 16);
-      const Vec v[4] = {before, even, odd, after};
-      return store(out[0], splat_sum<4>(v, h));
-    }
-    if (DOWN == 2) {  // a: odds before, b and c: evens and odds, d and e: those that follow
-      Vec f[R], o[R];
-      sums(0, f), sums(L, o);
-      for (int r = 0; r < R; r++) b[r] = evens(f[r], o[r]), c[r] = odds(f[r], o[r]);
-      for (int at = 0; at < p.wo; at += L) {
-        sums(2 * at + 2 * L, f), sums(2 * at + 3 * L, o);
+  // Vertical sums of a run of pixels for every row of a band. get(i): the run in row i.
+  template <int R, int P, class Get>
+  static GT_INLINE void columns(const Taps<K, UP>& column, Vec (*to)[P], const Get& get) {
+    constexpr int S = UP == 1 ? DOWN : 1, N = kTaps + (R - 1) * S;
+    Vec v[P][N], w[UP][kTaps];
+    if constexpr (!kMirror) hold(column, w);
+#pragma GCC unroll 18
+    for (int i = 0; i < N; i++) {
+      const auto value = get(i);
 #pragma GCC unroll 2
-        for (int r = 0; r < R; r++) {
-          d[r] = evens(f[r], o[r]), e[r] = odds(f[r], o[r]);
-          const Vec v[4] = {window<L - 1>(a[r], c[r]), b[r], c[r], window<1>(b[r], d[r])};
-          store_part(out[r] + at, splat_sum<4>(v, h), p.wo - at);
-          a[r] = c[r], b[r] = d[r], c[r] = e[r];
-        }
-      }
-      return;
-    }
-    sums(0, b);
-    for (int at = 0; at < (p.wo - 1) / UP + 1; at += L) {
-      sums(at + L, c);
-#pragma GCC unroll 2
-      for (int r = 0; r < R; r++) {
-        if (UP == 1) {
-          Vec v[4];
-          if (PX == 2)
-            v[0] = window<L - 2>(a[r], b[r]), v[1] = window<L - 1>(a[r], b[r]), v[2] = b[r],
-            v[3] = window<1>(b[r], c[r]);
-          else
-            v[0] = window<L - 1>(a[r], b[r]), v[1] = b[r], v[2] = window<1>(b[r], c[r]),
-            v[3] = window<2>(b[r], c[r]);
-          store_part(out[r] + at, splat_sum<4>(v, h), p.wo - at);
+      for (int q = 0; q < P; q++) {
+        Vec one;
+        if constexpr (P == 1) one = value;
+        else one = value.v[q];
+        if constexpr (kMirror) {
+          GT_HOLD(one);
+          v[q][i] = one;
         } else {
-          const Vec even = window<L - 1>(a[r], b[r]) * h[0] + b[r] * h[1];
-          const Vec odd = b[r] * g[0] + window<1>(b[r], c[r]) * g[1];
-          if (p.wo - 2 * at >= 2 * L) {
-            store_pairs(out[r] + 2 * at, even, odd);
-          } else {
-            T both[2 * L];
-            store_pairs(both, even, odd);
-            __builtin_memcpy(out[r] + 2 * at, both, size_t(p.wo - 2 * at) * sizeof(T));
+#pragma GCC unroll 4
+          for (int r = 0; r < R; r++) {
+            const int t = i - r * S;
+            if (t == 0) to[r][q] = one * w[r % UP][0];
+            else if (t > 0 && t < kTaps) to[r][q] += one * w[r % UP][t];
           }
         }
-        a[r] = b[r], b[r] = c[r];
       }
     }
+    if constexpr (kMirror)
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+        for (int q = 0; q < P; q++)
+          to[r][q] = (v[q][r * S] + v[q][r * S + 3]) * column.weight[0][0] +
+                     (v[q][r * S + 1] + v[q][r * S + 2]) * column.weight[0][1];
+  }
+
+  template <int R, int PX, int P, class Done>
+  GT_INLINE void band(const T* const* in, T* const* out, int oy, const Done& done) const {
+    constexpr int L = P * kLanes, W = L * UP / DOWN;  // a run's pixels and outputs
+    const int w = p.w, wo = p.wo, shift = PX ? 0 : horizontal.base[0];
+    const Taps<K, UP> column = vertical, line = horizontal;  // in registers: not what a store could change
+    auto sums = [&](int at, Vec (*to)[P]) __attribute__((always_inline)) {
+      GT_RELOAD(in);
+      at += shift;
+      const Part part = {std::min(L, std::max(0, -at)), std::max(0, std::min(L, w - at))};
+      columns<R, P>(column, to, [&](int i) __attribute__((always_inline)) {
+        if constexpr (P == 1) return load_part(in[i] + at, part);
+        else return load_pair_part(in[i] + at, part);
+      });
+      if constexpr (DOWN == 2)
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+          const Pair s = split(in[0], Pair{to[r][0], to[r][P - 1]});
+          to[r][0] = s.v[0], to[r][P - 1] = s.v[1];
+        }
+    };
+    Vec a[R][P] = {}, b[R][P], c[R][P];
+    sums(0, b);
+    for (int at = 0, o = 0; o < wo; at += L, o += W) {
+      if (PX && at + L >= w)
+        for (int r = 0; r < R; r++)
+          for (int q = 0; q < P; q++) c[r][q] = Vec{};
+      else
+        sums(at + L, c);
+      Vec y[R][2], h[UP][kTaps];  // y, UP = 2: of even and odd columns
+      if constexpr (!kMirror) hold(line, h);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) {
+        Vec v[kTaps];
+        taps<PX, 0, P>(a[r], b[r], c[r], v);
+        y[r][0] = kMirror ? across_sum(v, line.weight[0]) : across_sum(v, h[0]);
+        if constexpr (UP == 2 || (DOWN == 1 && P == 2)) {
+          taps<PX, 1, P>(a[r], b[r], c[r], v);
+          y[r][1] = kMirror ? across_sum(v, line.weight[UP - 1]) : across_sum(v, h[UP - 1]);
+        }
+        if constexpr (UP == 1 && DOWN == 1) done.template run<T, P>(y[r], oy + r, at);
+#pragma GCC unroll 2
+        for (int q = 0; q < P; q++) a[r][q] = b[r][q], b[r][q] = c[r][q];
+      }
+      GT_RELOAD(out);
+      constexpr bool kSingle = UP == 1 && (DOWN == 2 || P == 1);
+      if (wo - o >= W) {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++)
+          if constexpr (kSingle) store(out[r] + o, y[r][0]);
+          else store_pairs(out[r] + o, y[r][0], y[r][1]);
+      } else {
+        for (int r = 0; r < R; r++)
+          if constexpr (kSingle) store_part(out[r] + o, y[r][0], wo - o);
+          else store_pairs(out[r] + o, y[r][0], y[r][1], wo - o);
+      }
+    }
+  }
+
+  // DOWN = 2 for rows of one vector: two output rows are one.
+  template <int R>
+  GT_INLINE void narrow(const T* const* in, T* out) const {
+    Vec b[R][1];
+    columns<R, 1>(vertical, b, [&](int i) __attribute__((always_inline)) { return load(in[i]); });
+    constexpr Vec zero = {};
+    const Vec even = evens(b[0][0], b[R - 1][0]), odd = odds(b[0][0], b[R - 1][0]);
+    const Vec before = GT_SHUFFLE(odd, zero, 16, 0, 1, 2, 3, 4, 5, 6, 16, 8, 9, 10, 11, 12, 13, 14);
+    const Vec after = GT_SHUFFLE(even, zero, 1, 2, 3, 4, 5, 6, 7, 16, 9, 10, 11, 12, 13, 14, 15, 16);
+    const Vec v[4] = {before, even, odd, after};
+    store(out, across_sum(v, horizontal.weight[0]));
+  }
+
+  // The horizontal taps.
+  template <class W>
+  static GT_INLINE Vec across_sum(const Vec* v, const W* w) {
+    if constexpr (kMirror) return (v[0] + v[3]) + (v[1] + v[2]) * w[1];
+    else return splat_sum<kTaps>(v, w);
+  }
+
+  // Weights as vectors, loaded once for all rows of a band.
+  static GT_INLINE void hold(const Taps<K, UP>& taps, Vec (*w)[kTaps]) {
+#pragma GCC unroll 2
+    for (int s = 0; s < UP; s++)
+#pragma GCC unroll 12
+      for (int t = 0; t < kTaps; t++) {
+        Vec one = Vec{} + taps.weight[s][t];
+        GT_HOLD(one);
+        w[s][t] = one;
+      }
+  }
+
+  // What the taps of the pixels F (P = 1), or of every second pixel from F on (P = 2), of run b see, with runs a and c on
+  // either side. Taps of phase 1 of UP = 2 are those of pixel 1.
+  template <int PX, int F, int P>
+  static GT_INLINE void taps(const Vec* a, const Vec* b, const Vec* c, Vec* v) {
+    taps_from<PX, F, P>(a, b, c, v, std::make_integer_sequence<int, kTaps>());
+  }
+  template <int PX, int F, int P, int... T_>
+  static GT_INLINE void taps_from(const Vec* a, const Vec* b, const Vec* c, Vec* v, std::integer_sequence<int, T_...>) {
+    ((v[T_] = pixel<F + T_ - PX, P>(a, b, c)), ...);
+  }
+  template <int O, int P>
+  static GT_INLINE Vec pixel(const Vec* a, const Vec* b, const Vec* c) {
+    constexpr int part = P == 1 ? 0 : O & 1, s = P == 1 ? O : (O - part) / 2;
+    if constexpr (s < 0) return window<kLanes + s>(a[part], b[part]);
+    else return window<s>(b[part], c[part]);
   }
 
   // Channels last, few channels: a row at a time.
@@ -304,7 +441,7 @@ struct Filter2d {
     const int64_t line = p.w * p.c, width = p.wo * p.c;
     for_chunks(p.n * p.ho, std::max<int64_t>(1, (1 << 15) / width), [&](int64_t first, int64_t last) {
       const std::vector<T> zeros(line, Convert<T>::from(0.f));
-      std::vector<float> buffer((left + p.w + right) * p.c, 0.f);
+      std::vector<float> buffer((left + p.w + right) * p.c + 2 * kLanes, 0.f);  // RGB is read a vector past the end
       float* b = buffer.data() + left * p.c;
       for (int64_t r = first; r < last; r++) {
         down(static_cast<const T*>(p.x) + r / p.ho * p.h * line, line, int(r % p.ho), zeros.data(), b, line);
@@ -315,143 +452,166 @@ struct Filter2d {
 
   // Whether `pixels` serves this case; `rows` serves all of channels last.
   bool walkable() const {
-    return p.c >= kLanes && (UP == 1 || (vertical.base[UP - 1] > vertical.base[0] &&
-                                         horizontal.base[UP - 1] > horizontal.base[0]));
+    return p.c >= kLanes && vertical.staggered() && horizontal.staggered() && (!kMirror || mirrored);
   }
 
-  // Channels last: kLanes channels walk along R output rows at once. Vertical sums of the last pixels stay in
-  // registers: every input is loaded once per R rows, and there is no buffer.
-  template <class Chunks>
-  void pixels(const Chunks& for_chunks) const {
-    constexpr int R = 2;
+  // Channels last: runs of channels walk along a few output rows at once. Vertical sums of the last pixels stay in
+  // registers: every input is loaded once per band of rows, and there is no buffer.
+  template <class Chunks, class Sink = NoSink>
+  void pixels(const Chunks& for_chunks, const Sink& sink = {}) const {
+    if (sizeof(T) == 2 && p.c >= 2 * kLanes)
+      walks<2, 2>(for_chunks, sink);
+    else
+      walks<2, 1>(for_chunks, sink);
+  }
+
+  template <int R, int P, class Chunks, class Sink>
+  void walks(const Chunks& for_chunks, const Sink& sink) const {
+    constexpr int S = UP == 1 ? DOWN : 1, N = kTaps + (R - 1) * S, L = P * kLanes, G = kGroup / P;
     const int64_t line = p.w * p.c, width = p.wo * p.c;
-    const int pairs = (p.ho - 1) / R + 1;
-    for_chunks(p.n * pairs, std::max<int64_t>(1, (1 << 15) / (R * width)), [&](int64_t first, int64_t last) {
+    const int count = (p.ho - 1) / R + 1;
+    for_chunks(p.n * count, std::max<int64_t>(1, (1 << 15) / (R * width)), [&](int64_t first, int64_t last) {
       const std::vector<T> zeros(line, Convert<T>::from(0.f));
-      std::vector<T> spare(p.ho % R ? width : 0);  // takes the partner of a last odd row
+      std::vector<T> spare(p.ho % R ? width : 0);  // takes the rows after the last
       for (int64_t k = first; k < last; k++) {
-        const int oy = int(k % pairs) * R;
-        const T* x = static_cast<const T*>(p.x) + k / pairs * p.h * line;
-        T* y = static_cast<T*>(p.y) + (k / pairs * p.ho + oy) * width;
+        const int oy = int(k % count) * R, top = first_row(oy);
+        const int64_t n = k / count;
+        const T* x = static_cast<const T*>(p.x) + n * p.h * line;
+        T* y = static_cast<T*>(p.y) + (n * p.ho + oy) * width;
+        const T* in[N];
         T* out[R];
+        for (int i = 0; i < N; i++) in[i] = top + i >= 0 && top + i < p.h ? x + (top + i) * line : zeros.data();
         for (int r = 0; r < R; r++) out[r] = oy + r < p.ho ? y + r * width : spare.data();
-        if (p.c < 4 * kLanes)
-          cover(p.c, [&](int64_t c) { walk<R>(x, oy, zeros.data(), out, c); }, [](int64_t) {});
+        const auto done = sink.template image<T>(n);
+        if (p.c < 2 * G * L)
+          cover_runs<L>(p.c, [&](int64_t c) { walk<R, P>(in, out, oy, c, done); });
         else
-          for (int64_t c = 0; c < p.c; c += kGroup * kLanes)
-            walk_group<R>(x, oy, zeros.data(), out, std::min(c, p.c - std::min<int64_t>(p.c, kGroup * kLanes)),
-                          std::min<int64_t>(p.c, kGroup * kLanes));
+          for (int64_t c = 0; c < p.c; c += G * L)
+            walk_group<R, P>(in, out, oy, std::min(c, p.c - G * L), done);
       }
     });
   }
 
-  // The same for many channels: a group of them at a time, so that memory is read and written in long runs, with the
-  // vertical sums of the last pixels in the first-level cache.
+  // The same for many channels: a group of runs at a time, so that memory is read and written in long stretches, with
+  // the vertical sums of the last pixels in the first-level cache.
   static constexpr int kGroup = 8;
 
-  template <int R>
-  GT_INLINE void walk_group(const T* x, int oy, const T* zeros, T* const* out, int64_t c0, int64_t channels) const {
-    constexpr int S = UP == 1 ? DOWN : 1, N = kTaps + (R - 1) * S, W = kTaps + UP - 1;
-    const int64_t size = p.c, line = p.w * size;
-    const int top = first_row(oy);
-    const T* in[N];
-    for (int i = 0; i < N; i++) in[i] = (top + i >= 0 && top + i < p.h ? x + (top + i) * line : zeros) + c0;
-    Vec ring[W][kGroup][R] = {};
-    Vec(*window[W])[R];  // oldest pixel first
+  template <int R, int P, class Done>
+  GT_INLINE void walk_group(const T* const* in, T* const* out, int oy, int64_t c0, const Done& done) const {
+    constexpr int W = kTaps + UP - 1, L = P * kLanes, G = kGroup / P;
+    const int64_t size = p.c;
+    const int w = p.w, wo = p.wo;
+    const Taps<K, UP> column = vertical, line = horizontal;
+    Vec ring[W][G][R][P] = {};
+    Vec(*window[W])[R][P];  // oldest pixel first
     for (int t = 0; t < W; t++) window[t] = ring[t];
     int at = horizontal.base[0];
-    auto rotate = [&] {
+    // The pixel after the window's last takes the place of its first.
+    auto push = [&] {
       auto oldest = window[0];
 #pragma GCC unroll 12
       for (int t = 0; t + 1 < W; t++) window[t] = window[t + 1];
       window[W - 1] = oldest;
-    };
-    auto push = [&](int64_t c, int b) {
-      if (at < 0 || at >= p.w) {
-        for (int r = 0; r < R; r++) window[W - 1][b][r] = Vec{};
-        return;
+      const int64_t from = at * size + c0;
+      if (at >= 0 && at < w) {
+        for (int g = 0; g < G; g++) {
+          GT_RELOAD(in);
+          Vec sums[R][P];
+          columns<R, P>(column, sums, [&](int i) __attribute__((always_inline)) { return take<P>(in[i] + from + g * L); });
+#pragma GCC unroll 4
+          for (int r = 0; r < R; r++)
+            for (int q = 0; q < P; q++) oldest[g][r][q] = sums[r][q];
+        }
+      } else {
+        for (int g = 0; g < G; g++)
+          for (int r = 0; r < R; r++)
+            for (int q = 0; q < P; q++) oldest[g][r][q] = Vec{};
       }
-      Vec v[N];
-#pragma GCC unroll 13
-      for (int i = 0; i < N; i++) v[i] = load(in[i] + at * size + c);
-#pragma GCC unroll 2
-      for (int r = 0; r < R; r++) window[W - 1][b][r] = splat_sum<kTaps>(v + r * S, vertical.weight[r % UP]);
-    };
-    auto blocks = [&](const auto& f) {
-      int b = 0;
-      cover(channels, [&](int64_t c) { f(c, b++); }, [](int64_t) {});
-    };
-    for (int i = 0; i < W - DOWN; i++) {
-      rotate();
-      blocks(push);
       at++;
-    }
-    for (int m = 0; m * UP < p.wo; m++) {
-      for (int i = 0; i < DOWN - 1; i++) {
-        rotate();
-        blocks(push);
-        at++;
-      }
-      rotate();
-      const bool both = UP == 2 && m * UP + 1 < p.wo;
-      blocks([&](int64_t c, int b) {
-        push(c, b);
+    };
+    for (int i = 0; i < W - DOWN; i++) push();
+    for (int m = 0; m * UP < wo; m++) {
+      for (int i = 0; i < DOWN; i++) push();
+      for (int g = 0; g < G; g++) {
 #pragma GCC unroll 2
         for (int s = 0; s < UP; s++) {
-          if (s && !both) break;
-#pragma GCC unroll 2
+          if (s && m * UP + s >= wo) break;
+#pragma GCC unroll 4
           for (int r = 0; r < R; r++) {
-            Vec v[kTaps];
+            Vec y[P], v[kTaps];
+#pragma GCC unroll 2
+            for (int q = 0; q < P; q++) {
 #pragma GCC unroll 12
-            for (int t = 0; t < kTaps; t++) v[t] = window[t + s][b][r];
-            store(out[r] + (m * UP + s) * size + c0 + c, splat_sum<kTaps>(v, horizontal.weight[s]));
+              for (int t = 0; t < kTaps; t++) v[t] = window[t + s][g][r][q];
+              y[q] = across_sum(v, line.weight[s]);
+            }
+            if constexpr (UP == 1 && DOWN == 1) done.template run<T, P>(y, oy + r, m, c0 + g * L);
+            put<P>(out[r] + (m * UP + s) * size + c0 + g * L, y);
           }
         }
-      });
-      at++;
+      }
     }
   }
 
-  template <int R>
-  GT_INLINE void walk(const T* x, int oy, const T* zeros, T* const* out, int64_t c) const {
-    // Output row oy + r sees input rows r * S .. r * S + kTaps; output column m * UP + s the pixels s .. s + kTaps of the
-    // window.
-    constexpr int S = UP == 1 ? DOWN : 1, N = kTaps + (R - 1) * S, W = kTaps + UP - 1;
-    const int64_t size = p.c, line = p.w * size;
-    const int top = first_row(oy);
-    const T* in[N];
-    for (int i = 0; i < N; i++) in[i] = (top + i >= 0 && top + i < p.h ? x + (top + i) * line : zeros) + c;
-    Vec window[R][W] = {};
+  template <int R, int P, class Done>
+  GT_INLINE void walk(const T* const* in, T* const* out, int oy, int64_t c, const Done& done) const {
+    constexpr int W = kTaps + UP - 1;
+    const int64_t size = p.c;
+    const int w = p.w, wo = p.wo;
+    const Taps<K, UP> column = vertical, line = horizontal;
+    Vec window[W][R][P] = {};
     int at = horizontal.base[0];  // the next pixel to enter the window
-    auto push = [&] {
-#pragma GCC unroll 2
-      for (int r = 0; r < R; r++) {
+    auto push = [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 12
-        for (int t = 0; t + 1 < W; t++) window[r][t] = window[r][t + 1];
-        window[r][W - 1] = Vec{};
-      }
-      if (at >= 0 && at < p.w) {
-        Vec v[N];
-#pragma GCC unroll 13
-        for (int i = 0; i < N; i++) v[i] = load(in[i] + at * size);
+      for (int t = 0; t + 1 < W; t++)
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-        for (int r = 0; r < R; r++) window[r][W - 1] = splat_sum<kTaps>(v + r * S, vertical.weight[r % UP]);
+          for (int q = 0; q < P; q++) window[t][r][q] = window[t + 1][r][q];
+      if (at >= 0 && at < w) {
+        const int64_t from = at * size + c;
+        GT_RELOAD(in);
+        columns<R, P>(column, window[W - 1], [&](int i) __attribute__((always_inline)) { return take<P>(in[i] + from); });
+      } else {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++)
+          for (int q = 0; q < P; q++) window[W - 1][r][q] = Vec{};
       }
       at++;
     };
 #pragma GCC unroll 12
     for (int i = 0; i < W - DOWN; i++) push();
-    for (int m = 0; m * UP < p.wo; m++) {
+    for (int m = 0; m * UP < wo; m++) {
 #pragma GCC unroll 2
       for (int i = 0; i < DOWN; i++) push();
 #pragma GCC unroll 2
       for (int s = 0; s < UP; s++) {
-        if (m * UP + s >= p.wo) break;
+        if (m * UP + s >= wo) break;
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+          Vec y[P], v[kTaps];
 #pragma GCC unroll 2
-        for (int r = 0; r < R; r++)
-          store(out[r] + (m * UP + s) * size + c, splat_sum<kTaps>(window[r] + s, horizontal.weight[s]));
+          for (int q = 0; q < P; q++) {
+#pragma GCC unroll 12
+            for (int t = 0; t < kTaps; t++) v[t] = window[t + s][r][q];
+            y[q] = across_sum(v, line.weight[s]);
+          }
+          if constexpr (UP == 1 && DOWN == 1) done.template run<T, P>(y, oy + r, m, c);
+          put<P>(out[r] + (m * UP + s) * size + c, y);
+        }
       }
     }
+  }
+
+  template <int P>
+  static GT_INLINE auto take(const T* q) {
+    if constexpr (P == 1) return load(q);
+    else return load_pair(q);
+  }
+  template <int P>
+  static GT_INLINE void put(T* q, const Vec* y) {
+    if constexpr (P == 1) store(q, y[0]);
+    else store_pairs(q, y[0], y[1]);
   }
 };
 

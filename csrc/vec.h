@@ -3,7 +3,7 @@
 #pragma once
 #include "portable.h"
 
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -18,6 +18,15 @@ typedef int32_t VecMask __attribute__((vector_size(64)));
 typedef uint16_t VecHalf __attribute__((vector_size(32)));
 
 #define GT_INLINE inline __attribute__((always_inline))
+
+// Holds v in a register where the compiler would rather load it again for every use.
+#if defined(__AVX512F__) && defined(__GNUC__)
+#define GT_HOLD(v) asm("" : "+v"(v))
+#else
+#define GT_HOLD(v)
+#endif
+// Takes what p points at from memory at every use: a dozen row pointers do not fit the registers.
+#define GT_RELOAD(p) asm("" : "+r"(p))
 
 // Elements of (a, b) by constant indices.
 #if defined(__clang__) || __GNUC__ >= 12
@@ -36,29 +45,30 @@ GT_INLINE Vec load(const bf16* p) {
   __builtin_memcpy(&h, p, sizeof h);
   return (Vec)(__builtin_convertvector(h, VecBits) << 16);
 }
+// To bfloat16 in the upper half of each element, as Convert<bf16>::from.
+GT_INLINE VecBits rounded(Vec v) {
+  const VecBits u = (VecBits)v, r = u + 0x7fffu + ((u >> 16) & 1u), nan = (VecBits)(v != v);
+  return (r & ~nan) | (nan & 0x7fc00000u);
+}
 GT_INLINE void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
 GT_INLINE void store(bf16* p, Vec v) {  // as Convert<bf16>::from; the instruction also makes subnormals zero
 #ifdef __AVX512BF16__
   const __m256bh h = _mm512_cvtneps_pbh((__m512)v);
   __builtin_memcpy(p, &h, sizeof h);
 #else
-  const VecBits u = (VecBits)v, r = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  const VecBits nan = (VecBits)(v != v);
-  const VecHalf h = __builtin_convertvector((r & ~nan) | (nan & 0x7fc0u), VecHalf);
+  const VecHalf h = __builtin_convertvector(rounded(v) >> 16, VecHalf);
   __builtin_memcpy(p, &h, sizeof h);
 #endif
-}
-
-// The pairs (a[j], b[j]).
-template <class O>
-GT_INLINE void store_pairs(O* p, Vec a, Vec b) {
-  store(p, GT_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
-  store(p + kLanes, GT_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
 }
 
 // Elements O .. O + kLanes of (a, b).
 template <int O>
 GT_INLINE Vec window(Vec a, Vec b) {
+#ifdef __AVX512F__  // keeps its operands, which the compiler's choice overwrites
+  if constexpr (O == 0) return a;
+  else if constexpr (O == kLanes) return b;
+  else return (Vec)_mm512_alignr_epi32((__m512i)b, (__m512i)a, O);
+#endif
   return GT_SHUFFLE(a, b, O, O + 1, O + 2, O + 3, O + 4, O + 5, O + 6, O + 7, O + 8, O + 9, O + 10, O + 11,
                                  O + 12, O + 13, O + 14, O + 15);
 }
@@ -74,26 +84,94 @@ GT_INLINE Vec load_even(const float* p) {
   return evens(load(p), load(p + kLanes));
 }
 
-// The first n < kLanes elements at p, then zeros. readable: so are the kLanes elements at p.
+// Which elements of a run are inside an image. Loads of a part give zeros for the others, which are not read.
+struct Part {
+  int first, last;
+};
 template <class T>
-GT_INLINE Vec load_part(const T* p, int64_t n, bool readable) {
-  Vec v;
-  if (readable) {
-    v = load(p);
-  } else {
-    T copy[kLanes] = {};
-    __builtin_memcpy(copy, p, size_t(n) * sizeof(T));
-    v = load(copy);
-  }
-  const VecMask index = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return (Vec)((VecMask)v & (index < int(n)));
+GT_INLINE Vec load_part(const T* p, Part part) {
+#ifdef __AVX512BW__
+  const uint32_t mask = ((1u << part.last) - 1) & ~((1u << part.first) - 1);
+  if constexpr (sizeof(T) == 4) return (Vec)_mm512_maskz_loadu_ps(__mmask16(mask), p);
+  else return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(__mmask16(mask), p)), 16);
+#endif
+  if (part.last - part.first == kLanes) return load(p);
+  T copy[kLanes] = {};
+  __builtin_memcpy(copy + part.first, p + part.first, size_t(part.last - part.first) * sizeof(T));
+  return load(copy);
 }
 template <class O>
 GT_INLINE void store_part(O* p, Vec v, int64_t n) {
   if (n >= kLanes) return store(p, v);
+#ifdef __AVX512F__
+  if constexpr (sizeof(O) == 4) return _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
+#endif
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(O) == 2) {
+    __m256i h;
+    store(reinterpret_cast<O*>(&h), v);
+    return _mm256_mask_storeu_epi16(p, __mmask16((1u << n) - 1), h);
+  }
+#endif
   O copy[kLanes];
   store(copy, v);
   __builtin_memcpy(p, copy, size_t(n) * sizeof(O));
+}
+
+// 2 * kLanes neighbouring elements: two vectors as loaded. Of a 16-bit type they are the elements of even and of odd
+// position, because that takes an instruction each; of float32 the first and the second half.
+struct Pair {
+  Vec v[2];
+};
+GT_INLINE Pair load_pair(const float* p) { return {load(p), load(p + kLanes)}; }
+GT_INLINE Pair load_pair(const bf16* p) {
+  VecBits u;
+  __builtin_memcpy(&u, p, sizeof u);
+  return {(Vec)(u << 16), (Vec)(u & 0xffff0000u)};
+}
+GT_INLINE Pair load_pair_part(const float* p, Part part) {
+  auto half = [&](int at) {
+    const int a = part.first - at, b = part.last - at;
+    return load_part(p + at, {a < 0 ? 0 : a > kLanes ? kLanes : a, b < 0 ? 0 : b > kLanes ? kLanes : b});
+  };
+  return {half(0), half(kLanes)};
+}
+GT_INLINE Pair load_pair_part(const bf16* p, Part part) {
+#ifdef __AVX512BW__
+  const uint64_t mask = ((uint64_t(1) << part.last) - 1) & ~((uint64_t(1) << part.first) - 1);
+  const VecBits u = (VecBits)_mm512_maskz_loadu_epi16(__mmask32(mask), p);
+  return {(Vec)(u << 16), (Vec)(u & 0xffff0000u)};
+#endif
+  if (part.last - part.first == 2 * kLanes) return load_pair(p);
+  bf16 copy[2 * kLanes] = {};
+  __builtin_memcpy(copy + part.first, p + part.first, size_t(part.last - part.first) * sizeof(bf16));
+  return load_pair(copy);
+}
+// Even and odd positions, whatever the type.
+GT_INLINE Pair split(const float*, Pair a) { return {evens(a.v[0], a.v[1]), odds(a.v[0], a.v[1])}; }
+GT_INLINE Pair split(const bf16*, Pair a) { return a; }
+
+// The pairs (even[j], odd[j]), n of the 2 * kLanes elements.
+GT_INLINE void store_pairs(float* p, Vec even, Vec odd, int64_t n = 2 * kLanes) {
+  const Vec low = GT_SHUFFLE(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const Vec high = GT_SHUFFLE(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  store_part(p, low, n);
+  if (n > kLanes) store_part(p + kLanes, high, n - kLanes);
+}
+GT_INLINE void store_pairs(bf16* p, Vec even, Vec odd, int64_t n = 2 * kLanes) {
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512bh both = _mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
+  const __m512i u = _mm512_permutexvar_epi16(order, (__m512i)both);
+  if (n >= 2 * kLanes)
+    __builtin_memcpy(p, &u, sizeof u);
+  else
+    _mm512_mask_storeu_epi16(p, (__mmask32(1) << n) - 1, u);
+#else
+  const VecBits e = rounded(even) >> 16, o = rounded(odd) & 0xffff0000u, u = e | o;
+  __builtin_memcpy(p, &u, size_t(n < 2 * kLanes ? n : 2 * kLanes) * sizeof(bf16));
+#endif
 }
 
 // Calls block(i) for runs of kLanes elements that cover [0, len), the last one overlapping its neighbour, or, for short
@@ -107,6 +185,14 @@ GT_INLINE void cover(int64_t len, const B& block, const S& single) {
   int64_t i = 0;
   for (; i + kLanes <= len; i += kLanes) block(i);
   if (i < len) block(len - kLanes);
+}
+
+// Calls block(i) for runs of L elements that cover [0, len), the last one overlapping its neighbour; len >= L.
+template <int L, class B>
+GT_INLINE void cover_runs(int64_t len, const B& block) {
+  int64_t i = 0;
+  for (; i + L <= len; i += L) block(i);
+  if (i < len) block(len - L);
 }
 
 GT_INLINE Vec choose(VecMask mask, Vec yes, Vec no) { return (Vec)((mask & (VecMask)yes) | (~mask & (VecMask)no)); }

@@ -131,6 +131,11 @@ class AugmentPipe(nn.Module):
         """Smallest image side that the chosen transforms can handle."""
         return self.Hz_fbank.shape[1] // 2 + 1 if self.imgfilter else 1
 
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change place: how far, and so the size of what is computed, depends on the draws."""
+        return any([self.xflip, self.rotate90, self.xint, self.scale, self.rotate, self.aniso, self.xfrac])
+
     def forward(self, images: torch.Tensor, *, rng: rnd.Rng = None,
                 debug_percentile: float | None = None) -> torch.Tensor:
         """Augment images [N, C, H, W], floats in [-1, 1]; same shape and dtype.
@@ -154,7 +159,7 @@ class AugmentPipe(nn.Module):
         return x.to(dtype)
 
     def _geometry(self, x: torch.Tensor, draws: _Draws) -> torch.Tensor:
-        if not any([self.xflip, self.rotate90, self.xint, self.scale, self.rotate, self.aniso, self.xfrac]):
+        if not self.moves:
             return x
         n, _, height, width = x.shape
         m = self._inverse_warp(n, height, width, draws)

@@ -86,10 +86,15 @@ class Augmentation:
             x = self.pipe(x, rng=rng)
         return x if self.diff is None else self.diff(x, rng=rng)
 
+    @property
+    def eager(self) -> str | None:
+        """Why --graphs cannot record it (`Phase.eager`)."""
+        return "the augmentation's margins follow its draws" if self.pipe is not None and self.pipe.moves else None
+
     def observe(self, logits: torch.Tensor) -> None:
         """Remember D's logits on reals, of any shape, for the controller."""
         if self.ada is not None:
-            self.signs += torch.stack([logits.sign().sum(), logits.new_tensor(logits.numel())])
+            self.signs += torch.stack([logits.sign().sum(), logits.new_full([], logits.numel())])
 
     def end_step(self, steps: int, batch_size: int) -> None:
         """After step number `steps` (from 1): move the probability when it is time."""
@@ -112,7 +117,7 @@ class Augmentation:
         return s
 
     def load_state(self, s: dict[str, Any]) -> None:
-        self.signs = s["signs"].to(self.signs.device, copy=True)
+        self.signs.copy_(s["signs"])
         if self.pipe is not None:
             self.pipe.p.copy_(s["augment_p"])
         if self.ada is not None:

@@ -35,6 +35,7 @@ class Phase:
     second_order: bool = False  # the loss differentiates a gradient
     begin: int = 0  # images shown from which it runs ...
     end: int | None = None  # ... and before which it stops, e.g. what is learned first and then rests
+    eager: str | None = "not prepared"  # why --graphs cannot record its loss; None: it can (see Method.loss)
 
     def due(self, index: int, cur_nimg: int) -> bool:
         """Whether it runs in step number `index`, which starts after `cur_nimg` images."""
@@ -69,7 +70,8 @@ class Batch:
     rng: torch.Generator  # for tensors; lives on the device of x
     choices: torch.Generator  # for decisions in Python; lives on the CPU
     draw_c: Callable[[int], torch.Tensor]  # k -> [k, label_dim] labels for generated images, by the run's policy
-    cur_nimg: int  # images shown before this step
+    cur_nimg: int | None  # images shown before this step; None while being recorded
+    recorded: bool = False  # the loss is being recorded for replay: decisions must be made on the device
 
 
 @dataclass
@@ -135,6 +137,7 @@ class Method:
 
     nets: dict[str, nn.Module]  # everything worth saving, by name
     report: Callable[[str, torch.Tensor], None]  # statistics for the log; set by the loop
+    pending: dict[str, list[torch.Tensor]]  # what the losses of this step leave for end_step, which empties it
 
     def __init__(self, opts: Options, data: DataSpec, run: RunConfig, source: Snapshot | None = None,
                  stage: str = "main", device: torch.device | str = "cpu"):
@@ -142,6 +145,7 @@ class Method:
         self.opts, self.data, self.run, self.stage = opts, data, run, stage
         self.device = torch.device(device)
         self.report = lambda name, value: None
+        self.pending = {}
 
     @classmethod
     def resolve(cls, opts: Options, run: RunConfig, data: DataSpec) -> None:
@@ -183,7 +187,12 @@ class Method:
 
     def loss(self, phase: str, batch: Batch) -> Iterator[torch.Tensor]:
         """Yield the phase's loss as terms [k], unreduced. The loop averages and back-propagates each term before it
-        asks for the next, so that two terms never hold their graphs at once."""
+        asks for the next, so that two terms never hold their graphs at once.
+
+        With --graphs the loss of a phase whose `eager` is None runs a few times and is then replayed without Python,
+        on another batch. So it draws from the batch alone, decides nothing by values of tensors (`Batch.recorded`
+        tells), uses no number that changes from step to step unless it is in a tensor that keeps its memory, and
+        leaves nothing but gradients, reports, `pending`, and changes of such tensors."""
         raise NotImplementedError
 
     def end_step(self, cur_nimg: int, batch_size: int) -> None:

@@ -28,11 +28,13 @@ from dnnlib.util import UserError, atomic_path
 from gantransfer.dataset import BatchSource, ImageDataset
 from gantransfer.grid import save_grid
 from gantransfer.method import Batch, Method, Phase, Reals, RunConfig
+from gantransfer.phase_graph import PhaseGraph
 from gantransfer.sampler import LabelSource
 from gantransfer.snapshot import NetRecord, Snapshot, plain, read_plain
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 from torch_utils import stats
+from torch_utils.graphs import CudaGraphs
 
 STATE_FORMAT = "gantransfer-training-state"
 # (method, cur_nimg, snapshot file) -> new values by name; called on every process
@@ -58,12 +60,15 @@ class Outputs:
     workers: int = 3  # image-reading threads
 
 
-def run(method: Method, dataset: ImageDataset, run: RunConfig, out: Outputs, state_path: Path | None = None) -> int:
+def run(method: Method, dataset: ImageDataset, run: RunConfig, out: Outputs, state_path: Path | None = None,
+        graphs: CudaGraphs | None = None) -> int:
     """Train until `run.kimg`. Continues from `state_path` if given. Returns the number of images shown.
+
+    `graphs` records and replays the phases that allow it; UserError if none does.
 
     Stops early, cleanly, on SIGTERM: the training state is written first. Raises Diverged when training cannot go on.
     """
-    loop = _Loop(method, dataset, run, out)
+    loop = _Loop(method, dataset, run, out, graphs)
     if state_path is not None:
         loop.load_state(state_path)
     try:
@@ -114,7 +119,7 @@ class FlatGradients:
 class Stepper:
     """Runs one training step: every phase that is due, on this process's share of the micro-batches."""
 
-    def __init__(self, method: Method, run: RunConfig):
+    def __init__(self, method: Method, run: RunConfig, graphs: CudaGraphs | None = None):
         self.method, self.run = method, run
         self.phases: list[Phase] = method.phases()
         for net in method.nets.values():
@@ -126,6 +131,19 @@ class Stepper:
         per_rank = rounds // dist.world_size()
         self.micro = range(dist.rank() * per_rank, (dist.rank() + 1) * per_rank)
         self.timer = _Timer(method.device, len(self.phases))
+        self.eager = {p.name: p.eager or ("second order" if p.second_order else None) for p in self.phases}
+        self.graphs = [PhaseGraph(method, p, self.accumulate, graphs) if graphs and not self.eager[p.name] else None
+                       for p in self.phases]
+        if graphs and not any(self.graphs):
+            raise UserError(f"--graphs: no phase of this run can be recorded: {self._left_out()}; leave --graphs away")
+
+    def recorded(self) -> str:
+        """Which phases --graphs records, and why not the others."""
+        names = ", ".join(p.name for p, g in zip(self.phases, self.graphs) if g)
+        return names + (f"; not {self._left_out()}" if any(self.eager.values()) else "")
+
+    def _left_out(self) -> str:
+        return ", ".join(f"{name} ({why})" for name, why in self.eager.items() if why)
 
     def step(self, index: int, cur_nimg: int, fetch: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]],
              draw_c: Callable[[int, torch.Generator], torch.Tensor]) -> None:
@@ -137,6 +155,7 @@ class Stepper:
             self.timer.start()
             for rep in range(phase.repeat):
                 self.grads[k].attach()
+                backward = self.graphs[k] or self.accumulate
                 for m in self.micro:
                     key = (0 if phase.reuse else rep, m)
                     if key not in cache:
@@ -146,8 +165,8 @@ class Stepper:
                     choices = rnd.step_generator(*keys)
                     rng = choices if x.device.type == "cpu" else rnd.step_generator(*keys, device=x.device)
                     batch = Batch(x=x, c=c, rng=rng, choices=choices, cur_nimg=cur_nimg,
-                                  draw_c=lambda n, g=choices, d=x.device: draw_c(n, g).to(d))
-                    self.accumulate(phase, batch)
+                                  draw_c=lambda n, g=choices, d=x.device: rnd.to_device(draw_c(n, g), d))
+                    backward(phase, batch)
                 bad = self.grads[k].finish()
                 self.method.report(f"Grad/nonfinite/{phase.name}", bad.float())
                 phase.opt.step()
@@ -193,7 +212,7 @@ class _Timer:
 
 
 class _Loop:
-    def __init__(self, method: Method, dataset: ImageDataset, run: RunConfig, out: Outputs):
+    def __init__(self, method: Method, dataset: ImageDataset, run: RunConfig, out: Outputs, graphs: CudaGraphs | None):
         self.method, self.dataset, self.run, self.out = method, dataset, run, out
         self.reals = method.prepare(dataset)
         self.collector = stats.Collector()
@@ -203,7 +222,9 @@ class _Loop:
         spec = self.reals.spec.label
         values = self.reals.labels(np.arange(len(self.reals))) if spec.kind == "value" else None
         self.labels = LabelSource(spec, run.sampling_labels or run.sampling, values=values)
-        self.stepper = Stepper(method, run)
+        self.stepper = Stepper(method, run, graphs)
+        if graphs:
+            dist.print0(f"CUDA graphs:  {self.stepper.recorded()}")
         self.loader = _Loader(self.reals, self.source, self.device, out.workers)
         self.cur_nimg = self.index = self.tick = 0
         self.elapsed, self.start_time = 0.0, time.time()  # seconds of earlier sessions of this run

@@ -13,6 +13,7 @@ import torch
 from dnnlib.util import UserError
 from tests.bench import bench_data, bench_ops, bench_step, common, compare, gpu_check, gpu_tests
 from tests.conftest import ROOT
+from tests.graph_emulator import EmulatedGraphs
 from torch_utils import build
 
 
@@ -199,7 +200,8 @@ def test_a_wrong_checkout_is_a_clean_error(tmp_path, spoil, said):
 def test_checks_pass_on_the_cpu(native):
     result = gpu_tests.run("cpu", quick=True)
     assert result["passed"] and result["checks"] > 500, result["wrong"][:5]
-    assert set(result["skipped"]) == {"other_stream", "graph", "no_sync"}
+    assert set(result["skipped"]) == {"other_stream", "graph", "training_graphs", "no_sync",
+                                      "no_sync_in_training"}
 
 
 def test_checks_notice_a_wrong_operator(native, monkeypatch):
@@ -258,10 +260,11 @@ def fake_cuda(monkeypatch):
 
 def test_code_for_a_gpu_runs(fake_cuda, monkeypatch, native):
     monkeypatch.setattr(gpu_tests, "_needs_cuda", lambda device: None)
-    for check in (gpu_tests.other_stream, gpu_tests.no_sync):
+    monkeypatch.setattr(gpu_tests, "_graphs", lambda device: EmulatedGraphs())
+    for check in (gpu_tests.other_stream, gpu_tests.no_sync, gpu_tests.no_sync_in_training, gpu_tests.training_graphs):
         for _, error, limit in check("cpu"):
             assert error <= limit
-    assert fake_cuda == ["error", "default"]
+    assert fake_cuda == 3 * ["error", "default"]
     # A graph that does nothing when replayed is found out: its second replay sees other data.
     errors = [(name, error <= limit) for name, error, limit in gpu_tests.graph("cpu")]
     assert [ok for name, ok in errors if name.startswith("graph replay")] == [True, False]
@@ -270,10 +273,26 @@ def test_code_for_a_gpu_runs(fake_cuda, monkeypatch, native):
     timer = common.Timer("cpu")
     timer.cuda, timer.flush = True, torch.empty(4)
     assert timer({"a": lambda: None}, 0)["a"] == {"median": 0.5, "q1": 0.5, "q3": 0.5, "n": 20}
-    step = bench_step.make("tiny16", "fp32", "cpu", 4)
-    step.device = "cuda"  # noise then comes from the device's own generator, as graphs need it
-    replay = bench_step.captured(step, "Gmain")
-    assert callable(replay) and step.params["G"][0].grad is not None
+
+
+@pytest.mark.parametrize("cfg", ["tiny16", "biggan32"])
+def test_recorded_phases_compute_what_eager_ones_do(cfg):
+    """`bench_step --graphs`: every phase, second order too."""
+    step = bench_step.make(cfg, "fp32", "cpu", 4)
+    for phase in step.phases:
+        params = step.params[phase[0]]
+        graphs, buffers = EmulatedGraphs(), [*step.G.buffers(), *step.D.buffers()]
+        replay = bench_step.recorded(step, phase, graphs)
+        assert graphs.replays == 1 and step.tape is None
+        static, before = [p.grad for p in params], [b.clone() for b in buffers]
+        (loss,) = replay()
+        got = [loss.clone(), *(g.clone() for g in static if g is not None)]
+        for b, old in zip(buffers, before):  # power iterations: both start from the same
+            b.copy_(old)
+        expected = [step.run(phase), *(p.grad for p in params if p.grad is not None)]
+        assert len(got) == len(expected) > 5
+        for a, b in zip(got, expected):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
 def test_waits_are_counted(fake_cuda):

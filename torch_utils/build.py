@@ -32,7 +32,8 @@ import torch
 from dnnlib.util import UserError, atomic_write, cache_dir
 
 MODES = ("auto", "native", "ref")
-OPERATORS = ("bias_act", "upfirdn2d", "epilogue", "cond_batch_norm")  # modules of torch_utils.ops with a register()
+# Modules of torch_utils.ops with a register().
+OPERATORS = ("bias_act", "upfirdn2d", "epilogue", "blur_epilogue", "weight_sq", "cond_batch_norm")
 LIBRARY = "gantransfer_kernels.so"
 LOCK_TIMEOUT = 600.0  # seconds to wait for another process that is compiling the same library
 OLDEST_NVCC = (12, 0)

@@ -8,7 +8,8 @@ image k does not depend on the batch it is generated in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,60 @@ class SeedStack:
         return torch.stack([fn(tuple(size[1:]), generator=g, **kw) for g in self.generators])
 
 
-Rng = torch.Generator | SeedStack | None
+class Tape:
+    """The random numbers of code that is recorded once and replayed afterwards (torch_utils/graphs.py).
+
+    Such code asks for the same draws in the same order each time. In its first run they are made as they are asked for
+    and kept; later `rewind` makes all of them, in the same order and memory. So its sources, the generators that differ
+    from run to run, give the numbers that they would have given without a tape.
+    """
+
+    def __init__(self) -> None:
+        self.draws: list[tuple[tuple, Callable, torch.Tensor]] = []
+        self.sources: tuple = ()
+        self.at, self.complete = 0, False
+
+    def rewind(self, *sources: Any) -> None:
+        """Before each run: what it draws from."""
+        self.sources, self.at = sources, 0
+        if self.complete:
+            for (source, *_), make, out in self.draws:
+                make(sources[source], out)
+
+    def end(self) -> None:
+        """After each run of the code itself."""
+        if self.at != len(self.draws):
+            raise RuntimeError(f"recorded code made {self.at} draws, and {len(self.draws)} before")
+        self.complete = True
+
+    def take(self, source: int, what: tuple, make: Callable[[Any, torch.Tensor | None], torch.Tensor]) -> torch.Tensor:
+        """The next draw, of `sources[source]`; `make(source, out)` makes it, into `out` unless that is None."""
+        if not self.complete:
+            self.draws.append(((source, *what), make, make(self.sources[source], None)))
+        self.at += 1
+        if self.at > len(self.draws) or self.draws[self.at - 1][0] != (source, *what):
+            raise RuntimeError(f"draw {self.at} of recorded code is {what}, and was not before")
+        return self.draws[self.at - 1][2]
+
+
+class Taped:
+    """Source number `source` of a tape, in the place of a generator."""
+
+    def __init__(self, tape: Tape, source: int):
+        self.tape, self.source = tape, source
+
+    def draw(self, fn, size: tuple[int, ...], device, dtype) -> torch.Tensor:
+        def make(rng: torch.Generator, out: torch.Tensor | None) -> torch.Tensor:
+            if out is None:
+                return _draw(fn, size, rng, device, dtype)
+            if out.device == rng.device:
+                return fn(size, generator=rng, device=rng.device, dtype=dtype, out=out)
+            return out.copy_(to_device(fn(size, generator=rng, device=rng.device, dtype=dtype), out.device))
+
+        return self.tape.take(self.source, (size, dtype, device), make)
+
+
+Rng = torch.Generator | SeedStack | Taped | None
 
 
 def step_generator(*keys: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -50,10 +104,19 @@ def randint(low: int, high: int, size: Sequence[int], rng: Rng = None, device=No
     return _draw(lambda s, **kw: torch.randint(low, high, s, **kw), size, rng, device, torch.int64)
 
 
+def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """x on `device`, without making the host wait for the device."""
+    if x.device.type == "cpu" and device.type == "cuda":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
+
 def _draw(fn, size, rng: Rng, device, dtype) -> torch.Tensor:
     size = tuple(int(s) for s in size)
     if rng is None:
         return fn(size, device=device, dtype=dtype)
     if isinstance(rng, SeedStack):
         return rng.draw(fn, size, dtype=dtype).to(device)
+    if isinstance(rng, Taped):
+        return rng.draw(fn, size, device, dtype)
     return fn(size, generator=rng, device=rng.device, dtype=dtype).to(device)

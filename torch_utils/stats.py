@@ -19,7 +19,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -41,6 +41,20 @@ class NullReport:
         pass
 
 
+class Moments(NamedTuple):
+    """Values that are summed already. May stand for them in a report."""
+
+    count: int
+    sums: torch.Tensor  # [2]: sum and sum of squares
+
+    @classmethod
+    def of(cls, values: Any) -> Moments:
+        x = values if isinstance(values, torch.Tensor) else torch.as_tensor(values, dtype=torch.float64)
+        x = x.detach().reshape(-1)
+        x = x.to(torch.float32 if x.device.type == "mps" else torch.float64)  # MPS has no float64
+        return cls(x.numel(), torch.stack([x.sum(), (x * x).sum()]))
+
+
 class Collector:
     """Accumulates (count, sum, sum of squares) per name in float64, on the device of the values (no host sync)."""
 
@@ -50,13 +64,10 @@ class Collector:
         self._latest: dict[str, EasyDict] = {}
 
     def report(self, name: str, values: Any) -> None:
-        """Add `values` (number, array, tensor; any shape and dtype; may be empty) to statistic `name`."""
-        x = values if isinstance(values, torch.Tensor) else torch.as_tensor(values, dtype=torch.float64)
-        x = x.detach().reshape(-1)
-        x = x.to(torch.float32 if x.device.type == "mps" else torch.float64)  # MPS has no float64
-        self._counts[name] = self._counts.get(name, 0) + x.numel()
-        sums = torch.stack([x.sum(), (x * x).sum()])
-        key = (name, x.device)
+        """Add `values` (number, array, tensor, `Moments`; any shape and dtype; may be empty) to statistic `name`."""
+        count, sums = values if isinstance(values, Moments) else Moments.of(values)
+        self._counts[name] = self._counts.get(name, 0) + count
+        key = (name, sums.device)
         self._sums[key] = self._sums[key] + sums if key in self._sums else sums
 
     def collect(self) -> dict[str, EasyDict]:

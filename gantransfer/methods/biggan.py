@@ -86,6 +86,7 @@ class BigGAN(method.Method):
     Options: ClassVar[type[method.Options]] = BigGANOptions
     presets: ClassVar[dict[str, dict[str, Any]]] = CFGS
     train_idle_biases = False  # tests of the published training switch it on
+    recordable = True  # of this very class: a class built on it must say so of its own code (Method.loss)
 
     # ---- options ---------------------------------------------------------------------------------------------------
 
@@ -221,8 +222,17 @@ class BigGAN(method.Method):
         # The discriminator goes first, as published: its steps use the generator of the step before.
         opts = {k: torch.optim.Adam(self.trainable(k), lr=lr, betas=(0.0, 0.999), eps=o.adam_eps, fused=True)
                 for k, lr in (("D", o.dlr), ("G", o.glr))}
-        return [Phase("Dmain", self.trainable("D"), opts["D"], repeat=o.d_steps, second_order=o.gamma > 0),
-                Phase("Gmain", self.trainable("G"), opts["G"])]
+        eager = self.why_eager()
+        return [Phase("Dmain", self.trainable("D"), opts["D"], repeat=o.d_steps, second_order=o.gamma > 0, eager=eager),
+                Phase("Gmain", self.trainable("G"), opts["G"], eager=eager)]
+
+    def why_eager(self) -> str | None:
+        """`Phase.eager` of both phases."""
+        if "recordable" not in vars(type(self)):
+            return f"{self.name} is not prepared"
+        if dist.world_size() > 1:
+            return "batch norm gathers over processes"
+        return self.augmentation.eager
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         if key == "D":

@@ -88,7 +88,7 @@ class Draws:
     z: torch.Tensor  # [n, z_dim]
     c: torch.Tensor  # [n, label_dim]
     mix_z: torch.Tensor | None = None  # [n, z_dim]
-    cutoff: int | None = None  # style mixing: ws from this slot on come from mix_z
+    cutoff: int | torch.Tensor | None = None  # style mixing: ws from this slot on come from mix_z
     pl_noise: torch.Tensor | None = None  # [k, C, H, W] standard normal
 
 
@@ -99,6 +99,7 @@ class StyleGAN2(method.Method):
     discriminator_cls: ClassVar[type[nn.Module]] = networks.Discriminator
     pl_decay, pl_batch_shrink, lecam_decay = 0.01, 2, 0.99
     noise_mode = "random"  # tests compare with fixed noise
+    recordable = True  # of this very class: a class built on it must say so of its own code (Method.loss)
     # Tensors that a --resume source may lack: those that serve labels.
     may_be_fresh: ClassVar[dict[str, tuple[str, ...]]] = {"G": ("mapping.embed.",), "D": ("mapping.", "b4.out")}
 
@@ -261,7 +262,6 @@ class StyleGAN2(method.Method):
         self.pl_mean = torch.zeros([], device=self.device)
         self.lecam = torch.zeros([2], device=self.device)  # running means of real and of generated logits
         self.steps = 0
-        self._pending: dict[str, dict[str, list[torch.Tensor]]] = {}
 
     def _sizes(self) -> dict[str, int]:
         return dict(c_dim=self.data.label.dim, img_resolution=self.data.resolution, img_channels=self.data.channels)
@@ -306,13 +306,21 @@ class StyleGAN2(method.Method):
             opt = torch.optim.Adam(self.groups(key, params, lr * r), lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8,
                                    fused=True)
             if not interval:
-                phases.append(Phase(f"{key}both", params, opt, second_order=True))
+                phases.append(Phase(f"{key}both", params, opt, second_order=reg_on, eager=self.why_eager(key)))
                 continue
-            phases.append(Phase(f"{key}main", params, opt))
+            phases.append(Phase(f"{key}main", params, opt, eager=self.why_eager(key)))
             if reg_on:
                 gain = None if o.lazy_gain else 1.0
-                phases.append(Phase(f"{key}reg", params, opt, every=interval, gain=gain, second_order=True))
+                phases.append(Phase(f"{key}reg", params, opt, every=interval, gain=gain, second_order=True, eager=None))
         return phases
+
+    def why_eager(self, key: str) -> str | None:
+        """`Phase.eager` of the adversarial losses."""
+        if "recordable" not in vars(type(self)):
+            return f"{self.name} is not prepared"
+        if key == "D" and self.opts.lecam:
+            return "LeCam's first step is unlike the others"
+        return self.augmentation.eager
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         return list(self.nets[key].parameters())  # frozen layers are buffers
@@ -331,16 +339,20 @@ class StyleGAN2(method.Method):
         z = rnd.randn([n, self.G.z_dim], batch.rng, self.device)
         d = Draws(z=z, c=batch.draw_c(n))
         if n and o.style_mix > 0:
-            num_ws = self.G.num_ws
             d.mix_z = rnd.randn([n, self.G.z_dim], batch.rng, self.device)
-            d.cutoff = int(rnd.randint(1, num_ws, [], batch.choices))
-            if float(rnd.rand([], batch.choices)) >= o.style_mix:
-                d.cutoff = num_ws
+            d.cutoff = self.draw_cutoff(batch)
         if phase in ("Greg", "Gboth") and o.pl_weight > 0:
             k = n if phase == "Greg" else max(n // self.pl_batch_shrink, 1)
             d.pl_noise = rnd.randn([k, self.data.channels, self.data.resolution, self.data.resolution], batch.rng,
                                    self.device)
         return d
+
+    def draw_cutoff(self, batch: Batch) -> int | torch.Tensor:
+        num_ws, where = self.G.num_ws, self.device if batch.recorded else None
+        cutoff, u = rnd.randint(1, num_ws, [], batch.choices, where), rnd.rand([], batch.choices, where)
+        if batch.recorded:
+            return torch.where(u.double() < self.opts.style_mix, cutoff, num_ws)
+        return int(cutoff) if float(u) < self.opts.style_mix else num_ws
 
     def loss(self, phase: str, batch: Batch) -> Iterator[torch.Tensor]:
         draws = self.draw(phase, batch)
@@ -351,7 +363,10 @@ class StyleGAN2(method.Method):
         means: list[torch.Tensor] = []
         ws = self.map(d.z, d.c, means)
         self._remember(phase, "w_mean", torch.stack(means))
-        if d.cutoff is not None and d.cutoff < ws.shape[1]:
+        if isinstance(d.cutoff, torch.Tensor):
+            own = torch.arange(ws.shape[1], device=ws.device) < d.cutoff
+            ws = torch.where(own[:, None], ws, self.map(d.mix_z, d.c, []))
+        elif d.cutoff is not None and d.cutoff < ws.shape[1]:
             mixed = self.map(d.mix_z, d.c, [])
             ws = torch.cat([ws[:, : d.cutoff], mixed[:, d.cutoff :]], dim=1)
         return ws
@@ -477,14 +492,14 @@ class StyleGAN2(method.Method):
     # ---- after the phases ------------------------------------------------------------------------------------------
 
     def _remember(self, phase: str, key: str, value: torch.Tensor) -> None:
-        self._pending.setdefault(f"{phase}/{key}", []).append(value.detach())
+        self.pending.setdefault(f"{phase}/{key}", []).append(value.detach())
 
     def commit(self) -> None:
         """Apply what the step's micro-batches saw to the running means, averaged over all processes: the result does
         not depend on how a batch is split over processes."""
-        if not self._pending:
+        if not self.pending:
             return
-        means = {k: torch.stack(v).mean(0) for k, v in self._pending.items()}
+        means = {k: torch.stack(v).mean(0) for k, v in self.pending.items()}
         flat = torch.cat([m.float().reshape(-1) for m in means.values()])
         flat = dist.all_reduce_sum(flat) / dist.world_size()
         at = 0
@@ -492,7 +507,7 @@ class StyleGAN2(method.Method):
             value = flat[at : at + m.numel()].view_as(m)
             at += m.numel()
             self._apply(key.split("/")[1], value)
-        self._pending = {}
+        self.pending = {}
 
     def _apply(self, key: str, value: torch.Tensor) -> None:
         if key == "w_mean":

@@ -38,6 +38,7 @@ class UTLO(StyleGAN2):
     Options: ClassVar[type[method.Options]] = UTLOOptions
     generator_cls: ClassVar[type[nn.Module]] = networks.Generator
     discriminator_cls: ClassVar[type[nn.Module]] = networks.Discriminator
+    recordable = True
 
     # ---- options ---------------------------------------------------------------------------------------------------
 

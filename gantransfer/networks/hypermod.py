@@ -28,8 +28,7 @@ from gantransfer.networks.stylegan2 import plain
 from torch_utils import random
 from torch_utils.ops.bias_act import activation_funcs, bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
-from torch_utils.ops.epilogue import epilogue
-from torch_utils.ops.modulated_conv2d import scaled_conv2d
+from torch_utils.ops.modulated_conv2d import modulated_conv_act
 
 PATHS = ("auto", "classes", "grouped", "samples")
 VECTORS = ("learned", "onehot")
@@ -197,9 +196,9 @@ class HyperLayer(stylegan2.SynthesisLayer):
             return bias_act(y + bias[classes.index].to(y.dtype)[:, :, None, None], **last)
         out = []
         for u, part in classes.parts:
-            y, d = scaled_conv2d(x[part], weight[u], styles[part], **conv)
-            out.append(epilogue(y, d, noise if noise is None or noise.ndim == 2 else noise[part],
-                                None if noise is None else self.noise_strength, bias[u], **last))
+            out.append(modulated_conv_act(x[part], weight[u], styles[part],
+                                          noise if noise is None or noise.ndim == 2 else noise[part],
+                                          None if noise is None else self.noise_strength, bias[u], **conv, **last))
         return out[0] if len(out) == 1 else torch.cat(out)
 
 

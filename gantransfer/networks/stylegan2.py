@@ -25,8 +25,7 @@ from torch_utils import random
 from torch_utils.ops import upfirdn2d
 from torch_utils.ops.bias_act import activate_, activation_funcs, bias_act, folds_gain
 from torch_utils.ops.conv_bias_act import conv_bias_act
-from torch_utils.ops.epilogue import epilogue
-from torch_utils.ops.modulated_conv2d import modulated_conv2d, scaled_conv2d
+from torch_utils.ops.modulated_conv2d import modulated_conv2d, modulated_conv_act
 
 ARCHITECTURES = ("orig", "skip", "resnet")
 
@@ -261,8 +260,8 @@ class SynthesisLayer(nn.Module):
                     clamp=None if self.conv_clamp is None else self.conv_clamp * gain)
         styles = self.affine(w)
         if formulation in (None, "activations") and self.activation in ("linear", "relu", "lrelu"):
-            y, d = scaled_conv2d(x, self.weight, styles, f=self.resample_filter, **conv)
-            return epilogue(y, d, noise, strength, self.bias, **last)
+            return modulated_conv_act(x, self.weight, styles, noise, strength, self.bias, f=self.resample_filter,
+                                      **conv, **last)
         noise = None if noise is None else (noise * strength).to(x.dtype)
         y = modulated_conv2d(x, self.weight, styles, noise=noise, resample_filter=self.resample_filter,
                              formulation=formulation, **conv)

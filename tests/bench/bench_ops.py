@@ -30,7 +30,7 @@ from torch_utils.ops import convolution  # noqa: E402
 from torch_utils.ops.bias_act import bias_act  # noqa: E402
 from torch_utils.ops.cond_batch_norm import cond_batch_norm  # noqa: E402
 from torch_utils.ops.epilogue import epilogue  # noqa: E402
-from torch_utils.ops.modulated_conv2d import modulated_conv2d, scaled_conv2d  # noqa: E402
+from torch_utils.ops.modulated_conv2d import modulated_conv2d, modulated_conv_act  # noqa: E402
 from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upsample2d  # noqa: E402
 
 SYM6 = [0.0154, 0.0035, -0.1180, -0.0483, 0.4911, 0.7876, 0.3379, -0.0726, -0.0211, 0.0447, 0.0018, -0.0078]
@@ -108,8 +108,7 @@ def grouped_modconv(x, weight, styles):
 
 
 def our_modconv(x, weight, styles):
-    y, d = scaled_conv2d(x, weight, styles, padding=1)
-    return epilogue(y, d)
+    return modulated_conv_act(x, weight, styles, padding=1)
 
 
 def native_second(x, w, dy):

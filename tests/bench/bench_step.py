@@ -7,7 +7,7 @@ Phases are timed apart, in turn (A B C A B C ...): Gmain, Dmain, Dreg (R1), Greg
 Gmain + Dmain + Dreg/16 + Greg/4 + Adam + EMA, of which ratios and bars leave the last two out; s/kimg follows from
 all. Losses and gradients of the first round are compared. `baseline` is tests/bench/baseline.py (for biggan32:
 batch norm, affine, relu and enlargement as operators of torch); `native conv` is ours with torch's own second order of
-convolutions; `graphs` is ours captured into CUDA graphs. Needs torch only.
+convolutions; `graphs` is ours as train.py --graphs runs it, second order included. Needs torch only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from dnnlib.util import UserError  # noqa: E402
 from gantransfer.networks import biggan, stylegan2  # noqa: E402
 from tests.bench import baseline, common  # noqa: E402
 from tests.bench.common import bar, mean  # noqa: E402
-from torch_utils import build  # noqa: E402
+from torch_utils import build, graphs  # noqa: E402
+from torch_utils import random as rnd  # noqa: E402
 from torch_utils.ops import convolution  # noqa: E402
 
 NETS = {  # name: resolution, channel_base, channel_max, z and w, batch
@@ -69,6 +70,7 @@ class Step:
         self._optimisers(0.99)
 
     phases = ("Gmain", "Dmain", "Dreg", "Greg")
+    tape: rnd.Taped | None = None  # where noise comes from while a phase is recorded
 
     def _optimisers(self, beta2: float) -> None:
         self.params = {"G": list(self.G.parameters()), "D": list(self.D.parameters())}
@@ -97,10 +99,12 @@ class Step:
             torch._foreach_lerp_(list(self.average.parameters()), self.params["G"], 0.001)
 
     def generate(self, ws_of=None):
+        return self.G(self.z, None, **self.noise())
+
+    def noise(self) -> dict:
         if not self.ours:
-            return self.G(self.z, None)
-        rng = torch.Generator().manual_seed(1) if self.device == "cpu" else None
-        return self.G(self.z, None, rng=rng)
+            return {}
+        return {"rng": self.tape or (torch.Generator().manual_seed(1) if self.device == "cpu" else None)}
 
     def Gmain(self):
         loss = F.softplus(-self.D(self.generate(), None)).mean()
@@ -125,8 +129,7 @@ class Step:
 
     def Greg(self):
         ws = self.G.mapping(self.z[: len(self.pl_noise)], None)
-        kw = dict(rng=torch.Generator().manual_seed(1)) if self.ours and self.device == "cpu" else {}
-        image = self.G.synthesis(ws, **kw)
+        image = self.G.synthesis(ws, **self.noise())
         (g,) = torch.autograd.grad((image * self.pl_noise).sum(), ws, create_graph=True)
         loss = (g.square().sum(2).mean(1).sqrt() - 0.1).square().mean() * 2
         loss.backward()
@@ -203,20 +206,25 @@ def difference(a: list, b: list) -> float:
     return max(((p - q).norm() / q.norm().clamp(min=floor)).item() for p, q in pairs)
 
 
-def captured(step: Step, phase: str):
-    """The phase as a CUDA graph: a call replays it."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step.run(phase)
-    torch.cuda.current_stream().wait_stream(stream)
-    for p in (p for ps in step.params.values() for p in ps):
-        p.grad = None
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step.run(phase)
-    return graph.replay
+def recorded(step: Step, phase: str, backend=None):
+    """The phase as training records it: a call draws its noise and replays it; returns [loss]."""
+    tape, generator = rnd.Tape(), torch.Generator(step.z.device)
+
+    def run() -> list[torch.Tensor]:
+        step.tape = rnd.Taped(tape, 0)
+        loss, step.tape = step.run(phase), None
+        tape.end()
+        return [loss]
+
+    recording = graphs.Recording(phase, run, backend or graphs.CudaGraphs(step.z.device))
+
+    def call() -> list[torch.Tensor]:
+        tape.rewind(generator.manual_seed(1))
+        return recording()
+
+    for _ in range(graphs.WARM_UP + 1):
+        call()
+    return call
 
 
 def waits(f) -> int:
@@ -293,7 +301,7 @@ def measure(cfg: str, args, gpu: dict | None, original=None) -> tuple[list[dict]
                 error[phase] = difference(found, results["baseline", dtype])
         if args.graphs and "ours" in names:
             for dtype, step in steps.items():
-                calls["graphs", dtype] = captured(step, phase)
+                calls["graphs", dtype] = recorded(step, phase)
         for (name, dtype), ms in timer(calls, args.seconds).items():
             table.setdefault((name, dtype), {})[phase] = ms
         if device == "cuda":
@@ -416,7 +424,7 @@ def parser():
     p.add_argument("--batch", type=int, help="instead of the configuration's")
     p.add_argument("--dtypes", default="fp32", help="of fp32, bf16, fp16")
     p.add_argument("--formulation", choices=["both", "ours", "baseline"], default="both")
-    p.add_argument("--graphs", action="store_true", help="also captured into CUDA graphs (needs --device=cuda)")
+    p.add_argument("--graphs", action="store_true", help="also as CUDA graphs (needs --device=cuda)")
     p.add_argument("--original", metavar="PATH", help="checkout of StyleGAN2-ADA (PyTorch) to time beside ours")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     p.add_argument("--threads", type=int, default=1)

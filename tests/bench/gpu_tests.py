@@ -311,6 +311,52 @@ def graph(device: str, quick: bool = False) -> Iterator[Result]:
         yield _equal(f"two replays x {scale}", [t.clone() for t in out], got)
 
 
+def training(device: str, graphs=None, steps: int = 5):
+    """(method, what a further step calls) after some steps of conditional training, all phases but augmentation."""
+    from gantransfer.dataset import DataSpec
+    from gantransfer.labels import LabelSpec
+    from gantransfer.method import RunConfig
+    from gantransfer.methods import METHODS
+    from gantransfer.sampler import LabelSource
+    from gantransfer.training_loop import Stepper
+
+    spec = DataSpec(name="noise", resolution=16, channels=3, num_images=64, label=LabelSpec("class", 4, (16,) * 4))
+    kind, run = METHODS["utlo"], RunConfig(batch=8, batch_gpu=4, device=device)
+    options = kind.Options(cfg="tiny", precision="fp32", aug="noaug", diffaug="none", style_mix=0.9, pl_weight=2.0,
+                           g_reg_interval=4, d_reg_interval=4)
+    kind.resolve(options, run, spec)
+    torch.manual_seed(0)
+    method = kind(options, spec, run, device=device)
+    stepper, labels = Stepper(method, run, graphs), LabelSource(spec.label)
+    x = torch.rand(16, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(device) * 2 - 1
+    c = torch.eye(4, device=device)
+
+    def step(i: int) -> None:
+        stepper.step(i, 8 * i, lambda rep, m: (x[(2 * i + m) % 16], c), labels.draw)
+        method.end_step(8 * i, 8)
+
+    for i in range(steps):
+        step(i)
+    return method, step
+
+
+def _graphs(device: str):
+    from torch_utils.graphs import CudaGraphs
+
+    return CudaGraphs(torch.device(device))
+
+
+def training_graphs(device: str, quick: bool = False) -> Iterator[Result]:
+    """train.py --graphs: after five steps of two micro-batches, of which three run eagerly, what eager steps give."""
+    _needs_cuda(device)
+    start, eager, recorded = (training(device, g, n)[0] for g, n in ((None, 0), (None, 5), (_graphs(device), 5)))
+    for name in ("G", "D", "G_ema"):
+        a, b, c = (torch.cat([t.detach().float().reshape(-1) for t in m.nets[name].state_dict().values()])
+                   for m in (start, eager, recorded))
+        # Adam follows the sign of a small gradient: rounding moves single weights as far as anything can.
+        yield f"{name} with graphs, relative to what training changed", rel(c - a, b - a), 1e-2
+
+
 def no_sync(device: str, quick: bool = False) -> Iterator[Result]:
     """No operator waits for the device."""
     _needs_cuda(device)
@@ -325,6 +371,21 @@ def no_sync(device: str, quick: bool = False) -> Iterator[Result]:
     yield "forward and backward of all operators without a synchronisation", 0.0, 0.0
 
 
+def no_sync_in_training(device: str, quick: bool = False) -> Iterator[Result]:
+    """No training step waits for the device, with graphs and without."""
+    _needs_cuda(device)
+    for name, graphs in (("eager", None), ("with graphs", _graphs(device))):
+        _, step = training(device, graphs)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for i in range(5, 9):  # all phases are due among them
+                step(i)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        yield f"four steps {name} without a synchronisation", 0.0, 0.0
+
+
 def _needs_cuda(device: str) -> None:
     if device == "cpu":
         raise Skip("needs a CUDA device")
@@ -332,7 +393,7 @@ def _needs_cuda(device: str) -> None:
 
 CHECKS: dict[str, Callable[..., Iterator[Result]]] = {
     f.__name__: f for f in (operators, second_order, conv_second_order, networks, determinism, other_stream, graph,
-                            no_sync, large)}
+                            training_graphs, no_sync, no_sync_in_training, large)}
 
 
 def run(device: str, quick: bool = False, names: list[str] | None = None, seconds: float = 1e9) -> dict:

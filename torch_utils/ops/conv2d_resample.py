@@ -18,6 +18,27 @@ def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight
     impl='ref' computes the definition instead of a cheaper equal form.
     Raises ValueError when shapes or dtypes do not fit.
     """
+    y, blur = _convolve(x, w, f, up, down, padding, groups, flip_weight, flip_filter, bias, impl)
+    if blur is None:
+        return y
+    return _biased(fir.upfirdn2d(y, f, padding=blur, flip_filter=flip_filter, gain=up**2, impl=impl), bias)
+
+
+def conv2d_unblurred(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight=True, flip_filter=False,
+                     impl="auto"):
+    """conv2d_resample without the blur that ends it when a transposed convolution does the upsampling.
+
+    Returns (y, blur): blur_epilogue(y, **blur) makes y what conv2d_resample returns, and does what comes next at once.
+    In all other cases y is the result already, and blur says so: blur_epilogue is then the epilogue alone.
+    """
+    y, blur = _convolve(x, w, f, up, down, padding, groups, flip_weight, flip_filter, None, impl)
+    if blur is None:
+        return y, dict(f=None, padding=0)
+    return y, dict(f=f, padding=blur, flip_filter=flip_filter, fir_gain=up**2)
+
+
+def _convolve(x, w, f, up, down, padding, groups, flip_weight, flip_filter, bias, impl):
+    """(result, None), or (result before its blur and bias, padding of the blur)."""
     if x.ndim != 4 or w.ndim != 4 or w.dtype != x.dtype:
         raise ValueError(f"conv2d_resample: x [N, I, H, W] and w [O, I/groups, kh, kw] of one dtype expected, got "
                          f"{tuple(x.shape)} {x.dtype} and {tuple(w.shape)} {w.dtype}")
@@ -45,27 +66,32 @@ def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight
     def conv(t, bias=None, **kw):
         return conv2d(t, w if flip_weight else w.flip(2, 3), groups=groups, bias=bias, **kw)
 
-    def biased(t):
-        return t if bias is None else t + bias.reshape(1, -1, 1, 1)
-
     if impl == "auto":
         if kh == kw == 1 and down > 1 and up == 1:
-            return conv(resample(x, down=down, padding=p), bias)
+            return conv(resample(x, down=down, padding=p), bias), None
         if kh == kw == 1 and up > 1 and down == 1:
-            return biased(resample(conv(x), up=up, padding=p, gain=up**2))
+            return _biased(resample(conv(x), up=up, padding=p, gain=up**2), bias), None
         if down > 1 and up == 1:
-            return conv(resample(x, padding=p), bias, stride=down)
+            return conv(resample(x, padding=p), bias, stride=down), None
         if up > 1:
-            return biased(_transposed(x, w, up, down, p, groups, flip_weight, resample))
+            t, blur = _transposed(x, w, up, p, groups, flip_weight)
+            if down == 1:
+                return t, blur
+            return _biased(resample(resample(t, padding=blur, gain=up**2), down=down), bias), None
         if px0 == px1 >= 0 and py0 == py1 >= 0:
-            return conv(x, bias, padding=(py0, px0))
+            return conv(x, bias, padding=(py0, px0)), None
     t = resample(x, f=f if up > 1 else None, up=up, padding=p, gain=up**2)
     t = conv(t)
-    return biased(resample(t, down=down) if down > 1 else t)
+    return _biased(resample(t, down=down) if down > 1 else t, bias), None
 
 
-def _transposed(x, w, up, down, p, groups, flip_weight, resample):
-    """Transposed convolution, then the FIR: the zeros of the upsampled image are never multiplied."""
+def _biased(t, bias):
+    return t if bias is None else t + bias.reshape(1, -1, 1, 1)
+
+
+def _transposed(x, w, up, p, groups, flip_weight):
+    """(transposed convolution, padding of the FIR that must follow): the zeros of the upsampled image are never
+    multiplied."""
     o, i, kh, kw = w.shape
     if groups > 1:
         w = w.reshape(groups, o // groups, i, kh, kw).transpose(1, 2).reshape(groups * i, o // groups, kh, kw)
@@ -76,5 +102,4 @@ def _transposed(x, w, up, down, p, groups, flip_weight, resample):
     px0, px1, py0, py1 = p[0] - (kw - 1), p[1] - (kw - up), p[2] - (kh - 1), p[3] - (kh - up)
     qx, qy = max(min(-px0, -px1), 0), max(min(-py0, -py1), 0)
     y = conv_transpose2d(x, w, stride=up, padding=(qy, qx), groups=groups)
-    y = resample(y, padding=(px0 + qx, px1 + qx, py0 + qy, py1 + qy), gain=up**2)
-    return resample(y, down=down) if down > 1 else y
+    return y, (px0 + qx, px1 + qx, py0 + qy, py1 + qy)

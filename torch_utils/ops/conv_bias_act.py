@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from .bias_act import activate_, activation_funcs, bias_act, clamp_strictly, folds_gain
-from .conv2d_resample import conv2d_resample
-from .epilogue import epilogue
+from .blur_epilogue import blur_epilogue
+from .conv2d_resample import conv2d_resample, conv2d_unblurred
 
 
 def conv_bias_act(x, weight, b=None, weight_gain=1, act="linear", gain=None, clamp=None, **conv):
@@ -28,5 +28,5 @@ def conv_bias_act(x, weight, b=None, weight_gain=1, act="linear", gain=None, cla
         bias = None if b is None else b if gain == 1 else b * gain
         y = conv2d_resample(x, weight * (weight_gain * gain), bias=bias, **conv)
         return clamp_strictly(activate_(y, act), clamp)
-    y = conv2d_resample(x, weight, **conv)
-    return epilogue(y, d=weight_gain, b=b, act=act, gain=gain, clamp=clamp)
+    y, blur = conv2d_unblurred(x, weight, **conv)
+    return blur_epilogue(y, **blur, d=weight_gain, b=b, act=act, gain=gain, clamp=clamp)

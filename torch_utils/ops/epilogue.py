@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from . import native
@@ -19,14 +21,47 @@ def epilogue(x, d=None, noise=None, strength=None, b=None, act="linear", alpha=N
     Returns x's shape, dtype and memory format. Only the output is kept for the backward: gradients of d come from
     inverting the activation where its slope is not zero. Differentiable twice.
     """
+    native.check_impl("epilogue", impl)
+    conf = parse(x.shape, d, noise, strength, b, act, alpha, gain, clamp)
+    if impl == "auto" and conf.folds:
+        d = d if isinstance(d, torch.Tensor) else None
+        if native.usable(x, impl):
+            return torch.ops.gantransfer.epilogue(x, d, conf.scale, noise, strength, b, *conf.compiled())
+        return _Epilogue.apply(x, d, noise, strength, b, (conf.scale, act, conf.alpha, conf.gain, conf.clamp))
+    u = x
+    if d is not None:
+        u = x * (d if isinstance(d, (int, float)) else d.to(x.dtype)[:, :, None, None])
+    if noise is not None:
+        u = u + (noise * strength).to(x.dtype)
+    return bias_act(u, None if b is None else b.to(x.dtype), act=act, alpha=conf.alpha, gain=conf.gain,
+                    clamp=conf.clamp, impl="ref")
+
+
+class Conf(NamedTuple):
+    """The checked numbers of an epilogue."""
+
+    act: str
+    alpha: float
+    gain: float
+    clamp: float | None
+    scale: float  # d where it is a number, else 1
+    folds: bool  # whether the gain may move into what is activated, which kernels and gradients rely on
+
+    def compiled(self):
+        """slope, gain, clamp as the compiled operators take them."""
+        slope = {"linear": 1.0, "relu": 0.0, "lrelu": self.alpha}[self.act]
+        return slope, self.gain, -1.0 if self.clamp is None else self.clamp
+
+
+def parse(shape, d, noise, strength, b, act, alpha, gain, clamp) -> Conf:
+    """Check the arguments of an epilogue of `shape` [N, C, H, W]; ValueError says what does not fit."""
     if act not in ("linear", "relu", "lrelu"):
         raise ValueError(f"epilogue: act must be 'linear', 'relu' or 'lrelu', not {act!r}")
-    native.check_impl("epilogue", impl)
     if clamp is not None and not clamp >= 0:
         raise ValueError(f"epilogue: clamp must be >= 0, not {clamp}")
     if (noise is None) != (strength is None):
         raise ValueError("epilogue: noise and strength come together")
-    n, c, h, w = x.shape
+    n, c, h, w = shape
     if isinstance(d, torch.Tensor) and tuple(d.shape) != (n, c):
         raise ValueError(f"epilogue: d {(n, c)} expected, got {tuple(d.shape)}")
     if b is not None and tuple(b.shape) != (c,):
@@ -36,20 +71,8 @@ def epilogue(x, d=None, noise=None, strength=None, b=None, act="linear", alpha=N
     spec = activation_funcs[act]
     alpha = float(spec.def_alpha if alpha is None else alpha)
     gain = float(spec.def_gain if gain is None else gain)
-    clamp = None if clamp is None else float(clamp)
-    if impl == "auto" and folds_gain(act, alpha, gain):
-        scale, d = (d, None) if isinstance(d, (int, float)) else (1, d)
-        if native.usable(x, impl):
-            slope = {"linear": 1.0, "relu": 0.0, "lrelu": alpha}[act]
-            return torch.ops.gantransfer.epilogue(x, d, float(scale), noise, strength, b, slope, gain,
-                                                  -1.0 if clamp is None else clamp)
-        return _Epilogue.apply(x, d, noise, strength, b, (float(scale), act, alpha, gain, clamp))
-    u = x
-    if d is not None:
-        u = x * (d if isinstance(d, (int, float)) else d.to(x.dtype)[:, :, None, None])
-    if noise is not None:
-        u = u + (noise * strength).to(x.dtype)
-    return bias_act(u, None if b is None else b.to(x.dtype), act=act, alpha=alpha, gain=gain, clamp=clamp, impl="ref")
+    return Conf(act, alpha, gain, None if clamp is None else float(clamp),
+                float(d) if isinstance(d, (int, float)) else 1.0, folds_gain(act, alpha, gain))
 
 
 class _Epilogue(torch.autograd.Function):

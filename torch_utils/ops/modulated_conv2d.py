@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import torch
 
-from .conv2d_resample import conv2d_resample
+from .blur_epilogue import blur_epilogue
+from .conv2d_resample import conv2d_resample, conv2d_unblurred
+from .weight_sq import weight_sq
 
 FORMULATIONS = ("activations", "weights")
 
@@ -36,28 +38,38 @@ def modulated_conv2d(x, weight, styles, noise=None, up=1, down=1, padding=0, res
     if formulation is None and not demodulate and impl == "auto" and _is_plain_1x1(x, weight, up, down, padding):
         y = _to_few_channels(x, weight, styles)
         return y if noise is None else y + noise.to(y.dtype)
-    y, d = scaled_conv2d(x, weight, styles, demodulate=demodulate, **kw)
+    x, weight, d = _scaled(x, weight, styles, demodulate, impl)
+    y = conv2d_resample(x, weight, **kw)
     if d is None:
         return y if noise is None else y + noise.to(y.dtype)
     d = d.to(y.dtype)[:, :, None, None]
     return y * d if noise is None else torch.addcmul(noise.to(y.dtype), y, d)
 
 
-def scaled_conv2d(x, weight, styles, demodulate=True, **kw):
-    """The 'activations' form before its last step: (convolution of x * styles with the shared weight `[N, O, Ho, Wo]`,
-    demodulation coefficients `[N, O]` float32 or None). Multiply them, or let an epilogue do it. kw: conv2d_resample.
+def modulated_conv_act(x, weight, styles, noise=None, strength=None, b=None, act="linear", gain=None, clamp=None,
+                       impl="auto", **conv):
+    """A synthesis layer: `epilogue(conv2d_resample(styles * x, weight), d, noise, strength, b, act, gain, clamp)`.
+
+    d demodulates as in modulated_conv2d. noise, strength, b, act, gain, clamp: as epilogue. conv: as conv2d_resample.
+    When upsampling, the blur and all that follows are one operator. Returns `[N, O, Ho, Wo]` of x's dtype.
+    Differentiable twice.
+    """
+    x, weight, d = _scaled(x, weight, styles, True, impl)
+    y, blur = conv2d_unblurred(x, weight, impl=impl, **conv)
+    return blur_epilogue(y, **blur, d=d, noise=noise, strength=strength, b=b, act=act, gain=gain, clamp=clamp,
+                         impl=impl)
+
+
+def _scaled(x, weight, styles, demodulate, impl):
+    """The 'activations' form: (x * styles, weight in x's dtype, demodulation coefficients `[N, O]` float32 or None).
 
     The coefficients come from squared weights, `d = rsqrt(styles^2 @ q^T + 1e-8)`, `q[o, i] = sum_kl weight^2`: the
     per-sample weight `[N, O, I, kh, kw]` is never built.
     """
     _check(x, weight, styles)
     weight, styles = _prenormalize(x, weight, styles, demodulate)
-    d = None
-    if demodulate:
-        q = weight.square().sum((2, 3))
-        d = (styles.square() @ q.t() + 1e-8).rsqrt()
-    y = conv2d_resample(x * styles.to(x.dtype)[:, :, None, None], weight.to(x.dtype), **kw)
-    return y, d
+    d = (styles.square() @ weight_sq(weight, impl).t() + 1e-8).rsqrt() if demodulate else None
+    return x * styles.to(x.dtype)[:, :, None, None], weight.to(x.dtype), d
 
 
 def _is_plain_1x1(x, weight, up, down, padding):

@@ -42,17 +42,8 @@ def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl="au
     Output size per axis: `(in * up + p0 + p1 - taps) // down + 1`. Linear in x, differentiable to any order.
     Raises ValueError when an argument does not fit or an output axis would be shorter than 1.
     """
-    if x.ndim != 4:
-        raise ValueError(f"upfirdn2d: x [N, C, H, W] expected, got {tuple(x.shape)}")
     native.check_impl("upfirdn2d", impl)
-    _check_filter(f)
-    up, down, padding = parse_scaling(up, "up"), parse_scaling(down, "down"), parse_padding(padding)
-    fw, fh = filter_size(f)
-    for axis, n, u, p, t in (("width", x.shape[3], up[0], padding[:2], fw),
-                             ("height", x.shape[2], up[1], padding[2:], fh)):
-        if n * u + sum(p) < t:
-            raise ValueError(f"upfirdn2d: {axis} {n} upsampled by {u} with padding {p} is smaller than the filter's "
-                             f"{t} taps")
+    up, down, padding = parse(x, f, up, down, padding)
     conf = up, down, padding, bool(flip_filter), float(gain)
     if impl == "ref":
         return _definition(x, f, *conf)
@@ -60,7 +51,7 @@ def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl="au
         f = torch.ones(1, device=x.device) if f is None else f
         return torch.ops.gantransfer.upfirdn2d(x, f, up, down, padding, conf[3], conf[4])
     if x.numel() == 0:
-        return x.new_zeros(_out_size(x.shape, f, conf)) + 0 * x.sum()
+        return x.new_zeros(out_size(x.shape, f, *conf[:3])) + 0 * x.sum()
     return _UpFirDn.apply(x, f, conf)
 
 
@@ -88,6 +79,21 @@ def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1, impl="auto"
     fw, fh = filter_size(f)
     p = (px0 + (fw - dx + 1) // 2, px1 + (fw - dx) // 2, py0 + (fh - dy + 1) // 2, py1 + (fh - dy) // 2)
     return upfirdn2d(x, f, down=down, padding=p, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
+def parse(x, f, up=1, down=1, padding=0):
+    """(up, down, padding) written out; ValueError says what does not fit."""
+    if x.ndim != 4:
+        raise ValueError(f"upfirdn2d: x [N, C, H, W] expected, got {tuple(x.shape)}")
+    _check_filter(f)
+    up, down, padding = parse_scaling(up, "up"), parse_scaling(down, "down"), parse_padding(padding)
+    fw, fh = filter_size(f)
+    for axis, n, u, p, t in (("width", x.shape[3], up[0], padding[:2], fw),
+                             ("height", x.shape[2], up[1], padding[2:], fh)):
+        if n * u + sum(p) < t:
+            raise ValueError(f"upfirdn2d: {axis} {n} upsampled by {u} with padding {p} is smaller than the filter's "
+                             f"{t} taps")
+    return up, down, padding
 
 
 def parse_scaling(v, name="scaling"):
@@ -120,8 +126,9 @@ def _check_filter(f):
         raise ValueError("upfirdn2d: f must be a constant float32 tensor [taps] or [fh, fw] (see setup_filter)")
 
 
-def _out_size(shape, f, conf):
-    (ux, uy), (dx, dy), (px0, px1, py0, py1), _, _ = conf
+def out_size(shape, f, up, down, padding):
+    """Shape of the result for x of `shape`."""
+    (ux, uy), (dx, dy), (px0, px1, py0, py1) = up, down, padding
     fw, fh = filter_size(f)
     n, c, h, w = shape
     return n, c, (h * uy + py0 + py1 - fh) // dy + 1, (w * ux + px0 + px1 - fw) // dx + 1
@@ -156,17 +163,17 @@ class _UpFirDn(torch.autograd.Function):
         return _UpFirDn.apply(dy, f, _adjoint(ctx.size, dy.shape, f, ctx.conf)), None, None
 
 
-def _adjoint(size, out_size, f, conf):
-    """Arguments of the gradient of upfirdn2d(x of `size`, f, *conf) -> `out_size`."""
+def _adjoint(size, result, f, conf):
+    """Arguments of the gradient of upfirdn2d(x of `size`, f, *conf) -> `result` (shape)."""
     (ux, uy), (dx, dy), (px0, _, py0, _), flip, gain = conf
-    (h, w), (ho, wo), (fw, fh) = size[2:], out_size[2:], filter_size(f)
+    (h, w), (ho, wo), (fw, fh) = size[2:], result[2:], filter_size(f)
     p = (fw - 1 - px0, w * ux - wo * dx + px0 - ux + 1, fh - 1 - py0, h * uy - ho * dy + py0 - uy + 1)
     return (dx, dy), (ux, uy), p, not flip, gain
 
 
 def _fast(x, f, up, down, padding, flip, gain):
     n, c, h, w = x.shape
-    _, _, ho, wo = _out_size(x.shape, f, (up, down, padding, flip, gain))
+    _, _, ho, wo = out_size(x.shape, f, up, down, padding)
     if f is None:
         f = torch.ones(1, 1, device=x.device)
     if x.device.type == "cpu" and h * w * ho * wo <= (2048 if n * c > 1024 or f.ndim == 1 else 8192):
@@ -287,7 +294,7 @@ def _remembered(make, values, shape, dtype, wide, args):
 
 
 def _fake(x, f, up, down, pad, flip, gain):
-    size = _out_size(x.shape, f, (up, down, pad, flip, gain))
+    size = out_size(x.shape, f, up, down, pad)
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=native.layout_of(x))
 
 

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// weight_sq on CUDA: one output per thread, a warp takes 32 neighbours. Channels last every access is whole lines; else
+// a warp reads the same few lines k times, which its first-level cache serves.
+#include "device.h"
+#include "weight_sq.h"
+
+namespace gt {
+
+template <class A, int K>
+__global__ void __launch_bounds__(256) weight_sq(WeightSqParams p) {
+  const int64_t total = p.o * p.i, step = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t e = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; e < total; e += step)
+    static_cast<A*>(p.q)[e] = weight_sq_value<A, K>(p, e / p.i, e % p.i);
+}
+
+#ifdef __CUDACC_RTC__
+template __global__ void weight_sq<float, 9>(WeightSqParams);
+template __global__ void weight_sq<double, 0>(WeightSqParams);
+#else
+
+namespace {
+
+template <class A>
+void run(const WeightSqParams& p, void* stream) {
+  const unsigned blocks = blocks_for(p.o * p.i, 256);
+  p.k == 9 ? launch(weight_sq<A, 9>, blocks, 256, stream, p) : launch(weight_sq<A, 0>, blocks, 256, stream, p);
+}
+
+}  // namespace
+
+// float32 and float64.
+int weight_sq_launch(const WeightSqParams& p, DType dtype, void* stream) {
+  dtype == DType::f64 ? run<double>(p, stream) : run<float>(p, stream);
+  return launch_status();
+}
+#endif
+
+}  // namespace gt
