@@ -68,6 +68,17 @@ def mode() -> str:
     return _State.mode
 
 
+@contextlib.contextmanager
+def using(mode_: str) -> Iterator[None]:
+    """The same for a while."""
+    before = mode()
+    configure(mode_)
+    try:
+        yield
+    finally:
+        configure(before)
+
+
 def implementation(device: str | torch.device = "cpu") -> str:
     """'native' or 'ref': what operators on this kind of device run. Compiles if that has not happened yet."""
     return "native" if native(torch.device(device).type) else "ref"
