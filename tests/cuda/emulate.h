@@ -3,6 +3,7 @@
 // another, barriers and warp shuffles switch fibers. Slow, but it finds wrong indices, missing barriers (a barrier that
 // not all threads reach aborts) and wrong sums without a GPU. Used by tests/ops/test_cuda_emulated.py.
 #pragma once
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdint>
@@ -31,25 +32,38 @@ namespace gt_emulate {
 enum State { kReady, kWarp, kBlock, kDone };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t context;  // only to start: switching with it costs a system call
+  jmp_buf here;
+  bool started;
   std::vector<char> stack = std::vector<char>(64 << 10);
   State state = kDone;
 };
 
 inline std::vector<std::unique_ptr<Fiber>> fibers;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline const std::function<void()>* body = nullptr;
 inline int current = 0;
 inline uint64_t slots[1024];
 
 inline void wait(State s) {
   fibers[current]->state = s;
-  swapcontext(&fibers[current]->context, &scheduler);
+  if (_setjmp(fibers[current]->here) == 0) _longjmp(scheduler, 1);
 }
 
 inline void entry() {
   (*body)();
   wait(kDone);
+}
+
+// Out of line, so that no variable of the scheduler lives across the switch in a register.
+__attribute__((noinline)) inline void resume(int i) {
+  Fiber& f = *fibers[i];
+  current = i;
+  threadIdx = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
+  if (_setjmp(scheduler) != 0) return;
+  if (f.started) _longjmp(f.here, 1);
+  f.started = true;
+  setcontext(&f.context);
 }
 
 inline void run_block(int threads) {
@@ -62,14 +76,13 @@ inline void run_block(int threads) {
     f.context.uc_link = nullptr;
     makecontext(&f.context, entry, 0);
     f.state = kReady;
+    f.started = false;
   }
   for (;;) {
     int ran = 0, live = 0, at_block = 0;
     for (int i = 0; i < threads; i++) {
       if (fibers[i]->state != kReady) continue;
-      current = i;
-      threadIdx = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
-      swapcontext(&scheduler, &fibers[i]->context);
+      resume(i);
       ran++;
     }
     for (int i = 0; i < threads; i++) {

@@ -192,7 +192,7 @@ def loops_of(kernel: str, lines: list[str]) -> tuple[list[Loop], int]:
         inner = set().union(*(b for h, b in found if h != header and b < body), set())
         counts, loaded, in_global, in_shared = Counter(), 0, 0, 0
         for n in body - inner:
-            if any(op.startswith("CALL") for op, _ in blocks[n].code):
+            if any(op.startswith("CALL") and re.search("(div|rem)_[su]64", rest) for op, rest in blocks[n].code):
                 continue
             for op, _ in blocks[n].code:
                 kind = classify(op)
