@@ -323,11 +323,16 @@ struct BlurEpilogue : Function<BlurEpilogue> {
   }
 };
 
-// ---- weight_sq
+// ---- weight_sq and its gradient 2 w dq, which is linear in either.
 
 Tensor call_weight_sq(const Tensor& w) {
   static const auto f = op<Tensor(const Tensor&)>("gantransfer::weight_sq");
   return f.call(w);
+}
+
+Tensor call_weight_sq_grad(const Tensor& dq, const Tensor& w) {
+  static const auto f = op<Tensor(const Tensor&, const Tensor&)>("gantransfer::weight_sq_grad");
+  return f.call(dq, w);
 }
 
 struct WeightSq : Function<WeightSq> {
@@ -337,7 +342,22 @@ struct WeightSq : Function<WeightSq> {
     return call_weight_sq(w);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    return {ctx->get_saved_variables()[0] * (grads[0] * 2).unsqueeze(-1).unsqueeze(-1)};
+    return {call_weight_sq_grad(grads[0], ctx->get_saved_variables()[0])};
+  }
+};
+
+struct WeightSqGrad : Function<WeightSqGrad> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& dq, const Tensor& w) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    ctx->saved_data["wants"] = wants(dq) | wants(w) << 1;
+    ctx->save_for_backward({dq, w});
+    return call_weight_sq_grad(dq, w);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const int64_t want = ctx->saved_data["wants"].toInt();
+    return {want & 1 ? (grads[0] * saved[1]).sum({2, 3}) * 2 : Tensor(),
+            want & 2 ? call_weight_sq_grad(saved[0], grads[0]) : Tensor()};
   }
 };
 
@@ -397,6 +417,12 @@ Tensor weight_sq(const Tensor& w) {
   return call_weight_sq(w);
 }
 
+Tensor weight_sq_grad(const Tensor& dq, const Tensor& w) {
+  if (!plain()) return WeightSqGrad::apply(dq, w);
+  at::AutoDispatchBelowADInplaceOrView below;
+  return call_weight_sq_grad(dq, w);
+}
+
 }  // namespace
 }  // namespace gt
 
@@ -408,4 +434,5 @@ TORCH_LIBRARY_IMPL(gantransfer, Autograd, m) {
   m.impl("epilogue", gt::epilogue);
   m.impl("blur_epilogue", gt::blur_epilogue);
   m.impl("weight_sq", gt::weight_sq);
+  m.impl("weight_sq_grad", gt::weight_sq_grad);
 }

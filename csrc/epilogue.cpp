@@ -3,7 +3,7 @@
 #include "epilogue.h"
 
 #include "arguments.h"
-#include "vec.h"
+#include "runs.h"
 
 namespace gt {
 
@@ -16,241 +16,202 @@ namespace {
 
 constexpr int64_t kChunk = 1 << 15;  // elements per task
 
-template <class A>
-struct Vectors {
-  const A *d, *noise, *b;  // noise times strength in the forward, plain in the gradient
-};
+// Three sums, at s[0], s[1], s[2].
+GT_INLINE void add_up(double a, double b, double c, double* s) { s[0] = a, s[1] = b, s[2] = c; }
+GT_INLINE void add_up(vec::Vec a, vec::Vec b, vec::Vec c, float* s) { vec::sums(a, b, c, s); }
 
-// SD, SN, SB: 1 when d, noise, b advance with the elements, 0 when they are constant.
-template <class T, int SD, int SN, int SB>
-void forward(const EpilogueParams& p, int64_t at, int64_t len, const Vectors<acc_t<T>>& v) {
+// Planes: d and b are constant, noise runs along. Pixels of channels last: d and b run along, noise is constant.
+template <class T, class R = Run<T>>
+struct Kernel {
   using A = acc_t<T>;
-  const T* __restrict x = static_cast<const T*>(p.x) + at;
-  T* __restrict out = static_cast<T*>(p.out) + at;
-  const A slope = A(p.slope), gain = A(p.gain), bound = p.clamp < 0 ? A(INFINITY) : stored<T>(p.clamp);
-  const A *d = v.d, *noise = v.noise, *b = v.b;
-#pragma omp simd
-  for (int64_t i = 0; i < len; i++)
-    out[i] = Convert<T>::from(
-        epilogue_value(to_acc(x[i]) * d[i * SD] + (noise[i * SN] + b[i * SB]), slope, gain, bound));
-}
-
-template <class A>
-struct Sums {
-  A *g, *g_noise, *dy_y;
-};
-
-template <class T, int SD, int SN>
-void gradient(const EpilogueParams& p, int64_t at, int64_t len, const Vectors<acc_t<T>>& v, const Sums<acc_t<T>>& s) {
-  using A = acc_t<T>;
-  const T* __restrict y = static_cast<const T*>(p.x) + at;
-  const T* __restrict dy = static_cast<const T*>(p.dy) + at;
-  T* __restrict out = static_cast<T*>(p.out) + at;
-  const A slope = A(p.slope), gain = A(p.gain), bound = p.clamp < 0 ? A(INFINITY) : stored<T>(p.clamp);
-  const A *d = v.d, *noise = v.noise;
-  if (SD == 0) {  // one sample and channel: reductions
-    A g_sum = 0, noise_sum = 0, y_sum = 0;
-#pragma omp simd reduction(+ : g_sum, noise_sum, y_sum)
-    for (int64_t i = 0; i < len; i++) {
-      A passed, value = to_acc(y[i]);
-      const A g = epilogue_slope(value, to_acc(dy[i]), slope, bound, passed);
-      out[i] = Convert<T>::from(g * d[0] * gain);
-      g_sum += g;
-      noise_sum += g * noise[i * SN];
-      y_sum += passed * value;
-    }
-    *s.g += g_sum;
-    *s.g_noise += noise_sum;
-    *s.dy_y += y_sum;
-    return;
-  }
-  A *__restrict g_sum = s.g, *__restrict noise_sum = s.g_noise, *__restrict y_sum = s.dy_y;
-#pragma omp simd
-  for (int64_t i = 0; i < len; i++) {
-    A passed, value = to_acc(y[i]);
-    const A g = epilogue_slope(value, to_acc(dy[i]), slope, bound, passed);
-    out[i] = Convert<T>::from(g * d[i] * gain);
-    g_sum[i] += g;
-    noise_sum[i] += g * noise[i * SN];
-    y_sum[i] += passed * value;
-  }
-}
-
-// Three ways through memory. Planes: d and b constant. Pixels of channels last: noise constant. Small planes: a whole
-// sample as one vector with d and b spread over it.
-template <class T>
-struct Run {
-  using A = acc_t<T>;
+  using V = typename R::V;
+  static constexpr int P = R::kParts, L = R::kWidth;
   const EpilogueParams& p;
-  const A* d = static_cast<const A*>(p.d);
-  const A* b = static_cast<const A*>(p.b);
-  const A* noise = static_cast<const A*>(p.noise);
+  const A *d = static_cast<const A*>(p.d), *b = static_cast<const A*>(p.b), *noise = static_cast<const A*>(p.noise);
+  const A gain = A(p.gain), factor = A(p.scale * p.gain);  // of everything that is added; of x beside d
   const A strength = p.strength ? *static_cast<const A*>(p.strength) : A(0);
-  const bool planes = !p.channels_last && p.hw >= 64;
-  const int64_t spread = p.channels_last ? 1 : p.hw;  // how often d and b repeat in the vectors of a row
-  const int64_t row = planes ? p.hw : p.c * spread;   // elements that share their vectors
-  const int64_t rows = p.channels_last ? p.hw : 1;    // of one sample
-  const int64_t chunk = std::max<int64_t>(1, std::min(rows, kChunk / row));
-  const int64_t chunks = (rows - 1) / chunk + 1;      // of one sample
+  const Activation<A> act = {A(p.slope), p.clamp < 0 ? A(INFINITY) : stored<T>(p.clamp)};
+  const T *x = static_cast<const T*>(p.x), *dy = static_cast<const T*>(p.dy);  // x: y in the gradient
+  T* out = static_cast<T*>(p.out);
+  // Pixels that are one task.
+  const int64_t chunk = std::max<int64_t>(1, std::min(p.hw, kChunk / p.c)), chunks = (p.hw - 1) / chunk + 1;
 
-  void values(int64_t n, std::vector<A>& dv, std::vector<A>& bv) const {
-    A *__restrict dq = dv.data(), *__restrict bq = bv.data();
-    for (int64_t c = 0; c < p.c; c++) {
-      const A dc = (d ? d[n * p.c + c] : A(1)) * A(p.scale), bc = b ? b[c] : A(0);
-      for (int64_t j = 0; j < spread; j++) dq[c * spread + j] = dc, bq[c * spread + j] = bc;
-    }
-  }
-
-  // to[c * hw + j] (+)= from[j]
-  void repeat(const A* __restrict from, A* __restrict to, bool add) const {
-    for (int64_t c = 0; c < p.c; c++, to += p.hw)
-      for (int64_t j = 0; j < p.hw; j++) to[j] = add ? to[j] + from[j] : from[j];
-  }
-
-  // Small planes (4x4 to 16x16): a whole number of vectors each, with d and b broadcast.
-  static constexpr bool kVectors = std::is_same_v<T, float> || std::is_same_v<T, bf16>;
-  bool small() const { return !p.channels_last && p.hw % vec::kLanes == 0 && p.hw <= 16 * vec::kLanes; }
-
-  // f(plane, sample, channel, d, noise of the sample or zeros)
+  // f(plane, sample, channel, d * factor, noise of the sample or null)
   template <class F>
-  void small_planes(const F& f) const {
-    const std::vector<float> zeros(noise ? 0 : p.hw, 0.f);
+  void planes(const F& f) const {
     for_chunks(p.n * p.c, std::max<int64_t>(1, kChunk / p.hw), [&](int64_t first, int64_t last) {
-      int64_t n = first / p.c, c = first % p.c;
-      for (int64_t q = first; q < last; q++) {
-        f(q, n, c, (d ? d[q] : A(1)) * A(p.scale), noise ? noise + n * p.noise_step : zeros.data());
-        if (++c == p.c) c = 0, n++;
+      const A *const d = this->d, s = factor;
+      while (first < last) {
+        const int64_t n = first / p.c, end = std::min(last, (n + 1) * p.c);
+        const A* const z = noise ? noise + n * p.noise_step : nullptr;
+        for (int64_t q = first, c = first % p.c; q < end; q++, c++) f(q, n, c, (d ? d[q] : A(1)) * s, z);
+        first = end;
       }
     });
   }
 
-  void small_forward() const {
-    using vec::Vec;
-    const T* x = static_cast<const T*>(p.x);
-    T* out = static_cast<T*>(p.out);
-    const float slope = float(p.slope), gain = float(p.gain), bound = p.clamp < 0 ? INFINITY : stored<T>(p.clamp);
-    small_planes([&](int64_t q, int64_t, int64_t c, float dq, const float* z) {
-      const float bq = b ? b[c] : 0.f;
-      for (int64_t i = 0; i < p.hw; i += vec::kLanes) {
-        const Vec u = vec::load(x + q * p.hw + i) * dq + (vec::load(z + i) * strength + bq), zero = {};
-        Vec y = vec::choose(u > zero, u, u * slope) * gain;
-        y = vec::choose(y > bound, zero + bound, y);
-        vec::store(out + q * p.hw + i, vec::choose(y < -bound, zero - bound, y));
-      }
+  // Calls f(i, n) for the runs of `len` elements: n of them are left at i.
+  template <class F>
+  static GT_INLINE void runs(int64_t len, const F& f) {
+    int64_t i = 0;
+    for (; i + L <= len; i += L) f(i, L);
+    if (i < len) f(i, len - i);
+  }
+
+  // What the elements share goes by value: for all the compiler knows, what is stored could change it otherwise.
+  static GT_INLINE void forward_plane(const T* x, T* out, int64_t len, A d, A b, const A* z, A strength,
+                                      const Activation<A> act) {
+    runs(len, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
+      V v[P], zv[P] = {};
+      R::load(x + i, n, v);
+      if (z) R::values(z + i, n, zv);
+      for (int j = 0; j < P; j++) v[j] = act(v[j] * d + (zv[j] * strength + b));
+      R::store(out + i, n, v);
     });
   }
 
-  bool small_gradient(A* part) const {  // false: not for this case
-    if constexpr (!kVectors) return false;
-    else if (!small()) return false;
-    else return small_gradient_of(part), true;
-  }
-
-  void small_gradient_of(A* part) const {
-    using vec::Vec;
-    const T *y = static_cast<const T*>(p.x), *dy = static_cast<const T*>(p.dy);
-    T* out = static_cast<T*>(p.out);
-    const float slope = float(p.slope), gain = float(p.gain), bound = p.clamp < 0 ? INFINITY : stored<T>(p.clamp);
-    small_planes([&](int64_t q, int64_t n, int64_t c, float dq, const float* z) {
-      const Vec zero = {};
-      const float factor = dq * gain;
-      Vec g_sum = zero, noise_sum = zero, y_sum = zero;
-      for (int64_t i = 0; i < p.hw; i += vec::kLanes) {
-        const Vec value = vec::load(y + q * p.hw + i), given = vec::load(dy + q * p.hw + i);
-        const Vec passed = vec::choose((value < bound) & (value > -bound), given, zero);
-        const Vec g = vec::choose(value > zero, passed, passed * slope);
-        vec::store(out + q * p.hw + i, g * factor);
-        g_sum += g;
-        noise_sum += g * vec::load(z + i);
-        y_sum += passed * value;
-      }
-      A* s = part + n * 3 * p.c + c;
-      s[0] = vec::sum(g_sum);
-      s[p.c] = noise ? vec::sum(noise_sum) : 0.f;
-      s[2 * p.c] = vec::sum(y_sum);
+  // z: noise times strength and gain.
+  static void forward_pixel(const T* x, T* out, int64_t len, const V* d, const V* b, A z, const Activation<A> act) {
+    runs(len, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
+      V v[P];
+      R::load(x + i, n, v);
+      for (int j = 0; j < P; j++) v[j] = act(v[j] * d[i / L * P + j] + (b[i / L * P + j] + z));
+      R::store(out + i, n, v);
     });
   }
 
-  void forward_all() const {
-    if constexpr (kVectors)
-      if (small()) return small_forward();
-    std::vector<A> scaled;  // noise times strength
-    if (noise) {
-      scaled.resize(p.noise_step ? p.n * p.hw : p.hw);
-      for (size_t i = 0; i < scaled.size(); i++) scaled[i] = noise[i] * strength;
+  // Vectors of channels in the order of runs: from[c] * factor, or `factor` without.
+  void in_order(const A* from, A factor, std::vector<V>& to) const {
+    for (int64_t c = 0, i = 0; c < p.c; c += L, i += P) {
+      V v[P];
+      for (int j = 0; j < P; j++) v[j] = V{} + A(1);
+      if (from) R::values(from + c, p.c - c, v);
+      for (int j = 0; j < P; j++) to[i + j] = v[j] * factor;
     }
-    const A zero = A(0);
-    if (planes) {
-      for_chunks(p.n * p.c, std::max<int64_t>(1, kChunk / p.hw), [&](int64_t first, int64_t last) {
-        for (int64_t q = first; q < last; q++) {
-          const A dv = (d ? d[q] : A(1)) * A(p.scale), bv = b ? b[q % p.c] : A(0);
-          if (noise)
-            forward<T, 0, 1, 0>(p, q * p.hw, p.hw, {&dv, scaled.data() + q / p.c * p.noise_step, &bv});
-          else
-            forward<T, 0, 0, 0>(p, q * p.hw, p.hw, {&dv, &zero, &bv});
-        }
-      });
-      return;
-    }
+  }
+
+  void forward_planes() const {
+    const int64_t hw = p.hw;
+    planes([b = b, x = x, out = out, hw, gain = gain, s = strength * gain, act = act](int64_t q, int64_t, int64_t c,
+                                                                                       A dq, const A* z) {
+      forward_plane(x + q * hw, out + q * hw, hw, dq, b ? b[c] * gain : A(0), z, s, act);
+    });
+  }
+
+  void forward_pixels() const {
+    const int64_t vectors = (p.c - 1) / L * P + P;
     for_chunks(p.n * chunks, 1, [&](int64_t first, int64_t last) {
-      std::vector<A> dv(row), bv(row);
+      std::vector<V> dv(vectors), bv(vectors);
+      in_order(b, b ? gain : A(0), bv);
       int64_t have = -1;
       for (int64_t k = first; k < last; k++) {
-        const int64_t n = k / chunks, start = k % chunks * chunk, end = std::min(rows, start + chunk);
-        if (n != have) values(have = n, dv, bv);
-        if (!p.channels_last && noise) repeat(&scaled[n * p.noise_step], bv.data(), true);
-        for (int64_t r = start; r < end; r++) {
-          const A* z = p.channels_last && noise ? &scaled[n * p.noise_step + r] : &zero;
-          forward<T, 1, 0, 1>(p, (n * rows + r) * row, row, {dv.data(), z, bv.data()});
-        }
+        const int64_t n = k / chunks, start = k % chunks * chunk, end = std::min(p.hw, start + chunk);
+        if (n != have) in_order(d ? d + n * p.c : nullptr, factor, dv);
+        have = n;
+        for (int64_t r = start; r < end; r++)
+          forward_pixel(x + (n * p.hw + r) * p.c, out + (n * p.hw + r) * p.c, p.c, dv.data(), bv.data(),
+                        noise ? noise[n * p.noise_step + r] * (strength * gain) : A(0), act);
       }
     });
   }
 
-  void gradient_all() const {
-    const int64_t nc = p.n * p.c, parts = planes ? 1 : chunks;
-    std::vector<A> part(3 * nc * parts, A(0));  // [n][part][3][c]
-    const A zero = A(0);
-    if (small_gradient(part.data())) {
-      // done
-    } else if (planes) {
-      for_chunks(nc, std::max<int64_t>(1, kChunk / p.hw), [&](int64_t first, int64_t last) {
-        for (int64_t q = first; q < last; q++) {
-          const A dv = (d ? d[q] : A(1)) * A(p.scale);
-          A* s = &part[q / p.c * 3 * p.c + q % p.c];
-          const Sums<A> sums{s, s + p.c, s + 2 * p.c};
-          if (noise)
-            gradient<T, 0, 1>(p, q * p.hw, p.hw, {&dv, noise + q / p.c * p.noise_step, nullptr}, sums);
-          else
-            gradient<T, 0, 0>(p, q * p.hw, p.hw, {&dv, &zero, nullptr}, sums);
-        }
-      });
-    } else {
-      for_chunks(p.n * chunks, 1, [&](int64_t first, int64_t last) {
-        std::vector<A> dv(row), bv(row), nv(p.channels_last ? 0 : row), sums(3 * row);
-        int64_t have = -1;
-        for (int64_t k = first; k < last; k++) {
-          const int64_t n = k / chunks, start = k % chunks * chunk, end = std::min(rows, start + chunk);
-          if (n != have) values(have = n, dv, bv);
-          std::fill(sums.begin(), sums.end(), A(0));
-          const Sums<A> s{sums.data(), sums.data() + row, sums.data() + 2 * row};
-          if (!p.channels_last) {
-            if (noise) repeat(noise + n * p.noise_step, nv.data(), false);
-            gradient<T, 1, 1>(p, n * row, row, {dv.data(), nv.data(), nullptr}, s);
-          } else {
-            for (int64_t r = start; r < end; r++)
-              gradient<T, 1, 0>(p, (n * rows + r) * row, row,
-                                {dv.data(), noise ? noise + n * p.noise_step + r : &zero, nullptr}, s);
-          }
-          for (int64_t i = 0; i < 3; i++)
-            for (int64_t c = 0; c < p.c; c++) {
-              A t = 0;
-              for (int64_t j = 0; j < spread; j++) t += sums[i * row + c * spread + j];
-              part[(k * 3 + i) * p.c + c] = t;
-            }
-        }
-      });
+  struct Sums {  // of a run: g, g * noise, dy * y
+    V g[P] = {}, noise[P] = {}, y[P] = {};
+  };
+
+  // A run of the gradient: dx, and what it adds to the sums.
+  static GT_INLINE void gradient(const T* y_, const T* dy, T* dx, int64_t n, const V* factor, const V* z, Sums& s,
+                                 const Activation<A>& act) {
+    const V zero = {};
+    V y[P], given[P];
+    R::load(y_, n, y);
+    R::load(dy, n, given);
+    for (int j = 0; j < P; j++) {
+      const V passed = choose((y[j] < act.bound) & (y[j] > -act.bound), given[j], zero);
+      const V g = choose(y[j] > zero, passed, passed * act.slope);
+      s.g[j] += g;
+      s.noise[j] += g * z[j];
+      s.y[j] += passed * y[j];
+      y[j] = g * factor[j];
     }
+    R::store(dx, n, y);
+  }
+
+  // to: three sums.
+  static GT_INLINE void gradient_plane(const T* y, const T* dy, T* dx, int64_t len, A d, const A* z,
+                                       const Activation<A> act, A* to) {
+    Sums s;
+    V factor[P];
+    for (int j = 0; j < P; j++) factor[j] = V{} + d;
+    runs(len, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
+      V zv[P] = {};
+      if (z) R::values(z + i, n, zv);
+      gradient(y + i, dy + i, dx + i, n, factor, zv, s, act);
+    });
+    for (int j = 1; j < P; j++) s.g[0] += s.g[j], s.noise[0] += s.noise[j], s.y[0] += s.y[j];
+    add_up(s.g[0], s.noise[0], s.y[0], to);
+  }
+
+  void gradient_planes(A* part) const {  // part: [n][3][c]
+    const int64_t hw = p.hw, size = p.c;
+    planes([y = x, dy = dy, dx = out, hw, size, act = act, part](int64_t q, int64_t n, int64_t c, A dq, const A* z) {
+      A sums[4];
+      gradient_plane(y + q * hw, dy + q * hw, dx + q * hw, hw, dq, z, act, sums);
+      for (int i = 0; i < 3; i++) part[(n * 3 + i) * size + c] = sums[i];
+    });
+  }
+
+  // part: [n][chunk][3][c]. A few runs of channels at a time, with their sums in registers.
+  void gradient_pixels(A* part) const {
+    constexpr int B = 4 / P;
+    for_chunks(p.n * chunks, 1, [&](int64_t first, int64_t last) {
+      for (int64_t k = first; k < last; k++) {
+        int64_t c = 0;
+        for (; c + B * L <= p.c; c += B * L) gradient_block<B>(k, c, part + k * 3 * p.c);
+        for (; c < p.c; c += L) gradient_block<1>(k, c, part + k * 3 * p.c);
+      }
+    });
+  }
+
+  template <int B>
+  void gradient_block(int64_t k, int64_t c, A* part) const {
+    const int64_t n = k / chunks, start = k % chunks * chunk, end = std::min(p.hw, start + chunk), size = p.c;
+    const int64_t at = n * p.hw * size + c, left = B > 1 ? L : size - c;
+    const Activation<A> same = act;
+    Sums s[B];
+    V factor[B][P];
+    for (int i = 0; i < B; i++) {
+      for (int j = 0; j < P; j++) factor[i][j] = V{} + A(1);
+      if (d) R::values(d + n * p.c + c + i * L, left, factor[i]);
+      for (int j = 0; j < P; j++) factor[i][j] *= this->factor;
+    }
+    const A* const z = noise ? noise + n * p.noise_step : nullptr;
+    const T *y0 = x + at, *dy0 = dy + at;
+    T* dx0 = out + at;
+    for (int64_t r = start; r < end; r++) {
+      V zv[P];
+      for (int j = 0; j < P; j++) zv[j] = V{} + (z ? z[r] : A(0));
+#pragma GCC unroll 4
+      for (int i = 0; i < B; i++)
+        gradient(y0 + r * size + i * L, dy0 + r * size + i * L, dx0 + r * size + i * L, left, factor[i], zv, s[i], same);
+    }
+    for (int i = 0; i < B; i++) {
+      const V* from[3] = {s[i].g, s[i].noise, s[i].y};
+      for (int f = 0; f < 3; f++)
+        for (int64_t e = 0; e < std::min<int64_t>(L, left); e++) {  // element e: lane e / P of vector e % P
+          A value;
+          __builtin_memcpy(&value, reinterpret_cast<const char*>(&from[f][e % P]) + e / P * sizeof(A), sizeof(A));
+          part[f * size + c + i * L + e] = value;
+        }
+    }
+  }
+
+  void forward_all() const { p.channels_last ? forward_pixels() : forward_planes(); }
+
+  void gradient_all() const {
+    const int64_t parts = p.channels_last ? chunks : 1;
+    std::vector<A> part(3 * p.n * p.c * parts);  // [n][part][3][c]
+    p.channels_last ? gradient_pixels(part.data()) : gradient_planes(part.data());
     A *dd = static_cast<A*>(p.dd), *db = static_cast<A*>(p.db);
     std::vector<double> sums(3 * p.c), all(p.c, 0.0);  // of one sample; of all
     double *__restrict g = sums.data(), *__restrict g_noise = g + p.c, *__restrict dy_y = g + 2 * p.c;
@@ -266,8 +227,8 @@ struct Run {
       }
       if (dd)
         for (int64_t c = 0; c < p.c; c++)
-          dd[n * p.c + c] =
-              A(epilogue_dd<double>(g[c], g_noise[c], dy_y[c], d[n * p.c + c], strength, b ? b[c] : A(0), p.gain));
+          dd[n * p.c + c] = A(epilogue_dd<double>(g[c], g_noise[c], dy_y[c], d[n * p.c + c], strength,
+                                                  b ? b[c] : A(0), p.gain));
     }
     if (db)
       for (int64_t c = 0; c < p.c; c++) db[c] = A(all[c] * p.gain);
@@ -300,7 +261,12 @@ void execute(EpilogueParams& p, const Tensor& x, bool gradient) {
   }
 #endif
   GT_DISPATCH(dtype, {
-    const Run<T> run{p};
+    if constexpr (std::is_same_v<T, bf16>)
+      if (!p.channels_last && p.hw <= vec::kLanes) {  // half a run of bfloat16
+        const Kernel<T, ShortRun> run{p};
+        return gradient ? run.gradient_all() : run.forward_all();
+      }
+    const Kernel<T> run{p};
     gradient ? run.gradient_all() : run.forward_all();
   })
 }

@@ -257,7 +257,7 @@ struct Filter2d {
       bands<2, 1, 1>(for_chunks, sink);
     } else if constexpr (DOWN == 2) {
       bands<2, 1, 2>(for_chunks, sink);
-    } else if (kHalf && p.w > kLanes) {
+    } else if (kHalf && p.wo > kLanes) {
       horizontal.base[0] == -1 ? bands<2, 1, 2>(for_chunks, sink) : bands<2, 2, 2>(for_chunks, sink);
     } else {
       horizontal.base[0] == -1 ? bands<4, 1, 1>(for_chunks, sink) : bands<4, 2, 1>(for_chunks, sink);

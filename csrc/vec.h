@@ -210,4 +210,20 @@ GT_INLINE float sum(Vec v) {
   return (q[0][0] + q[0][2]) + (q[0][1] + q[0][3]);
 }
 
+// The sums of a, b and c, at to[0], to[1] and to[2] of four; in the same order as one another.
+GT_INLINE void sums(Vec a, Vec b, Vec c, float* to) {
+  typedef float Quarter __attribute__((vector_size(16)));
+  // Pairs of lanes of (a, b), and of (c, c); then both side by side, four lanes each.
+  const Vec ab = GT_SHUFFLE(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
+                 GT_SHUFFLE(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+  const Vec cc = GT_SHUFFLE(c, c, 0, 0, 1, 1, 4, 4, 5, 5, 8, 8, 9, 9, 12, 12, 13, 13) +
+                 GT_SHUFFLE(c, c, 2, 2, 3, 3, 6, 6, 7, 7, 10, 10, 11, 11, 14, 14, 15, 15);
+  const Vec all = GT_SHUFFLE(ab, cc, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+                  GT_SHUFFLE(ab, cc, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+  Quarter q[4];
+  __builtin_memcpy(q, &all, sizeof all);
+  q[0] = (q[0] + q[1]) + (q[2] + q[3]);
+  __builtin_memcpy(to, q, sizeof q[0]);
+}
+
 }  // namespace gt::vec

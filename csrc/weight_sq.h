@@ -6,8 +6,9 @@
 namespace gt {
 
 struct WeightSqParams {
-  const void* w;  // [o, i, k] or, channels last, [o, k, i]
-  void* q;        // [o, i]
+  const void* w;   // [o, i, k] or, channels last, [o, k, i]
+  const void* dq;  // [o, i], the gradient only
+  void* out;       // q [o, i]; the gradient: dw, as w
   int64_t o, i, k;
   bool channels_last;
 };
@@ -23,6 +24,13 @@ GT_HD A weight_sq_value(const WeightSqParams& p, int64_t o, int64_t i) {
 #endif
   for (int64_t k = 0; k < taps; k++) sum += w[k * step] * w[k * step];
   return sum;
+}
+
+// dw = 2 w dq, element e of memory.
+template <class A>
+GT_HD A weight_sq_slope(const WeightSqParams& p, int64_t e) {
+  const int64_t at = p.channels_last ? e / (p.i * p.k) * p.i + e % p.i : e / p.k;
+  return static_cast<const A*>(p.w)[e] * (A(2) * static_cast<const A*>(p.dq)[at]);
 }
 
 }  // namespace gt

@@ -46,8 +46,9 @@ def test_operators_report(native):
     report = assert_schema(ops_report("--dtypes=fp32,bf16"))
     by = {(r["op"], r["variant"]) for r in report["rows"]}
     assert {("upfirdn2d blur", "copy"), ("cond_bn", "cudnn"), ("modconv", "baseline"), ("modconv", "grouped"),
-            ("conv second", "native"), ("epilogue", "reference")} <= by
-    assert {r["vs"] for r in report["ratios"]} == {"reference", "cudnn", "baseline", "native"}
+            ("conv second", "native"), ("epilogue", "reference"), ("blur_epilogue", "two kernels"),
+            ("weight_sq", "reference")} <= by
+    assert {r["vs"] for r in report["ratios"]} == {"reference", "cudnn", "baseline", "native", "two kernels"}
     for r in report["rows"]:
         assert r["ms"]["q1"] <= r["ms"]["median"] <= r["ms"]["q3"] and r["ms"]["n"] >= 10
     (saved,) = [r for r in report["rows"] if (r["op"], r["variant"], r["direction"], r["dtype"]) == (
@@ -78,7 +79,13 @@ def test_gpu_bars_from_rows():
                                 dtype="fp16", layout="nhwc", bytes=passes * size,
                                 ms={"median": ms, "q1": ms, "q3": ms, "n": 9}))
     small = dict(table[0], shape=[1, 8, 8, 8], frac_copy=0.01)
-    bars = {b["id"]: b for b in bench_ops.gpu_bars([*table, small], [], gpu)}
+    table.append(dict(table[0], op="blur_epilogue", frac_copy=0.65))
+    ratio = dict(op="blur_epilogue", shape=list(x), dtype="fp16", layout="nhwc", direction="fwd", vs="two kernels")
+    ratios = [dict(ratio, ratio=1.6), dict(ratio, ratio=0.1, direction="fwd+bwd"),
+              dict(ratio, ratio=0.2, shape=[1, 8, 8, 8])]
+    bars = {b["id"]: b for b in bench_ops.gpu_bars([*table, small], ratios, gpu)}
+    assert bars["blur_epilogue forward, large, of a copy"]["status"] == "fail"
+    assert bars["blur_epilogue forward against two kernels each"]["value"] == 1.6
     assert bars["epilogue forward, large, of a copy"]["value"] == pytest.approx(0.9)
     assert bars["epilogue forward, large, of a copy"]["status"] == "pass"
     assert bars["epilogue backward, large, of a copy"]["value"] == pytest.approx(0.5)

@@ -28,10 +28,12 @@ from tests.bench.common import bar, mean  # noqa: E402
 from torch_utils import build  # noqa: E402
 from torch_utils.ops import convolution  # noqa: E402
 from torch_utils.ops.bias_act import bias_act  # noqa: E402
+from torch_utils.ops.blur_epilogue import blur_epilogue  # noqa: E402
 from torch_utils.ops.cond_batch_norm import cond_batch_norm  # noqa: E402
 from torch_utils.ops.epilogue import epilogue  # noqa: E402
 from torch_utils.ops.modulated_conv2d import modulated_conv2d, modulated_conv_act  # noqa: E402
-from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upsample2d  # noqa: E402
+from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d  # noqa: E402
+from torch_utils.ops.weight_sq import weight_sq  # noqa: E402
 
 SYM6 = [0.0154, 0.0035, -0.1180, -0.0483, 0.4911, 0.7876, 0.3379, -0.0726, -0.0211, 0.0447, 0.0018, -0.0078]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -59,10 +61,13 @@ TINY = {"upfirdn2d": [(2, 8, 8, 8)], "upfirdn12": [(2, 3, 16, 16)], "pointwise":
 # op -> (each row, geometric mean), ratios to the reference; CPU with AVX-512, 60 % of it without.
 BARS = {("upfirdn2d", "fp32"): (3.0, 8.0), ("upfirdn2d", "bf16"): (2.5, 6.0), ("upfirdn12", "fp32"): (20, 30),
         ("bias_act", None): (2.0, 3.2), ("epilogue", None): (2.0, 4.2), ("cond_bn", None): (1.5, 3.0),
+        ("blur_epilogue", None): (2.0, 4.2), ("weight_sq", None): (1.0, 1.5),
         ("modconv", "fp32"): (1.1, 1.9), ("modconv", "bf16"): (3.5, 5.5), ("conv second", "bf16"): (0.7, 1.1)}
+FUSED = {"cpu": (0.9, 1.2), "cuda": (1.5, 1.5)}  # blur_epilogue forward, ratio to its two kernels: each row, mean
 PASSES = {"bias_act": (2, 3), "epilogue": (2, 3), "cond_bn": (3, 5)}  # over x, forward and backward
+SAVING = {"epilogue": 0.36, "blur_epilogue": 0.36, "cond_bn": 0.40}  # saved bytes, at most, of the reference's
 AGAINST = {"reference": "reference", "compile": "compile", "original": "original", "cudnn": "cudnn",
-           "native": "native", "baseline": "baseline"}  # variants that ratios are formed with
+           "native": "native", "baseline": "baseline", "two kernels": "two kernels"}  # what ratios are formed with
 
 
 def resampled(x, f, up=1, down=1, padding=(0, 0, 0, 0), gain=1.0, impl="2-D"):
@@ -126,6 +131,22 @@ def layer_end(x, d, b, strength, noise, impl):
     return epilogue(x, d, noise, strength, b, act="lrelu", clamp=256, impl=impl)
 
 
+def layer_end_after_blur(x, d, b, strength, noise, f, impl):
+    """What follows the transposed convolution of an upsampling layer; x is one pixel larger than its result."""
+    return blur_epilogue(x, f, 1, d, noise, strength, b, act="lrelu", clamp=256, fir_gain=4, impl=impl)
+
+
+def two_operators(x, d, b, strength, noise, f):
+    """The same as upfirdn2d and epilogue, each compiled: what fusing them is measured against."""
+    return epilogue(upfirdn2d(x, f, padding=1, gain=4), d, noise, strength, b, act="lrelu", clamp=256)
+
+
+def composed_layer_end(x, d, b, strength, noise, f):
+    """The same from torch's operators, the blur as it is customarily composed."""
+    x = resampled(x, f, padding=(1, 1, 1, 1), gain=4.0)
+    return layer_end(x, d, b, strength, noise, "ref")
+
+
 def library_bn(x, gain, bias):
     """torch's own batch norm (cuDNN where it serves), then gain, bias and relu."""
     y = F.batch_norm(x, None, None, training=True, eps=1e-5)
@@ -176,9 +197,19 @@ def rows(device, ops, shapes, dtypes, layouts, original=None):
                     z, k = torch.randn(n, 1, h, w, device=device), torch.tensor(0.1, device=device).requires_grad_()
                     yield "epilogue", s, dn, ln, variants(partial(layer_end, noise=z)), \
                         [x, (torch.rand(n, c, device=device) + 0.5).requires_grad_(), rand(c), k]
+                if "blur_epilogue" in ops and h >= 8:
+                    z, k = torch.randn(n, 1, h, w, device=device), torch.tensor(0.1, device=device).requires_grad_()
+                    found = {"ours": partial(layer_end_after_blur, noise=z, f=f4, impl="auto"),
+                             "reference": partial(composed_layer_end, noise=z, f=f4),
+                             "two kernels": partial(two_operators, noise=z, f=f4)}
+                    yield "blur_epilogue", s, dn, ln, found, [
+                        rand(n, c, h + 1, w + 1, dtype=d, layout=m),
+                        (torch.rand(n, c, device=device) + 0.5).requires_grad_(), rand(c), k]
                 if "cond_bn" in ops:
                     found = variants(partial(cond_batch_norm, act="relu"))
                     yield "cond_bn", s, dn, ln, {**found, "cudnn": library_bn}, [x, rand(n, c), rand(n, c)]
+            for c in sorted({s[1] for s in shapes["conv"]}) if "weight_sq" in ops and dn == "fp32" else ():
+                yield "weight_sq", (c, c, 3, 3), dn, ln, variants(weight_sq), [rand(c, c, 3, 3, layout=m)]
             for s in shapes["conv"]:
                 n, c = s[:2]
                 x = rand(*s, dtype=d, layout=m)
@@ -219,8 +250,13 @@ def saved_bytes(f, leaves):
 def bytes_of(op, direction, x, y):
     """What must be moved at least; None where arithmetic decides."""
     size = x.numel() * x.element_size()
+    written = y.numel() * y.element_size()
     if op.startswith("upfirdn"):
-        return size + y.numel() * y.element_size()
+        return size + written
+    if op == "blur_epilogue":  # backward: y, dy and the gradient between the two operators, twice, then dx
+        return size + written + (4 * written + size) * (direction == "fwd+bwd")
+    if op == "weight_sq":
+        return size * (1 + 2 * (direction == "fwd+bwd"))
     if op in PASSES:
         forward, backward = PASSES[op]
         return size * (forward + backward * (direction == "fwd+bwd"))
@@ -289,7 +325,7 @@ def measure(item, timer, seconds, gpu=None, compile_too=False):
             continue
         for variant, ms in timer(calls, seconds).items():
             saved = None
-            if direction == "fwd+bwd" and op in ("epilogue", "cond_bn") and variant in ("ours", "reference"):
+            if direction == "fwd+bwd" and op in SAVING and variant in ("ours", "reference"):
                 saved = saved_bytes(variants[variant], leaves)
             out.append(common.row(gpu, **base, direction=direction, variant=variant, ms=ms, saved_bytes=saved,
                                   max_err=errors.get(variant),
@@ -362,8 +398,9 @@ def cpu_bars(table, ratios, flags):
         reason = amx if (op, dtype) == ("modconv", "bf16") else None
         found.append(bar(f"{op} {dtype or 'all'} each", min(chosen, default=None), each * scale, reason))
         found.append(bar(f"{op} {dtype or 'all'} mean", mean(chosen), geometric * scale, reason))
+    found += fused_bars(ratios, "cpu")
     by = collect(table)
-    for op, limit in (("epilogue", 0.36), ("cond_bn", 0.40)):
+    for op, limit in SAVING.items():
         saved = [v["ours"]["saved_bytes"] / v["reference"]["saved_bytes"] for k, v in by.items()
                  if k[0] == op and k[4] == "fwd+bwd" and k[2] == "fp32"]
         found.append(bar(f"{op} saved bytes", max(saved, default=None), limit, most=True))
@@ -371,6 +408,14 @@ def cpu_bars(table, ratios, flags):
               if "copy" in v and k[2] == "fp32" and 32 <= k[1][2] <= 128 and math.prod(k[1]) * 4 < 16e6]
     found.append(bar("upfirdn2d blur fp32 against a copy", max(copies, default=None), 1.6, most=True))
     return found
+
+
+def fused_bars(ratios, device, select=lambda r: True):
+    chosen = [r["ratio"] for r in ratios if r["op"] == "blur_epilogue" and r["vs"] == "two kernels"
+              and r["direction"] == "fwd" and select(r)]
+    each, geometric = FUSED[device]
+    return [bar("blur_epilogue forward against two kernels each", min(chosen, default=None), each),
+            bar("blur_epilogue forward against two kernels mean", mean(chosen), geometric)]
 
 
 def gpu_bars(table, ratios, gpu):
@@ -406,6 +451,9 @@ def gpu_bars(table, ratios, gpu):
                          forward))
         found.append(bar(f"{op} backward, large, of a copy",
                          fraction(lambda k, r, op=op: k[0] == op and big(k, r), derived=True), backward))
+    found.append(bar("blur_epilogue forward, large, of a copy",
+                     fraction(lambda k, r: k[0] == "blur_epilogue" and big(k, r)), 0.70))
+    found += fused_bars(ratios, "cuda", lambda r: big((r["op"], r["shape"], r["dtype"]), r))
     for layout, half, full in (("nhwc", 0.75, 0.80), ("nchw", 0.65, 0.75)):
         for wide, limit in ((False, half), (True, full)):
             found.append(bar(f"upfirdn2d {layout} {'fp32' if wide else '16 bits'}, large, of a copy", fraction(
@@ -473,7 +521,8 @@ def parser():
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     p.add_argument("--dtypes", help="of fp32, bf16, fp16 (default: fp32,bf16; CUDA also fp16)")
     p.add_argument("--layouts", default="nchw,nhwc")
-    p.add_argument("--ops", default="upfirdn2d,upfirdn12,bias_act,epilogue,cond_bn,modconv,conv")
+    p.add_argument("--ops", default="upfirdn2d,upfirdn12,bias_act,epilogue,blur_epilogue,cond_bn,weight_sq,modconv,"
+                                    "conv")
     p.add_argument("--shapes", default="suite", choices=("tiny", "small", "suite", "full"),
                    help="small: the first shape of each op; tiny: only to see that it runs")
     p.add_argument("--compile", action="store_true", help="also torch.compile of the reference (seconds per row)")

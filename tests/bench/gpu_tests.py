@@ -17,10 +17,12 @@ import torch
 
 from torch_utils.ops import convolution
 from torch_utils.ops.bias_act import activation_funcs, bias_act
+from torch_utils.ops.blur_epilogue import blur_epilogue
 from torch_utils.ops.cond_batch_norm import cond_batch_norm
 from torch_utils.ops.epilogue import epilogue
 from torch_utils.ops.modulated_conv2d import modulated_conv2d
 from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+from torch_utils.ops.weight_sq import weight_sq
 
 Result = tuple[str, float, float]
 # Relative L2 error: rounding of the storage for 16 bits, arithmetic (and another order of sums) for the others.
@@ -75,6 +77,18 @@ def _cases(shape, dtype, quick):
             lambda x, d, s, b, i, z=z, clamp=clamp: epilogue(x, d, z.to(x.device, d.dtype), s, b, act="lrelu",
                                                              clamp=clamp, impl=i)), [d, s, b]
     yield "epilogue bias only", (lambda x, b, i: epilogue(x, 0.7, b=b, act="relu", impl=i)), [b]
+    for taps, f, padding in (("4", f4, (2, 1, 1, 2)), ("4", f4, (1, 2, 2, 1)), ("12", f12, (6, 5, 5, 6)),
+                             ("3x5", odd, (2, 2, 1, 1))):
+        for clamp in (None, 0.8):
+            yield f"blur_epilogue {taps} {padding} clamp {clamp}", (
+                lambda x, d, s, b, i, f=f, padding=padding, z=z, clamp=clamp: blur_epilogue(
+                    x, f.to(x.device), padding, d, z.to(x.device, d.dtype), s, b, act="lrelu", clamp=clamp,
+                    flip_filter=clamp is None, impl=i)), [d, s, b]
+    if min(h, w) > 1:  # as behind a transposed convolution
+        yield "blur_epilogue shared noise", (lambda x, d, s, i, z=z: blur_epilogue(
+            x, f4.to(x.device), 1, d, z[0, 0, 1:, 1:].to(x.device, d.dtype), s, act="relu", impl=i)), [d, s]
+    yield "blur_epilogue bias only", (lambda x, b, i: blur_epilogue(
+        x, f4.to(x.device), (2, 3, 3, 2), 0.7, b=b, act="lrelu", impl=i)), [b]
     if n * h * w > 1:
         for up, act in ((1, "relu"), (2, "linear")):
             yield f"cond_bn up {up}", (lambda x, g, b, i, up=up, act=act: cond_batch_norm(
@@ -116,6 +130,22 @@ def _compare(f, x, more, device, dtype, memory, shift) -> float:
     return max(errors)
 
 
+def weights(device: str, quick: bool = False) -> Iterator[Result]:
+    """weight_sq and its gradient."""
+    torch.manual_seed(5)
+    for shape in ((5, 7, 3, 3), (1, 1, 1, 1), (64, 48, 3, 3), (3, 5, 2, 4), (512, 512, 3, 3))[: 3 if quick else 5]:
+        for dtype in (torch.float32, torch.float64):
+            for layout, memory in LAYOUTS.items():
+                for place in (lambda t: t, unaligned):
+                    w, dq = torch.randn(shape).to(dtype), torch.randn(shape[:2]).to(dtype)
+                    here = place(w.contiguous(memory_format=memory).to(device)).requires_grad_()
+                    wide = w.double().requires_grad_()
+                    q, truth = weight_sq(here), weight_sq(wide, impl="ref")
+                    (dw,) = torch.autograd.grad(q, here, dq.to(device))
+                    (expected,) = torch.autograd.grad(truth, wide, dq.double())
+                    yield f"weight_sq {list(shape)} {dtype} {layout}", max(rel(q, truth), rel(dw, expected)), 1e-6
+
+
 def second_order(device: str, quick: bool = False) -> Iterator[Result]:
     """gradcheck and gradgradcheck in float64."""
     torch.manual_seed(1)
@@ -127,6 +157,8 @@ def second_order(device: str, quick: bool = False) -> Iterator[Result]:
              "bias_act lrelu": (lambda x: bias_act(x, act="lrelu", clamp=2), (x,)),
              "upfirdn2d": (lambda x: upsample2d(x, f), (x,)),
              "epilogue": (lambda x, d: epilogue(x, d, act="lrelu"), (x, d.requires_grad_())),
+             "blur_epilogue": (lambda x, d: blur_epilogue(x, f, 1, d, act="lrelu", fir_gain=4), (x, d)),
+             "weight_sq": (weight_sq, (w,)),
              "cond_bn": (lambda x, g: cond_batch_norm(x, g), (x, d)),
              "conv2d": (lambda x, w: convolution.conv2d(x, w, padding=1), (x, w)),
              "conv_transpose2d": (lambda x, w: convolution.conv_transpose2d(x, w.transpose(0, 1), stride=2), (x, w)),
@@ -211,6 +243,7 @@ def large(device: str, quick: bool = False) -> Iterator[Result]:
                  "upfirdn2d": lambda x: filter2d(x, f),
                  "up2": lambda x: upsample2d(x[:, :, : side // 2, : side // 2], f),
                  "epilogue": lambda x, d=d, b=b: epilogue(x, d[: len(x)], b=b, act="lrelu"),
+                 "blur_epilogue": lambda x, d=d, b=b: blur_epilogue(x, f, (2, 1, 2, 1), d[: len(x)], b=b, act="lrelu"),
                  "cond_bn": lambda x, d=d, b=b: cond_batch_norm(x, d[: len(x)], d[: len(x)], 0 * b, 1 + 0 * b,
                                                                 training=False, act="relu")}
         for name, op in tests.items():
@@ -243,6 +276,7 @@ def _chain(device: str) -> tuple[Callable, list[torch.Tensor], list[torch.Tensor
 
     def step(x):
         y = modulated_conv2d(x, w, d, padding=1)
+        y = blur_epilogue(y, f, (2, 1, 2, 1), d, b=b, act="lrelu", clamp=256.0)
         y = filter2d(epilogue(y, d, b=b, act="lrelu", clamp=256.0), f)
         y = cond_batch_norm(upsample2d(y, f), d, d, act="relu")
         loss = bias_act(downsample2d(y, f), b.to(y.dtype), act="swish").float().square().mean()
@@ -392,8 +426,8 @@ def _needs_cuda(device: str) -> None:
 
 
 CHECKS: dict[str, Callable[..., Iterator[Result]]] = {
-    f.__name__: f for f in (operators, second_order, conv_second_order, networks, determinism, other_stream, graph,
-                            training_graphs, no_sync, no_sync_in_training, large)}
+    f.__name__: f for f in (operators, weights, second_order, conv_second_order, networks, determinism, other_stream,
+                            graph, training_graphs, no_sync, no_sync_in_training, large)}
 
 
 def run(device: str, quick: bool = False, names: list[str] | None = None, seconds: float = 1e9) -> dict:

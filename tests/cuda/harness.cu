@@ -10,6 +10,7 @@
 #include "cond_bn.h"
 #include "epilogue.h"
 #include "upfirdn2d.h"
+#include "weight_sq.h"
 
 #ifdef GT_EMULATE
 #include <cstdlib>
@@ -40,6 +41,7 @@ int upfirdn2d_launch(const UpfirdnParams& p, DType dtype, void* stream);
 int blur_epilogue_launch(const BlurEpilogueParams& p, DType dtype, void* stream);
 bool blur_epilogue_fused(const BlurEpilogueParams& p, DType dtype);
 int cond_bn_launch(const CondBnParams& p, DType dtype, CondBnJob job, void* stream);
+int weight_sq_launch(const WeightSqParams& p, DType dtype, bool gradient, void* stream);
 int64_t cond_bn_partials(const CondBnParams& p, CondBnJob job);
 }  // namespace gt
 
@@ -190,6 +192,17 @@ static void run(int64_t n, int64_t c, int h, int w, bool nhwc) {
     });
   }
 
+  if (sizeof(T) == 4) {
+    const int64_t k = w % 9 ? 4 : 9, rows = total / (c * k);  // the image's memory as a weight [rows, c, k]
+    const auto dq = numbers<float>(rows * c, 6);
+    const WeightSqParams p{dx, upload(dq), y, rows, c, k, nhwc}, host{x.data(), dq.data(), nullptr, rows, c, k, nhwc};
+    int done = weight_sq_launch(p, DType::f32, false, nullptr);
+    judge<float>("weight_sq", nhwc, done, y, rows * c,
+                 [&](int64_t i) { return weight_sq_value<float, 0>(host, i / c, i % c); });
+    done = weight_sq_launch(p, DType::f32, true, nullptr);
+    judge<float>("its gradient", nhwc, done, y, rows * c * k,
+                 [&](int64_t i) { return weight_sq_slope<float>(host, i); });
+  }
   blurs<T>(n, c, h, w, nhwc, 0);
   blurs<T>(n, c, h, w, nhwc, 1);  // unaligned
 

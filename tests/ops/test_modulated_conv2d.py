@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import torch
 
+from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
-from torch_utils.ops.modulated_conv2d import FORMULATIONS, modulated_conv2d
+from torch_utils.ops.modulated_conv2d import FORMULATIONS, modulated_conv2d, modulated_conv_act
 from torch_utils.ops.upfirdn2d import setup_filter
 
 F4 = setup_filter([1, 3, 3, 1])
@@ -60,6 +61,26 @@ def test_gradients(conf, formulation):
     fn = lambda x, w, s, noise: modulated_conv2d(x, w, s, noise=noise, formulation=formulation, **kw)  # noqa: E731
     assert torch.autograd.gradcheck(fn, args, fast_mode=True)
     assert torch.autograd.gradgradcheck(fn, args, fast_mode=True)
+
+
+@pytest.mark.parametrize("impl", ["auto", "ref"])
+@pytest.mark.parametrize("conf", [c for c in CONFS if c.get("demodulate", True)], ids=str)
+def test_layer_equals_its_parts(conf, impl):
+    x, w, s, kw = tensors(conf, n=2, i=3, o=2, size=4)
+    noise = torch.randn(naive(x, w, s, **kw).shape[2:], dtype=x.dtype)
+    b, strength = torch.randn(2, dtype=x.dtype), torch.tensor(0.3, dtype=x.dtype)
+    leaves = [t.requires_grad_() for t in (x, w, s, strength, b)]
+    f, last, found = kw.pop("resample_filter"), dict(act="lrelu", gain=0.8, clamp=1.1), []
+    for layer in (True, False):
+        if layer:
+            y = modulated_conv_act(x, w, s, noise, strength, b, f=f, impl=impl, **kw, **last)
+        else:
+            y = modulated_conv2d(x, w, s, noise=noise * strength, resample_filter=f, impl=impl, **kw)
+            y = bias_act(y, b, **last)
+        grads = torch.autograd.grad(y, leaves, torch.ones_like(y), create_graph=True)
+        found.append([y, *grads, *torch.autograd.grad(sum(g.square().sum() for g in grads), leaves[:3])])
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("formulation", ALL)

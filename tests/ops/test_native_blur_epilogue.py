@@ -74,17 +74,14 @@ def compare(t, f, dy, layout=LAYOUTS[0], limit=None, **kw):
 @pytest.mark.parametrize("kind", KINDS)
 def test_against_definition(kind, dtype):
     """What a layer does: the image of a transposed convolution, one pixel smaller after a 4-tap blur."""
-    conv = dict(padding=(1, 1, 1, 1), fir_gain=4)
-    for shape, layout in itertools.product(SHAPES, LAYOUTS):
-        if min(shape[2:]) < 2:
-            conv["padding"] = (2, 1, 1, 2)
+    for shape in SHAPES:
+        conv = dict(padding=(1, 1, 1, 1) if min(shape[2:]) > 1 else (2, 1, 1, 2), fir_gain=4)
         t, dy = case(shape, dtype, conv, kind=kind)
-        compare(t, F4, dy, layout, **conv, **LRELU)
-    for act, slope in (("relu", 0.0), ("linear", 1.0)):
-        t, dy = case(SHAPES[4], dtype, conv, kind=kind)
-        assert slope in (0.0, 1.0)
         for layout in LAYOUTS:
-            compare(t, F4, dy, layout, act=act, gain=0.7, **conv)
+            compare(t, F4, dy, layout, **conv, **LRELU)
+            if shape[1] == 17:
+                compare(t, F4, dy, layout, **conv, act="relu", gain=0.7)
+                compare(t, F4, dy, layout, **conv, act="linear", gain=0.7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)

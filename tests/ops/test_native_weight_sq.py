@@ -41,8 +41,8 @@ def test_gradcheck():
 
 
 def test_third_order_of_what_uses_it():
-    """q is quadratic: its derivatives come from one another without end."""
-    w = torch.randn(2, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    """Derivatives come from one another without end; the gradient of dw may arrive in the other layout."""
+    w = torch.randn(2, 3, 3, 3, dtype=torch.float64).contiguous(memory_format=LAYOUTS[1]).requires_grad_()
     found = []
     for impl in ("auto", "ref"):
         y = weight_sq(w, impl).pow(2).sum()
@@ -69,6 +69,9 @@ def test_other_types_and_mistakes():
     for bad, message in ((w[0], "expected"), (w.half(), "float64 expected"), (w.int(), "expected")):
         with pytest.raises(RuntimeError, match=message):
             torch.ops.gantransfer.weight_sq(bad)
+    for dq in (torch.zeros(4, 3), torch.zeros(3, 4, dtype=torch.float64)):
+        with pytest.raises(RuntimeError, match="does not fit"):
+            torch.ops.gantransfer.weight_sq_grad(dq, w)
 
 
 def test_demodulation_uses_it(monkeypatch):
@@ -84,6 +87,7 @@ def test_opcheck_and_compile():
     for layout in LAYOUTS:
         w = torch.randn(3, 4, 3, 3).contiguous(memory_format=layout).requires_grad_()
         torch.library.opcheck(torch.ops.gantransfer.weight_sq.default, (w,))
+        torch.library.opcheck(torch.ops.gantransfer.weight_sq_grad.default, (torch.randn(3, 4, requires_grad=True), w))
         if not EMULATED:
             compiled = torch.compile(lambda w: weight_sq(w * 2), fullgraph=True, backend="aot_eager")
             torch.testing.assert_close(compiled(w), weight_sq(w * 2))

@@ -18,9 +18,10 @@ def weight_sq(w, impl="auto"):
     return w.square().sum((2, 3))
 
 
-# The compiled operator (gradient: csrc/autograd.cpp).
+# The compiled operators (gradients: csrc/autograd.cpp).
 
 
 def register():
-    """Tell torch the shape of the compiled operator; build.load calls it."""
+    """Tell torch the shapes of the compiled operators; build.load calls it."""
     torch.library.register_fake("gantransfer::weight_sq", lambda w: w.new_empty(w.shape[:2]))
+    torch.library.register_fake("gantransfer::weight_sq_grad", lambda dq, w: native.empty_like(w))
