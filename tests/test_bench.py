@@ -92,7 +92,8 @@ def test_gpu_bars_from_rows():
     assert bars["epilogue backward, large, of a copy"]["status"] == "fail"
     assert bars["bias_act against compile, each"]["reason"] == "run with --compile"
     kernels = [["march_pixels<gt::f16, 1, 1, 4, gt::FinishValues>", 80, 0, 0],
-               ["epilogue_pixels<gt::f16, 8>", 72, 4, 8224], ["epilogue_pixels<float, 4>", 9, 0, 0], ["epilogue_forward<gt::f16, 8, true>", 56, 0, 0]]
+               ["epilogue_pixels<gt::f16, 8>", 72, 4, 8224], ["epilogue_pixels<float, 4>", 9, 0, 0],
+               ["epilogue_forward<gt::f16, 8, true>", 56, 0, 0]]
     lines = gpu_check.advice({"ops": {"rows": [*table, small], "gpu": gpu, "bars": list(bars.values())},
                               "build": {"kernels": kernels}})
     text = "\n".join(lines)
