@@ -434,7 +434,7 @@ inline bool march_serves(const UpfirdnParams& p) {
 // Rows of a strip: long ones read few rows twice, short ones keep every multiprocessor busy.
 inline int march_strip(const UpfirdnParams& p, int64_t threads_per_row) {
   int strip = 32;
-  while (strip > 4 && threads_per_row * ((p.ho - 1) / strip + 1) < (1 << 19)) strip /= 2;
+  while (strip > 4 && threads_per_row * ((p.ho - 1) / strip + 1) < (1 << 18)) strip /= 2;
   return strip;
 }
 
