@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(256, sizeof(T) == 8 ? 2 : 3) cond_bn_pixels(Co
       if (REDUCE && c < p.c) channel[j].read(p, n, c + j);
     }
     if (c < p.c)
-#pragma unroll 2
+#pragma unroll(REDUCE ? 1 : 2)
       for (int64_t i = start + threadIdx.y; i < end; i += 8)
         cond_bn_add<T, V, REDUCE, true, A>(p, (n * hw + i) * p.c + c, n, c, i, channel, shift, s[0], s[1]);
     const int flat = int(threadIdx.y) * 32 + int(threadIdx.x);

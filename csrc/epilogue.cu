@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(256, 3) epilogue_pixels(EpilogueParams p, int 
     }
     const A* noise = p.noise ? static_cast<const A*>(p.noise) + n * p.noise_step : nullptr;
     if (c < p.c)
-#pragma unroll 2
+#pragma unroll(V > 4 ? 1 : 2)
       for (int64_t i = start + threadIdx.y; i < end; i += 8)
         epilogue_gradient<T, V, true, A>(p, (n * p.hw + i) * p.c + c, slope, bound, d, noise ? noise + i : nullptr, s[0],
                                          s[1], s[2]);
