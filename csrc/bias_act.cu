@@ -12,72 +12,59 @@ __device__ __forceinline__ A bias_act_apply(int act, A x, A b, A dy, A v, A alph
   return bias_act_element<ACT, ORDER, FROM_X, A>(x, b, dy, v, alpha, gain, scale, bound);
 }
 
+template <class T>
+struct BiasActConstants {
+  acc_t<T> alpha, gain, scale, bound;
+  __device__ __forceinline__ BiasActConstants(const BiasActParams& p)
+      : alpha(acc_t<T>(p.alpha)), gain(acc_t<T>(p.gain)), scale(p.gain == 0 ? acc_t<T>(0) : acc_t<T>(1 / p.gain)),
+        bound(clamp_bound<T>(p.clamp)) {}
+};
+
 // V consecutive elements from `e` on; bias[j] belongs to element j. Returns the unrounded results.
 template <class T, int ACT, int ORDER, bool FROM_X, int V>
-__device__ __forceinline__ void bias_act_vector(const BiasActParams& p, int64_t e, const acc_t<T>* bias,
-                                                acc_t<T>* result) {
+__device__ __forceinline__ void bias_act_vector(const BiasActParams& p, int64_t e, const BiasActConstants<T>& k,
+                                                const acc_t<T>* bias, acc_t<T>* result) {
   using A = acc_t<T>;
-  const A alpha = A(p.alpha), gain = A(p.gain), scale = p.gain == 0 ? A(0) : A(1 / p.gain);
-  const A bound = p.clamp < 0 ? A(1) / A(0) : stored<T>(p.clamp);
-  Vec<T, V> x, dy, v, out;
-  if (p.x) x = load<T, V>(p.x, e);
-  if (ORDER > 0) dy = load<T, V>(p.dy, e);
-  if (ORDER > 1) v = load<T, V>(p.v, e);
+  Words<T, V> x{}, dy{}, v{};
+  if (ORDER == 0 || p.x) x.load(static_cast<const T*>(p.x) + e);
+  if (ORDER > 0) dy.load(static_cast<const T*>(p.dy) + e);
+  if (ORDER > 1) v.load(static_cast<const T*>(p.v) + e);
 #pragma unroll
   for (int j = 0; j < V; j++) {
-    const A d = ORDER > 0 ? to_acc(dy.v[j]) : A(0);
+    const A d = ORDER > 0 ? dy.value(j) : A(0);
     if (ORDER > 0 && !p.x)
-      result[j] = d * gain;  // linear without clamp
+      result[j] = d * k.gain;  // linear without clamp
+    else if (ACT == kLrelu && ORDER == 0)
+      result[j] = finish_value(A(x.value(j)) + bias[j], k.gain, k.gain * k.alpha, k.bound);
     else
-      result[j] = bias_act_apply<ACT, ORDER, FROM_X, A>(p.act, to_acc(x.v[j]), bias[j], d,
-                                                        ORDER > 1 ? to_acc(v.v[j]) : A(0), alpha, gain, scale, bound);
-    out.v[j] = Convert<T>::from(result[j]);
+      result[j] = bias_act_apply<ACT, ORDER, FROM_X, A>(p.act, x.value(j), bias[j], d, ORDER > 1 ? v.value(j) : A(0),
+                                                        k.alpha, k.gain, k.scale, k.bound);
   }
-  store<T, V>(p.out, e, out);
+  narrow<T, V>(static_cast<T*>(p.out) + e, result);
 }
 
-template <class A, int V>
-__device__ __forceinline__ void bias_values(const BiasActParams& p, int64_t e, A* bias) {
-  const A* b = static_cast<const A*>(p.b);
-#pragma unroll
-  for (int j = 0; j < V; j++) {
-    if (!b)
-      bias[j] = A(0);
-    else if (p.inner == 1)
-      bias[j] = b[(e + j) % p.channels];
-    else
-      bias[j] = j == 0 ? b[(e / p.inner) % p.channels] : bias[0];  // the launcher lets no vector cross a plane
-  }
-}
-
-// Element-wise: every order, no db.
-template <class T, int ACT, int ORDER, bool FROM_X, int V>
-__global__ void __launch_bounds__(256, 3) bias_act_flat(BiasActParams p) {
+// Element-wise, no db. ROWS: [outer, channels, 1], the columns of RowWalk are channels; else they are positions in the
+// planes of [outer, channels, inner], and rows are channels.
+template <class T, int ACT, int ORDER, bool FROM_X, int V, bool ROWS>
+__global__ void __launch_bounds__(256, 3) bias_act_flat(BiasActParams p, unsigned column_blocks, int64_t group) {
   using A = acc_t<T>;
-  const int64_t total = p.outer * p.channels * p.inner, step = int64_t(gridDim.x) * blockDim.x * V;
+  const int64_t rows = ROWS ? p.outer : p.channels, length = ROWS ? p.channels : p.inner;
+  const RowWalk walk(rows, V, column_blocks, group);
+  if (walk.column >= length || (!ROWS && walk.sample >= p.outer)) return;
+  const BiasActConstants<T> k(p);
+  const A* b = ORDER == 0 || FROM_X ? static_cast<const A*>(p.b) : nullptr;
   A bias[V], result[V];
-  for (int64_t e = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V; e < total; e += step) {
-    if (ORDER == 0 || FROM_X) {
-      const A* b = static_cast<const A*>(p.b);
-      if (b && total < (int64_t(1) << 31)) {  // 32-bit divisions are several times cheaper
-        const uint32_t e32 = uint32_t(e), c = uint32_t(p.channels);
-        if (p.inner == 1) {
-          const uint32_t first = e32 % c;
 #pragma unroll
-          for (int j = 0; j < V; j++) bias[j] = b[first + j];
-        } else {
-          const A value = b[(e32 / uint32_t(p.inner)) % c];
+  for (int j = 0; j < V; j++) bias[j] = ROWS && b ? b[walk.column + j] : A(0);
+  int64_t e = (walk.sample * rows + walk.row) * length + walk.column;
+#pragma unroll(ACT == 0 ? 1 : 4)
+  for (int64_t row = walk.row; row < walk.end; row += blockDim.y, e += length * blockDim.y) {
+    if (!ROWS) {
+      const A value = b ? b[row] : A(0);
 #pragma unroll
-          for (int j = 0; j < V; j++) bias[j] = value;
-        }
-      } else {
-        bias_values<A, V>(p, e, bias);
-      }
-    } else {
-#pragma unroll
-      for (int j = 0; j < V; j++) bias[j] = A(0);
+      for (int j = 0; j < V; j++) bias[j] = value;
     }
-    bias_act_vector<T, ACT, ORDER, FROM_X, V>(p, e, bias, result);
+    bias_act_vector<T, ACT, ORDER, FROM_X, V>(p, e, k, bias, result);
   }
 }
 
@@ -89,17 +76,18 @@ __global__ void __launch_bounds__(256, 3) bias_act_planes(BiasActParams p, int s
   __shared__ A scratch[32];
   const int64_t pieces = p.outer * p.channels * splits;
   const int64_t len = ((p.inner / V - 1) / splits + 1) * V;
+  const BiasActConstants<T> k(p);
   A bias[V], result[V];
   for (int64_t first = int64_t(blockIdx.x) * blockDim.y; first < pieces; first += int64_t(gridDim.x) * blockDim.y) {
-    const int64_t piece = first + threadIdx.y, plane = piece / splits;
+    const int64_t piece = first + threadIdx.y, plane = quotient(piece, splits);
     A sum = A(0);
     if (piece < pieces) {
-      const A b = FROM_X && p.b ? static_cast<const A*>(p.b)[plane % p.channels] : A(0);
+      const A b = FROM_X && p.b ? static_cast<const A*>(p.b)[plane - quotient(plane, p.channels) * p.channels] : A(0);
 #pragma unroll
       for (int j = 0; j < V; j++) bias[j] = b;
-      const int64_t start = (piece % splits) * len, end = start + len < p.inner ? start + len : p.inner;
+      const int64_t start = (piece - plane * splits) * len, end = start + len < p.inner ? start + len : p.inner;
       for (int64_t i = start + int64_t(threadIdx.x) * V; i < end; i += int64_t(blockDim.x) * V) {
-        bias_act_vector<T, ACT, ORDER, FROM_X, V>(p, plane * p.inner + i, bias, result);
+        bias_act_vector<T, ACT, ORDER, FROM_X, V>(p, plane * p.inner + i, k, bias, result);
 #pragma unroll
         for (int j = 0; j < V; j++) sum += result[j];
       }
@@ -122,6 +110,7 @@ __global__ void __launch_bounds__(256, 3) bias_act_rows(BiasActParams p, int64_t
   __shared__ A scratch[8][32 * V + 1];
   const int64_t c = (int64_t(blockIdx.x) * 32 + threadIdx.x) * V;
   const int64_t strips = (p.outer - 1) / strip + 1;
+  const BiasActConstants<T> k(p);
   for (int64_t s = blockIdx.y; s < strips; s += gridDim.y) {
     A bias[V], result[V], sum[V];
     const int64_t last = (s + 1) * strip < p.outer ? (s + 1) * strip : p.outer;
@@ -132,7 +121,7 @@ __global__ void __launch_bounds__(256, 3) bias_act_rows(BiasActParams p, int64_t
     }
     if (c < p.channels)
       for (int64_t r = s * strip + threadIdx.y; r < last; r += 8) {
-        bias_act_vector<T, ACT, ORDER, FROM_X, V>(p, r * p.channels + c, bias, result);
+        bias_act_vector<T, ACT, ORDER, FROM_X, V>(p, r * p.channels + c, k, bias, result);
 #pragma unroll
         for (int j = 0; j < V; j++) sum[j] += result[j];
       }
@@ -142,7 +131,7 @@ __global__ void __launch_bounds__(256, 3) bias_act_rows(BiasActParams p, int64_t
     for (int i = int(threadIdx.y) * 32 + int(threadIdx.x); i < 32 * V; i += 256) {
       const int64_t column = int64_t(blockIdx.x) * 32 * V + i;
       A t = A(0);
-      for (int k = 0; k < 8; k++) t += scratch[k][i];
+      for (int r = 0; r < 8; r++) t += scratch[r][i];
       if (column < p.channels) static_cast<A*>(p.partial)[s * p.channels + column] = t;
     }
     __syncthreads();
@@ -163,8 +152,8 @@ __global__ void __launch_bounds__(256, 3) bias_act_combine(const A* partial, A* 
 }
 
 #ifdef __CUDACC_RTC__
-template __global__ void bias_act_flat<float, kLrelu, 0, false, 4>(BiasActParams);
-template __global__ void bias_act_flat<f16, 0, 2, true, 1>(BiasActParams);
+template __global__ void bias_act_flat<float, kLrelu, 0, false, 4, true>(BiasActParams, unsigned, int64_t);
+template __global__ void bias_act_flat<f16, 0, 2, true, 1, false>(BiasActParams, unsigned, int64_t);
 template __global__ void bias_act_planes<f16, kLrelu, 1, false, 8>(BiasActParams, int);
 template __global__ void bias_act_rows<bf16, kLrelu, 1, false, 8>(BiasActParams, int64_t);
 template __global__ void bias_act_combine<float>(const float*, float*, int64_t, int64_t, int64_t);
@@ -185,8 +174,14 @@ template <class T, int ACT, int ORDER, bool FROM_X, int V>
 void run(const BiasActParams& p, void* stream) {
   using A = acc_t<T>;
   if (!p.db) {
-    const int64_t total = p.outer * p.channels * p.inner;
-    return launch(bias_act_flat<T, ACT, ORDER, FROM_X, V>, blocks_for(total, 256 * V), 256, stream, p);
+    BiasActParams q = p;
+    if (ORDER > 0 && !FROM_X && p.inner > 1) q.outer *= p.channels, q.channels = p.inner, q.inner = 1;  // no bias: one kernel for both
+    const bool rows = q.inner == 1;
+    const RowLaunch to(rows ? 1 : q.outer, rows ? q.outer : q.channels, (rows ? q.channels : q.inner) / V);
+    auto kernel = bias_act_flat<T, ACT, ORDER, FROM_X, V, true>;
+    if constexpr (ORDER == 0 || FROM_X)
+      if (!rows) kernel = bias_act_flat<T, ACT, ORDER, FROM_X, V, false>;
+    return launch(kernel, to.grid, to.block, stream, q, to.column_blocks, to.group);
   }
   if constexpr (ORDER > 0) {
     const A* partial = static_cast<const A*>(p.partial);

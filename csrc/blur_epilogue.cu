@@ -88,7 +88,7 @@ void run(const BlurEpilogueParams& p, void* stream) {
       const auto values = [](const void* q) { return static_cast<const float*>(q); };
       const FinishValues after{values(e.d), values(e.noise), values(e.strength), values(e.b), e.c, e.noise_step,
                                float(e.scale), float(e.gain), float(e.gain) * float(e.slope),
-                               e.clamp < 0 ? INFINITY : stored<T>(e.clamp)};
+                               clamp_bound<T>(e.clamp)};
       return march_launch<T, 1, 1>(p.fir, after, e.noise, stream);
     }
   }

@@ -21,7 +21,7 @@ GT_HD acc_t<T> blur_epilogue_pixel(const BlurEpilogueParams& p, int64_t n, int64
   const A d = (e.d ? static_cast<const A*>(e.d)[n * e.c + c] : A(1)) * A(e.scale);
   const A z = e.noise ? static_cast<const A*>(e.noise)[n * e.noise_step + i] * *static_cast<const A*>(e.strength) : A(0);
   const A b = e.b ? static_cast<const A*>(e.b)[c] : A(0);
-  const A bound = e.clamp < 0 ? A(1) / A(0) : stored<T>(e.clamp);
+  const A bound = clamp_bound<T>(e.clamp);
   return epilogue_value(upfirdn_pixel<T>(p.fir, n, c, oy, ox) * d + (z + b), A(e.slope), A(e.gain), bound);
 }
 

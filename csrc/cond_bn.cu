@@ -13,7 +13,7 @@ __device__ __forceinline__ A cond_bn_read(const void* q, int64_t i, A other) {
 
 // Offset of an element of dy or y (`up` times as large) from one of x: its top left copy.
 __device__ __forceinline__ int64_t cond_bn_large(const CondBnParams& p, int64_t n, int64_t c, int64_t pixel) {
-  const int64_t y = pixel / p.w, x = pixel % p.w, w = int64_t(p.up) * p.w, h = int64_t(p.up) * p.h;
+  const int64_t y = quotient(pixel, p.w), x = pixel - y * p.w, w = int64_t(p.up) * p.w, h = int64_t(p.up) * p.h;
   return p.channels_last ? ((n * h + y * p.up) * w + x * p.up) * p.c + c : ((n * p.c + c) * h + y * p.up) * w + x * p.up;
 }
 
@@ -21,87 +21,109 @@ __device__ __forceinline__ int64_t cond_bn_large(const CondBnParams& p, int64_t 
 template <class T, int V>
 __device__ __forceinline__ void cond_bn_dy(const CondBnParams& p, int64_t e, int64_t n, int64_t c, int64_t pixel,
                                            acc_t<T>* dy) {
+  const T* from = static_cast<const T*>(p.dy);
+  Words<T, V> v;
   if (p.up == 1) {
-    const Vec<T, V> v = load<T, V>(p.dy, e);
+    v.load(from + e);
 #pragma unroll
-    for (int j = 0; j < V; j++) dy[j] = to_acc(v.v[j]);
+    for (int j = 0; j < V; j++) dy[j] = v.value(j);
     return;
   }
-  const int64_t at = cond_bn_large(p, n, c, pixel), dx = p.channels_last ? p.c : 1, row = int64_t(2) * p.w * dx;
+  from += cond_bn_large(p, n, c, pixel);
+  const int64_t dx = p.channels_last ? p.c : 1, row = int64_t(2) * p.w * dx;
 #pragma unroll
   for (int j = 0; j < V; j++) dy[j] = acc_t<T>(0);
 #pragma unroll
   for (int k = 0; k < 4; k++) {
-    const Vec<T, V> v = load<T, V>(p.dy, at + (k & 1) * dx + (k >> 1) * row);
+    v.load(from + (k & 1) * dx + (k >> 1) * row);
 #pragma unroll
-    for (int j = 0; j < V; j++) dy[j] += to_acc(v.v[j]);
+    for (int j = 0; j < V; j++) dy[j] += v.value(j);
   }
 }
 
-// Application and input gradient: element-wise over x.
-template <class T, int V, bool DX>
-__global__ void __launch_bounds__(256, 3) cond_bn_flat(CondBnParams p) {
+// What belongs to a channel of a sample.
+template <class A>
+struct CondBnChannel {
+  A mean, r, gain, bias;
+  __device__ __forceinline__ void read(const CondBnParams& p, int64_t n, int64_t c) {
+    mean = cond_bn_read<A>(p.mean, c, A(0)), r = cond_bn_read<A>(p.invstd, c, A(1));
+    gain = cond_bn_read<A>(p.gain, n * p.c + c, A(1)), bias = cond_bn_read<A>(p.bias, n * p.c + c, A(0));
+  }
+};
+
+// Application and input gradient: element-wise over x. CHANNELS: channels last, the columns of RowWalk are channels; else
+// they are pixels, and rows are channels.
+template <class T, int V, bool DX, bool CHANNELS>
+__global__ void __launch_bounds__(256, 3) cond_bn_flat(CondBnParams p, unsigned column_blocks, int64_t group) {
   using A = acc_t<T>;
-  const int64_t hw = int64_t(p.h) * p.w, total = p.n * p.c * hw, step = int64_t(gridDim.x) * blockDim.x * V;
-  for (int64_t e = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V; e < total; e += step) {
-    const int64_t length = p.channels_last ? p.c : hw, other = p.channels_last ? hw : p.c;
-    int64_t outer, n;
-    if (total < (int64_t(1) << 31)) {
-      outer = uint32_t(e) / uint32_t(length);
-      n = uint32_t(outer) / uint32_t(other);
-    } else {
-      outer = e / length;
-      n = outer / other;
+  constexpr int K = CHANNELS ? V : 1;
+  const int64_t hw = int64_t(p.h) * p.w, rows = CHANNELS ? hw : p.c, length = CHANNELS ? p.c : hw;
+  const RowWalk walk(rows, V, column_blocks, group);
+  const int64_t n = walk.sample;
+  if (walk.column >= length || n >= p.n) return;
+  CondBnChannel<A> channel[K];
+  A s1[K], s2[K];
+  const auto read = [&](int64_t c) {
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+      channel[k].read(p, n, c + k);
+      s1[k] = DX ? cond_bn_read<A>(p.s1, c + k, A(0)) : A(0);
+      s2[k] = DX ? cond_bn_read<A>(p.s2, c + k, A(0)) : A(0);
     }
-    const int64_t inner = e - outer * length, rest = outer - n * other;
-    const int64_t c = p.channels_last ? inner : rest, pixel = p.channels_last ? rest : inner;
-    const Vec<T, V> x = load<T, V>(p.x, e);
-    Vec<T, V> out;
-    A dy[V];
+  };
+  if (CHANNELS) read(walk.column);
+  int64_t e = (n * rows + walk.row) * length + walk.column;
+#pragma unroll 2
+  for (int64_t row = walk.row; row < walk.end; row += blockDim.y, e += length * blockDim.y) {
+    if (!CHANNELS) read(row);
+    const int64_t c = CHANNELS ? walk.column : row, pixel = CHANNELS ? row : walk.column;
+    Words<T, V> in;
+    in.load(static_cast<const T*>(p.x) + e);
+    A dy[V], out[V];
     if (DX) cond_bn_dy<T, V>(p, e, n, c, pixel, dy);
 #pragma unroll
     for (int j = 0; j < V; j++) {
-      const int64_t cj = p.channels_last ? c + j : c;
-      const A mean = cond_bn_read<A>(p.mean, cj, A(0)), r = cond_bn_read<A>(p.invstd, cj, A(1));
-      const A gain = cond_bn_read<A>(p.gain, n * p.c + cj, A(1)), bias = cond_bn_read<A>(p.bias, n * p.c + cj, A(0));
+      const CondBnChannel<A>& q = channel[CHANNELS ? j : 0];
+      const A x = in.value(j);
       if (DX) {
-        const A xh = (to_acc(x.v[j]) - mean) * r, g = cond_bn_passed(xh, dy[j], gain, bias, p.relu);
-        out.v[j] = Convert<T>::from(cond_bn_dx(xh, g, gain, r, cond_bn_read<A>(p.s1, cj, A(0)),
-                                               cond_bn_read<A>(p.s2, cj, A(0))));
+        const A xh = (x - q.mean) * q.r, g = cond_bn_passed(xh, dy[j], q.gain, q.bias, p.relu);
+        out[j] = cond_bn_dx(xh, g, q.gain, q.r, s1[CHANNELS ? j : 0], s2[CHANNELS ? j : 0]);
       } else {
-        out.v[j] = Convert<T>::from(cond_bn_value(to_acc(x.v[j]), mean, r, gain, bias, p.relu));
+        out[j] = cond_bn_value(x, q.mean, q.r, q.gain, q.bias, p.relu);
       }
     }
+    T* y = static_cast<T*>(p.out);
     if (DX || p.up == 1) {
-      store<T, V>(p.out, e, out);
+      narrow<T, V>(y + e, out);
       continue;
     }
-    const int64_t at = cond_bn_large(p, n, c, pixel), dx = p.channels_last ? p.c : 1, row = int64_t(2) * p.w * dx;
+    y += cond_bn_large(p, n, c, pixel);
+    const int64_t dx = CHANNELS ? p.c : 1, line = int64_t(2) * p.w * dx;
 #pragma unroll
-    for (int k = 0; k < 4; k++) store<T, V>(p.out, at + (k & 1) * dx + (k >> 1) * row, out);
+    for (int k = 0; k < 4; k++) narrow<T, V>(y + (k & 1) * dx + (k >> 1) * line, out);
   }
 }
 
 // Two sums per channel of a piece: of dy and dy * xh (REDUCE), or of x - shift and its square, shift being the piece's
-// first value, which is near enough the mean that nothing cancels.
-template <class T, int V, bool REDUCE, class A>
+// first value, which is near enough the mean that nothing cancels. CHANNELS: the V neighbours are channels.
+template <class T, int V, bool REDUCE, bool CHANNELS, class A>
 __device__ __forceinline__ void cond_bn_add(const CondBnParams& p, int64_t e, int64_t n, int64_t c, int64_t pixel,
-                                            const A* shift, A* s0, A* s1) {
-  const Vec<T, V> x = load<T, V>(p.x, e);
+                                            const CondBnChannel<A>* channel, const A* shift, A* s0, A* s1) {
+  Words<T, V> in;
+  in.load(static_cast<const T*>(p.x) + e);
   A dy[V];
   if (REDUCE) cond_bn_dy<T, V>(p, e, n, c, pixel, dy);
 #pragma unroll
   for (int j = 0; j < V; j++) {
-    const int64_t cj = p.channels_last ? c + j : c;
-    const int64_t k = p.channels_last ? j : 0;
+    const int k = CHANNELS ? j : 0;
+    const A x = in.value(j);
     if (REDUCE) {
-      const A xh = (to_acc(x.v[j]) - cond_bn_read<A>(p.mean, cj, A(0))) * cond_bn_read<A>(p.invstd, cj, A(1));
-      const A g = cond_bn_passed(xh, dy[j], cond_bn_read<A>(p.gain, n * p.c + cj, A(1)),
-                                 cond_bn_read<A>(p.bias, n * p.c + cj, A(0)), p.relu);
+      const A xh = (x - channel[k].mean) * channel[k].r;
+      const A g = cond_bn_passed(xh, dy[j], channel[k].gain, channel[k].bias, p.relu);
       s0[k] += g;
       s1[k] += g * xh;
     } else {
-      const A d = to_acc(x.v[j]) - shift[k];
+      const A d = x - shift[k];
       s0[k] += d;
       s1[k] += d * d;
     }
@@ -132,13 +154,18 @@ __global__ void __launch_bounds__(256, 3) cond_bn_planes(CondBnParams p, int spl
   __shared__ A scratch[32];
   const int64_t hw = int64_t(p.h) * p.w, pieces = p.n * p.c * splits, len = ((hw / V - 1) / splits + 1) * V;
   for (int64_t first = int64_t(blockIdx.x) * blockDim.y; first < pieces; first += int64_t(gridDim.x) * blockDim.y) {
-    const int64_t piece = first + threadIdx.y, plane = piece / splits, n = plane / p.c, c = plane % p.c;
-    const int64_t start = piece % splits * len, end = start + len < hw ? start + len : hw;
+    const int64_t piece = first + threadIdx.y, plane = quotient(piece, splits), n = quotient(plane, p.c);
+    const int64_t c = plane - n * p.c, split = piece - plane * splits, start = split * len, end = start + len < hw ? start + len : hw;
     A s0 = A(0), s1 = A(0), shift = A(0);
     if (piece < pieces && start < end) {
-      if (!REDUCE) shift = to_acc(static_cast<const T*>(p.x)[plane * hw + start]);
+      CondBnChannel<A> channel;
+      if (REDUCE)
+        channel.read(p, n, c);
+      else
+        shift = to_acc(static_cast<const T*>(p.x)[plane * hw + start]);
+#pragma unroll 2
       for (int64_t i = start + int64_t(threadIdx.x) * V; i < end; i += int64_t(blockDim.x) * V)
-        cond_bn_add<T, V, REDUCE, A>(p, plane * hw + i, n, c, i, &shift, &s0, &s1);
+        cond_bn_add<T, V, REDUCE, false, A>(p, plane * hw + i, n, c, i, &channel, &shift, &s0, &s1);
     }
     if (blockDim.y > 1) {
       s0 = warp_sum(s0);
@@ -148,7 +175,7 @@ __global__ void __launch_bounds__(256, 3) cond_bn_planes(CondBnParams p, int spl
       s1 = block_sum(s1, scratch, int(threadIdx.x), int(blockDim.x));
     }
     if (threadIdx.x == 0 && piece < pieces && start < end)
-      cond_bn_put<A, REDUCE>(p, n * splits + piece % splits, c, A(end - start), shift, s0, s1);
+      cond_bn_put<A, REDUCE>(p, n * splits + split, c, A(end - start), shift, s0, s1);
   }
 }
 
@@ -159,17 +186,21 @@ __global__ void __launch_bounds__(256, sizeof(T) == 8 ? 2 : 3) cond_bn_pixels(Co
   const int64_t hw = int64_t(p.h) * p.w, strip = (hw - 1) / splits + 1;
   const int64_t c = (int64_t(blockIdx.x) * 32 + threadIdx.x) * V;
   for (int64_t t = blockIdx.y; t < p.n * splits; t += gridDim.y) {
-    const int64_t n = t / splits, start = t % splits * strip, end = start + strip < hw ? start + strip : hw;
+    const int64_t n = quotient(t, splits), start = (t - n * splits) * strip;
+    const int64_t end = start + strip < hw ? start + strip : hw;
+    CondBnChannel<A> channel[V];
     A s[2][V], shift[V], total[2] = {A(0), A(0)};
 #pragma unroll
     for (int j = 0; j < V; j++) {
       s[0][j] = s[1][j] = A(0);
       shift[j] = !REDUCE && c < p.c && start < end ? to_acc(static_cast<const T*>(p.x)[(n * hw + start) * p.c + c + j])
                                                    : A(0);
+      if (REDUCE && c < p.c) channel[j].read(p, n, c + j);
     }
     if (c < p.c)
+#pragma unroll(REDUCE ? 1 : 2)
       for (int64_t i = start + threadIdx.y; i < end; i += 8)
-        cond_bn_add<T, V, REDUCE, A>(p, (n * hw + i) * p.c + c, n, c, i, shift, s[0], s[1]);
+        cond_bn_add<T, V, REDUCE, true, A>(p, (n * hw + i) * p.c + c, n, c, i, channel, shift, s[0], s[1]);
     const int flat = int(threadIdx.y) * 32 + int(threadIdx.x);
 #pragma unroll
     for (int k = 0; k < 2; k++) {
@@ -227,10 +258,10 @@ __global__ void __launch_bounds__(256, 3) cond_bn_combine_stats(CondBnParams p, 
 }
 
 #ifdef __CUDACC_RTC__
-template __global__ void cond_bn_flat<f16, 8, false>(CondBnParams);
-template __global__ void cond_bn_flat<f16, 8, true>(CondBnParams);
+template __global__ void cond_bn_flat<f16, 8, false, false>(CondBnParams, unsigned, int64_t);
+template __global__ void cond_bn_flat<f16, 4, true, true>(CondBnParams, unsigned, int64_t);
 template __global__ void cond_bn_planes<f16, 8, false>(CondBnParams, int);
-template __global__ void cond_bn_pixels<f16, 8, true>(CondBnParams, int);
+template __global__ void cond_bn_pixels<f16, 4, true>(CondBnParams, int);
 template __global__ void cond_bn_combine_sums<float>(CondBnParams, int);
 template __global__ void cond_bn_combine_stats<float>(CondBnParams, int, int64_t);
 #else
@@ -242,14 +273,14 @@ int splits_of(const CondBnParams& p) {
   return int(s < 1 ? 1 : s > 512 ? 512 : s);
 }
 
-template <class T, int V, bool REDUCE>
+template <class T, int V, bool REDUCE, bool CHANNELS>
 void sums(const CondBnParams& p, void* stream) {
   using A = acc_t<T>;
   const int splits = splits_of(p);
   const int64_t hw = int64_t(p.h) * p.w;
   const dim3 warps(32, 8);
   int64_t len;
-  if (p.channels_last) {
+  if constexpr (CHANNELS) {
     len = (hw - 1) / splits + 1;
     const int64_t y = p.n * splits;
     launch(cond_bn_pixels<T, V, REDUCE>, dim3(blocks_for(p.c, 32 * V), unsigned(y < 32768 ? y : 32768)), warps, stream,
@@ -265,14 +296,23 @@ void sums(const CondBnParams& p, void* stream) {
     launch(cond_bn_combine_stats<A>, blocks_for(p.c, 8), warps, stream, p, splits, len);
 }
 
+template <class T, int V, bool DX, bool CHANNELS>
+void flat(const CondBnParams& p, void* stream) {
+  const int64_t hw = int64_t(p.h) * p.w;
+  const RowLaunch to(p.n, CHANNELS ? hw : p.c, (CHANNELS ? p.c : hw) / V);
+  launch(cond_bn_flat<T, V, DX, CHANNELS>, to.grid, to.block, stream, p, to.column_blocks, to.group);
+}
+
 template <class T, int V>
 void run(const CondBnParams& p, CondBnJob job, void* stream) {
-  const unsigned blocks = blocks_for(p.n * p.c * p.h * p.w, 256 * V);
+  // In channels last the gradient's kernels hold six values per channel: fewer channels for 16-bit types.
+  constexpr int W = V > 4 ? 4 : V;
+  const bool nhwc = p.channels_last;
   switch (job) {
-    case kCondBnStats: return sums<T, V, false>(p, stream);
-    case kCondBnReduce: return sums<T, V, true>(p, stream);
-    case kCondBnApply: return launch(cond_bn_flat<T, V, false>, blocks, 256, stream, p);
-    case kCondBnDx: return launch(cond_bn_flat<T, V, true>, blocks, 256, stream, p);
+    case kCondBnStats: return nhwc ? sums<T, V, false, true>(p, stream) : sums<T, V, false, false>(p, stream);
+    case kCondBnReduce: return nhwc ? sums<T, W, true, true>(p, stream) : sums<T, V, true, false>(p, stream);
+    case kCondBnApply: return nhwc ? flat<T, V, false, true>(p, stream) : flat<T, V, false, false>(p, stream);
+    case kCondBnDx: return nhwc ? flat<T, W, true, true>(p, stream) : flat<T, V, true, false>(p, stream);
   }
 }
 

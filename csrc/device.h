@@ -23,11 +23,6 @@ template <class T, int N>
 __device__ __forceinline__ Vec<T, N> load(const void* base, int64_t i) {
   return *reinterpret_cast<const Vec<T, N>*>(static_cast<const T*>(base) + i);
 }
-template <class T, int N>
-__device__ __forceinline__ void store(void* base, int64_t i, const Vec<T, N>& v) {
-  *reinterpret_cast<Vec<T, N>*>(static_cast<T*>(base) + i) = v;
-}
-
 // Elements of a 16-byte access.
 template <class T>
 constexpr int kVec = 16 / int(sizeof(T));
@@ -113,6 +108,28 @@ struct Words {
   }
 };
 
+template <>
+struct Words<double, 1> {
+  double w;
+  __device__ __forceinline__ void load(const double* at) { w = *at; }
+  __device__ __forceinline__ double value(int) const { return w; }
+};
+
+// Element-wise kernels see a sample as `rows` of `length` neighbours: channels of pixels (planes), or pixels of channels
+// (channels last). A thread owns V columns, whose values it holds in registers, and walks down a group of rows, so that
+// no index is divided on the way. blockDim: vectors along a row, rows. blockIdx.x: column blocks, groups of rows;
+// .y and .z: samples.
+struct RowWalk {
+  int64_t column, sample, row, end;
+  __device__ __forceinline__ RowWalk(int64_t rows, int v, unsigned column_blocks, int64_t group) {
+    column = (int64_t(blockIdx.x % column_blocks) * blockDim.x + threadIdx.x) * v;
+    sample = int64_t(blockIdx.z) * gridDim.y + blockIdx.y;
+    const int64_t first = int64_t(blockIdx.x / column_blocks) * group;
+    row = first + threadIdx.y;
+    end = first + group < rows ? first + group : rows;
+  }
+};
+
 // The epilogue's value (epilogue.h) with slope * gain multiplied beforehand, and the clamp in two instructions where
 // there is a minimum that keeps NaN.
 template <class A>
@@ -128,6 +145,11 @@ __device__ __forceinline__ A finish_value(A u, A gain, A low_gain, A bound) {
 #endif
   const A top = y > bound ? bound : y;
   return top < -bound ? -bound : top;
+}
+
+// a / b for a, b >= 0. 32-bit divisions are several times cheaper.
+__device__ __forceinline__ int64_t quotient(int64_t a, int64_t b) {
+  return ((a | b) >> 32) == 0 ? int64_t(uint32_t(a) / uint32_t(b)) : a / b;
 }
 
 // Sum over the block's threads, in the same order every time; the result is valid in thread 0. Threads are a multiple
@@ -156,6 +178,36 @@ inline unsigned blocks_for(int64_t work, int64_t per_block) {
   int64_t n = (work - 1) / per_block + 1;
   return unsigned(n < (int64_t(1) << 30) ? n : (int64_t(1) << 30));  // kernels stride over the rest
 }
+
+// The largest power of two up to `most` that leaves at most an eighth of the lanes without one of `count` items.
+inline unsigned lanes_for(int64_t count, unsigned most) {
+  unsigned best = 1;
+  for (unsigned w = 2; w <= most; w *= 2)
+    if (((count - 1) / w * w + w - count) * 8 <= count) best = w;
+  return best;
+}
+
+// x blocks for each of `groups`, which may be more than one dimension of a grid holds.
+inline dim3 grid_of(int64_t x, int64_t groups) {
+  const int64_t z = (groups - 1) / 65535 + 1;
+  return dim3(unsigned(x), unsigned((groups - 1) / z + 1), unsigned(z));
+}
+
+// Geometry of RowWalk. A thread gets up to 16 rows, as long as there is work for some 2^18 threads.
+struct RowLaunch {
+  dim3 grid, block;
+  unsigned column_blocks;
+  int64_t group;
+  RowLaunch(int64_t samples, int64_t rows, int64_t vectors) {
+    const unsigned width = lanes_for(vectors, 256), height = 256 / width;
+    column_blocks = unsigned((vectors - 1) / width + 1);
+    int64_t each = 16;
+    while (each > 1 && samples * vectors * ((rows - 1) / each + 1) < (1 << 18)) each /= 2;
+    group = each * height;
+    block = dim3(width, height);
+    grid = grid_of(column_blocks * ((rows - 1) / group + 1), samples);
+  }
+};
 
 #ifndef GT_EMULATE
 template <class... P, class... A>

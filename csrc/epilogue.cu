@@ -5,38 +5,39 @@
 
 namespace gt {
 
-// Element vectors never cross a plane (NCHW) or a pixel (channels last): the launchers see to that.
-template <class T, int V>
-__global__ void __launch_bounds__(256) epilogue_forward(EpilogueParams p) {
+// CHANNELS: channels last, a thread's columns are channels with their d and b; else they are pixels with their noise.
+template <class T, int V, bool CHANNELS>
+__global__ void __launch_bounds__(256, 3) epilogue_forward(EpilogueParams p, unsigned column_blocks, int64_t group) {
   using A = acc_t<T>;
-  const A *d = static_cast<const A*>(p.d), *b = static_cast<const A*>(p.b), *noise = static_cast<const A*>(p.noise);
-  const A slope = A(p.slope), gain = A(p.gain), scale = A(p.scale);
-  const A bound = p.clamp < 0 ? A(1) / A(0) : stored<T>(p.clamp);
-  const A strength = noise ? *static_cast<const A*>(p.strength) : A(0);
-  const int64_t total = p.n * p.c * p.hw, step = int64_t(gridDim.x) * blockDim.x * V;
-  for (int64_t e = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V; e < total; e += step) {
-    int64_t outer, inner, n, c, i;  // inner: channel (channels last) or position in the plane
-    const int64_t length = p.channels_last ? p.c : p.hw;
-    if (total < (int64_t(1) << 31)) {  // 32-bit divisions are several times cheaper
-      outer = uint32_t(e) / uint32_t(length);
-      n = uint32_t(outer) / uint32_t(p.channels_last ? p.hw : p.c);
-    } else {
-      outer = e / length;
-      n = outer / (p.channels_last ? p.hw : p.c);
-    }
-    inner = e - outer * length;
-    c = p.channels_last ? inner : outer - n * p.c;
-    i = p.channels_last ? outer - n * p.hw : inner;
-    const Vec<T, V> x = load<T, V>(p.x, e);
-    Vec<T, V> y;
+  const RowWalk walk(CHANNELS ? p.hw : p.c, V, column_blocks, group);
+  const int64_t length = CHANNELS ? p.c : p.hw, n = walk.sample;
+  if (walk.column >= length || n >= p.n) return;
+  const A* d = p.d ? static_cast<const A*>(p.d) + n * p.c : nullptr;
+  const A* b = static_cast<const A*>(p.b);
+  const A* noise = p.noise ? static_cast<const A*>(p.noise) + n * p.noise_step : nullptr;
+  const A gain = A(p.gain), low_gain = gain * A(p.slope), scale = A(p.scale);
+  const A bound = clamp_bound<T>(p.clamp), strength = noise ? *static_cast<const A*>(p.strength) : A(0);
+  A times[V], plus[V];
 #pragma unroll
-    for (int j = 0; j < V; j++) {
-      const int64_t cj = p.channels_last ? c + j : c, ij = p.channels_last ? i : i + j;
-      const A u = to_acc(x.v[j]) * ((d ? d[n * p.c + cj] : A(1)) * scale) +
-                  ((noise ? noise[n * p.noise_step + ij] * strength : A(0)) + (b ? b[cj] : A(0)));
-      y.v[j] = Convert<T>::from(epilogue_value(u, slope, gain, bound));
-    }
-    store<T, V>(p.out, e, y);
+  for (int j = 0; j < V; j++) {
+    times[j] = CHANNELS && d ? d[walk.column + j] * scale : scale;
+    plus[j] = CHANNELS ? (b ? b[walk.column + j] : A(0)) : (noise ? noise[walk.column + j] * strength : A(0));
+  }
+  const int64_t at = (n * (CHANNELS ? p.hw : p.c) + walk.row) * length + walk.column, step = length * blockDim.y;
+  const T* x = static_cast<const T*>(p.x) + at;
+  T* y = static_cast<T*>(p.out) + at;
+#pragma unroll 4
+  for (int64_t row = walk.row; row < walk.end; row += blockDim.y, x += step, y += step) {
+    Words<T, V> in;
+    in.load(x);
+    const A factor = !CHANNELS && d ? d[row] : A(1);
+    const A shift = CHANNELS ? (noise ? noise[row] * strength : A(0)) : (b ? b[row] : A(0));
+    A v[V];
+#pragma unroll
+    for (int j = 0; j < V; j++)
+      v[j] = finish_value(in.value(j) * (CHANNELS ? times[j] : times[0] * factor) + (plus[j] + shift), gain, low_gain,
+                          bound);
+    narrow<T, V>(y, v);
   }
 }
 
@@ -47,66 +48,78 @@ __device__ __forceinline__ A& epilogue_slot(const EpilogueParams& p, int64_t n, 
   return static_cast<A*>(p.partial)[((n * splits + split) * 3 + k) * p.c + c];
 }
 
-// One element vector of the gradient; adds to the three sums of element j at sums[j * S].
-template <class T, int V, int S, class A>
-__device__ __forceinline__ void epilogue_gradient(const EpilogueParams& p, int64_t e, const A* d, const A* noise,
-                                                  A* g_sum, A* noise_sum, A* y_sum) {
-  const A slope = A(p.slope), gain = A(p.gain), bound = p.clamp < 0 ? A(1) / A(0) : stored<T>(p.clamp);
-  const Vec<T, V> y = load<T, V>(p.x, e), dy = load<T, V>(p.dy, e);
-  Vec<T, V> dx;
+// V neighbours of the gradient from `e` on. CHANNELS: d and the sums are per element, the noise is one; else the other way
+// round. `d` has the gain in it.
+template <class T, int V, bool CHANNELS, class A>
+__device__ __forceinline__ void epilogue_gradient(const EpilogueParams& p, int64_t e, A slope, A bound, const A* d,
+                                                  const A* noise, A* g_sum, A* noise_sum, A* y_sum) {
+  Words<T, V> y, dy;
+  y.load(static_cast<const T*>(p.x) + e);
+  dy.load(static_cast<const T*>(p.dy) + e);
+  A dx[V];
 #pragma unroll
   for (int j = 0; j < V; j++) {
+    constexpr int S = CHANNELS;
     A passed;
-    const A value = to_acc(y.v[j]), g = epilogue_slope(value, to_acc(dy.v[j]), slope, bound, passed);
-    dx.v[j] = Convert<T>::from(g * d[j * S] * gain);
+    const A value = y.value(j), g = epilogue_slope(value, A(dy.value(j)), slope, bound, passed);
+    dx[j] = g * d[j * S];
     g_sum[j * S] += g;
-    noise_sum[j * S] += noise ? g * noise[j * (1 - S)] : A(0);
+    if (noise) noise_sum[j * S] += g * noise[j * (1 - S)];
     y_sum[j * S] += passed * value;
   }
-  store<T, V>(p.out, e, dx);
+  narrow<T, V>(static_cast<T*>(p.out) + e, dx);
 }
 
 // NCHW: blockDim.x threads share a piece of a plane, blockDim.y pieces per block.
 template <class T, int V>
-__global__ void __launch_bounds__(256) epilogue_planes(EpilogueParams p, int splits) {
+__global__ void __launch_bounds__(256, 3) epilogue_planes(EpilogueParams p, int splits) {
   using A = acc_t<T>;
   __shared__ A scratch[32];
   const int64_t pieces = p.n * p.c * splits, len = ((p.hw / V - 1) / splits + 1) * V;
+  const A slope = A(p.slope), bound = clamp_bound<T>(p.clamp);
   for (int64_t first = int64_t(blockIdx.x) * blockDim.y; first < pieces; first += int64_t(gridDim.x) * blockDim.y) {
-    const int64_t piece = first + threadIdx.y, plane = piece / splits, n = plane / p.c;
+    const int64_t piece = first + threadIdx.y, plane = quotient(piece, splits), n = quotient(plane, p.c);
     A s[3] = {A(0), A(0), A(0)};
     if (piece < pieces) {
-      const A d = (p.d ? static_cast<const A*>(p.d)[plane] : A(1)) * A(p.scale);
+      const A d = (p.d ? static_cast<const A*>(p.d)[plane] : A(1)) * A(p.scale) * A(p.gain);
       const A* noise = p.noise ? static_cast<const A*>(p.noise) + n * p.noise_step : nullptr;
-      const int64_t start = piece % splits * len, end = start + len < p.hw ? start + len : p.hw;
+      const int64_t start = (piece - plane * splits) * len, end = start + len < p.hw ? start + len : p.hw;
+#pragma unroll 2
       for (int64_t i = start + int64_t(threadIdx.x) * V; i < end; i += int64_t(blockDim.x) * V)
-        epilogue_gradient<T, V, 0, A>(p, plane * p.hw + i, &d, noise ? noise + i : nullptr, &s[0], &s[1], &s[2]);
+        epilogue_gradient<T, V, false, A>(p, plane * p.hw + i, slope, bound, &d, noise ? noise + i : nullptr, &s[0],
+                                          &s[1], &s[2]);
     }
+#pragma unroll
     for (int k = 0; k < 3; k++) {
       const A t = blockDim.y > 1 ? warp_sum(s[k]) : block_sum(s[k], scratch, int(threadIdx.x), int(blockDim.x));
-      if (threadIdx.x == 0 && piece < pieces) epilogue_slot<A>(p, n, splits, piece % splits, k, plane % p.c) = t;
+      if (threadIdx.x == 0 && piece < pieces)
+        epilogue_slot<A>(p, n, splits, piece - plane * splits, k, plane - n * p.c) = t;
     }
   }
 }
 
 // Channels last: 32 channel vectors x 8 pixel lanes walk a strip of pixels of one sample.
 template <class T, int V>
-__global__ void __launch_bounds__(256) epilogue_pixels(EpilogueParams p, int splits) {
+__global__ void __launch_bounds__(256, 3) epilogue_pixels(EpilogueParams p, int splits) {
   using A = acc_t<T>;
   __shared__ A scratch[8][32 * V + 1];
   const int64_t c = (int64_t(blockIdx.x) * 32 + threadIdx.x) * V, strip = (p.hw - 1) / splits + 1;
+  const A slope = A(p.slope), bound = clamp_bound<T>(p.clamp);
   for (int64_t t = blockIdx.y; t < p.n * splits; t += gridDim.y) {
-    const int64_t n = t / splits, start = t % splits * strip, end = start + strip < p.hw ? start + strip : p.hw;
+    const int64_t n = quotient(t, splits), start = (t - n * splits) * strip;
+    const int64_t end = start + strip < p.hw ? start + strip : p.hw;
     A s[3][V], d[V];
 #pragma unroll
     for (int j = 0; j < V; j++) {
       s[0][j] = s[1][j] = s[2][j] = A(0);
-      d[j] = (p.d && c < p.c ? static_cast<const A*>(p.d)[n * p.c + c + j] : A(1)) * A(p.scale);
+      d[j] = (p.d && c < p.c ? static_cast<const A*>(p.d)[n * p.c + c + j] : A(1)) * A(p.scale) * A(p.gain);
     }
     const A* noise = p.noise ? static_cast<const A*>(p.noise) + n * p.noise_step : nullptr;
     if (c < p.c)
+#pragma unroll(V > 4 ? 1 : 2)
       for (int64_t i = start + threadIdx.y; i < end; i += 8)
-        epilogue_gradient<T, V, 1, A>(p, (n * p.hw + i) * p.c + c, d, noise ? noise + i : nullptr, s[0], s[1], s[2]);
+        epilogue_gradient<T, V, true, A>(p, (n * p.hw + i) * p.c + c, slope, bound, d, noise ? noise + i : nullptr, s[0],
+                                         s[1], s[2]);
 #pragma unroll
     for (int k = 0; k < 3; k++) {
 #pragma unroll
@@ -116,7 +129,7 @@ __global__ void __launch_bounds__(256) epilogue_pixels(EpilogueParams p, int spl
         const int64_t column = int64_t(blockIdx.x) * 32 * V + i;
         A sum = A(0);
         for (int r = 0; r < 8; r++) sum += scratch[r][i];
-        if (column < p.c) epilogue_slot<A>(p, n, splits, t % splits, k, column) = sum;
+        if (column < p.c) epilogue_slot<A>(p, n, splits, t - n * splits, k, column) = sum;
       }
       __syncthreads();
     }
@@ -159,7 +172,8 @@ __global__ void __launch_bounds__(256) epilogue_strength(EpilogueParams p, int s
 }
 
 #ifdef __CUDACC_RTC__
-template __global__ void epilogue_forward<f16, 8>(EpilogueParams);
+template __global__ void epilogue_forward<f16, 8, true>(EpilogueParams, unsigned, int64_t);
+template __global__ void epilogue_forward<f16, 8, false>(EpilogueParams, unsigned, int64_t);
 template __global__ void epilogue_planes<f16, 8>(EpilogueParams, int);
 template __global__ void epilogue_pixels<f16, 8>(EpilogueParams, int);
 template __global__ void epilogue_combine<float>(EpilogueParams, int);
@@ -177,8 +191,11 @@ int splits_of(const EpilogueParams& p) {
 template <class T, int V>
 void run(const EpilogueParams& p, bool gradient, void* stream) {
   using A = acc_t<T>;
-  const int64_t total = p.n * p.c * p.hw;
-  if (!gradient) return launch(epilogue_forward<T, V>, blocks_for(total, 256 * V), 256, stream, p);
+  if (!gradient) {
+    const RowLaunch to(p.n, p.channels_last ? p.hw : p.c, (p.channels_last ? p.c : p.hw) / V);
+    const auto kernel = p.channels_last ? epilogue_forward<T, V, true> : epilogue_forward<T, V, false>;
+    return launch(kernel, to.grid, to.block, stream, p, to.column_blocks, to.group);
+  }
   const int splits = splits_of(p);
   const dim3 warps(32, 8);
   if (p.channels_last) {

@@ -287,8 +287,7 @@ __global__ void __launch_bounds__(kMarch, 6) march_planes(UpfirdnParams p, After
   if (x0 >= p.wo || plane >= planes) return;
   const T* x = static_cast<const T*>(p.x) + plane * p.h * p.w;
   T* y = static_cast<T*>(p.y) + plane * p.ho * p.wo + x0;
-  const bool narrow_index = planes < int64_t(0xffffffff);  // 32-bit divisions are several times cheaper
-  const int64_t n = narrow_index ? int64_t(uint32_t(plane) / uint32_t(p.c)) : plane / p.c;
+  const int64_t n = quotient(plane, p.c);
   if (!taps.separable) {
 #pragma unroll 1
     for (int j = x0 < 0 ? -x0 : 0; j < S::V && x0 + j < p.wo; j++) {
@@ -432,24 +431,10 @@ inline bool march_serves(const UpfirdnParams& p) {
          (p.upx == 1 || p.downx == 1) && p.c < (int64_t(1) << 28);
 }
 
-// The largest power of two up to kMarch that leaves at most an eighth of the lanes without one of `count` items.
-inline unsigned march_width(int64_t count) {
-  unsigned best = 1;
-  for (unsigned w = 2; w <= kMarch; w *= 2)
-    if (((count - 1) / w * w + w - count) * 8 <= count) best = w;
-  return best;
-}
-
-// x blocks for each of `groups`, which may be more than one dimension of a grid holds.
-inline dim3 march_grid(unsigned x, int64_t groups) {
-  const int64_t z = (groups - 1) / 65535 + 1;
-  return dim3(x, unsigned((groups - 1) / z + 1), unsigned(z));
-}
-
 // Rows of a strip: long ones read few rows twice, short ones keep every multiprocessor busy.
 inline int march_strip(const UpfirdnParams& p, int64_t threads_per_row) {
   int strip = 32;
-  while (strip > 4 && threads_per_row * ((p.ho - 1) / strip + 1) < (1 << 19)) strip /= 2;
+  while (strip > 4 && threads_per_row * ((p.ho - 1) / strip + 1) < (1 << 18)) strip /= 2;
   return strip;
 }
 
@@ -458,11 +443,11 @@ void march_planes_launch(const UpfirdnParams& p, const After& after, void* strea
   constexpr int V = PlaneShape<T, UP, DOWN, PX, WHOLE>::V;
   const int64_t planes = p.n * p.c;
   const int pieces = UP == 2 && !WHOLE ? floor_div(p.wo - p.px, 2) - ceil_div(-p.px, 2) + 1 : (p.wo - 1) / V + 1;
-  const unsigned width = march_width(pieces), height = kMarch / width;
+  const unsigned width = lanes_for(pieces, kMarch), height = kMarch / width;
   const int strip = march_strip(p, pieces * planes);
   const int64_t groups = (planes - 1) / height + 1;
   launch(march_planes<T, UP, DOWN, PX, WHOLE, After>,
-         march_grid(((pieces - 1) / width + 1) * unsigned((p.ho - 1) / strip + 1), groups), dim3(width, height), stream,
+         grid_of(int64_t((pieces - 1) / width + 1) * ((p.ho - 1) / strip + 1), groups), dim3(width, height), stream,
          p, after, strip);
 }
 
@@ -479,10 +464,10 @@ template <class T, int UP, int DOWN, int V, class After>
 void march_pixels_launch(const UpfirdnParams& p, const After& after, void* stream) {
   const int64_t vectors = p.c / V;
   const int pairs = UP == 2 ? floor_div(p.wo - p.px, 2) - ceil_div(-p.px, 2) + 1 : (p.wo - 1) / 2 + 1;
-  const unsigned width = march_width(vectors), height = kMarch / width;
+  const unsigned width = lanes_for(vectors, kMarch), height = kMarch / width;
   const int strip = march_strip(p, vectors * pairs * p.n);
   const int64_t blocks = ((vectors - 1) / width + 1) * ((pairs - 1) / height + 1) * ((p.ho - 1) / strip + 1);
-  launch(march_pixels<T, UP, DOWN, V, After>, march_grid(unsigned(blocks), p.n), dim3(width, height), stream, p, after,
+  launch(march_pixels<T, UP, DOWN, V, After>, grid_of(blocks, p.n), dim3(width, height), stream, p, after,
          strip);
 }
 

@@ -203,4 +203,10 @@ GT_HD acc_t<T> stored(double v) {
   return to_acc(Convert<T>::from(acc_t<T>(v)));
 }
 
+// The bound that a clamp sets, infinity where there is none. (1 / 0 would be divided at run time, with every use.)
+template <class T>
+GT_HD acc_t<T> clamp_bound(double clamp) {
+  return clamp < 0 ? acc_t<T>(float_of(0x7f800000u)) : stored<T>(clamp);
+}
+
 }  // namespace gt

@@ -91,7 +91,25 @@ def test_gpu_bars_from_rows():
     assert bars["epilogue backward, large, of a copy"]["value"] == pytest.approx(0.5)
     assert bars["epilogue backward, large, of a copy"]["status"] == "fail"
     assert bars["bias_act against compile, each"]["reason"] == "run with --compile"
+    kernels = [["march_pixels<gt::f16, 1, 1, 4, gt::FinishValues>", 80, 0, 0],
+               ["epilogue_pixels<gt::f16, 8>", 72, 4, 8224], ["epilogue_pixels<float, 4>", 9, 0, 0],
+               ["epilogue_forward<gt::f16, 8, true>", 56, 0, 0]]
+    lines = gpu_check.advice({"ops": {"rows": [*table, small], "gpu": gpu, "bars": list(bars.values())},
+                              "build": {"kernels": kernels}})
+    text = "\n".join(lines)
+    assert "slow: blur_epilogue fwd 64x64x64x64 fp16 nhwc: 0.65 of a copy, 67 MB" in text and len(lines) == 4
+    assert "march_pixels<gt::f16, 1, 1, 4, gt::FinishValues>: 80 registers" in text and "768 threads" in text
+    assert "slow: epilogue bwd" in text and "epilogue_pixels<gt::f16, 8>: 72 registers, 4 B spilled" in text
     assert bars["cond_bn forward, large, of a copy"]["status"] == "skipped"
+
+
+def test_occupancy():
+    """Each bound in turn: registers (given out to warps 256 at a time), shared memory, blocks, threads."""
+    assert gpu_check.occupancy(90, 80, 0, 128) == (768, 0.375)
+    assert gpu_check.occupancy(90, 33, 0, 256) == (1536, 0.75)
+    assert gpu_check.occupancy(75, 32, 31 << 10, 256) == (512, 0.5)
+    assert gpu_check.occupancy(75, 20, 0, 32) == (512, 0.5)
+    assert gpu_check.occupancy(103, 16, 0, 256) == (2048, 1.0)
 
 
 def test_step_report(native, monkeypatch):

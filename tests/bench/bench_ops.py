@@ -418,47 +418,52 @@ def fused_bars(ratios, device, select=lambda r: True):
             bar("blur_epilogue forward against two kernels mean", mean(chosen), geometric)]
 
 
-def gpu_bars(table, ratios, gpu):
-    """The same for GPUs. 'Large': at least four times the second-level cache."""
-    by, found = collect(table), []
-    large = 4 * max(gpu["l2_mb"], 1) << 20
-    old = int(gpu["sm"]) < 80
+def large(gpu):
+    """Whether what a row of (operator, shape, dtype, ..) works on is at least four times the second-level cache."""
+    limit = 4 * max(gpu["l2_mb"], 1) << 20
+    return lambda key: math.prod(key[1]) * (4 if key[2] == "fp32" else 2) * 2 >= limit
 
-    def fraction(select, derived=False):
-        """Smallest share of the copy bandwidth; derived: backward = both - forward."""
-        values = []
+
+def gpu_shares(table, gpu):
+    """{bar: (limit, [rows])}: every large row's 'share' of the copy bandwidth, the smallest first, with its 'op',
+    'shape', 'dtype', 'layout', 'direction', 'bytes' and 'us'. The backward is the difference of both and forward."""
+    by, big, old = collect(table), large(gpu), int(gpu["sm"]) < 80
+    found = {}
+
+    def add(name, limit, select, backward=False):
+        rows = []
         for k, v in by.items():
-            r = v.get("ours")
-            if r is None or not r["bytes"] or not select(k, r):
+            r, forward = v.get("ours"), by.get((*k[:4], "fwd"), {}).get("ours")
+            if r is None or not r["bytes"] or not big(k) or not select(k):
                 continue
-            size, ms = r["bytes"], r["ms"]["median"]
-            if derived:
-                forward = by.get((*k[:4], "fwd"), {}).get("ours")
-                if k[4] != "fwd+bwd" or forward is None:
-                    continue
-                size, ms = size - forward["bytes"], ms - forward["ms"]["median"]
-                values.append(size / max(ms, 1e-9) / 1e6 / gpu["copy_gbs"])
-            elif k[4] == "fwd":
-                values.append(r["frac_copy"])
-        return min(values, default=None)
-
-    def big(k, r):
-        return math.prod(k[1]) * (4 if k[2] == "fp32" else 2) * 2 >= large
+            if k[4] != ("fwd+bwd" if backward else "fwd") or forward is None:
+                continue
+            size, ms, share = r["bytes"], r["ms"]["median"], r["frac_copy"]
+            if backward:
+                size, ms = size - forward["bytes"], max(ms - forward["ms"]["median"], 1e-9)
+                share = size / ms / 1e6 / gpu["copy_gbs"]
+            rows.append({"op": k[0], "shape": list(k[1]), "dtype": k[2], "layout": k[3], "share": share, "bytes": size,
+                         "direction": "bwd" if backward else "fwd", "us": ms * 1e3})
+        found[f"{name}, large, of a copy"] = limit, sorted(rows, key=lambda r: r["share"])
 
     for op, forward, backward in (("bias_act", 0.85 if old else 0.88, 0.80), ("epilogue", 0.85 if old else 0.88, 0.80),
                                   ("cond_bn", 0.80, 0.75)):
-        found.append(bar(f"{op} forward, large, of a copy", fraction(lambda k, r, op=op: k[0] == op and big(k, r)),
-                         forward))
-        found.append(bar(f"{op} backward, large, of a copy",
-                         fraction(lambda k, r, op=op: k[0] == op and big(k, r), derived=True), backward))
-    found.append(bar("blur_epilogue forward, large, of a copy",
-                     fraction(lambda k, r: k[0] == "blur_epilogue" and big(k, r)), 0.70))
-    found += fused_bars(ratios, "cuda", lambda r: big((r["op"], r["shape"], r["dtype"]), r))
+        add(f"{op} forward", forward, lambda k, op=op: k[0] == op)
+        add(f"{op} backward", backward, lambda k, op=op: k[0] == op, backward=True)
+    add("blur_epilogue forward", 0.70, lambda k: k[0] == "blur_epilogue")
     for layout, half, full in (("nhwc", 0.75, 0.80), ("nchw", 0.65, 0.75)):
         for wide, limit in ((False, half), (True, full)):
-            found.append(bar(f"upfirdn2d {layout} {'fp32' if wide else '16 bits'}, large, of a copy", fraction(
-                lambda k, r, layout=layout, wide=wide: family(k[0]) == "upfirdn2d" and k[3] == layout
-                and (k[2] == "fp32") == wide and big(k, r)), limit))
+            add(f"upfirdn2d {layout} {'fp32' if wide else '16 bits'}", limit, lambda k, layout=layout, wide=wide:
+                family(k[0]) == "upfirdn2d" and k[3] == layout and (k[2] == "fp32") == wide)
+    return found
+
+
+def gpu_bars(table, ratios, gpu):
+    """The same for GPUs."""
+    by, big = collect(table), large(gpu)
+    found = [bar(name, rows[0]["share"] if rows else None, limit)
+             for name, (limit, rows) in gpu_shares(table, gpu).items()]
+    found += fused_bars(ratios, "cuda", lambda r: big((r["op"], r["shape"], r["dtype"])))
     small = [v["ours in a graph"]["ms"]["median"] * 1e3 for v in by.values() if "ours in a graph" in v]
     found.append(bar("operators under 4 MB, microseconds on the device", max(small, default=None), 8, most=True))
     for op, vs, limit in (("bias_act", "compile", 0.95), ("epilogue", "compile", 1.1), ("upfirdn2d", "compile", 3),

@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -290,25 +291,63 @@ def summary(report):
     for b in sorted(bars, key=lambda b: ("fail", "pass", "skipped").index(b["status"])):
         value = "" if b["value"] is None else f"{b['value']:.2f}"
         lines.append(f"{b['status']:8s}{b['id']:52s} {value:>8s}  bar {b['bar']:g}  {b['reason'] or ''}")
-    lines += advice(result)
     return lines[:59]
 
 
+# Of a multiprocessor: threads, blocks, KB of shared memory.
+LIMITS = {70: (2048, 32, 96), 75: (1024, 16, 64), 80: (2048, 32, 164), 86: (1536, 16, 100), 89: (1536, 24, 100),
+          90: (2048, 32, 228), 100: (2048, 32, 228), 120: (1536, 24, 100)}
+
+
+def occupancy(sm, registers, shared, threads):
+    """Resident threads per multiprocessor that registers, shared memory (bytes) and blocks of `threads` allow, and the
+    share of what it can hold."""
+    most, blocks, kilobytes = LIMITS[max(k for k in LIMITS if k <= max(sm, 70))]
+    warps = threads // 32
+    by_registers = 65536 // (-(-max(registers, 1) * 32 // 256) * 256) // warps
+    by_shared = kilobytes * 1024 // (shared + 1024) if shared else blocks
+    resident = min(blocks, by_registers, by_shared, most // threads) * threads
+    return resident, resident / most
+
+
+def kernel_pattern(row):
+    """Of the names (ptxas') of the kernels that do the work of a large row of the operators' bench."""
+    t = {"fp32": "float", "fp16": "gt::f16", "bf16": "gt::bf16"}[row["dtype"]]
+    nhwc, forward = row["layout"] == "nhwc", row["direction"] == "fwd"
+    march = "march_pixels" if nhwc else "march_planes"
+    last = "true" if nhwc else "false"
+    if row["op"].startswith("upfirdn2d"):
+        scale = {"up2": "2, 1", "down2": "1, 2"}.get(row["op"].split()[1], "1, 1")
+        return rf"{march}<{t}, {scale}, .*KeepValues"
+    return {"blur_epilogue": rf"{march}<{t}, .*FinishValues",
+            "epilogue": rf"epilogue_forward<{t}, \d+, {last}" if forward else
+                        rf"epilogue_{'pixels' if nhwc else 'planes'}<{t}",
+            "bias_act": rf"bias_act_flat<{t}, 3, 0, .*{last}>" if forward else
+                        rf"bias_act_{'rows' if nhwc else 'planes'}<{t}, 3, 1",
+            "cond_bn": rf"cond_bn_(flat<{t}, \d+, false, {last}|{'pixels' if nhwc else 'planes'}<{t}, \d+, false)"
+                       if forward else rf"cond_bn_(flat<{t}, \d+, true, {last}|"
+                                       rf"{'pixels' if nhwc else 'planes'}<{t}, \d+, true)"}.get(row["op"], "$^")
+
+
 def advice(result):
-    """For the slowest kernels of failed bars: what the next edit needs to know without a profiler."""
+    """For the two slowest rows of every failed bar: what the next edit needs to know without a profiler."""
+    from tests.bench import bench_ops
+
     report, found = result.get("ops", {}), []
-    if not any(b["status"] == "fail" for b in report.get("bars", [])):
+    failed = {b["id"] for b in report.get("bars", []) if b["status"] == "fail"}
+    if not failed or not report.get("gpu"):
         return []
-    kernels = result.get("build", {}).get("kernels", [])
-    rows = sorted((r for r in report["rows"] if r["variant"] == "ours" and r["frac_copy"] and r["direction"] == "fwd"),
-                  key=lambda r: r["frac_copy"])
-    for r in rows[:6]:
-        op = r["op"].split()[0].replace("cond_batch_norm", "cond_bn")
-        registers = max((k[1] for k in kernels if k[0].startswith(op)), default=0)
-        blocks = 65536 // (256 * -(-registers // 8) * 8) if registers else 0
-        found.append(f"slow: {r['op']} {'x'.join(map(str, r['shape']))} {r['dtype']} {r['layout']}: "
-                     f"{r['frac_copy']:.2f} of a copy, {r['bytes'] / 1e6:.0f} MB in {r['ms']['median'] * 1e3:.0f} us; "
-                     f"{registers} registers at most, {min(blocks * 256, 2048)} threads per multiprocessor")
+    kernels, sm = result.get("build", {}).get("kernels", []), int(report["gpu"]["sm"])
+    for name, (_, rows) in bench_ops.gpu_shares(report["rows"], report["gpu"]).items():
+        for r in rows[:2] if name in failed else ():
+            size = "x".join(map(str, r["shape"]))
+            found.append(f"slow: {r['op']} {r['direction']} {size} {r['dtype']} {r['layout']}: {r['share']:.2f} "
+                         f"of a copy, {r['bytes'] / 1e6:.0f} MB in {r['us']:.0f} us")
+            pattern = re.compile(kernel_pattern(r))
+            for kernel, registers, spilled, shared in [k for k in kernels if pattern.match(k[0])][:3]:
+                threads, share = occupancy(sm, registers, shared, 128 if kernel.startswith("march") else 256)
+                found.append(f"    {kernel}: {registers} registers, {spilled} B spilled, {shared} B shared, {threads} "
+                             f"threads per multiprocessor ({share:.0%})")
     return found
 
 
@@ -354,9 +393,10 @@ def main():
             print(stage["log"][-800:], flush=True)
     passed = report["stages"]["correctness"].get("result", {}).get("passed", False)
     report["passed"] = passed
+    report["advice"] = advice({k: v.get("result", {}) for k, v in report["stages"].items()})
     report["summary"] = summary(report)
     common.write_json(folder / "gpu_check.json", report)
-    print("\n" + "\n".join(report["summary"]))
+    print("\n" + "\n".join([*report["advice"], *report["summary"]]))
     print("correctness:", "passed" if passed else "NOT PASSED")
     sys.exit(0 if passed else 1)
 

@@ -145,6 +145,17 @@ def blocks_of(lines: list[str]) -> dict[int, Block]:
     return blocks
 
 
+def reachable(blocks: dict[int, Block]) -> set[int]:
+    """Blocks that the entry leads to; what follows the code (a trap, padding) is not among them."""
+    reached, stack = {min(blocks)}, [min(blocks)]
+    while stack:
+        for t in blocks[stack.pop()].to:
+            if t in blocks and t not in reached:
+                reached.add(t)
+                stack.append(t)
+    return reached
+
+
 def natural_loops(blocks: dict[int, Block]) -> list[tuple[int, set[int]]]:
     """(header, blocks of the body) of every loop; loops with one header are one."""
     entry, nodes = min(blocks), list(blocks)
@@ -153,12 +164,7 @@ def natural_loops(blocks: dict[int, Block]) -> list[tuple[int, set[int]]]:
         for t in blocks[n].to:
             if t in before:
                 before[t].add(n)
-    reached, stack = {entry}, [entry]
-    while stack:
-        for t in blocks[stack.pop()].to:
-            if t in before and t not in reached:
-                reached.add(t)
-                stack.append(t)
+    reached = reachable(blocks)
     dominators = {n: set(reached) for n in reached}
     dominators[entry] = {entry}
     changed = True
@@ -192,7 +198,7 @@ def loops_of(kernel: str, lines: list[str]) -> tuple[list[Loop], int]:
         inner = set().union(*(b for h, b in found if h != header and b < body), set())
         counts, loaded, in_global, in_shared = Counter(), 0, 0, 0
         for n in body - inner:
-            if any(op.startswith("CALL") for op, _ in blocks[n].code):
+            if any(op.startswith("CALL") and re.search("(div|rem)_[su]64", rest) for op, rest in blocks[n].code):
                 continue
             for op, _ in blocks[n].code:
                 kind = classify(op)
@@ -203,7 +209,7 @@ def loops_of(kernel: str, lines: list[str]) -> tuple[list[Loop], int]:
         out.append(Loop(kernel, sum(body <= b for _, b in found), counts, loaded, in_global,
                         in_shared, size))
     inside = set().union(*(b for _, b in found), set())
-    return out, sum(len(b.code) for n, b in blocks.items() if n not in inside)
+    return out, sum(len(blocks[n].code) for n in reachable(blocks) - inside)
 
 
 def kernels_of(listing: str) -> dict[str, list[str]]:
