@@ -87,7 +87,7 @@ struct Image {
   int h, w, ho, wo;
 };
 
-// The horizontal pass of one row of `size`-element pixels (1 in planes): `in` points at pixel 0, with enough margin.
+// The horizontal pass of one row of `size`-element pixels: `in` points at pixel 0, with enough margin.
 template <int K, int UP, int DOWN, class O>
 GT_INLINE void across(const Taps<K, UP>& taps, const float* in, O* __restrict out, int wo, int64_t size) {
   constexpr int T = Taps<K, UP>::kTaps;
@@ -100,32 +100,6 @@ GT_INLINE void across(const Taps<K, UP>& taps, const float* in, O* __restrict ou
     return v;
   };
   if (UP == 1 && DOWN == 1) return row<T>(at[0], taps.weight[0], out, wo * size);
-  if (size == 1 && UP == 1)
-    return cover(
-        wo,
-        [&](int64_t i) {
-          Vec v[T];
-#pragma GCC unroll 12
-          for (int t = 0; t < T; t++) v[t] = load_even(at[0][t] + 2 * i);
-          store(out + i, splat_sum<T>(v, taps.weight[0]));
-        },
-        [&](int64_t i) { out[i] = Convert<O>::from(one(0, 2 * i)); });
-  if (size == 1) {
-    cover(
-        wo / 2,
-        [&](int64_t i) {
-          Vec a[T], b[T];
-#pragma GCC unroll 12
-          for (int t = 0; t < T; t++) a[t] = load(at[0][t] + i), b[t] = load(at[UP - 1][t] + i);
-          store_pairs(out + 2 * i, splat_sum<T>(a, taps.weight[0]), splat_sum<T>(b, taps.weight[UP - 1]), 2 * kLanes);
-        },
-        [&](int64_t i) {
-          out[2 * i] = Convert<O>::from(one(0, i));
-          out[2 * i + 1] = Convert<O>::from(one(UP - 1, i));
-        });
-    if (wo % 2) out[wo - 1] = Convert<O>::from(one(0, wo / 2));
-    return;
-  }
   if (size == 3 && DOWN == 2) {  // RGB: five pixels are a vector
     for (int ox = 0; ox < wo; ox += 5) {
       Vec v[T];
@@ -202,41 +176,6 @@ struct Filter2d {
     const S* in[kTaps];
     for (int t = 0; t < kTaps; t++) in[t] = first + t >= 0 && first + t < p.h ? x + (first + t) * pitch : zeros;
     row<kTaps>(in, vertical.weight[s], to, len);
-  }
-
-  template <class Chunks>
-  void planes(const Chunks& for_chunks) const {
-    const int margin = (left + kLanes - 1) / kLanes * kLanes;
-    // Strided reads go a vector past the last pixel.
-    const int pitch = (margin + p.w + right + kLanes * DOWN) / kLanes * kLanes;
-    const int strip = std::min(p.ho, std::max(4, 3072 / pitch)), strips = (p.ho - 1) / strip + 1;
-    for_chunks(p.n * p.c * strips, std::max<int64_t>(1, (1 << 15) / (int64_t(strip) * p.wo)),
-               [&](int64_t first, int64_t last) {
-      const std::vector<float> zeros(p.w, 0.f);
-      std::vector<float> buffer(size_t(strip) * pitch, 0.f), wide;
-      for (int64_t k = first; k < last; k++) {
-        const int start = int(k % strips) * strip, end = std::min(p.ho, start + strip);
-        const T* x = static_cast<const T*>(p.x) + k / strips * p.h * p.w;
-        T* y = static_cast<T*>(p.y) + k / strips * p.ho * p.wo;
-        float* b = buffer.data() + margin;
-        const float* rows = in_float(x, start, end, wide);
-        for (int oy = start; oy < end; oy++) down(rows, p.w, oy, zeros.data(), b + int64_t(oy - start) * pitch, p.w);
-        for (int oy = start; oy < end; oy++)
-          across<K, UP, DOWN>(horizontal, b + int64_t(oy - start) * pitch, y + int64_t(oy) * p.wo, p.wo, 1);
-      }
-    });
-  }
-
-  // Plane x as far as output rows start .. end see it, in float32.
-  const float* in_float(const float* x, int, int, std::vector<float>&) const { return x; }
-  const float* in_float(const bf16* x, int start, int end, std::vector<float>& wide) const {
-    const int low = std::max(0, first_row(start)), high = std::min(p.h, first_row(end - 1) + kTaps);
-    const int64_t len = std::max(0, high - low) * int64_t(p.w);
-    wide.resize(std::max<size_t>(wide.size(), len));
-    float* to = wide.data();
-    x += int64_t(low) * p.w;
-    cover(len, [&](int64_t i) { store(to + i, load(x + i)); }, [&](int64_t i) { to[i] = to_acc(x[i]); });
-    return to - int64_t(low) * p.w;
   }
 
   // Whether `lanes` serves this case.

@@ -391,16 +391,21 @@ void run_small(const UpfirdnParams& p) {
   });
 }
 
-// The cases of fir.h.
+// The cases of fir.h. False: not one of them.
 template <class T, int K, int UP, int DOWN>
-void run_fir(const UpfirdnParams& p, const Filter<float>& filter) {
+bool run_fir(const UpfirdnParams& p, const Filter<float>& filter) {
   const fir::Image image{p.x, p.y, p.n, p.c, p.h, p.w, p.ho, p.wo};
   const fir::Filter2d<T, K, UP, DOWN> f(image, filter.column.data(), filter.row.data(), p.px, p.py);
   auto chunks = [](int64_t n, int64_t chunk, const auto& g) { for_chunks(n, chunk, g); };
-  if (!p.channels_last && f.regular()) return f.lanes(chunks);
+  if (!p.channels_last) {
+    if (!f.regular()) return false;
+    f.lanes(chunks);
+    return true;
+  }
   if constexpr (K == 4)
-    if (p.channels_last && f.walkable()) return f.pixels(chunks);
-  p.channels_last ? f.rows(chunks) : f.planes(chunks);
+    if (f.walkable()) return f.pixels(chunks), true;
+  f.rows(chunks);
+  return true;
 }
 
 template <class T, int K>
@@ -408,9 +413,9 @@ bool run_fir(const UpfirdnParams& p) {
   if (p.upx != p.upy || p.downx != p.downy || p.fh != K) return false;
   const Filter<float> filter(p);
   if (!filter.separable) return false;
-  if (p.upx == 1 && p.downx == 1) return run_fir<T, K, 1, 1>(p, filter), true;
-  if (p.upx == 2 && p.downx == 1) return run_fir<T, K, 2, 1>(p, filter), true;
-  if (p.upx == 1 && p.downx == 2) return run_fir<T, K, 1, 2>(p, filter), true;
+  if (p.upx == 1 && p.downx == 1) return run_fir<T, K, 1, 1>(p, filter);
+  if (p.upx == 2 && p.downx == 1) return run_fir<T, K, 2, 1>(p, filter);
+  if (p.upx == 1 && p.downx == 2) return run_fir<T, K, 1, 2>(p, filter);
   return false;
 }
 
@@ -420,7 +425,8 @@ void run_cpu(const UpfirdnParams& p) {
   if constexpr (std::is_same_v<T, float> || std::is_same_v<T, bf16>) {
     if (small) return run_small<T>(p);
     if (p.fw == 4 && run_fir<T, 4>(p)) return;
-    if (p.fw == 12 && run_fir<T, 12>(p)) return;
+    if constexpr (std::is_same_v<T, float>)  // augmentation's filters: on images, in float32
+      if (p.fw == 12 && run_fir<T, 12>(p)) return;
   }
   if (p.channels_last && (p.c >= 16 || (p.upx == 1 && p.downx == 1))) return Pixels<T>(p).run();
   Planes<T>(p).run();
