@@ -32,6 +32,104 @@ __device__ __forceinline__ void store(void* base, int64_t i, const Vec<T, N>& v)
 template <class T>
 constexpr int kVec = 16 / int(sizeof(T));
 
+// Stores N results rounded to the storage type; two at a time where one instruction does that.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+template <class T>
+__device__ __forceinline__ uint32_t narrow_pair(float low, float high) {
+  uint32_t r;
+  if constexpr (IsBf16<T>::value)
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+#else
+template <class T>
+__device__ __forceinline__ uint32_t narrow_pair(float low, float high) {
+  return uint32_t(Convert<T>::from(low).v) | uint32_t(Convert<T>::from(high).v) << 16;
+}
+#endif
+template <class T, int N, class A>
+__device__ __forceinline__ void narrow(T* at, const A* v) {
+  if constexpr (sizeof(T) * N >= 4 && sizeof(T) <= 4) {
+    constexpr int kWords = sizeof(T) * N / 4;
+    Vec<uint32_t, kWords> out;
+#pragma unroll
+    for (int i = 0; i < kWords; i++)
+      if constexpr (sizeof(T) == 2)
+        out.v[i] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
+      else
+        out.v[i] = bits_of(v[i]);
+#ifdef __CUDA_ARCH__
+    // Said outright: of a structure, the compiler often makes one store per word.
+    const size_t to = __cvta_generic_to_global(at);
+    if constexpr (kWords == 4)
+      asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(out.v[0]), "r"(out.v[1]), "r"(out.v[2]),
+                   "r"(out.v[3]));
+    else if constexpr (kWords == 2)
+      asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(out.v[0]), "r"(out.v[1]));
+    else
+      asm volatile("st.global.b32 [%0], %1;" ::"l"(to), "r"(out.v[0]));
+#else
+    *reinterpret_cast<Vec<uint32_t, kWords>*>(at) = out;
+#endif
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i++) at[i] = Convert<T>::from(v[i]);
+  }
+}
+
+// N stored values as 32-bit words: what is loaded stays in whole registers until it is used. Loaded into variables of 16
+// bits, values are taken apart at once, and every load would wait for the one before.
+template <class T, int N>
+struct Words {
+  static constexpr int kWords = (sizeof(T) * N + 3) / 4;
+  Vec<uint32_t, kWords> words;
+
+  __device__ __forceinline__ void load(const T* at) {
+    if constexpr (sizeof(T) * N < 4)
+      words.v[0] = *reinterpret_cast<const uint16_t*>(at);
+    else
+      words = *reinterpret_cast<const Vec<uint32_t, kWords>*>(at);
+  }
+  __device__ __forceinline__ float value(int i) const {
+    const uint32_t* w = words.v;
+    if constexpr (sizeof(T) == 4) {
+      return float_of(w[i]);
+    } else if constexpr (IsBf16<T>::value) {
+      return float_of(i & 1 ? w[i / 2] & 0xffff0000u : w[i / 2] << 16);
+    } else {
+#ifdef __CUDA_ARCH__
+      float low, high;
+      asm("{.reg .f16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}"
+          : "=f"(low), "=f"(high) : "r"(w[i / 2]));
+      return i & 1 ? high : low;
+#else
+      f16 half;
+      half.v = uint16_t(w[i / 2] >> (i & 1) * 16);
+      return to_acc(half);
+#endif
+    }
+  }
+};
+
+// The epilogue's value (epilogue.h) with slope * gain multiplied beforehand, and the clamp in two instructions where
+// there is a minimum that keeps NaN.
+template <class A>
+__device__ __forceinline__ A finish_value(A u, A gain, A low_gain, A bound) {
+  const A y = u * (u > A(0) ? gain : low_gain);
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (sizeof(A) == 4) {
+    A r;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(y), "f"(bound));
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(r), "f"(-bound));
+    return r;
+  }
+#endif
+  const A top = y > bound ? bound : y;
+  return top < -bound ? -bound : top;
+}
+
 // Sum over the block's threads, in the same order every time; the result is valid in thread 0. Threads are a multiple
 // of 32. `scratch`: shared, 32 values.
 template <class A>

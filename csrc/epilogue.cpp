@@ -20,20 +20,6 @@ constexpr int64_t kChunk = 1 << 15;  // elements per task
 GT_INLINE void add_up(double a, double b, double c, double* s) { s[0] = a, s[1] = b, s[2] = c; }
 GT_INLINE void add_up(vec::Vec a, vec::Vec b, vec::Vec c, float* s) { vec::sums(a, b, c, s); }
 
-// The numbers that all elements share. By value: what is stored could change them otherwise, for all the compiler knows.
-template <class A>
-struct Numbers {
-  A slope, gain, bound, strength;
-
-  template <class V>
-  GT_INLINE V value(V u) const {
-    const V zero = {};
-    V y = choose(u > zero, u, u * slope) * gain;
-    y = choose(y > bound, zero + bound, y);
-    return choose(y < -bound, zero - bound, y);
-  }
-};
-
 // Planes: d and b are constant, noise runs along. Pixels of channels last: d and b run along, noise is constant.
 template <class T, class R = Run<T>>
 struct Kernel {
@@ -42,19 +28,19 @@ struct Kernel {
   static constexpr int P = R::kParts, L = R::kWidth;
   const EpilogueParams& p;
   const A *d = static_cast<const A*>(p.d), *b = static_cast<const A*>(p.b), *noise = static_cast<const A*>(p.noise);
-  const A scale = A(p.scale);
-  const Numbers<A> numbers = {A(p.slope), A(p.gain), p.clamp < 0 ? A(INFINITY) : stored<T>(p.clamp),
-                              p.strength ? *static_cast<const A*>(p.strength) : A(0)};
+  const A gain = A(p.gain), factor = A(p.scale * p.gain);  // of everything that is added; of x beside d
+  const A strength = p.strength ? *static_cast<const A*>(p.strength) : A(0);
+  const Activation<A> act = {A(p.slope), p.clamp < 0 ? A(INFINITY) : stored<T>(p.clamp)};
   const T *x = static_cast<const T*>(p.x), *dy = static_cast<const T*>(p.dy);  // x: y in the gradient
   T* out = static_cast<T*>(p.out);
   // Pixels that are one task.
   const int64_t chunk = std::max<int64_t>(1, std::min(p.hw, kChunk / p.c)), chunks = (p.hw - 1) / chunk + 1;
 
-  // f(plane, sample, channel, d, noise of the sample or null)
+  // f(plane, sample, channel, d * factor, noise of the sample or null)
   template <class F>
   void planes(const F& f) const {
     for_chunks(p.n * p.c, std::max<int64_t>(1, kChunk / p.hw), [&](int64_t first, int64_t last) {
-      const A *const d = this->d, s = scale;
+      const A *const d = this->d, s = factor;
       while (first < last) {
         const int64_t n = first / p.c, end = std::min(last, (n + 1) * p.c);
         const A* const z = noise ? noise + n * p.noise_step : nullptr;
@@ -72,22 +58,24 @@ struct Kernel {
     if (i < len) f(i, len - i);
   }
 
-  static GT_INLINE void forward_plane(const T* x, T* out, int64_t len, A d, A b, const A* z, const Numbers<A> k) {
+  // What the elements share goes by value: for all the compiler knows, what is stored could change it otherwise.
+  static GT_INLINE void forward_plane(const T* x, T* out, int64_t len, A d, A b, const A* z, A strength,
+                                      const Activation<A> act) {
     runs(len, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
       V v[P], zv[P] = {};
       R::load(x + i, n, v);
       if (z) R::values(z + i, n, zv);
-      for (int j = 0; j < P; j++) v[j] = k.value(v[j] * d + (zv[j] * k.strength + b));
+      for (int j = 0; j < P; j++) v[j] = act(v[j] * d + (zv[j] * strength + b));
       R::store(out + i, n, v);
     });
   }
 
-  // z: noise times strength.
-  static void forward_pixel(const T* x, T* out, int64_t len, const V* d, const V* b, A z, const Numbers<A> k) {
+  // z: noise times strength and gain.
+  static void forward_pixel(const T* x, T* out, int64_t len, const V* d, const V* b, A z, const Activation<A> act) {
     runs(len, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
       V v[P];
       R::load(x + i, n, v);
-      for (int j = 0; j < P; j++) v[j] = k.value(v[j] * d[i / L * P + j] + (b[i / L * P + j] + z));
+      for (int j = 0; j < P; j++) v[j] = act(v[j] * d[i / L * P + j] + (b[i / L * P + j] + z));
       R::store(out + i, n, v);
     });
   }
@@ -104,8 +92,9 @@ struct Kernel {
 
   void forward_planes() const {
     const int64_t hw = p.hw;
-    planes([b = b, x = x, out = out, hw, k = numbers](int64_t q, int64_t, int64_t c, A dq, const A* z) {
-      forward_plane(x + q * hw, out + q * hw, hw, dq, b ? b[c] : A(0), z, k);
+    planes([b = b, x = x, out = out, hw, gain = gain, s = strength * gain, act = act](int64_t q, int64_t, int64_t c,
+                                                                                       A dq, const A* z) {
+      forward_plane(x + q * hw, out + q * hw, hw, dq, b ? b[c] * gain : A(0), z, s, act);
     });
   }
 
@@ -113,15 +102,15 @@ struct Kernel {
     const int64_t vectors = (p.c - 1) / L * P + P;
     for_chunks(p.n * chunks, 1, [&](int64_t first, int64_t last) {
       std::vector<V> dv(vectors), bv(vectors);
-      in_order(b, b ? A(1) : A(0), bv);
+      in_order(b, b ? gain : A(0), bv);
       int64_t have = -1;
       for (int64_t k = first; k < last; k++) {
         const int64_t n = k / chunks, start = k % chunks * chunk, end = std::min(p.hw, start + chunk);
-        if (n != have) in_order(d ? d + n * p.c : nullptr, scale, dv);
+        if (n != have) in_order(d ? d + n * p.c : nullptr, factor, dv);
         have = n;
         for (int64_t r = start; r < end; r++)
           forward_pixel(x + (n * p.hw + r) * p.c, out + (n * p.hw + r) * p.c, p.c, dv.data(), bv.data(),
-                        noise ? noise[n * p.noise_step + r] * numbers.strength : A(0), numbers);
+                        noise ? noise[n * p.noise_step + r] * (strength * gain) : A(0), act);
       }
     });
   }
@@ -130,16 +119,16 @@ struct Kernel {
     V g[P] = {}, noise[P] = {}, y[P] = {};
   };
 
-  // A run of the gradient: dx, and what it adds to the sums. factor: d * scale * gain.
+  // A run of the gradient: dx, and what it adds to the sums.
   static GT_INLINE void gradient(const T* y_, const T* dy, T* dx, int64_t n, const V* factor, const V* z, Sums& s,
-                                 const Numbers<A>& k) {
+                                 const Activation<A>& act) {
     const V zero = {};
     V y[P], given[P];
     R::load(y_, n, y);
     R::load(dy, n, given);
     for (int j = 0; j < P; j++) {
-      const V passed = choose((y[j] < k.bound) & (y[j] > -k.bound), given[j], zero);
-      const V g = choose(y[j] > zero, passed, passed * k.slope);
+      const V passed = choose((y[j] < act.bound) & (y[j] > -act.bound), given[j], zero);
+      const V g = choose(y[j] > zero, passed, passed * act.slope);
       s.g[j] += g;
       s.noise[j] += g * z[j];
       s.y[j] += passed * y[j];
@@ -149,14 +138,15 @@ struct Kernel {
   }
 
   // to: three sums.
-  static GT_INLINE void gradient_plane(const T* y, const T* dy, T* dx, int64_t len, A d, const A* z, const Numbers<A> k, A* to) {
+  static GT_INLINE void gradient_plane(const T* y, const T* dy, T* dx, int64_t len, A d, const A* z,
+                                       const Activation<A> act, A* to) {
     Sums s;
     V factor[P];
-    for (int j = 0; j < P; j++) factor[j] = V{} + d * k.gain;
+    for (int j = 0; j < P; j++) factor[j] = V{} + d;
     runs(len, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
       V zv[P] = {};
       if (z) R::values(z + i, n, zv);
-      gradient(y + i, dy + i, dx + i, n, factor, zv, s, k);
+      gradient(y + i, dy + i, dx + i, n, factor, zv, s, act);
     });
     for (int j = 1; j < P; j++) s.g[0] += s.g[j], s.noise[0] += s.noise[j], s.y[0] += s.y[j];
     add_up(s.g[0], s.noise[0], s.y[0], to);
@@ -164,9 +154,9 @@ struct Kernel {
 
   void gradient_planes(A* part) const {  // part: [n][3][c]
     const int64_t hw = p.hw, size = p.c;
-    planes([y = x, dy = dy, dx = out, hw, size, k = numbers, part](int64_t q, int64_t n, int64_t c, A dq, const A* z) {
+    planes([y = x, dy = dy, dx = out, hw, size, act = act, part](int64_t q, int64_t n, int64_t c, A dq, const A* z) {
       A sums[4];
-      gradient_plane(y + q * hw, dy + q * hw, dx + q * hw, hw, dq, z, k, sums);
+      gradient_plane(y + q * hw, dy + q * hw, dx + q * hw, hw, dq, z, act, sums);
       for (int i = 0; i < 3; i++) part[(n * 3 + i) * size + c] = sums[i];
     });
   }
@@ -187,13 +177,13 @@ struct Kernel {
   void gradient_block(int64_t k, int64_t c, A* part) const {
     const int64_t n = k / chunks, start = k % chunks * chunk, end = std::min(p.hw, start + chunk), size = p.c;
     const int64_t at = n * p.hw * size + c, left = B > 1 ? L : size - c;
-    const Numbers<A> same = numbers;
+    const Activation<A> same = act;
     Sums s[B];
     V factor[B][P];
     for (int i = 0; i < B; i++) {
       for (int j = 0; j < P; j++) factor[i][j] = V{} + A(1);
       if (d) R::values(d + n * p.c + c + i * L, left, factor[i]);
-      for (int j = 0; j < P; j++) factor[i][j] *= scale * same.gain;
+      for (int j = 0; j < P; j++) factor[i][j] *= this->factor;
     }
     const A* const z = noise ? noise + n * p.noise_step : nullptr;
     const T *y0 = x + at, *dy0 = dy + at;
@@ -237,7 +227,7 @@ struct Kernel {
       }
       if (dd)
         for (int64_t c = 0; c < p.c; c++)
-          dd[n * p.c + c] = A(epilogue_dd<double>(g[c], g_noise[c], dy_y[c], d[n * p.c + c], numbers.strength,
+          dd[n * p.c + c] = A(epilogue_dd<double>(g[c], g_noise[c], dy_y[c], d[n * p.c + c], strength,
                                                   b ? b[c] : A(0), p.gain));
     }
     if (db)

@@ -38,16 +38,17 @@ struct Taps {
   }
 };
 
-// Results as they are.
+// Results as they are. A sink's `run(y, oy, ox, c)` changes P vectors of a blur's results before they are stored: pixels
+// from (oy, ox) on of plane k, or channels from c on of pixel (oy, ox) of sample n; oy may be past the last row.
 struct NoSink {
   struct Done {
     template <class T, int P>
     GT_INLINE void run(Vec*, int, int, int64_t = 0) const {}
   };
   template <class T>
-  Done plane(int64_t) const { return {}; }
+  Done plane(int64_t /* k */) const { return {}; }
   template <class T>
-  Done image(int64_t) const { return {}; }
+  Done image(int64_t /* n */) const { return {}; }
 };
 
 template <int K, class W>
@@ -257,7 +258,7 @@ struct Filter2d {
       bands<2, 1, 1>(for_chunks, sink);
     } else if constexpr (DOWN == 2) {
       bands<2, 1, 2>(for_chunks, sink);
-    } else if (kHalf && p.w > kLanes) {
+    } else if (kHalf && p.wo > kLanes) {
       horizontal.base[0] == -1 ? bands<2, 1, 2>(for_chunks, sink) : bands<2, 2, 2>(for_chunks, sink);
     } else {
       horizontal.base[0] == -1 ? bands<4, 1, 1>(for_chunks, sink) : bands<4, 2, 1>(for_chunks, sink);

@@ -4,6 +4,7 @@
 #include "blur_epilogue.h"
 #include "filter.h"
 #include "fir.h"
+#include "runs.h"
 
 namespace gt::fir {
 
@@ -11,35 +12,24 @@ namespace gt::fir {
 struct EpilogueSink {
   const EpilogueParams& p;
   const int ho, wo;
-  const float slope = float(p.slope), gain = float(p.gain), scale = float(p.scale);
-  const float strength = p.strength ? *static_cast<const float*>(p.strength) : 0.f;
+  const float gain = float(p.gain), factor = float(p.scale * p.gain);
+  const float strength = p.strength ? *static_cast<const float*>(p.strength) * gain : 0.f;
   const float *d = static_cast<const float*>(p.d), *b = static_cast<const float*>(p.b);
   const float* noise = static_cast<const float*>(p.noise);
 
   template <class T>
-  float bound() const { return p.clamp < 0 ? INFINITY : stored<T>(p.clamp); }
+  Activation<float> act() const { return {float(p.slope), p.clamp < 0 ? INFINITY : stored<T>(p.clamp)}; }
 
-  // P vectors of [i, i + P * kLanes) of an array of `size` values, in the order of a run of pixels or channels.
+  // What a run of T's of P vectors reads of an array; n elements are left.
   template <class T, int P>
-  static GT_INLINE void take(const float* from, int64_t size, Vec* to) {
-    const Part part = {0, int(std::min<int64_t>(P * kLanes, size))};
-    if constexpr (P == 1) {
-      to[0] = load_part(from, part);
-    } else {
-      const Pair s = split(from, load_pair_part(from, part));
-      to[0] = s.v[0], to[1] = s.v[1];
-    }
-  }
-
-  static GT_INLINE Vec finish(Vec u, float slope, float gain, float bound) {
-    const Vec zero = {};
-    Vec y = choose(u > zero, u, u * slope) * gain;
-    y = choose(y > bound, zero + bound, y);
-    return choose(y < -bound, zero - bound, y);
+  static GT_INLINE void take(const float* from, int64_t n, Vec* to) {
+    if constexpr (P == Run<T>::kParts) Run<T>::values(from, n, to);
+    else Run<float>::values(from, n, to);
   }
 
   struct Plane {
-    float d, b, strength, slope, gain, bound;
+    float d, b, strength;
+    Activation<float> act;
     const float* noise;
     int ho, wo;
     template <class T, int P>
@@ -48,19 +38,20 @@ struct EpilogueSink {
       // Rows past the last are computed and dropped.
       if (noise) take<T, P>(noise + int64_t(std::min(oy, ho - 1)) * wo + ox, wo - ox, z);
 #pragma GCC unroll 2
-      for (int q = 0; q < P; q++) y[q] = finish(y[q] * d + (z[q] * strength + b), slope, gain, bound);
+      for (int q = 0; q < P; q++) y[q] = act(y[q] * d + (z[q] * strength + b));
     }
   };
   template <class T>
   Plane plane(int64_t k) const {
     const int64_t n = k / p.c, c = k % p.c;
-    return {(d ? d[k] : 1.f) * scale, b ? b[c] : 0.f, strength, slope, gain, bound<T>(),
+    return {(d ? d[k] : 1.f) * factor, b ? b[c] * gain : 0.f, strength, act<T>(),
             noise ? noise + n * p.noise_step : nullptr, ho, wo};
   }
 
   struct Channels {
     const float *d, *b, *noise;
-    float scale, strength, slope, gain, bound;
+    float factor, gain, strength;
+    Activation<float> act;
     int ho, wo;
     template <class T, int P>
     GT_INLINE void run(Vec* y, int oy, int ox, int64_t c) const {
@@ -70,13 +61,13 @@ struct EpilogueSink {
       if (d) take<T, P>(d + c, P * kLanes, dv);
       if (b) take<T, P>(b + c, P * kLanes, bv);
 #pragma GCC unroll 2
-      for (int q = 0; q < P; q++) y[q] = finish(y[q] * (dv[q] * scale) + (bv[q] + z), slope, gain, bound);
+      for (int q = 0; q < P; q++) y[q] = act(y[q] * (dv[q] * factor) + (bv[q] * gain + z));
     }
   };
   template <class T>
   Channels image(int64_t n) const {
     return {d ? d + n * p.c : nullptr, b, noise ? noise + n * p.noise_step : nullptr,
-            scale, strength, slope, gain, bound<T>(), ho, wo};
+            factor, gain, strength, act<T>(), ho, wo};
   }
 };
 

@@ -54,6 +54,15 @@ struct bf16 {
   uint16_t v;
 };
 
+template <class T>
+struct IsBf16 {
+  static constexpr bool value = false;
+};
+template <>
+struct IsBf16<bf16> {
+  static constexpr bool value = true;
+};
+
 GT_HD float to_acc(float x) { return x; }
 GT_HD double to_acc(double x) { return x; }
 
@@ -89,11 +98,15 @@ template <>
 struct Convert<bf16> {
   using acc = float;
   static GT_HD bf16 from(float v) {  // to nearest, ties to even; NaN stays NaN
+    bf16 out;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out.v) : "f"(v));
+#else
     uint32_t u = bits_of(v);
     uint32_t r = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
     r = (u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : r;
-    bf16 out;
     out.v = uint16_t(r);
+#endif
     return out;
   }
 };

@@ -10,6 +10,38 @@ GT_INLINE double choose(bool yes, double a, double b) { return yes ? a : b; }
 GT_INLINE vec::Vec choose(vec::VecMask yes, vec::Vec a, vec::Vec b) { return vec::choose(yes, a, b); }
 GT_INLINE double sum(double v) { return v; }
 
+// Of two; the second one where either is NaN.
+GT_INLINE double larger(double a, double b) { return a > b ? a : b; }
+GT_INLINE double smaller(double a, double b) { return a < b ? a : b; }
+GT_INLINE vec::Vec larger(vec::Vec a, vec::Vec b) {
+#ifdef __AVX512F__
+  return (vec::Vec)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+  return vec::choose(a > b, a, b);
+#endif
+}
+GT_INLINE vec::Vec smaller(vec::Vec a, vec::Vec b) {
+#ifdef __AVX512F__
+  return (vec::Vec)_mm512_min_ps((__m512)a, (__m512)b);
+#else
+  return vec::choose(a < b, a, b);
+#endif
+}
+
+// An epilogue's activation and clamp of values that have the gain in them already: it is positive, and the activation
+// takes it out.
+template <class A>
+struct Activation {
+  A slope, bound;
+
+  template <class V>
+  GT_INLINE V operator()(V u) const {
+    const V zero = {}, v = u * slope;
+    const V y = slope <= A(1) ? larger(v, u) : choose(u > zero, u, v);
+    return larger(zero - bound, smaller(zero + bound, y));
+  }
+};
+
 // load, store: n elements, or all; elements past n are zero. values: the same of an array in the accumulate type.
 template <class T>
 struct Run {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// upfirdn2d on CUDA: a generic kernel (one thread per output), a tiled one for planes and a marching one for channels
-// last. The two fast ones serve filters of up to 12 taps and up, down in {1, 2} (never both 2); each block finds out by
-// itself whether a 2-D filter has rank one, so no tap ever crosses to the host.
-#include "device.h"
-#include "upfirdn2d.h"
+// upfirdn2d on CUDA: marching kernels for 4 taps (march.h), a tiled one for planes and up to 12 taps, and a generic one
+// (one thread per output). The first two serve up, down in {1, 2} (never both 2) and find out by themselves whether a
+// 2-D filter has rank one, so no tap ever crosses to the host.
+#include "march.h"
 
 namespace gt {
 
@@ -55,31 +54,12 @@ __device__ __forceinline__ void read_filter(const UpfirdnParams& p, SharedFilter
 }
 
 template <class T>
-__device__ __forceinline__ void split_index(const UpfirdnParams& p, int64_t e, int64_t& n, int64_t& c, int& y, int& x) {
-  if (p.channels_last) {
-    c = e % p.c;
-    e /= p.c;
-    x = int(e % p.wo);
-    e /= p.wo;
-    y = int(e % p.ho);
-    n = e / p.ho;
-  } else {
-    x = int(e % p.wo);
-    e /= p.wo;
-    y = int(e % p.ho);
-    e /= p.ho;
-    c = e % p.c;
-    n = e / p.c;
-  }
-}
-
-template <class T>
 __global__ void __launch_bounds__(256, 3) upfirdn2d_generic(UpfirdnParams p) {
   const int64_t total = p.n * p.c * p.ho * p.wo, step = int64_t(gridDim.x) * blockDim.x;
   for (int64_t e = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; e < total; e += step) {
     int64_t n, c;
     int y, x;
-    split_index<T>(p, e, n, c, y, x);
+    split_index(p, e, n, c, y, x);
     static_cast<T*>(p.y)[e] = Convert<T>::from(upfirdn_pixel<T>(p, n, c, y, x));
   }
 }
@@ -150,120 +130,24 @@ __global__ void __launch_bounds__(256, 3) upfirdn2d_planes(UpfirdnParams p) {
   }
 }
 
-// Channels last, up to 4 taps. A thread owns V channels of one output column and marches down a strip of output rows,
-// holding the horizontally filtered input rows that the vertical taps see in registers.
-template <class T, int UP, int DOWN, int V>
-__global__ void __launch_bounds__(256, 2) upfirdn2d_pixels(UpfirdnParams p, int strip) {
-  constexpr int TAPS = 4, SEEN = TAPS / UP;  // taps per output and axis; rows held
-  __shared__ SharedFilter filter;
-  read_filter(p, filter, int(threadIdx.x));
-  const int64_t vectors = p.c / V, columns = vectors * p.wo;
-  const int strips = (p.ho - 1) / strip + 1;
-  const int64_t total = p.n * strips * columns;
-  const int64_t stride = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t t = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; t < total; t += stride) {
-    const int64_t c = t % vectors * V;
-    const int ox = int(t / vectors % p.wo), part = int(t / columns % strips);
-    const int64_t n = t / columns / strips;
-    const int oy0 = part * strip, oy1 = oy0 + strip < p.ho ? oy0 + strip : p.ho;
-    if (!filter.separable) {
-      for (int oy = oy0; oy < oy1; oy++)
-        for (int j = 0; j < V; j++)
-          static_cast<T*>(p.y)[upfirdn_offset(p, n, c + j, oy, ox, p.ho, p.wo)] =
-              Convert<T>::from(upfirdn_pixel<T>(p, n, c + j, oy, ox));
-      continue;
-    }
-    const int left = ox * DOWN - p.px, ix0 = ceil_div(left, UP), skip_x = ix0 * UP - left;
-    float weight[SEEN];
-#pragma unroll
-    for (int b = 0; b < SEEN; b++) {
-      const int k = skip_x + b * UP;
-      weight[b] = k < p.fw ? filter.row[k] : 0.f;
-    }
-    float held[SEEN][V];
-    int next = ceil_div(oy0 * DOWN - p.py, UP);  // next input row to filter
-    for (int oy = oy0; oy < oy1; oy++) {
-      const int top = oy * DOWN - p.py, first = ceil_div(top, UP), skip_y = first * UP - top;
-      while (next < first + SEEN) {
-#pragma unroll
-        for (int r = 0; r + 1 < SEEN; r++)
-#pragma unroll
-          for (int j = 0; j < V; j++) held[r][j] = held[r + 1][j];
-#pragma unroll
-        for (int j = 0; j < V; j++) held[SEEN - 1][j] = 0.f;
-        if (next >= 0 && next < p.h) {
-#pragma unroll
-          for (int b = 0; b < SEEN; b++) {
-            const int ix = ix0 + b;
-            if (ix < 0 || ix >= p.w) continue;
-            const Vec<T, V> in = load<T, V>(p.x, ((n * p.h + next) * p.w + ix) * p.c + c);
-#pragma unroll
-            for (int j = 0; j < V; j++) held[SEEN - 1][j] += weight[b] * to_acc(in.v[j]);
-          }
-        }
-        next++;
-      }
-      Vec<T, V> out;
-#pragma unroll
-      for (int j = 0; j < V; j++) {
-        float s = 0;
-#pragma unroll
-        for (int r = 0; r < SEEN; r++) {
-          const int k = skip_y + r * UP;
-          s += (k < p.fh ? filter.column[k] : 0.f) * held[r][j];
-        }
-        out.v[j] = Convert<T>::from(s);
-      }
-      store<T, V>(p.y, ((n * p.ho + oy) * p.wo + ox) * p.c + c, out);
-    }
-  }
-}
-
 #ifdef __CUDACC_RTC__
 template __global__ void upfirdn2d_generic<f16>(UpfirdnParams);
-template __global__ void upfirdn2d_planes<f16, 2, 1, 4, 32, 64, 1>(UpfirdnParams);
+template __global__ void upfirdn2d_planes<f16, 2, 1, 12, 32, 32, 1>(UpfirdnParams);
 template __global__ void upfirdn2d_planes<float, 1, 2, 12, 16, 32, 1>(UpfirdnParams);
-template __global__ void upfirdn2d_pixels<f16, 1, 1, 8>(UpfirdnParams, int);
+template __global__ void march_planes<f16, 2, 1, 2, true, KeepValues>(UpfirdnParams, KeepValues, int);
+template __global__ void march_planes<float, 1, 2, 0, false, KeepValues>(UpfirdnParams, KeepValues, int);
+template __global__ void march_pixels<bf16, 1, 1, 4, KeepValues>(UpfirdnParams, KeepValues, int);
 #else
 
 namespace {
 
-template <class T, int UP, int DOWN, int TAPS>
-void planes(const UpfirdnParams& p, void* stream) {
-  const int64_t count = p.n * p.c;
-  if (TAPS == 4 && p.wo <= 16) {  // small maps: several planes per block
-    constexpr int S = 16, PL = 4;
-    const int64_t tiles = int64_t((p.ho - 1) / S + 1) * ((count - 1) / PL + 1);
-    return launch(upfirdn2d_planes<T, UP, DOWN, TAPS, S, S, PL>, blocks_for(tiles, 1), 256, stream, p);
-  }
-  constexpr int OH = DOWN == 2 ? 16 : 32, OW = TAPS > 4 || DOWN == 2 ? 32 : 64;
-  const int64_t tiles = int64_t((p.ho - 1) / OH + 1) * ((p.wo - 1) / OW + 1) * count;
-  launch(upfirdn2d_planes<T, UP, DOWN, TAPS, OH, OW, 1>, blocks_for(tiles, 1), 256, stream, p);
-}
-
-template <class T, int UP, int DOWN, int V>
-void pixels(const UpfirdnParams& p, void* stream) {
-  const int strip = p.ho >= 64 ? 16 : 8;
-  const int64_t threads = p.n * ((p.ho - 1) / strip + 1) * p.wo * (p.c / V);
-  launch(upfirdn2d_pixels<T, UP, DOWN, V>, blocks_for(threads, 256), 256, stream, p, strip);
-}
-
 template <class T, int UP, int DOWN>
 bool fast(const UpfirdnParams& p, void* stream) {
-  const int taps = p.fh > p.fw ? p.fh : p.fw;
-  if (p.channels_last) {
-    constexpr int V = kVec<T>;
-    if (taps > 4) return false;
-    const bool whole = p.c % V == 0 && aligned16(p.x) && aligned16(p.y);
-    whole ? pixels<T, UP, DOWN, V>(p, stream) : pixels<T, UP, DOWN, 1>(p, stream);
-    return true;
-  }
-  if (taps <= 4)
-    planes<T, UP, DOWN, 4>(p, stream);
-  else if (taps <= kMaxTaps)
-    planes<T, UP, DOWN, 12>(p, stream);
-  else
-    return false;
+  if (march_serves(p)) return march_launch<T, UP, DOWN>(p, KeepValues{}, nullptr, stream), true;
+  if (p.channels_last || p.fh > kMaxTaps || p.fw > kMaxTaps) return false;
+  constexpr int OH = DOWN == 2 ? 16 : 32, OW = 32;
+  const int64_t tiles = int64_t((p.ho - 1) / OH + 1) * ((p.wo - 1) / OW + 1) * p.n * p.c;
+  launch(upfirdn2d_planes<T, UP, DOWN, kMaxTaps, OH, OW, 1>, blocks_for(tiles, 1), 256, stream, p);
   return true;
 }
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from dnnlib.util import UserError, atomic_path
 from gantransfer.snapshot import Snapshot
+from torch_utils import build
 
 
 class _Fixed(nn.Module):
@@ -62,7 +63,8 @@ def export_onnx(snap: Snapshot, path: str | os.PathLike, net: str = "G_ema", tru
         options["truncation_psi"] = trunc
     z, c = torch.zeros([2, G.z_dim]), torch.zeros([2, G.c_dim])
     fixed, inputs = (_Fixed(G, options), dict(z=z, c=c)) if G.c_dim else (_Unlabelled(G, options), dict(z=z))
-    with atomic_path(path) as tmp, _quiet(), torch.no_grad():
+    # ONNX knows torch's operators, not the compiled ones.
+    with atomic_path(path) as tmp, _quiet(), torch.no_grad(), build.using("ref"):
         fixed.eval()(*inputs.values())  # operators keep small tables between calls: these must not be tracing's
         torch.onnx.export(fixed, tuple(inputs.values()), str(tmp), dynamo=True, opset_version=opset,
                           input_names=list(inputs), output_names=["image"], external_data=False, verbose=False,

@@ -3,6 +3,7 @@
 // another, barriers and warp shuffles switch fibers. Slow, but it finds wrong indices, missing barriers (a barrier that
 // not all threads reach aborts) and wrong sums without a GPU. Used by tests/ops/test_cuda_emulated.py.
 #pragma once
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdint>
@@ -31,45 +32,54 @@ namespace gt_emulate {
 enum State { kReady, kWarp, kBlock, kDone };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t start;
+  jmp_buf at;  // where it waits
   std::vector<char> stack = std::vector<char>(64 << 10);
   State state = kDone;
 };
 
 inline std::vector<std::unique_ptr<Fiber>> fibers;
-inline ucontext_t scheduler;
+inline ucontext_t scheduler;  // only to start fibers: these contexts cost system calls, jumps do not
+inline jmp_buf schedule;
 inline const std::function<void()>* body = nullptr;
 inline int current = 0;
 inline uint64_t slots[1024];
 
 inline void wait(State s) {
   fibers[current]->state = s;
-  swapcontext(&fibers[current]->context, &scheduler);
+  if (!_setjmp(fibers[current]->at)) _longjmp(schedule, 1);
 }
 
+// A fiber runs one thread of every block.
 inline void entry() {
-  (*body)();
-  wait(kDone);
+  if (!_setjmp(fibers[current]->at)) swapcontext(&fibers[current]->start, &scheduler);
+  for (;;) {
+    (*body)();
+    wait(kDone);
+  }
 }
 
 inline void run_block(int threads) {
-  while (int(fibers.size()) < threads) fibers.push_back(std::make_unique<Fiber>());
-  for (int i = 0; i < threads; i++) {
-    Fiber& f = *fibers[i];
-    getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack.data();
-    f.context.uc_stack.ss_size = f.stack.size();
-    f.context.uc_link = nullptr;
-    makecontext(&f.context, entry, 0);
-    f.state = kReady;
+  while (int(fibers.size()) < threads) {
+    fibers.push_back(std::make_unique<Fiber>());
+    Fiber& f = *fibers.back();
+    getcontext(&f.start);
+    f.start.uc_stack.ss_sp = f.stack.data();
+    f.start.uc_stack.ss_size = f.stack.size();
+    f.start.uc_link = nullptr;
+    makecontext(&f.start, entry, 0);
+    current = int(fibers.size()) - 1;
+    swapcontext(&scheduler, &f.start);
   }
+  for (int i = 0; i < threads; i++) fibers[i]->state = kReady;
   for (;;) {
-    int ran = 0, live = 0, at_block = 0;
-    for (int i = 0; i < threads; i++) {
+    volatile int ran = 0;  // volatile: changed between a setjmp and the jump back
+    int live = 0, at_block = 0;
+    for (volatile int i = 0; i < threads; i++) {
       if (fibers[i]->state != kReady) continue;
       current = i;
       threadIdx = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
-      swapcontext(&scheduler, &fibers[i]->context);
+      if (!_setjmp(schedule)) _longjmp(fibers[i]->at, 1);
       ran++;
     }
     for (int i = 0; i < threads; i++) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bias_act.h"
+#include "blur_epilogue.h"
 #include "cond_bn.h"
 #include "epilogue.h"
 #include "upfirdn2d.h"
@@ -37,6 +38,8 @@ namespace gt {
 int bias_act_launch(const BiasActParams& p, DType dtype, void* stream);
 int epilogue_launch(const EpilogueParams& p, DType dtype, bool backward, void* stream);
 int upfirdn2d_launch(const UpfirdnParams& p, DType dtype, void* stream);
+int blur_epilogue_launch(const BlurEpilogueParams& p, DType dtype, void* stream);
+bool blur_epilogue_fused(const BlurEpilogueParams& p, DType dtype);
 int cond_bn_launch(const CondBnParams& p, DType dtype, CondBnJob job, void* stream);
 int weight_sq_launch(const WeightSqParams& p, DType dtype, bool gradient, void* stream);
 int64_t cond_bn_partials(const CondBnParams& p, CondBnJob job);
@@ -82,6 +85,59 @@ static void judge(const char* what, bool channels_last, int status, const void* 
   failures += !good;
   std::printf("%-6s %-12s %s %s  error %.2g, status %d\n", good ? "ok" : "WRONG", what, sizeof(T) == 4 ? "f32" : "f16",
               channels_last ? "nhwc" : "nchw", worst, status);
+}
+
+// Blur and epilogue in one pass: filters of rank one and two and of fewer taps, paddings, shared noise, parts left out;
+// x and y start `shift` elements behind an aligned address.
+template <class T>
+static void blurs(int64_t n, int64_t c, int h, int w, bool nhwc, int shift) {
+  const auto x = numbers<T>(n * c * h * w + shift, 6);
+  const T* dx = upload(x);
+  const int64_t most = n * c * (h + 8) * (w + 8);
+  const auto b = numbers<float>(c, 7), noise = numbers<float>(most, 8), strength = numbers<float>(1, 9);
+  auto d = numbers<float>(n * c, 10);
+  for (auto& e : d) e = 0.5f + std::fabs(e);
+  const float *db = upload(b), *dd = upload(d), *dn = upload(noise), *ds = upload(strength);
+  T* y = static_cast<T*>(device_alloc((most + shift) * sizeof(T)));
+  const std::vector<float> line = {0.125f, 0.25f, 0.5f, 0.125f}, any = numbers<float>(16, 11);
+  std::vector<float> outer;
+  for (float e : line)
+    for (float f : line) outer.push_back(e * f);
+  const float *d1 = upload(line), *d2 = upload(outer), *d3 = upload(any);
+  struct Case {
+    const float *host, *device;
+    int fh, fw, px, py, right, below;
+    bool separable, flip;
+  };
+  const Case cases[] = {{outer.data(), d2, 4, 4, 1, 1, 2, 2, false, false}, {outer.data(), d2, 4, 4, 2, 1, 1, 2, false, true},
+                        {line.data(), d1, 4, 4, 1, 2, 1, 1, true, false},   {any.data(), d3, 4, 4, 2, 2, 2, 2, false, false},
+                        {any.data(), d3, 3, 2, 1, 0, 0, 2, false, true},    {outer.data(), d2, 4, 4, -1, 3, 5, -2, false, false}};
+  for (int k = 0; k < 6; k++) {
+    const Case& a = cases[k];
+    BlurEpilogueParams p{};
+    UpfirdnParams& f = p.fir;
+    f.x = dx + shift, f.y = y + shift, f.f = a.device, f.n = n, f.c = c, f.h = h, f.w = w;
+    f.fh = a.fh, f.fw = a.fw, f.px = a.px, f.py = a.py, f.separable = a.separable, f.flip = a.flip;
+    f.upx = f.upy = f.downx = f.downy = 1, f.gain = 1.5, f.channels_last = nhwc;
+    f.ho = h + a.py + a.below - a.fh + 1, f.wo = w + a.px + a.right - a.fw + 1;
+    EpilogueParams& e = p.after;
+    const int64_t hw = int64_t(f.ho) * f.wo;
+    e.out = f.y, e.n = n, e.c = c, e.hw = hw, e.noise_step = k == 2 ? 0 : hw, e.channels_last = nhwc;
+    e.scale = k == 1 ? 0.7 : 1, e.slope = k == 3 ? 0 : 0.2, e.gain = 1.4, e.clamp = k % 2 ? -1 : 1.2;
+    e.d = k == 1 ? nullptr : dd, e.noise = k == 4 ? nullptr : dn, e.strength = k == 4 ? nullptr : ds;
+    e.b = k == 5 ? nullptr : db;
+    const int status = blur_epilogue_launch(p, kType<T>, nullptr);
+    BlurEpilogueParams host = p;
+    host.fir.x = x.data() + shift, host.fir.f = a.host;
+    host.after.d = e.d ? d.data() : nullptr, host.after.noise = e.noise ? noise.data() : nullptr;
+    host.after.strength = strength.data(), host.after.b = e.b ? b.data() : nullptr;
+    char name[32];
+    std::snprintf(name, sizeof name, "blur %d%s", k, shift ? " +1" : "");
+    judge<T>(name, nhwc, status + !blur_epilogue_fused(p, kType<T>), y + shift, n * c * hw, [&](int64_t i) {
+      const int64_t at = nhwc ? i / c % hw : i % hw;
+      return blur_epilogue_pixel<T>(host, i / (c * hw), nhwc ? i % c : i / hw % c, int(at / f.wo), int(at % f.wo));
+    });
+  }
 }
 
 template <class T>
@@ -147,6 +203,8 @@ static void run(int64_t n, int64_t c, int h, int w, bool nhwc) {
     judge<float>("its gradient", nhwc, done, y, rows * c * k,
                  [&](int64_t i) { return weight_sq_slope<float>(host, i); });
   }
+  blurs<T>(n, c, h, w, nhwc, 0);
+  blurs<T>(n, c, h, w, nhwc, 1);  // unaligned
 
   CondBnParams p{};
   p.x = dx, p.n = n, p.c = c, p.h = h, p.w = w, p.up = 1, p.channels_last = nhwc, p.relu = true;

@@ -5,9 +5,11 @@ import json
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gantransfer.networks import stylegan2
+from gantransfer.networks import hypermod, stylegan2
 from gantransfer.networks.stylegan2 import Discriminator, Generator, MinibatchStd
+from torch_utils import build
 from torch_utils.random import SeedStack
 
 SMALL = dict(channel_base=128, channel_max=8)
@@ -254,6 +256,27 @@ def test_gradients_do_not_depend_on_formulation():
     for other in results[1:]:
         for a, b in zip(results[0], other):
             torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("up", [1, 2])
+@pytest.mark.parametrize("layer_class", [stylegan2.SynthesisLayer, hypermod.HyperLayer])
+def test_a_layer_ends_in_one_operator(layer_class, up):
+    """Demodulation coefficients, a convolution, then one compiled operator for all that follows, the blur included."""
+    if build.implementation("cpu") != "native":
+        pytest.skip("no compiled kernels")
+    layer, seen = layer_class(5, 3, 4, 8 * up, up=up), []
+    one = hypermod.Classes(torch.randn(1, 64), torch.zeros(2, dtype=torch.long), "classes").sorted()[0]
+    kw = dict(classes=one) if layer_class is hypermod.HyperLayer else {}
+
+    class Note(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Note():
+        layer(torch.randn(2, 5, 8, 8), torch.randn(2, 4), **kw)
+    own = [name for name in seen if name.startswith("gantransfer::")]
+    assert own == ["gantransfer::weight_sq", "gantransfer::" + ("epilogue", "blur_epilogue")[up - 1]]
 
 
 def test_rebuilt_from_its_arguments():
