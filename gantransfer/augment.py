@@ -49,28 +49,34 @@ AUGPIPES: dict[str, dict[str, float]] = {
 
 _UNIFORMS, _NORMALS = 29, 12  # draws per sample with everything switched on
 
+ROOMS = 8
+"""Recorded code (torch_utils/graphs.py) pads by multiples of 1/8 of the image: by how many is its tape's `room`."""
+
+Margins = tuple[int, int, int, int]  # left, right, top, bottom
+
+_GREY = torch.tensor([1.0, 1.0, 1.0, 0.0]) / math.sqrt(3)
+_GREY = torch.outer(_GREY, _GREY)  # projection on the grey axis of RGB
+_BAND_POWER = torch.tensor([10.0, 1.0, 1.0, 1.0]) / 13  # of natural images, whose spectra fall as 1/f
+
 
 class _Draws:
-    """All random numbers of one call, one row per sample: two transfers to the device instead of forty."""
+    """All random numbers of one call but the noise pattern, one row per sample, in the host's memory."""
 
-    def __init__(self, n: int, rng: rnd.Rng, device: torch.device, p: torch.Tensor, percentile: float | None):
+    def __init__(self, n: int, rng: rnd.Rng, p: torch.Tensor, percentile: float | None):
         self.p, self.fixed = p, percentile is not None
         if self.fixed:
-            q = torch.as_tensor(percentile, dtype=torch.float32, device=device)
+            q = torch.as_tensor(percentile, dtype=torch.float32, device="cpu")
             # erfinv without the factor sqrt 2 of a true percentile: the published debugging convention.
-            self._uniforms, self._normals = q.expand(n, _UNIFORMS), torch.erfinv(2 * q - 1).expand(n, _NORMALS)
+            uniforms, normals = q.expand(n, _UNIFORMS), torch.erfinv(2 * q - 1).expand(n, _NORMALS)
         else:
-            self._uniforms = rnd.rand([n, _UNIFORMS], rng, device)
-            self._normals = rnd.randn([n, _NORMALS], rng, device)
-        self.used_uniforms = self.used_normals = 0
+            uniforms, normals = rnd.rand([n, _UNIFORMS], rng, "cpu"), rnd.randn([n, _NORMALS], rng, "cpu")
+        self._uniforms, self._normals = iter(uniforms.unbind(1)), iter(normals.unbind(1))
 
     def uniform(self) -> torch.Tensor:
-        self.used_uniforms += 1
-        return self._uniforms[:, self.used_uniforms - 1]
+        return next(self._uniforms)
 
     def normal(self) -> torch.Tensor:
-        self.used_normals += 1
-        return self._normals[:, self.used_normals - 1]
+        return next(self._normals)
 
     def gate(self, probability: torch.Tensor, identity: float, *values: torch.Tensor) -> list[torch.Tensor]:
         """`values`, all with one draw of `probability` (tensor []), else `identity`; always `values` if fixed."""
@@ -117,31 +123,20 @@ class AugmentPipe(nn.Module):
         self.register_buffer("p", torch.ones([]))
         self.register_buffer("Hz_geom", setup_filter(SYM6))
         self.register_buffer("Hz_fbank", torch.from_numpy(_filter_bank()).float())
-        # Constants kept on the module's device, because copying them there in every call would wait for the device.
-        grey = torch.tensor([1.0, 1.0, 1.0, 0.0]) / math.sqrt(3)
-        for name, value in {
-            "_grey": torch.outer(grey, grey),  # projection on the grey axis of RGB
-            "_corners": torch.tensor([[-1.0, 1.0, 1.0, -1.0], [-1.0, -1.0, 1.0, 1.0]]),
-            "_band_power": torch.tensor([10.0, 1.0, 1.0, 1.0]) / 13,  # of natural images, whose spectra fall as 1/f
-        }.items():
-            self.register_buffer(name, value, persistent=False)
 
     @property
     def min_size(self) -> int:
         """Smallest image side that the chosen transforms can handle."""
         return self.Hz_fbank.shape[1] // 2 + 1 if self.imgfilter else 1
 
-    @property
-    def moves(self) -> bool:
-        """Whether pixels change place: how far, and so the size of what is computed, depends on the draws."""
-        return any([self.xflip, self.rotate90, self.xint, self.scale, self.rotate, self.aniso, self.xfrac])
-
-    def forward(self, images: torch.Tensor, *, rng: rnd.Rng = None,
-                debug_percentile: float | None = None) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, *, rng: rnd.Rng = None, choices: rnd.Rng = None,
+                p: torch.Tensor | None = None, debug_percentile: float | None = None) -> torch.Tensor:
         """Augment images [N, C, H, W], floats in [-1, 1]; same shape and dtype.
 
-        `rng` is the source of all draws. `debug_percentile` in [0, 1] switches every chosen transform on for every
-        sample with parameters at that percentile (the noise pattern itself stays random).
+        `choices` is the source of the transforms' parameters, which the host must know; a generator on the CPU (None:
+        `rng`) gives them without waiting for the device. `rng` is the source of the noise pattern. `p` is the value of
+        the buffer p, where it is known in the host's memory. `debug_percentile` in [0, 1] switches every chosen
+        transform on for every sample with parameters at that percentile (the noise pattern itself stays random).
         Raises ValueError for images that are too small, or whose channel count is not 1 or 3 with colour transforms.
         """
         if images.ndim != 4:
@@ -149,52 +144,86 @@ class AugmentPipe(nn.Module):
         if min(images.shape[2:]) < self.min_size:
             raise ValueError(f"imgfilter needs images of at least {self.min_size} pixels, got "
                              f"{tuple(images.shape[2:])}; choose an augmentation recipe without it, such as bgc")
-        dtype = images.dtype
-        x = images if dtype == torch.float64 else images.float()
-        draws = _Draws(len(x), rng, x.device, self.p, debug_percentile)
-        x = self._geometry(x, draws)
-        x = self._colour(x, draws)
-        x = self._filter(x, draws)
-        x = self._corrupt(x, draws, rng)
-        return x.to(dtype)
+        x = images if images.dtype == torch.float64 else images.float()
+        t, margins = self._draw(x, rng if choices is None else choices, p, debug_percentile)
+        if "warp" in t and margins is not None:
+            x = self._warp(x, t["warp"], margins)
+        if "colour" in t:
+            x = _colour(x, rnd.to_device(t["colour"], x.device))
+        if "gains" in t:
+            x = self._filter(x, rnd.to_device(t["gains"], x.device))
+        if "sigma" in t:
+            sigma = rnd.to_device(t["sigma"], x.device)[:, None, None, None]
+            x = x + rnd.randn(x.shape, rng, x.device).to(x.dtype) * sigma.to(x.dtype)
+        if "hole" in t:
+            x = _cut_out(x, rnd.to_device(t["hole"], x.device))
+        return x.to(images.dtype)
 
-    def _geometry(self, x: torch.Tensor, draws: _Draws) -> torch.Tensor:
-        if not self.moves:
-            return x
-        n, _, height, width = x.shape
-        m = self._inverse_warp(n, height, width, draws)
+    # ---- parameters, on the host ---------------------------------------------------------------------------------
 
-        # Margins: as far as the warped corners and the filter's support reach, the same for the whole batch.
+    def _draw(self, x: torch.Tensor, rng: rnd.Rng, p: torch.Tensor | None,
+              percentile: float | None) -> tuple[dict[str, torch.Tensor], Margins | None]:
+        """The transforms that are switched on, and how far the warped images reach; None: nothing moves."""
+        n, channels, height, width = x.shape
+        device = x.device
+
+        def draw(source: rnd.Rng) -> tuple[dict[str, torch.Tensor], Margins | None]:
+            host = (self.p if p is None else p).cpu()
+            return self._transforms(n, channels, height, width, _Draws(n, source, host, percentile))
+
+        if not isinstance(rng, rnd.Taped):
+            return draw(rng)
+
+        def make(source: rnd.Rng, out: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+            t, margins = draw(source)
+            rng.tape.need(_room(margins, height, width))
+            if out is None:
+                return {k: rnd.to_device(v, device).clone() for k, v in t.items()}
+            for k, v in t.items():
+                out[k].copy_(rnd.to_device(v, device))
+            return out
+
+        t = rng.take((n, channels, height, width), make)
+        return t, _margins(rng.tape.room, height, width)
+
+    def _transforms(self, n: int, channels: int, height: int, width: int,
+                    draws: _Draws) -> tuple[dict[str, torch.Tensor], Margins | None]:
+        t, margins = {}, None
+        if any([self.xflip, self.rotate90, self.xint, self.scale, self.rotate, self.aniso, self.xfrac]):
+            t["warp"] = self._inverse_warp(n, height, width, draws)
+            margins = self._reach(t["warp"], height, width)
+        if any([self.brightness, self.contrast, self.lumaflip, self.hue, self.saturation]):
+            t["colour"] = self._colour_matrix(n, channels, draws)
+        if self.imgfilter:
+            t["gains"] = self._gains(n, draws)
+        if self.noise:
+            sigma = draws.normal().abs() * self.noise_std
+            if draws.fixed:
+                sigma = torch.erfinv(draws.uniform()) * self.noise_std
+            (t["sigma"],) = draws.gate(self.noise * draws.p, 0, sigma)  # [N]
+        if self.cutout:
+            cx, cy = draws.uniform(), draws.uniform()
+            (size,) = draws.gate(self.cutout * draws.p, 0, torch.full_like(cx, self.cutout_size))
+            t["hole"] = torch.stack([cx, cy, size])  # [3, N]
+        return t, margins
+
+    def _reach(self, m: torch.Tensor, height: int, width: int) -> Margins | None:
+        """As far as the warped corners and the filter's support reach, the same for the whole batch."""
+        if (m == torch.eye(3)).all():
+            return None  # at p = 0 the filters would rebuild the image up to rounding
         pad = len(self.Hz_geom) // 4
         cx, cy = (width - 1) / 2, (height - 1) / 2
-        sx, sy = self._corners
+        sx, sy = torch.tensor([[-1.0, 1.0, 1.0, -1.0], [-1.0, -1.0, 1.0, 1.0]])
         corners = m[:, :2, :1] * (sx * cx) + m[:, :2, 1:2] * (sy * cy) + m[:, :2, 2:]  # [N, 2, 4]
-        untouched = (m == torch.eye(3, device=m.device)).all().to(m.dtype)
-        reach = torch.cat([(-corners).amax(dim=(0, 2)), corners.amax(dim=(0, 2)), untouched[None]])
-        *reach, untouched = reach.tolist()  # the one host synchronisation
-        if untouched:
-            return x  # at p = 0 the filters would rebuild the image up to rounding
-        mx0, my0, mx1, my1 = (
-            math.ceil(min(max(r + 2 * pad - c, 0), 2 * c)) for r, c in zip(reach, (cx, cy, cx, cy))
-        )
-
-        x = F.pad(x, [mx0, mx1, my0, my1], mode="reflect")
-        m = _translate(n, m, (mx0 - mx1) / 2, (my0 - my1) / 2) @ m
-        x = upsample2d(x, self.Hz_geom, up=2)
-        m = _scale(n, m, 2, 2) @ m @ _scale(n, m, 0.5, 0.5)
-        m = _translate(n, m, -0.5, -0.5) @ m @ _translate(n, m, 0.5, 0.5)
-
-        # Resample on a grid with room for the filter, in the normalised coordinates of grid_sample.
-        h, w = (height + 2 * pad) * 2, (width + 2 * pad) * 2
-        m = _scale(n, m, 2 / x.shape[3], 2 / x.shape[2]) @ m @ _scale(n, m, w / 2, h / 2)
-        grid = F.affine_grid(m[:, :2].to(x.dtype), [n, x.shape[1], h, w], align_corners=False)
-        x = grid_sample(x, grid)
-        return downsample2d(x, self.Hz_geom, down=2, padding=-2 * pad, flip_filter=True)
+        (left, top), (right, bottom) = (-corners).amax(dim=(0, 2)).tolist(), corners.amax(dim=(0, 2)).tolist()
+        # Reflection cannot go further than to the opposite edge.
+        return tuple(math.ceil(min(max(r + 2 * pad - c, 0), 2 * c))
+                     for r, c in ((left, cx), (right, cx), (top, cy), (bottom, cy)))
 
     def _inverse_warp(self, n: int, height: int, width: int, draws: _Draws) -> torch.Tensor:
         """[N, 3, 3]: output pixel to input pixel, origin at the image centre, x right, y down."""
-        p, like = self.p, self.Hz_geom
-        m = torch.eye(3, device=like.device, dtype=like.dtype).expand(n, 3, 3)
+        p = like = draws.p
+        m = torch.eye(3, dtype=like.dtype).expand(n, 3, 3)
         if self.xflip:
             (flip,) = draws.gate(self.xflip * p, 0, torch.floor(draws.uniform() * 2))
             m = m @ _scale(n, like, 1 - 2 * flip, 1)
@@ -223,14 +252,12 @@ class AugmentPipe(nn.Module):
             m = m @ _translate(n, like, -x * width, -y * height)
         return m
 
-    def _colour(self, x: torch.Tensor, draws: _Draws) -> torch.Tensor:
-        if not any([self.brightness, self.contrast, self.lumaflip, self.hue, self.saturation]):
-            return x
-        n, channels = x.shape[:2]
+    def _colour_matrix(self, n: int, channels: int, draws: _Draws) -> torch.Tensor:
+        """[N, 4, 4] on (R, G, B, 1)."""
         if channels not in (1, 3):
             raise ValueError(f"colour augmentation needs 1 or 3 channels, got {channels}; choose bg or blit")
-        p, like = self.p, self.Hz_geom
-        eye = torch.eye(4, device=like.device, dtype=like.dtype)
+        p = draws.p
+        eye = torch.eye(4, dtype=p.dtype)
         c = eye.expand(n, 4, 4)
         if self.brightness:
             (b,) = draws.gate(self.brightness * p, 0, draws.normal() * self.brightness_std)
@@ -240,31 +267,48 @@ class AugmentPipe(nn.Module):
             c = torch.stack([s, s, s, torch.ones_like(s)], dim=1)[:, :, None] * c
         if self.lumaflip:
             (flip,) = draws.gate(self.lumaflip * p, 0, torch.floor(draws.uniform() * 2))
-            c = (eye - 2 * self._grey * flip[:, None, None]) @ c
+            c = (eye - 2 * _GREY * flip[:, None, None]) @ c
         if self.hue and channels == 3:
             (angle,) = draws.gate(self.hue * p, 0, (draws.uniform() * 2 - 1) * (math.pi * self.hue_max))
             c = _rotate_about_grey(angle) @ c
         if self.saturation and channels == 3:
             (s,) = draws.gate(self.saturation * p, 1, torch.exp2(draws.normal() * self.saturation_std))
-            c = (self._grey + (eye - self._grey) * s[:, None, None]) @ c
-        c = c.to(x.dtype)
-        if channels == 3:
-            return (c[:, :3, :3] @ x.flatten(2) + c[:, :3, 3:]).reshape(x.shape)
-        c = c[:, :3].mean(dim=1)
-        return x * c[:, :3].sum(dim=1)[:, None, None, None] + c[:, 3, None, None, None]
+            c = (_GREY + (eye - _GREY) * s[:, None, None]) @ c
+        return c
 
-    def _filter(self, x: torch.Tensor, draws: _Draws) -> torch.Tensor:
-        if not self.imgfilter:
-            return x
-        n, channels, height, width = x.shape
-        gains = torch.ones([n, 4], device=x.device)
+    def _gains(self, n: int, draws: _Draws) -> torch.Tensor:
+        """[N, 4]: of the filter's bands."""
+        gains = torch.ones([n, 4])
         for i, strength in enumerate(self.imgfilter_bands):
             value = torch.exp2(draws.normal() * self.imgfilter_std)
             if not strength:
                 continue
-            (t,) = draws.gate(self.imgfilter * strength * self.p, 1, value)
-            t = torch.where(torch.arange(4, device=x.device) == i, t[:, None], 1.0)
-            gains = gains * t / (self._band_power * t.square()).sum(dim=1, keepdim=True).sqrt()  # keep the power
+            (t,) = draws.gate(self.imgfilter * strength * draws.p, 1, value)
+            t = torch.where(torch.arange(4) == i, t[:, None], 1.0)
+            gains = gains * t / (_BAND_POWER * t.square()).sum(dim=1, keepdim=True).sqrt()  # keep the power
+        return gains
+
+    # ---- images, on their device ---------------------------------------------------------------------------------
+
+    def _warp(self, x: torch.Tensor, m: torch.Tensor, margins: Margins) -> torch.Tensor:
+        n, channels, height, width = x.shape
+        mx0, mx1, my0, my1 = margins
+        pad = len(self.Hz_geom) // 4
+        x = F.pad(x, [mx0, mx1, my0, my1], mode="reflect")
+        m = _translate(n, m, (mx0 - mx1) / 2, (my0 - my1) / 2) @ m
+        x = upsample2d(x, self.Hz_geom, up=2)
+        m = _scale(n, m, 2, 2) @ m @ _scale(n, m, 0.5, 0.5)
+        m = _translate(n, m, -0.5, -0.5) @ m @ _translate(n, m, 0.5, 0.5)
+
+        # Resample on a grid with room for the filter, in the normalised coordinates of grid_sample.
+        h, w = (height + 2 * pad) * 2, (width + 2 * pad) * 2
+        m = _scale(n, m, 2 / x.shape[3], 2 / x.shape[2]) @ m @ _scale(n, m, w / 2, h / 2)
+        m = rnd.to_device(m[:, :2].contiguous(), x.device)
+        x = grid_sample(x, F.affine_grid(m.to(x.dtype), [n, channels, h, w], align_corners=False))
+        return downsample2d(x, self.Hz_geom, down=2, padding=-2 * pad, flip_filter=True)
+
+    def _filter(self, x: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
+        n, channels, height, width = x.shape
         taps = (gains @ self.Hz_fbank).to(x.dtype).repeat_interleave(channels, dim=0)  # [N * C, 43]
         x = x.reshape(1, n * channels, height, width)
         x = F.pad(x, [taps.shape[1] // 2] * 4, mode="reflect")
@@ -272,30 +316,46 @@ class AugmentPipe(nn.Module):
         x = F.conv2d(x, taps[:, None, :, None], groups=n * channels)
         return x.reshape(n, channels, height, width)
 
-    def _corrupt(self, x: torch.Tensor, draws: _Draws, rng: rnd.Rng) -> torch.Tensor:
-        n, _, height, width = x.shape
-        if self.noise:
-            sigma = draws.normal().abs() * self.noise_std
-            if draws.fixed:
-                sigma = torch.erfinv(draws.uniform()) * self.noise_std
-            (sigma,) = draws.gate(self.noise * self.p, 0, sigma)
-            x = x + rnd.randn(x.shape, rng, x.device).to(x.dtype) * sigma[:, None, None, None].to(x.dtype)
-        if self.cutout:
-            cx, cy = draws.uniform(), draws.uniform()
-            (size,) = draws.gate(self.cutout * self.p, 0, torch.full_like(cx, self.cutout_size))
-            # Rows and columns with pixel centres strictly inside the rectangle.
-            col = (torch.arange(width, device=x.device) + 0.5) / width
-            row = (torch.arange(height, device=x.device) + 0.5) / height
-            col = (col - cx[:, None]).abs() < size[:, None] / 2
-            row = (row - cy[:, None]).abs() < size[:, None] / 2
-            x = x * ~(row[:, None, :, None] & col[:, None, None, :])
-        return x
+
+def _colour(x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    c = c.to(x.dtype)
+    if x.shape[1] == 3:
+        return (c[:, :3, :3] @ x.flatten(2) + c[:, :3, 3:]).reshape(x.shape)
+    c = c[:, :3].mean(dim=1)
+    return x * c[:, :3].sum(dim=1)[:, None, None, None] + c[:, 3, None, None, None]
+
+
+def _cut_out(x: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+    """Rows and columns with pixel centres strictly inside the rectangle are black."""
+    (cx, cy, size), (height, width) = hole, x.shape[2:]
+    col = (torch.arange(width, device=x.device) + 0.5) / width
+    row = (torch.arange(height, device=x.device) + 0.5) / height
+    col = (col - cx[:, None]).abs() < size[:, None] / 2
+    row = (row - cy[:, None]).abs() < size[:, None] / 2
+    return x * ~(row[:, None, :, None] & col[:, None, None, :])
+
+
+def _room(margins: Margins | None, height: int, width: int) -> int:
+    """How many 1/8 of the image the margins need: 1 to 8, or 0 where nothing moves."""
+    if margins is None:
+        return 0
+    return max(1, *(-(-ROOMS * m // size) for m, size in zip(margins, (width, width, height, height))))
+
+
+def _margins(room: int, height: int, width: int) -> Margins | None:
+    """Margins of that many 1/8 on all sides, as far as reflection goes."""
+    if room == 0:
+        return None
+    x, y = (min(-(-room * size // ROOMS), size - 1) for size in (width, height))
+    return x, x, y, y
 
 
 def _matrix(n: int, like: torch.Tensor, *rows: tuple) -> torch.Tensor:
     """[N, r, c] from rows of numbers and tensors [N]."""
-    return torch.stack([v if isinstance(v, torch.Tensor) else like.new_full([n], v) for r in rows for v in r],
-                       dim=1).reshape(n, len(rows), len(rows[0]))
+    cells = [v for row in rows for v in row]
+    numbers = {v: like.new_full([n], v) for v in {v for v in cells if not isinstance(v, torch.Tensor)}}
+    return torch.stack([v if isinstance(v, torch.Tensor) else numbers[v] for v in cells], dim=1).reshape(
+        n, len(rows), len(rows[0]))
 
 
 def _translate(n: int, like: torch.Tensor, x, y) -> torch.Tensor:

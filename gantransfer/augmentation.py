@@ -70,7 +70,8 @@ class Augmentation:
         self.pipe = self.ada = None
         if o.aug != "noaug":
             self.pipe = augment.AugmentPipe(**augment.AUGPIPES[o.augpipe]).to(device)
-            self.pipe.p.copy_(torch.tensor(float(o.p or 0)))
+        self.host_p = torch.zeros([])  # the pipe's p, in the host's memory: margins are computed there
+        self._set_p(o.p or 0)
         if o.aug == "ada":
             self.ada = augment.AdaController(o.target, self.interval, o.ada_kimg)
         self.diff = diff_augment.DiffAugment(o.diffaug) if o.diffaug else None
@@ -80,16 +81,11 @@ class Augmentation:
         """Whether images change at all."""
         return self.pipe is not None or self.diff is not None
 
-    def __call__(self, x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-        """[n, C, H, W] in [-1, 1] -> the same shape; differentiable twice."""
+    def __call__(self, x: torch.Tensor, rng: torch.Generator, choices: torch.Generator | None = None) -> torch.Tensor:
+        """[n, C, H, W] in [-1, 1] -> the same shape; differentiable twice. Generators as in a `method.Batch`."""
         if self.pipe is not None:
-            x = self.pipe(x, rng=rng)
+            x = self.pipe(x, rng=rng, choices=choices, p=self.host_p)
         return x if self.diff is None else self.diff(x, rng=rng)
-
-    @property
-    def eager(self) -> str | None:
-        """Why --graphs cannot record it (`Phase.eager`)."""
-        return "the augmentation's margins follow its draws" if self.pipe is not None and self.pipe.moves else None
 
     def observe(self, logits: torch.Tensor) -> None:
         """Remember D's logits on reals, of any shape, for the controller."""
@@ -102,11 +98,16 @@ class Augmentation:
             total, count = dist.all_reduce_sum(self.signs).tolist()
             self.signs.zero_()
             if count:
-                self.pipe.p.copy_(torch.tensor(self.ada.update(total / count, batch_size)))
+                self._set_p(self.ada.update(total / count, batch_size))
+
+    def _set_p(self, p: float) -> None:
+        self.host_p.fill_(p)
+        if self.pipe is not None:
+            self.pipe.p.fill_(p)
 
     @property
     def p(self) -> float:
-        return float(self.pipe.p) if self.pipe is not None else 0.0
+        return float(self.host_p)
 
     def state(self) -> dict[str, Any]:
         s: dict[str, Any] = dict(signs=self.signs)
@@ -119,6 +120,6 @@ class Augmentation:
     def load_state(self, s: dict[str, Any]) -> None:
         self.signs.copy_(s["signs"])
         if self.pipe is not None:
-            self.pipe.p.copy_(s["augment_p"])
+            self._set_p(float(s["augment_p"]))
         if self.ada is not None:
             self.ada.p = s["ada_p"]

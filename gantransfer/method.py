@@ -68,7 +68,7 @@ class Batch:
     x: torch.Tensor  # [n, C, H, W] float32 in [-1, 1], or float items of the method's own `Reals`
     c: torch.Tensor  # [n, label_dim] float32: one-hot, a vector, or width 0
     rng: torch.Generator  # for tensors; lives on the device of x
-    choices: torch.Generator  # for decisions in Python; lives on the CPU
+    choices: torch.Generator  # for decisions in Python, and what else the host must know; lives on the CPU
     draw_c: Callable[[int], torch.Tensor]  # k -> [k, label_dim] labels for generated images, by the run's policy
     cur_nimg: int | None  # images shown before this step; None while being recorded
     recorded: bool = False  # the loss is being recorded for replay: decisions must be made on the device

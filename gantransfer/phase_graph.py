@@ -17,12 +17,14 @@ class PhaseGraph:
     """In the place of `accumulate(phase, batch)`, for one phase and one size of micro-batch.
 
     Images, labels and all draws are copied to where the recording reads them. Gradients are added where `accumulate`
-    adds them; reports and `method.pending` are handed on after each replay.
+    adds them; reports and `method.pending` are handed on after each replay. There is one recording per `room` of the
+    draws (torch_utils.random.Tape), made when that room has come up often enough.
     """
 
     def __init__(self, method: Method, phase: Phase, accumulate: Callable[[Phase, Batch], None], graphs: CudaGraphs):
-        self.method, self.phase, self.accumulate = method, phase, accumulate
-        self.recording, self.tape = Recording(phase.name, self._run, graphs), rnd.Tape()
+        self.method, self.phase, self.accumulate, self.graphs = method, phase, accumulate, graphs
+        self.recordings: dict[int, Recording] = {}
+        self.tape = rnd.Tape()
         self.inputs: list[torch.Tensor] = []
         self.reports: list[tuple[str, int]] = []
         self.pending: list[str] = []
@@ -35,7 +37,10 @@ class PhaseGraph:
             assert mine.shape == t.shape
             mine.copy_(t)
         self.tape.rewind(batch.rng, batch.choices, batch.draw_c)
-        out = [t.clone() for t in self.recording()]  # the next replay overwrites them
+        known = self.recordings.get(self.tape.room) if self.tape.complete else None
+        recording = known or Recording(self.phase.name, self._run, self.graphs)
+        out = [t.clone() for t in recording()]  # the next replay overwrites them
+        self.recordings[self.tape.room] = recording  # of the very first run, the room is known only now
         for (name, count), sums in zip(self.reports, out[0]):
             self.method.report(name, Moments(count, sums))
         for key, t in zip(self.pending, out[1:]):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from gantransfer.augment import AUGPIPES, AdaController, AugmentPipe
+from gantransfer.augment import AUGPIPES, AdaController, AugmentPipe, _margins, _room
 from gantransfer.diff_augment import DiffAugment
 from torch_utils.random import SeedStack
 
@@ -172,6 +172,55 @@ def test_pipe_is_rebuilt_from_its_record():
     assert sorted(a.state_dict()) == ["Hz_fbank", "Hz_geom", "p"]
     x = images(size=24)
     assert torch.equal(a(x, rng=generator()), b(x, rng=generator()))
+
+
+@pytest.mark.parametrize("name", ["blit", "geom", "bgc"])
+@pytest.mark.parametrize("seed", range(6))
+def test_wider_margins_change_nothing(name, seed, monkeypatch):
+    """Reflection beyond what is sampled does not show. The published margins are up to three pixels short of the
+    filter's support, which leaves an error of a thousandth at the rim; narrower ones are wrong."""
+    x, pipe = images(4, 1, 32, seed), pipe_at(0.7, **AUGPIPES[name])
+    _, exact = pipe._draw(x, generator(seed), None, None)
+    room = _room(exact, 32, 32)
+    assert 1 <= room <= 8 and all(a <= b for a, b in zip(exact, _margins(room, 32, 32)))
+
+    def padded(margins):
+        monkeypatch.setattr(pipe, "_reach", lambda *args: margins)
+        return pipe(x, rng=generator(seed))
+
+    wide = padded(_margins(8, 32, 32))
+    for margins, low, high in ((exact, 0, 2e-3), ([min(k + 3, 31) for k in exact], 0, 1e-4),
+                               ([k // 2 for k in exact], 1e-2, 9)):
+        assert low <= float((padded(margins) - wide).abs().max()) < high
+
+
+def test_rooms_for_all_sizes():
+    for size in (1, 7, 8, 24, 100):
+        for k in range(size):
+            room = _room((0, 0, k, 0), size, 2 * size)
+            left, right, top, bottom = _margins(room, size, 2 * size)
+            assert 1 <= room <= 8 and left == right <= 2 * size - 1 and k <= top == bottom <= size - 1
+    assert _room(None, 16, 16) == 0 and _margins(0, 16, 16) is None
+
+
+@pytest.mark.parametrize("name", AUGPIPES)
+def test_nothing_is_read_back_from_the_device(name):
+    """The device 'meta' has no values to read. Parameters, margins and probability are the host's."""
+    pipe = AugmentPipe(**AUGPIPES[name]).to("meta")
+    x = torch.empty([2, 3, 24, 24], device="meta", requires_grad=True)
+    y = pipe(x, rng=generator(), choices=generator(), p=torch.tensor(0.7))
+    assert y.shape == x.shape and y.device.type == "meta" and y.requires_grad
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        pipe(x, rng=generator(), choices=generator())  # the probability would be
+
+
+def test_parameters_come_from_the_choices_and_noise_from_the_other():
+    x, pipe = images(8), pipe_at(0.7, **AUGPIPES["bgc"], noise=1)
+    a, b, c = (pipe(x, rng=generator(r), choices=generator(k)) for r, k in ((1, 2), (1, 3), (4, 2)))
+    assert not torch.equal(a, b) and not torch.equal(a, c)
+    pipe.noise = 0.0
+    assert torch.equal(*(pipe(x, rng=generator(r), choices=generator(2)) for r in (1, 4)))
+    torch.testing.assert_close(pipe(x, rng=generator(), p=torch.zeros([])), x, rtol=0, atol=2e-6)
 
 
 def test_controller_follows_the_sign():

@@ -121,6 +121,7 @@ def test_the_controller_continues_where_its_state_was_taken():
     assert a.p == pytest.approx(0.4)
     a.observe(-torch.ones(4, 1))
     b.load_state(a.state())
+    assert b.p == a.p == float(a.pipe.p) == float(b.pipe.p)
     for x in (a, b):
         x.end_step(8, 10)
     assert a.p == b.p == 0.0

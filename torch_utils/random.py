@@ -33,16 +33,19 @@ class Tape:
     Such code asks for the same draws in the same order each time. In its first run they are made as they are asked for
     and kept; later `rewind` makes all of them, in the same order and memory. So its sources, the generators that differ
     from run to run, give the numbers that they would have given without a tape.
+
+    Where a size follows what was drawn, `room` is its measure: the largest that any draw of this run needs. Code that
+    was recorded with one room serves the runs that have the same.
     """
 
     def __init__(self) -> None:
-        self.draws: list[tuple[tuple, Callable, torch.Tensor]] = []
+        self.draws: list[tuple[tuple, Callable, Any]] = []
         self.sources: tuple = ()
-        self.at, self.complete = 0, False
+        self.at, self.complete, self.room = 0, False, 0
 
     def rewind(self, *sources: Any) -> None:
         """Before each run: what it draws from."""
-        self.sources, self.at = sources, 0
+        self.sources, self.at, self.room = sources, 0, 0
         if self.complete:
             for (source, *_), make, out in self.draws:
                 make(sources[source], out)
@@ -53,8 +56,13 @@ class Tape:
             raise RuntimeError(f"recorded code made {self.at} draws, and {len(self.draws)} before")
         self.complete = True
 
-    def take(self, source: int, what: tuple, make: Callable[[Any, torch.Tensor | None], torch.Tensor]) -> torch.Tensor:
-        """The next draw, of `sources[source]`; `make(source, out)` makes it, into `out` unless that is None."""
+    def need(self, room: int) -> None:
+        """Said while a draw is made."""
+        self.room = max(self.room, room)
+
+    def take(self, source: int, what: tuple, make: Callable[[Any, Any], Any]) -> Any:
+        """The next draw, of `sources[source]`: one tensor or several. `make(source, out)` makes it, into `out` unless
+        that is None."""
         if not self.complete:
             self.draws.append(((source, *what), make, make(self.sources[source], None)))
         self.at += 1
@@ -69,6 +77,9 @@ class Taped:
     def __init__(self, tape: Tape, source: int):
         self.tape, self.source = tape, source
 
+    def take(self, what: tuple, make: Callable[[Any, Any], Any]) -> Any:
+        return self.tape.take(self.source, what, make)
+
     def draw(self, fn, size: tuple[int, ...], device, dtype) -> torch.Tensor:
         def make(rng: torch.Generator, out: torch.Tensor | None) -> torch.Tensor:
             if out is None:
@@ -77,7 +88,7 @@ class Taped:
                 return fn(size, generator=rng, device=rng.device, dtype=dtype, out=out)
             return out.copy_(to_device(fn(size, generator=rng, device=rng.device, dtype=dtype), out.device))
 
-        return self.tape.take(self.source, (size, dtype, device), make)
+        return self.take((size, dtype, device), make)
 
 
 Rng = torch.Generator | SeedStack | Taped | None

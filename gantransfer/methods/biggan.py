@@ -232,7 +232,7 @@ class BigGAN(method.Method):
             return f"{self.name} is not prepared"
         if dist.world_size() > 1:
             return "batch norm gathers over processes"
-        return self.augmentation.eager
+        return None
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         if key == "D":
@@ -253,7 +253,7 @@ class BigGAN(method.Method):
         yield self.discriminator_loss(batch, draws) if phase == "Dmain" else self.generator_loss(batch, draws)
 
     def augmented(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return self.augmentation(x, batch.rng) if self.augmentation else x
+        return self.augmentation(x, batch.rng, batch.choices) if self.augmentation else x
 
     def discriminator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
         with torch.no_grad():

@@ -273,7 +273,7 @@ class CcGAN(method.Method):
         return loss
 
     def judge(self, x: torch.Tensor, h: torch.Tensor, batch: Batch) -> torch.Tensor:
-        x = self.augmentation(x, batch.rng) if self.augmentation else x
+        x = self.augmentation(x, batch.rng, batch.choices) if self.augmentation else x
         return self.D(x, projected(h, self.y2h is None))[:, 0]
 
     def scores(self, kind: str, logits: torch.Tensor) -> None:

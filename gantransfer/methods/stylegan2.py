@@ -320,7 +320,7 @@ class StyleGAN2(method.Method):
             return f"{self.name} is not prepared"
         if key == "D" and self.opts.lecam:
             return "LeCam's first step is unlike the others"
-        return self.augmentation.eager
+        return None
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         return list(self.nets[key].parameters())  # frozen layers are buffers
@@ -379,7 +379,7 @@ class StyleGAN2(method.Method):
         return self.G.synthesis(ws, noise_mode=self.noise_mode, rng=batch.rng, **kw)
 
     def augmented(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return self.augmentation(x, batch.rng) if self.augmentation else x
+        return self.augmentation(x, batch.rng, batch.choices) if self.augmentation else x
 
     def Gmain(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
         loss = self.generator_loss(batch, d)
