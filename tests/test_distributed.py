@@ -251,7 +251,7 @@ print(f"saved {rank} {[int(s) for s in seen]}")
 """)
     wait_for(tmp_path / "ready0", tmp_path / "ready1")
     p.send_signal(signum)
-    out, err = p.communicate(timeout=30)
+    out, err = p.communicate(timeout=90)
     assert p.returncode == 0, err
     assert f"saved 0 [{int(signum)}]" in out and f"saved 1 [{int(signum)}]" in out
 
@@ -264,7 +264,7 @@ time.sleep(100)
 """)
     wait_for(tmp_path / "ready0", tmp_path / "ready1")
     p.send_signal(signum)
-    _, err = p.communicate(timeout=30)
+    _, err = p.communicate(timeout=90)
     assert p.returncode == 128 + signum and err.splitlines()[-1] == f"Stopped by {signum.name}"
     assert "Traceback" not in err
 
@@ -280,7 +280,7 @@ time.sleep(100)
     files = [tmp_path / "pid0", tmp_path / "pid1"]
     wait_for(*files)
     p.kill()
-    p.communicate(timeout=30)
+    p.communicate(timeout=90)
     end = time.monotonic() + 10
     while any(alive(int(f.read_text())) for f in files):
         assert time.monotonic() < end, "a rank outlived its launcher"
@@ -313,7 +313,7 @@ sys.stderr.write("\\r100%\\n")
     assert b"\r 10%" in seen
     os.set_blocking(p.stderr.fileno(), True)
     (tmp_path / "go").touch()
-    _, err = p.communicate(timeout=30)
+    _, err = p.communicate(timeout=90)
     assert p.returncode == 0 and "100%" in err
 
 
