@@ -50,8 +50,10 @@ class Job:
         self.path.write_text(SCRIPT.replace("{body}", f"def body(rank):\n{lines}"))
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GANTRANSFER_DIST_TIMEOUT": "60", **env}
         args = [sys.executable, *(python_args or ["-W", "error::FutureWarning"]), str(self.path), "--flag=1"]
+        # A shell's background jobs, this test run perhaps, have SIGINT ignored, and pass that on.
         self.processes.append(subprocess.Popen(args, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
-                                               cwd=self.path.parent))
+                                               cwd=self.path.parent,
+                                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)))
         return self.processes[-1]
 
     def run(self, body: str, *python_args: str, **env: str) -> tuple[int, str, str]:
@@ -251,7 +253,7 @@ print(f"saved {rank} {[int(s) for s in seen]}")
 """)
     wait_for(tmp_path / "ready0", tmp_path / "ready1")
     p.send_signal(signum)
-    out, err = p.communicate(timeout=90)
+    out, err = p.communicate(timeout=30)
     assert p.returncode == 0, err
     assert f"saved 0 [{int(signum)}]" in out and f"saved 1 [{int(signum)}]" in out
 
@@ -264,7 +266,7 @@ time.sleep(100)
 """)
     wait_for(tmp_path / "ready0", tmp_path / "ready1")
     p.send_signal(signum)
-    _, err = p.communicate(timeout=90)
+    _, err = p.communicate(timeout=30)
     assert p.returncode == 128 + signum and err.splitlines()[-1] == f"Stopped by {signum.name}"
     assert "Traceback" not in err
 
@@ -280,7 +282,7 @@ time.sleep(100)
     files = [tmp_path / "pid0", tmp_path / "pid1"]
     wait_for(*files)
     p.kill()
-    p.communicate(timeout=90)
+    p.communicate(timeout=30)
     end = time.monotonic() + 10
     while any(alive(int(f.read_text())) for f in files):
         assert time.monotonic() < end, "a rank outlived its launcher"
@@ -313,7 +315,7 @@ sys.stderr.write("\\r100%\\n")
     assert b"\r 10%" in seen
     os.set_blocking(p.stderr.fileno(), True)
     (tmp_path / "go").touch()
-    _, err = p.communicate(timeout=90)
+    _, err = p.communicate(timeout=30)
     assert p.returncode == 0 and "100%" in err
 
 
