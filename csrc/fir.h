@@ -192,7 +192,7 @@ struct Filter2d {
   void lanes(const Chunks& for_chunks, const Sink& sink = {}) const {
     constexpr bool kHalf = sizeof(T) == 2;
     if constexpr (K != 4) {
-      bands<UP == 2 || DOWN == 2 ? 2 : 4, 0, DOWN == 2 || (kHalf && UP == 1) ? 2 : 1>(for_chunks, sink);
+      bands<UP == 2 || DOWN == 2 ? 2 : 4, 0, DOWN == 2 ? 2 : 1>(for_chunks, sink);  // float32 only
     } else if constexpr (UP == 2) {
       bands<2, 1, 1>(for_chunks, sink);
     } else if constexpr (DOWN == 2) {

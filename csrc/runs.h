@@ -8,7 +8,6 @@ namespace gt {
 
 GT_INLINE double choose(bool yes, double a, double b) { return yes ? a : b; }
 GT_INLINE vec::Vec choose(vec::VecMask yes, vec::Vec a, vec::Vec b) { return vec::choose(yes, a, b); }
-GT_INLINE double sum(double v) { return v; }
 
 // Of two; the second one where either is NaN.
 GT_INLINE double larger(double a, double b) { return a > b ? a : b; }
