@@ -28,8 +28,19 @@ from tqdm import tqdm
 from dnnlib.util import UserError, atomic_path, run_cli
 from gantransfer import h5
 from gantransfer.container import Container, decode
-from gantransfer.data_sources import SPLITS, Item, Source, SourceOptions, open_image, open_source
-from gantransfer.labels import label_array, parse_label_file, some
+from gantransfer.data_sources import (
+    SPLITS,
+    Item,
+    Source,
+    SourceOptions,
+    left_out,
+    open_image,
+    open_source,
+    read_parts,
+)
+from gantransfer.folder_labels import are_shards, folder_labels
+from gantransfer.labels import label_array, num_classes, parse_label_file, some
+from gantransfer.names import valid_text
 
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
 
@@ -119,6 +130,15 @@ def transform_image(image: np.ndarray, transform: str | None, width: int | None,
     raise ValueError(f"unknown transform {transform}")
 
 
+def enlarges(transform: str | None, h: int, w: int, width: int, height: int) -> bool:
+    """Whether `transform_image` makes an image of h x w pixels larger (width, height 0: as it is)."""
+    if transform == "center-crop":
+        return min(h, w) < max(width, height)
+    if transform == "pad":
+        return w < width and h < height
+    return transform is None and (w < width or h < height)
+
+
 def png_bytes(image: np.ndarray) -> bytes:
     """An uncompressed PNG of uint8 [H, W, 1 or 3]."""
     buffer = io.BytesIO()
@@ -140,17 +160,19 @@ class Conversion:
     max_images: int | None = None
     per_class: int | None = None  # keep the first so many of each class
     drop_unlabelled: bool = False
+    overwrite: bool = False  # replace what is at the destination
 
     def image(self, item: Item) -> np.ndarray | None:
         array = to_array(item.load(), item.name, self.channels, self.alpha)
+        item.enlarged = enlarges(self.transform, *array.shape[:2], self.width or 0, self.height or 0)
         return transform_image(array, self.transform, self.width, self.height, self.resize_filter)
 
 
 class _Destination:
     """A zip or folder that appears under its name only when complete."""
 
-    def __init__(self, path: str):
-        self.path, self.is_zip = path, path.lower().endswith(".zip")
+    def __init__(self, path: str, overwrite: bool = False):
+        self.path, self.is_zip, self.overwrite = path, path.lower().endswith(".zip"), overwrite
         suffix = os.path.splitext(path)[1].lower()
         if suffix in (".tar", ".gz", ".tgz", ".rar", ".7z", ".json", ".lmdb", *h5.SUFFIXES):
             raise UserError(f"--dest={path}: cannot write {suffix} files"
@@ -160,7 +182,14 @@ class _Destination:
         if not self.is_zip and os.path.isfile(path):
             raise UserError(f"--dest={path} is a file; give a new folder or a name ending in .zip")
         if not self.is_zip and os.path.isdir(path) and os.listdir(path):
-            raise UserError(f"--dest={path} is not empty; empty it or choose another folder")
+            if not overwrite:
+                raise UserError(f"--dest={path} is not empty; empty it, choose another folder, or give --overwrite to "
+                                "replace a data set")
+            if not os.path.isfile(os.path.join(path, "dataset.json")):
+                raise UserError(f"--dest={path} has files, but no dataset.json: it is no data set, and --overwrite "
+                                "replaces nothing else; choose another folder")
+        if self.is_zip:
+            _may_replace(path, overwrite)
         self.stack = contextlib.ExitStack()
 
     @property
@@ -199,14 +228,25 @@ class _Destination:
                 umask = os.umask(0)
                 os.umask(umask)
                 os.chmod(folder, 0o777 & ~umask)
+                old = None
+                if self.overwrite and os.path.isdir(self.path):
+                    old = tempfile.mkdtemp(prefix=f".{Path(self.path).name}.", suffix=".tmp", dir=self.parent)
+                    os.rename(self.path, old)  # over an empty folder
                 with contextlib.suppress(FileNotFoundError):
                     os.rmdir(self.path)
                 os.rename(folder, self.path)
+                if old is not None:
+                    shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def __exit__(self, *exc: Any) -> None:
         self.stack.__exit__(*exc)
+
+
+def _may_replace(path: str, overwrite: bool) -> None:
+    if os.path.exists(path) and not overwrite:
+        raise UserError(f"--dest={path} exists; choose another name, or give --overwrite to replace it")
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
@@ -236,7 +276,7 @@ def _chosen_classes(source: Source, classes: tuple[str, ...] | None) -> dict[int
     if classes is None:
         return None
     if source.labelled == "none":
-        raise UserError(f"--classes needs labels, and {source.name} has none")
+        raise UserError(f"--classes needs class labels, and {source.name} has none")
     named = {n: i for i, n in enumerate(source.class_names)}
     chosen = []
     for c in classes:
@@ -274,46 +314,57 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
     if how.per_class is not None and source.labelled == "none":
         raise UserError(f"--per-class needs class labels, and {source.name} has none")
     count = source.count if how.max_images is None else min(source.count, how.max_images)
+    chosen_by = "--classes" if renumber is not None else "--per-class" if how.per_class is not None else None
 
     found: Counter = Counter()  # images kept, by label
 
     def enough(item: Item) -> bool:
         if how.per_class is None:
             return False
-        if not isinstance(item.label, int | np.integer):
-            raise UserError(f"--per-class needs class labels, and {item.name} has none")
         return found[item.label] >= how.per_class
 
     def work(item: Item) -> tuple[np.ndarray | None, str]:
+        if item.label is None and how.drop_unlabelled:
+            return None, "without a label"
+        if chosen_by is not None and not isinstance(item.label, int | np.integer):
+            what = "none" if item.label is None else "a vector or continuous value, no class"
+            raise UserError(f"{chosen_by} needs class labels, and {item.name} has {what}")
+        if renumber is not None and item.label not in renumber:
+            return None, "of other classes"
         if enough(item):
-            return None, ""  # saves decoding; what counts is decided in order below
-        if renumber is not None and item.label not in renumber or how.drop_unlabelled and item.label is None:
-            return None, ""
+            return None, "beyond --per-class"  # saves decoding; what counts is decided in order below
         try:
-            return how.image(item), "too small"
+            return how.image(item), "too small for --resolution"
         except UserError as e:
             if not source.tolerant:
                 raise
-            return None, str(e)
+            return None, f"undecodable: {e}"
 
     labels: list[list[Any]] = []
     kept: list[int] = []
     first: tuple[tuple[int, ...], str] | None = None
     dropped: Counter = Counter()
+    shrunk: dict[int, str] = {}  # classes with images that are too small: one of these
+    enlarged = 0
     items = (item for item, _ in zip(source.items(), range(count)))
     results = contextlib.closing(_ordered_map(work, items, min(os.cpu_count() or 1, 8)))
-    with _Destination(dest) as write, results as stream:
+    with _Destination(dest, how.overwrite) as write, results as stream:
         progress = tqdm(stream, total=count, unit="img", desc=os.path.basename(dest.rstrip("/")), disable=None)
         for index, (item, (image, reason)) in enumerate(progress):
             if image is None:
-                if reason not in ("", "too small"):
-                    report(f"skipped: {reason}")
+                if reason.startswith("undecodable: "):
+                    report(f"skipped: {reason.removeprefix('undecodable: ')}")
+                    reason = "undecodable"
                 dropped[reason] += 1
+                if reason.startswith("too small"):
+                    shrunk.setdefault(item.label, item.name) if isinstance(item.label, int) else None
                 continue
-            if how.per_class is not None:
-                if enough(item):
-                    continue
+            if how.per_class is not None and enough(item):
+                dropped["beyond --per-class"] += 1
+                continue
+            if isinstance(item.label, int | np.integer):
                 found[item.label] += 1
+            enlarged += item.enlarged
             _check_shape(image, item, first)
             data = png_bytes(image)
             if first is None:
@@ -328,11 +379,17 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
             labels.append([name, item.label if renumber is None else renumber[item.label]])
             kept.append(index)
         if not labels:
-            why = ("none has one of the classes asked for" if renumber is not None and dropped[""] else
-                   "none has a label" if dropped[""] else
-                   f"all are too small for {how.width}x{how.height}" if dropped["too small"] else
+            why = ("none has one of the classes asked for" if dropped["of other classes"] else
+                   "none has a label" if dropped["without a label"] else
+                   f"all are too small for {how.width}x{how.height}" if dropped["too small for --resolution"] else
                    "none could be decoded")
             raise UserError(f"nothing to write: of the images of {source.name} {why}")
+        empty = [k for k in shrunk if not found[k]]
+        if empty:
+            names = [source.class_names[k] if k < len(source.class_names) else k for k in empty]
+            raise UserError(f"class {some(names)} of {source.name} would come out empty: its images are too small for "
+                            f"{how.width}x{how.height}, such as {shrunk[empty[0]]}; choose a smaller size or another "
+                            "--transform")
         unlabelled = [name for name, label in labels if label is None]
         has_labels = not unlabelled
         if unlabelled and len(unlabelled) < len(labels):
@@ -343,6 +400,9 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
             names = tuple(names[old] for old in renumber) if names else ()
             meta = {**meta, "classes": list(renumber)}
         content: dict[str, Any] = {"labels": labels if has_labels else None}
+        if has_labels and renumber is None and source.num_classes > max(found, default=source.num_classes) + 1:
+            # One-hot lists told of classes behind the last one that has an image: they do so again.
+            content["labels"] = [[n, [int(k == v) for k in range(source.num_classes)]] for n, v in labels]
         if names and has_labels:
             content["class_names"] = list(names)
         if source.label_meta and has_labels:
@@ -353,13 +413,24 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
 
     (height, width, channels), _ = first
     report(f"{dest}: {len(labels)} images, {width}x{height}, {channels} channel{'s' if channels > 1 else ''}"
-           + (f"; left out {sum(dropped.values())}" if dropped else ""))
+           + _say_left(dropped))
+    _say_enlarged(enlarged, len(labels), f"{width}x{height}", report)
     if has_labels:
         report(f"labels from {source.labelled}" + (" (--labels=none to ignore them)"
                                                    if source.labelled == "sub-folders" else ""))
         report(histogram([label for _, label in labels], names))
     elif source.labelled == "none":
         report("no labels: the set serves unconditional training")
+
+
+def _say_left(left: dict[str, int]) -> str:
+    return f"; left out {sum(left.values())}: " + ", ".join(f"{n} {why}" for why, n in left.items()) if left else ""
+
+
+def _say_enlarged(enlarged: int, total: int, size: str, report: Callable[[str], None]) -> None:
+    if enlarged:
+        report(f"warning: {enlarged} of {total} images were smaller than {size} and have been enlarged; they look "
+               "soft, and so will what is trained on them")
 
 
 def parts_of(source: Source, kept: list[int]) -> dict[str, Any]:
@@ -376,6 +447,8 @@ def convert_h5(source: Source, dest: str, how: Conversion, fmt: str, test: Sourc
     """Write `source` (and `test`) as an HDF5 file of cGAN-KD; it appears when complete."""
     if os.path.isdir(dest):
         raise UserError(f"--dest={dest} is a folder; name a file")
+    _may_replace(dest, how.overwrite)
+    tally: Counter = Counter()
 
     def pairs(src: Source) -> Iterator[tuple[np.ndarray, Any]]:
         first, n = None, src.count if how.max_images is None else min(src.count, how.max_images)
@@ -383,11 +456,14 @@ def convert_h5(source: Source, dest: str, how: Conversion, fmt: str, test: Sourc
         stream = _ordered_map(how.image, items, min(os.cpu_count() or 1, 8))
         for item, image in tqdm(stream, total=n, unit="img", desc=os.path.basename(dest), disable=None):
             if image is None or how.drop_unlabelled and item.label is None:
+                tally["without a label" if image is not None else "too small for --resolution"] += 1
                 continue
             if item.label is None:
                 raise UserError(f"{item.name} has no label; an HDF5 file of cGAN-KD needs one for every image")
             _check_shape(image, item, first)
             first = first or (image.shape, item.name)
+            tally["images"] += 1
+            tally["enlarged"] += item.enlarged
             yield image, item.label
 
     whole = how.max_images is None and not how.drop_unlabelled and how.transform != "center-crop-wide"
@@ -396,7 +472,19 @@ def convert_h5(source: Source, dest: str, how: Conversion, fmt: str, test: Sourc
                         test=None if test is None else pairs(test), splits=source.splits if whole else {})
     except OSError as e:
         raise UserError(f"cannot write --dest={dest}: {e.strerror or e}") from None
-    report(f"{dest}: " + ", ".join(f"{k} {n}" for k, n in made.items()))
+    left = {k: n for k, n in tally.items() if k not in ("images", "enlarged")}
+    report(f"{dest}: " + ", ".join(f"{k} {n}" for k, n in made.items())
+           + _say_left(left))
+    _say_enlarged(tally["enlarged"], tally["images"], f"{how.width}x{how.height}", report)
+
+
+def _not_the_source(source: str, dest: str) -> None:
+    if not (os.path.exists(dest) and os.path.exists(source)):
+        return
+    if os.path.samefile(source, dest):
+        raise UserError("--dest is the same as --source; choose another name")
+    if Path(os.path.realpath(dest)) in Path(os.path.realpath(source)).parents:
+        raise UserError(f"--source={source} lies in --dest={dest}; choose another folder")
 
 
 def dest_parent(dest: str) -> Path:
@@ -439,6 +527,8 @@ class _Check:
     def run(self, report: Callable[[str], None]) -> bool:
         """True when there are no errors."""
         path, names = self.files.path, self.files.image_names
+        if self.files.others:
+            report(left_out(self.files))
         if not names:
             raise UserError(f"no images in {path}")
         labels, class_names = self._labels(names)
@@ -467,14 +557,17 @@ class _Check:
         self._duplicates(seen, labels)
         report(f"{path}: {len(names)} images")
         if labels:
-            values = [labels[n] for n in names if n in labels]
+            have = [n for n in names if n in labels]
             with contextlib.suppress(UserError):
+                kind, array = label_array(have, [labels[n] for n in have], self.fname)
+                report(histogram(array.tolist(), class_names))
                 kind, array = label_array(list(labels), list(labels.values()), self.fname)
-                report(histogram(values if kind == "value" else [int(v) for v in values], class_names))
-                dead = [] if kind == "value" else sorted(set(range(int(array.max()) + 1)) - set(array.tolist()))
+                dead = [] if kind == "value" else sorted(
+                    set(range(num_classes(list(labels.values())))) - set(array.tolist()))
                 self._note(self.warnings, dead, "class ids have no image", plural="")
         else:
             report("no labels")
+            self._folders(names, report)
         for text in self.errors:
             report(f"ERROR: {text}")
         for text in self.warnings:
@@ -490,12 +583,17 @@ class _Check:
             where.append(f"{len(names)} {plural}{what}: {some(names)}")
 
     def _labels(self, names: list[str]) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
-        if self.fname not in self.files.names:
+        try:
+            inside = self.files.label_file() if self.fname == "dataset.json" else self.files.find(self.fname)
+        except UserError as e:
+            self.errors.append(str(e))
+            return None, ()
+        if inside is None:
             if self.fname != "dataset.json":
                 raise UserError(f"--fname={self.fname}: no such file in {self.files.path}")
             return None, ()
         try:
-            file = parse_label_file(self.files.read_json(self.fname), self.fname)
+            file = parse_label_file(self.files.read_json(inside), self.fname)
         except UserError as e:
             self.errors.append(str(e))
             return None, ()
@@ -514,6 +612,22 @@ class _Check:
         except UserError as e:
             self.errors.append(str(e))
         return {n: v for n, v in file.labels.items() if n in have}, file.class_names
+
+    def _folders(self, names: list[str], report: Callable[[str], None]) -> None:
+        """What a conversion would make of the folders of a set without dataset.json."""
+        if are_shards(names) or any(n.rpartition("/")[2] == "dataset.json" for n in self.files.names):
+            return
+        try:
+            found = folder_labels(self.files, names)
+        except UserError as e:
+            self.errors.append(str(e))
+            return
+        if found.splits:
+            report("splits by folder: " + ", ".join(f"{s} {len(v)}" for s, v in found.splits.items()))
+        if len(found.class_names) > 1:
+            report("labels that `python dataset_tool.py --source=...` would make from the sub-folders:")
+            report(histogram(list(found.labels.values()), found.class_names))
+            self._note(self.warnings, [n for n in names if n not in found.labels], "are in no class folder")
 
     def _modes(self, modes: Counter, report: Callable[[str], None]) -> None:
         report("modes: " + (", ".join(f"{mode} {n}" for mode, n in modes.most_common()) or "none readable"))
@@ -543,7 +657,8 @@ class _Check:
                        "are there again with another label")
 
 
-def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callable[[str], None] = print) -> None:
+def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callable[[str], None] = print,
+               overwrite: bool = False) -> None:
     """Copy the image files of a data set unchanged into a folder per class, with a dataset.json that fits."""
     files = Container(path)
     names = files.image_names
@@ -552,8 +667,12 @@ def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callab
     labels: dict[str, Any] | None = None
     class_names: tuple[str, ...] = ()
     label_meta: dict[str, Any] = {}
-    if fname in files.names:
-        file = parse_label_file(files.read_json(fname), f"{fname} of {path}")
+    everything = names
+    _, splits, attributes = read_parts(files, everything)
+    place = {n: i for i, n in enumerate(everything)}
+    inside = files.label_file() if fname == "dataset.json" else files.find(fname)
+    if inside is not None:
+        file = parse_label_file(files.read_json(inside), f"{fname} of {path}")
         labels, class_names, label_meta = file.labels, file.class_names, file.label_meta
     elif fname != "dataset.json":
         raise UserError(f"--fname={fname}: no such file in {path}")
@@ -572,11 +691,11 @@ def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callab
         width = len(str(int(values.max())))
         for k in sorted(set(values.tolist())):
             text = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", class_names[k]).strip(". ") if k < len(class_names) else ""
-            text = text or f"{k:0{width}d}"
+            text = text.encode()[:200].decode(errors="ignore") or f"{k:0{width}d}"  # file systems allow 255 bytes
             folders[k] = text if text not in folders.values() else f"{text}_{k}"
     taken: set[str] = set()
     out: list[list[Any]] = []
-    with _Destination(dest) as write:
+    with _Destination(dest, overwrite) as write:
         for i, name in enumerate(tqdm(names, unit="img", desc=os.path.basename(dest.rstrip("/")), disable=None)):
             target = name if kind != "class" else f"{folders[int(values[i])]}/{name.split('/')[-1]}"
             if target in taken:
@@ -589,6 +708,8 @@ def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callab
             content["class_names"] = list(class_names)
         if label_meta:
             content["label_meta"] = label_meta
+        content |= parts_of(Source(path, len(everything), lambda: iter(()), splits=splits, attributes=attributes),
+                            [place[n] for n in names])
         write("dataset.json", json.dumps(content).encode())
     report(f"{dest}: {len(out)} images" + (f" in {len(folders)} class folders" if folders else ""))
 
@@ -688,10 +809,11 @@ Examples
               help="--dest=FILE.h5: layout of cGAN-KD's first or second code")
 @click.option("--test-source", metavar="PATH", help="--dest=FILE.h5: what to write as the test part")
 @click.option("--drop-unlabelled", is_flag=True, help="leave out images without a label")
+@click.option("--overwrite", is_flag=True, help="replace what is at --dest (a zip, an HDF5 file, a data-set folder)")
 @click.option("--classes", metavar="LIST", help="only these classes (0-4, or 3,1,7, or names), renumbered from 0")
 @click.option("--split", type=click.Choice([*SPLITS, "pool", "test", *h5.SPLITS]),
-              help="part of a source: train (or pool), reference (or test, held out), all; HDF5 also subtrain, "
-                   "subvalid, rest")
+              help="part of a source: train (or pool), reference (or test, held out), all; folders also val; HDF5 also "
+                   "subtrain, subvalid, rest")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="seed of the split")
 @click.option("--letters", metavar="LIST", help="fonts: which letters, for example A-J or A-Z,a-z  [default: A-Z]")
 @click.option("--font-distance", type=click.FloatRange(min=0), default=0.12, show_default=True,
@@ -708,15 +830,16 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
     rendered = source.startswith(("sklearn:", "fonts:"))
     if rendered and (o["transform"] or (width is None) != (height is None)):
         raise UserError(f"--source={source} is rendered at --resolution=WxH; leave --transform away")
-    if os.path.exists(dest) and os.path.exists(source) and os.path.samefile(source, dest):
-        raise UserError("--dest is the same as --source; choose another name")
+    _not_the_source(source, dest)
     split = {"pool": "train", "test": "reference"}.get(o["split"], o["split"])
     to_h5 = dest.lower().endswith(h5.SUFFIXES)
-    if not to_h5:
+    if to_h5:
+        _may_replace(dest, o["overwrite"])
+    else:
         given = click.get_current_context().get_parameter_source("fmt") == click.core.ParameterSource.COMMANDLINE
         if given or o["test_source"]:
             raise UserError(f"{'--format' if given else '--test-source'} belongs to --dest=FILE.h5")
-        destination = _Destination(dest)  # complain before a long scan of the source
+        destination = _Destination(dest, o["overwrite"])  # complain before a long scan of the source
         del destination
     options = SourceOptions(
         labels=o["labels"], split=split, seed=o["seed"], size=(width, height) if rendered and width else None,
@@ -727,7 +850,8 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
     how = Conversion(
         transform=o["transform"], width=None if rendered else width, height=None if rendered else height,
         resize_filter=o["resize_filter"], channels=o["channels"], alpha=o["alpha"], classes=parse_classes(o["classes"]),
-        max_images=o["max_images"], per_class=o["per_class"], drop_unlabelled=o["drop_unlabelled"])
+        max_images=o["max_images"], per_class=o["per_class"], drop_unlabelled=o["drop_unlabelled"],
+        overwrite=o["overwrite"])
     if to_h5:
         if how.classes is not None or how.per_class is not None:
             flag = "--per-class" if how.classes is None else "--classes"
@@ -736,8 +860,8 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
         test = open_source(o["test_source"], options) if o["test_source"] else None
         convert_h5(opened, dest, how, o["fmt"], test, o["seed"], click.echo)
         return
-    meta = {"tool": "dataset_tool", "source": source if rendered else os.path.basename(os.path.abspath(source)),
-            "transform": o["transform"], "resize_filter": o["resize_filter"]}
+    name = source if rendered else valid_text(os.path.basename(os.path.abspath(source)))
+    meta = {"tool": "dataset_tool", "source": name, "transform": o["transform"], "resize_filter": o["resize_filter"]}
     if split is not None:
         meta |= {"split": split, "seed": o["seed"]}
     convert(opened, dest, how, meta, click.echo)
@@ -759,9 +883,11 @@ def check(ctx: click.Context, path: str, fname: str, strict: bool) -> None:
 @click.option("--source", metavar="PATH", required=True, help="zip or folder made by this tool")
 @click.option("--dest", metavar="DIR", required=True, help="new or empty folder (or a .zip)")
 @click.option("--fname", default="dataset.json", show_default=True, help="label file that chooses the images")
-def export(source: str, dest: str, fname: str) -> None:
+@click.option("--overwrite", is_flag=True, help="replace the data set at --dest")
+def export(source: str, dest: str, fname: str, overwrite: bool) -> None:
     """Copy a data set into one folder per class, files unchanged."""
-    export_set(source, dest, fname, click.echo)
+    _not_the_source(source, dest)
+    export_set(source, dest, fname, click.echo, overwrite)
 
 
 if __name__ == "__main__":

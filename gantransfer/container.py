@@ -13,13 +13,16 @@ import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dnnlib.util import UserError
+from gantransfer.labels import some
+from gantransfer.names import clean_name, extension, is_litter, zip_name
 
 try:
     import pyspng
@@ -36,15 +39,13 @@ PIXEL_RATIO = 1100  # deflate makes at most 1032 bytes out of one; a header that
 
 
 def is_image_name(name: str) -> bool:
-    """True for names with an image extension that are neither hidden (`.ipynb_checkpoints/`, `._x.png`) nor an
-    archiver's litter (`__MACOSX/`)."""
-    parts = name.split("/")
-    return (os.path.splitext(parts[-1])[1].lower() in IMAGE_EXTENSIONS
-            and "__MACOSX" not in parts and not any(p.startswith(".") for p in parts))
+    """True for names with an image extension that are no litter (`names.is_litter`)."""
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not is_litter(name)
 
 
 def _walk(path: str) -> Iterator[str]:
-    """Relative names of all files below a folder; links to folders are followed, each folder once."""
+    """Relative names of all files below a folder, and of folders with '/' at their end; hidden folders are passed
+    over. Links to folders are followed, each folder once."""
     seen: set[str] = set()
     for root, folders, files in os.walk(path, followlinks=True):
         real = os.path.realpath(root)
@@ -52,12 +53,29 @@ def _walk(path: str) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(real)
+        folders[:] = [f for f in folders if not f.startswith(".")]
         below = os.path.relpath(root, path).replace(os.sep, "/")
-        yield from files if below == "." else (f"{below}/{f}" for f in files)
+        for f in (*files, *(f"{f}/" for f in folders)):
+            yield f if below == "." else f"{below}/{f}"
+
+
+def _root(names: Collection[str]) -> str:
+    """The folder that everything lies in, if it is not the top and has label files; '' for the top."""
+    labels = [n for n in names if n.endswith(".json")]
+    inner = [n.split("/")[:-1] for n in names if is_image_name(n)]
+    if not inner or not labels:
+        return ""
+    common = os.path.commonprefix([*inner, *(n.split("/")[:-1] for n in labels)])
+    return "/".join(common) if any(n.split("/")[:-1] == common for n in labels) else ""
 
 
 class Container:
-    """The files of a zip or a folder. `names` are relative paths with '/', sorted.
+    """The files of a zip or a folder.
+
+    `names` are relative paths with '/', sorted, spelled as `names.clean_name` says, without what systems leave behind.
+    They are relative to the `root` of the set: the folder inside that holds the images with their label file, where an
+    archiver has put everything into a folder of its own; '' otherwise. `folders` are named alike. `others` counts the
+    files that are neither images nor label files, by extension.
 
     One zip handle per process, reopened after a fork and dropped on pickling; reading is thread-safe. Raises UserError
     when the path is missing, not a zip, or damaged.
@@ -70,15 +88,59 @@ class Container:
         self._pid = -1
         if os.path.isdir(self.path):
             self.is_zip = False
-            self.names = sorted(_walk(self.path))
+            spelled = ((clean_name(n), n) for n in _walk(self.path))
         elif os.path.isfile(self.path):
             self.is_zip = True
-            self.names = sorted(n for n in self._handle().namelist() if not n.endswith("/"))
-            for a, b in zip(self.names, self.names[1:]):
-                if a == b:
-                    raise UserError(f"{self.path} holds {a} twice; make the zip again")
+            spelled = ((zip_name(i), i.filename) for i in self._handle().infolist())
         else:
             raise UserError(f"no such file or folder: {self.path}")
+        files: dict[str, str] = {}
+        folders: set[str] = set()
+        for name, raw in spelled:
+            if is_litter(name.rstrip("/")):
+                continue
+            if name.endswith("/"):
+                folders.add(name[:-1])
+            elif name in files:
+                raise UserError(f"{self.path} holds {some([name])} twice; make the zip again" if self.is_zip else
+                                f"{self.path} holds two files that are both called {some([name])}, spelled in two "
+                                "ways; rename or remove one")
+            else:
+                files[name] = raw
+        self.root = _root(files)
+        skip = len(self.root) + 1 if self.root else 0
+        inside = f"{self.root}/" if self.root else ""
+        self._raw = {n[skip:]: raw for n, raw in files.items() if n != raw and n.startswith(inside)}
+        self.names = sorted(n[skip:] for n in files if n.startswith(inside))
+        self.folders = sorted(n[skip:] for n in folders if n.startswith(inside))
+        self.others = Counter(extension(n) for n in files if not is_image_name(n) and not n.endswith(".json"))
+
+    def _at(self, name: str) -> str:
+        """Where a file is in the zip or folder."""
+        return self._raw.get(name) or (f"{self.root}/{name}" if self.root else name)
+
+    def place(self, name: str) -> str:
+        """The path of a file, there or to be written: inside the zip, or on disk."""
+        return self._at(name) if self.is_zip else os.path.join(self.path, self._at(name))
+
+    def find(self, name: str) -> str | None:
+        """The file that a user or another file means by `name`; None if there is none."""
+        name = clean_name(name)
+        if self.root and name not in self.names:
+            name = name.removeprefix(f"{self.root}/")
+        return name if name in self.names else None
+
+    def label_file(self) -> str | None:
+        """'dataset.json' if the set has one. Raises UserError when there are some, but only for parts of the set."""
+        if "dataset.json" in self.names:
+            return "dataset.json"
+        below = [n for n in self.names if n.endswith("/dataset.json")]
+        if below:
+            folder = os.path.dirname(below[0])
+            how = (f"unpack it and give {folder}" if self.is_zip else f"give {os.path.join(self.path, folder)}")
+            raise UserError(f"{some(below)} of {self.path} must be at the root, beside all images; move it there, or "
+                            f"{how} as the set")
+        return None
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_zip": None, "_pid": -1, "_lock": None}
@@ -106,10 +168,10 @@ class Container:
         """The bytes of one file, or the first `size` of them. Raises UserError naming it when it cannot be read."""
         try:
             if not self.is_zip:
-                with open(os.path.join(self.path, name), "rb") as f:
+                with open(self.place(name), "rb") as f:
                     return f.read(size)
             with self._lock:
-                info = self._handle().getinfo(name)
+                info = self._handle().getinfo(self._at(name))
                 if info.file_size > max(BOMB_RATIO * info.compress_size, BOMB_SIZE) and size < 0:
                     raise UserError(f"{name} in {self.path} says that it unpacks to {info.file_size:,} bytes out of "
                                     f"{info.compress_size:,}; no image or label file does, make the zip again")
@@ -120,17 +182,13 @@ class Container:
                             "lists all damaged files") from None
 
     def read_json(self, name: str) -> Any:
-        try:
-            return json.loads(self.read(name))
-        except (ValueError, RecursionError) as e:
-            reason = "nested too deeply" if isinstance(e, RecursionError) else e
-            raise UserError(f"{name} in {self.path} is not valid JSON ({reason})") from None
+        return parse_json(self.read(name), f"{name} in {self.path}")
 
     def digest(self, name: str) -> tuple[int, int]:
         """(CRC-32, size) of a file: equal for a zip and the folder it was made from."""
         if self.is_zip:
             with self._lock:
-                info = self._handle().getinfo(name)
+                info = self._handle().getinfo(self._at(name))
             return info.CRC, info.file_size
         data = self.read(name)
         return zlib.crc32(data), len(data)
@@ -139,6 +197,15 @@ class Container:
         if self._zip is not None and self._pid == os.getpid():
             self._zip.close()
         self._zip = None
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """The content of a JSON file. Raises UserError naming `where` when it is not valid."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as e:
+        reason = "nested too deeply" if isinstance(e, RecursionError) else e
+        raise UserError(f"{where} is not valid JSON ({reason})") from None
 
 
 def png_header(data: bytes) -> tuple[int, int, int] | None:

@@ -26,9 +26,14 @@ from PIL import Image, ImageDraw, ImageFont
 from dnnlib.util import UserError
 from gantransfer import h5
 from gantransfer.container import Container
-from gantransfer.labels import LabelFile, label_array, parse_label_file, some, value_meta
+from gantransfer.folder_labels import are_shards, class_folders, folder_labels
+from gantransfer.labels import LabelFile, label_array, num_classes, parse_label_file, some, value_meta
+from gantransfer.names import clean_name, counted, valid_text
 
-SPLITS = ("train", "reference", "all")
+__all__ = ["SPLITS", "Item", "Source", "SourceOptions", "class_folders", "left_out", "open_image", "open_source",
+           "read_parts"]
+
+SPLITS = ("train", "val", "reference", "all")
 
 
 @dataclass
@@ -38,6 +43,7 @@ class Item:
     name: str  # for messages
     load: Callable[[], Image.Image]  # raises UserError naming the image
     label: Any = None  # int, list of numbers, or None
+    enlarged: bool = False  # noted by the conversion
 
 
 @dataclass
@@ -54,6 +60,7 @@ class Source:
     splits: dict[str, Sequence[int]] = field(default_factory=dict)  # parts, as positions in the order of items
     attributes: dict[str, Sequence[int]] = field(default_factory=dict)  # further columns, one entry per item
     generated: bool = False  # made by a generator
+    num_classes: int = 0  # classes that the labels tell of, also without an image of the last ones
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,9 @@ class SourceOptions:
 
 def open_source(path: str, options: SourceOptions) -> Source:
     """The source that `path` means, by its name. Raises UserError when there is none or it is damaged."""
+    if options.split == "val" and (path.startswith(("sklearn:", "fonts:")) or os.path.exists(path) and not _is_files(
+            path, os.path.basename(os.path.normpath(path)))):
+        raise UserError(f"--split=val belongs to folders and zips with splits, and {path} is none; give train or test")
     if path.startswith("sklearn:"):
         return _sklearn(path, options)
     if path.startswith("fonts:"):
@@ -92,15 +102,25 @@ def open_source(path: str, options: SourceOptions) -> Source:
         return _cifar(path, options)
     if re.fullmatch(r"(train|t10k)-images[-.]idx3-ubyte(\.gz)?", name):
         return _mnist(path, options)
-    if options.split is not None:
-        raise UserError(f"--split does not apply to {name}: CIFAR archives, sklearn:digits and fonts:DIR have splits")
-    if os.path.isdir(path) and (name.endswith(("_lmdb", ".lmdb")) or os.path.exists(os.path.join(path, "data.mdb"))):
+    if options.split is not None and (_is_lmdb(path, name) or not _is_files(path, name)):
+        raise UserError(f"--split does not apply to {name}: CIFAR archives, sklearn:digits, fonts:DIR, and folders and "
+                        "zips with splits have them")
+    if _is_lmdb(path, name):
         return _lmdb(path, options)
-    if os.path.isdir(path) or name.lower().endswith(".zip"):
+    if _is_files(path, name):
         return _files(path, options)
     raise UserError(f"--source={path}: unknown kind of file; give a folder, a .zip, cifar-10-python.tar.gz, "
                     "cifar-100-python.tar.gz, train-images-idx3-ubyte.gz, an LMDB folder, an HDF5 file of cGAN-KD, "
                     "sklearn:digits, sklearn:rotated-digits or fonts:DIR")
+
+
+def _is_lmdb(path: str, name: str) -> bool:
+    return os.path.isdir(path) and (name.endswith(("_lmdb", ".lmdb"))
+                                    or os.path.exists(os.path.join(path, "data.mdb")))
+
+
+def _is_files(path: str, name: str) -> bool:
+    return os.path.isdir(path) or name.lower().endswith(".zip")
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
@@ -117,94 +137,150 @@ def open_image(data: bytes, name: str) -> Image.Image:
 def _files(path: str, options: SourceOptions) -> Source:
     files = Container(path)
     names = files.image_names
+    if files.others:
+        options.report(left_out(files))
     if not names:
         raise UserError(f"no images in {path}")
-    generated, splits, attributes = _parts(files, names)
-    labels, class_names, how, label_meta = _file_labels(files, names, options)
+    generated, splits, attributes = read_parts(files, names)
+    found = _file_labels(files, names, options)
+    if found.splits:
+        place = {n: i for i, n in enumerate(names)}
+        splits = {s: sorted(place[n] for n in members) for s, members in found.splits.items()}
+    if splits and options.split is None:
+        options.report("splits: " + ", ".join(f"{s} {len(v)}" for s, v in splits.items())
+                       + "; all are taken, --split chooses one")
+    if options.split not in (None, "all"):
+        wanted = "test" if options.split == "reference" else options.split
+        if wanted not in splits:
+            raise UserError(f"--split={wanted}: {path} has " + (some(splits) if splits else "no splits"))
+        names = [names[i] for i in splits[wanted]]
+        attributes = {k: [v[i] for i in splits[wanted]] for k, v in attributes.items()}
+        splits = {}
+    labels = found.labels
     missing = [n for n in names if n not in labels] if labels else []
     if missing and not options.drop_unlabelled:
-        raise UserError(f"{len(missing)} of {len(names)} images of {path} have no label ({how}): {some(missing)}; add "
-                        "--drop-unlabelled to leave them out, or --labels=none")
+        raise UserError(f"{len(missing)} of {len(names)} images of {path} have no label ({found.how}): {some(missing)}"
+                        "; add --drop-unlabelled to leave them out, or --labels=none")
 
     def items() -> Iterator[Item]:
         for name in names:
             where = f"{name} in {path}"
             yield Item(where, partial(lambda n, w: open_image(files.read(n), w), name, where), labels.get(name))
 
-    return Source(path, len(names), items, class_names, how, label_meta=label_meta, splits=splits,
-                  attributes=attributes, generated=generated)
+    return Source(path, len(names), items, found.class_names, found.how, label_meta=found.label_meta, splits=splits,
+                  attributes=attributes, generated=generated, num_classes=found.num_classes)
 
 
-def _parts(files: Container, names: Sequence[str]) -> tuple[bool, dict[str, list[int]], dict[str, list[int]]]:
+def left_out(files: Container) -> str:
+    """'5 files are left out: 4 .heic (convert them first), 1 .txt': what is no image of a known kind."""
+    n = sum(files.others.values())
+    return f"{n} file{'s are' if n > 1 else ' is'} left out: {counted(files.others.items())}"
+
+
+def read_parts(files: Container, names: Sequence[str]) -> tuple[bool, dict[str, list[int]], dict[str, list[int]]]:
     """(whether dataset.json says that the images were generated, its "splits", its "attributes") in the order of names.
 
-    Both are written by position in "labels". Entries that fit no image raise UserError.
+    Both are written by position in "labels", or without labels in the order of names. Entries that fit no image raise
+    UserError.
     """
     content = files.read_json("dataset.json") if "dataset.json" in files.names else None
     if not isinstance(content, dict):
         return False, {}, {}
     generated = bool(content.get("provenance") or isinstance(content.get("meta"), dict)
                      and content["meta"].get("generated"))
-    listed, where = content.get("labels") or [], f"dataset.json of {files.path}"
+    listed, where = content.get("labels"), f"dataset.json of {files.path}"
     place = {n: i for i, n in enumerate(names)}
-    at = [place.get(row[0]) if isinstance(row, list) and row else None for row in listed]
+    at = list(range(len(names))) if listed is None else [
+        place.get(clean_name(row[0])) if isinstance(row, list) and row and isinstance(row[0], str) else None
+        for row in (listed if isinstance(listed, list) else ())]
     splits, attributes = {}, {}
-    for name, members in (content.get("splits") or {}).items():
+    parts = {k: content.get(k) or {} for k in ("splits", "attributes")}
+    for key, value in parts.items():
+        if not isinstance(value, dict):
+            raise UserError(f"\"{key}\" of {where} is not an object")
+    for name, members in parts["splits"].items():
         if not (isinstance(members, list) and all(isinstance(i, int) and 0 <= i < len(at) for i in members)):
-            raise UserError(f"\"splits\" of {where}: {name} is not a list of positions in \"labels\"")
-        splits[str(name)] = sorted(at[i] for i in members if at[i] is not None)
-    for name, column in (content.get("attributes") or {}).items():
+            raise UserError(f"\"splits\" of {where}: {some([name])} is not a list of positions in \"labels\"")
+        splits[valid_text(name)] = sorted(at[i] for i in members if at[i] is not None)
+    for name, column in parts["attributes"].items():
         if not (isinstance(column, list) and len(column) == len(at)):
-            raise UserError(f"\"attributes\" of {where}: {name} does not have an entry for every label")
+            raise UserError(f"\"attributes\" of {where}: {some([name])} does not have an entry for every label")
         own = {at[i]: v for i, v in enumerate(column) if at[i] is not None}
         if len(own) == len(names):
-            attributes[str(name)] = [own[i] for i in range(len(names))]
+            attributes[valid_text(name)] = [own[i] for i in range(len(names))]
     return generated, splits, attributes
 
 
-def _file_labels(files: Container, names: Sequence[str],
-                 options: SourceOptions) -> tuple[dict[str, Any], tuple[str, ...], str, dict | None]:
+@dataclass
+class _Labels:
+    """Labels of a folder or zip, by image name, and what goes with them."""
+
+    labels: dict[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    how: str = "none"
+    label_meta: dict | None = None
+    num_classes: int = 0
+    splits: dict[str, list[str]] = field(default_factory=dict)
+
+
+def _file_labels(files: Container, names: Sequence[str], options: SourceOptions) -> _Labels:
     mode = options.labels
     if mode in ("utkface", "steering"):
         labels, meta = _originals(files, names, mode)
-        return labels, (), mode, _with_range(labels, meta, options, files.path)
-    if mode in ("auto", "json") and "dataset.json" in files.names:
-        file: LabelFile = parse_label_file(files.read_json("dataset.json"), f"dataset.json of {files.path}")
-        labels = {n: file.labels[n] for n in names if file.labels.get(n) is not None} if file.labels else {}
-        if file.labels and not labels:
-            raise UserError(f"dataset.json of {files.path} names none of its {len(names)} images "
-                            f"(it has {some(file.labels)}); names are relative to its folder")
-        if labels:
-            kind, values = label_array(list(labels), list(labels.values()), file.where)
-            if kind == "class" and options.label_kind == "value":
-                labels = {n: [float(v)] for n, v in zip(labels, values)}
-                return labels, (), "dataset.json", _with_range(labels, None, options, file.where)
-            if kind == "class":
-                if options.label_kind == "auto" and (options.label_range or options.label_unit):
-                    raise UserError("--label-range and --label-unit are for continuous labels; add --label-kind=value")
-                labels = dict(zip(labels, map(int, values)))
-            elif values.shape[1] != 1 and (options.label_range or options.label_unit):
-                raise UserError(f"--label-range is for one number per image; {file.where} has {values.shape[1]}")
-            elif values.shape[1] == 1:
-                return labels, (), "dataset.json", _with_range(labels, file.label_meta, options, file.where)
-        elif mode == "json":
-            raise UserError(f"--labels=json, but dataset.json of {files.path} says that there are none")
-        return labels, file.class_names, "dataset.json" if labels else "none", None
+        return _Labels(labels, how=mode, label_meta=_with_range(labels, meta, options, files.path))
+    if mode in ("auto", "json") and files.label_file() is not None:
+        return _json_labels(files, names, options)
     if mode == "json":
         raise UserError(f"--labels=json, but {files.path} has no dataset.json at its root")
     if mode == "none":
-        return {}, (), "none", None
+        return _Labels()
 
-    folders = class_folders(names)
-    # Numbered folders that an earlier conversion made to keep folders small are not classes.
-    shards = all(re.fullmatch(r"(.*/)?\d{5}/img\d{8}\.\w+", n) for n in names)
-    if mode == "auto" and (shards or len(set(folders.values())) < 2):
-        return {}, (), "none", None
-    if not folders:
-        raise UserError(f"--labels=folders, but the images of {files.path} are in no sub-folders")
-    classes = sorted(set(folders.values()))
-    number = {c: i for i, c in enumerate(classes)}
-    return {n: number[c] for n, c in folders.items()}, tuple(classes), "sub-folders", None
+    if mode == "auto" and are_shards(names):
+        return _Labels()
+    found = folder_labels(files, names)
+    if mode == "auto" and len(found.class_names) < 2:
+        return _Labels(splits=found.splits)
+    if not found.labels:
+        raise UserError(f"--labels=folders, but the images of {files.path} are in no sub-folders"
+                        + (" other than splits" if found.splits else ""))
+    return _Labels(dict(found.labels), found.class_names, "sub-folders", splits=found.splits)
+
+
+def _json_labels(files: Container, names: Sequence[str], options: SourceOptions) -> _Labels:
+    """What dataset.json says, as class ids wherever labels are classes."""
+    file: LabelFile = parse_label_file(files.read_json("dataset.json"), f"dataset.json of {files.path}")
+    raw = {n: file.labels[n] for n in names if file.labels.get(n) is not None} if file.labels else {}
+    if file.labels and not raw:
+        raise UserError(f"dataset.json of {files.path} names none of its {len(names)} images "
+                        f"(it has {some(file.labels)}); names are relative to its folder")
+    if not raw:
+        if options.labels == "json":
+            raise UserError(f"--labels=json, but dataset.json of {files.path} says that there are none")
+        return _Labels()
+    kind, values = label_array(list(raw), list(raw.values()), file.where)
+    lists = isinstance(next(iter(raw.values())), (list, tuple))
+    if kind == "class" and options.label_kind == "value":
+        if lists:
+            raise UserError(f"--label-kind=value: the labels of {file.where} are one-hot lists, that is, classes; it "
+                            "is for one number per image")
+        labels = {n: [float(v)] for n, v in zip(raw, values)}
+        return _Labels(labels, how="dataset.json", label_meta=_with_range(labels, None, options, file.where))
+    if kind == "value" and options.label_kind == "class":
+        if values.shape[1] != 1 or (values != np.floor(values)).any() or values.min() < 0:
+            raise UserError(f"--label-kind=class: the labels of {file.where} are no class indices: "
+                            + ("vectors" if values.shape[1] > 1 else "fractions or below 0"))
+        kind, values = "class", values[:, 0].astype(np.int64)
+        raw = {n: int(v) for n, v in zip(raw, values)}
+    if kind == "class":
+        if options.label_range or options.label_unit:
+            raise UserError("--label-range and --label-unit are for continuous labels; add --label-kind=value")
+        return _Labels(dict(zip(raw, map(int, values))), file.class_names, "dataset.json",
+                       num_classes=num_classes(list(raw.values())))
+    if values.shape[1] == 1:
+        return _Labels(raw, how="dataset.json", label_meta=_with_range(raw, file.label_meta, options, file.where))
+    if options.label_range or options.label_unit:
+        raise UserError(f"--label-range is for one number per image; {file.where} has {values.shape[1]}")
+    return _Labels(raw, file.class_names, "dataset.json")
 
 
 _ORIGINALS = {
@@ -268,19 +344,6 @@ def _h5(path: str, options: SourceOptions) -> Source:
                   "none", label_meta=chosen.label_meta, splits={k: v.tolist() for k, v in chosen.splits.items()},
                   attributes={k: v.tolist() for k, v in chosen.attributes.items()},
                   generated=chosen.layout == "fakes")
-
-
-def class_folders(names: Sequence[str]) -> dict[str, str]:
-    """Image name -> class folder: the first folder below the one that all images share.
-
-    Images beside the class folders are left out. A single folder holding everything is one class.
-    """
-    parts = [n.split("/") for n in names]
-    common = os.path.commonprefix([p[:-1] for p in parts]) if parts else []
-    depth = len(common)
-    if parts and depth and all(len(p) == depth + 1 for p in parts):
-        depth -= 1
-    return {n: p[depth] for n, p in zip(names, parts) if len(p) > depth + 1}
 
 
 def _lmdb(path: str, options: SourceOptions) -> Source:

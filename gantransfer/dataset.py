@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from dnnlib.util import EasyDict, UserError
-from gantransfer.container import Container, base_name, decode, png_header
+from gantransfer.container import Container, base_name, decode, parse_json, png_header
 from gantransfer.labels import (
     POLICIES,
     DataSpec,
@@ -28,6 +28,7 @@ from gantransfer.labels import (
     LabelSpec,
     class_weights,
     label_array,
+    num_classes,
     parse_label_file,
     shot_groups,
     some,
@@ -104,8 +105,8 @@ class ImageDataset(torch.utils.data.Dataset):
         dim = 0
         if kind == "class":
             dim = int(max(class_map.values() if class_map else ids)) + 1
-            if isinstance(raw[0], (list, tuple)):
-                dim = max(dim, len(raw[0]))
+            if class_map is None:
+                dim = max(dim, num_classes(raw))
         elif kind == "value":
             dim = values.shape[1]
         if label_dim is not None and kind != "none":
@@ -189,12 +190,7 @@ class ImageDataset(torch.utils.data.Dataset):
                             "labelled ones")
         raw = [own.labels[n] for n in self._names]
         kind, values = label_array(self._names, raw, own.where)
-        if kind == "class":
-            return "class", values, None, raw
-        # One-hot rows are classes: the network sees the same numbers, and counts and groups become known.
-        if values.shape[1] > 1 and np.isin(values, (0, 1)).all() and (values.sum(1) == 1).all():
-            return "class", values.argmax(1).astype(np.int64), None, raw
-        return "value", None, values, raw
+        return (kind, values, None, raw) if kind == "class" else (kind, None, values, raw)
 
     def _manifest(self, own: LabelFile, main: LabelFile | None, fname: str | None,
                   dim: int) -> tuple[dict[str, tuple[int, ...]], dict[int, int]]:
@@ -209,17 +205,22 @@ class ImageDataset(torch.utils.data.Dataset):
                             "make the file again with lt_dataset.py")
         if known or fname is None or main is None or main.labels is None or own is main:
             return shots, known
-        old = [main.labels.get(n) for n in self._names]
-        new = [own.labels[n] for n in self._names]
-        if not all(isinstance(v, (int, float)) for v in old + new):
+        known_before = {n: v for n, v in main.labels.items() if v is not None}
+        if any(n not in known_before for n in self._names):
             return shots, {}
-        for a, b in zip(old, map(int, new)):
-            if known.setdefault(int(a), b) != b:
-                warnings.warn(f"{own.where} gives images of class {int(a)} of dataset.json different labels: metrics "
+        try:
+            old, new, everything = (label_array(list(v), list(v.values()), main.where) for v in (
+                {n: known_before[n] for n in self._names}, {n: own.labels[n] for n in self._names}, known_before))
+        except UserError:
+            return shots, {}
+        if not old[0] == new[0] == everything[0] == "class":
+            return shots, {}
+        for a, b in zip(old[1].tolist(), new[1].tolist()):
+            if known.setdefault(a, b) != b:
+                warnings.warn(f"{own.where} gives images of class {a} of dataset.json different labels: metrics "
                               "against dataset.json cannot translate its classes", stacklevel=3)
                 return shots, {}
-        everything = {int(v) for v in main.labels.values() if isinstance(v, (int, float))}
-        same = all(a == b for a, b in known.items()) and everything <= set(known)
+        same = all(a == b for a, b in known.items()) and set(everything[1].tolist()) <= set(known)
         return shots, {} if same else known
 
     # Properties.
@@ -388,13 +389,12 @@ def reference_dataset(spec: DataSpec, path: str | os.PathLike | None = None, **o
 
 def _read_labels(files: Container, fname: str) -> LabelFile | None:
     """A label file inside the container, or at a path outside; None if there is neither."""
-    inside = fname.replace("\\", "/")
-    inside = inside[2:] if inside.startswith("./") else inside
-    if inside in files.names:
+    inside = files.label_file() if fname == "dataset.json" else files.find(fname)
+    if inside is not None:
         return parse_label_file(files.read_json(inside), f"{fname} of {files.path}")
     if fname != "dataset.json" and os.path.isfile(fname):
-        folder = Container(os.path.dirname(os.path.abspath(fname)))
-        return parse_label_file(folder.read_json(os.path.basename(fname)), fname)
+        with open(fname, "rb") as f:
+            return parse_label_file(parse_json(f.read(), fname), fname)
     return None
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib.util import UserError
+from gantransfer.names import clean_name, valid_text
 
 POLICIES = ("empirical", "sqrt", "effective", "balanced")
 
@@ -55,8 +56,7 @@ def parse_label_file(data: Any, where: str) -> LabelFile:
             if not (isinstance(row, list) and len(row) == 2 and isinstance(row[0], str)):
                 raise UserError(f"an entry of {where} is not a pair of name and label: {str(row)[:60]}; "
                                 f"expected {form}")
-            name = row[0].replace("\\", "/")
-            name = name[2:] if name.startswith("./") else name
+            name = clean_name(row[0])
             if name in labels and labels[name] != row[1]:
                 clashes.append(name)
             labels[name] = row[1]
@@ -68,7 +68,7 @@ def parse_label_file(data: Any, where: str) -> LabelFile:
     meta = data.get("meta") or {}
     if not isinstance(meta, dict):
         raise UserError(f"\"meta\" in {where} is not an object")
-    return LabelFile(where, labels, tuple(names), meta, _label_meta(data.get("label_meta"), where))
+    return LabelFile(where, labels, tuple(map(valid_text, names)), meta, _label_meta(data.get("label_meta"), where))
 
 
 def _label_meta(given: Any, where: str) -> dict:
@@ -104,8 +104,16 @@ def value_meta(values: np.ndarray, given: dict, where: str) -> dict:
     return meta
 
 
+def num_classes(values: Sequence[Any]) -> int:
+    """Classes that labels of kind 'class' tell of: the largest index and one more, or the length of one-hot lists."""
+    return max(len(v) if isinstance(v, (list, tuple)) else int(v) + 1 for v in values)
+
+
 def label_array(names: Sequence[str], values: Sequence[Any], where: str) -> tuple[str, np.ndarray]:
-    """('class', int64 [n]) for class indices, ('value', float32 [n, dim]) for vectors.
+    """('class', int64 [n]) for class indices and one-hot lists, ('value', float32 [n, dim]) for other vectors.
+
+    Lists are one-hot when all of them have one 1 and otherwise zeros, and more than one entry: a network sees the same
+    numbers as for class indices.
 
     Looks at every label and reports what is wrong with how many of them. Raises UserError for a mixture of both, for
     negative or fractional class indices, vectors of unequal length, and entries that are not finite numbers.
@@ -132,7 +140,10 @@ def label_array(names: Sequence[str], values: Sequence[Any], where: str) -> tupl
         usual = max(set(lengths), key=lengths.count)
         complain([i for i, n in enumerate(lengths) if n != usual], f"are not of length {usual} as the others are",
                  "give every image a vector of the same length")
-        return "value", np.asarray(values, np.float32).reshape(len(values), usual)
+        vectors = np.asarray(values, np.float64).reshape(len(values), usual)
+        if usual > 1 and ((vectors != 0).sum(1) == 1).all() and ((vectors == 1).sum(1) == 1).all():
+            return "class", vectors.argmax(1).astype(np.int64)
+        return "value", vectors.astype(np.float32)
     fractional = [i for i, v in enumerate(values) if v != int(v)]
     complain(fractional, "are fractional, but a scalar is a class index",
              f"write a continuous label as a vector, [{values[fractional[0]] if fractional else 2.7}], for every image")
@@ -171,7 +182,7 @@ class LabelSpec:
     @staticmethod
     def from_dict(d: dict) -> LabelSpec:
         return LabelSpec(kind=d["kind"], dim=int(d["dim"]), counts=tuple(int(n) for n in d.get("counts", ())),
-                         names=tuple(d.get("names", ())),
+                         names=tuple(valid_text(n) if isinstance(n, str) else n for n in d.get("names", ())),
                          shots={k: tuple(int(i) for i in v) for k, v in d.get("shots", {}).items()},
                          class_map={int(k): int(v) for k, v in d.get("class_map", {}).items()},
                          meta=dict(d.get("meta") or {}))

@@ -150,7 +150,7 @@ def test_label_sources(tmp_path, tool):
     class_folders(root)
 
     def labels(*args) -> list:
-        code, _, err = tool(f"--source={root}", f"--dest={tmp_path}/out.zip", *args)
+        code, _, err = tool(f"--source={root}", f"--dest={tmp_path}/out.zip", "--overwrite", *args)
         assert code == 0, err
         return read_set(tmp_path / "out.zip")[0]["labels"]
 
@@ -403,7 +403,7 @@ def test_full_disk_leaves_the_old_state(tmp_path, tool, monkeypatch, dest):
 
     monkeypatch.setattr(zipfile.ZipFile, "writestr", until_full(zipfile.ZipFile.writestr))
     monkeypatch.setattr(Path, "write_bytes", until_full(Path.write_bytes))
-    code, _, err = tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/{dest}")
+    code, _, err = tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/{dest}", "--overwrite")
     assert code == 2 and "No space left" in only_line(err) and len(calls) == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == (["in", dest] if dest == "out.zip" else ["in"])
     if dest == "out.zip":

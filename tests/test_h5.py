@@ -100,7 +100,7 @@ def test_generated_images_keep_their_layout(tmp_path):
     tool(f"--source={tmp_path / 'f.zip'}", f"--dest={tmp_path / 'f.h5'}")
     with h5py.File(tmp_path / "f.h5") as f:
         assert f["fake_images"].compression == "gzip" and f["fake_labels"].dtype == np.int64
-    tool(f"--source={tmp_path / 'f.zip'}", f"--dest={tmp_path / 'f.h5'}", "--format=cgankd-v1")
+    tool(f"--source={tmp_path / 'f.zip'}", f"--dest={tmp_path / 'f.h5'}", "--format=cgankd-v1", "--overwrite")
     with h5py.File(tmp_path / "f.h5") as f:
         assert f["fake_images"].compression is None and f["fake_labels"].dtype == np.float64
 

@@ -227,7 +227,7 @@ def test_old_readers_see_only_labels(tmp_path, tool):
     ({}, ["--imf=5"], ['no "labels"']),
     ({"labels": [["a", 0], ["b", 0]]}, ["--imf=5"], ["one class"]),
     ({"labels": [["a", 0], ["b", 2]]}, ["--imf=5"], ["class 1 has no image"]),
-    ({"labels": [["a", [0, 1]], ["b", [1, 0]]]}, ["--imf=5"], ["vectors"]),
+    ({"labels": [["a", [0, 1]], ["b", [1, 1]]]}, ["--imf=5"], ["vectors"]),
     ({"labels": [["a", 0], ["b", 0.5]]}, ["--imf=5"], ["fractional", "[0.5]"]),
     ({"labels": [["a", 0], ["b", "x"]]}, ["--imf=5"], ["neither"]),
     (None, ["--imf=0"], ["--imf=0", "positive"]),

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of files and classes: one spelling for every side of a comparison, and what an operating system leaves behind.
+
+Imports only the standard library.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import zipfile
+from collections.abc import Collection, Iterable
+from decimal import Decimal
+
+from dnnlib.util import UserError
+
+# What macOS, Windows and storage boxes put beside the user's files; hidden files are recognised by their dot.
+_LITTER = frozenset(("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin",
+                     "system volume information", "lost+found"))
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+
+
+def valid_text(text: str) -> str:
+    """`text` in Unicode's composed form (NFC) and without lone surrogates, so that it can be written anywhere.
+
+    Bytes of a file name that are no UTF-8 reach Python as lone surrogates; they are read in an older encoding.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        try:
+            text = _older(text.encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError:
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return unicodedata.normalize("NFC", text)
+
+
+def _older(data: bytes) -> str:
+    """A file name whose bytes are no UTF-8: Latin-1 if it has no control bytes, else Shift-JIS, else cp437, which
+    reads any bytes. A guess, but always the same one."""
+    for codec in ("utf-8", "latin-1", "cp932"):
+        if codec == "latin-1" and (re.search(rb"[\x80-\x9f]", data) or _two_byte(data)):
+            continue
+        try:
+            return data.decode(codec)
+        except UnicodeDecodeError:
+            pass
+    return data.decode("cp437")
+
+
+def _two_byte(data: bytes) -> bool:
+    """Whether a backslash follows a high byte: in Shift-JIS it is often the second half of a character."""
+    return re.search(rb"[\x80-\xff]\\", data) is not None
+
+
+def clean_name(raw: str) -> str:
+    """The spelling under which a file of a set is known: '/' between folders, no '.' or empty parts, valid text."""
+    name = valid_text(raw).replace("\\", "/")
+    if "//" in name or name.startswith("./") or "/./" in name:
+        kept = "/".join(p for p in name.split("/") if p not in ("", "."))
+        name = ("/" if name.startswith("/") else "") + kept + ("/" if kept and name.endswith("/") else "")
+    return name
+
+
+def zip_name(info: zipfile.ZipInfo) -> str:
+    """`clean_name` of a member of a zip. Names that do not say that they are UTF-8 often are; the format's own
+    encoding is cp437, and a backslash that halves a character speaks for Shift-JIS."""
+    raw = info.filename
+    if not raw.isascii() and not info.flag_bits & 0x800:
+        try:
+            data = raw.encode("cp437")
+        except UnicodeEncodeError:
+            return clean_name(raw)  # from the extra field that holds the name as Unicode
+        for codec in ("utf-8", "cp932") if _two_byte(data) else ("utf-8",):
+            try:
+                return clean_name(data.decode(codec))
+            except UnicodeDecodeError:
+                pass
+    return clean_name(raw)
+
+
+def is_litter(name: str) -> bool:
+    """True for cleaned names that are hidden (`.ipynb_checkpoints/`, `._x.png`) or left by an archiver or a system."""
+    return any(p.startswith(".") or p.casefold() in _LITTER for p in name.split("/"))
+
+
+def sorted_classes(names: Collection[str], where: str) -> list[str]:
+    """Class names in the order of their ids: numbers by value, before all others by text.
+
+    Raises UserError naming two names that are the same number ('2' and '02'): which class is number 2 would be a guess.
+    """
+    numbers: dict[Decimal, str] = {}
+    for name in sorted(names):
+        if _NUMBER.fullmatch(name):
+            other = numbers.setdefault(Decimal(name), name)
+            if other != name:
+                raise UserError(f"the class folders {other} and {name} of {where} are the same number; rename one, or "
+                                "move their images into one folder")
+    rank = {name: i for i, (_, name) in enumerate(sorted(numbers.items()))}
+    return sorted(names, key=lambda n: (0, rank[n], "") if n in rank else (1, 0, n))
+
+
+def extension(name: str) -> str:
+    """The extension in lower case, for counting: '.heic', or 'no extension'."""
+    stem, dot, ending = name.rpartition("/")[2].rpartition(".")
+    return f".{ending.lower()}" if dot and stem and ending else "no extension"
+
+
+def counted(extensions: Iterable[tuple[str, int]]) -> str:
+    """'4 .heic (convert them first), 1 .txt': files by extension."""
+    parts = sorted(extensions, key=lambda kv: (-kv[1], kv[0]))
+    shown = [f"{n} {ending}" + (" (convert them first)" if ending in CONVERTIBLE else "") for ending, n in parts[:8]]
+    return ", ".join(shown) + (f" and {sum(n for _, n in parts[8:])} more" if len(parts) > 8 else "")
+
+
+# Pictures and films that Pillow does not read, and what may lie beside images without being one.
+CONVERTIBLE = frozenset("""
+    .heic .heif .hif .jxl .jxr .raw .cr2 .cr3 .crw .nef .nrw .arw .dng .orf .raf .rw2 .pef .srw .psd .psb .xcf .svg .pdf
+    .eps .ai .exr .hdr .dcm .nii .mp4 .mov .avi .mkv .webm .svs .ndpi .czi .fits .mng .wmf .emf .icns .cur .xbm .xpm
+    """.split())
+BESIDE = frozenset("""
+    .json .jsonl .txt .csv .tsv .xml .md .rst .html .htm .yaml .yml .toml .ini .cfg .log .py .ipynb .sh .m .mat .npy
+    .npz .pkl .doc .docx .xls .xlsx .lst .url .css .js .license""".split())
