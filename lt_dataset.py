@@ -237,15 +237,15 @@ def legacy_files(labels: dict[str, Any], dname: str, imf: float, reverse: bool, 
 
 def write_files(container: Container, fn: str, contents: dict[str, dict[str, Any]]) -> None:
     """Write label files beside `fn`, or into the zip `fn`; all of them or, for a zip, none."""
-    data = {name: json.dumps(content) for name, content in contents.items()}
+    data = {container.place(name): json.dumps(content) for name, content in contents.items()}
     if not container.is_zip:
-        for name, text in data.items():
-            with atomic_write(os.path.join(container.path, name)) as f:
+        for place, text in data.items():
+            with atomic_write(place) as f:
                 f.write(text)
         return
     container.close()
     with atomic_path(fn) as temporary:
-        if any(name in container.names for name in data):
+        if any(name in container.names for name in contents):
             # A member cannot be replaced in place: copy the others.
             with zipfile.ZipFile(fn) as old, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as new:
                 for info in old.infolist():
@@ -254,8 +254,8 @@ def write_files(container: Container, fn: str, contents: dict[str, dict[str, Any
         else:
             shutil.copyfile(fn, temporary)
         with zipfile.ZipFile(temporary, "a", zipfile.ZIP_STORED) as archive:
-            for name, text in data.items():
-                archive.writestr(zipfile.ZipInfo(name), text)
+            for place, text in data.items():
+                archive.writestr(zipfile.ZipInfo(place), text)
 
 
 def _table(split: Split, class_names: Sequence[str]) -> str:
@@ -298,8 +298,8 @@ def main(fn: str, imf: float | None, dname: str | None, shot_labels: bool, rever
     check_imf(imf)
     is_zip = zipfile.is_zipfile(fn) or fn.lower().endswith(".zip")
     container = Container(fn if is_zip else os.path.dirname(os.path.abspath(fn)))
-    member = "dataset.json" if is_zip else os.path.basename(fn)
-    if member not in container.names:
+    member = container.label_file() if is_zip else container.find(os.path.basename(fn))
+    if member is None:
         raise UserError(f"{fn} has no dataset.json; make labels with dataset_tool.py")
     where = f"{member} of {fn}" if is_zip else fn
     raw = container.read(member)

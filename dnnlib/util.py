@@ -43,6 +43,7 @@ class EasyDict(dict):
 
 def run_cli(command: Callable[[], Any]) -> None:
     """Run a click command as a script: user errors become one line on stderr and exit code 2."""
+    show_any_name(sys.stdout, sys.stderr)
     try:
         command()
     except UserError as e:
@@ -59,6 +60,14 @@ def run_cli(command: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def show_any_name(*streams: Any) -> None:
+    """Let streams write what their encoding lacks (names of files and classes) as \\u escapes instead of failing."""
+    for s in streams:
+        if getattr(s, "errors", None) == "strict":
+            with contextlib.suppress(AttributeError, ValueError, OSError):
+                s.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager
@@ -88,9 +97,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[Any]:
-    """Open a file for writing that appears under its name only when complete. `mode` is 'w' (UTF-8) or 'wb'."""
+    """Open a file for writing that appears under its name only when complete. `mode` is 'w' (UTF-8) or 'wb'.
+
+    Text may hold parts of paths that are no valid text: they are written as escapes.
+    """
     with atomic_path(path) as tmp:
-        with open(tmp, mode, encoding=None if "b" in mode else "utf-8") as f:
+        text = {} if "b" in mode else dict(encoding="utf-8", errors="backslashreplace")
+        with open(tmp, mode, **text) as f:
             yield f
 
 
@@ -105,7 +118,8 @@ class Logger:
     """Copy stdout and stderr into a file (append mode) while open. Use as a context manager."""
 
     def __init__(self, path: str | os.PathLike):
-        self.file = open(path, "a", encoding="utf-8", buffering=1)
+        self.file = open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        show_any_name(sys.stdout, sys.stderr)
         self.stdout, self.stderr = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Tee(self.stdout, self.file), _Tee(self.stderr, self.file)
 

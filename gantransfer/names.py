@@ -38,15 +38,15 @@ def valid_text(text: str) -> str:
 
 
 def _older(data: bytes) -> str:
-    """A file name whose bytes are no UTF-8: Latin-1 if it has no control bytes, else Shift-JIS, else cp437, which
-    reads any bytes. A guess, but always the same one."""
-    for codec in ("utf-8", "latin-1", "cp932"):
-        if codec == "latin-1" and (re.search(rb"[\x80-\x9f]", data) or _two_byte(data)):
-            continue
+    """A file name whose bytes are no UTF-8: Latin-1 or Shift-JIS if that gives printable text, else cp437, which reads
+    any bytes. A guess, but always the same one."""
+    for codec in ("utf-8", "cp932") if _two_byte(data) else ("utf-8", "latin-1", "cp932"):
         try:
-            return data.decode(codec)
+            text = data.decode(codec)
         except UnicodeDecodeError:
-            pass
+            continue
+        if codec == "utf-8" or text.isprintable():
+            return text
     return data.decode("cp437")
 
 
