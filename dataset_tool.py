@@ -747,7 +747,7 @@ def parse_classes(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     out: list[str] = []
-    for part in text.split(","):
+    for part in valid_text(text).split(","):
         match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", part)
         if match and int(match[1]) > int(match[2]):
             raise UserError(f"--classes={text}: the range {part} is empty")

@@ -21,7 +21,7 @@ import numpy as np
 
 from dnnlib.util import UserError, atomic_path, atomic_write, run_cli
 from gantransfer.container import Container
-from gantransfer.labels import label_array, parse_label_file, shot_groups, some
+from gantransfer.labels import label_array, num_classes, parse_label_file, shot_groups, some
 
 ORDERS = ("count", "label", "label-desc", "random", "file")
 
@@ -117,7 +117,7 @@ def make_split(labels: dict[str, Any], o: Options, where: str = "dataset.json") 
     num = len(full)
     if num < 2:
         raise UserError(f"{where} has one class; a long tail needs at least two")
-    dead = sorted(set(range(max(full) + 1)) - set(full))
+    dead = sorted(set(range(num_classes(list(labels.values())))) - set(full))
     if dead:
         raise UserError(f"{where}: class {some(dead)} has no image; add images, or number the classes without gaps "
                         "(dataset_tool.py --classes)")

@@ -316,7 +316,8 @@ def _originals(files: Container, names: Sequence[str], mode: str) -> tuple[dict[
                 angle = float(words[1])
             except (IndexError, ValueError):
                 raise UserError(f"{table} of {files.path}: '{line[:60]}' is not a file name and an angle") from None
-            name = where.get(words[0]) or short.get(words[0].split("/")[-1])
+            said = clean_name(words[0])
+            name = where.get(said) or short.get(said.split("/")[-1])
             if name:
                 found[name] = angle
     return {n: [v] for n, v in found.items() if meta["min"] <= v <= meta["max"]}, meta

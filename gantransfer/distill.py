@@ -485,13 +485,14 @@ def split_files(data: ImageDataset, share: float, seed: int, outdir: Path) -> tu
         valid[members[: int(round(share * len(members)))]] = True
     if not valid.any() or data.class_ids is not None and len(np.unique(groups[~valid])) < len(np.unique(groups)):
         raise UserError(f"--val-split={share:g} leaves no validation image, or a class without training images")
+    # A class behind the last one with images is known from one-hot lists only.
+    as_ids = data.class_ids is not None and data.label_dim == data.class_ids.max() + 1
     out = []
     for name, chosen in (("subtrain", ~valid), ("subvalid", valid)):
         rows = []
         for i in np.flatnonzero(chosen):
             label = data.labels([i])[0]
-            rows.append([data.get_details(int(i)).name, int(label.argmax()) if data.class_ids is not None
-                         else [float(v) for v in label]])
+            rows.append([data.get_details(int(i)).name, int(label.argmax()) if as_ids else [float(v) for v in label]])
         content: dict[str, Any] = dict(labels=rows)
         if data.spec.label.names:
             content["class_names"] = list(data.spec.label.names)

@@ -25,7 +25,9 @@ from tqdm import tqdm
 import gantransfer
 from dnnlib.util import UserError, atomic_path, atomic_write, sha256
 from gantransfer import label_filter
+from gantransfer.container import Container
 from gantransfer.dataset import DataSpec, ImageDataset, LabelSpec
+from gantransfer.names import clean_name
 from gantransfer.rejection import Rejection
 from gantransfer.sampler import Sampler
 from torch_utils import distributed as dist
@@ -347,9 +349,8 @@ def read(path: str) -> FakesFile:
     """What a zip of `fakes` knows of its images. UserError for a zip without scores."""
     data = ImageDataset(path, use_labels=True)
     try:
-        with zipfile.ZipFile(path) as z:
-            content = json.loads(z.read("dataset.json"))
-    except (zipfile.BadZipFile, OSError, KeyError, ValueError):
+        content = Container(path).read_json("dataset.json")
+    except UserError:
         raise UserError(f"{path} is not a zip made by `python -m gantransfer.distill fakes`") from None
     scores, provenance = content.get("scores"), content.get("provenance")
     if not isinstance(scores, dict) or not isinstance(provenance, dict) or scores.get("assigned") is None:
@@ -361,7 +362,7 @@ def read(path: str) -> FakesFile:
     label = data.spec.label
     if label.kind == "class" and provenance.get("num_classes"):
         label = LabelSpec("class", int(provenance["num_classes"]), names=label.names)
-    return FakesFile(Path(path), [r[0] for r in rows], arrays, provenance, label)
+    return FakesFile(Path(path), [clean_name(r[0]) for r in rows], arrays, provenance, label)
 
 
 def refilter(path: str, dest: Path, f: Filter) -> dict[str, Any]:
@@ -372,9 +373,9 @@ def refilter(path: str, dest: Path, f: Filter) -> dict[str, Any]:
     if fakes.provenance.get("rho", 1) != 1:
         raise UserError(f"{path} was filtered before (rho {fakes.provenance['rho']:g}): the quantile of what was "
                         "removed is not known; give the fakes made with --rho=1")
-    with zipfile.ZipFile(path) as z:
-        provenance = dict(fakes.provenance, refiltered_from=sha256(path))
-        return write(dest, lambda i: z.read(fakes.names[i]), fakes.scores, fakes.label, provenance, f)
+    files = Container(path)
+    provenance = dict(fakes.provenance, refiltered_from=sha256(path))
+    return write(dest, lambda i: files.read(fakes.names[i]), fakes.scores, fakes.label, provenance, f)
 
 
 def discard(folder: Path) -> None:

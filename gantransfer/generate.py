@@ -29,6 +29,7 @@ from gantransfer import kernels
 from gantransfer.grid import save_grid
 from gantransfer.importers import load_any
 from gantransfer.labels import LabelSpec
+from gantransfer.names import valid_text
 from gantransfer.sampler import LabelSource, Sampler, one_hot, to_uint8
 from gantransfer.snapshot import Snapshot
 from torch_utils import random as rnd
@@ -76,7 +77,7 @@ def parse_classes(text: str, label: LabelSpec) -> list[int]:
         raise UserError("--class: this model has no classes" + (
             "; its labels are vectors, give --label or --labels=data" if label.kind == "value" else ""))
     out: list[int] = []
-    for part in (p.strip() for p in text.split(",")):
+    for part in (p.strip() for p in valid_text(text).split(",")):
         first, dash, last = part.partition("-")
         if part in label.names:
             out.append(label.names.index(part))
@@ -94,6 +95,7 @@ def parse_classes(text: str, label: LabelSpec) -> list[int]:
 
 def split_label_set(text: str | None, sampler: Sampler) -> tuple[str | None, str | None]:
     """('old', '3,4') from 'old:3,4', for a model that knows several sets of classes; (None, text) otherwise."""
+    text = text and valid_text(text)
     name, colon, rest = (text or "").partition(":")
     if not colon or text in sampler.spec.label.names:
         return None, text

@@ -561,3 +561,14 @@ def test_a_path_that_is_no_text_ends_no_command_after_its_work(tmp_path):
         assert done.returncode == 0, (words, done.stderr.decode("utf-8", "replace"))
     meta = Container(os.fsdecode(dest)).read_json("dataset.json")["meta"]
     assert meta["source"] == "café"
+
+
+def test_classes_are_found_in_either_spelling_of_an_accent(tmp_path, tool, made):
+    from gantransfer.generate import parse_classes
+    from gantransfer.labels import LabelSpec
+
+    nfd = unicodedata.normalize("NFD", "été")
+    path = write(tmp_path / "x.zip", images(f"{nfd}/1.png", "b/2.png"))
+    assert made(path, f"--classes={nfd}")[0]["class_names"] == ["été"] == made(path, "--classes=été")[0]["class_names"]
+    label = LabelSpec.from_dict(dict(kind="class", dim=2, names=["b", nfd]))  # of an older snapshot
+    assert label.names == ("b", "été") and parse_classes(nfd, label) == parse_classes("été", label) == [1]

@@ -21,6 +21,7 @@ from dnnlib.util import UserError
 from gantransfer import augmentation, method, sampler, snapshot
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.names import valid_text
 from gantransfer.networks import biggan as networks
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
@@ -194,7 +195,7 @@ class BigGAN(method.Method):
 
     def load_source(self, source: snapshot.Snapshot, nets: dict[str, nn.Module]) -> None:
         """Fine-tuning: copy everything; classes of the same name keep their rows, others start from the mean row."""
-        names = ((source.data or {}).get("label") or {}).get("names") or []
+        names = [valid_text(str(n)) for n in ((source.data or {}).get("label") or {}).get("names") or []]
         rows = [names.index(n) if n in names else None for n in self.data.label.names] or [None] * self.data.label.dim
 
         def remap(src: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:

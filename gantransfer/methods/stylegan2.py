@@ -22,6 +22,7 @@ from dnnlib.util import UserError
 from gantransfer import augment, augmentation, method, sampler, snapshot
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.names import valid_text
 from gantransfer.networks import stylegan2 as networks
 from torch_utils import build
 from torch_utils import distributed as dist
@@ -595,7 +596,7 @@ def _resize_inputs(src: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
 
 def _label_columns(src: dict[str, Any], dst: Any) -> list[int | None]:
     """For each of our classes the source's class of the same name, or None."""
-    names = {n: i for i, n in enumerate(src.get("names") or [])}
+    names = {valid_text(str(n)): i for i, n in enumerate(src.get("names") or [])}
     return [names.get(n) for n in dst.names] if dst.names else [None] * dst.dim
 
 
