@@ -485,6 +485,10 @@ def _not_the_source(source: str, dest: str) -> None:
         raise UserError("--dest is the same as --source; choose another name")
     if Path(os.path.realpath(dest)) in Path(os.path.realpath(source)).parents:
         raise UserError(f"--source={source} lies in --dest={dest}; choose another folder")
+    if os.path.isdir(dest) and os.listdir(dest) and Path(os.path.realpath(source)) in Path(
+            os.path.realpath(dest)).parents:
+        raise UserError(f"--dest={dest} lies in --source={source}, and its images would be read too; choose another "
+                        "folder")
 
 
 def dest_parent(dest: str) -> Path:
@@ -548,6 +552,7 @@ class _Check:
             try:
                 array = decode(data, name)
             except UserError:
+                self.shapes.setdefault((*image.size[::-1], len(image.getbands())), []).append(name)
                 continue
             self.shapes.setdefault(array.shape, []).append(name)
             seen.setdefault(hashlib.sha256(str(array.shape).encode() + array.tobytes()).digest(), []).append(name)
@@ -697,9 +702,14 @@ def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callab
     out: list[list[Any]] = []
     with _Destination(dest, overwrite) as write:
         for i, name in enumerate(tqdm(names, unit="img", desc=os.path.basename(dest.rstrip("/")), disable=None)):
-            target = name if kind != "class" else f"{folders[int(values[i])]}/{name.split('/')[-1]}"
+            folder = f"{folders[int(values[i])]}/" if kind == "class" else ""
+            target = folder + (name.split("/")[-1] if kind == "class" else name.lstrip("/"))
             if target in taken:
-                target = f"{folders[int(values[i])]}/{name.replace('/', '_')}"
+                target = folder + name.replace("/", "_")
+            if target in taken or max(len(p.encode()) for p in target.split("/")) > 250:  # file systems allow 255
+                target = f"{folder}img{i:08d}{os.path.splitext(name)[1]}"
+            while target in taken:
+                target = f"{folder}_{target[len(folder):]}"
             taken.add(target)
             write(target, files.read(name))
             out.append([target, labels[name] if labels is not None else None])

@@ -235,14 +235,17 @@ def legacy_files(labels: dict[str, Any], dname: str, imf: float, reverse: bool, 
     return files, order, counts
 
 
-def write_files(container: Container, fn: str, contents: dict[str, dict[str, Any]]) -> None:
-    """Write label files beside `fn`, or into the zip `fn`; all of them or, for a zip, none."""
+def write_files(container: Container, fn: str, contents: dict[str, dict[str, Any]]) -> list[str]:
+    """Write label files beside `fn`, or into the zip `fn`; all of them or, for a zip, none. Returns the names of those
+    that took the place of other content."""
     data = {container.place(name): json.dumps(content) for name, content in contents.items()}
+    replaced = [name for name in contents if name in container.names
+                and container.read(name) != data[container.place(name)].encode()]
     if not container.is_zip:
         for place, text in data.items():
             with atomic_write(place) as f:
                 f.write(text)
-        return
+        return replaced
     container.close()
     with atomic_path(fn) as temporary:
         if any(name in container.names for name in contents):
@@ -256,6 +259,7 @@ def write_files(container: Container, fn: str, contents: dict[str, dict[str, Any
         with zipfile.ZipFile(temporary, "a", zipfile.ZIP_STORED) as archive:
             for place, text in data.items():
                 archive.writestr(zipfile.ZipInfo(place), text)
+    return replaced
 
 
 def _table(split: Split, class_names: Sequence[str]) -> str:
@@ -340,10 +344,11 @@ def main(fn: str, imf: float | None, dname: str | None, shot_labels: bool, rever
                 raise UserError("--shot-labels: the classes fall into no groups; give --shots=A,B,C")
             contents |= shot_files(split)
         click.echo(_table(split, names))
-    write_files(container, fn, contents)
+    replaced = write_files(container, fn, contents)
     total = len(next(iter(contents.values()))["labels"])
     click.echo(f"{total} of {len(file.labels)} images; wrote {', '.join(contents)} "
-               f"{'into' if is_zip else 'beside'} {fn}")
+               f"{'into' if is_zip else 'beside'} {fn}"
+               + (f" (other content of {', '.join(replaced)} is replaced)" if replaced else ""))
 
 
 if __name__ == "__main__":

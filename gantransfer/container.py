@@ -137,9 +137,9 @@ class Container:
         below = [n for n in self.names if n.endswith("/dataset.json")]
         if below:
             folder = os.path.dirname(below[0])
-            how = (f"unpack it and give {folder}" if self.is_zip else f"give {os.path.join(self.path, folder)}")
-            raise UserError(f"{some(below)} of {self.path} must be at the root, beside all images; move it there, or "
-                            f"{how} as the set")
+            whole = os.path.join(self.path, folder) if not self.is_zip else f"{folder} (unpacked)"
+            how = f", or give {whole} as the set" if any(n.startswith(f"{folder}/") for n in self.image_names) else ""
+            raise UserError(f"{some(below)} of {self.path} must be at the root, beside all images; move it there{how}")
         return None
 
     def __getstate__(self) -> dict:

@@ -243,6 +243,10 @@ def _file_labels(files: Container, names: Sequence[str], options: SourceOptions)
     if not found.labels:
         raise UserError(f"--labels=folders, but the images of {files.path} are in no sub-folders"
                         + (" other than splits" if found.splits else ""))
+    shifted = next((k for k, n in enumerate(found.class_names) if n.isdecimal() and int(n) != k), None)
+    if shifted is not None:
+        options.report("note: class folders are numbered from 0 in order: folder "
+                       f"{found.class_names[shifted]} is class {shifted}")
     return _Labels(dict(found.labels), found.class_names, "sub-folders", splits=found.splits)
 
 

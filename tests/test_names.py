@@ -572,3 +572,50 @@ def test_classes_are_found_in_either_spelling_of_an_accent(tmp_path, tool, made)
     assert made(path, f"--classes={nfd}")[0]["class_names"] == ["été"] == made(path, "--classes=été")[0]["class_names"]
     label = LabelSpec.from_dict(dict(kind="class", dim=2, names=["b", nfd]))  # of an older snapshot
     assert label.names == ("b", "été") and parse_classes(nfd, label) == parse_classes("été", label) == [1]
+
+
+def test_a_label_file_away_from_the_images_is_named(tmp_path, tool):
+    path = write(tmp_path / "x", {**images("im/1.png", "im/2.png"), "meta/dataset.json": labels({"1.png": 0})})
+    message = line(tool(f"--source={path}", f"--dest={tmp_path}/o.zip"))
+    assert "meta/dataset.json" in message and "as the set" not in message
+
+
+def test_folders_that_do_not_count_from_zero_are_pointed_out(tmp_path, made):
+    _, out = made(write(tmp_path / "x.zip", images(*(f"{k}/p.png" for k in range(1, 12)))))
+    assert "folder 1 is class 0" in out
+    assert "note" not in made(write(tmp_path / "y.zip", images(*(f"{k}/p.png" for k in range(12)))))[1]
+
+
+def test_lt_dataset_says_what_it_replaces(tmp_path, tool):
+    path = write(tmp_path / "x.zip", {**images(*(f"{k}.png" for k in range(9))),
+                                      "dataset.json": labels({f"{k}.png": k % 2 for k in range(9)})})
+    run = [tool("--fn", path, "--imf=2", f"--seed={s}", main=lt_dataset.main)[1] for s in (0, 0, 3)]
+    assert ["replaced" in out for out in run] == [False, False, True] and "lt_2.json" in run[2]
+
+
+def test_check_says_the_size_of_images_that_training_cannot_read(tmp_path, tool):
+    for k in range(3):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        Image.new("RGBA", (24, 16), (k, 2, 3, 4)).save(tmp_path / f"x/{k}.png")
+    code, out, _ = tool("check", tmp_path / "x")
+    assert code == 1 and "24x16x4 3" in out
+
+
+def test_what_is_written_is_not_read_again(tmp_path, tool):
+    path = write(tmp_path / "x", images("a/1.png", "b/2.png"))
+    assert tool(f"--source={path}", f"--dest={path}/out")[0] == 0
+    assert "lies in" in line(tool(f"--source={path}", f"--dest={path}/out", "--overwrite"))
+
+
+def test_export_keeps_every_image_under_a_name_of_its_own(tmp_path, tool):
+    names = ["a/b.png", "c/b.png", "x/c_b.png", "long/" + 251 * "n" + ".png", "/abs/e.png"]
+    path = write(tmp_path / "x.zip", {**images(*names), "dataset.json": labels(dict.fromkeys(names, 0))})
+    for dest in ("e", "e.zip"):
+        assert tool("export", f"--source={path}", f"--dest={tmp_path}/{dest}")[0] == 0
+        made = Container(tmp_path / dest)
+        assert {made.read(n) for n in made.image_names} == set(images(*names).values())
+        assert ImageDataset(tmp_path / dest, use_labels=True).spec.label.counts == (5,)
+    # Without labels the names stay, but a name is never a place outside.
+    path = write(tmp_path / "y.zip", images("a/b.png", f"{tmp_path}/outside.png"))
+    assert tool("export", f"--source={path}", f"--dest={tmp_path}/f")[0] == 0
+    assert not (tmp_path / "outside.png").exists() and len(ImageDataset(tmp_path / "f")) == 2
