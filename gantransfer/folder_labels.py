@@ -34,8 +34,8 @@ class FolderLabels:
 def split_of(folder: str) -> tuple[str, tuple[str, ...]] | None:
     """('train' | 'val' | 'test', what else the name says) of a folder such as 'Train', 'test_set' or 'seg_train'; None
     for any other name."""
-    words = [w for w in re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])(set|data)\b", r" \1", folder.lower()))
-             if w not in _FILLERS]
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[a-z])(?=(set|data)\b)", " ", folder).lower()  # trainA, trainset
+    words = [w for w in re.findall(r"[a-z]+|\d+", spaced) if w not in _FILLERS]
     kinds = [w for w in words if w in SPLIT_WORDS]
     if len(kinds) != 1 or re.search(r"[^\x00-\x7f]", folder):
         return None
@@ -91,6 +91,11 @@ def _are_splits(first: Sequence[str], depth: int, parts: Sequence[Sequence[str]]
     right."""
     if _alike(set(first)):
         return True
+    parted = {f: k for f in first if (k := split_of(f)) is not None and k[1]}
+    kinds = Counter(k[1] for k in set(parted.values()))
+    if len(parted) == len(first) and min(kinds.values()) > 1:
+        raise UserError(f"folders of {where} look like splits of several classes ({some(first)}); arrange them as "
+                        f"{parted[first[0]][0]}/{'_'.join(parted[first[0]][1])}/, and so on, or give one alone")
     plain = [f for f in first if (split_of(f) or ("", ("",)))[1] == ()]
     inside = {f: {p[depth + 1] if len(p) > depth + 2 else "" for p in parts if len(p) > depth + 1 and p[depth] == f}
               for f in (first if plain else ())}

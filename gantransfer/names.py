@@ -103,9 +103,9 @@ def sorted_classes(names: Collection[str], where: str) -> list[str]:
 
 
 def extension(name: str) -> str:
-    """The extension in lower case, for counting: '.heic', or 'no extension'."""
+    """The extension in lower case, for counting: '.heic', or 'without extension'."""
     stem, dot, ending = name.rpartition("/")[2].rpartition(".")
-    return f".{ending.lower()}" if dot and stem and ending else "no extension"
+    return f".{ending.lower()}" if dot and stem and ending else "without extension"
 
 
 def counted(extensions: Iterable[tuple[str, int]]) -> str:

@@ -310,6 +310,7 @@ def test_folder_10_is_class_10(tmp_path, made):
 @pytest.mark.parametrize("train, val, test", [
     ("train", "val", "test"), ("Training", "VALIDATION", "Testing"), ("train", "valid", "test"),
     ("training_set", "val_set", "test_set"), ("seg_train", "seg_val", "seg_test"), ("train2017", "val2017", "test2017"),
+    ("TrainSet", "ValSet", "TestSet"),
 ])
 @pytest.mark.parametrize("order", ["{s}/{c}/{k}.png", "top/{s}/{c}/{k}.png", "{s}/images/{c}/{k}.png",
                                    "{c}/{s}/{k}.png", "top/{c}/{s}/{k}.png"])
@@ -361,6 +362,8 @@ def test_splits_without_classes_are_no_labels(tmp_path, made, tool):
     (("train/a/1.png", "train/b/2.png", "val/images/3.png"), ["images", "train", "/train"]),
     (("train/a/1.png", "test/a/2.png", "extra/a/3.png"), ["train", "extra", "--source="]),
     (("train/a/1.png", "train/b/1.png", "unlabelled/3.png"), ["train", "unlabelled", "--source="]),
+    (("trainA/1.png", "trainB/2.png", "testA/3.png", "testB/4.png"), ["trainA", "test/a/"]),
+    (("cat_train/1.png", "cat_test/2.png", "dog_train/3.png", "dog_test/4.png"), ["cat_test", "test/cat/"]),
 ])
 def test_unclear_splits_are_refused(tmp_path, tool, names, words):
     message = line(tool(f"--source={write(tmp_path / 'x', images(*names))}", f"--dest={tmp_path}/o.zip"))
