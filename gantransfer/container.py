@@ -40,7 +40,11 @@ PIXEL_RATIO = 1100  # deflate makes at most 1032 bytes out of one; a header that
 
 def is_image_name(name: str) -> bool:
     """True for names with an image extension that are no litter (`names.is_litter`)."""
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not is_litter(name)
+    return _is_image(name) and not is_litter(name)
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def _walk(path: str) -> Iterator[str]:
@@ -62,8 +66,10 @@ def _walk(path: str) -> Iterator[str]:
 def _root(names: Collection[str]) -> str:
     """The folder that everything lies in, if it is not the top and has label files; '' for the top."""
     labels = [n for n in names if n.endswith(".json")]
-    inner = [n.split("/")[:-1] for n in names if is_image_name(n)]
-    if not inner or not labels:
+    if not labels or any("/" not in n for n in labels):
+        return ""
+    inner = [n.split("/")[:-1] for n in names if _is_image(n)]
+    if not inner:
         return ""
     common = os.path.commonprefix([*inner, *(n.split("/")[:-1] for n in labels)])
     return "/".join(common) if any(n.split("/")[:-1] == common for n in labels) else ""
@@ -113,7 +119,7 @@ class Container:
         self._raw = {n[skip:]: raw for n, raw in files.items() if n != raw and n.startswith(inside)}
         self.names = sorted(n[skip:] for n in files if n.startswith(inside))
         self.folders = sorted(n[skip:] for n in folders if n.startswith(inside))
-        self.others = Counter(extension(n) for n in files if not is_image_name(n) and not n.endswith(".json"))
+        self.others = Counter(extension(n) for n in files if not _is_image(n) and not n.endswith(".json"))
 
     def _at(self, name: str) -> str:
         """Where a file is in the zip or folder."""
@@ -162,7 +168,7 @@ class Container:
 
     @property
     def image_names(self) -> list[str]:
-        return [n for n in self.names if is_image_name(n)]
+        return [n for n in self.names if _is_image(n)]  # litter is not among them
 
     def read(self, name: str, size: int = -1) -> bytes:
         """The bytes of one file, or the first `size` of them. Raises UserError naming it when it cannot be read."""

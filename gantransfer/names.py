@@ -83,7 +83,7 @@ def zip_name(info: zipfile.ZipInfo) -> str:
 
 def is_litter(name: str) -> bool:
     """True for cleaned names that are hidden (`.ipynb_checkpoints/`, `._x.png`) or left by an archiver or a system."""
-    return any(p.startswith(".") or p.casefold() in _LITTER for p in name.split("/"))
+    return name.startswith(".") or "/." in name or not _LITTER.isdisjoint(name.casefold().split("/"))
 
 
 def sorted_classes(names: Collection[str], where: str) -> list[str]:
