@@ -39,7 +39,7 @@ from gantransfer.data_sources import (
     read_parts,
 )
 from gantransfer.folder_labels import are_shards, folder_labels
-from gantransfer.labels import label_array, num_classes, parse_label_file, some
+from gantransfer.labels import check_class_names, label_array, num_classes, parse_label_file, some
 from gantransfer.names import valid_text
 
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
@@ -613,7 +613,9 @@ class _Check:
             self._note(self.errors, [n for n in names if n not in file.labels], "have no label")
         try:
             if file.labels:
-                label_array(list(file.labels), list(file.labels.values()), self.fname)
+                kind, _ = label_array(list(file.labels), list(file.labels.values()), self.fname)
+                if kind == "class":
+                    check_class_names(file.class_names, num_classes(list(file.labels.values())), self.fname)
         except UserError as e:
             self.errors.append(str(e))
         return {n: v for n, v in file.labels.items() if n in have}, file.class_names

@@ -27,7 +27,15 @@ from dnnlib.util import UserError
 from gantransfer import h5
 from gantransfer.container import Container
 from gantransfer.folder_labels import are_shards, class_folders, folder_labels
-from gantransfer.labels import LabelFile, label_array, num_classes, parse_label_file, some, value_meta
+from gantransfer.labels import (
+    LabelFile,
+    check_class_names,
+    label_array,
+    num_classes,
+    parse_label_file,
+    some,
+    value_meta,
+)
 from gantransfer.names import clean_name, counted, valid_text
 
 __all__ = ["SPLITS", "Item", "Source", "SourceOptions", "class_folders", "left_out", "open_image", "open_source",
@@ -278,8 +286,9 @@ def _json_labels(files: Container, names: Sequence[str], options: SourceOptions)
     if kind == "class":
         if options.label_range or options.label_unit:
             raise UserError("--label-range and --label-unit are for continuous labels; add --label-kind=value")
-        return _Labels(dict(zip(raw, map(int, values))), file.class_names, "dataset.json",
-                       num_classes=num_classes(list(raw.values())))
+        dim = num_classes(list(raw.values()))
+        check_class_names(file.class_names, dim, file.where)
+        return _Labels(dict(zip(raw, map(int, values))), file.class_names, "dataset.json", num_classes=dim)
     if values.shape[1] == 1:
         return _Labels(raw, how="dataset.json", label_meta=_with_range(raw, file.label_meta, options, file.where))
     if options.label_range or options.label_unit:

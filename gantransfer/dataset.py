@@ -26,6 +26,7 @@ from gantransfer.labels import (
     DataSpec,
     LabelFile,
     LabelSpec,
+    check_class_names,
     class_weights,
     label_array,
     num_classes,
@@ -405,8 +406,7 @@ def _class_names(own: LabelFile, main: LabelFile | None, known: dict[int, int], 
     if not names and main is not None and main.class_names and (own is main or known):
         moved = {b: main.class_names[a] for a, b in known.items() if a < len(main.class_names)}
         names = tuple(moved.get(i, str(i)) for i in range(dim)) if known else main.class_names
-    if names and len(names) < dim:
-        raise UserError(f"{own.where} names {len(names)} classes, but its labels go up to {dim - 1}")
+    check_class_names(names, dim, own.where)
     return tuple(names[:dim])
 
 

@@ -109,6 +109,13 @@ def num_classes(values: Sequence[Any]) -> int:
     return max(len(v) if isinstance(v, (list, tuple)) else int(v) + 1 for v in values)
 
 
+def check_class_names(names: Sequence[str], dim: int, where: str) -> None:
+    """Raises UserError when there are fewer names than classes."""
+    if names and len(names) < dim:
+        raise UserError(f"{where} names {len(names)} classes, but its labels go up to {dim - 1}; complete "
+                        "\"class_names\", or remove it")
+
+
 def label_array(names: Sequence[str], values: Sequence[Any], where: str) -> tuple[str, np.ndarray]:
     """('class', int64 [n]) for class indices and one-hot lists, ('value', float32 [n, dim]) for other vectors.
 

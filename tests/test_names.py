@@ -622,3 +622,14 @@ def test_export_keeps_every_image_under_a_name_of_its_own(tmp_path, tool):
     path = write(tmp_path / "y.zip", images("a/b.png", f"{tmp_path}/outside.png"))
     assert tool("export", f"--source={path}", f"--dest={tmp_path}/f")[0] == 0
     assert not (tmp_path / "outside.png").exists() and len(ImageDataset(tmp_path / "f")) == 2
+
+
+@pytest.mark.parametrize("values", [([1, 0, 0], [0, 1, 0]), (0, 2)])
+def test_too_few_class_names_are_seen_by_every_command(tmp_path, tool, values):
+    rows = dict(zip(("a.png", "b.png"), values))
+    path = write(tmp_path / "x.zip", {**images(*rows), "dataset.json": labels(rows, class_names=["p", "q"])})
+    assert "names 2 classes" in line(tool(f"--source={path}", f"--dest={tmp_path}/o.zip"))
+    code, out, _ = tool("check", path)
+    assert code == 1 and "names 2 classes" in out
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="names 2 classes"):
+        ImageDataset(path, use_labels=True)
