@@ -565,6 +565,7 @@ class _Check:
             have = [n for n in names if n in labels]
             with contextlib.suppress(UserError):
                 kind, array = label_array(have, [labels[n] for n in have], self.fname)
+                report(f"labels from {self.fname}")
                 report(histogram(array.tolist(), class_names))
                 kind, array = label_array(list(labels), list(labels.values()), self.fname)
                 dead = [] if kind == "value" else sorted(

@@ -43,7 +43,7 @@ __all__ = ["POLICIES", "BatchSource", "DataSpec", "ImageDataset", "InfiniteSampl
 class ImageDataset(torch.utils.data.Dataset):
     """Images of a zip or folder, in order of their names, with labels.
 
-    path        zip file or folder
+    path        zip file or folder; names in it are relative to its root (`container.Container`)
     fname       label file inside it (or, if there is none of that name, a path outside) that restricts the set to the
                 images it lists; None: every image, labelled by `dataset.json`
     use_labels  read labels; without them, or if the set has none, labels have width 0
