@@ -16,58 +16,31 @@ import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from dnnlib.util import UserError, atomic_path, run_cli
-from gantransfer import h5
-from gantransfer.container import Container, decode
-from gantransfer.data_sources import SPLITS, Item, Source, SourceOptions, open_image, open_source
+from gantransfer import h5, resolution
+from gantransfer.container import Container
+from gantransfer.data_sources import SPLITS, Item, Source, SourceOptions, open_source
+from gantransfer.decode import MAX_PIXELS, Picture, Seen, TooLarge, decode, picture_of, read_picture, to_uint8
+from gantransfer.decode import parse_range as parse_value_range
 from gantransfer.labels import label_array, parse_label_file, some
 
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
 
 
-def to_array(image: Image.Image, name: str, channels: str = "keep", alpha: str | None = None) -> np.ndarray:
-    """uint8 [H, W, 1 or 3] from a Pillow image of any mode, upright as its EXIF orientation says.
-
-    Palette, CMYK, YCbCr and Lab become RGB; bilevel and 16-bit greyscale become 8-bit greyscale (rounded v * 255 /
-    65535). `channels` 'keep' | '1' | '3'. Transparency needs `alpha`: 'black' or 'white' to lay the image on, or
-    'drop'. Raises UserError naming the image for transparency without that and for modes without a defined range.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        if alpha is None:
-            raise UserError(f"{name} has transparency (mode {image.mode}); choose --alpha=black, white or drop")
-        grey = image.mode in ("1", "L", "LA", "La")
-        rgba = image.convert("RGBA")
-        if alpha == "drop":
-            image = rgba.convert("RGB")
-        else:
-            image = Image.alpha_composite(Image.new("RGBA", rgba.size, alpha), rgba).convert("RGB")
-        image = image.convert("L") if grey else image
-    elif image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.size and not (0 <= values.min() and values.max() <= 65535):
-            raise UserError(f"{name} has integer pixels from {values.min()} to {values.max()}; save it with 8 or 16 "
-                            "bits")
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    elif image.mode == "F":
-        raise UserError(f"{name} has floating-point pixels without a defined range; save it with 8 or 16 bits")
-    elif image.mode == "1":
-        image = image.convert("L")
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
-    if channels != "keep":
-        image = image.convert("L" if channels == "1" else "RGB")
-    array = np.asarray(image)
-    return array[:, :, np.newaxis] if array.ndim == 2 else array
+def to_array(image: Image.Image | Picture, name: str, channels: str = "keep", alpha: str | None = None,
+             value_range: tuple[float, float] | None = None) -> np.ndarray:
+    """uint8 [H, W, 1 or 3] of a picture (see `decode.to_uint8`) or of a Pillow image of any mode."""
+    picture = image if isinstance(image, Picture) else picture_of(image, name)
+    return to_uint8(picture, name, channels, alpha, value_range)
 
 
 def _resize(image: np.ndarray, width: int, height: int, resample: Image.Resampling) -> np.ndarray:
@@ -140,9 +113,14 @@ class Conversion:
     max_images: int | None = None
     per_class: int | None = None  # keep the first so many of each class
     drop_unlabelled: bool = False
+    value_range: tuple[float, float] | None = None  # pixel values that become black and white
+    seen: Seen = field(default_factory=Seen)
 
     def image(self, item: Item) -> np.ndarray | None:
-        array = to_array(item.load(), item.name, self.channels, self.alpha)
+        loaded = item.load()
+        picture = loaded if isinstance(loaded, Picture) else picture_of(loaded, item.name)
+        array = to_uint8(picture, item.name, self.channels, self.alpha, self.value_range)
+        self.seen.add(picture, self.value_range)
         return transform_image(array, self.transform, self.width, self.height, self.resize_filter)
 
 
@@ -255,9 +233,9 @@ def _check_shape(image: np.ndarray, item: Item, first: tuple[tuple[int, ...], st
         if h != w:
             raise UserError(f"{item.name} gives a {w}x{h} image, but images must be square; add "
                             "--transform=center-crop or --transform=pad, with --resolution=WxH")
-        if h & (h - 1):
-            below = 1 << (h.bit_length() - 1)
-            raise UserError(f"{item.name} gives a {w}x{h} image, but the size must be a power of two; add "
+        if not resolution.fits(h):
+            below = max(1 << (h.bit_length() - 1), resolution.SMALLEST)
+            raise UserError(f"{item.name} gives a {w}x{h} image, but the size must be a power of two from 4 on; add "
                             f"--resolution={below}x{below} or --resolution={2 * below}x{2 * below}")
     elif image.shape != first[0]:
         h0, w0, c0 = first[0]
@@ -354,6 +332,8 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
     (height, width, channels), _ = first
     report(f"{dest}: {len(labels)} images, {width}x{height}, {channels} channel{'s' if channels > 1 else ''}"
            + (f"; left out {sum(dropped.values())}" if dropped else ""))
+    for line in how.seen.lines(how.value_range):
+        report(line)
     if has_labels:
         report(f"labels from {source.labelled}" + (" (--labels=none to ignore them)"
                                                    if source.labelled == "sub-folders" else ""))
@@ -397,6 +377,8 @@ def convert_h5(source: Source, dest: str, how: Conversion, fmt: str, test: Sourc
     except OSError as e:
         raise UserError(f"cannot write --dest={dest}: {e.strerror or e}") from None
     report(f"{dest}: " + ", ".join(f"{k} {n}" for k, n in made.items()))
+    for line in how.seen.lines(how.value_range):
+        report(line)
 
 
 def dest_parent(dest: str) -> Path:
@@ -446,23 +428,32 @@ class _Check:
             names = [n for n in names if n in labels]
         seen: dict[bytes, list[str]] = {}
         broken: list[str] = []
+        large: list[str] = []
         modes: Counter = Counter()
+        met = Seen()
         for name in tqdm(names, unit="img", desc="checking", disable=None):
             try:
                 data = self.files.read(name)
-                image = open_image(data, name)
+                picture = read_picture(data, name)
+                array = decode(data, name) if picture.plain else None  # exactly what training will see
+            except TooLarge:
+                large.append(name)
+                continue
             except UserError:
                 broken.append(name)
                 continue
-            modes[image.mode] += 1
-            try:
-                array = decode(data, name)
-            except UserError:
+            modes[picture.mode] += 1
+            met.add(picture)
+            if array is None:
                 continue
             self.shapes.setdefault(array.shape, []).append(name)
             seen.setdefault(hashlib.sha256(str(array.shape).encode() + array.tobytes()).digest(), []).append(name)
         self._note(self.errors, broken, "cannot be read or decoded")
+        self._note(self.errors, large, "have more pixels than is safe to read unasked; if you trust them, convert "
+                                       "the set with dataset_tool.py --max-pixels=N --source=...")
         self._modes(modes, report)
+        for line in met.lines():
+            report(line)
         self._sizes(report)
         self._duplicates(seen, labels)
         report(f"{path}: {len(names)} images")
@@ -528,9 +519,9 @@ class _Check:
                + (f" and {len(usual) - 8} more sizes" if len(usual) > 8 else ""))
         if usual:
             h, w, _ = usual[0][0]
-            if h != w or h & (h - 1):
-                self.errors.append(f"the usual size {w}x{h} is not square with a power of two; convert the set with "
-                                   "--transform=center-crop --resolution=WxH")
+            if h != w or not resolution.fits(h):
+                self.errors.append(f"the usual size {w}x{h} is not square with a power of two from 4 on; convert the "
+                                   "set with --transform=center-crop --resolution=WxH")
             self._note(self.errors, (n for _, v in usual[1:] for n in v), f"differ in size or channels from {w}x{h}")
 
     def _duplicates(self, seen: dict[bytes, list[str]], labels: dict[str, Any] | None) -> None:
@@ -678,6 +669,12 @@ Examples
               help="1 makes greyscale, 3 makes RGB")
 @click.option("--alpha", type=click.Choice(["black", "white", "drop"]),
               help="lay transparent images on black or white, or drop the alpha channel (default: an error)")
+@click.option("--range", "value_range", metavar="LOW,HIGH",
+              help="pixel values that become black and white, for images of more than 8 bits: 0,4095 for 12-bit data "
+                   "in 16-bit files; needed for floating-point images")
+@click.option("--max-pixels", "--max_pixels", type=click.IntRange(min=1),
+              help="refuse images with more pixels; raise it for slides and satellite images that you trust  [default: "
+                   f"{MAX_PIXELS}, less for very small files]")
 @click.option("--labels", type=click.Choice(["auto", "folders", "json", "none", "utkface", "steering"]), default="auto",
               show_default=True, help="where labels come from; utkface: age in the file name; steering: data.txt")
 @click.option("--label-kind", type=click.Choice(list(h5.KINDS)), default="auto", show_default=True,
@@ -722,12 +719,13 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
         labels=o["labels"], split=split, seed=o["seed"], size=(width, height) if rendered and width else None,
         letters=o["letters"], font_distance=o["font_distance"], drop_unlabelled=o["drop_unlabelled"],
         label_kind=o["label_kind"], label_range=parse_range(o["label_range"]), label_unit=o["label_unit"],
-        report=click.echo)
+        max_pixels=o["max_pixels"], report=click.echo)
     opened = open_source(source, options)
     how = Conversion(
         transform=o["transform"], width=None if rendered else width, height=None if rendered else height,
         resize_filter=o["resize_filter"], channels=o["channels"], alpha=o["alpha"], classes=parse_classes(o["classes"]),
-        max_images=o["max_images"], per_class=o["per_class"], drop_unlabelled=o["drop_unlabelled"])
+        max_images=o["max_images"], per_class=o["per_class"], drop_unlabelled=o["drop_unlabelled"],
+        value_range=parse_value_range(o["value_range"]))
     if to_h5:
         if how.classes is not None or how.per_class is not None:
             flag = "--per-class" if how.classes is None else "--classes"

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a zip or a folder, read alike, and the decoding of the images in them.
+"""The files of a zip or a folder, read alike.
 
 Imports no torch, so that the data-set scripts start at once.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import struct
@@ -17,14 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dnnlib.util import UserError
-
-try:
-    import pyspng
-except ImportError:
-    pyspng = None
 
 # Raster formats that Pillow reads; it also knows formats that nobody means by "image file" (.pdf, .h5, .mpg).
 IMAGE_EXTENSIONS = frozenset(".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 "
@@ -32,7 +24,6 @@ IMAGE_EXTENSIONS = frozenset(".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .t
 
 
 BOMB_RATIO, BOMB_SIZE = 100, 2**26  # what a zip may unpack to: this many times its bytes, or this many bytes
-PIXEL_RATIO = 1100  # deflate makes at most 1032 bytes out of one; a header that says more lies
 
 
 def is_image_name(name: str) -> bool:
@@ -139,47 +130,6 @@ class Container:
         if self._zip is not None and self._pid == os.getpid():
             self._zip.close()
         self._zip = None
-
-
-def png_header(data: bytes) -> tuple[int, int, int] | None:
-    """(height, width, channels) from the first 33 bytes of an 8-bit greyscale or RGB PNG; None for anything else."""
-    channels = {b"\x08\x00": 1, b"\x08\x02": 3}.get(data[24:26])
-    if channels is None or data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
-        return None
-    width, height = struct.unpack(">II", data[16:24])
-    return height, width, channels
-
-
-def decode(data: bytes, name: str) -> np.ndarray:
-    """uint8 [H, W, C] with C = 1 or 3 from the bytes of an 8-bit greyscale or RGB image file.
-
-    Raises UserError naming the file when it is damaged or of another mode: conversion is `dataset_tool.py`'s work,
-    where it is explicit.
-    """
-    header = png_header(data)
-    if header is not None and header[0] * header[1] * header[2] > PIXEL_RATIO * len(data):
-        raise UserError(f"cannot decode {name} (its header says {header[1]} x {header[0]} pixels, more than "
-                        f"{len(data)} bytes can hold); replace or remove it")
-    # The two kinds that pyspng decodes to exactly what Pillow gives.
-    if pyspng is not None and header is not None:
-        try:
-            image = pyspng.load(data)
-        except RuntimeError as e:
-            raise UserError(f"cannot decode {name} ({e}); replace or remove it") from None
-    else:
-        from PIL import Image  # not at import: training on tensors, and the GPU check, need no Pillow
-
-        try:
-            with Image.open(io.BytesIO(data)) as pil:
-                pil.load()
-        except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as e:
-            reason = "unknown or damaged image format" if isinstance(e, Image.UnidentifiedImageError) else e
-            raise UserError(f"cannot decode {name} ({reason}); replace or remove it") from None
-        if pil.mode not in ("L", "RGB"):
-            raise UserError(f"{name} has mode {pil.mode}, not 8-bit greyscale or RGB; convert the set with "
-                            "`python dataset_tool.py --source=... --dest=...`")
-        image = np.asarray(pil)
-    return image[:, :, np.newaxis] if image.ndim == 2 else image
 
 
 def base_name(path: str | os.PathLike) -> str:

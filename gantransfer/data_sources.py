@@ -26,6 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dnnlib.util import UserError
 from gantransfer import h5
 from gantransfer.container import Container
+from gantransfer.decode import Picture, read_picture
 from gantransfer.labels import LabelFile, label_array, parse_label_file, some, value_meta
 
 SPLITS = ("train", "reference", "all")
@@ -36,7 +37,7 @@ class Item:
     """One image of a source. `load` may run in another thread."""
 
     name: str  # for messages
-    load: Callable[[], Image.Image]  # raises UserError naming the image
+    load: Callable[[], Image.Image | Picture]  # raises UserError naming the image
     label: Any = None  # int, list of numbers, or None
 
 
@@ -70,6 +71,7 @@ class SourceOptions:
     label_kind: str = "auto"  # auto | class | value
     label_range: tuple[float, float] | None = None  # raw labels that become 0 and 1
     label_unit: str | None = None
+    max_pixels: int | None = None
     report: Callable[[str], None] = print
 
 
@@ -103,17 +105,6 @@ def open_source(path: str, options: SourceOptions) -> Source:
                     "sklearn:digits, sklearn:rotated-digits or fonts:DIR")
 
 
-def open_image(data: bytes, name: str) -> Image.Image:
-    """A decoded Pillow image of any mode. Raises UserError naming it when damaged."""
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-        return image
-    except (OSError, SyntaxError, ValueError, zlib.error, struct.error, Image.DecompressionBombError) as e:
-        reason = "unknown or damaged image format" if isinstance(e, Image.UnidentifiedImageError) else e
-        raise UserError(f"cannot decode {name} ({reason}); replace or remove it") from None
-
-
 def _files(path: str, options: SourceOptions) -> Source:
     files = Container(path)
     names = files.image_names
@@ -129,7 +120,8 @@ def _files(path: str, options: SourceOptions) -> Source:
     def items() -> Iterator[Item]:
         for name in names:
             where = f"{name} in {path}"
-            yield Item(where, partial(lambda n, w: open_image(files.read(n), w), name, where), labels.get(name))
+            yield Item(where, partial(lambda n, w: read_picture(files.read(n), w, options.max_pixels), name, where),
+                       labels.get(name))
 
     return Source(path, len(names), items, class_names, how, label_meta=label_meta, splits=splits,
                   attributes=attributes, generated=generated)
@@ -309,7 +301,7 @@ def _lmdb(path: str, options: SourceOptions) -> Source:
         with lmdb.open(path, readonly=True, lock=False) as db, db.begin(write=False) as txn:
             for key, value in txn.cursor():
                 where = f"record {key.decode('latin1')} of {path}"
-                yield Item(where, partial(open_image, bytes(value), where))
+                yield Item(where, partial(read_picture, bytes(value), where, options.max_pixels))
 
     return Source(path, within(lambda txn: txn.stat()["entries"]), items, tolerant=True)
 
@@ -343,7 +335,7 @@ def _sized_lmdb(path: str, options: SourceOptions, within: Callable[[Callable], 
     def items() -> Iterator[Item]:
         for i in range(count):
             where = f"record {size}-{i:05d} of {path}"
-            yield Item(where, partial(open_image, read(i), where),
+            yield Item(where, partial(read_picture, read(i), where, options.max_pixels),
                        None if labels is None else labels[i])
 
     return Source(path, count, items, (), "none" if labels is None else "the database")

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from dnnlib.util import EasyDict, UserError
-from gantransfer.container import Container, base_name, decode, png_header
+from gantransfer.container import Container, base_name
+from gantransfer.decode import NOTES, decode, png_header
 from gantransfer.labels import (
     POLICIES,
     DataSpec,
@@ -117,6 +118,7 @@ class ImageDataset(torch.utils.data.Dataset):
         self._ids = None if kind != "class" else ids[self._chosen]
         self._values = None if kind != "value" else values[self._chosen]
 
+        self._said_frames = False
         first = self._read(self._names[0])
         channels, height, width = first.shape
         if height != width:
@@ -322,7 +324,12 @@ class ImageDataset(torch.utils.data.Dataset):
         return i % n, i >= n
 
     def _read(self, name: str) -> np.ndarray:
-        return decode(self._files.read(name), f"{name} in {self._files.path}").transpose(2, 0, 1)
+        met: set[str] = set()
+        image = decode(self._files.read(name), f"{name} in {self._files.path}", met).transpose(2, 0, 1)
+        if "frames" in met and not self._said_frames:
+            self._said_frames = True
+            warnings.warn(f"{self._files.path} has images {NOTES['frames']} ({name})", stacklevel=2)
+        return image
 
     def _image(self, slot: int) -> np.ndarray:
         name = self._names[self._chosen[slot]]
