@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dnnlib.util import UserError
 
 SMALLEST = 4
@@ -25,4 +27,13 @@ def require(size: int, where: str, smallest: int = SMALLEST, who: str = "network
         to = nearest(size, smallest)
         verb = "need" if who.endswith("s") else "needs"
         raise UserError(f"{where} has {size}x{size} images; {who} {verb} a power of two from {smallest} on: "
+                        f"dataset_tool.py --resolution={to}x{to}")
+
+
+def require_one_of(size: int, where: str, sizes: Iterable[int], who: str) -> None:
+    """The same for networks of which there are only some sizes."""
+    sizes = sorted(sizes)
+    if size not in sizes:
+        to = min(reversed(sizes), key=lambda n: max(n / size, size / n))
+        raise UserError(f"{where} has {size}x{size} images; {who} has networks for {', '.join(map(str, sizes))}: "
                         f"dataset_tool.py --resolution={to}x{to}")
