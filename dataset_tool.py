@@ -411,8 +411,8 @@ def histogram(labels: list[Any], names: tuple[str, ...] = ()) -> str:
 class _Check:
     """Findings about a data set: errors would stop or spoil training, warnings would not."""
 
-    def __init__(self, path: str, fname: str):
-        self.files = Container(path)
+    def __init__(self, path: str, fname: str, follow_links: bool = False):
+        self.files = Container(path, follow_links)
         self.fname = fname
         self.errors: list[str] = []
         self.warnings: list[str] = []
@@ -534,9 +534,10 @@ class _Check:
                        "are there again with another label")
 
 
-def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callable[[str], None] = print) -> None:
+def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callable[[str], None] = print,
+               follow_links: bool = False) -> None:
     """Copy the image files of a data set unchanged into a folder per class, with a dataset.json that fits."""
-    files = Container(path)
+    files = Container(path, follow_links)
     names = files.image_names
     if not names:
         raise UserError(f"no images in {path}")
@@ -654,6 +655,10 @@ Examples
 """
 
 
+FOLLOW_LINKS = click.option("--follow-links", "--follow_links", is_flag=True,
+                            help="follow links out of the folder (default: an error)")
+
+
 @click.group(invoke_without_command=True, help=_HELP)
 @click.option("--source", metavar="PATH", help="what to convert (required)")
 @click.option("--dest", metavar="PATH", help="zip or folder to write (required)")
@@ -693,6 +698,7 @@ Examples
 @click.option("--letters", metavar="LIST", help="fonts: which letters, for example A-J or A-Z,a-z  [default: A-Z]")
 @click.option("--font-distance", type=click.FloatRange(min=0), default=0.12, show_default=True,
               help="fonts: leave out faces nearer (rms of 0..1 pixels) than this to one already taken")
+@FOLLOW_LINKS
 @click.pass_context
 def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> None:
     if ctx.invoked_subcommand is not None:
@@ -719,7 +725,7 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
         labels=o["labels"], split=split, seed=o["seed"], size=(width, height) if rendered and width else None,
         letters=o["letters"], font_distance=o["font_distance"], drop_unlabelled=o["drop_unlabelled"],
         label_kind=o["label_kind"], label_range=parse_range(o["label_range"]), label_unit=o["label_unit"],
-        max_pixels=o["max_pixels"], report=click.echo)
+        max_pixels=o["max_pixels"], follow_links=o["follow_links"], report=click.echo)
     opened = open_source(source, options)
     how = Conversion(
         transform=o["transform"], width=None if rendered else width, height=None if rendered else height,
@@ -745,10 +751,11 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
 @click.argument("path")
 @click.option("--fname", default="dataset.json", show_default=True, help="label file inside the set")
 @click.option("--strict", is_flag=True, help="warnings count as errors")
+@FOLLOW_LINKS
 @click.pass_context
-def check(ctx: click.Context, path: str, fname: str, strict: bool) -> None:
+def check(ctx: click.Context, path: str, fname: str, strict: bool, follow_links: bool) -> None:
     """Look at every image and label of PATH; exit code 1 when training would fail or be spoilt."""
-    found = _Check(path, fname)
+    found = _Check(path, fname, follow_links)
     if not found.run(click.echo) or strict and found.warnings:
         ctx.exit(1)
 
@@ -757,9 +764,10 @@ def check(ctx: click.Context, path: str, fname: str, strict: bool) -> None:
 @click.option("--source", metavar="PATH", required=True, help="zip or folder made by this tool")
 @click.option("--dest", metavar="DIR", required=True, help="new or empty folder (or a .zip)")
 @click.option("--fname", default="dataset.json", show_default=True, help="label file that chooses the images")
-def export(source: str, dest: str, fname: str) -> None:
+@FOLLOW_LINKS
+def export(source: str, dest: str, fname: str, follow_links: bool) -> None:
     """Copy a data set into one folder per class, files unchanged."""
-    export_set(source, dest, fname, click.echo)
+    export_set(source, dest, fname, click.echo, follow_links)
 
 
 if __name__ == "__main__":

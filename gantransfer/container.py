@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, open_regular, regular_file
+from gantransfer import confine
 
 # Raster formats that Pillow reads; it also knows formats that nobody means by "image file" (.pdf, .h5, .mpg).
 IMAGE_EXTENSIONS = frozenset(".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 "
@@ -32,6 +33,10 @@ def is_image_name(name: str) -> bool:
     parts = name.split("/")
     return (os.path.splitext(parts[-1])[1].lower() in IMAGE_EXTENSIONS
             and "__MACOSX" not in parts and not any(p.startswith(".") for p in parts))
+
+
+def _is_read(name: str) -> bool:
+    return is_image_name(name) or name.endswith(".json")
 
 
 def _walk(path: str) -> Iterator[str]:
@@ -51,19 +56,25 @@ class Container:
     """The files of a zip or a folder. `names` are relative paths with '/', sorted.
 
     One zip handle per process, reopened after a fork and dropped on pickling; reading is thread-safe. Raises UserError
-    when the path is missing, not a zip, or damaged.
+    when the path is missing, not a zip, or damaged, and when it leads to files outside (`confine`): links out of a
+    folder are followed only with `follow_links`.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, follow_links: bool = False):
         self.path = os.fspath(path)
+        self.follow_links = follow_links
         self._lock = threading.Lock()
         self._zip: zipfile.ZipFile | None = None
         self._pid = -1
         if os.path.isdir(self.path):
             self.is_zip = False
+            if not follow_links:
+                confine.check_folder(self.path, _is_read)
             self.names = sorted(_walk(self.path))
-        elif os.path.isfile(self.path):
+        elif os.path.exists(self.path):
             self.is_zip = True
+            regular_file(self.path)
+            confine.check_zip(self._handle().infolist(), self.path)
             self.names = sorted(n for n in self._handle().namelist() if not n.endswith("/"))
             for a, b in zip(self.names, self.names[1:]):
                 if a == b:
@@ -97,7 +108,10 @@ class Container:
         """The bytes of one file, or the first `size` of them. Raises UserError naming it when it cannot be read."""
         try:
             if not self.is_zip:
-                with open(os.path.join(self.path, name), "rb") as f:
+                place = os.path.join(self.path, name)
+                if not self.follow_links and not confine.is_inside(place, self.path):
+                    raise UserError(f"{name} in {self.path} leads out of the folder; {confine.FOLLOW}")
+                with open_regular(place) as f:
                     return f.read(size)
             with self._lock:
                 info = self._handle().getinfo(name)
@@ -111,11 +125,7 @@ class Container:
                             "lists all damaged files") from None
 
     def read_json(self, name: str) -> Any:
-        try:
-            return json.loads(self.read(name))
-        except (ValueError, RecursionError) as e:
-            reason = "nested too deeply" if isinstance(e, RecursionError) else e
-            raise UserError(f"{name} in {self.path} is not valid JSON ({reason})") from None
+        return parse_json(self.read(name), f"{name} in {self.path}")
 
     def digest(self, name: str) -> tuple[int, int]:
         """(CRC-32, size) of a file: equal for a zip and the folder it was made from."""
@@ -130,6 +140,15 @@ class Container:
         if self._zip is not None and self._pid == os.getpid():
             self._zip.close()
         self._zip = None
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """The content of a JSON file. Raises UserError naming `where` when it is not valid."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as e:
+        reason = "nested too deeply" if isinstance(e, RecursionError) else e
+        raise UserError(f"{where} is not valid JSON ({reason})") from None
 
 
 def base_name(path: str | os.PathLike) -> str:

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dnnlib.util import UserError
-from gantransfer import h5
+from dnnlib.util import UserError, open_regular, regular_file
+from gantransfer import confine, h5
 from gantransfer.container import Container
 from gantransfer.decode import Picture, read_picture
 from gantransfer.labels import LabelFile, label_array, parse_label_file, some, value_meta
@@ -72,6 +72,7 @@ class SourceOptions:
     label_range: tuple[float, float] | None = None  # raw labels that become 0 and 1
     label_unit: str | None = None
     max_pixels: int | None = None
+    follow_links: bool = False
     report: Callable[[str], None] = print
 
 
@@ -106,7 +107,7 @@ def open_source(path: str, options: SourceOptions) -> Source:
 
 
 def _files(path: str, options: SourceOptions) -> Source:
-    files = Container(path)
+    files = Container(path, options.follow_links)
     names = files.image_names
     if not names:
         raise UserError(f"no images in {path}")
@@ -284,6 +285,10 @@ def _lmdb(path: str, options: SourceOptions) -> Source:
     except ImportError:
         raise UserError(f"reading {path} needs the package lmdb: pip install lmdb") from None
 
+    data = regular_file(os.path.join(path, "data.mdb"))
+    if not options.follow_links and not confine.is_inside(data, path):
+        raise UserError(f"{data} is a link out of the folder; {confine.FOLLOW}")
+
     def within(visit: Callable[[Any], Any]) -> Any:
         try:
             with lmdb.open(path, readonly=True, lock=False) as db, db.begin(write=False) as txn:
@@ -417,7 +422,7 @@ def _cifar(path: str, options: SourceOptions) -> Source:
 
     def read(visit: Callable[[tarfile.TarFile], Any]) -> Any:
         try:
-            with tarfile.open(path, "r:gz") as tar:
+            with open_regular(path) as f, tarfile.open(fileobj=f, mode="r:gz") as tar:
                 return visit(tar)
         except (tarfile.TarError, EOFError, OSError, zlib.error) as e:
             raise UserError(f"{path} is damaged ({e}); download the archive again") from None
@@ -449,16 +454,15 @@ def _cifar(path: str, options: SourceOptions) -> Source:
 
 def _idx(path: str) -> np.ndarray:
     """The uint8 array of an IDX file (the format of MNIST), plain or gzipped."""
+    if not os.path.exists(path):
+        raise UserError(f"{path} is missing: the labels of the images beside it; download it, or give --labels=none")
     try:
-        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as f:
-            data = f.read()
+        with open_regular(path) as f:
+            data = gzip.GzipFile(fileobj=f).read() if path.endswith(".gz") else f.read()
         zero, kind, rank = struct.unpack(">HBB", data[:4])
         shape = struct.unpack(f">{rank}I", data[4: 4 + 4 * rank])
         if zero != 0 or kind != 8 or len(data) != 4 + 4 * rank + int(np.prod(shape)):
             raise ValueError("wrong header or length")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: the labels of the images beside it; download it, or give --labels=none"
-                        ) from None
     except (OSError, EOFError, zlib.error, struct.error, ValueError) as e:
         raise UserError(f"{path} is not a readable IDX file ({e}); download it again") from None
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
@@ -633,9 +637,10 @@ def _fonts(folder: str, options: SourceOptions) -> Source:
     width, height = options.size or (32, 32)
     if width != height:
         raise UserError(f"glyphs are square: give --resolution={width}x{width}")
-    paths = sorted(str(p) for p in Path(folder).rglob("*") if p.suffix.lower() in (".ttf", ".otf"))
+    paths = sorted(str(p) for p in Path(folder).rglob("*") if p.suffix.lower() in (".ttf", ".otf") and p.is_file()
+                   and (options.follow_links or confine.is_inside(str(p), folder)))
     if not paths:
-        raise UserError(f"no .ttf or .otf files below {folder}")
+        raise UserError(f"no .ttf or .otf files below {folder} (links out of it count with --follow-links)")
 
     faces, families, glyphs, unusable = [], [], [], 0
     for p in paths:

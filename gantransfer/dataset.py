@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dnnlib.util import EasyDict, UserError
-from gantransfer.container import Container, base_name
+from dnnlib.util import EasyDict, UserError, open_regular
+from gantransfer.container import Container, base_name, parse_json
 from gantransfer.decode import NOTES, decode, png_header
 from gantransfer.labels import (
     POLICIES,
@@ -400,8 +400,8 @@ def _read_labels(files: Container, fname: str) -> LabelFile | None:
     if inside in files.names:
         return parse_label_file(files.read_json(inside), f"{fname} of {files.path}")
     if fname != "dataset.json" and os.path.isfile(fname):
-        folder = Container(os.path.dirname(os.path.abspath(fname)))
-        return parse_label_file(folder.read_json(os.path.basename(fname)), fname)
+        with open_regular(fname) as f:
+            return parse_label_file(parse_json(f.read(), fname), fname)
     return None
 
 

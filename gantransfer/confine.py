@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A data set reads what is inside it, and no file that the user did not name.
+
+Names inside may not climb out ('..', absolute ones), entries of a zip may not be links or special files, and links in a
+folder may not lead out of it, unless the user says that they may (`dataset_tool.py --follow-links`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+
+from dnnlib.util import UserError
+
+FOLLOW = ("if you trust it, dataset_tool.py --follow-links makes a set of what the links lead to; or put the files "
+          "themselves there")
+
+
+def climbs(name: str) -> bool:
+    """Whether a name inside a set would lead out of it: absolute, with a drive, or with '..'."""
+    name = name.replace("\\", "/")
+    return name.startswith("/") or re.match(r"[A-Za-z]:(/|$)", name) is not None or ".." in name.split("/")
+
+
+def check_names(names: Iterable[str], where: str) -> None:
+    """UserError for a list, such as a label file's, with names that lead out of the set."""
+    bad = [n for n in names if climbs(n)]
+    if bad:
+        raise UserError(f"{where} names {_some(bad)}, outside the set; names are relative to the set's folder, without "
+                        "'..'")
+
+
+def check_zip(entries: Iterable[zipfile.ZipInfo], path: str) -> None:
+    """UserError for a zip whose entries climb out, or are links or anything else than files and folders."""
+    bad = []
+    for e in entries:
+        kind = stat.S_IFMT(e.external_attr >> 16) if e.create_system == 3 else 0  # 3: written on Unix
+        if climbs(e.filename):
+            bad.append(e.filename)
+        elif kind and kind not in (stat.S_IFREG, stat.S_IFDIR):
+            bad.append(f"{e.filename} ({'a link' if kind == stat.S_IFLNK else 'a special file'})")
+    if bad:
+        raise UserError(f"{path} has entries that lead out of it: {_some(bad)}; make the zip again, of files in one "
+                        "folder")
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether `path`, with all links followed, is `folder` or lies below it."""
+    top, real = os.path.realpath(folder), os.path.realpath(path)
+    return real == top or real.startswith(top if top.endswith(os.sep) else top + os.sep)
+
+
+def check_folder(path: str, is_read: Callable[[str], bool]) -> None:
+    """UserError for links out of a folder: to folders, and to files whose name `is_read`. Hidden ones do not count."""
+    out = [os.path.relpath(p, path) for p in _links(path) if (os.path.isdir(p) or is_read(os.path.basename(p)))
+           and not is_inside(p, path)]
+    if out:
+        many = "s" * (len(out) != 1)
+        raise UserError(f"{path} has {len(out)} link{many} out of the folder, not followed: {_some(sorted(out))}; "
+                        + FOLLOW)
+
+
+def _links(path: str) -> Iterator[str]:
+    """Links below a folder. What links inside it lead to is below it, too."""
+    for root, folders, files in os.walk(path):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        for name in (*folders, *files):
+            full = os.path.join(root, name)
+            if not name.startswith(".") and os.path.islink(full):
+                yield full
+
+
+def _some(names: list[str]) -> str:
+    from gantransfer.labels import some  # which checks its names here
+
+    return some(names)
