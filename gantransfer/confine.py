@@ -13,8 +13,6 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 
-from dnnlib.util import UserError
-
 FOLLOW = ("if you trust it, dataset_tool.py --follow-links makes a set of what the links lead to; or put the files "
           "themselves there")
 
@@ -25,16 +23,8 @@ def climbs(name: str) -> bool:
     return name.startswith("/") or re.match(r"[A-Za-z]:(/|$)", name) is not None or ".." in name.split("/")
 
 
-def check_names(names: Iterable[str], where: str) -> None:
-    """UserError for a list, such as a label file's, with names that lead out of the set."""
-    bad = [n for n in names if climbs(n)]
-    if bad:
-        raise UserError(f"{where} names {_some(bad)}, outside the set; names are relative to the set's folder, without "
-                        "'..'")
-
-
-def check_zip(entries: Iterable[zipfile.ZipInfo], path: str) -> None:
-    """UserError for a zip whose entries climb out, or are links or anything else than files and folders."""
+def entries_out(entries: Iterable[zipfile.ZipInfo]) -> list[str]:
+    """Entries of a zip whose names climb out, or that are links or anything else than files and folders."""
     bad = []
     for e in entries:
         kind = stat.S_IFMT(e.external_attr >> 16) if e.create_system == 3 else 0  # 3: written on Unix
@@ -42,9 +32,7 @@ def check_zip(entries: Iterable[zipfile.ZipInfo], path: str) -> None:
             bad.append(e.filename)
         elif kind and kind not in (stat.S_IFREG, stat.S_IFDIR):
             bad.append(f"{e.filename} ({'a link' if kind == stat.S_IFLNK else 'a special file'})")
-    if bad:
-        raise UserError(f"{path} has entries that lead out of it: {_some(bad)}; make the zip again, of files in one "
-                        "folder")
+    return bad
 
 
 def is_inside(path: str, folder: str) -> bool:
@@ -53,14 +41,10 @@ def is_inside(path: str, folder: str) -> bool:
     return real == top or real.startswith(top if top.endswith(os.sep) else top + os.sep)
 
 
-def check_folder(path: str, is_read: Callable[[str], bool]) -> None:
-    """UserError for links out of a folder: to folders, and to files whose name `is_read`. Hidden ones do not count."""
-    out = [os.path.relpath(p, path) for p in _links(path) if (os.path.isdir(p) or is_read(os.path.basename(p)))
-           and not is_inside(p, path)]
-    if out:
-        many = "s" * (len(out) != 1)
-        raise UserError(f"{path} has {len(out)} link{many} out of the folder, not followed: {_some(sorted(out))}; "
-                        + FOLLOW)
+def links_out(path: str, is_read: Callable[[str], bool]) -> list[str]:
+    """Links out of a folder: to folders, and to files whose name `is_read`. Hidden ones do not count."""
+    return sorted(os.path.relpath(p, path) for p in _links(path) if (os.path.isdir(p) or is_read(os.path.basename(p)))
+                  and not is_inside(p, path))
 
 
 def _links(path: str) -> Iterator[str]:
@@ -71,9 +55,3 @@ def _links(path: str) -> Iterator[str]:
             full = os.path.join(root, name)
             if not name.startswith(".") and os.path.islink(full):
                 yield full
-
-
-def _some(names: list[str]) -> str:
-    from gantransfer.labels import some  # which checks its names here
-
-    return some(names)

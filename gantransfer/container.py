@@ -18,6 +18,7 @@ from typing import Any
 
 from dnnlib.util import UserError, open_regular, regular_file
 from gantransfer import confine
+from gantransfer.labels import some
 
 # Raster formats that Pillow reads; it also knows formats that nobody means by "image file" (.pdf, .h5, .mpg).
 IMAGE_EXTENSIONS = frozenset(".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 "
@@ -68,13 +69,19 @@ class Container:
         self._pid = -1
         if os.path.isdir(self.path):
             self.is_zip = False
-            if not follow_links:
-                confine.check_folder(self.path, _is_read)
+            out = [] if follow_links else confine.links_out(self.path, _is_read)
+            if out:
+                many = "s" * (len(out) != 1)
+                raise UserError(f"{self.path} has {len(out)} link{many} out of the folder, not followed: {some(out)}; "
+                                f"{confine.FOLLOW}")
             self.names = sorted(_walk(self.path))
         elif os.path.exists(self.path):
             self.is_zip = True
             regular_file(self.path)
-            confine.check_zip(self._handle().infolist(), self.path)
+            out = confine.entries_out(self._handle().infolist())
+            if out:
+                raise UserError(f"{self.path} has entries that lead out of it: {some(out)}; make the zip again, of "
+                                "files in one folder")
             self.names = sorted(n for n in self._handle().namelist() if not n.endswith("/"))
             for a, b in zip(self.names, self.names[1:]):
                 if a == b:

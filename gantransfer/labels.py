@@ -61,7 +61,10 @@ def parse_label_file(data: Any, where: str) -> LabelFile:
             if name in labels and labels[name] != row[1]:
                 clashes.append(name)
             labels[name] = row[1]
-        confine.check_names(labels, where)
+        outside = [n for n in labels if confine.climbs(n)]
+        if outside:
+            raise UserError(f"{where} names {some(outside)}, outside the set; names are relative to the set's folder, "
+                            "without '..'")
         if clashes:
             raise UserError(f"{len(clashes)} images have two different labels in {where}: {some(clashes)}")
     names = data.get("class_names") or ()
