@@ -21,7 +21,7 @@ import torch
 
 from dnnlib.util import EasyDict, UserError, open_regular
 from gantransfer.container import Container, base_name, parse_json
-from gantransfer.decode import NOTES, decode, png_header
+from gantransfer.decode import NOTES, decode, plain_header
 from gantransfer.labels import (
     POLICIES,
     DataSpec,
@@ -56,8 +56,9 @@ class ImageDataset(torch.utils.data.Dataset):
     cache_mb    decoded images are kept in memory when the whole selection fits
 
     Items are (uint8 [C, H, W], float32 [label_dim]), fresh copies. Images must be 8-bit greyscale or RGB, square and of
-    one size. Labels are checked as a whole here, images when they are read; every complaint is a UserError that names
-    the files. Instances pickle without open handles and without cached images.
+    one size; they are turned upright as their EXIF orientation says. Labels are checked as a whole here, images when
+    they are read; every complaint is a UserError that names the files. Instances pickle without open handles and
+    without cached images.
     """
 
     def __init__(self, path: str | os.PathLike, *, fname: str | None = None, use_labels: bool = False,
@@ -351,7 +352,7 @@ class ImageDataset(torch.utils.data.Dataset):
         """
         for raw in self._chosen:
             name = self._names[raw]
-            header = png_header(self._files.read(name, 33))
+            header = plain_header(self._files.read(name, 4096))
             if header is None:
                 self._compare(name, self._read(name).shape)
             else:

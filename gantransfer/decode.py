@@ -36,7 +36,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000"
            "QOI")
 MAX_PIXELS = 178_956_970  # of one image, unless --max-pixels says more: Pillow's own limit
 SMALL_PIXELS = 2**24  # an image of so many pixels may come from any number of bytes
-PIXEL_RATIO = 1100  # deflate makes at most 1032 bytes out of one; a header that says more lies
+PIXEL_RATIO = 1100  # larger ones must have a byte for so many pixels: fewer are a blank picture, or an attack
+DEFLATE_RATIO = 1100  # deflate makes at most 1032 bytes out of one; a header that says more lies
 
 ORIENTATION = 0x0112  # the EXIF tag
 _TURN = {2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
@@ -141,6 +142,12 @@ def png_header(data: bytes) -> tuple[int, int, int] | None:
     return height, width, channels
 
 
+def _png_bits(data: bytes) -> int:
+    """Bits per pixel that a PNG's header states."""
+    depth, colour = data[24:26].ljust(2, b"\0")
+    return depth * {2: 3, 4: 2, 6: 4}.get(colour, 1)
+
+
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
     """(kind, position of the content) of a PNG's chunks, as far as they can be followed."""
     at = 8
@@ -148,6 +155,13 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
         size, kind = struct.unpack(">I4s", data[at: at + 8])
         yield kind, at + 8
         at += size + 12
+
+
+def plain_header(start: bytes) -> tuple[int, int, int] | None:
+    """`png_header` from the first bytes of a file, if they show that the image is not transparent; None if in doubt."""
+    header = png_header(start)
+    kinds = [kind for kind, _ in _png_chunks(start)] if header else []
+    return header if b"IDAT" in kinds and b"tRNS" not in kinds else None
 
 
 def _png_is_plain(data: bytes) -> bool:
@@ -174,7 +188,7 @@ def decode(data: bytes, name: str, notes: set[str] | None = None) -> np.ndarray:
     header = png_header(data)
     # The two kinds that pyspng decodes to exactly what Pillow gives.
     if pyspng is not None and header is not None and _png_is_plain(data):
-        _check_size(data, name, header[1], header[0], header[2])
+        _check_size(data, name, header[1], header[0])
         try:
             image = pyspng.load(data)
         except Exception as e:
@@ -213,12 +227,11 @@ def _reason(e: Exception) -> str:
         f"{type(e).__name__}{': ' * bool(text)}{text}"
 
 
-def _check_size(data: bytes, name: str, width: int, height: int, channels: int, limit: int | None = None) -> None:
+def _check_size(data: bytes, name: str, width: int, height: int, limit: int | None = None) -> None:
     pixels = width * height
-    if data[:4] == b"\x89PNG" and pixels * channels > PIXEL_RATIO * len(data):
+    if data[:4] == b"\x89PNG" and pixels * _png_bits(data) > 8 * DEFLATE_RATIO * len(data):
         raise UserError(f"cannot decode {name} (its header says {width} x {height} pixels, more than {len(data)} bytes "
                         "can hold); replace or remove it")
-    # Many pixels out of few bytes are a blank picture or an attack; --max-pixels says which.
     bound = min(MAX_PIXELS, max(SMALL_PIXELS, PIXEL_RATIO * len(data))) if limit is None else limit
     if pixels > bound:
         raise TooLarge(f"{name} has {width} x {height} pixels in {len(data):,} bytes, above the limit of {bound:,} "
@@ -251,7 +264,7 @@ def _pillow_limit(pixels: int | None) -> Iterator[None]:
 
 def _read(data: bytes, name: str, max_pixels: int | None) -> Picture:
     image = _open(data)
-    _check_size(data, name, *image.size, 1, max_pixels)
+    _check_size(data, name, *image.size, max_pixels)
     pixels = image.width * image.height
     if pixels <= MAX_PIXELS // 2:
         return _read_opened(data, image, name)

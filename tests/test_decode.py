@@ -123,6 +123,15 @@ def test_training_sees_what_conversion_sees(tmp_path):
         assert image[:, :, :7].max() < 4 and image[:, :, 9:].min() > 251
 
 
+def test_a_transparent_image_is_found_before_a_long_run(tmp_path):
+    (tmp_path / "set").mkdir()
+    samples = np.arange(48).reshape(4, 4, 3)
+    for k, before in enumerate((b"", chunk(b"tRNS", struct.pack(">3H", 0, 1, 2)))):
+        (tmp_path / f"set/{k}.png").write_bytes(raw_png(samples, 8, 2, before))
+    with pytest.raises(UserError, match=r"1\.png.*RGB with transparency"):
+        ImageDataset(tmp_path / "set").check_headers()
+
+
 def test_damaged_exif_is_said_and_the_image_kept():
     data = raw_png(np.zeros([4, 4, 3], np.int64), 8, 2, chunk(b"eXIf", b"II*\0\x08\0\0\0\xff\xff" + b"\xff" * 7))
     assert read_picture(data, "x").pixels.shape == (4, 4, 3)
@@ -342,6 +351,14 @@ def test_images_above_the_limit_of_pillow(tmp_path, tool):
                         "--resolution=16x16", "--max-pixels=190000000", "--resize-filter=box")
     assert code == 0, err
     assert (ImageDataset(tmp_path / "a.zip").images_uint8([0]) == 255).all()
+
+
+def test_a_blank_bilevel_png_is_no_lie():
+    f = io.BytesIO()
+    Image.new("1", (6000, 6000), 1).save(f, "png")
+    with pytest.raises(TooLarge, match="--max-pixels=36000000"):  # 36 million pixels in 4 KB
+        read_picture(f.getvalue(), "x")
+    assert read_picture(f.getvalue(), "x", 36_000_000).pixels.min() == 255
 
 
 def test_the_first_frame_is_taken_and_said_once(tmp_path, tool):
