@@ -742,6 +742,8 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
         return
     meta = {"tool": "dataset_tool", "source": source if rendered else os.path.basename(os.path.abspath(source)),
             "transform": o["transform"], "resize_filter": o["resize_filter"]}
+    if how.value_range is not None:
+        meta["range"] = list(how.value_range)
     if split is not None:
         meta |= {"split": split, "seed": o["seed"]}
     convert(opened, dest, how, meta, click.echo)

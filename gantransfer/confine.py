@@ -49,9 +49,16 @@ def links_out(path: str, is_read: Callable[[str], bool]) -> list[str]:
 
 def _links(path: str) -> Iterator[str]:
     """Links below a folder. What links inside it lead to is below it, too."""
-    for root, folders, files in os.walk(path):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        for name in (*folders, *files):
-            full = os.path.join(root, name)
-            if not name.startswith(".") and os.path.islink(full):
-                yield full
+    folders = [path]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for e in entries:
+                    if e.name.startswith("."):
+                        continue
+                    if e.is_symlink():  # known from the listing, without a look at each file
+                        yield e.path
+                    elif e.is_dir(follow_symlinks=False):
+                        folders.append(e.path)
+        except OSError:
+            continue  # what cannot be listed is not read either

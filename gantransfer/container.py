@@ -116,7 +116,8 @@ class Container:
         try:
             if not self.is_zip:
                 place = os.path.join(self.path, name)
-                if not self.follow_links and not confine.is_inside(place, self.path):
+                if (not self.follow_links and (confine.climbs(name) or os.path.islink(place))
+                        and not confine.is_inside(place, self.path)):
                     raise UserError(f"{name} in {self.path} leads out of the folder; {confine.FOLLOW}")
                 with open_regular(place) as f:
                     return f.read(size)
@@ -124,7 +125,8 @@ class Container:
                 info = self._handle().getinfo(name)
                 if info.file_size > max(BOMB_RATIO * info.compress_size, BOMB_SIZE) and size < 0:
                     raise UserError(f"{name} in {self.path} says that it unpacks to {info.file_size:,} bytes out of "
-                                    f"{info.compress_size:,}; no image or label file does, make the zip again")
+                                    f"{info.compress_size:,}; hardly an image or label file does. If you trust it, "
+                                    "unpack the zip and give the folder")
                 with self._handle().open(info) as f:
                     return f.read(size)
         except (OSError, KeyError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as e:
