@@ -16,28 +16,21 @@ import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from dnnlib.util import UserError, atomic_path, run_cli
-from gantransfer import h5
-from gantransfer.container import Container, decode
-from gantransfer.data_sources import (
-    SPLITS,
-    Item,
-    Source,
-    SourceOptions,
-    left_out,
-    open_image,
-    open_source,
-    read_parts,
-)
+from gantransfer import h5, resolution
+from gantransfer.container import Container
+from gantransfer.data_sources import SPLITS, Item, Source, SourceOptions, left_out, open_source, read_parts
+from gantransfer.decode import MAX_PIXELS, Picture, Seen, TooLarge, decode, picture_of, read_picture, to_uint8
+from gantransfer.decode import parse_range as parse_value_range
 from gantransfer.folder_labels import are_shards, folder_labels
 from gantransfer.labels import check_class_names, label_array, num_classes, parse_label_file, some
 from gantransfer.names import valid_text
@@ -45,40 +38,11 @@ from gantransfer.names import valid_text
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
 
 
-def to_array(image: Image.Image, name: str, channels: str = "keep", alpha: str | None = None) -> np.ndarray:
-    """uint8 [H, W, 1 or 3] from a Pillow image of any mode, upright as its EXIF orientation says.
-
-    Palette, CMYK, YCbCr and Lab become RGB; bilevel and 16-bit greyscale become 8-bit greyscale (rounded v * 255 /
-    65535). `channels` 'keep' | '1' | '3'. Transparency needs `alpha`: 'black' or 'white' to lay the image on, or
-    'drop'. Raises UserError naming the image for transparency without that and for modes without a defined range.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        if alpha is None:
-            raise UserError(f"{name} has transparency (mode {image.mode}); choose --alpha=black, white or drop")
-        grey = image.mode in ("1", "L", "LA", "La")
-        rgba = image.convert("RGBA")
-        if alpha == "drop":
-            image = rgba.convert("RGB")
-        else:
-            image = Image.alpha_composite(Image.new("RGBA", rgba.size, alpha), rgba).convert("RGB")
-        image = image.convert("L") if grey else image
-    elif image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.size and not (0 <= values.min() and values.max() <= 65535):
-            raise UserError(f"{name} has integer pixels from {values.min()} to {values.max()}; save it with 8 or 16 "
-                            "bits")
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    elif image.mode == "F":
-        raise UserError(f"{name} has floating-point pixels without a defined range; save it with 8 or 16 bits")
-    elif image.mode == "1":
-        image = image.convert("L")
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
-    if channels != "keep":
-        image = image.convert("L" if channels == "1" else "RGB")
-    array = np.asarray(image)
-    return array[:, :, np.newaxis] if array.ndim == 2 else array
+def to_array(image: Image.Image | Picture, name: str, channels: str = "keep", alpha: str | None = None,
+             value_range: tuple[float, float] | None = None) -> np.ndarray:
+    """uint8 [H, W, 1 or 3] of a picture (see `decode.to_uint8`) or of a Pillow image of any mode."""
+    picture = image if isinstance(image, Picture) else picture_of(image, name)
+    return to_uint8(picture, name, channels, alpha, value_range)
 
 
 def _resize(image: np.ndarray, width: int, height: int, resample: Image.Resampling) -> np.ndarray:
@@ -161,10 +125,15 @@ class Conversion:
     per_class: int | None = None  # keep the first so many of each class
     drop_unlabelled: bool = False
     overwrite: bool = False  # replace what is at the destination
+    value_range: tuple[float, float] | None = None  # pixel values that become black and white
+    seen: Seen = field(default_factory=Seen)
 
     def image(self, item: Item) -> np.ndarray | None:
-        array = to_array(item.load(), item.name, self.channels, self.alpha)
+        loaded = item.load()
+        picture = loaded if isinstance(loaded, Picture) else picture_of(loaded, item.name)
+        array = to_uint8(picture, item.name, self.channels, self.alpha, self.value_range)
         item.enlarged = enlarges(self.transform, *array.shape[:2], self.width or 0, self.height or 0)
+        self.seen.add(picture, self.value_range)
         return transform_image(array, self.transform, self.width, self.height, self.resize_filter)
 
 
@@ -295,9 +264,9 @@ def _check_shape(image: np.ndarray, item: Item, first: tuple[tuple[int, ...], st
         if h != w:
             raise UserError(f"{item.name} gives a {w}x{h} image, but images must be square; add "
                             "--transform=center-crop or --transform=pad, with --resolution=WxH")
-        if h & (h - 1):
-            below = 1 << (h.bit_length() - 1)
-            raise UserError(f"{item.name} gives a {w}x{h} image, but the size must be a power of two; add "
+        if not resolution.fits(h):
+            below = max(1 << (h.bit_length() - 1), resolution.SMALLEST)
+            raise UserError(f"{item.name} gives a {w}x{h} image, but the size must be a power of two from 4 on; add "
                             f"--resolution={below}x{below} or --resolution={2 * below}x{2 * below}")
     elif image.shape != first[0]:
         h0, w0, c0 = first[0]
@@ -415,6 +384,8 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
     report(f"{dest}: {len(labels)} images, {width}x{height}, {channels} channel{'s' if channels > 1 else ''}"
            + _say_left(dropped))
     _say_enlarged(enlarged, len(labels), f"{width}x{height}", report)
+    for line in how.seen.lines(how.value_range):
+        report(line)
     if has_labels:
         report(f"labels from {source.labelled}" + (" (--labels=none to ignore them)"
                                                    if source.labelled == "sub-folders" else ""))
@@ -476,6 +447,8 @@ def convert_h5(source: Source, dest: str, how: Conversion, fmt: str, test: Sourc
     report(f"{dest}: " + ", ".join(f"{k} {n}" for k, n in made.items())
            + _say_left(left))
     _say_enlarged(tally["enlarged"], tally["images"], f"{how.width}x{how.height}", report)
+    for line in how.seen.lines(how.value_range):
+        report(line)
 
 
 def _not_the_source(source: str, dest: str) -> None:
@@ -521,8 +494,8 @@ def histogram(labels: list[Any], names: tuple[str, ...] = ()) -> str:
 class _Check:
     """Findings about a data set: errors would stop or spoil training, warnings would not."""
 
-    def __init__(self, path: str, fname: str):
-        self.files = Container(path)
+    def __init__(self, path: str, fname: str, follow_links: bool = False):
+        self.files = Container(path, follow_links)
         self.fname = fname
         self.errors: list[str] = []
         self.warnings: list[str] = []
@@ -540,24 +513,33 @@ class _Check:
             names = [n for n in names if n in labels]
         seen: dict[bytes, list[str]] = {}
         broken: list[str] = []
+        large: list[str] = []
         modes: Counter = Counter()
+        met = Seen()
         for name in tqdm(names, unit="img", desc="checking", disable=None):
             try:
                 data = self.files.read(name)
-                image = open_image(data, name)
+                picture = read_picture(data, name)
+                array = decode(data, name) if picture.plain else None  # exactly what training will see
+            except TooLarge:
+                large.append(name)
+                continue
             except UserError:
                 broken.append(name)
                 continue
-            modes[image.mode] += 1
-            try:
-                array = decode(data, name)
-            except UserError:
-                self.shapes.setdefault((*image.size[::-1], len(image.getbands())), []).append(name)
+            modes[picture.mode] += 1
+            met.add(picture)
+            if array is None:
+                self.shapes.setdefault(picture.pixels.shape, []).append(name)
                 continue
             self.shapes.setdefault(array.shape, []).append(name)
             seen.setdefault(hashlib.sha256(str(array.shape).encode() + array.tobytes()).digest(), []).append(name)
         self._note(self.errors, broken, "cannot be read or decoded")
+        self._note(self.errors, large, "have more pixels than is safe to read unasked; if you trust them, convert "
+                                       "the set with dataset_tool.py --max-pixels=N --source=...")
         self._modes(modes, report)
+        for line in met.lines():
+            report(line)
         self._sizes(report)
         self._duplicates(seen, labels)
         report(f"{path}: {len(names)} images")
@@ -650,9 +632,9 @@ class _Check:
                + (f" and {len(usual) - 8} more sizes" if len(usual) > 8 else ""))
         if usual:
             h, w, _ = usual[0][0]
-            if h != w or h & (h - 1):
-                self.errors.append(f"the usual size {w}x{h} is not square with a power of two; convert the set with "
-                                   "--transform=center-crop --resolution=WxH")
+            if h != w or not resolution.fits(h):
+                self.errors.append(f"the usual size {w}x{h} is not square with a power of two from 4 on; convert the "
+                                   "set with --transform=center-crop --resolution=WxH")
             self._note(self.errors, (n for _, v in usual[1:] for n in v), f"differ in size or channels from {w}x{h}")
 
     def _duplicates(self, seen: dict[bytes, list[str]], labels: dict[str, Any] | None) -> None:
@@ -666,9 +648,9 @@ class _Check:
 
 
 def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callable[[str], None] = print,
-               overwrite: bool = False) -> None:
+               overwrite: bool = False, follow_links: bool = False) -> None:
     """Copy the image files of a data set unchanged into a folder per class, with a dataset.json that fits."""
-    files = Container(path)
+    files = Container(path, follow_links)
     names = files.image_names
     if not names:
         raise UserError(f"no images in {path}")
@@ -797,6 +779,10 @@ Examples
 """
 
 
+FOLLOW_LINKS = click.option("--follow-links", "--follow_links", is_flag=True,
+                            help="follow links out of the folder (default: an error)")
+
+
 @click.group(invoke_without_command=True, help=_HELP)
 @click.option("--source", metavar="PATH", help="what to convert (required)")
 @click.option("--dest", metavar="PATH", help="zip or folder to write (required)")
@@ -812,6 +798,12 @@ Examples
               help="1 makes greyscale, 3 makes RGB")
 @click.option("--alpha", type=click.Choice(["black", "white", "drop"]),
               help="lay transparent images on black or white, or drop the alpha channel (default: an error)")
+@click.option("--range", "value_range", metavar="LOW,HIGH",
+              help="pixel values that become black and white, for images of more than 8 bits: 0,4095 for 12-bit data "
+                   "in 16-bit files; needed for floating-point images")
+@click.option("--max-pixels", "--max_pixels", type=click.IntRange(min=1),
+              help="refuse images with more pixels; raise it for slides and satellite images that you trust  [default: "
+                   f"{MAX_PIXELS}, less for very small files]")
 @click.option("--labels", type=click.Choice(["auto", "folders", "json", "none", "utkface", "steering"]), default="auto",
               show_default=True, help="where labels come from; utkface: age in the file name; steering: data.txt")
 @click.option("--label-kind", type=click.Choice(list(h5.KINDS)), default="auto", show_default=True,
@@ -831,6 +823,7 @@ Examples
 @click.option("--letters", metavar="LIST", help="fonts: which letters, for example A-J or A-Z,a-z  [default: A-Z]")
 @click.option("--font-distance", type=click.FloatRange(min=0), default=0.12, show_default=True,
               help="fonts: leave out faces nearer (rms of 0..1 pixels) than this to one already taken")
+@FOLLOW_LINKS
 @click.pass_context
 def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> None:
     if ctx.invoked_subcommand is not None:
@@ -858,13 +851,13 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
         labels=o["labels"], split=split, seed=o["seed"], size=(width, height) if rendered and width else None,
         letters=o["letters"], font_distance=o["font_distance"], drop_unlabelled=o["drop_unlabelled"],
         label_kind=o["label_kind"], label_range=parse_range(o["label_range"]), label_unit=o["label_unit"],
-        report=click.echo)
+        max_pixels=o["max_pixels"], follow_links=o["follow_links"], report=click.echo)
     opened = open_source(source, options)
     how = Conversion(
         transform=o["transform"], width=None if rendered else width, height=None if rendered else height,
         resize_filter=o["resize_filter"], channels=o["channels"], alpha=o["alpha"], classes=parse_classes(o["classes"]),
         max_images=o["max_images"], per_class=o["per_class"], drop_unlabelled=o["drop_unlabelled"],
-        overwrite=o["overwrite"])
+        overwrite=o["overwrite"], value_range=parse_value_range(o["value_range"]))
     if to_h5:
         if how.classes is not None or how.per_class is not None:
             flag = "--per-class" if how.classes is None else "--classes"
@@ -875,6 +868,8 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
         return
     name = source if rendered else valid_text(os.path.basename(os.path.abspath(source)))
     meta = {"tool": "dataset_tool", "source": name, "transform": o["transform"], "resize_filter": o["resize_filter"]}
+    if how.value_range is not None:
+        meta["range"] = list(how.value_range)
     if split is not None:
         meta |= {"split": split, "seed": o["seed"]}
     convert(opened, dest, how, meta, click.echo)
@@ -884,10 +879,11 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
 @click.argument("path")
 @click.option("--fname", default="dataset.json", show_default=True, help="label file inside the set")
 @click.option("--strict", is_flag=True, help="warnings count as errors")
+@FOLLOW_LINKS
 @click.pass_context
-def check(ctx: click.Context, path: str, fname: str, strict: bool) -> None:
+def check(ctx: click.Context, path: str, fname: str, strict: bool, follow_links: bool) -> None:
     """Look at every image and label of PATH; exit code 1 when training would fail or be spoilt."""
-    found = _Check(path, fname)
+    found = _Check(path, fname, follow_links)
     if not found.run(click.echo) or strict and found.warnings:
         ctx.exit(1)
 
@@ -897,10 +893,11 @@ def check(ctx: click.Context, path: str, fname: str, strict: bool) -> None:
 @click.option("--dest", metavar="DIR", required=True, help="new or empty folder (or a .zip)")
 @click.option("--fname", default="dataset.json", show_default=True, help="label file that chooses the images")
 @click.option("--overwrite", is_flag=True, help="replace the data set at --dest")
-def export(source: str, dest: str, fname: str, overwrite: bool) -> None:
+@FOLLOW_LINKS
+def export(source: str, dest: str, fname: str, overwrite: bool, follow_links: bool) -> None:
     """Copy a data set into one folder per class, files unchanged."""
     _not_the_source(source, dest)
-    export_set(source, dest, fname, click.echo, overwrite)
+    export_set(source, dest, fname, click.echo, overwrite, follow_links)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 import click
 import numpy as np
 
-from dnnlib.util import UserError, atomic_path, atomic_write, run_cli
+from dnnlib.util import UserError, atomic_path, atomic_write, regular_file, run_cli
 from gantransfer.container import Container
 from gantransfer.labels import label_array, num_classes, parse_label_file, shot_groups, some
 
@@ -297,8 +297,9 @@ def main(fn: str, imf: float | None, dname: str | None, shot_labels: bool, rever
     """
     if os.path.isdir(fn):
         raise UserError(f"--fn={fn} is a folder; give its dataset.json")
-    if not os.path.isfile(fn):
+    if not os.path.exists(fn):
         raise UserError(f"--fn={fn}: no such file")
+    regular_file(fn)
     check_imf(imf)
     is_zip = zipfile.is_zipfile(fn) or fn.lower().endswith(".zip")
     container = Container(fn if is_zip else os.path.dirname(os.path.abspath(fn)))

@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from dnnlib.util import Logger, UserError, atomic_write, run_cli
-from gantransfer import kernels
+from gantransfer import kernels, resolution
 from gantransfer.method import Method, RunConfig
 
 BOOL = click.BOOL
@@ -169,6 +169,7 @@ class Setup:
         self.dataset = ImageDataset(flags["data"], fname=flags["fname"], use_labels=flags["cond"],
                                     max_size=flags["subset"], xflip=flags["mirror"], seed=flags["seed"],
                                     heldout=self._held_out())
+        resolution.require(self.dataset.resolution, flags["data"])
         if flags["cond"] and not self.dataset.label_dim:
             raise UserError(f"--cond=True needs labels, and {flags['data']} has none; make the set with "
                             f"dataset_tool.py from class sub-folders, or with a dataset.json")

@@ -15,9 +15,11 @@ import re
 import sys
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG, S_ISSOCK
 from typing import Any
 
 
@@ -167,6 +169,52 @@ def format_time(seconds: float) -> str:
     return f"{s // 86400}d {s // 3600 % 24:02}h {s // 60 % 60:02}m"
 
 
+def regular_file(path: str | os.PathLike, folder: bool = False) -> Path:
+    """`path` if it is a regular file, also through links; with `folder`, a folder passes too.
+
+    Everything that a user or a data set names is opened through this or `open_regular`. Raises UserError for what is
+    not there or cannot be opened, and for what would block or never end: pipes, sockets, devices, files of the kernel.
+    """
+    if not (folder and os.path.isdir(path)):
+        open_regular(path).close()
+    return Path(path)
+
+
+def open_regular(path: str | os.PathLike) -> io.BufferedReader:
+    """Open a regular file for binary reading; UserError as `regular_file`."""
+    name = os.fspath(path)
+    try:
+        _check_kind(name, os.stat(name))  # not opened before: that alone can have effects on a device
+        fd = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+                     | getattr(os, "O_CLOEXEC", 0))
+        try:
+            status = os.fstat(fd)  # it may be another one by now
+            _check_kind(name, status)
+            if status.st_size == 0:
+                with contextlib.suppress(BlockingIOError):
+                    if not os.read(fd, 1):
+                        return os.fdopen(fd, "rb")
+                raise UserError(f"{name} has no size: a file of the kernel, not a regular file; give a file on disk")
+            return os.fdopen(fd, "rb")
+        except BaseException:
+            os.close(fd)
+            raise
+    except FileNotFoundError:
+        raise UserError(f"no such file: {name}") from None
+    except (OSError, ValueError) as e:
+        raise UserError(f"cannot read {name}: {getattr(e, 'strerror', None) or e}") from None
+
+
+def _check_kind(name: str, status: os.stat_result) -> None:
+    mode = status.st_mode
+    kinds = {"a folder": S_ISDIR, "a pipe": S_ISFIFO, "a socket": S_ISSOCK, "a device": S_ISCHR, "a disk": S_ISBLK}
+    kind = next((k for k, test in kinds.items() if test(mode)), None if S_ISREG(mode) else "something else")
+    if kind is None and status.st_dev in {os.stat(p).st_dev for p in ("/proc", "/sys") if os.path.ismount(p)}:
+        kind = "a file of the kernel"
+    if kind is not None:
+        raise UserError(f"{name} is {kind}, not a regular file; give a file on disk")
+
+
 def cache_dir(*parts: str) -> Path:
     """`$GANTRANSFER_CACHE_DIR` (default `~/.cache/gantransfer`) with `parts` below it. Not created here."""
     root = os.environ.get("GANTRANSFER_CACHE_DIR") or os.path.join(os.path.expanduser("~"), ".cache", "gantransfer")
@@ -189,7 +237,9 @@ def fetch(path_or_url: str | os.PathLike, *, timeout: float = 30) -> Path:
         path = Path(text)
         if not path.exists():
             raise UserError(f"no such file: {text}")
-        return path
+        return regular_file(path, folder=True)
+    if text.startswith("file:"):
+        regular_file(urllib.request.url2pathname(urllib.parse.urlsplit(text).path))
     name = re.sub(r"[^0-9a-zA-Z._-]", "_", text.split("/")[-1].split("?")[0]) or "download"
     target = cache_dir("downloads", f"{hashlib.md5(text.encode()).hexdigest()}_{name}")
     if target.exists() and _as_downloaded(target):
@@ -235,4 +285,4 @@ def _as_downloaded(target: Path) -> bool:
 
 def open_url(path_or_url: str | os.PathLike) -> io.BufferedReader:
     """Open a local file or a cached download for binary reading."""
-    return open(fetch(path_or_url), "rb")
+    return open_regular(fetch(path_or_url))

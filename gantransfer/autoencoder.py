@@ -123,5 +123,6 @@ def check_images(ae: AutoEncoder, data: DataSpec, name: str = "the source") -> N
     for what, mine, theirs in (("pixels", data.resolution, ae.encoder.img_resolution),
                                ("channels", data.channels, ae.encoder.img_channels)):
         if mine != theirs:
+            flag = f"--resolution={theirs}x{theirs}" if what == "pixels" else f"--channels={theirs}"
             raise UserError(f"{name} makes images of {theirs} {what}, {data.path or data.name} has {mine}; convert the "
-                            f"data with dataset_tool.py")
+                            f"data with dataset_tool.py {flag}")

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a zip or a folder, read alike, and the decoding of the images in them.
+"""The files of a zip or a folder, read alike.
 
 Imports no torch, so that the data-set scripts start at once.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import struct
@@ -18,16 +17,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dnnlib.util import UserError
+from dnnlib.util import UserError, open_regular, regular_file
+from gantransfer import confine
 from gantransfer.labels import some
 from gantransfer.names import clean_name, extension, is_litter, zip_name
-
-try:
-    import pyspng
-except ImportError:
-    pyspng = None
 
 # Raster formats that Pillow reads; it also knows formats that nobody means by "image file" (.pdf, .h5, .mpg).
 IMAGE_EXTENSIONS = frozenset(".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 "
@@ -35,7 +28,6 @@ IMAGE_EXTENSIONS = frozenset(".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .t
 
 
 BOMB_RATIO, BOMB_SIZE = 100, 2**26  # what a zip may unpack to: this many times its bytes, or this many bytes
-PIXEL_RATIO = 1100  # deflate makes at most 1032 bytes out of one; a header that says more lies
 
 
 def is_image_name(name: str) -> bool:
@@ -45,6 +37,10 @@ def is_image_name(name: str) -> bool:
 
 def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+def _is_read(name: str) -> bool:
+    return is_image_name(name) or name.endswith(".json")
 
 
 def _walk(path: str) -> Iterator[str]:
@@ -84,19 +80,31 @@ class Container:
     files that are neither images nor label files, by extension.
 
     One zip handle per process, reopened after a fork and dropped on pickling; reading is thread-safe. Raises UserError
-    when the path is missing, not a zip, or damaged.
+    when the path is missing, not a zip, or damaged, and when it leads to files outside (`confine`): links out of a
+    folder are followed only with `follow_links`.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, follow_links: bool = False):
         self.path = os.fspath(path)
+        self.follow_links = follow_links
         self._lock = threading.Lock()
         self._zip: zipfile.ZipFile | None = None
         self._pid = -1
         if os.path.isdir(self.path):
             self.is_zip = False
+            out = [] if follow_links else confine.links_out(self.path, _is_read)
+            if out:
+                many = "s" * (len(out) != 1)
+                raise UserError(f"{self.path} has {len(out)} link{many} out of the folder, not followed: {some(out)}; "
+                                f"{confine.FOLLOW}")
             spelled = ((clean_name(n), n) for n in _walk(self.path))
-        elif os.path.isfile(self.path):
+        elif os.path.exists(self.path):
             self.is_zip = True
+            regular_file(self.path)
+            out = confine.entries_out(self._handle().infolist())
+            if out:
+                raise UserError(f"{self.path} has entries that lead out of it: {some(out)}; make the zip again, of "
+                                "files in one folder")
             spelled = ((zip_name(i), i.filename) for i in self._handle().infolist())
         else:
             raise UserError(f"no such file or folder: {self.path}")
@@ -174,13 +182,18 @@ class Container:
         """The bytes of one file, or the first `size` of them. Raises UserError naming it when it cannot be read."""
         try:
             if not self.is_zip:
-                with open(self.place(name), "rb") as f:
+                place = self.place(name)
+                if (not self.follow_links and (confine.climbs(name) or os.path.islink(place))
+                        and not confine.is_inside(place, self.path)):
+                    raise UserError(f"{name} in {self.path} leads out of the folder; {confine.FOLLOW}")
+                with open_regular(place) as f:
                     return f.read(size)
             with self._lock:
                 info = self._handle().getinfo(self._at(name))
                 if info.file_size > max(BOMB_RATIO * info.compress_size, BOMB_SIZE) and size < 0:
                     raise UserError(f"{name} in {self.path} says that it unpacks to {info.file_size:,} bytes out of "
-                                    f"{info.compress_size:,}; no image or label file does, make the zip again")
+                                    f"{info.compress_size:,}; hardly an image or label file does. If you trust it, "
+                                    "unpack the zip and give the folder")
                 with self._handle().open(info) as f:
                     return f.read(size)
         except (OSError, KeyError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as e:
@@ -212,47 +225,6 @@ def parse_json(data: bytes, where: str) -> Any:
     except (ValueError, RecursionError) as e:
         reason = "nested too deeply" if isinstance(e, RecursionError) else e
         raise UserError(f"{where} is not valid JSON ({reason})") from None
-
-
-def png_header(data: bytes) -> tuple[int, int, int] | None:
-    """(height, width, channels) from the first 33 bytes of an 8-bit greyscale or RGB PNG; None for anything else."""
-    channels = {b"\x08\x00": 1, b"\x08\x02": 3}.get(data[24:26])
-    if channels is None or data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
-        return None
-    width, height = struct.unpack(">II", data[16:24])
-    return height, width, channels
-
-
-def decode(data: bytes, name: str) -> np.ndarray:
-    """uint8 [H, W, C] with C = 1 or 3 from the bytes of an 8-bit greyscale or RGB image file.
-
-    Raises UserError naming the file when it is damaged or of another mode: conversion is `dataset_tool.py`'s work,
-    where it is explicit.
-    """
-    header = png_header(data)
-    if header is not None and header[0] * header[1] * header[2] > PIXEL_RATIO * len(data):
-        raise UserError(f"cannot decode {name} (its header says {header[1]} x {header[0]} pixels, more than "
-                        f"{len(data)} bytes can hold); replace or remove it")
-    # The two kinds that pyspng decodes to exactly what Pillow gives.
-    if pyspng is not None and header is not None:
-        try:
-            image = pyspng.load(data)
-        except RuntimeError as e:
-            raise UserError(f"cannot decode {name} ({e}); replace or remove it") from None
-    else:
-        from PIL import Image  # not at import: training on tensors, and the GPU check, need no Pillow
-
-        try:
-            with Image.open(io.BytesIO(data)) as pil:
-                pil.load()
-        except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as e:
-            reason = "unknown or damaged image format" if isinstance(e, Image.UnidentifiedImageError) else e
-            raise UserError(f"cannot decode {name} ({reason}); replace or remove it") from None
-        if pil.mode not in ("L", "RGB"):
-            raise UserError(f"{name} has mode {pil.mode}, not 8-bit greyscale or RGB; convert the set with "
-                            "`python dataset_tool.py --source=... --dest=...`")
-        image = np.asarray(pil)
-    return image[:, :, np.newaxis] if image.ndim == 2 else image
 
 
 def base_name(path: str | os.PathLike) -> str:

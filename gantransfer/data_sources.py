@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dnnlib.util import UserError
-from gantransfer import h5
+from dnnlib.util import UserError, open_regular, regular_file
+from gantransfer import confine, h5
 from gantransfer.container import Container
+from gantransfer.decode import Picture, read_picture
 from gantransfer.folder_labels import are_shards, class_folders, folder_labels
 from gantransfer.labels import (
     LabelFile,
@@ -38,7 +39,7 @@ from gantransfer.labels import (
 )
 from gantransfer.names import clean_name, counted, valid_text
 
-__all__ = ["SPLITS", "Item", "Source", "SourceOptions", "class_folders", "left_out", "open_image", "open_source",
+__all__ = ["SPLITS", "Item", "Source", "SourceOptions", "class_folders", "left_out", "open_source",
            "read_parts"]
 
 SPLITS = ("train", "val", "reference", "all")
@@ -49,7 +50,7 @@ class Item:
     """One image of a source. `load` may run in another thread."""
 
     name: str  # for messages
-    load: Callable[[], Image.Image]  # raises UserError naming the image
+    load: Callable[[], Image.Image | Picture]  # raises UserError naming the image
     label: Any = None  # int, list of numbers, or None
     enlarged: bool = False  # noted by the conversion
 
@@ -85,6 +86,8 @@ class SourceOptions:
     label_kind: str = "auto"  # auto | class | value
     label_range: tuple[float, float] | None = None  # raw labels that become 0 and 1
     label_unit: str | None = None
+    max_pixels: int | None = None
+    follow_links: bool = False
     report: Callable[[str], None] = print
 
 
@@ -131,19 +134,8 @@ def _is_files(path: str, name: str) -> bool:
     return os.path.isdir(path) or name.lower().endswith(".zip")
 
 
-def open_image(data: bytes, name: str) -> Image.Image:
-    """A decoded Pillow image of any mode. Raises UserError naming it when damaged."""
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-        return image
-    except (OSError, SyntaxError, ValueError, zlib.error, struct.error, Image.DecompressionBombError) as e:
-        reason = "unknown or damaged image format" if isinstance(e, Image.UnidentifiedImageError) else e
-        raise UserError(f"cannot decode {name} ({reason}); replace or remove it") from None
-
-
 def _files(path: str, options: SourceOptions) -> Source:
-    files = Container(path)
+    files = Container(path, options.follow_links)
     names = files.image_names
     if files.others:
         options.report(left_out(files))
@@ -173,7 +165,8 @@ def _files(path: str, options: SourceOptions) -> Source:
     def items() -> Iterator[Item]:
         for name in names:
             where = f"{name} in {path}"
-            yield Item(where, partial(lambda n, w: open_image(files.read(n), w), name, where), labels.get(name))
+            yield Item(where, partial(lambda n, w: read_picture(files.read(n), w, options.max_pixels), name, where),
+                       labels.get(name))
 
     return Source(path, len(names), items, found.class_names, found.how, label_meta=found.label_meta, splits=splits,
                   attributes=attributes, generated=generated, num_classes=found.num_classes)
@@ -369,6 +362,10 @@ def _lmdb(path: str, options: SourceOptions) -> Source:
     except ImportError:
         raise UserError(f"reading {path} needs the package lmdb: pip install lmdb") from None
 
+    data = regular_file(os.path.join(path, "data.mdb"))
+    if not options.follow_links and not confine.is_inside(data, path):
+        raise UserError(f"{data} is a link out of the folder; {confine.FOLLOW}")
+
     def within(visit: Callable[[Any], Any]) -> Any:
         try:
             with lmdb.open(path, readonly=True, lock=False) as db, db.begin(write=False) as txn:
@@ -386,7 +383,7 @@ def _lmdb(path: str, options: SourceOptions) -> Source:
         with lmdb.open(path, readonly=True, lock=False) as db, db.begin(write=False) as txn:
             for key, value in txn.cursor():
                 where = f"record {key.decode('latin1')} of {path}"
-                yield Item(where, partial(open_image, bytes(value), where))
+                yield Item(where, partial(read_picture, bytes(value), where, options.max_pixels))
 
     return Source(path, within(lambda txn: txn.stat()["entries"]), items, tolerant=True)
 
@@ -420,7 +417,7 @@ def _sized_lmdb(path: str, options: SourceOptions, within: Callable[[Callable], 
     def items() -> Iterator[Item]:
         for i in range(count):
             where = f"record {size}-{i:05d} of {path}"
-            yield Item(where, partial(open_image, read(i), where),
+            yield Item(where, partial(read_picture, read(i), where, options.max_pixels),
                        None if labels is None else labels[i])
 
     return Source(path, count, items, (), "none" if labels is None else "the database")
@@ -502,7 +499,7 @@ def _cifar(path: str, options: SourceOptions) -> Source:
 
     def read(visit: Callable[[tarfile.TarFile], Any]) -> Any:
         try:
-            with tarfile.open(path, "r:gz") as tar:
+            with open_regular(path) as f, tarfile.open(fileobj=f, mode="r:gz") as tar:
                 return visit(tar)
         except (tarfile.TarError, EOFError, OSError, zlib.error) as e:
             raise UserError(f"{path} is damaged ({e}); download the archive again") from None
@@ -534,16 +531,15 @@ def _cifar(path: str, options: SourceOptions) -> Source:
 
 def _idx(path: str) -> np.ndarray:
     """The uint8 array of an IDX file (the format of MNIST), plain or gzipped."""
+    if not os.path.exists(path):
+        raise UserError(f"{path} is missing: the labels of the images beside it; download it, or give --labels=none")
     try:
-        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as f:
-            data = f.read()
+        with open_regular(path) as f:
+            data = gzip.GzipFile(fileobj=f).read() if path.endswith(".gz") else f.read()
         zero, kind, rank = struct.unpack(">HBB", data[:4])
         shape = struct.unpack(f">{rank}I", data[4: 4 + 4 * rank])
         if zero != 0 or kind != 8 or len(data) != 4 + 4 * rank + int(np.prod(shape)):
             raise ValueError("wrong header or length")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: the labels of the images beside it; download it, or give --labels=none"
-                        ) from None
     except (OSError, EOFError, zlib.error, struct.error, ValueError) as e:
         raise UserError(f"{path} is not a readable IDX file ({e}); download it again") from None
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
@@ -718,9 +714,10 @@ def _fonts(folder: str, options: SourceOptions) -> Source:
     width, height = options.size or (32, 32)
     if width != height:
         raise UserError(f"glyphs are square: give --resolution={width}x{width}")
-    paths = sorted(str(p) for p in Path(folder).rglob("*") if p.suffix.lower() in (".ttf", ".otf"))
+    paths = sorted(str(p) for p in Path(folder).rglob("*") if p.suffix.lower() in (".ttf", ".otf") and p.is_file()
+                   and (options.follow_links or confine.is_inside(str(p), folder)))
     if not paths:
-        raise UserError(f"no .ttf or .otf files below {folder}")
+        raise UserError(f"no .ttf or .otf files below {folder} (links out of it count with --follow-links)")
 
     faces, families, glyphs, unusable = [], [], [], 0
     for p in paths:

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dnnlib.util import EasyDict, UserError
-from gantransfer.container import Container, base_name, decode, parse_json, png_header
+from dnnlib.util import EasyDict, UserError, open_regular
+from gantransfer.container import Container, base_name, parse_json
+from gantransfer.decode import NOTES, decode, plain_header
 from gantransfer.labels import (
     POLICIES,
     DataSpec,
@@ -57,8 +58,9 @@ class ImageDataset(torch.utils.data.Dataset):
     cache_mb    decoded images are kept in memory when the whole selection fits
 
     Items are (uint8 [C, H, W], float32 [label_dim]), fresh copies. Images must be 8-bit greyscale or RGB, square and of
-    one size. Labels are checked as a whole here, images when they are read; every complaint is a UserError that names
-    the files. Instances pickle without open handles and without cached images.
+    one size; they are turned upright as their EXIF orientation says. Labels are checked as a whole here, images when
+    they are read; every complaint is a UserError that names the files. Instances pickle without open handles and
+    without cached images.
     """
 
     def __init__(self, path: str | os.PathLike, *, fname: str | None = None, use_labels: bool = False,
@@ -119,6 +121,7 @@ class ImageDataset(torch.utils.data.Dataset):
         self._ids = None if kind != "class" else ids[self._chosen]
         self._values = None if kind != "value" else values[self._chosen]
 
+        self._said_frames = False
         first = self._read(self._names[0])
         channels, height, width = first.shape
         if height != width:
@@ -324,7 +327,12 @@ class ImageDataset(torch.utils.data.Dataset):
         return i % n, i >= n
 
     def _read(self, name: str) -> np.ndarray:
-        return decode(self._files.read(name), f"{name} in {self._files.path}").transpose(2, 0, 1)
+        met: set[str] = set()
+        image = decode(self._files.read(name), f"{name} in {self._files.path}", met).transpose(2, 0, 1)
+        if "frames" in met and not self._said_frames:
+            self._said_frames = True
+            warnings.warn(f"{self._files.path} has images {NOTES['frames']} ({name})", stacklevel=2)
+        return image
 
     def _image(self, slot: int) -> np.ndarray:
         name = self._names[self._chosen[slot]]
@@ -346,7 +354,7 @@ class ImageDataset(torch.utils.data.Dataset):
         """
         for raw in self._chosen:
             name = self._names[raw]
-            header = png_header(self._files.read(name, 33))
+            header = plain_header(self._files.read(name, 4096))
             if header is None:
                 self._compare(name, self._read(name).shape)
             else:
@@ -394,7 +402,7 @@ def _read_labels(files: Container, fname: str) -> LabelFile | None:
     if inside is not None:
         return parse_label_file(files.read_json(inside), f"{fname} of {files.path}")
     if fname != "dataset.json" and os.path.isfile(fname):
-        with open(fname, "rb") as f:
+        with open_regular(fname) as f:
             return parse_label_file(parse_json(f.read(), fname), fname)
     return None
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from dnnlib.util import UserError, atomic_write, run_cli, sha256
 from gantransfer import fakes as fake_sets
-from gantransfer import jobs, label_filter
+from gantransfer import jobs, label_filter, resolution
 from gantransfer.dataset import ImageDataset
 from gantransfer.distill_presets import PRESETS
 from gantransfer.importers import load_any
@@ -141,6 +141,7 @@ class Stage:
         self.opts = options(**{k: v for k, v in self.flags.items() if k in names and v is not None})
         f = self.flags
         self.data = ImageDataset(f["data"], fname=f["fname"], use_labels=True)
+        resolution.require(self.data.resolution, f["data"])
         kimg = f["kimg"]
         if f["epochs"]:
             images = len(self.data)
@@ -398,6 +399,7 @@ def fakes(**flags: Any) -> None:
         flags.update({k: v for k, v in PRESETS[flags["preset"]]["fakes"].items() if k not in given})
     dest = check_dest(flags["dest"])
     data = ImageDataset(flags["data"], fname=flags["fname"], use_labels=True)
+    resolution.require(data.resolution, flags["data"])
     label = data.spec.label
     if label.kind == "none":
         raise UserError(f"--data={flags['data']} has no labels")
@@ -544,6 +546,7 @@ def select_rho(**flags: Any) -> None:
         if kimg is None:
             raise UserError("--gan-flags: give --kimg=K, the length of the GAN's training")
     data = ImageDataset(flags["data"], fname=flags["fname"], use_labels=True)
+    resolution.require(data.resolution, flags["data"])
     if data.spec.label.kind == "none":
         raise UserError(f"--data={flags['data']} has no labels")
     outdir = Path(flags["outdir"])

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from dnnlib.util import UserError, run_cli
-from gantransfer import autoencoder, kernels, latents
+from gantransfer import autoencoder, kernels, latents, resolution
 from gantransfer.autoencoder import AutoEncoder
 from gantransfer.dataset import ImageDataset
 from gantransfer.generate import pick_device
@@ -54,6 +54,7 @@ def main(data: str, network: str, cache: str | None, xflip: bool, fp16: bool, re
     ae = autoencoder.load(load_any(network), where, network)
     say_acceptance(ae, network, accept)
     images = latents.whole_set(data)
+    resolution.require(images.resolution, data)
     autoencoder.check_images(ae, images.spec, network)
     found = None
     if path.exists():

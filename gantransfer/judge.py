@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dnnlib import util
 from dnnlib.util import UserError
+from gantransfer import resolution
 from gantransfer.dataset import ImageDataset, LabelSpec
 from gantransfer.networks.descriptor import NAME
 from gantransfer.networks.features import reserved_names
@@ -146,7 +147,9 @@ def main(data: str, heldout: str | None, out: str, name: str, seed: int, epochs:
     train = _load("--data", data)
     test = _load("--heldout", heldout) if heldout else None
     if train.resolution % 8:
-        raise UserError(f"--data={data}: the judge takes images whose side is a multiple of 8, not {train.resolution}")
+        to = resolution.nearest(train.resolution, 8)
+        raise UserError(f"{data} has {train.resolution}x{train.resolution} images; the judge needs a multiple of 8: "
+                        f"dataset_tool.py --resolution={to}x{to}")
     if test is not None and test.image_shape != train.image_shape:
         raise UserError(f"--heldout={heldout}: images are {test.image_shape}, those of --data {train.image_shape}")
     values = train.class_ids is None

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib.util import UserError
+from gantransfer import confine
 from gantransfer.names import clean_name, valid_text
 
 POLICIES = ("empirical", "sqrt", "effective", "balanced")
@@ -60,6 +61,10 @@ def parse_label_file(data: Any, where: str) -> LabelFile:
             if name in labels and labels[name] != row[1]:
                 clashes.append(name)
             labels[name] = row[1]
+        outside = [n for n in labels if confine.climbs(n)]
+        if outside:
+            raise UserError(f"{where} names {some(outside)}, outside the set; names are relative to the set's folder, "
+                            "without '..'")
         if clashes:
             raise UserError(f"{len(clashes)} images have two different labels in {where}: {some(clashes)}")
     names = data.get("class_names") or ()

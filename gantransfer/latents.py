@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dnnlib.util import UserError, atomic_path, sweep_temporaries
+from dnnlib.util import UserError, atomic_path, regular_file, sweep_temporaries
 from gantransfer.autoencoder import AutoEncoder
 from gantransfer.dataset import ImageDataset
 
@@ -89,8 +89,9 @@ class Cache:
 def read(path: str | Path) -> Cache:
     """A cache from its file. UserError for a file that is none, is damaged, or holds numbers that are not finite."""
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"no latent cache {path}; make it with python -m gantransfer.encode")
+    regular_file(path)
     try:
         with np.load(path, allow_pickle=False) as z:
             a = {k: z[k] for k in (*_KEYS, *(["recon"] if "recon" in z.files else []))}

@@ -17,7 +17,7 @@ from typing import Any
 import click
 import numpy as np
 
-from dnnlib.util import UserError, run_cli
+from dnnlib.util import UserError, open_regular, run_cli
 from gantransfer import inert_pickle
 
 NAMES = {"pr.0": "recall", "pr.1": "precision", "dc.0": "density (roles exchanged)",
@@ -27,7 +27,7 @@ NAMES = {"pr.0": "recall", "pr.1": "precision", "dc.0": "density (roles exchange
 def read_metric(path: str | Path) -> dict[int, dict[str, float]]:
     """Class -> {'fid', 'kid', 'pr.0', ...}. UserError for anything but a pickle of numbers in dicts."""
     try:
-        content = inert_pickle.plain(inert_pickle.load(Path(path).read_bytes()))
+        content = inert_pickle.plain(inert_pickle.load(open_regular(path).read()))
     except (inert_pickle.Refused, OSError) as e:
         raise UserError(f"{path} is not a .metric file: {e}") from None
     if not isinstance(content, dict) or not content:
@@ -75,7 +75,7 @@ def metric_files(folder: str | Path) -> list[Path]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per checkpoint instead of a table")
 def main(folder: str, as_json: bool) -> None:
     """Class means of the .metric files of FOLDER (or of one file), under their right names."""
-    files = [Path(folder)] if Path(folder).is_file() else metric_files(folder)
+    files = metric_files(folder) if Path(folder).is_dir() else [Path(folder)]
     for path in files:
         table = read_metric(path)
         keys = list(next(iter(table.values())))

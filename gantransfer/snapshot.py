@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from dnnlib.util import UserError, atomic_path, fetch
+from dnnlib.util import UserError, atomic_path, fetch, regular_file
 from gantransfer import torch_file
 from gantransfer.inert_pickle import Refused
 
@@ -240,7 +240,7 @@ def upgrade(content: dict[str, Any], source: str) -> dict[str, Any]:
 def read_plain(path: Path, what: str) -> Any:
     """`torch.load` with weights_only=True; unreadable files become one-line UserErrors."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(regular_file(path), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError) as e:
         reason = str(e).strip().splitlines()[0][:160] if str(e).strip() else type(e).__name__
         raise UserError(f"{path} cannot be read as a {what}: {reason}") from None

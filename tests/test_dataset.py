@@ -18,9 +18,10 @@ import pytest
 from PIL import Image
 
 from dnnlib.util import UserError
-from gantransfer import container
-from gantransfer.container import Container, decode
+from gantransfer import decode as pixels
+from gantransfer.container import Container
 from gantransfer.dataset import BatchSource, ImageDataset, InfiniteSampler, reference_dataset
+from gantransfer.decode import decode
 from gantransfer.labels import DataSpec, LabelSpec, class_weights, shot_groups
 
 
@@ -407,7 +408,7 @@ def test_size_is_checked_at_once(tmp_path):
 
 
 def test_pyspng_and_pillow_agree(monkeypatch):
-    if container.pyspng is None:
+    if pixels.pyspng is None:
         pytest.skip("pyspng is not installed")
     rng = np.random.RandomState(0)
     samples = []
@@ -415,12 +416,14 @@ def test_pyspng_and_pillow_agree(monkeypatch):
         shape = (size, size, 3) if channels == 3 else (size, size)
         smooth = np.cumsum(rng.randint(0, 3, shape), axis=0).astype(np.uint8)
         samples.append(png(smooth, compress_level=level))
-    samples.append(png(smooth, transparency=(1, 2, 3)) if smooth.ndim == 3 else png(smooth, transparency=3))
     fast = [decode(s, "x") for s in samples]
-    monkeypatch.setattr(container, "pyspng", None)
+    monkeypatch.setattr(pixels, "pyspng", None)
     for a, s in zip(fast, samples):
         b = decode(s, "x")
         assert a.dtype == b.dtype and np.array_equal(a, b)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="RGB with transparency"):  # which the fast way must not drop
+        decode(png(smooth, transparency=(1, 2, 3)), "x")
 
 
 def test_other_formats_and_folders_anywhere(tmp_path):
@@ -440,8 +443,10 @@ def test_other_formats_and_folders_anywhere(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other/linked.png").write_bytes(png(picture))
     (tmp_path / "set/link").symlink_to(tmp_path / "other", target_is_directory=True)
-    assert len(Container(tmp_path / "set").image_names) == 5
-    assert ImageDataset(tmp_path / "set").get_details(4).name == "link/linked.png"
+    with pytest.raises(UserError, match="1 link out of the folder.*link"):
+        Container(tmp_path / "set")
+    files = Container(tmp_path / "set", follow_links=True)
+    assert len(files.image_names) == 5 and files.image_names[4] == "link/linked.png"
 
 
 def test_data_tools_start_without_torch():

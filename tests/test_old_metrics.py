@@ -59,7 +59,7 @@ def test_damaged_and_absent_files(folder):
     (folder / "6.metric").write_bytes(b"\x80\x04 cut off")
     with pytest.raises(UserError):
         old_metrics.read_metric(folder / "6.metric")
-    with pytest.raises(UserError, match="not a .metric"):
+    with pytest.raises(UserError, match="no such file"):
         old_metrics.read_metric(folder / "absent.metric")
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match="no <iteration>"):

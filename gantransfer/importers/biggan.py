@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from dnnlib.util import regular_file
 from gantransfer import torch_file
 from gantransfer.importers.common import Part, Result, Source, count, describe, get, is_state, strip_module
 from gantransfer.importers.ledger import Ledger
@@ -109,7 +110,7 @@ def _read(source: Source) -> tuple[dict[str, Any], dict[str, str]]:
         role = path.name.removesuffix(f"_{wanted}.pth" if wanted else ".pth")
         if role in _FILES and path.name != role:
             try:
-                files[role] = torch_file.load(path)
+                files[role] = torch_file.load(regular_file(path))
             except Refused as e:
                 raise Refused(f"{path.name}: {e}") from None
         else:

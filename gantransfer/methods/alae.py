@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import method, sampler, snapshot
+from gantransfer import method, resolution, sampler, snapshot
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks import alae as networks
@@ -70,9 +70,7 @@ class ALAE(method.Method):
     def resolve(cls, o: ALAEOptions, run: RunConfig, data: DataSpec) -> None:
         if data.label.dim:
             raise UserError("--method=alae has no labels; leave --cond away (labels come in with --method=mind2mind)")
-        if data.resolution < 8 or data.resolution & (data.resolution - 1):
-            raise UserError(f"--method=alae needs images of a power of two, at least 8x8; {data.path or data.name} has "
-                            f"{data.resolution}x{data.resolution}: use dataset_tool.py --resolution")
+        resolution.require(data.resolution, data.path or data.name, 8, "--method=alae")
         cfg = CFGS[o.cfg]
         for key in ("lr", "level_kimg", "cmax", "z_dim", "map_depth"):
             if getattr(o, key) is None:

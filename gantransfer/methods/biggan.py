@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import augmentation, method, sampler, snapshot
+from gantransfer import augmentation, method, resolution, sampler, snapshot
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.names import valid_text
@@ -100,6 +100,9 @@ class BigGAN(method.Method):
                                 snap=5 if o.cfg == "tiny" else 50)
         if run.metrics is None:
             run.metrics = "smoke" if o.cfg == "tiny" else "fid50k_full"
+        # Also where the networks are the source's: there is no other BigGAN.
+        sizes = set(networks.G_TABLES) & set(networks.D_TABLES)
+        resolution.require_one_of(res, data.path or data.name, sizes, "BigGAN")
         cls.resolve_networks(o, cfg, data)
         for key, column in (("glr", "glr"), ("dlr", "dlr"), ("adam_eps", "eps"), ("d_steps", "d_steps"),
                             ("ema_kimg", "ema"), ("ema_start", "ema_start"), ("ema_ramp", "ramp")):
@@ -112,10 +115,6 @@ class BigGAN(method.Method):
 
     @classmethod
     def resolve_networks(cls, o: BigGANOptions, cfg: dict[str, Any], data: DataSpec) -> None:
-        sizes = sorted(set(networks.G_TABLES) & set(networks.D_TABLES))
-        if data.resolution not in sizes:
-            raise UserError(f"{data.path or data.name} has {data.resolution}x{data.resolution} images; BigGAN has "
-                            f"networks for {', '.join(map(str, sizes))}: resize with dataset_tool.py --resolution")
         for key in ("g_ch", "d_ch", "z_dim", "shared_dim", "hier", "init"):
             setattr(o, key, _or(getattr(o, key), cfg[key]))
         if o.hier and not o.shared_dim:

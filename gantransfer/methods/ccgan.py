@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import augmentation, method, sampler, snapshot, vicinity
+from gantransfer import augmentation, method, resolution, sampler, snapshot, vicinity
 from gantransfer.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks import ccgan as networks
@@ -96,9 +96,7 @@ class CcGAN(method.Method):
                     "has classes" if data.label.kind == "class" else f"has vectors of {data.label.dim} numbers")
             raise UserError(f"--method=ccgan needs one continuous label per image, written as a list of one number "
                             f"such as [55.0]; {where} {have}")
-        if data.resolution not in networks.RESOLUTIONS:
-            raise UserError(f"{where} has {data.resolution}x{data.resolution} images; CcGAN has networks for "
-                            f"{', '.join(map(str, networks.RESOLUTIONS))}: resize with dataset_tool.py --resolution")
+        resolution.require_one_of(data.resolution, where, networks.RESOLUTIONS, "CcGAN")
         if run.sampling != "empirical" or run.sampling_labels not in (None, "empirical"):
             raise UserError("--sampling is for classes; CcGAN draws labels evenly by itself")
         for key, value in cfg.items():

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.util import UserError, sha256
-from gantransfer import method, snapshot, strong_views
+from gantransfer import method, resolution, snapshot, strong_views
 from gantransfer.dataset import BatchSource, DataSpec, ImageDataset
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.methods import METHODS, cgan_kd
@@ -83,9 +83,8 @@ class DensityRatioTraining(method.Method):
             raise UserError("--features=resnet34 is a classifier; use --features=sae or teacher")
         if o.feature_lr is None:
             o.feature_lr = 0.01 if o.features == "sae" else 0.1
-        if o.features == "sae" and data.resolution not in (8, 16, 32, 64):
-            raise UserError(f"--features=sae: there is none for {data.resolution} pixels; use 8, 16, 32 or 64, or "
-                            "--features=teacher")
+        if o.features == "sae":
+            resolution.require_one_of(data.resolution, data.path or data.name, (8, 16, 32, 64), "--features=sae")
         if run.batch_gpu < 2:
             raise UserError(f"--batch-gpu={run.batch_gpu}: batch norm needs at least 2 images per process and round")
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import augment, augmentation, method, sampler, snapshot
+from gantransfer import augment, augmentation, method, resolution, sampler, snapshot
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.names import valid_text
@@ -109,6 +109,7 @@ class StyleGAN2(method.Method):
     @classmethod
     def resolve(cls, o: StyleGAN2Options, run: RunConfig, data: DataSpec) -> None:
         cfg, res = CFGS[o.cfg], data.resolution
+        resolution.require(res, data.path or data.name, 8, f"--method={cls.name}")  # the discriminator does
         tiny, resuming = o.cfg == "tiny", run.resume not in (None, "noresume")
         mbstd = cfg["mbstd"]
         batch = cfg["batch"]

@@ -29,7 +29,7 @@ from gantransfer.metrics.fid import Moments, RunningMoments
 from gantransfer.networks.features import Detector
 from torch_utils import distributed as dist
 
-VERSION = 1  # of these statistics: part of every cache key, raised when the same images would give other numbers
+VERSION = 2  # of these statistics: part of every cache key, raised when the same images would give other numbers
 KEEP_BYTES = 1 << 30  # rows are kept in memory up to this size when only their moments were asked for
 CACHE_BYTES = 2 << 30  # larger feature matrices are not written to the cache
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, open_regular
 from gantransfer.networks import resize
 from gantransfer.networks.input_path import InputSpec
 from gantransfer.networks.weights import MissingWeights, first_line, search_path, sha256_of
@@ -82,7 +82,8 @@ def read_descriptor(path: str | Path, reserved: Collection[str] = ()) -> Descrip
     """Parse and check a descriptor; its name must not be in `reserved`. Anything unknown in it is a UserError."""
     path = Path(path)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as f:
+            raw = json.loads(f.read().decode("utf-8"))
     except (OSError, ValueError) as e:
         raise UserError(f"{path}: cannot be read as a detector descriptor: {first_line(e)}") from None
     top = _take(raw, str(path), name=None, version=1, kind="state_dict", file=None, sha256="", arch="", arch_kwargs={},

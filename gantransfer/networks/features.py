@@ -213,8 +213,9 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Path]:
     for item in items:
         name, sep, file = item.partition("=")
         path = Path(file if sep else item)
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"--detector={item}: no such file: {path}")
+        util.regular_file(path)
         if not sep:
             if path.name.endswith(".detector.json"):
                 name = descriptor.read_descriptor(path, reserved_names()).name

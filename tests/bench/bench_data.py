@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gantransfer import container, training_loop  # noqa: E402
+from gantransfer import decode, training_loop  # noqa: E402
 from gantransfer.dataset import BatchSource, ImageDataset  # noqa: E402
 from tests.bench import common  # noqa: E402
 
@@ -102,9 +102,9 @@ def waiting(dataset: ImageDataset, batch: int, step_ms: float, workers: int, dev
 def measure(path: Path, name: str, args, rows: list) -> None:
     """Rows of one set, with every decoder at hand."""
     device = torch.device(args.device)
-    decoders = ["Pillow"] if container.pyspng is None else ["pyspng", "Pillow"]
+    decoders = ["Pillow"] if decode.pyspng is None else ["pyspng", "Pillow"]
     for decoder in decoders:
-        module, container.pyspng = container.pyspng, container.pyspng if decoder == "pyspng" else None
+        module, decode.pyspng = decode.pyspng, decode.pyspng if decoder == "pyspng" else None
         try:
             files = ImageDataset(path, cache_mb=0)
             source, n = BatchSource(files, 0), args.batch
@@ -135,7 +135,7 @@ def measure(path: Path, name: str, args, rows: list) -> None:
                 text.append(f"waits {share:.1%} of a {args.step_ms:g} ms step ({what})")
             print(f"{name:14s} {decoder:7s} " + "  ".join(text), flush=True)
         finally:
-            container.pyspng = module
+            decode.pyspng = module
 
 
 def run(args) -> dict:

@@ -12,6 +12,7 @@ import pytest
 from dnnlib.util import UserError
 from gantransfer.data_sources import SourceOptions, open_source
 from gantransfer.dataset import ImageDataset
+from gantransfer.decode import to_uint8
 from tests.golden.conftest import golden_files, load_npz
 
 lmdb = pytest.importorskip("lmdb", reason="needs the package lmdb (extra `data`)")
@@ -27,7 +28,7 @@ def database(path, arrays, without=(), **more):
 
 
 def images_of(source):
-    return [(np.asarray(i.load().convert("RGB")), i.label) for i in source.items()]
+    return [(to_uint8(i.load(), i.name, "3"), i.label) for i in source.items()]
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "lmdb*.npz"))
