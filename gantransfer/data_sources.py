@@ -244,7 +244,8 @@ def _file_labels(files: Container, names: Sequence[str], options: SourceOptions)
     if not found.labels:
         raise UserError(f"--labels=folders, but the images of {files.path} are in no sub-folders"
                         + (" other than splits" if found.splits else ""))
-    shifted = next((k for k, n in enumerate(found.class_names) if n.isdecimal() and int(n) != k), None)
+    shifted = next((k for k, n in enumerate(found.class_names) if n.isdecimal() and str(k) != (n.lstrip("0") or "0")),
+                   None)
     if shifted is not None:
         options.report("note: class folders are numbered from 0 in order: folder "
                        f"{found.class_names[shifted]} is class {shifted}")
