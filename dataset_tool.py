@@ -29,7 +29,8 @@ from dnnlib.util import UserError, atomic_path, run_cli
 from gantransfer import h5
 from gantransfer.container import Container, decode
 from gantransfer.data_sources import SPLITS, Item, Source, SourceOptions, open_image, open_source
-from gantransfer.labels import label_array, parse_label_file, some
+from gantransfer.flags import CLASS_HELP, INT, PATH, SEED, FloatRange, IntRange, parse_classes
+from gantransfer.labels import LabelSpec, label_array, parse_label_file, some
 
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
 
@@ -136,7 +137,7 @@ class Conversion:
     resize_filter: str = "lanczos"
     channels: str = "keep"
     alpha: str | None = None
-    classes: tuple[str, ...] | None = None  # keep these (ids or names), renumbered in this order
+    classes: str | None = None  # keep these (flags.parse_classes), renumbered in this order
     max_images: int | None = None
     per_class: int | None = None  # keep the first so many of each class
     drop_unlabelled: bool = False
@@ -232,20 +233,15 @@ def _ordered_map(function: Callable[[Item], Any], items: Iterable[Item], workers
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _chosen_classes(source: Source, classes: tuple[str, ...] | None) -> dict[int, int] | None:
+def _chosen_classes(source: Source, classes: str | None) -> dict[int, int] | None:
+    """Label in the source -> new label, in the order of --classes; None: all classes as they are."""
     if classes is None:
         return None
     if source.labelled == "none":
         raise UserError(f"--classes needs labels, and {source.name} has none")
-    named = {n: i for i, n in enumerate(source.class_names)}
-    chosen = []
-    for c in classes:
-        if c not in named and not c.isdigit():
-            known = some(named) if named else "no names"
-            raise UserError(f"--classes: {source.name} has no class {c} (it has {known})")
-        chosen.append(int(c) if c.isdigit() else named[c])
-    if len(set(chosen)) < len(chosen):
-        raise UserError("--classes names a class twice")
+    # Without names nobody has counted the classes yet: what turns out to have no image is said after reading.
+    label = LabelSpec("class", len(source.class_names) or 10**6, names=tuple(source.class_names))
+    chosen = parse_classes(classes, label, "--classes", owner=source.name, twice=False)
     return {old: new for new, old in enumerate(chosen)}
 
 
@@ -333,6 +329,11 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
                    f"all are too small for {how.width}x{how.height}" if dropped["too small"] else
                    "none could be decoded")
             raise UserError(f"nothing to write: of the images of {source.name} {why}")
+        if renumber is not None:
+            absent = sorted(old for old, new in renumber.items() if new not in {label for _, label in labels})
+            if absent:
+                raise UserError(f"--classes={how.classes}: {source.name} has no image of class {some(absent)}; "
+                                "leave it out")
         unlabelled = [name for name, label in labels if label is None]
         has_labels = not unlabelled
         if unlabelled and len(unlabelled) < len(labels):
@@ -621,21 +622,6 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
-def parse_classes(text: str | None) -> tuple[str, ...] | None:
-    """'0-4', '3,1,7' or class names separated by commas."""
-    if text is None:
-        return None
-    out: list[str] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", part)
-        if match and int(match[1]) > int(match[2]):
-            raise UserError(f"--classes={text}: the range {part} is empty")
-        out += [str(k) for k in range(int(match[1]), int(match[2]) + 1)] if match else [part.strip()]
-    if not all(out):
-        raise UserError(f"--classes={text}: an entry is empty")
-    return tuple(out)
-
-
 _HELP = """Make a data set: a zip (or folder) of PNG images with labels, as training reads it.
 
 \b
@@ -664,16 +650,16 @@ Examples
 
 
 @click.group(invoke_without_command=True, help=_HELP)
-@click.option("--source", metavar="PATH", help="what to convert (required)")
-@click.option("--dest", metavar="PATH", help="zip or folder to write (required)")
+@click.option("--source", type=PATH, metavar="PATH", help="what to convert (required)")
+@click.option("--dest", type=PATH, metavar="PATH", help="zip or folder to write (required)")
 @click.option("--transform", type=click.Choice(["center-crop", "center-crop-wide", "pad"]),
               help="crop or pad to --resolution (default: only resize, if sizes are given)")
 @click.option("--resolution", metavar="WxH", help="output size")
-@click.option("--width", type=int, help="output width (the older way)")
-@click.option("--height", type=int, help="output height (the older way)")
+@click.option("--width", type=INT, help="output width (the older way)")
+@click.option("--height", type=INT, help="output height (the older way)")
 @click.option("--resize-filter", type=click.Choice(list(FILTERS)), default="lanczos", show_default=True)
-@click.option("--max-images", "--max_images", type=click.IntRange(min=1), help="only the first N images")
-@click.option("--per-class", "--per_class", type=click.IntRange(min=1), help="only the first N images of each class")
+@click.option("--max-images", "--max_images", type=IntRange(min=1), help="only the first N images")
+@click.option("--per-class", "--per_class", type=IntRange(min=1), help="only the first N images of each class")
 @click.option("--channels", type=click.Choice(["keep", "1", "3"]), default="keep", show_default=True,
               help="1 makes greyscale, 3 makes RGB")
 @click.option("--alpha", type=click.Choice(["black", "white", "drop"]),
@@ -686,15 +672,16 @@ Examples
 @click.option("--label-unit", metavar="TEXT", help="continuous labels: their unit, for reports")
 @click.option("--format", "fmt", type=click.Choice(list(h5.FORMATS)), default=h5.FORMATS[1], show_default=True,
               help="--dest=FILE.h5: layout of cGAN-KD's first or second code")
-@click.option("--test-source", metavar="PATH", help="--dest=FILE.h5: what to write as the test part")
+@click.option("--test-source", type=PATH, metavar="PATH", help="--dest=FILE.h5: what to write as the test part")
 @click.option("--drop-unlabelled", is_flag=True, help="leave out images without a label")
-@click.option("--classes", metavar="LIST", help="only these classes (0-4, or 3,1,7, or names), renumbered from 0")
+@click.option("--classes", metavar="LIST", help=f"only these classes, renumbered from 0 in "
+              f"the order given: {CLASS_HELP}")
 @click.option("--split", type=click.Choice([*SPLITS, "pool", "test", *h5.SPLITS]),
               help="part of a source: train (or pool), reference (or test, held out), all; HDF5 also subtrain, "
                    "subvalid, rest")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="seed of the split")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="seed of the split")
 @click.option("--letters", metavar="LIST", help="fonts: which letters, for example A-J or A-Z,a-z  [default: A-Z]")
-@click.option("--font-distance", type=click.FloatRange(min=0), default=0.12, show_default=True,
+@click.option("--font-distance", type=FloatRange(min=0), default=0.12, show_default=True,
               help="fonts: leave out faces nearer (rms of 0..1 pixels) than this to one already taken")
 @click.pass_context
 def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> None:
@@ -726,7 +713,7 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
     opened = open_source(source, options)
     how = Conversion(
         transform=o["transform"], width=None if rendered else width, height=None if rendered else height,
-        resize_filter=o["resize_filter"], channels=o["channels"], alpha=o["alpha"], classes=parse_classes(o["classes"]),
+        resize_filter=o["resize_filter"], channels=o["channels"], alpha=o["alpha"], classes=o["classes"],
         max_images=o["max_images"], per_class=o["per_class"], drop_unlabelled=o["drop_unlabelled"])
     if to_h5:
         if how.classes is not None or how.per_class is not None:
@@ -744,8 +731,8 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
 
 
 @main.command()
-@click.argument("path")
-@click.option("--fname", default="dataset.json", show_default=True, help="label file inside the set")
+@click.argument("path", type=PATH)
+@click.option("--fname", type=PATH, default="dataset.json", show_default=True, help="label file inside the set")
 @click.option("--strict", is_flag=True, help="warnings count as errors")
 @click.pass_context
 def check(ctx: click.Context, path: str, fname: str, strict: bool) -> None:
@@ -756,9 +743,10 @@ def check(ctx: click.Context, path: str, fname: str, strict: bool) -> None:
 
 
 @main.command()
-@click.option("--source", metavar="PATH", required=True, help="zip or folder made by this tool")
-@click.option("--dest", metavar="DIR", required=True, help="new or empty folder (or a .zip)")
-@click.option("--fname", default="dataset.json", show_default=True, help="label file that chooses the images")
+@click.option("--source", type=PATH, metavar="PATH", required=True, help="zip or folder made by this tool")
+@click.option("--dest", type=PATH, metavar="DIR", required=True, help="new or empty folder (or a .zip)")
+@click.option("--fname", type=PATH, default="dataset.json", show_default=True,
+              help="label file that chooses the images")
 def export(source: str, dest: str, fname: str) -> None:
     """Copy a data set into one folder per class, files unchanged."""
     export_set(source, dest, fname, click.echo)

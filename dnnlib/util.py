@@ -10,10 +10,12 @@ import contextlib
 import errno
 import hashlib
 import io
+import math
 import os
 import re
 import sys
 import tempfile
+import unicodedata
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -41,13 +43,94 @@ class EasyDict(dict):
         del self[name]
 
 
+def printable(text: Any, keep: str = "") -> str:
+    """`text` with every character that is not plain text on one line as its escape: control characters (an ANSI
+    sequence, a newline), direction marks, surrogates. `keep`: characters to let through.
+
+    Names of files, folders and classes may hold anything. They go through here before they are shown: in a message, a
+    table, a picture; what a command prints goes through here as a whole in `Plain`.
+    """
+    text = str(text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c in keep or not _unprintable(c) else _escape(c) for c in text)
+
+
+def _unprintable(c: str) -> bool:
+    # Zero-width joiners (200c, 200d) belong to the spelling of many languages and change nothing else.
+    return unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\u200c\u200d"
+
+
+def _escape(c: str) -> str:
+    n = ord(c)
+    return {10: "\\n", 13: "\\r", 9: "\\t"}.get(n) or (
+        f"\\x{n:02x}" if n < 256 else f"\\u{n:04x}" if n < 65536 else f"\\U{n:08x}")
+
+
+class Plain(io.TextIOBase):
+    """A text stream through which no control character passes but newline, carriage return and tab.
+
+    What the stream's encoding lacks is written as an escape too: a name never ends a command.
+    """
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"a text is written here, not {type(text).__name__}")
+        shown = printable(text, keep="\n\r\t")
+        try:
+            self.stream.write(shown)
+        except UnicodeEncodeError:
+            self.stream.write(shown.encode(self.encoding, "backslashreplace").decode(self.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    @property
+    def encoding(self) -> Any:
+        return getattr(self.stream, "encoding", None) or "utf-8"
+
+    @property
+    def errors(self) -> Any:
+        return getattr(self.stream, "errors", None) or "strict"
+
+    @property
+    def buffer(self) -> Any:
+        return self.stream.buffer
+
+
+@contextlib.contextmanager
+def plain_streams() -> Iterator[None]:
+    """stdout and stderr, with warnings and progress bars, through `Plain` meanwhile."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (s if s is None or isinstance(s, Plain) else Plain(s) for s in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
 def run_cli(command: Callable[[], Any]) -> None:
     """Run a click command as a script: user errors become one line on stderr and exit code 2."""
+    with plain_streams():
+        _run_cli(command)
+
+
+def _run_cli(command: Callable[[], Any]) -> None:
     try:
         command()
     except UserError as e:
         sys.stdout.flush()
-        print(f"Error: {e}", file=sys.stderr)
+        print(f"Error: {printable(e)}", file=sys.stderr)
         sys.exit(2)
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
@@ -105,7 +188,7 @@ class Logger:
     """Copy stdout and stderr into a file (append mode) while open. Use as a context manager."""
 
     def __init__(self, path: str | os.PathLike):
-        self.file = open(path, "a", encoding="utf-8", buffering=1)
+        self.file = open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
         self.stdout, self.stderr = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Tee(self.stdout, self.file), _Tee(self.stderr, self.file)
 
@@ -126,8 +209,11 @@ class _Tee(io.TextIOBase):
         self.streams = streams
 
     def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"a text is written here, not {type(text).__name__}")
+        shown = printable(text, keep="\n\r\t")
         for s in self.streams:
-            s.write(text)
+            s.write(shown)
         return len(text)
 
     def flush(self) -> None:
@@ -139,6 +225,20 @@ class _Tee(io.TextIOBase):
 
     def fileno(self) -> int:
         return self.streams[0].fileno()
+
+
+def finite_numbers(text: str, flag: str) -> list[float]:
+    """'0.5,-1' -> [0.5, -1.0]. UserError naming `flag` for anything that is not a finite number."""
+    out = []
+    for part in text.split(","):
+        try:
+            value = float(part)
+        except ValueError:
+            raise UserError(f"{flag}={printable(text)} is not a list of numbers") from None
+        if not math.isfinite(value):
+            raise UserError(f"{flag}={printable(text)}: {part.strip()} is not a finite number")
+        out.append(value)
+    return out
 
 
 def format_time(seconds: float) -> str:
@@ -155,8 +255,30 @@ def format_time(seconds: float) -> str:
 
 def cache_dir(*parts: str) -> Path:
     """`$GANTRANSFER_CACHE_DIR` (default `~/.cache/gantransfer`) with `parts` below it. Not created here."""
-    root = os.environ.get("GANTRANSFER_CACHE_DIR") or os.path.join(os.path.expanduser("~"), ".cache", "gantransfer")
+    root = env_path("GANTRANSFER_CACHE_DIR") or os.path.join(os.path.expanduser("~"), ".cache", "gantransfer")
     return Path(root, *parts)
+
+
+def expand_user(text: str | os.PathLike) -> str:
+    """A path with `~` or `~name` at its start replaced by the home folder. UserError for a name without one.
+
+    A shell expands these only where a word begins, not behind `--flag=`, in `NAME=FILE` or in an environment variable.
+    """
+    text = os.fspath(text)
+    out = os.path.expanduser(text)
+    if out.startswith("~") and not os.path.lexists(out):
+        name = out.split("/")[0]
+        raise UserError(f"{text}: there is no home folder {name}; for a file of this name write ./{text}")
+    return out
+
+
+def env_path(name: str) -> str | None:
+    """The path in an environment variable, `~` expanded; None where it is unset or empty."""
+    text = os.environ.get(name)
+    try:
+        return expand_user(text) if text else None
+    except UserError as e:
+        raise UserError(f"{name}={e}") from None
 
 
 def is_url(text: str) -> bool:

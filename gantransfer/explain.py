@@ -17,17 +17,19 @@ import torch
 from PIL import Image, ImageDraw
 
 from dnnlib.util import UserError, atomic_path, atomic_write, run_cli
+from gantransfer.flags import PATH, IntRange
 from gantransfer.importers import load_any
 from gantransfer.labels import LabelSpec
 from gantransfer.networks.cgantransfer import TransferGenerator
 
 
 @click.command()
-@click.option("--network", required=True, metavar="PATH", help="Snapshot of --method=cgantransfer")
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Source classes named per row")
+@click.option("--network", required=True, type=PATH, metavar="PATH", help="Snapshot of --method=cgantransfer")
+@click.option("--top", type=IntRange(min=1), default=5, show_default=True, help="Source classes named per row")
 @click.option("--layers", is_flag=True, help="Also a row per layer")
-@click.option("--json", "json_path", metavar="FILE", help="Write every score and share here")
-@click.option("--picture", metavar="FILE.png", help="Draw the scores: a block per new class, a row per layer")
+@click.option("--json", "json_path", type=PATH, metavar="FILE", help="Write every score and share here")
+@click.option("--picture", type=PATH, metavar="FILE.png",
+              help="Draw the scores: a block per new class, a row per layer")
 def main(network: str, top: int, layers: bool, json_path: str | None, picture: str | None) -> None:
     """Show which source classes the new classes of a transferred model are made of.
 

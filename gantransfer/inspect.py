@@ -18,6 +18,7 @@ import click
 from dnnlib.util import UserError, run_cli
 from gantransfer import inert_pickle, torch_file
 from gantransfer.convert import report
+from gantransfer.flags import PATH
 from gantransfer.importers import load_any, open_source
 from gantransfer.importers.common import Source, not_usable
 from gantransfer.inert_pickle import Refused
@@ -73,7 +74,7 @@ def _short(value: Any) -> Any:
 
 
 @click.command(context_settings={"max_content_width": 110})
-@click.argument("file")
+@click.argument("file", type=PATH)
 @click.option("--tensors", is_flag=True, help="List every tensor and what became of it")
 def main(file: str, tensors: bool) -> None:
     """What is in a checkpoint, ours or foreign, and what in it would be refused. Runs nothing.

@@ -249,7 +249,8 @@ def test_presets_are_dry_run_with_their_quirks(preset, digits, tmp_path, capsys)
         assert all(q in out for q in PRESETS[preset]["quirks"])
         epochs = PRESETS[preset][stage].get("epochs")
         if epochs:
-            assert shown["total_kimg"] == pytest.approx(epochs * 40 / 1000, abs=0.3)
+            assert shown["total_kimg"] == pytest.approx(
+                epochs * (36 if stage == "teacher" else 40) / 1000, abs=0.3)  # a teacher holds a tenth out
     run("fakes", f"--preset={preset}", "--network=x", f"--data={data}", "--teacher=t", f"--dest={tmp_path}/f.zip",
         "--dry-run")
     shown = json.loads(capsys.readouterr().out)
