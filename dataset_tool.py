@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from dnnlib.util import UserError, atomic_path, run_cli
+from dnnlib.util import UserError, atomic_path, printable, run_cli
 from gantransfer import h5
 from gantransfer.container import Container, decode
 from gantransfer.data_sources import SPLITS, Item, Source, SourceOptions, open_image, open_source
@@ -423,7 +423,8 @@ def histogram(labels: list[Any], names: tuple[str, ...] = ()) -> str:
         lines.append(f"  {len(dead)} class ids have no image: {some(dead)}")
     if len(counts) <= 40:
         width = max(len(str(len(counts) - 1)), 1)
-        lines += [f"  {k:{width}d}  {n:7d}" + (f"  {names[k]}" if k < len(names) else "") for k, n in enumerate(counts)]
+        lines += [f"  {k:{width}d}  {n:7d}" + (f"  {printable(names[k])}" if k < len(names) else "")
+                  for k, n in enumerate(counts)]
     return "\n".join(lines)
 
 

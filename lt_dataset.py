@@ -20,7 +20,7 @@ import click
 import numpy as np
 
 from dnnlib import seeding
-from dnnlib.util import UserError, atomic_path, atomic_write, run_cli
+from dnnlib.util import UserError, atomic_path, atomic_write, printable, run_cli
 from gantransfer.container import Container
 from gantransfer.flags import FLOAT, INT, PATH, SEED
 from gantransfer.labels import label_array, parse_label_file, shot_groups, some
@@ -266,7 +266,7 @@ def _table(split: Split, class_names: Sequence[str]) -> str:
     for k in sorted(split.order, key=split.new_label.__getitem__):
         new = split.new_label[k]
         lines.append(f"{new:5d} {k:5d} {len(split.full[k]):7d} {len(split.kept[k]):7d}  {group_of.get(new, '-'):7} "
-                     f"{class_names[k] if k < len(class_names) else ''}".rstrip())
+                     f"{printable(class_names[k]) if k < len(class_names) else ''}".rstrip())
     return "\n".join(lines)
 
 

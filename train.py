@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from dnnlib import seeding
-from dnnlib.util import Logger, UserError, atomic_write, run_cli
+from dnnlib.util import Logger, UserError, atomic_write, printable, run_cli
 from gantransfer import kernels
 from gantransfer.flags import PATH, PATHS, SEED, FloatRange, IntRange, option_type
 from gantransfer.method import Method, RunConfig
@@ -217,7 +217,7 @@ class Setup:
         name = self.method.run_name(self.opts, given, self.run, self.dataset.spec)
         for key in ("desc", "description"):
             name += f"-{self.flags[key]}" if self.flags[key] else ""
-        return re.sub(r'[<>:"/\\|?*\s]', "_", name)
+        return re.sub(r'[<>:"/\\|?*\s]', "_", printable(name))
 
     def resolved(self) -> dict[str, Any]:
         """training_options.json: the published keys, then our own."""

@@ -56,6 +56,11 @@ def printable(text: Any, keep: str = "") -> str:
     return "".join(c if c in keep or not _unprintable(c) else _escape(c) for c in text)
 
 
+def table_cell(text: Any) -> str:
+    """`printable` inside a Markdown table."""
+    return printable(text).replace("|", "\\|")
+
+
 def _unprintable(c: str) -> bool:
     # Zero-width joiners (200c, 200d) belong to the spelling of many languages and change nothing else.
     return unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\u200c\u200d"

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import gantransfer
 from dnnlib import seeding
-from dnnlib.util import UserError, atomic_path, atomic_write, sha256
+from dnnlib.util import UserError, atomic_path, atomic_write, printable, sha256
 from gantransfer import label_filter
 from gantransfer.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.rejection import Rejection
@@ -217,7 +217,7 @@ def draw(source: Any, labels: np.ndarray, recipe: Recipe, folder: Path, *, ratio
 def label_name(label: LabelSpec, row: np.ndarray) -> str:
     if label.kind == "class":
         k = int(np.argmax(row))
-        return label.names[k] if label.names else f"class {k}"
+        return printable(label.names[k]) if label.names else f"class {k}"
     return f"label {', '.join(f'{v:g}' for v in row)}"
 
 

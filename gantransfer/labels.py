@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, printable
 
 POLICIES = ("empirical", "sqrt", "effective", "balanced")
 
@@ -25,7 +25,7 @@ def some(names: Iterable[Any], total: int | None = None) -> str:
     """'a, b, c and 4 more': names for a one-line message."""
     names = list(names)
     total = len(names) if total is None else total
-    shown = ["".join(c if c.isprintable() else "?" for c in str(n)) for n in names[:3]]  # a name may hold anything
+    shown = [printable(n) for n in names[:3]]  # a name may hold anything
     return ", ".join(shown) + (f" and {total - 3} more" if total > 3 else "")
 
 
