@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import click
 
 from dnnlib.util import UserError, run_cli
 from gantransfer import kernels
-from gantransfer.flags import CLASS_HELP, PATH, PATHS, SEED, IntRange, parse_classes
+from gantransfer.flags import CLASS_HELP, PATH, PATHS, SEED, IntRange, note, parse_classes
 
 BOOL = click.BOOL
 LABELS = ("reference", "uniform", "training")
@@ -236,7 +237,7 @@ class Job:
         from gantransfer.metrics import metrics
 
         metrics.preflight(self.names, self.spec, self.detectors, training=self.training is not None)
-        self._classes()
+        _ = self._classes  # a class that does not exist is said here
         if self.snapshot is not None:
             self._methods()
 
@@ -260,7 +261,7 @@ class Job:
             sampler=sampler, generated=self.generated, reference=self.reference, training=self.training, device=device,
             seed=flags["seed"], cache_dir=flags["cache_dir"], use_cache=not flags["no_cache"], detectors=self.detectors,
             batch=flags["batch"], progress=flags["verbose"], labels=flags["labels"], mirror=flags["mirror"],
-            classes=self._classes(),
+            classes=self._classes,
             reference_stats=metrics.read_reference(flags["ref"]) if flags["ref"] else None)
         run_dir = self._run_dir()
         failed = False
@@ -279,10 +280,14 @@ class Job:
                     print(line, file=sys.stderr)
         return failed
 
+    @cached_property
     def _classes(self) -> list[int] | None:
         """--classes as sorted ids in the network's numbering."""
+        from torch_utils import distributed as dist
+
         text = self.flags["classes"]
-        return None if text is None else sorted(parse_classes(text, self.spec.label, "--classes"))
+        return None if text is None else sorted(parse_classes(
+            text, self.spec.label, "--classes", say=note if dist.is_main() else lambda _: None))
 
     def _kimg(self) -> float | None:
         return None if self.snapshot is None else self.snapshot.cur_nimg / 1000

@@ -303,7 +303,7 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
         for index, (item, (image, reason)) in enumerate(progress):
             if image is None:
                 if reason not in ("", "too small"):
-                    report(f"skipped: {reason}")
+                    report(f"skipped: {printable(reason)}")
                 dropped[reason] += 1
                 continue
             if how.per_class is not None:

@@ -74,6 +74,7 @@ class FloatRange(_OneLine, click.FloatRange):
 
 
 INT, FLOAT = IntRange(), FloatRange()
+INT.name, FLOAT.name = "integer", "float"
 
 
 class Seed(_OneLine):

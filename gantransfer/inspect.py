@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from dnnlib.util import UserError, run_cli
+from dnnlib.util import UserError, printable, run_cli
 from gantransfer import inert_pickle, torch_file
 from gantransfer.convert import report
 from gantransfer.flags import PATH
@@ -89,20 +89,20 @@ def main(file: str, tensors: bool) -> None:
     print(f"{Path(file).name}: {kinds[source.kind]}{size}")
     refused = [name for name, known in names(source) if not known]
     for name in refused:
-        print(f"refused     {name}")
+        print(f"refused     {printable(name)}")
     try:
         snap = load_any(file)
     except UserError as e:
         raise UserError(f"{e}" + (f" (refers to {', '.join(refused[:8])})" if refused else "")) from None
     for line in describe(snap):
-        print(line)
+        print(printable(line))
     text = report(snap, full=tensors)
     if text and tensors:
         print(text)
     elif tensors:
         for name, r in snap.nets.items():
             for key, t in r.state.items():
-                print(f"  {name}.{key}  {list(t.shape)} {str(t.dtype).removeprefix('torch.')}")
+                print(f"  {printable(f'{name}.{key}')}  {list(t.shape)} {str(t.dtype).removeprefix('torch.')}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ COMMANDS = ["train", "calc_metrics", "dataset_tool", "lt_dataset", *sorted(
 # Texts that are neither a path nor a number. A new text option is entered here, or gets a type of flags.py.
 TEXTS = {
     "method", "stage", "metrics", "best", "desc", "description", "wandb_proj", "diffaug", "transition", "g_attn",
-    "d_attn", "hyper_rank", "hidden_g", "hidden_d", "betas", "classes", "fetch_name", "resolution", "label_range", "label_unit",
+    "d_attn", "hyper_rank",
+    "hidden_g", "hidden_d", "betas", "classes", "fetch_name", "resolution", "label_range", "label_unit",
     "letters", "shots", "arms", "first", "second", "seeds", "device", "class_", "label", "floor", "shard", "name",
     "lengths", "settings", "copy", "net", "flags", "mix_rows", "mix_cols", "mix_layers", "arch", "decay", "assistant",
     "grid", "archs", "gan_flags", "teacher_flags", "fakes_flags", "student_flags", "kernels"}
@@ -77,7 +78,8 @@ def test_every_path_expands_the_home_folder(path, monkeypatch):
         if where != path or getattr(p, "is_bool_flag", False):
             continue
         if isinstance(p.type, click.types.StringParamType):
-            assert not re.search("PATH|FILE|DIR", p.metavar or "") and p.name in TEXTS, f"{path} --{p.name}: give it a type of flags.py, or say here that it is a text"
+            assert not re.search("PATH|FILE|DIR", p.metavar or ""), (path, p.name)
+            assert p.name in TEXTS, f"{path} --{p.name}: give it a type of flags.py, or say here that it is a text"
             continue
         assert type(p.type) is not click.Path, (path, p.name)
         if p.type in (flags.PATH, flags.PATHS) or isinstance(p.type, flags.PathObject):
@@ -96,7 +98,8 @@ def test_paths(monkeypatch, tmp_path):
     home = str(tmp_path)
     for text, right in {"~": home, "~/a.zip": f"{home}/a.zip", "~/runs/00001:best:fid": f"{home}/runs/00001:best:fid",
                         "fonts:~/ttf": f"fonts:{home}/ttf", "./~/a": "./~/a", "a/~b": "a/~b",
-                        "sklearn:digits": "sklearn:digits", "https://x.org/~me/a.pkl": "https://x.org/~me/a.pkl", "latest": "latest", "20": "20"}.items():
+                        "sklearn:digits": "sklearn:digits",
+                        "https://x.org/~me/a.pkl": "https://x.org/~me/a.pkl", "latest": "latest", "20": "20"}.items():
         assert flags.path(text) == right
     assert flags.paths("~/a.pt,net=~/b.pt, c=d~.pt", "--detector") == f"{home}/a.pt,net={home}/b.pt, c=d~.pt"
     with pytest.raises(UserError, match="--data=~nobody-here/a.*./~nobody-here/a"):
@@ -209,7 +212,8 @@ def classes(text, label=TREES, **kw):
 
 def test_one_meaning_of_classes():
     for text, right in {"3": [3], "1-3": [1, 2, 3], "ash": [0], "beech,0": [1, 0], "many,few": [0, 3, 4],
-                        "1,1-2": [1, 2], "oak, red": [4], "ash,oak, red,1": [0, 4, 1], "name:4": [2], "id:4": [4], "0 - 1": [0, 1],
+                        "1,1-2": [1, 2],
+                        "oak, red": [4], "ash,oak, red,1": [0, 4, 1], "name:4": [2], "id:4": [4], "0 - 1": [0, 1],
                         "name:oak, red": [4]}.items():
         assert classes(text) == (right, [])
 

@@ -252,3 +252,48 @@ def test_as_a_command(tmp_path, trees):
     failed = command("--seeds=0", f"--outdir={tmp_path / 'o'}")
     assert failed.returncode == 2 and failed.stderr.startswith("Error: this model is class-conditional")
     assert "Traceback" not in failed.stderr
+
+
+def test_every_class_means_those_with_images(tmp_path, capsys):
+    """Ids without images have an input that was never trained: nothing takes them for classes unasked."""
+    label = LabelSpec("class", 5, counts=(0, 6, 6, 0, 6))
+    snap = save(tmp_path / "gap.pkl", label=label)
+    run("--network", snap, "--per-class=2", "--outdir", tmp_path / "a.zip")
+    assert ImageDataset(tmp_path / "a.zip", use_labels=True).spec.label.counts == (0, 2, 2, 0, 2)
+    run("--network", snap, "--grid", tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").height == 3 * 16
+    assert "no training image" not in capsys.readouterr().err
+    run("--network", snap, "--class=0,1", "--seeds=0", "--outdir", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["seed0000-class0.png", "seed0000-class1.png"]
+    assert "class 0 had no training image" in capsys.readouterr().err
+    unknown = save(tmp_path / "imported.pkl", label=LabelSpec("class", 5))  # nothing is known of its training
+    run("--network", unknown, "--grid", tmp_path / "b.png")
+    assert Image.open(tmp_path / "b.png").height == 5 * 16
+
+
+def test_names_with_control_characters_on_a_sheet(tmp_path):
+    label = LabelSpec("class", 2, counts=(1, 1), names=("a\nb\x1b[2J", "\u202ec"))
+    run("--network", save(tmp_path / "x.pkl", label=label), "--grid", tmp_path / "x.png", "--seeds=0-1")
+    assert Image.open(tmp_path / "x.png").height == 2 * 16
+
+
+def test_seeds_of_any_size(tmp_path, trees):
+    run("--network", trees, f"--seeds=-1,{2**32},{2**64},0", "--class=0", "--outdir", tmp_path / "out")
+    shown = {p.name: pixels(p).tobytes() for p in (tmp_path / "out").iterdir()}
+    assert set(shown) == {f"seed{s}-class0.png" for s in ("-001", 2**32, 2**64, "0000")}
+    assert len(set(shown.values())) == 4
+    with pytest.raises(UserError, match="--seeds=0-1000000000.*more than 10,000,000"):
+        run("--network", trees, "--seeds=0-1000000000", "--class=0", "--outdir", tmp_path / "out")
+    run("--network", trees, "--mix-rows=-5", f"--mix-cols={2**70}", "--class=0", "--grid", tmp_path / "mix.png")
+
+
+def test_label_sets_in_a_list(tmp_path):
+    class Two:
+        spec = DataSpec("x", 16, 3, 1, CLASSES)
+        label_sets = {"old": CLASSES, "new": CLASSES}
+
+    assert generate.split_label_set("new:3,1", Two()) == ("new", "3,1")
+    assert generate.split_label_set("new:3,new:ash", Two()) == ("new", "3,ash")
+    assert generate.split_label_set("name:ash", Two()) == (None, "name:ash")
+    with pytest.raises(UserError, match="--class=new:3,old:1: old:1 is of another set"):
+        generate.split_label_set("new:3,old:1", Two())
