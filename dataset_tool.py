@@ -598,7 +598,7 @@ def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callab
 def parse_resolution(text: str | None, width: int | None, height: int | None) -> tuple[int | None, int | None]:
     """(width, height) from --resolution or from --width and --height."""
     if text is not None:
-        match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())
+        match = re.fullmatch(r"([0-9]{1,9})(?:[xX]([0-9]{1,9}))?", text.strip())
         if not match:
             raise UserError(f"--resolution={text}: write WIDTHxHEIGHT, for example 64x64")
         if width is not None or height is not None:

@@ -195,7 +195,7 @@ class Setup:
     def _held_out(self) -> int:
         """--heldout as images per class; 0 where it names a data set, or is not given."""
         text = self.flags["heldout"]
-        if text is None or not re.fullmatch(r"-?\d+", text):
+        if text is None or not re.fullmatch(r"-?[0-9]{1,18}", text):
             return 0
         if int(text) < 1:
             raise UserError(f"--heldout={text}: at least one image per class, or leave it away")

@@ -13,7 +13,7 @@ import click
 import torch
 
 from dnnlib.util import UserError, finite_numbers, run_cli
-from gantransfer.flags import ONE_CLASS_HELP, PATH, one_class
+from gantransfer.flags import ONE_CLASS_HELP, PATH, one_class, warn_untrained
 from gantransfer.importers import load_any
 from gantransfer.labels import DataSpec, LabelSpec
 from gantransfer.networks import hypermod, stylegan2
@@ -66,6 +66,7 @@ def main(network: str, class_: str | None, label: str | None, dest: str) -> None
         raise UserError(f"which class? give --class=0 to --class={spec.dim - 1}, or --label with a weight for each")
     if label is not None:
         c = weights(label, spec.dim)
+        warn_untrained(c[0].nonzero().flatten().tolist(), spec, "--label")
     else:
         c = torch.eye(spec.dim)[[one_class(class_, spec)]]
     bake(snap, c).save(dest)

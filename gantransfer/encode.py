@@ -89,7 +89,7 @@ def main(data: str, network: str, cache: str | None, xflip: bool, fp16: bool, re
 
 def parse_shard(text: str) -> tuple[int, int]:
     first, slash, last = text.partition("/")
-    if not (slash and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+    if not (slash and len(text) < 40 and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
         raise UserError(f"--shard={text} is not I/N with I below N, such as 0/4")
     return int(first), int(last)
 

@@ -37,6 +37,7 @@ from gantransfer.flags import (
     known_classes,
     parse_seeds,
     trained_classes,
+    warn_untrained,
 )
 from gantransfer.grid import save_grid
 from gantransfer.importers import load_any
@@ -371,9 +372,12 @@ def main(network: str, seeds: str | None, class_: str | None, per_class: int | N
         raise UserError("--add-uc: this model has no label-free images (UTLO with res_uc above 0 has)")
     if add_uc and is_zip:
         raise UserError("--add-uc: a data set holds images of one size; give --outdir a folder")
+    vector = None if label is None else finite_numbers(label, "--label")
+    if vector is not None and spec.kind == "class":
+        warn_untrained([k for k, v in enumerate(vector[: spec.dim]) if v], spec, "--label")
     plan = make_plan(
         spec, seeds=chosen, classes=None if class_ is None else asked_classes(class_, spec), per_class=per_class,
-        policy=labels, vector=None if label is None else finite_numbers(label, "--label"),
+        policy=labels, vector=vector,
         values=_label_rows(data) if data else None, grid=bool(grid) and not outdir)
     if len(set(plan.names)) < len(plan.names):
         raise UserError("--seeds names a seed twice")

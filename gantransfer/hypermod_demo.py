@@ -21,7 +21,7 @@ import numpy as np
 
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
 from gantransfer import jobs, kernels
-from gantransfer.flags import SEED, IntRange, PathObject
+from gantransfer.flags import SEED, IntRange, PathObject, integers
 from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
 from gantransfer.paired import critical_t, difference, read_result, spread, train_seconds, versions
@@ -72,10 +72,7 @@ def main(folder: Path, arms: str, seeds: int, first_seed: int, lengths: str, sho
     if unknown or len(set(names)) < len(names):
         raise UserError(f"--arms={arms}: {unknown[0] if unknown else 'an arm'} is not known or given twice; there are "
                         f"{', '.join(ARMS)}")
-    try:
-        points = sorted({int(k) for k in lengths.split(",")})
-    except ValueError:
-        raise UserError(f"--kimg={lengths} is not a list of whole numbers, such as 2,4,8") from None
+    points = sorted(set(integers(lengths, "--kimg")))
     if points[0] < 1:
         raise UserError(f"--kimg={lengths}: snapshots are written at whole numbers from 1 on")
     more = extra_flags(flags or "")

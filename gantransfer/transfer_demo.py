@@ -22,7 +22,7 @@ import numpy as np
 from dnnlib import seeding
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
 from gantransfer import jobs, kernels
-from gantransfer.flags import INT, IntRange, PathObject
+from gantransfer.flags import INT, IntRange, PathObject, integers
 from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
 from gantransfer.paired import critical_t, difference, spread, train_seconds, versions
@@ -69,10 +69,7 @@ def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_k
     unknown = [a for a in names if a not in ARMS]
     if unknown:
         raise UserError(f"--arms={arms}: {unknown[0]} is not known; there are {', '.join(ARMS)}")
-    try:
-        points = sorted({int(k) for k in lengths.split(",")})
-    except ValueError:
-        raise UserError(f"--kimg={lengths} is not a list of whole numbers, such as 2,4,8") from None
+    points = sorted(set(integers(lengths, "--kimg")))
     if points[0] < 2 or any(k % 2 for k in points):
         raise UserError(f"--kimg={lengths}: snapshots are written at even numbers from 2 on")
     if picture_kimg is not None and picture_kimg not in points:

@@ -266,6 +266,8 @@ def test_every_class_means_those_with_images(tmp_path, capsys):
     run("--network", snap, "--class=0,1", "--seeds=0", "--outdir", tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["seed0000-class0.png", "seed0000-class1.png"]
     assert "class 0 had no training image" in capsys.readouterr().err
+    run("--network", snap, "--label=0.5,0.5,0,0,0", "--seeds=0", "--outdir", tmp_path / "mix")
+    assert "--label: class 0 had no training image" in capsys.readouterr().err
     unknown = save(tmp_path / "imported.pkl", label=LabelSpec("class", 5))  # nothing is known of its training
     run("--network", unknown, "--grid", tmp_path / "b.png")
     assert Image.open(tmp_path / "b.png").height == 5 * 16
