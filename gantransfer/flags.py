@@ -305,7 +305,7 @@ def one_class(text: str, label: LabelSpec, flag: str = "--class") -> int:
     """`asked_classes` where just one class can be meant."""
     found = asked_classes(text, label, flag)
     if len(found) != 1:
-        raise UserError(f"{flag}={_short(text)} are {len(found)} classes; name one")
+        raise UserError(f"{flag}={_short(text)} are {len(found)} classes; give one class")
     return found[0]
 
 

@@ -72,7 +72,10 @@ def main(folder: Path, arms: str, seeds: int, first_seed: int, lengths: str, sho
     if unknown or len(set(names)) < len(names):
         raise UserError(f"--arms={arms}: {unknown[0] if unknown else 'an arm'} is not known or given twice; there are "
                         f"{', '.join(ARMS)}")
-    points = sorted(set(integers(lengths, "--kimg")))
+    try:
+        points = sorted(set(integers(lengths, "--kimg")))
+    except UserError:
+        raise UserError(f"--kimg={lengths} is not a list of whole numbers, such as 2,4,8") from None
     if points[0] < 1:
         raise UserError(f"--kimg={lengths}: snapshots are written at whole numbers from 1 on")
     more = extra_flags(flags or "")

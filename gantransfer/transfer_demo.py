@@ -69,7 +69,10 @@ def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_k
     unknown = [a for a in names if a not in ARMS]
     if unknown:
         raise UserError(f"--arms={arms}: {unknown[0]} is not known; there are {', '.join(ARMS)}")
-    points = sorted(set(integers(lengths, "--kimg")))
+    try:
+        points = sorted(set(integers(lengths, "--kimg")))
+    except UserError:
+        raise UserError(f"--kimg={lengths} is not a list of whole numbers, such as 2,4,8") from None
     if points[0] < 2 or any(k % 2 for k in points):
         raise UserError(f"--kimg={lengths}: snapshots are written at even numbers from 2 on")
     if picture_kimg is not None and picture_kimg not in points:
