@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +14,52 @@ import click
 
 from dnnlib.util import UserError, run_cli
 from gantransfer import kernels
+from gantransfer.flags import CLASS_HELP, PATH, PATHS, SEED, IntRange, note, parse_classes
 
 BOOL = click.BOOL
 LABELS = ("reference", "uniform", "training")
 
 
 @click.command(context_settings={"max_content_width": 110})
-@click.option("--network", metavar="FILE|URL", help="Snapshot or foreign network pickle; or a zip or folder of images")
+@click.option("--network", type=PATH, metavar="FILE|URL",
+              help="Snapshot or foreign network pickle; or a zip or folder of images")
 @click.option("--metrics", default="fid50k_full", show_default=True, metavar="LIST", help="Comma-separated; see below")
-@click.option("--data", metavar="PATH", help="Real images (default: the whole data set the model was trained on)")
-@click.option("--fname", metavar="NAME", help="Label file of --data; restricts the reals to the images it lists "
+@click.option("--data", type=PATH, metavar="PATH",
+              help="Real images (default: the whole data set the model was trained on)")
+@click.option("--fname", type=PATH, metavar="NAME",
+              help="Label file of --data; restricts the reals to the images it lists "
               "(default: dataset.json, all images)")
-@click.option("--ref", metavar="FILE", help="Statistics in place of all real images in FID-like metrics: written by "
+@click.option("--ref", type=PATH, metavar="FILE",
+              help="Statistics in place of all real images in FID-like metrics: written by "
               "--write-ref, or as published by EDM (.npz) or EDM2 (.pkl)")
-@click.option("--write-ref", "--write_ref", metavar="FILE.npz",
+@click.option("--write-ref", "--write_ref", type=PATH, metavar="FILE.npz",
               help="Write the statistics of --data by the detector of --metrics, and stop")
-@click.option("--train-data", "--train_data", metavar="PATH", help="Training images for memorisation and reports "
+@click.option("--train-data", "--train_data", type=PATH, metavar="PATH",
+              help="Training images for memorisation and reports "
               "(default: as recorded in the snapshot)")
-@click.option("--train-fname", "--train_fname", metavar="NAME", help="Their label file (default: as recorded)")
+@click.option("--train-fname", "--train_fname", type=PATH, metavar="NAME",
+              help="Their label file (default: as recorded)")
 @click.option("--mirror", type=BOOL, help="Mirrored reals for the metrics without _full (default: as in training)")
 @click.option("--labels", type=click.Choice(LABELS), default="reference", show_default=True,
               help="Class frequencies of generated images")
-@click.option("--classes", metavar="LIST", help="Class ids that tables and reports cover, e.g. 0-4,7")
-@click.option("--detector", "detectors", multiple=True, metavar="[NAME=]FILE", help="Weights of a detector; repeatable")
+@click.option("--classes", metavar="LIST",
+              help=f"Classes that tables and reports cover: {CLASS_HELP}")
+@click.option("--detector", "detectors", multiple=True, type=PATHS, metavar="[NAME=]FILE",
+              help="Weights of a detector; repeatable")
 @click.option("--fetch-detector", "--fetch_detector", "fetch_name", metavar="NAME",
               help="Download a published detector into the cache (inception, inception-biggan, vgg16, lpips, ...), "
               "then go on if --network is given")
-@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True,
+@click.option("--gpus", type=IntRange(min=1), default=1, show_default=True,
               help="Processes: one per GPU, or on the CPU")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option("--kernels", **kernels.FLAG)
-@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images per step and process")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the generated images")
-@click.option("--cache-dir", "--cache_dir", metavar="DIR", help="Cache of real statistics (default: the user's)")
+@click.option("--batch", type=IntRange(min=1), default=64, show_default=True, help="Images per step and process")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the generated images")
+@click.option("--cache-dir", "--cache_dir", type=PATH, metavar="DIR",
+              help="Cache of real statistics (default: the user's)")
 @click.option("--no-cache", "--no_cache", is_flag=True, help="Neither read nor write that cache")
-@click.option("--outdir", metavar="DIR", help="Where metric-<name>.jsonl goes (default: the snapshot's run folder)")
+@click.option("--outdir", type=PATH, metavar="DIR",
+              help="Where metric-<name>.jsonl goes (default: the snapshot's run folder)")
 @click.option("--verbose", type=BOOL, default=True, show_default=True, help="Progress and notes on stderr")
 def main(**flags: Any) -> None:
     """Compute metrics of a trained model and append them to its run folder.
@@ -226,6 +237,7 @@ class Job:
         from gantransfer.metrics import metrics
 
         metrics.preflight(self.names, self.spec, self.detectors, training=self.training is not None)
+        _ = self._classes  # a class that does not exist is said here
         if self.snapshot is not None:
             self._methods()
 
@@ -249,7 +261,7 @@ class Job:
             sampler=sampler, generated=self.generated, reference=self.reference, training=self.training, device=device,
             seed=flags["seed"], cache_dir=flags["cache_dir"], use_cache=not flags["no_cache"], detectors=self.detectors,
             batch=flags["batch"], progress=flags["verbose"], labels=flags["labels"], mirror=flags["mirror"],
-            classes=parse_classes(flags["classes"]),
+            classes=self._classes,
             reference_stats=metrics.read_reference(flags["ref"]) if flags["ref"] else None)
         run_dir = self._run_dir()
         failed = False
@@ -268,6 +280,15 @@ class Job:
                     print(line, file=sys.stderr)
         return failed
 
+    @cached_property
+    def _classes(self) -> list[int] | None:
+        """--classes as sorted ids in the network's numbering."""
+        from torch_utils import distributed as dist
+
+        text = self.flags["classes"]
+        return None if text is None else sorted(parse_classes(
+            text, self.spec.label, "--classes", say=note if dist.is_main() else lambda _: None))
+
     def _kimg(self) -> float | None:
         return None if self.snapshot is None else self.snapshot.cur_nimg / 1000
 
@@ -284,19 +305,6 @@ class Job:
         if run_dir is not None and path.exists() and path.resolve().is_relative_to(run_dir.resolve()):
             return path.resolve().relative_to(run_dir.resolve()).as_posix()
         return path.name if path.exists() else self.flags["network"]
-
-
-def parse_classes(text: str | None) -> list[int] | None:
-    """'0-4,7' -> [0, 1, 2, 3, 4, 7]."""
-    if text is None:
-        return None
-    out: list[int] = []
-    for part in text.split(","):
-        m = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not m:
-            raise UserError(f"--classes={text}: expected class ids such as 0-4,7")
-        out += range(int(m[1]), int(m[2] or m[1]) + 1)
-    return sorted(set(out))
 
 
 if __name__ == "__main__":

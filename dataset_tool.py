@@ -25,14 +25,15 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dnnlib.util import UserError, atomic_path, run_cli
+from dnnlib.util import UserError, atomic_path, printable, run_cli
 from gantransfer import h5, resolution
 from gantransfer.container import Container
 from gantransfer.data_sources import SPLITS, Item, Source, SourceOptions, left_out, open_source, read_parts
 from gantransfer.decode import MAX_PIXELS, Picture, Seen, TooLarge, decode, picture_of, read_picture, to_uint8
 from gantransfer.decode import parse_range as parse_value_range
+from gantransfer.flags import CLASS_HELP, INT, PATH, SEED, FloatRange, IntRange, parse_classes
 from gantransfer.folder_labels import are_shards, folder_labels
-from gantransfer.labels import check_class_names, label_array, num_classes, parse_label_file, some
+from gantransfer.labels import LabelSpec, check_class_names, label_array, num_classes, parse_label_file, some
 from gantransfer.names import valid_text
 
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
@@ -120,7 +121,7 @@ class Conversion:
     resize_filter: str = "lanczos"
     channels: str = "keep"
     alpha: str | None = None
-    classes: tuple[str, ...] | None = None  # keep these (ids or names), renumbered in this order
+    classes: str | None = None  # keep these (flags.parse_classes), renumbered in this order
     max_images: int | None = None
     per_class: int | None = None  # keep the first so many of each class
     drop_unlabelled: bool = False
@@ -241,20 +242,15 @@ def _ordered_map(function: Callable[[Item], Any], items: Iterable[Item], workers
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _chosen_classes(source: Source, classes: tuple[str, ...] | None) -> dict[int, int] | None:
+def _chosen_classes(source: Source, classes: str | None) -> dict[int, int] | None:
+    """Label in the source -> new label, in the order of --classes; None: all classes as they are."""
     if classes is None:
         return None
     if source.labelled == "none":
         raise UserError(f"--classes needs class labels, and {source.name} has none")
-    named = {n: i for i, n in enumerate(source.class_names)}
-    chosen = []
-    for c in classes:
-        if c not in named and not c.isdigit():
-            known = some(named) if named else "no names"
-            raise UserError(f"--classes: {source.name} has no class {c} (it has {known})")
-        chosen.append(int(c) if c.isdigit() else named[c])
-    if len(set(chosen)) < len(chosen):
-        raise UserError("--classes names a class twice")
+    # Without names nobody has counted the classes yet: what turns out to have no image is said after reading.
+    label = LabelSpec("class", len(source.class_names) or 10**6, names=tuple(source.class_names))
+    chosen = parse_classes(classes, label, "--classes", owner=source.name, twice=False)
     return {old: new for new, old in enumerate(chosen)}
 
 
@@ -322,7 +318,7 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
         for index, (item, (image, reason)) in enumerate(progress):
             if image is None:
                 if reason.startswith("undecodable: "):
-                    report(f"skipped: {reason.removeprefix('undecodable: ')}")
+                    report(f"skipped: {printable(reason.removeprefix('undecodable: '))}")
                     reason = "undecodable"
                 dropped[reason] += 1
                 if reason.startswith("too small"):
@@ -359,6 +355,11 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
             raise UserError(f"class {some(names)} of {source.name} would come out empty: its images are too small for "
                             f"{how.width}x{how.height}, such as {shrunk[empty[0]]}; choose a smaller size or another "
                             "--transform")
+        if renumber is not None:
+            absent = sorted(old for old, new in renumber.items() if new not in {label for _, label in labels})
+            if absent:
+                raise UserError(f"--classes={how.classes}: {source.name} has no image of class {some(absent)}; "
+                                "leave it out")
         unlabelled = [name for name, label in labels if label is None]
         has_labels = not unlabelled
         if unlabelled and len(unlabelled) < len(labels):
@@ -487,7 +488,8 @@ def histogram(labels: list[Any], names: tuple[str, ...] = ()) -> str:
         lines.append(f"  {len(dead)} class ids have no image: {some(dead)}")
     if len(counts) <= 40:
         width = max(len(str(len(counts) - 1)), 1)
-        lines += [f"  {k:{width}d}  {n:7d}" + (f"  {names[k]}" if k < len(names) else "") for k, n in enumerate(counts)]
+        lines += [f"  {k:{width}d}  {n:7d}" + (f"  {printable(names[k])}" if k < len(names) else "")
+                  for k, n in enumerate(counts)]
     return "\n".join(lines)
 
 
@@ -712,7 +714,7 @@ def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callab
 def parse_resolution(text: str | None, width: int | None, height: int | None) -> tuple[int | None, int | None]:
     """(width, height) from --resolution or from --width and --height."""
     if text is not None:
-        match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())
+        match = re.fullmatch(r"([0-9]{1,9})(?:[xX]([0-9]{1,9}))?", text.strip())
         if not match:
             raise UserError(f"--resolution={text}: write WIDTHxHEIGHT, for example 64x64")
         if width is not None or height is not None:
@@ -735,21 +737,6 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
     if not (np.isfinite([low, high]).all() and low < high):
         raise UserError(f"--label-range={text}: the second must be above the first")
     return low, high
-
-
-def parse_classes(text: str | None) -> tuple[str, ...] | None:
-    """'0-4', '3,1,7' or class names separated by commas."""
-    if text is None:
-        return None
-    out: list[str] = []
-    for part in valid_text(text).split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", part)
-        if match and int(match[1]) > int(match[2]):
-            raise UserError(f"--classes={text}: the range {part} is empty")
-        out += [str(k) for k in range(int(match[1]), int(match[2]) + 1)] if match else [part.strip()]
-    if not all(out):
-        raise UserError(f"--classes={text}: an entry is empty")
-    return tuple(out)
 
 
 _HELP = """Make a data set: a zip (or folder) of PNG images with labels, as training reads it.
@@ -784,16 +771,16 @@ FOLLOW_LINKS = click.option("--follow-links", "--follow_links", is_flag=True,
 
 
 @click.group(invoke_without_command=True, help=_HELP)
-@click.option("--source", metavar="PATH", help="what to convert (required)")
-@click.option("--dest", metavar="PATH", help="zip or folder to write (required)")
+@click.option("--source", type=PATH, metavar="PATH", help="what to convert (required)")
+@click.option("--dest", type=PATH, metavar="PATH", help="zip or folder to write (required)")
 @click.option("--transform", type=click.Choice(["center-crop", "center-crop-wide", "pad"]),
               help="crop or pad to --resolution (default: only resize, if sizes are given)")
 @click.option("--resolution", metavar="WxH", help="output size")
-@click.option("--width", type=int, help="output width (the older way)")
-@click.option("--height", type=int, help="output height (the older way)")
+@click.option("--width", type=INT, help="output width (the older way)")
+@click.option("--height", type=INT, help="output height (the older way)")
 @click.option("--resize-filter", type=click.Choice(list(FILTERS)), default="lanczos", show_default=True)
-@click.option("--max-images", "--max_images", type=click.IntRange(min=1), help="only the first N images")
-@click.option("--per-class", "--per_class", type=click.IntRange(min=1), help="only the first N images of each class")
+@click.option("--max-images", "--max_images", type=IntRange(min=1), help="only the first N images")
+@click.option("--per-class", "--per_class", type=IntRange(min=1), help="only the first N images of each class")
 @click.option("--channels", type=click.Choice(["keep", "1", "3"]), default="keep", show_default=True,
               help="1 makes greyscale, 3 makes RGB")
 @click.option("--alpha", type=click.Choice(["black", "white", "drop"]),
@@ -801,7 +788,7 @@ FOLLOW_LINKS = click.option("--follow-links", "--follow_links", is_flag=True,
 @click.option("--range", "value_range", metavar="LOW,HIGH",
               help="pixel values that become black and white, for images of more than 8 bits: 0,4095 for 12-bit data "
                    "in 16-bit files; needed for floating-point images")
-@click.option("--max-pixels", "--max_pixels", type=click.IntRange(min=1),
+@click.option("--max-pixels", "--max_pixels", type=IntRange(min=1),
               help="refuse images with more pixels; raise it for slides and satellite images that you trust  [default: "
                    f"{MAX_PIXELS}, less for very small files]")
 @click.option("--labels", type=click.Choice(["auto", "folders", "json", "none", "utkface", "steering"]), default="auto",
@@ -812,16 +799,17 @@ FOLLOW_LINKS = click.option("--follow-links", "--follow_links", is_flag=True,
 @click.option("--label-unit", metavar="TEXT", help="continuous labels: their unit, for reports")
 @click.option("--format", "fmt", type=click.Choice(list(h5.FORMATS)), default=h5.FORMATS[1], show_default=True,
               help="--dest=FILE.h5: layout of cGAN-KD's first or second code")
-@click.option("--test-source", metavar="PATH", help="--dest=FILE.h5: what to write as the test part")
+@click.option("--test-source", type=PATH, metavar="PATH", help="--dest=FILE.h5: what to write as the test part")
 @click.option("--drop-unlabelled", is_flag=True, help="leave out images without a label")
 @click.option("--overwrite", is_flag=True, help="replace what is at --dest (a zip, an HDF5 file, a data-set folder)")
-@click.option("--classes", metavar="LIST", help="only these classes (0-4, or 3,1,7, or names), renumbered from 0")
+@click.option("--classes", metavar="LIST", help=f"only these classes, renumbered from 0 in "
+              f"the order given: {CLASS_HELP}")
 @click.option("--split", type=click.Choice([*SPLITS, "pool", "test", *h5.SPLITS]),
               help="part of a source: train (or pool), reference (or test, held out), all; folders also val; HDF5 also "
                    "subtrain, subvalid, rest")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="seed of the split")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="seed of the split")
 @click.option("--letters", metavar="LIST", help="fonts: which letters, for example A-J or A-Z,a-z  [default: A-Z]")
-@click.option("--font-distance", type=click.FloatRange(min=0), default=0.12, show_default=True,
+@click.option("--font-distance", type=FloatRange(min=0), default=0.12, show_default=True,
               help="fonts: leave out faces nearer (rms of 0..1 pixels) than this to one already taken")
 @FOLLOW_LINKS
 @click.pass_context
@@ -855,7 +843,7 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
     opened = open_source(source, options)
     how = Conversion(
         transform=o["transform"], width=None if rendered else width, height=None if rendered else height,
-        resize_filter=o["resize_filter"], channels=o["channels"], alpha=o["alpha"], classes=parse_classes(o["classes"]),
+        resize_filter=o["resize_filter"], channels=o["channels"], alpha=o["alpha"], classes=o["classes"],
         max_images=o["max_images"], per_class=o["per_class"], drop_unlabelled=o["drop_unlabelled"],
         overwrite=o["overwrite"], value_range=parse_value_range(o["value_range"]))
     if to_h5:
@@ -876,8 +864,8 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
 
 
 @main.command()
-@click.argument("path")
-@click.option("--fname", default="dataset.json", show_default=True, help="label file inside the set")
+@click.argument("path", type=PATH)
+@click.option("--fname", type=PATH, default="dataset.json", show_default=True, help="label file inside the set")
 @click.option("--strict", is_flag=True, help="warnings count as errors")
 @FOLLOW_LINKS
 @click.pass_context
@@ -889,9 +877,10 @@ def check(ctx: click.Context, path: str, fname: str, strict: bool, follow_links:
 
 
 @main.command()
-@click.option("--source", metavar="PATH", required=True, help="zip or folder made by this tool")
-@click.option("--dest", metavar="DIR", required=True, help="new or empty folder (or a .zip)")
-@click.option("--fname", default="dataset.json", show_default=True, help="label file that chooses the images")
+@click.option("--source", type=PATH, metavar="PATH", required=True, help="zip or folder made by this tool")
+@click.option("--dest", type=PATH, metavar="DIR", required=True, help="new or empty folder (or a .zip)")
+@click.option("--fname", type=PATH, default="dataset.json", show_default=True,
+              help="label file that chooses the images")
 @click.option("--overwrite", is_flag=True, help="replace the data set at --dest")
 @FOLLOW_LINKS
 def export(source: str, dest: str, fname: str, overwrite: bool, follow_links: bool) -> None:

@@ -19,8 +19,10 @@ from typing import Any
 import click
 import numpy as np
 
-from dnnlib.util import UserError, atomic_path, atomic_write, regular_file, run_cli
+from dnnlib import seeding
+from dnnlib.util import UserError, atomic_path, atomic_write, printable, regular_file, run_cli
 from gantransfer.container import Container
+from gantransfer.flags import FLOAT, INT, PATH, SEED
 from gantransfer.labels import label_array, num_classes, parse_label_file, shot_groups, some
 
 ORDERS = ("count", "label", "label-desc", "random", "file")
@@ -95,7 +97,7 @@ def group_by_class(labels: dict[str, Any], where: str) -> dict[int, list[str]]:
 
 def _rng(*key: int) -> np.random.RandomState:
     """A generator of its own for each key; RandomState, because its numbers never change between NumPy releases."""
-    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(key)))
+    return seeding.hashed_rng(*key)
 
 
 def _class_order(groups: dict[int, list[str]], order: str, seed: int) -> list[int]:
@@ -221,7 +223,7 @@ def legacy_files(labels: dict[str, Any], dname: str, imf: float, reverse: bool, 
                             "leave --legacy away")
         n_max = len(full[0])
     counts = [min(n, len(full[k])) for n, k in zip(profile(n_max, len(order), imf, reverse), order)]
-    rng = np.random.RandomState(seed)
+    rng = seeding.numpy_rng(seed)
     rows: list[list[Any]] = []
     for i, (k, n) in enumerate(zip(order, counts)):
         names = np.arange(len(full[k]))
@@ -268,22 +270,23 @@ def _table(split: Split, class_names: Sequence[str]) -> str:
     for k in sorted(split.order, key=split.new_label.__getitem__):
         new = split.new_label[k]
         lines.append(f"{new:5d} {k:5d} {len(split.full[k]):7d} {len(split.kept[k]):7d}  {group_of.get(new, '-'):7} "
-                     f"{class_names[k] if k < len(class_names) else ''}".rstrip())
+                     f"{printable(class_names[k]) if k < len(class_names) else ''}".rstrip())
     return "\n".join(lines)
 
 
 @click.command()
-@click.option("--fn", required=True, metavar="PATH", help="a dataset.json in a data-set folder, or a data-set zip")
-@click.option("--imf", type=float, help="images of the head class / images of the tail class, for example 25 "
+@click.option("--fn", required=True, type=PATH, metavar="PATH",
+              help="a dataset.json in a data-set folder, or a data-set zip")
+@click.option("--imf", type=FLOAT, help="images of the head class / images of the tail class, for example 25 "
               "[default: keep the set's own distribution, write lt_natural.json]")
 @click.option("--dname", type=click.Choice(list(KNOWN_SETS)), help="known set: its published class order and groups")
 @click.option("--shot-labels", is_flag=True, help="also write class_<a>_<b>.json for the many, medium and few classes")
 @click.option("--reverse", is_flag=True, help="the tail comes first")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="which images are kept")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="which images are kept")
 @click.option("--order", type=click.Choice(ORDERS), help="which class is the head: largest first, smallest or largest "
               "label first, at random, or as in the file [default: count, or what --dname says]")
-@click.option("--n-max", type=int, help="images of the head class [default: the largest class]")
-@click.option("--min-per-class", type=int, default=1, show_default=True, help="keep at least this many of each class")
+@click.option("--n-max", type=INT, help="images of the head class [default: the largest class]")
+@click.option("--min-per-class", type=INT, default=1, show_default=True, help="keep at least this many of each class")
 @click.option("--keep-labels", is_flag=True, help="keep the original class numbers (default: 0 = head)")
 @click.option("--shots", metavar="A,B,C", help="first rank of many, medium and few, for example 0,3,6 [default: the "
               "table of --dname, else 0.3, 0.3, 0.4 of the classes; without --imf many > 100, medium 20-100, few < 20]")

@@ -20,8 +20,10 @@ from typing import Any
 
 import click
 
-from dnnlib.util import Logger, UserError, atomic_write, run_cli
+from dnnlib import seeding
+from dnnlib.util import Logger, UserError, atomic_write, printable, run_cli
 from gantransfer import kernels, resolution
+from gantransfer.flags import PATH, PATHS, SEED, FloatRange, IntRange, option_type
 from gantransfer.method import Method, RunConfig
 
 BOOL = click.BOOL
@@ -56,9 +58,7 @@ def method_flags(command: Any) -> Any:
     for name, f in reversed(specs.items()):
         m = f.metadata
         choices = dict.fromkeys(c for owner in seen[name] for c in own_field(METHODS[owner], name)["choices"] or ())
-        kind: Any = click.Choice(list(choices)) if choices else m["type"]
-        if not m["choices"] and m["type"] in (int, float) and (m["low"] is not None or m["high"] is not None):
-            kind = (click.IntRange if m["type"] is int else click.FloatRange)(m["low"], m["high"])
+        kind = option_type({**m, "choices": list(choices)})
         owners = "" if len(seen[name]) == len(METHODS) else f" [{', '.join(seen[name])}]"
         extra = {"metavar": m["metavar"]} if m["metavar"] else {}
         default = "" if f.default is None else f" [default: {f.default}]"
@@ -68,47 +68,47 @@ def method_flags(command: Any) -> Any:
 
 @click.command(context_settings={"max_content_width": 110})
 # What to train on, and where to.
-@flag("outdir", "Where run folders are made", required=False, metavar="DIR")
-@flag("data", "Training images: zip or folder made by dataset_tool.py", metavar="PATH")
-@flag("fname", "Label file in --data that also selects the images, e.g. lt_25.json", metavar="NAME")
+@flag("outdir", "Where run folders are made", required=False, type=PATH, metavar="DIR")
+@flag("data", "Training images: zip or folder made by dataset_tool.py", type=PATH, metavar="PATH")
+@flag("fname", "Label file in --data that also selects the images, e.g. lt_25.json", type=PATH, metavar="NAME")
 @flag("cond", "Train a conditional model on the data set's labels", bool, False)
-@flag("subset", "Train on this many images only", click.IntRange(min=1))
+@flag("subset", "Train on this many images only", IntRange(min=1))
 @flag("mirror", "Add mirrored images", bool, False)
 # Method and start.
 @flag("method", "Which method; left out, the other flags decide (stylegan2 unless they say otherwise)", metavar="NAME")
 @flag("stage", "Stage of a method that has several", metavar="NAME")
 @flag("resume", "Start from weights (file, URL, published name), or 'latest' / a run folder to continue a run exactly; "
       "RUN:best or RUN:best:METRIC is a run's best snapshot",
-      metavar="PATH")
-@flag("source", "Source model of a transfer method", metavar="PATH")
+      type=PATH, metavar="PATH")
+@flag("source", "Source model of a transfer method", type=PATH, metavar="PATH")
 # Schedule.
-@flag("kimg", "Length of the run in thousands of images", click.FloatRange(min=0, min_open=True))
-@flag("batch", "Images per step, over all processes", click.IntRange(min=1))
-@flag("batch_gpu", "Images per process and round; smaller saves memory", click.IntRange(min=1))
+@flag("kimg", "Length of the run in thousands of images", FloatRange(min=0, min_open=True))
+@flag("batch", "Images per step, over all processes", IntRange(min=1))
+@flag("batch_gpu", "Images per process and round; smaller saves memory", IntRange(min=1))
 @flag("sampling", "Which reals and labels: as in the data, or towards class balance",
       click.Choice(["empirical", "sqrt", "effective", "balanced"]), "empirical")
 @flag("sampling_labels", "Labels of generated images, if other than --sampling",
       click.Choice(["empirical", "sqrt", "effective", "balanced"]))
-@flag("seed", "Random seed", int, 0)
+@flag("seed", "Random seed: any whole number", SEED, 0)
 # Machine.
-@flag("gpus", "Number of processes: one per GPU, or on the CPU", click.IntRange(min=1), 1)
+@flag("gpus", "Number of processes: one per GPU, or on the CPU", IntRange(min=1), 1)
 @flag("device", "auto, cuda or cpu", click.Choice(["auto", "cuda", "cpu"]), "auto")
-@flag("workers", "Image-reading threads per process", click.IntRange(min=1), 3)
-@flag("threads", "CPU threads per process (default: cores / processes; 1 with --cfg=tiny)", click.IntRange(min=1))
+@flag("workers", "Image-reading threads per process", IntRange(min=1), 3)
+@flag("threads", "CPU threads per process (default: cores / processes; 1 with --cfg=tiny)", IntRange(min=1))
 @click.option("--kernels", **kernels.FLAG)
 @flag("nobench", "Disable cuDNN benchmarking", bool, False)
 @flag("allow_tf32", "Allow TF32 in training", bool, False)
 @flag("graphs", "Record first-order phases as CUDA graphs and replay them", bool, False)
 # Output.
-@flag("snap", "Snapshot every so many ticks", click.IntRange(min=1))
-@flag("tick", "kimg per status line", click.FloatRange(min=0, min_open=True))
+@flag("snap", "Snapshot every so many ticks", IntRange(min=1))
+@flag("tick", "kimg per status line", FloatRange(min=0, min_open=True))
 @flag("metrics", "Comma-separated metrics, or none", metavar="LIST")
-@flag("detector", "Detector weights for the metrics: FILE, or NAME=FILE, comma-separated", metavar="LIST")
+@flag("detector", "Detector weights for the metrics: FILE, or NAME=FILE, comma-separated", type=PATHS, metavar="LIST")
 @flag("heldout", "Reals that metrics compare with and training does not see: so many per class of --data, or another "
-      "data set [default: metrics compare with all of --data]", metavar="N|PATH")
+      "data set [default: metrics compare with all of --data]", type=PATH, metavar="N|PATH")
 @flag("best", "Metric that rates the run's snapshots [default: the first of --metrics]", metavar="METRIC")
 @flag("stop_after", "Stop when so many snapshots in a row were no better than the best before them",
-      click.IntRange(min=1))
+      IntRange(min=1))
 @flag("keep", "Which snapshots stay: all, or the best and the newest", click.Choice(["all", "best"]), "all")
 @flag("eval_at_start", "Also evaluate the untrained network", bool, False)
 @flag("desc", "Added to the run folder's name", metavar="TEXT")
@@ -196,7 +196,7 @@ class Setup:
     def _held_out(self) -> int:
         """--heldout as images per class; 0 where it names a data set, or is not given."""
         text = self.flags["heldout"]
-        if text is None or not re.fullmatch(r"-?\d+", text):
+        if text is None or not re.fullmatch(r"-?[0-9]{1,18}", text):
             return 0
         if int(text) < 1:
             raise UserError(f"--heldout={text}: at least one image per class, or leave it away")
@@ -218,7 +218,7 @@ class Setup:
         name = self.method.run_name(self.opts, given, self.run, self.dataset.spec)
         for key in ("desc", "description"):
             name += f"-{self.flags[key]}" if self.flags[key] else ""
-        return re.sub(r'[<>:"/\\|?*\s]', "_", name)
+        return re.sub(r'[<>:"/\\|?*\s]', "_", printable(name))
 
     def resolved(self) -> dict[str, Any]:
         """training_options.json: the published keys, then our own."""
@@ -317,7 +317,7 @@ class Setup:
         logger = Logger(run_dir / "log.txt") if dist.is_main() else None
         try:
             self._announce(run_dir, state)
-            torch.manual_seed(self.run.seed)
+            torch.manual_seed(seeding.number(self.run.seed))
             trainer = self.method(self.opts, self.dataset.spec, self.run, source, self.stage, device)
             out = training_loop.Outputs(run_dir, self.run.snap, self.run.snap,
                                         evaluate=self._evaluator(run_dir, device), rate=self._rater(run_dir),

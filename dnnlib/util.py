@@ -10,10 +10,12 @@ import contextlib
 import errno
 import hashlib
 import io
+import math
 import os
 import re
 import sys
 import tempfile
+import unicodedata
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -43,14 +45,99 @@ class EasyDict(dict):
         del self[name]
 
 
+def printable(text: Any, keep: str = "") -> str:
+    """`text` with every character that is not plain text on one line as its escape: control characters (an ANSI
+    sequence, a newline), direction marks, surrogates. `keep`: characters to let through.
+
+    Names of files, folders and classes may hold anything. They go through here before they are shown: in a message, a
+    table, a picture; what a command prints goes through here as a whole in `Plain`.
+    """
+    text = str(text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c in keep or not _unprintable(c) else _escape(c) for c in text)
+
+
+def table_cell(text: Any) -> str:
+    """`printable` inside a Markdown table."""
+    return printable(text).replace("|", "\\|")
+
+
+def _unprintable(c: str) -> bool:
+    # Zero-width joiners (200c, 200d) belong to the spelling of many languages and change nothing else.
+    return unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\u200c\u200d"
+
+
+def _escape(c: str) -> str:
+    n = ord(c)
+    return {10: "\\n", 13: "\\r", 9: "\\t"}.get(n) or (
+        f"\\x{n:02x}" if n < 256 else f"\\u{n:04x}" if n < 65536 else f"\\U{n:08x}")
+
+
+class Plain(io.TextIOBase):
+    """A text stream through which no control character passes but newline, carriage return and tab.
+
+    What the stream's encoding lacks is written as an escape too: a name never ends a command.
+    """
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"a text is written here, not {type(text).__name__}")
+        shown = printable(text, keep="\n\r\t")
+        try:
+            self.stream.write(shown)
+        except UnicodeEncodeError:
+            self.stream.write(shown.encode(self.encoding, "backslashreplace").decode(self.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    @property
+    def encoding(self) -> Any:
+        return getattr(self.stream, "encoding", None) or "utf-8"
+
+    @property
+    def errors(self) -> Any:
+        return getattr(self.stream, "errors", None) or "strict"
+
+    @property
+    def buffer(self) -> Any:
+        return self.stream.buffer
+
+
+@contextlib.contextmanager
+def plain_streams() -> Iterator[None]:
+    """stdout and stderr, with warnings and progress bars, through `Plain` meanwhile."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (s if s is None or isinstance(s, Plain) else Plain(s) for s in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
 def run_cli(command: Callable[[], Any]) -> None:
     """Run a click command as a script: user errors become one line on stderr and exit code 2."""
-    show_any_name(sys.stdout, sys.stderr)
+    with plain_streams():
+        _run_cli(command)
+
+
+def _run_cli(command: Callable[[], Any]) -> None:
     try:
         command()
     except UserError as e:
         sys.stdout.flush()
-        print(f"Error: {e}", file=sys.stderr)
+        print(f"Error: {printable(e)}", file=sys.stderr)
         sys.exit(2)
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
@@ -62,14 +149,6 @@ def run_cli(command: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-def show_any_name(*streams: Any) -> None:
-    """Let streams write what their encoding lacks (names of files and classes) as \\u escapes instead of failing."""
-    for s in streams:
-        if getattr(s, "errors", None) == "strict":
-            with contextlib.suppress(AttributeError, ValueError, OSError):
-                s.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager
@@ -121,7 +200,6 @@ class Logger:
 
     def __init__(self, path: str | os.PathLike):
         self.file = open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
-        show_any_name(sys.stdout, sys.stderr)
         self.stdout, self.stderr = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Tee(self.stdout, self.file), _Tee(self.stderr, self.file)
 
@@ -142,8 +220,11 @@ class _Tee(io.TextIOBase):
         self.streams = streams
 
     def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"a text is written here, not {type(text).__name__}")
+        shown = printable(text, keep="\n\r\t")
         for s in self.streams:
-            s.write(text)
+            s.write(shown)
         return len(text)
 
     def flush(self) -> None:
@@ -155,6 +236,20 @@ class _Tee(io.TextIOBase):
 
     def fileno(self) -> int:
         return self.streams[0].fileno()
+
+
+def finite_numbers(text: str, flag: str) -> list[float]:
+    """'0.5,-1' -> [0.5, -1.0]. UserError naming `flag` for anything that is not a finite number."""
+    out = []
+    for part in text.split(","):
+        try:
+            value = float(part)
+        except ValueError:
+            raise UserError(f"{flag}={printable(text)} is not a list of numbers") from None
+        if not math.isfinite(value):
+            raise UserError(f"{flag}={printable(text)}: {part.strip()} is not a finite number")
+        out.append(value)
+    return out
 
 
 def format_time(seconds: float) -> str:
@@ -217,8 +312,30 @@ def _check_kind(name: str, status: os.stat_result) -> None:
 
 def cache_dir(*parts: str) -> Path:
     """`$GANTRANSFER_CACHE_DIR` (default `~/.cache/gantransfer`) with `parts` below it. Not created here."""
-    root = os.environ.get("GANTRANSFER_CACHE_DIR") or os.path.join(os.path.expanduser("~"), ".cache", "gantransfer")
+    root = env_path("GANTRANSFER_CACHE_DIR") or os.path.join(os.path.expanduser("~"), ".cache", "gantransfer")
     return Path(root, *parts)
+
+
+def expand_user(text: str | os.PathLike) -> str:
+    """A path with `~` or `~name` at its start replaced by the home folder. UserError for a name without one.
+
+    A shell expands these only where a word begins, not behind `--flag=`, in `NAME=FILE` or in an environment variable.
+    """
+    text = os.fspath(text)
+    out = os.path.expanduser(text)
+    if out.startswith("~") and not os.path.lexists(out):
+        name = out.split("/")[0]
+        raise UserError(f"{text}: there is no home folder {name}; for a file of this name write ./{text}")
+    return out
+
+
+def env_path(name: str) -> str | None:
+    """The path in an environment variable, `~` expanded; None where it is unset or empty."""
+    text = os.environ.get(name)
+    try:
+        return expand_user(text) if text else None
+    except UserError as e:
+        raise UserError(f"{name}={e}") from None
 
 
 def is_url(text: str) -> bool:

@@ -12,8 +12,8 @@ import os
 import click
 import torch
 
-from dnnlib.util import UserError, run_cli
-from gantransfer.generate import parse_classes
+from dnnlib.util import UserError, finite_numbers, run_cli
+from gantransfer.flags import ONE_CLASS_HELP, PATH, one_class, warn_untrained
 from gantransfer.importers import load_any
 from gantransfer.labels import DataSpec, LabelSpec
 from gantransfer.networks import hypermod, stylegan2
@@ -45,10 +45,10 @@ def _one_head(D: hypermod.Discriminator, c: torch.Tensor) -> stylegan2.Discrimin
 
 
 @click.command(context_settings={"max_content_width": 110})
-@click.option("--network", required=True, metavar="PATH", help="Snapshot of --method=hypermod; file or URL")
-@click.option("--class", "class_", metavar="NAME", help="The class: its number or name")
+@click.option("--network", required=True, type=PATH, metavar="PATH", help="Snapshot of --method=hypermod; file or URL")
+@click.option("--class", "class_", metavar="CLASS", help=f"The class: {ONE_CLASS_HELP}")
 @click.option("--label", metavar="V,V,...", help="Instead: a weight for every class; they should sum to one")
-@click.argument("dest")
+@click.argument("dest", type=PATH)
 def main(network: str, class_: str | None, label: str | None, dest: str) -> None:
     """Write one class of a hyper-modulated StyleGAN2 as an unconditional snapshot.
 
@@ -66,21 +66,16 @@ def main(network: str, class_: str | None, label: str | None, dest: str) -> None
         raise UserError(f"which class? give --class=0 to --class={spec.dim - 1}, or --label with a weight for each")
     if label is not None:
         c = weights(label, spec.dim)
+        warn_untrained(c[0].nonzero().flatten().tolist(), spec, "--label")
     else:
-        ids = parse_classes(class_, spec)
-        if len(ids) != 1:
-            raise UserError(f"--class={class_}: a snapshot holds one class; bake them one by one")
-        c = torch.eye(spec.dim)[ids]
+        c = torch.eye(spec.dim)[[one_class(class_, spec)]]
     bake(snap, c).save(dest)
     print(f"{dest}: an unconditional StyleGAN2 of " + (f"class {class_}" if label is None else f"the label {label}"))
 
 
 def weights(text: str, dim: int) -> torch.Tensor:
     """'0.5,0,0.5' -> [1, dim]. UserError for other than `dim` numbers."""
-    try:
-        values = [float(v) for v in text.split(",")]
-    except ValueError:
-        raise UserError(f"--label={text} is not a list of numbers") from None
+    values = finite_numbers(text, "--label")
     if len(values) != dim:
         raise UserError(f"--label={text}: {len(values)} numbers for {dim} classes")
     return torch.tensor([values])

@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from dnnlib import seeding
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
 from gantransfer import distill, jobs, judge, kernels
 from gantransfer.dataset import ImageDataset
+from gantransfer.flags import SEED, FloatRange, IntRange, PathObject
 from gantransfer.grid import image_grid
 from gantransfer.importers import load_any
 from gantransfer.jobs import Job
@@ -37,19 +39,19 @@ PER_ANGLE, RHO, SHARE = 40, 0.7, 0.5
 
 
 @click.command()
-@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default="runs/ccgan_demo",
+@click.option("--dir", "folder", type=PathObject(file_okay=False, path_type=Path), default="runs/ccgan_demo",
               show_default=True, help="Where everything goes; running again continues")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True,
+@click.option("--seeds", type=IntRange(min=1), default=1, show_default=True,
               help="Repetitions: other images, angles, held-out digits and networks")
-@click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the first one")
-@click.option("--images", type=click.IntRange(min=20, max=400), default=150, show_default=True,
+@click.option("--first-seed", type=SEED, default=0, show_default=True, help="Number of the first one")
+@click.option("--images", type=IntRange(min=20, max=400), default=150, show_default=True,
               help="Training images")
-@click.option("--gan-kimg", type=click.IntRange(min=1), default=16, show_default=True,
+@click.option("--gan-kimg", type=IntRange(min=1), default=16, show_default=True,
               help="Length of the GAN, without its label code")
-@click.option("--student-kimg", type=click.FloatRange(min=1), default=20, show_default=True,
+@click.option("--student-kimg", type=FloatRange(min=1), default=20, show_default=True,
               help="Images that every student sees, in thousands")
 @click.option("--kernels", **kernels.FLAG)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--out", type=PathObject(dir_okay=False, path_type=Path),
               help="Also write the table here (.md; the values beside it as .json)")
 def main(folder: Path, seeds: int, first_seed: int, images: int, gan_kimg: int, student_kimg: float,
          out: Path | None) -> None:
@@ -121,7 +123,7 @@ def one_seed(folder: Path, seed: int, images: int, gan_kimg: int, student_kimg: 
 def choose(pool: Path, seed: int, count: int, path: Path) -> None:
     """A label file of `count` images."""
     data = ImageDataset(pool, use_labels=True)
-    rows = np.sort(np.random.RandomState(seed).permutation(len(data))[:count])
+    rows = np.sort(seeding.numpy_rng(seed).permutation(len(data))[:count])
     labels = [[data.get_details(int(i)).name, [float(data.get_label(int(i))[0])]] for i in rows]
     with atomic_write(path) as f:
         json.dump({"labels": labels}, f)

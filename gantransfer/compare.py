@@ -19,6 +19,7 @@ import click
 
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
 from gantransfer import jobs, kernels
+from gantransfer.flags import FloatRange, IntRange, PathObject
 from gantransfer.jobs import Job
 from gantransfer.paired import critical_t, difference, read_result, spread, train_seconds, versions
 
@@ -37,17 +38,17 @@ PRIMARY = "class_fd_few"
 
 
 @click.command()
-@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default="runs/compare",
+@click.option("--dir", "folder", type=PathObject(file_okay=False, path_type=Path), default="runs/compare",
               show_default=True, help="Where everything goes; running again continues")
 @click.option("--arms", default="baseline,utlo,balanced,utlo-balanced", show_default=True,
               help=f"Comma-separated; the first is the opponent. Known: {', '.join(ARMS)}")
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Paired seeds")
-@click.option("--kimg", type=click.FloatRange(min=0.1), default=20, show_default=True, help="Length of each training")
-@click.option("--judges", type=click.IntRange(min=1), default=2, show_default=True, help="Judge networks")
-@click.option("--imf", type=click.FloatRange(min=1), default=25, show_default=True, help="Imbalance of the splits")
+@click.option("--seeds", type=IntRange(min=1), default=5, show_default=True, help="Paired seeds")
+@click.option("--kimg", type=FloatRange(min=0.1), default=20, show_default=True, help="Length of each training")
+@click.option("--judges", type=IntRange(min=1), default=2, show_default=True, help="Judge networks")
+@click.option("--imf", type=FloatRange(min=1), default=25, show_default=True, help="Imbalance of the splits")
 @click.option("--kernels", **kernels.FLAG)
-@click.option("--parallel", type=click.IntRange(min=1), help="Trainings at once [default: cores]")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the results here (JSON)")
+@click.option("--parallel", type=IntRange(min=1), help="Trainings at once [default: cores]")
+@click.option("--out", type=PathObject(dir_okay=False, path_type=Path), help="Also write the results here (JSON)")
 def main(folder: Path, arms: str, seeds: int, kimg: float, judges: int, imf: float, parallel: int | None,
          out: Path | None) -> None:
     """Compare training recipes on long-tailed digits with paired seeds and randomised splits."""

@@ -14,6 +14,7 @@ import click
 
 from dnnlib.util import UserError, run_cli
 from gantransfer import plain_weights
+from gantransfer.flags import FLOAT, PATH, IntRange
 from gantransfer.importers import IMPORTERS, load_any
 from gantransfer.importers.common import not_usable
 from gantransfer.importers.ledger import table
@@ -54,16 +55,17 @@ def write(snap: Snapshot, dest: str, net: str, trunc: float, opset: int) -> None
 
 
 @click.command(context_settings={"max_content_width": 110})
-@click.argument("source")
-@click.argument("dest")
+@click.argument("source", type=PATH)
+@click.argument("dest", type=PATH)
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="auto", show_default=True,
               help="What SOURCE is; auto recognises it by its content")
 @click.option("--copy", metavar="NAME", help="Of a BigGAN folder: the weights best0, copy1, ...")
 @click.option("--net", default="G_ema", show_default=True, help="The network that goes into .pt and .onnx")
-@click.option("--trunc", type=float, default=1, show_default=True, help=".onnx: truncation psi")
-@click.option("--opset", type=click.IntRange(18, 24), default=18, show_default=True, help=".onnx: version of operators")
+@click.option("--trunc", type=FLOAT, default=1, show_default=True, help=".onnx: truncation psi")
+@click.option("--opset", type=IntRange(18, 24), default=18, show_default=True, help=".onnx: version of operators")
 @click.option("--bake", is_flag=True, help="Turn a cgantransfer snapshot into an ordinary BigGAN of its new classes")
-@click.option("--decoder", metavar="PATH", help="Of a MindGAN: the ALAE it was trained on; gives a complete generator")
+@click.option("--decoder", type=PATH, metavar="PATH",
+              help="Of a MindGAN: the ALAE it was trained on; gives a complete generator")
 @click.option("--baseline", type=click.Choice(["gaussian", "class_gaussian"]),
               help="Of a mind2mind snapshot: Gaussian latents in place of the trained ones")
 @click.option("--full", is_flag=True, help="List also the tensors that were copied under their own names")

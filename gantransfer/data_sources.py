@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dnnlib import seeding
 from dnnlib.util import UserError, open_regular, regular_file
 from gantransfer import confine, h5
 from gantransfer.container import Container
@@ -572,7 +573,7 @@ def _mnist(path: str, options: SourceOptions) -> Source:
 
 def digits_split(target: np.ndarray, split: str, seed: int = 0, held_out: int = 60) -> np.ndarray:
     """Sorted indices of a split: 'reference' is `held_out` per class by RandomState(seed), 'train' the others."""
-    rng = np.random.RandomState(seed)
+    rng = seeding.numpy_rng(seed)
     held = np.concatenate([rng.permutation(np.flatnonzero(target == k))[:held_out] for k in np.unique(target)])
     everything = np.arange(len(target))
     return {"all": everything, "reference": np.sort(held), "train": np.setdiff1d(everything, held)}[split]
@@ -625,7 +626,7 @@ def _sklearn(path: str, options: SourceOptions) -> Source:
 
 def _rotated(path: str, data: Any, chosen: np.ndarray, size: tuple[int, int], with_labels: bool, seed: int) -> Source:
     """The digits of ROTATED, each turned by whole degrees drawn evenly from 0 to 90, which is its label."""
-    angles = np.random.RandomState(seed + 1).randint(0, 91, len(data.target))
+    angles = seeding.numpy_rng(seed + 1).randint(0, 91, len(data.target))
     chosen = chosen[np.isin(data.target[chosen], ROTATED)]
 
     def items() -> Iterator[Item]:
@@ -769,7 +770,7 @@ def held_out_families(families: Sequence[str], seed: int, fraction: float = 0.25
     sizes = {f: sum(g == f for g in families) for f in names}
     held: set[str] = set()
     taken = 0
-    for k in np.random.RandomState(seed).permutation(len(names)):
+    for k in seeding.numpy_rng(seed).permutation(len(names)):
         if taken < fraction * len(families) and taken + sizes[names[k]] <= 2 * fraction * len(families):
             held.add(names[k])
             taken += sizes[names[k]]

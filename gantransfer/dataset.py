@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dnnlib import seeding
 from dnnlib.util import EasyDict, UserError, open_regular
 from gantransfer.container import Container, base_name, parse_json
 from gantransfer.decode import NOTES, decode, plain_header
@@ -48,8 +49,8 @@ class ImageDataset(torch.utils.data.Dataset):
     fname       label file inside it (or, if there is none of that name, a path outside) that restricts the set to the
                 images it lists; None: every image, labelled by `dataset.json`
     use_labels  read labels; without them, or if the set has none, labels have width 0
-    heldout     images per class (without classes: in all) that do not belong, chosen by the seed; part='heldout' is
-                the set of these instead
+    heldout     images per class (without classes: in all) that do not belong, chosen by the seed; below 1 a share of
+                each class, at least one image in all; part='heldout' is the set of these instead
     max_size    keep this many of the images, chosen by RandomState(seed)
     xflip       append the mirror image of every item: item n + i mirrors item i
     resolution  required width and height
@@ -65,7 +66,7 @@ class ImageDataset(torch.utils.data.Dataset):
 
     def __init__(self, path: str | os.PathLike, *, fname: str | None = None, use_labels: bool = False,
                  max_size: int | None = None, xflip: bool = False, seed: int = 0, resolution: int | None = None,
-                 class_map: Mapping[int, int] | None = None, label_dim: int | None = None, heldout: int = 0,
+                 class_map: Mapping[int, int] | None = None, label_dim: int | None = None, heldout: int | float = 0,
                  part: str = "train", cache_mb: float = 1024):
         self._files = Container(path)
         self._names = self._files.image_names
@@ -101,7 +102,7 @@ class ImageDataset(torch.utils.data.Dataset):
             held = self._held_out(np.zeros(n, np.int64) if kind != "class" else ids, heldout, seed, kind)
             self._chosen = held if part == "heldout" else np.setdiff1d(self._chosen, held)
         if max_size is not None and max_size < len(self._chosen):
-            np.random.RandomState(seed).shuffle(self._chosen)
+            seeding.numpy_rng(seed).shuffle(self._chosen)
             self._chosen = np.sort(self._chosen[:max_size])
         self.xflip = bool(xflip)
 
@@ -157,16 +158,20 @@ class ImageDataset(torch.utils.data.Dataset):
         self._cache = self._cached = None
         self._fingerprint: str | None = None
 
-    def _held_out(self, ids: np.ndarray, count: int, seed: int, kind: str) -> np.ndarray:
+    def _held_out(self, ids: np.ndarray, count: int | float, seed: int, kind: str) -> np.ndarray:
         """Sorted indices of `count` images per class."""
-        out = []
+        out, share, sizes = [], count if count < 1 else None, np.bincount(ids)
         for k in np.unique(ids):
             members = np.flatnonzero(ids == k)
+            if share is not None:
+                count = int(np.floor(share * len(members) + 0.5))
+                if k == sizes.argmax() and len(members) > 1:
+                    count = max(count, 1)
             if len(members) <= count:
                 whose = f"class {k} of {self._files.path}" if kind == "class" else self._files.path
                 raise UserError(f"--heldout={count}: {whose} has {len(members)} image{'s' * (len(members) != 1)}, and "
                                 "some must be left to train on; hold out fewer, or give --heldout another data set")
-            rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence((seed, int(k), 0x4E1D))))
+            rng = seeding.hashed_rng(seed, int(k), 0x4E1D)
             out.append(rng.permutation(members)[:count])
         return np.sort(np.concatenate(out))
 
@@ -454,7 +459,7 @@ class _WindowOrder:
         self.rng = None
         self.window = int(np.rint(n * window_size)) if shuffle else 0
         if shuffle:
-            self.rng = np.random.RandomState(seed)
+            self.rng = seeding.numpy_rng(seed)
             self.rng.shuffle(order)
         self.n, self.position, self.order = n, 0, order.tolist()
 
@@ -504,7 +509,7 @@ class _ClassOrder:
         self.rounds: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
 
     def _classes(self, block: int) -> np.ndarray:
-        u = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, 1, block]))).random(self.BLOCK)
+        u = np.random.Generator(np.random.Philox(seeding.sequence(self.seed, 1, block))).random(self.BLOCK)
         return np.searchsorted(self.cdf, u, side="right")
 
     def _used_before(self, block: int) -> np.ndarray:
@@ -521,7 +526,7 @@ class _ClassOrder:
         for r in np.unique(uses // per_round):
             table = self.rounds.get((k, int(r)))
             if table is None:
-                rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, 2, k, int(r)])))
+                rng = np.random.Generator(np.random.Philox(seeding.sequence(self.seed, 2, k, int(r))))
                 table = rng.permuted(np.tile(members, (per_round // len(members), 1)), axis=1).reshape(-1)
                 self.rounds[k, int(r)] = table
                 if len(self.rounds) > 4 * self.dim:

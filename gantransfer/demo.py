@@ -20,6 +20,7 @@ import torch
 from dnnlib.util import UserError, atomic_write, format_time, run_cli
 from gantransfer import jobs, kernels
 from gantransfer.dataset import reference_dataset
+from gantransfer.flags import SEED, FloatRange, PathObject
 from gantransfer.grid import image_grid, save_grid
 from gantransfer.jobs import Job
 from gantransfer.sampler import Sampler, one_hot
@@ -42,10 +43,10 @@ BARS = {
 
 
 @click.command()
-@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default="runs/demo",
+@click.option("--dir", "folder", type=PathObject(file_okay=False, path_type=Path), default="runs/demo",
               show_default=True, help="Where everything goes")
-@click.option("--kimg", type=click.FloatRange(min=0.1), default=20, show_default=True, help="Length of each training")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--kimg", type=FloatRange(min=0.1), default=20, show_default=True, help="Length of each training")
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--kernels", **kernels.FLAG)
 @click.option("--all", "everything", is_flag=True, help="Also: baseline with balanced sampling, UTLO without")
 def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:

@@ -21,12 +21,15 @@ os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # 
 import click
 import numpy as np
 
+from dnnlib import seeding
 from dnnlib.util import UserError, atomic_write, run_cli, sha256
+from gantransfer import class_match, jobs, label_filter, resolution
 from gantransfer import fakes as fake_sets
-from gantransfer import jobs, label_filter, resolution
 from gantransfer.dataset import ImageDataset
 from gantransfer.distill_presets import PRESETS
+from gantransfer.flags import FLOAT, PATH, PATHS, SEED, FloatRange, IntRange, option_type, trained_classes
 from gantransfer.importers import load_any
+from gantransfer.labels import some
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS, cgan_kd, density_ratio
 from gantransfer.methods.cgan_kd import CGANKD, CGANKDOptions
@@ -37,6 +40,7 @@ from torch_utils import distributed as dist
 STUDENT_ONLY = ("fakes", "nfake", "fake_batch_share", "fake_weight", "teacher", "kd", "T", "ce_weight", "kd_weight",
                 "feature_weight", "kd_reduction", "hint_layer", "tf_weight", "ss_weight", "tf_T", "ss_T", "ratio_tf",
                 "ratio_ss")
+HELDOUT = 0.1  # of each class, when a teacher is given nothing to be measured on
 HEAD_RECIPE = dict(lr=0.05, schedule="step", decay="0.5,0.75", optimizer="sgd")  # SSKD: 60 epochs, x.1 at 30, 45
 
 
@@ -55,9 +59,7 @@ def options_flags(leave_out: tuple[str, ...] = (), options: type = CGANKDOptions
     def add(command: Any) -> Any:
         for f in reversed([f for f in dataclasses.fields(options) if f.name not in leave_out]):
             m = f.metadata
-            kind: Any = click.Choice(list(m["choices"])) if m["choices"] else m["type"]
-            if not m["choices"] and m["type"] in (int, float) and (m["low"] is not None or m["high"] is not None):
-                kind = (click.IntRange if m["type"] is int else click.FloatRange)(m["low"], m["high"])
+            kind = option_type(m)
             default = "" if f.default is None else f" [default: {f.default}]"
             extra = {"metavar": m["metavar"]} if m["metavar"] else {}
             command = flag(f.name, m["help"] + default, kind, **extra)(command)
@@ -67,17 +69,18 @@ def options_flags(leave_out: tuple[str, ...] = (), options: type = CGANKDOptions
 
 def data_flags(command: Any) -> Any:
     for add in reversed([
-            flag("data", "Real training images with labels", required=True, metavar="PATH"),
-            flag("fname", "Label file in --data (or a path) that selects images and gives labels", metavar="NAME")]):
+            flag("data", "Real training images with labels", required=True, type=PATH, metavar="PATH"),
+            flag("fname", "Label file in --data (or a path) that selects images and gives labels",
+                 type=PATH, metavar="NAME")]):
         command = add(command)
     return command
 
 
 def machine_flags(command: Any) -> Any:
     for add in reversed([
-            flag("gpus", "Number of processes: one per GPU, or on the CPU", click.IntRange(min=1), 1),
+            flag("gpus", "Number of processes: one per GPU, or on the CPU", IntRange(min=1), 1),
             flag("device", "auto, cuda or cpu", click.Choice(["auto", "cuda", "cpu"]), "auto"),
-            flag("threads", "CPU threads per process", click.IntRange(min=1)),
+            flag("threads", "CPU threads per process", IntRange(min=1)),
             click.option("-n", "--dry-run", "--dry_run", "dry_run", is_flag=True,
                          help="Print the resolved options and stop")]):
         command = add(command)
@@ -87,17 +90,18 @@ def machine_flags(command: Any) -> Any:
 def run_flags(command: Any) -> Any:
     """Flags of every training stage."""
     for add in reversed([
-            flag("outdir", "The stage's folder; the same command continues it", required=True, metavar="DIR"),
+            flag("outdir", "The stage's folder; the same command continues it", required=True,
+                 type=PATH, metavar="DIR"),
             flag("preset", "Published recipe that fills what is left open", click.Choice(list(PRESETS))),
-            flag("kimg", "Length in thousands of images seen", click.FloatRange(min=0, min_open=True)),
-            flag("epochs", "Length in passes, instead of --kimg", click.FloatRange(min=0, min_open=True)),
-            flag("batch", "Images per step, over all processes", click.IntRange(min=2)),
-            flag("batch_gpu", "Images per process and round", click.IntRange(min=2)),
+            flag("kimg", "Length in thousands of images seen", FloatRange(min=0, min_open=True)),
+            flag("epochs", "Length in passes, instead of --kimg", FloatRange(min=0, min_open=True)),
+            flag("batch", "Images per step, over all processes", IntRange(min=2)),
+            flag("batch_gpu", "Images per process and round", IntRange(min=2)),
             flag("sampling", "Which images: as in the data, or towards class balance",
                  click.Choice(["empirical", "sqrt", "effective", "balanced"]), "empirical"),
-            flag("seed", "Random seed", int, 0),
-            flag("tick", "kimg per status line", click.FloatRange(min=0, min_open=True)),
-            flag("snap", "Snapshot and figures every so many ticks", click.IntRange(min=1))]):
+            flag("seed", "Random seed: any whole number", SEED, 0),
+            flag("tick", "kimg per status line", FloatRange(min=0, min_open=True)),
+            flag("snap", "Snapshot and figures every so many ticks", IntRange(min=1))]):
         command = add(command)
     return command
 
@@ -141,6 +145,9 @@ class Stage:
         self.opts = options(**{k: v for k, v in self.flags.items() if k in names and v is not None})
         f = self.flags
         self.data = ImageDataset(f["data"], fname=f["fname"], use_labels=True)
+        if kind == "teacher" and not f["test"] and can_hold_out(self.data):
+            self.data = ImageDataset(f["data"], fname=f["fname"], use_labels=True, seed=f["seed"], heldout=HELDOUT,
+                                     label_dim=self.data.label_dim or None)
         resolution.require(self.data.resolution, f["data"])
         kimg = f["kimg"]
         if f["epochs"]:
@@ -211,6 +218,27 @@ def teacher(**flags: Any) -> None:
         stage.notes()
         path = stage.train("teacher", Path(flags["outdir"]), device)
         dist.print0(f"Teacher: {path}")
+        if dist.is_main():
+            print(measured(Path(flags["outdir"]), stage))
+
+
+def can_hold_out(data: ImageDataset) -> bool:
+    """Whether a class has an image to spare for measuring."""
+    return len(data) > 1 and (data.class_ids is None or max(data.spec.label.counts) > 1)
+
+
+def measured(outdir: Path, stage: Stage) -> str:
+    """What the teacher is worth, and on which images that was found."""
+    figures = json.loads((outdir / "results.json").read_text(encoding="utf-8"))["last"]
+    name = headline(figures)
+    if stage.opts.test:
+        where = f"on the images of --test={stage.opts.test}"
+    elif stage.data.spec.heldout:
+        n = len(cgan_kd.heldout_part(stage.data.spec))
+        where = f"on {n} images held out of --data and not trained on; --test=PATH measures on others and trains on all"
+    else:
+        where = "on the training images themselves, for none could be held out; give --test=PATH"
+    return f"{'mean absolute error' if name == 'mae' else name} {figures[name]:.4g} {where}"
 
 
 @main.command()
@@ -218,9 +246,9 @@ def teacher(**flags: Any) -> None:
 @run_flags
 @flag("budget", "What --epochs counts: images of the real set, whatever fakes there are; or real and generated ones, "
       "as published", click.Choice(["images", "epochs"]), "images")
-@flag("init", "Start from the weights of this teacher or student", metavar="PATH")
+@flag("init", "Start from the weights of this teacher or student", type=PATH, metavar="PATH")
 @flag("assistant", "Architecture of the assistant of --kd=takd", metavar="NAME")
-@flag("head_epochs", "Passes that train SSKD's head of the teacher", click.FloatRange(min=0, min_open=True), 60)
+@flag("head_epochs", "Passes that train SSKD's head of the teacher", FloatRange(min=0, min_open=True), 60)
 @options_flags()
 @machine_flags
 def student(**flags: Any) -> None:
@@ -260,9 +288,10 @@ def student(**flags: Any) -> None:
 @run_flags
 @options_flags(("extractor",), DensityRatioOptions)
 @flag("feature_epochs", "Passes that train the feature network [default: 200 for sae, 350 for resnet34]",
-      click.FloatRange(min=0, min_open=True))
-@flag("heldout", "Real images that the snapshot has not seen, to calibrate --features=discriminator", metavar="PATH")
-@flag("heldout_fname", "Label file in --heldout that selects images", metavar="NAME")
+      FloatRange(min=0, min_open=True))
+@flag("heldout", "Real images that the snapshot has not seen, to calibrate --features=discriminator",
+      type=PATH, metavar="PATH")
+@flag("heldout_fname", "Label file in --heldout that selects images", type=PATH, metavar="NAME")
 @machine_flags
 def ratio(**flags: Any) -> None:
     """How much likelier real than generated an image is, under its label: what `fakes` subsamples by."""
@@ -310,15 +339,15 @@ def ratio(**flags: Any) -> None:
 
 def filter_flags(command: Any) -> Any:
     for add in reversed([
-            flag("rho", "Share of images to keep, those with the smallest error", float),
+            flag("rho", "Share of images to keep, those with the smallest error", FLOAT),
             flag("quantile", "Over each class, all images, or equal parts of the labels' range (perclass for classes, "
                  "global for values)", click.Choice(fake_sets.QUANTILES)),
-            flag("bins", "Parts of --quantile=bins", click.IntRange(min=1), 10),
+            flag("bins", "Parts of --quantile=bins", IntRange(min=1), 10),
             flag("replace", "Replace labels by the teacher's predictions", bool),
-            flag("burn_in", "Take the cut-offs from the first so many images of each group", click.IntRange(min=2)),
+            flag("burn_in", "Take the cut-offs from the first so many images of each group", IntRange(min=2)),
             flag("ties", "Images whose error equals the cut-off: keep, or drop them (strict, published)",
                  click.Choice(label_filter.TIES)),
-            flag("dest", "Zip to write", required=True, metavar="FILE.zip")]):
+            flag("dest", "Zip to write", required=True, type=PATH, metavar="FILE.zip")]):
         command = add(command)
     return command
 
@@ -349,10 +378,28 @@ def source_of(network: str, data: ImageDataset, device: Any, options: dict[str, 
         snap = load_any(network)
         if snap.method not in METHODS:
             raise UserError(f"--network={network} is of method {snap.method}, which makes no images")
-        source = fake_sets.Generator(METHODS[snap.method].sampler_from(snap, device),
-                                     sha256(network) if os.path.isfile(network) else network, **options)
-    cgan_kd.check_labels(source.spec, data.spec, f"--network={network}")
+        made = METHODS[snap.method].sampler_from(snap, device)
+        sampler = class_match.translated(made, data.spec.label, f"--network={network}")
+        if sampler is not made:
+            dist.print0(class_match.say(made.spec.label, data.spec.label, f"--network={network}"))
+        source = fake_sets.Generator(sampler, sha256(network) if os.path.isfile(network) else network, **options)
+    cgan_kd.check_labels(source.spec, data.spec, f"--network={network}", isinstance(source, fake_sets.Generator))
     return source
+
+
+def drawn_labels(labels: np.ndarray, source: Any, data: ImageDataset, network: str) -> np.ndarray:
+    """`labels` [L, dim] without the classes whose input a generator never trained: their images would be noise."""
+    label = data.spec.label
+    if label.kind != "class" or not isinstance(source, fake_sets.Generator):
+        return labels
+    trained = set(trained_classes(source.spec.label))
+    absent = [int(row.argmax()) for row in labels if int(row.argmax()) not in trained]
+    if absent:
+        dist.print0(f"Note: --network={network} had no image of class {some(absent)}, so none are made")
+    kept = labels[[int(row.argmax()) in trained for row in labels]]
+    if not len(kept):
+        raise UserError(f"--network={network} had images of none of the data's classes")
+    return kept
 
 
 def judge_of(path: str, data: ImageDataset, device: Any, clip: bool, integers: bool) -> Callable:
@@ -374,23 +421,23 @@ def judge_of(path: str, data: ImageDataset, device: Any, clip: bool, integers: b
 
 @main.command()
 @flag("network", "Conditional snapshot, or a zip or folder of ready images with class labels", required=True,
-      metavar="PATH")
+      type=PATH, metavar="PATH")
 @data_flags
-@flag("teacher", "Trained teacher: errors, predictions", metavar="PATH")
-@flag("ratio", "Density ratio made by `distill ratio`: subsample by it", metavar="PATH")
+@flag("teacher", "Trained teacher: errors, predictions", type=PATH, metavar="PATH")
+@flag("ratio", "Density ratio made by `distill ratio`: subsample by it", type=PATH, metavar="PATH")
 @flag("preset", "Published recipe that fills what is left open", click.Choice(list(PRESETS)))
-@flag("num_per_label", "Images per label, after subsampling and before filtering", click.IntRange(min=1))
-@flag("num_labels", "Values: so many evenly spaced labels, instead of those of the data", click.IntRange(min=2))
+@flag("num_per_label", "Images per label, after subsampling and before filtering", IntRange(min=1))
+@flag("num_labels", "Values: so many evenly spaced labels, instead of those of the data", IntRange(min=2))
 @filter_flags
 @flag("clip", "Values: predictions stay inside the labels' range", bool, True)
 @flag("integers", "Values: truncate predictions to integers, as published for ages", bool, False)
-@flag("trunc", "Truncation psi of the generator", float, 1.0)
+@flag("trunc", "Truncation psi of the generator", FLOAT, 1.0)
 @flag("rs_mode", "Rejection: M fixed after the burn-in, or running as published",
       click.Choice(["fixed", "running"]), "fixed")
 @flag("rs_M", "Rejection: M is this quantile of the burn-in's ratios [default: their maximum]",
-      click.FloatRange(0, 1, min_open=True))
-@flag("rs_burn_in", "Rejection: images per label that find M", click.IntRange(min=1))
-@flag("seed", "Random seed", int, 0)
+      FloatRange(0, 1, min_open=True))
+@flag("rs_burn_in", "Rejection: images per label that find M", IntRange(min=1))
+@flag("seed", "Random seed: any whole number", SEED, 0)
 @machine_flags
 def fakes(**flags: Any) -> None:
     """Generate a data set: one seed per image, subsampled, filtered, relabelled; with provenance and scores."""
@@ -419,6 +466,7 @@ def fakes(**flags: Any) -> None:
     kind = launched_elsewhere(flags)
     with processes(kind, flags["threads"]) as device:
         source = source_of(flags["network"], data, device, recipe.options)
+        labels = drawn_labels(labels, source, data, flags["network"])
         judge = judge_of(flags["teacher"], data, device, flags["clip"], flags["integers"]) if flags["teacher"] else None
         ratio = None
         if flags["ratio"]:
@@ -429,7 +477,9 @@ def fakes(**flags: Any) -> None:
             ratio_sha256=ratio.identity if ratio else None, rs_mode=recipe.rs_mode, rs_M=recipe.rs_quantile,
             teacher_sha256=sha256(flags["teacher"]) if flags["teacher"] else None, clip=flags["clip"],
             integers=flags["integers"], real_data_sha256=data.fingerprint(),
-            num_classes=label.dim if label.kind == "class" else None)
+            num_classes=label.dim if label.kind == "class" else None,
+            class_map={str(k): k if not label.class_map else label.class_map[k]
+                       for k in label.class_map or range(label.dim)} if label.kind == "class" else None)
         parts = dest.with_name(dest.name + ".parts")
         if dist.is_main():
             fake_sets.open_parts(parts, dict(provenance, rs_burn_in=recipe.rs_burn_in))
@@ -445,7 +495,7 @@ def fakes(**flags: Any) -> None:
 
 
 @main.command()
-@flag("fakes", "Unfiltered fakes made with --teacher and --rho=1", required=True, metavar="FILE.zip")
+@flag("fakes", "Unfiltered fakes made with --teacher and --rho=1", required=True, type=PATH, metavar="FILE.zip")
 @filter_flags
 def refilter(**flags: Any) -> None:
     """Another share of the same fakes, from their stored scores: no network is needed."""
@@ -464,7 +514,7 @@ def tell(dest: Path, p: dict[str, Any], kind: str) -> None:
         word = "label is the teacher's choice" if kind == "class" else "distance to the teacher's value"
         print(f"{word}: {a['drawn']:.4g} drawn, {a['filtered']:.4g} filtered, {a['final']:.4g} final")
     for k, n in enumerate(p.get("class_counts") or []):
-        if n == 0:
+        if n == 0 and p.get("assigned_counts", [1] * (k + 1))[k]:
             print(f"Note: no image of class {k} is left after replacing labels")
     if p["acceptance"]:
         rates = [r["rate"] for r in p["acceptance"].values()]
@@ -479,7 +529,7 @@ def tell(dest: Path, p: dict[str, Any], kind: str) -> None:
 def split_files(data: ImageDataset, share: float, seed: int, outdir: Path) -> tuple[Path, Path]:
     """Label files of the training and the validation part; classes are split alike."""
     n = len(data)
-    rng = np.random.RandomState(seed % 2**32)
+    rng = seeding.numpy_rng(seed)
     groups = data.class_ids if data.class_ids is not None else np.zeros(n, int)
     valid = np.zeros(n, bool)
     for k in np.unique(groups):
@@ -518,18 +568,18 @@ def call(command: click.Command, *words: str) -> None:
 
 @main.command("select-rho")
 @data_flags
-@flag("outdir", "Where everything goes; running again continues", required=True, metavar="DIR")
+@flag("outdir", "Where everything goes; running again continues", required=True, type=PATH, metavar="DIR")
 @flag("grid", "Values of rho", default="0.5,0.6,0.7,0.8,0.9,1.0", metavar="LIST")
 @flag("val_split", "Share of the images to validate on; nothing else sees them",
-      click.FloatRange(0, 1, min_open=True, max_open=True), 0.2)
+      FloatRange(0, 1, min_open=True, max_open=True), 0.2)
 @flag("archs", "Students, comma-separated", default="resnet20", metavar="LIST")
-@flag("network", "Snapshot trained on OUTDIR/subtrain.json alone", metavar="PATH")
+@flag("network", "Snapshot trained on OUTDIR/subtrain.json alone", type=PATH, metavar="PATH")
 @flag("gan_flags", "Or flags of train.py that train one", metavar="'FLAGS'")
 @flag("teacher_flags", "Flags of `distill teacher`", default="", metavar="'FLAGS'")
 @flag("fakes_flags", "Flags of `distill fakes`", default="", metavar="'FLAGS'")
 @flag("student_flags", "Flags of `distill student`", default="", metavar="'FLAGS'")
 @flag("replace", "Replace labels by the teacher's predictions", bool, False)
-@flag("seed", "Random seed", int, 0)
+@flag("seed", "Random seed: any whole number", SEED, 0)
 def select_rho(**flags: Any) -> None:
     """Choose rho on images that neither the GAN, the teacher, nor the students have seen."""
     try:
@@ -559,7 +609,8 @@ def select_rho(**flags: Any) -> None:
         raise UserError(f"--network={network} was not trained on {train} alone: it may know the validation images; "
                         f"train it with --fname={train}")
     seed = f"--seed={flags['seed']}"
-    call(teacher, *real, f"--outdir={outdir / 'teacher'}", seed, *shlex.split(flags["teacher_flags"]))
+    call(teacher, *real, f"--outdir={outdir / 'teacher'}", seed, f"--test={flags['data']}", f"--test-fname={valid}",
+         *shlex.split(flags["teacher_flags"]))
     raw, judge = outdir / "raw.zip", result_path(outdir / "teacher", "teacher")
     if not raw.exists():
         call(fakes, *real, f"--network={network}", f"--teacher={judge}", "--rho=1", f"--dest={raw}", seed,
@@ -611,8 +662,9 @@ def headline(figures: dict[str, float]) -> str:
 
 
 @main.command()
-@flag("runs", "Folders of finished students, comma-separated, or folders above them", required=True, metavar="LIST")
-@flag("out", "Also write the table here (.md; the numbers beside it as .json)", metavar="FILE.md")
+@flag("runs", "Folders of finished students, comma-separated, or folders above them", required=True,
+      type=PATHS, metavar="LIST")
+@flag("out", "Also write the table here (.md; the numbers beside it as .json)", type=PATH, metavar="FILE.md")
 def report(runs: str, out: str | None) -> None:
     """NOKD, KD, cGAN-KD, cGAN-KD+KD: mean and spread over seeds, and paired differences."""
     from gantransfer.distill_report import collect, table

@@ -20,6 +20,7 @@ import torch
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
 from gantransfer import distill, fakes, jobs, kernels
 from gantransfer.dataset import ImageDataset
+from gantransfer.flags import FloatRange, IntRange, PathObject
 from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
 from gantransfer.networks.judge import DigitsJudge
@@ -46,16 +47,16 @@ PER_CLASS, RHO, SHARE, IMBALANCE = 500, 0.9, 0.5, 25
 
 
 @click.command()
-@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default="runs/distill_demo",
+@click.option("--dir", "folder", type=PathObject(file_okay=False, path_type=Path), default="runs/distill_demo",
               show_default=True, help="Where everything goes; running again continues")
-@click.option("--folds", type=click.IntRange(1, FOLDS), default=1, show_default=True,
+@click.option("--folds", type=IntRange(1, FOLDS), default=1, show_default=True,
               help="Folds tested, each with a seed, a class order and networks of its own; 5 = every image once")
 @click.option("--settings", default="longtail", show_default=True, help=f"Of {', '.join(SETTINGS)}")
-@click.option("--gan-kimg", type=click.IntRange(min=1), default=12, show_default=True, help="Length of the GANs")
-@click.option("--student-kimg", type=click.FloatRange(min=1), default=40, show_default=True,
+@click.option("--gan-kimg", type=IntRange(min=1), default=12, show_default=True, help="Length of the GANs")
+@click.option("--student-kimg", type=FloatRange(min=1), default=40, show_default=True,
               help="Images that every student sees, in thousands")
 @click.option("--kernels", **kernels.FLAG)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--out", type=PathObject(dir_okay=False, path_type=Path),
               help="Also write the table here (.md; the values beside it as .json)")
 def main(folder: Path, folds: int, settings: str, gan_kimg: int, student_kimg: float, out: Path | None) -> None:
     """Teach small networks through generated digits: train, generate, filter, compare, look."""

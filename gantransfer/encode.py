@@ -19,27 +19,30 @@ from dnnlib.util import UserError, run_cli
 from gantransfer import autoencoder, kernels, latents, resolution
 from gantransfer.autoencoder import AutoEncoder
 from gantransfer.dataset import ImageDataset
+from gantransfer.flags import PATH, PATHS, IntRange
 from gantransfer.generate import pick_device
 from gantransfer.importers import load_any
 from gantransfer.sampler import to_uint8
 
 
 @click.command(context_settings={"max_content_width": 110})
-@click.option("--data", required=True, metavar="PATH", help="Images to encode: zip or folder made by dataset_tool.py")
-@click.option("--network", required=True, metavar="PATH",
+@click.option("--data", required=True, type=PATH, metavar="PATH",
+              help="Images to encode: zip or folder made by dataset_tool.py")
+@click.option("--network", required=True, type=PATH, metavar="PATH",
               help="Snapshot with an encoder: of --method=encoder or alae, or made in one's latent space")
-@click.option("--cache", metavar="FILE", help="Where to [default: <data>.mind.npz beside the set]")
+@click.option("--cache", type=PATH, metavar="FILE", help="Where to [default: <data>.mind.npz beside the set]")
 @click.option("--xflip", type=click.BOOL, default=False, show_default=True, help="Mirrored images too")
 @click.option("--fp16", is_flag=True, help="Keep latents as float16, half the size")
 @click.option("--recon", type=click.BOOL, default=True, show_default=True,
               help="Measure the reconstruction of every image")
 @click.option("--floor", metavar="METRIC", help="Also a metric of the reconstructions, e.g. fid1000_full")
-@click.option("--detector", metavar="LIST", help="Detector weights for --floor: FILE or NAME=FILE, comma-separated")
+@click.option("--detector", type=PATHS, metavar="LIST",
+              help="Detector weights for --floor: FILE or NAME=FILE, comma-separated")
 @click.option("--shard", metavar="I/N", default="0/1", show_default=True,
               help="Do part I of N; the last part to finish writes the file")
 @click.option("--overwrite", is_flag=True, help="Replace a cache that does not fit")
 @click.option("--accept", is_flag=True, help="Go on with an encoder that missed its acceptance figures")
-@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Images at a time")
+@click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
 @click.option("--kernels", **kernels.FLAG)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
 def main(data: str, network: str, cache: str | None, xflip: bool, fp16: bool, recon: bool, floor: str | None,
@@ -87,7 +90,7 @@ def main(data: str, network: str, cache: str | None, xflip: bool, fp16: bool, re
 
 def parse_shard(text: str) -> tuple[int, int]:
     first, slash, last = text.partition("/")
-    if not (slash and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+    if not (slash and len(text) < 40 and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
         raise UserError(f"--shard={text} is not I/N with I below N, such as 0/4")
     return int(first), int(last)
 

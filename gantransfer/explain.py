@@ -16,18 +16,20 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from dnnlib.util import UserError, atomic_path, atomic_write, run_cli
+from dnnlib.util import UserError, atomic_path, atomic_write, printable, run_cli, table_cell
+from gantransfer.flags import PATH, IntRange
 from gantransfer.importers import load_any
 from gantransfer.labels import LabelSpec
 from gantransfer.networks.cgantransfer import TransferGenerator
 
 
 @click.command()
-@click.option("--network", required=True, metavar="PATH", help="Snapshot of --method=cgantransfer")
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Source classes named per row")
+@click.option("--network", required=True, type=PATH, metavar="PATH", help="Snapshot of --method=cgantransfer")
+@click.option("--top", type=IntRange(min=1), default=5, show_default=True, help="Source classes named per row")
 @click.option("--layers", is_flag=True, help="Also a row per layer")
-@click.option("--json", "json_path", metavar="FILE", help="Write every score and share here")
-@click.option("--picture", metavar="FILE.png", help="Draw the scores: a block per new class, a row per layer")
+@click.option("--json", "json_path", type=PATH, metavar="FILE", help="Write every score and share here")
+@click.option("--picture", type=PATH, metavar="FILE.png",
+              help="Draw the scores: a block per new class, a row per layer")
 def main(network: str, top: int, layers: bool, json_path: str | None, picture: str | None) -> None:
     """Show which source classes the new classes of a transferred model are made of.
 
@@ -87,13 +89,14 @@ def table(report: dict[str, Any], top: int, layers: bool) -> str:
     """Markdown."""
     lines = ["| new class | made of (mean score) | combination | residual |", "|---|---|---|---|"]
     for c in report["classes"]:
-        lines.append(f"| {c['name']} | {_leaders(c['scores'], report['old'], top)} | {c['combination_norm']:.3g} | "
+        name = table_cell(c["name"])
+        lines.append(f"| {name} | {_leaders(c['scores'], report['old'], top)} | {c['combination_norm']:.3g} | "
                      f"{c['residual_norm']:.3g} |")
         for row in c["layers"] if layers else ():
             norms = [float(np.hypot(*(row.get(f"{what}_{p}", 0.0) for p in ("gain", "bias"))))
                      for what in ("combination", "residual")]
             both = [row[k] for k in ("scores_gain", "scores_bias") if k in row]
-            lines.append(f"| {c['name']}, {row['layer']} | "
+            lines.append(f"| {name}, {row['layer']} | "
                          f"{_leaders(np.mean(both, 0).tolist() if both else None, report['old'], top)} | "
                          f"{norms[0]:.3g} | {norms[1]:.3g} |")
     return "\n".join(lines)
@@ -103,7 +106,7 @@ def _leaders(scores: list[float] | None, names: list[str], top: int) -> str:
     if scores is None:
         return "no scores"
     order = sorted(range(len(scores)), key=lambda j: -abs(scores[j]))[:top]
-    return ", ".join(f"{names[j]} {scores[j]:+.2f}" for j in order)
+    return ", ".join(f"{table_cell(names[j])} {scores[j]:+.2f}" for j in order)
 
 
 def draw(report: dict[str, Any]) -> Image.Image:
@@ -125,7 +128,7 @@ def draw(report: dict[str, Any]) -> Image.Image:
         tile = Image.fromarray((rgb.clip(0, 1) * 255).astype(np.uint8)).resize(
             (b.shape[1] * cell, height), Image.Resampling.NEAREST)
         out.paste(tile, (left, top))
-        pen.text((4, top + height // 2 - 6), str(c["name"])[:14], fill="black")
+        pen.text((4, top + height // 2 - 6), printable(c["name"])[:14], fill="black")
         pen.text((left, top - 14), f"gain, {len(report['old'])} source classes", fill="black")
         pen.text((left + tile.width // 2, top - 14), "bias", fill="black")
         pen.line([(left + tile.width // 2, top), (left + tile.width // 2, top + height)], fill="black")

@@ -23,7 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import gantransfer
-from dnnlib.util import UserError, atomic_path, atomic_write, sha256
+from dnnlib import seeding
+from dnnlib.util import UserError, atomic_path, atomic_write, printable, sha256
 from gantransfer import label_filter
 from gantransfer.container import Container
 from gantransfer.dataset import DataSpec, ImageDataset, LabelSpec
@@ -110,9 +111,10 @@ class Raw:
 
 
 def grid(label: LabelSpec, data: ImageDataset, count: int | None = None) -> np.ndarray:
-    """Labels [L, dim] to generate at: every class; or the distinct values of the data, or `count` evenly spaced."""
+    """Labels [L, dim] to generate at: every class that has images; or the values of the data, or `count` even ones."""
     if label.kind == "class":
-        return np.eye(label.dim, dtype=np.float32)
+        have = [k for k in range(label.dim) if not label.counts or label.counts[k]]
+        return np.eye(label.dim, dtype=np.float32)[have]
     values = np.unique(data.labels(np.arange(len(data))), axis=0)
     if count is None:
         return values.astype(np.float32)
@@ -123,12 +125,17 @@ def grid(label: LabelSpec, data: ImageDataset, count: int | None = None) -> np.n
 
 def seed_of(*keys: int) -> int:
     """A 31-bit image seed that is a function of the integers alone."""
-    return int(np.random.SeedSequence([int(k) & 0xFFFFFFFFFFFFFFFF for k in keys]).generate_state(1)[0] >> 1)
+    return int(seeding.sequence(*keys).generate_state(1)[0] >> 1)
+
+
+def key_of(label: LabelSpec, row: np.ndarray, index: int) -> int:
+    """What stands for a label in the seeds of its images: the class id, or the place in the list of values."""
+    return int(row.argmax()) if label.kind == "class" else int(index)
 
 
 def draw_label(source: Any, row: np.ndarray, index: int, recipe: Recipe, ratio: Ratio | None,
                name: str) -> tuple[np.ndarray, list[int], np.ndarray | None, dict[str, float]]:
-    """(images [n], seeds, ratios, report) of label number `index`, whose row is `row` [label_dim]."""
+    """(images [n], seeds, ratios, report) of the label with the key `index`, whose row is `row` [label_dim]."""
     n = recipe.num_per_label
     if ratio is None:
         seeds = [seed_of(recipe.seed, index, 0, k) for k in range(n)]
@@ -172,11 +179,13 @@ def draw(source: Any, labels: np.ndarray, recipe: Recipe, folder: Path, *, ratio
             continue
         c = np.repeat(labels[parts[p]], recipe.num_per_label, 0)
         if ratio is None and isinstance(source, Generator):  # labels may share a chunk
-            seeds = [[seed_of(recipe.seed, int(i), 0, k) for k in range(recipe.num_per_label)] for i in parts[p]]
+            keys = [key_of(source.spec.label, labels[i], i) for i in parts[p]]
+            seeds = [[seed_of(recipe.seed, key, 0, k) for k in range(recipe.num_per_label)] for key in keys]
             made = [(None, s, None, {}) for s in seeds]
             images = source.draw(c, [k for s in seeds for k in s], 0)
         else:
-            made = [draw_label(source, labels[i], int(i), recipe, ratio, label_name(source.spec.label, labels[i]))
+            made = [draw_label(source, labels[i], key_of(source.spec.label, labels[i], i), recipe, ratio,
+                               label_name(source.spec.label, labels[i]))
                     for i in parts[p]]
             images = np.concatenate([m[0] for m in made])
         errors, predicted = judge(images, c) if judge is not None else (None, None)
@@ -210,7 +219,7 @@ def draw(source: Any, labels: np.ndarray, recipe: Recipe, folder: Path, *, ratio
 def label_name(label: LabelSpec, row: np.ndarray) -> str:
     if label.kind == "class":
         k = int(np.argmax(row))
-        return label.names[k] if label.names else f"class {k}"
+        return printable(label.names[k]) if label.names else f"class {k}"
     return f"label {', '.join(f'{v:g}' for v in row)}"
 
 
@@ -309,6 +318,7 @@ def write(path: Path, read: Callable[[int], bytes], scores: dict[str, np.ndarray
     if label.kind == "class":
         counts = np.bincount(labels, minlength=label.dim)
         provenance["class_counts"] = counts.tolist()
+        provenance["assigned_counts"] = np.bincount(scores["assigned"], minlength=label.dim).tolist()
     rows, content = [], {}
     with atomic_path(path) as tmp, zipfile.ZipFile(tmp, "w", zipfile.ZIP_STORED) as z:
         for k, i in enumerate(keep):

@@ -24,8 +24,21 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from dnnlib.util import UserError, atomic_path, run_cli
+from dnnlib import seeding
+from dnnlib.util import UserError, atomic_path, finite_numbers, run_cli
 from gantransfer import kernels
+from gantransfer.flags import (
+    CLASS_HELP,
+    FLOAT,
+    PATH,
+    IntRange,
+    asked_classes,
+    integers,
+    known_classes,
+    parse_seeds,
+    trained_classes,
+    warn_untrained,
+)
 from gantransfer.grid import save_grid
 from gantransfer.importers import load_any
 from gantransfer.labels import LabelSpec
@@ -53,62 +66,26 @@ class Plan:
     def names(self) -> list[str]:
         tags = [f"-label{v:g}" for v in self.values] if self.values is not None else [
             "" if k is None else f"-class{k}" for k in self.classes]
-        return [f"seed{s:04d}{tag}" for s, tag in zip(self.seeds, tags)]
-
-
-def parse_seeds(text: str, flag: str = "--seeds") -> list[int]:
-    """'0-3,7' -> [0, 1, 2, 3, 7]. Raises UserError naming `flag`."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        try:
-            a, b = int(first), int(last) if dash else int(first)
-        except ValueError:
-            raise UserError(f"{flag}={text} is not a list of numbers and ranges, such as 0-63 or 1,5,9") from None
-        if b < a or b - a >= 10**7:
-            raise UserError(f"{flag}={text}: the range {part.strip()} is empty or too long")
-        seeds += range(a, b + 1)
-    return seeds
-
-
-def parse_classes(text: str, label: LabelSpec) -> list[int]:
-    """Class ids from '3', '0-4', '1,5', class names, or the groups 'many', 'medium', 'few', in any mixture."""
-    if label.kind != "class":
-        raise UserError("--class: this model has no classes" + (
-            "; its labels are vectors, give --label or --labels=data" if label.kind == "value" else ""))
-    out: list[int] = []
-    for part in (p.strip() for p in valid_text(text).split(",")):
-        first, dash, last = part.partition("-")
-        if part in label.names:
-            out.append(label.names.index(part))
-        elif part in label.shots:
-            out += label.shots[part]
-        elif first.isdecimal() and (last.isdecimal() or not dash):
-            out += range(int(first), int(last or first) + 1)
-        else:
-            raise UserError(f"--class={part}: no such class; {_known(label)}")
-    bad = [k for k in out if k >= label.dim]
-    if bad or not out:
-        raise UserError(f"--class={text}: there is no class {bad[0] if bad else 'in it'}; {_known(label)}")
-    return list(dict.fromkeys(out))
+        return [f"seed{seeding.tag(s)}{tag}" for s, tag in zip(self.seeds, tags)]
 
 
 def split_label_set(text: str | None, sampler: Sampler) -> tuple[str | None, str | None]:
     """('old', '3,4') from 'old:3,4', for a model that knows several sets of classes; (None, text) otherwise."""
     text = text and valid_text(text)
     name, colon, rest = (text or "").partition(":")
-    if not colon or text in sampler.spec.label.names:
+    if not colon or name in ("name", "id") or text in sampler.spec.label.names:
         return None, text
     if name not in sampler.label_sets:
+        if any(":" in n for n in sampler.spec.label.names):
+            return None, text
         known = ", ".join(f"{k}:0 to {k}:{v.dim - 1}" for k, v in sampler.label_sets.items())
         raise UserError(f"--class={text}: " + (f"this model has {known}" if known else
                                                "this model has one set of classes; leave the part before ':' away"))
-    return name, rest or None
-
-
-def _known(label: LabelSpec) -> str:
-    names = ", ".join(label.names[:10]) + (", ..." if len(label.names) > 10 else "")
-    return f"the model knows 0 to {label.dim - 1}" + (f" ({names})" if names else "")
+    parts = [p.strip() for p in rest.split(",")]
+    others = [p for p in parts if p.partition(":")[0] in sampler.label_sets and not p.startswith(f"{name}:")]
+    if others:
+        raise UserError(f"--class={text}: {others[0]} is of another set than {name}; make one set at a time")
+    return name, ",".join(p.removeprefix(f"{name}:") for p in parts) or None
 
 
 def make_plan(label: LabelSpec, *, seeds: list[int] | None, classes: list[int] | None = None,
@@ -157,8 +134,8 @@ def make_plan(label: LabelSpec, *, seeds: list[int] | None, classes: list[int] |
     if classes is None:
         if not grid and per_class is None:
             raise UserError("this model is class-conditional: give --class=..., --labels=uniform or data, or "
-                            f"--per-class=N for every class; {_known(label)}")
-        classes = list(range(label.dim))
+                            f"--per-class=N for every class; {known_classes(label)}")
+        classes = trained_classes(label)
 
     if per_class is not None:
         columns, ids = per_class, [k for k in classes for _ in range(per_class)]
@@ -286,7 +263,7 @@ def mixing_sheet(snap: Snapshot, rows: Sequence[int], cols: Sequence[int], layer
     if not layers or not 0 <= min(layers) <= max(layers) < G.num_ws:
         raise UserError(f"--mix-layers: the model has layers 0 to {G.num_ws - 1}")
     seeds = list(dict.fromkeys([*rows, *cols]))
-    z = torch.from_numpy(np.stack([np.random.RandomState(s).randn(G.z_dim) for s in seeds])).float().to(device)
+    z = torch.from_numpy(np.stack([seeding.numpy_rng(s).randn(G.z_dim) for s in seeds])).float().to(device)
     c = torch.zeros([1, 0]) if c is None else c
     own = dict(zip(seeds, G.mapping(z, c.to(device).expand(len(seeds), -1), truncation_psi=psi)))
     ws, noise_seeds = [own[s] for s in cols], list(cols)
@@ -333,37 +310,32 @@ def _check_writable(flag: str, path: str | None, is_file: bool) -> None:
         raise UserError(f"{flag}={path}: cannot write there ({place}: {reason}); choose another place")
 
 
-def _numbers(text: str, flag: str) -> list[float]:
-    try:
-        return [float(v) for v in text.split(",")]
-    except ValueError:
-        raise UserError(f"{flag}={text} is not a list of numbers") from None
-
-
 @click.command(context_settings={"max_content_width": 110})
-@click.option("--network", required=True, metavar="PATH", help="Snapshot: ours or a published pickle; file or URL")
-@click.option("--seeds", metavar="LIST", help="One image per seed (and class): 0-63 or 1,5,9")
+@click.option("--network", required=True, type=PATH, metavar="PATH",
+              help="Snapshot: ours or a published pickle; file or URL")
+@click.option("--seeds", metavar="LIST", help="One image per seed (and class): 0-63 or 1,5,9; any whole numbers")
 @click.option("--class", "--classes", "class_", metavar="LIST",
-              help="Classes: 3, 0-9, names, or the groups many, medium, few; new:3 or old:17 of a transferred model")
-@click.option("--per-class", type=click.IntRange(min=1), help="Images per class, seeds counting on from the first")
+              help=f"Classes: {CLASS_HELP}; new:3 or old:17 of a transferred model [default: those that had images]")
+@click.option("--per-class", type=IntRange(min=1), help="Images per class, seeds counting on from the first")
 @click.option("--labels", type=click.Choice(["uniform", "data"]),
               help="Draw the label of each seed: every class equally often, or as in the training set")
 @click.option("--label", metavar="V,V,...", help="The label: a vector's values, or a weight for every class; of one "
               "continuous label: a value, or several (a row each in --grid)")
-@click.option("--data", metavar="PATH", help="Data set to draw float-vector labels from")
-@click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi: below 1 typical, less varied")
-@click.option("--trunc-cutoff", type=click.IntRange(min=0), help="Truncate only this many layers")
+@click.option("--data", type=PATH, metavar="PATH", help="Data set to draw float-vector labels from")
+@click.option("--trunc", type=FLOAT, default=1, show_default=True, help="Truncation psi: below 1 typical, less varied")
+@click.option("--trunc-cutoff", type=IntRange(min=0), help="Truncate only this many layers")
 @click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True)
-@click.option("--grid", metavar="FILE.png", help="Write one picture, a row per class")
-@click.option("--outdir", metavar="DIR|FILE.zip", help="Write PNGs into a folder, or a data set with labels as a zip")
+@click.option("--grid", type=PATH, metavar="FILE.png", help="Write one picture, a row per class")
+@click.option("--outdir", type=PATH, metavar="DIR|FILE.zip",
+              help="Write PNGs into a folder, or a data set with labels as a zip")
 @click.option("--add-uc", "--add_uc", "add_uc", is_flag=True, help="UTLO: also the label-free small images")
-@click.option("--zoom", type=click.IntRange(1, 64), default=1, show_default=True, help="Enlarge the grid's images")
+@click.option("--zoom", type=IntRange(1, 64), default=1, show_default=True, help="Enlarge the grid's images")
 @click.option("--mix-rows", metavar="LIST", help="Style mixing into --grid: seeds of the rows")
 @click.option("--mix-cols", metavar="LIST", help="... seeds of the columns, whose styles are taken over")
 @click.option("--mix-layers", metavar="LIST", help="... in these layers [default: the lower half, at most 0-6]")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
 @click.option("--kernels", **kernels.FLAG)
-@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Images at a time")
+@click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
 def main(network: str, seeds: str | None, class_: str | None, per_class: int | None, labels: str | None,
          label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None, noise_mode: str,
          grid: str | None, outdir: str | None, add_uc: bool, zoom: int, mix_rows: str | None, mix_cols: str | None,
@@ -402,9 +374,12 @@ def main(network: str, seeds: str | None, class_: str | None, per_class: int | N
         raise UserError("--add-uc: this model has no label-free images (UTLO with res_uc above 0 has)")
     if add_uc and is_zip:
         raise UserError("--add-uc: a data set holds images of one size; give --outdir a folder")
+    vector = None if label is None else finite_numbers(label, "--label")
+    if vector is not None and spec.kind == "class":
+        warn_untrained([k for k, v in enumerate(vector[: spec.dim]) if v], spec, "--label")
     plan = make_plan(
-        spec, seeds=chosen, classes=None if class_ is None else parse_classes(class_, spec), per_class=per_class,
-        policy=labels, vector=None if label is None else _numbers(label, "--label"),
+        spec, seeds=chosen, classes=None if class_ is None else asked_classes(class_, spec), per_class=per_class,
+        policy=labels, vector=vector,
         values=_label_rows(data) if data else None, grid=bool(grid) and not outdir)
     if len(set(plan.names)) < len(plan.names):
         raise UserError("--seeds names a seed twice")
@@ -443,11 +418,11 @@ def _mix(snap: Snapshot, mix_rows: str | None, mix_cols: str | None, mix_layers:
          label: str | None, grid: str | None, outdir: str | None, zoom: int, **kw: Any) -> None:
     if not (mix_rows and mix_cols and grid) or outdir:
         raise UserError("style mixing needs --mix-rows, --mix-cols and --grid=FILE.png, without --outdir")
-    rows, cols, layers = (None if text is None else parse_seeds(text, flag) for text, flag in (
-        (mix_rows, "--mix-rows"), (mix_cols, "--mix-cols"), (mix_layers, "--mix-layers")))
+    rows, cols = parse_seeds(mix_rows, "--mix-rows"), parse_seeds(mix_cols, "--mix-cols")
+    layers = integers(mix_layers, "--mix-layers") if mix_layers else None
     spec = LabelSpec.from_dict(snap.data["label"])
-    plan = make_plan(spec, seeds=[0], classes=parse_classes(class_, spec) if class_ else None,
-                     vector=None if label is None else _numbers(label, "--label"))
+    plan = make_plan(spec, seeds=[0], classes=asked_classes(class_, spec) if class_ else None,
+                     vector=None if label is None else finite_numbers(label, "--label"))
     if len(plan.seeds) != 1:
         raise UserError(f"--class={class_}: style mixing shows one class")
     sheet = mixing_sheet(snap, rows, cols, layers, plan.labels, **kw)

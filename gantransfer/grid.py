@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dnnlib.util import atomic_path
+from dnnlib.util import atomic_path, printable
 
 if TYPE_CHECKING:  # imported where it is used: training without pictures needs no Pillow
     from PIL import Image
@@ -37,6 +37,7 @@ def image_grid(images: np.ndarray, columns: int, row_labels: Sequence[str] | Non
 def _with_labels(picture: Image.Image, labels: Sequence[str], pitch: int) -> Image.Image:
     from PIL import Image, ImageDraw
 
+    labels = [printable(t) for t in labels]
     measure = ImageDraw.Draw(Image.new("L", (1, 1)))
     margin = 8 + int(max(measure.textlength(t) for t in labels))
     out = Image.new("RGB", (picture.width + margin, picture.height), "white")

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dnnlib import seeding
 from dnnlib.util import UserError, atomic_path
 from gantransfer.labels import some
 
@@ -316,7 +317,7 @@ def _stream(f: Any, images: str, labels: str, items: Iterable[tuple[np.ndarray, 
 
 def split_indices(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(first, second) sorted indices: `share` of every distinct label (rounded) in the first part."""
-    rng = np.random.RandomState(seed)
+    rng = seeding.numpy_rng(seed)
     first = []
     for v in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == v))

@@ -21,6 +21,7 @@ import numpy as np
 
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
 from gantransfer import jobs, kernels
+from gantransfer.flags import SEED, IntRange, PathObject, integers
 from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
 from gantransfer.paired import critical_t, difference, read_result, spread, train_seconds, versions
@@ -48,21 +49,21 @@ METRIC = "report_digits32"
 
 
 @click.command()
-@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default="runs/hypermod_demo",
+@click.option("--dir", "folder", type=PathObject(file_okay=False, path_type=Path), default="runs/hypermod_demo",
               show_default=True, help="Where everything goes; running again continues")
 @click.option("--arms", default="hypermod,projection,finetune", show_default=True,
               help=f"Comma-separated; the first is compared with the others. Known: {', '.join(ARMS)}; all")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions, other images")
-@click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the first one")
+@click.option("--seeds", type=IntRange(min=1), default=1, show_default=True, help="Repetitions, other images")
+@click.option("--first-seed", type=SEED, default=0, show_default=True, help="Number of the first one")
 @click.option("--kimg", "lengths", default="8", show_default=True, help="Where to measure; the last is the length")
-@click.option("--shots", type=click.IntRange(min=2, max=114), default=10, show_default=True, help="Images per class")
-@click.option("--source-kimg", type=click.IntRange(min=1), default=20, show_default=True, help="Length of pre-training")
-@click.option("--judges", type=click.IntRange(min=1), default=1, show_default=True, help="Judge networks")
+@click.option("--shots", type=IntRange(min=2, max=114), default=10, show_default=True, help="Images per class")
+@click.option("--source-kimg", type=IntRange(min=1), default=20, show_default=True, help="Length of pre-training")
+@click.option("--judges", type=IntRange(min=1), default=1, show_default=True, help="Judge networks")
 @click.option("--flags", metavar="LIST", help="More flags for an arm: ARM:--flag=value,...")
 @click.option("--validate", is_flag=True, help="Measure against pool images that no arm trains on, for choosing flags")
 @click.option("--kernels", **kernels.FLAG)
-@click.option("--parallel", type=click.IntRange(min=1), help="Trainings at once [default: cores]")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the results here (JSON)")
+@click.option("--parallel", type=IntRange(min=1), help="Trainings at once [default: cores]")
+@click.option("--out", type=PathObject(dir_okay=False, path_type=Path), help="Also write the results here (JSON)")
 def main(folder: Path, arms: str, seeds: int, first_seed: int, lengths: str, shots: int, source_kimg: int, judges: int,
          flags: str | None, validate: bool, parallel: int | None, out: Path | None) -> None:
     """Ten digit classes from ten labelled images each and an unconditional StyleGAN2: train, measure, look."""
@@ -72,8 +73,8 @@ def main(folder: Path, arms: str, seeds: int, first_seed: int, lengths: str, sho
         raise UserError(f"--arms={arms}: {unknown[0] if unknown else 'an arm'} is not known or given twice; there are "
                         f"{', '.join(ARMS)}")
     try:
-        points = sorted({int(k) for k in lengths.split(",")})
-    except ValueError:
+        points = sorted(set(integers(lengths, "--kimg")))
+    except UserError:
         raise UserError(f"--kimg={lengths} is not a list of whole numbers, such as 2,4,8") from None
     if points[0] < 1:
         raise UserError(f"--kimg={lengths}: snapshots are written at whole numbers from 1 on")

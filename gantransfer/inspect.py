@@ -15,9 +15,10 @@ from typing import Any
 
 import click
 
-from dnnlib.util import UserError, run_cli
+from dnnlib.util import UserError, printable, run_cli
 from gantransfer import inert_pickle, torch_file
 from gantransfer.convert import report
+from gantransfer.flags import PATH
 from gantransfer.importers import load_any, open_source
 from gantransfer.importers.common import Source, not_usable
 from gantransfer.inert_pickle import Refused
@@ -73,7 +74,7 @@ def _short(value: Any) -> Any:
 
 
 @click.command(context_settings={"max_content_width": 110})
-@click.argument("file")
+@click.argument("file", type=PATH)
 @click.option("--tensors", is_flag=True, help="List every tensor and what became of it")
 def main(file: str, tensors: bool) -> None:
     """What is in a checkpoint, ours or foreign, and what in it would be refused. Runs nothing.
@@ -88,20 +89,20 @@ def main(file: str, tensors: bool) -> None:
     print(f"{Path(file).name}: {kinds[source.kind]}{size}")
     refused = [name for name, known in names(source) if not known]
     for name in refused:
-        print(f"refused     {name}")
+        print(f"refused     {printable(name)}")
     try:
         snap = load_any(file)
     except UserError as e:
         raise UserError(f"{e}" + (f" (refers to {', '.join(refused[:8])})" if refused else "")) from None
     for line in describe(snap):
-        print(line)
+        print(printable(line))
     text = report(snap, full=tensors)
     if text and tensors:
         print(text)
     elif tensors:
         for name, r in snap.nets.items():
             for key, t in r.state.items():
-                print(f"  {name}.{key}  {list(t.shape)} {str(t.dtype).removeprefix('torch.')}")
+                print(f"  {printable(f'{name}.{key}')}  {list(t.shape)} {str(t.dtype).removeprefix('torch.')}")
 
 
 if __name__ == "__main__":

@@ -23,9 +23,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dnnlib import seeding
 from dnnlib.util import UserError, atomic_path, run_cli
 from gantransfer import kernels
-from gantransfer.generate import parse_classes, parse_seeds, pick_device
+from gantransfer.flags import FLOAT, ONE_CLASS_HELP, PATH, IntRange, one_class, parse_seeds, trained_classes
+from gantransfer.generate import pick_device
 from gantransfer.grid import save_grid
 from gantransfer.importers import load_any
 from gantransfer.networks.hypermod import ClassInStyles
@@ -61,7 +63,7 @@ class Walk:
 
     def latent(self, seed: int) -> torch.Tensor:
         """[1, z_dim], as the sampler draws it."""
-        return torch.from_numpy(np.random.RandomState(seed).randn(1, self.sampler.z_dim)).float().to(self.device)
+        return torch.from_numpy(seeding.numpy_rng(seed).randn(1, self.sampler.z_dim)).float().to(self.device)
 
     @torch.no_grad()
     def vector(self, class_id: int) -> torch.Tensor:
@@ -142,24 +144,26 @@ def write_video(path: str, frames: np.ndarray, fps: int, zoom: int) -> None:
 
 
 @click.command(context_settings={"max_content_width": 110})
-@click.option("--network", required=True, metavar="PATH", help="Snapshot of a class-conditional model; file or URL")
+@click.option("--network", required=True, type=PATH, metavar="PATH",
+              help="Snapshot of a class-conditional model; file or URL")
 @click.option("--type", "kind", type=click.Choice(TYPES), default="class", show_default=True, help="What moves")
-@click.option("--output", required=True, metavar="FILE.png|mp4", help="A sheet or a film")
-@click.option("--class-1", "first", default="0", show_default=True, help="Class, or where the class starts")
-@click.option("--class-2", "second", default="1", show_default=True, help="Where the class ends")
+@click.option("--output", required=True, type=PATH, metavar="FILE.png|mp4", help="A sheet or a film")
+@click.option("--class-1", "first", metavar="CLASS",
+              help=f"Class, or where the class starts: {ONE_CLASS_HELP} [default: the first that had images]")
+@click.option("--class-2", "second", metavar="CLASS", help="Where the class ends [default: the second]")
 @click.option("--seeds", default="0-3", show_default=True, help="A row per seed (noise: per pair of neighbours)")
-@click.option("--steps", type=click.IntRange(min=2), default=10, show_default=True, help="Columns, or frames")
+@click.option("--steps", type=IntRange(min=2), default=10, show_default=True, help="Columns, or frames")
 @click.option("--interpolation", type=click.Choice(["linear", "spherical"]), default="linear", show_default=True)
-@click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi")
+@click.option("--trunc", type=FLOAT, default=1, show_default=True, help="Truncation psi")
 @click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True,
               help="random: one noise per row")
-@click.option("--zoom", type=click.IntRange(1, 64), default=1, show_default=True, help="Enlarge the images")
-@click.option("--fps", type=click.IntRange(1, 120), default=12, show_default=True, help="Frames per second of an .mp4")
+@click.option("--zoom", type=IntRange(1, 64), default=1, show_default=True, help="Enlarge the images")
+@click.option("--fps", type=IntRange(1, 120), default=12, show_default=True, help="Frames per second of an .mp4")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
 @click.option("--kernels", **kernels.FLAG)
-@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Images at a time")
-def main(network: str, kind: str, output: str, first: str, second: str, seeds: str, steps: int, interpolation: str,
-         trunc: float, noise_mode: str, zoom: int, fps: int, device: str, batch: int) -> None:
+@click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
+def main(network: str, kind: str, output: str, first: str | None, second: str | None, seeds: str, steps: int,
+         interpolation: str, trunc: float, noise_mode: str, zoom: int, fps: int, device: str, batch: int) -> None:
     """Interpolate between classes, latents, or both.
 
     \b
@@ -182,13 +186,9 @@ def main(network: str, kind: str, output: str, first: str, second: str, seeds: s
     label = sampler.spec.label
     if label.kind != "class":
         raise UserError(f"{network} has no classes to walk between")
-    ends = []
-    for flag, text in (("--class-1", first), ("--class-2", second)):
-        try:
-            (k,) = parse_classes(text, label)
-        except (UserError, ValueError):
-            raise UserError(f"{flag}={text}: no such class; the model knows 0 to {label.dim - 1}") from None
-        ends.append(k)
+    trained = trained_classes(label)
+    ends = [fallback if text is None else one_class(text, label, flag) for flag, text, fallback in (
+        ("--class-1", first, trained[0]), ("--class-2", second, trained[min(1, len(trained) - 1)]))]
     between = slerp if interpolation == "spherical" else straight
     frames = sheet(Walk(sampler, trunc, noise_mode, where), kind, chosen, *ends, steps, between, batch)
     if ending == ".png":

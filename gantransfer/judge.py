@@ -20,15 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dnnlib import util
+from dnnlib import seeding, util
 from dnnlib.util import UserError
 from gantransfer import resolution
 from gantransfer.dataset import ImageDataset, LabelSpec
+from gantransfer.flags import PATH, SEED, FloatRange, IntRange
 from gantransfer.networks.descriptor import NAME
 from gantransfer.networks.features import reserved_names
 from gantransfer.networks.judge import DigitsJudge
 from gantransfer.networks.weights import package_data
 
+HELDOUT = 0.1  # of each class, when nothing else is given to measure on
 BATCH, PEAK_LR, SMOOTHING, TOTAL_VARIANCE = 64, 4e-3, 0.05, 100.0
 
 
@@ -56,7 +58,7 @@ def train_judge(images: np.ndarray, labels: np.ndarray, *, seed: int = 0, epochs
     k = 1 if values else int(y.max()) + 1 if num_classes is None else num_classes
     steps = epochs * math.ceil(len(x) / BATCH)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seeding.number(seed))
         net = DigitsJudge(images.shape[2], images.shape[1], k).train()
         opt = torch.optim.AdamW(net.parameters(), lr=PEAK_LR)
         schedule = torch.optim.lr_scheduler.OneCycleLR(opt, PEAK_LR, total_steps=steps)
@@ -129,49 +131,56 @@ def _load(flag: str, path: str) -> ImageDataset:
 
 
 @click.command()
-@click.option("--data", required=True, metavar="ZIP|DIR", help="Labelled images to learn from")
-@click.option("--heldout", metavar="ZIP|DIR", help="Labelled images to report the accuracy on")
-@click.option("--out", required=True, metavar="FILE", help="Weights file to write; the descriptor goes beside it")
+@click.option("--data", required=True, type=PATH, metavar="ZIP|DIR", help="Labelled images to learn from")
+@click.option("--heldout", type=PATH, metavar="ZIP|DIR", help="Labelled images to report the accuracy on "
+              "[default: a tenth of each class of --data, which is then not trained on]")
+@click.option("--out", required=True, type=PATH, metavar="FILE",
+              help="Weights file to write; the descriptor goes beside it")
 @click.option("--name", default="digits32", show_default=True,
               help="Detector name: metrics are called fd_NAME_<N>, report_NAME")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--epochs", type=click.IntRange(min=1), default=40, show_default=True)
-@click.option("--min-accuracy", type=click.FloatRange(0, 1), help="Fail when the held-out accuracy is lower")
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--epochs", type=IntRange(min=1), default=40, show_default=True)
+@click.option("--min-accuracy", type=FloatRange(0, 1), help="Fail when that accuracy is lower")
 def main(data: str, heldout: str | None, out: str, name: str, seed: int, epochs: int,
          min_accuracy: float | None) -> None:
     """Train a small judge network on labelled images."""
     if not NAME.fullmatch(name) or name in reserved_names():
         raise UserError(f"--name={name}: letters, digits, '-' and '.' only, and not a published detector's name")
-    if min_accuracy is not None and heldout is None:
-        raise UserError("--min-accuracy needs --heldout")
     train = _load("--data", data)
-    test = _load("--heldout", heldout) if heldout else None
+    test, where = train, "on the training images themselves, for none could be held out; give --heldout"
+    if heldout:
+        test, where = _load("--heldout", heldout), ""
+    elif len(train) > 1 and (train.class_ids is None or max(train.spec.label.counts) > 1):
+        where = "held out of --data and not trained on; --heldout=PATH measures on others and trains on all"
+        args = dict(use_labels=True, seed=seed, heldout=HELDOUT, label_dim=train.label_dim)
+        train, test = ImageDataset(data, **args), ImageDataset(data, part="heldout", **args)
     if train.resolution % 8:
         to = resolution.nearest(train.resolution, 8)
         raise UserError(f"{data} has {train.resolution}x{train.resolution} images; the judge needs a multiple of 8: "
                         f"dataset_tool.py --resolution={to}x{to}")
-    if test is not None and test.image_shape != train.image_shape:
+    if test.image_shape != train.image_shape:
         raise UserError(f"--heldout={heldout}: images are {test.image_shape}, those of --data {train.image_shape}")
     values = train.class_ids is None
-    if test is not None and (test.class_ids is None) != values:
+    if (test.class_ids is None) != values:
         raise UserError(f"--heldout={heldout}: classes on one side, a continuous label on the other")
     if values and min_accuracy is not None:
         raise UserError("--min-accuracy is for classes; --data has a continuous label")
     start = time.time()
     images = train.images_uint8(np.arange(len(train)))
-    classes = max(train.label_dim, test.label_dim if test is not None else 0)
+    classes = max(train.label_dim, test.label_dim)
     label = train.spec.label if values else None
     y = train.labels(np.arange(len(train)))[:, 0] if values else train.class_ids
     net = train_judge(images, y, seed=seed, epochs=epochs, num_classes=classes, progress=True, label=label)
     print(f"trained on {len(train)} images in {time.time() - start:.1f} s")
-    if test is not None and values:
+    kind = "training" if test is train else "held-out"
+    if values:
         error = mean_error(net, test.images_uint8(np.arange(len(test))), test.labels(np.arange(len(test)))[:, 0])
-        print(f"held-out error {error:.3g} {label.meta['unit']} (mean absolute) on {len(test)} images")
-    elif test is not None:
+        print(f"{kind} error {error:.3g} {label.meta['unit']} (mean absolute) on {len(test)} images {where}".rstrip())
+    else:
         value = accuracy(net, test.images_uint8(np.arange(len(test))), test.class_ids)
-        print(f"held-out accuracy {value:.4f} on {len(test)} images")
+        print(f"{kind} accuracy {value:.4f} on {len(test)} images {where}".rstrip())
         if min_accuracy is not None and value < min_accuracy:
-            raise UserError(f"held-out accuracy {value:.4f} is below --min-accuracy={min_accuracy}; nothing written")
+            raise UserError(f"{kind} accuracy {value:.4f} is below --min-accuracy={min_accuracy}; nothing written")
     path = save_judge(net, Path(out), name)
     print(f"wrote {out} and {path}")
     if path.parent.resolve() != package_data():

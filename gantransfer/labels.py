@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, printable
 from gantransfer import confine
 from gantransfer.names import clean_name, valid_text
 
@@ -27,7 +27,7 @@ def some(names: Iterable[Any], total: int | None = None) -> str:
     """'a, b, c and 4 more': names for a one-line message."""
     names = list(names)
     total = len(names) if total is None else total
-    shown = ["".join(c if c.isprintable() else "?" for c in str(n)) for n in names[:3]]  # a name may hold anything
+    shown = [printable(n) for n in names[:3]]  # a name may hold anything
     return ", ".join(shown) + (f" and {total - 3} more" if total > 3 else "")
 
 
@@ -86,7 +86,7 @@ def _label_meta(given: Any, where: str) -> dict:
         return {}
     numbers = {k: given[k] for k in ("offset", "scale", "min", "max") if given.get(k) is not None}
     for key, v in numbers.items():
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not np.isfinite(v) or key == "scale" and v <= 0:
+        if not is_number(v) or key == "scale" and v <= 0:
             raise UserError(f"\"label_meta\" in {where}: \"{key}\" is {json.dumps(v)[:40]}; it must be a finite number"
                             + (" above 0" if key == "scale" else ""))
     return dict(kind="regression", unit=str(given.get("unit") or ""), **{k: float(v) for k, v in numbers.items()})
@@ -121,6 +121,13 @@ def check_class_names(names: Sequence[str], dim: int, where: str) -> None:
                         "\"class_names\", or remove it")
 
 
+def is_number(v: Any) -> bool:
+    """Whether a parsed label, or a part of one, is a number that the arrays of labels can hold."""
+    if isinstance(v, bool) or not isinstance(v, (int, float)):
+        return False
+    return -2**63 <= v < 2**63 if isinstance(v, int) else abs(v) <= 3.4028235e38  # float32; false for nan
+
+
 def label_array(names: Sequence[str], values: Sequence[Any], where: str) -> tuple[str, np.ndarray]:
     """('class', int64 [n]) for class indices and one-hot lists, ('value', float32 [n, dim]) for other vectors.
 
@@ -130,9 +137,6 @@ def label_array(names: Sequence[str], values: Sequence[Any], where: str) -> tupl
     Looks at every label and reports what is wrong with how many of them. Raises UserError for a mixture of both, for
     negative or fractional class indices, vectors of unequal length, and entries that are not finite numbers.
     """
-    def number(v: Any) -> bool:
-        return isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v)
-
     def complain(bad: list[int], what: str, remedy: str) -> None:
         if bad:
             shown = some([f"{names[i]}: {json.dumps(values[i])[:40]}" for i in bad[:3]], len(bad))
@@ -140,8 +144,8 @@ def label_array(names: Sequence[str], values: Sequence[Any], where: str) -> tupl
 
     lists = [i for i, v in enumerate(values) if isinstance(v, (list, tuple))]
     complain([i for i, v in enumerate(values)
-              if not (number(v) or isinstance(v, (list, tuple)) and len(v) > 0 and all(number(x) for x in v))],
-             "are neither a number nor a list of numbers",
+              if not (is_number(v) or isinstance(v, (list, tuple)) and len(v) > 0 and all(map(is_number, v)))],
+             "are neither a number nor a list of numbers (finite, an integer of at most 64 bits)",
              "write a class index for every image, or a list of one length, or \"labels\": null")
     if 0 < len(lists) < len(values):
         minority = lists if 2 * len(lists) <= len(values) else sorted(set(range(len(values))) - set(lists))
@@ -214,7 +218,7 @@ class DataSpec:
     max_size: int | None = None
     xflip: bool = False
     seed: int = 0
-    heldout: int = 0  # images per class kept out of training
+    heldout: int | float = 0  # images per class kept out of training; below 1 a share of each
 
     def to_dict(self) -> dict:
         return dict(name=self.name, resolution=self.resolution, channels=self.channels, num_images=self.num_images,

@@ -23,6 +23,7 @@ import numpy as np
 
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
 from gantransfer import jobs, kernels
+from gantransfer.flags import IntRange, PathObject
 from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
 from gantransfer.paired import critical_t, difference, spread, train_seconds, versions
@@ -41,17 +42,17 @@ PRIMARY, SHARE = "class_fd", 0.05
 
 
 @click.command()
-@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default="runs/mind_demo",
+@click.option("--dir", "folder", type=PathObject(file_okay=False, path_type=Path), default="runs/mind_demo",
               show_default=True, help="Where everything goes; running again continues")
 @click.option("--arms", default="mind,finetune", show_default=True, help=f"Known: {', '.join(ARMS)}; all")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Paired repetitions")
-@click.option("--kimg", type=click.IntRange(min=1), default=4, show_default=True, help="Length of fine-tuning")
-@click.option("--epochs", type=click.IntRange(min=1), default=150, show_default=True, help="Length of Mind2Mind")
-@click.option("--source-kimg", type=click.IntRange(min=1), default=20, show_default=True, help="Length of pre-training")
-@click.option("--encoder-kimg", type=click.IntRange(min=1), default=10, show_default=True, help="... of the encoder")
-@click.option("--judges", type=click.IntRange(min=1), default=1, show_default=True, help="Judge networks")
+@click.option("--seeds", type=IntRange(min=1), default=1, show_default=True, help="Paired repetitions")
+@click.option("--kimg", type=IntRange(min=1), default=4, show_default=True, help="Length of fine-tuning")
+@click.option("--epochs", type=IntRange(min=1), default=150, show_default=True, help="Length of Mind2Mind")
+@click.option("--source-kimg", type=IntRange(min=1), default=20, show_default=True, help="Length of pre-training")
+@click.option("--encoder-kimg", type=IntRange(min=1), default=10, show_default=True, help="... of the encoder")
+@click.option("--judges", type=IntRange(min=1), default=1, show_default=True, help="Judge networks")
 @click.option("--kernels", **kernels.FLAG)
-@click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True,
+@click.option("--parallel", type=IntRange(min=1), default=1, show_default=True,
               help="Trainings at once; more than one distorts the times")
 def main(folder: Path, arms: str, seeds: int, kimg: int, epochs: int, source_kimg: int, encoder_kimg: int, judges: int,
          parallel: int) -> None:

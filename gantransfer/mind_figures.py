@@ -101,7 +101,7 @@ class Figures:
         for name in self.baselines:
             out[f"latent_fd_{name}"] = latent_stats.frechet(self.reference,
                                                             self.whitened(self.codes(name, self.samples)[0]))
-        mixed = latent_stats.neighbour_mix(self.base, self.samples, torch.Generator().manual_seed(self.seed))
+        mixed = latent_stats.neighbour_mix(self.base, self.samples, rnd.generator(self.seed))
         out["latent_fd_neighbours"] = latent_stats.frechet(self.reference, self.whitened(mixed))
         if self.images:
             count = self.spec.num_images

@@ -19,6 +19,7 @@ import numpy as np
 
 from dnnlib.util import UserError, open_regular, run_cli
 from gantransfer import inert_pickle
+from gantransfer.flags import PATH
 
 NAMES = {"pr.0": "recall", "pr.1": "precision", "dc.0": "density (roles exchanged)",
          "dc.1": "coverage (roles exchanged)"}
@@ -71,7 +72,7 @@ def metric_files(folder: str | Path) -> list[Path]:
 
 
 @click.command(context_settings={"max_content_width": 110})
-@click.argument("folder")
+@click.argument("folder", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per checkpoint instead of a table")
 def main(folder: str, as_json: bool) -> None:
     """Class means of the .metric files of FOLDER (or of one file), under their right names."""

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from dnnlib import seeding
 from dnnlib.util import UserError
 from gantransfer.dataset import DataSpec, LabelSpec, class_weights
 from torch_utils import random as rnd
@@ -55,7 +56,7 @@ class GeneratorSampler:
         dim = self.label_sets[kw["label_set"]].dim if kw.get("label_set") else self.label_dim
         if tuple(c.shape) != (len(seeds), dim):
             raise ValueError(f"labels {tuple(c.shape)} for {len(seeds)} seeds of a model with {dim} labels")
-        z = np.stack([np.random.RandomState(int(s) % 2**32).randn(self.z_dim) for s in seeds])
+        z = np.stack([seeding.numpy_rng(s).randn(self.z_dim) for s in seeds])
         z = torch.from_numpy(z).to(self.device, torch.float32)
         x = self.synthesise(z, c.to(self.device, torch.float32), rng=rnd.SeedStack(seeds), **kw)
         return to_uint8(x)

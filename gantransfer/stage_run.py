@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dnnlib import util
+from dnnlib import seeding, util
 from dnnlib.util import Logger, UserError, atomic_write
 from gantransfer import training_loop
 from gantransfer.dataset import ImageDataset
@@ -100,7 +100,7 @@ def run_stage(method: type[Method], opts: Options, dataset: ImageDataset, run: R
             raise UserError(f"--outdir={outdir} cannot be written: {e.strerror}") from None
     logger = Logger(outdir / "log.txt") if dist.is_main() else None
     try:
-        torch.manual_seed(run.seed)
+        torch.manual_seed(seeding.number(run.seed))
         trainer = method(opts, dataset.spec, run, source, stage, device)
         spec = dataset.spec
         dist.print0(f"Stage {stage}: {spec.path}, {spec.num_images} images {spec.resolution}x{spec.resolution}; "

@@ -19,8 +19,10 @@ from pathlib import Path
 import click
 import numpy as np
 
+from dnnlib import seeding
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
 from gantransfer import jobs, kernels
+from gantransfer.flags import INT, IntRange, PathObject, integers
 from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
 from gantransfer.paired import critical_t, difference, spread, train_seconds, versions
@@ -46,20 +48,20 @@ PAIRS = (("bn", "finetune"), ("bn-ft", "finetune"), ("residual", "finetune"), ("
 
 
 @click.command()
-@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default="runs/transfer_demo",
+@click.option("--dir", "folder", type=PathObject(file_okay=False, path_type=Path), default="runs/transfer_demo",
               show_default=True, help="Where everything goes; running again continues")
 @click.option("--arms", default="bn,bn-ft,finetune,scratch", show_default=True, help=f"Known: {', '.join(ARMS)}; "
               f"all: {', '.join(ALL)}")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions: other digits, "
+@click.option("--seeds", type=IntRange(min=1), default=1, show_default=True, help="Repetitions: other digits, "
               "source and images")
 @click.option("--kimg", "lengths", default="2,4", show_default=True, help="Where to measure; the last is the length")
-@click.option("--shots", type=click.IntRange(min=2, max=114), default=10, show_default=True, help="Images per class")
-@click.option("--source-kimg", type=click.IntRange(min=1), default=10, show_default=True, help="Length of pre-training")
-@click.option("--judges", type=click.IntRange(min=1), default=1, show_default=True, help="Judge networks")
+@click.option("--shots", type=IntRange(min=2, max=114), default=10, show_default=True, help="Images per class")
+@click.option("--source-kimg", type=IntRange(min=1), default=10, show_default=True, help="Length of pre-training")
+@click.option("--judges", type=IntRange(min=1), default=1, show_default=True, help="Judge networks")
 @click.option("--kernels", **kernels.FLAG)
-@click.option("--parallel", type=click.IntRange(min=1), help="Trainings at once [default: cores]")
-@click.option("--picture-kimg", type=int, help="Length that the picture shows, one of --kimg [default: the last]")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the results here (JSON)")
+@click.option("--parallel", type=IntRange(min=1), help="Trainings at once [default: cores]")
+@click.option("--picture-kimg", type=INT, help="Length that the picture shows, one of --kimg [default: the last]")
+@click.option("--out", type=PathObject(dir_okay=False, path_type=Path), help="Also write the results here (JSON)")
 def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_kimg: int, judges: int,
          parallel: int | None, picture_kimg: int | None, out: Path | None) -> None:
     """Five digits from ten images each and a BigGAN of the other five: train, measure, look."""
@@ -68,8 +70,8 @@ def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_k
     if unknown:
         raise UserError(f"--arms={arms}: {unknown[0]} is not known; there are {', '.join(ARMS)}")
     try:
-        points = sorted({int(k) for k in lengths.split(",")})
-    except ValueError:
+        points = sorted(set(integers(lengths, "--kimg")))
+    except UserError:
         raise UserError(f"--kimg={lengths} is not a list of whole numbers, such as 2,4,8") from None
     if points[0] < 2 or any(k % 2 for k in points):
         raise UserError(f"--kimg={lengths}: snapshots are written at even numbers from 2 on")
@@ -111,7 +113,7 @@ def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_k
 
 def digits(seed: int) -> tuple[list[int], list[int]]:
     """(old, new) digits of a seed: a random half each."""
-    order = np.random.RandomState(seed).permutation(10).tolist()
+    order = seeding.numpy_rng(seed).permutation(10).tolist()
     return sorted(order[:5]), sorted(order[5:])
 
 

@@ -186,7 +186,10 @@ def test_missing_weights(calc, empty_home, no_network):  # noqa: F811
     (["--metrics=smoke", "--fname=lt_99.json"], "lt_99.json"),
     (["--metrics=smoke", "--detector=/nowhere.pt"], "--detector=/nowhere.pt"),
     (["--metrics=report_digits32", "--classes=0-x"], "--classes=0-x"),
-    (["--metrics=report_digits32_5", "--classes=9"], "class 9 has no image"),
+    (["--metrics=report_digits32_5", "--classes=9"], "--classes=9: there is no class 9; the model knows 0 to 3"),
+    (["--metrics=report_digits32_5", "--classes=0,zebra"], "--classes=zebra: no such class"),
+    (["--metrics=fid99999999999999999999_full"], "metric count"),
+    (["--metrics=smoke", "--batch=nan"], "--batch=nan"),
     (["--metrics=smoke", "--gpus=500"], "--gpus=500"),
     (["--fetch-detector=foo"], "--fetch-detector=foo"),
 ])

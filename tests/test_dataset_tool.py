@@ -23,6 +23,7 @@ import dataset_tool
 from dnnlib.util import UserError, run_cli
 from gantransfer import data_sources
 from gantransfer.dataset import ImageDataset
+from tests.conftest import write_image_zip
 
 REPO = Path(dataset_tool.__file__).parent
 
@@ -705,3 +706,27 @@ def test_as_a_script(tmp_path):
     bad = run("--source=nowhere", "--dest=x.zip")
     assert bad.returncode == 2 and bad.stderr == "Error: --source=nowhere: no such file or folder\n"
     assert "Traceback" not in bad.stderr
+
+
+def test_numbers_are_ids_and_what_does_not_exist_is_one_line(tmp_path, tool):
+    for name in ("3", "one", "two", "x"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.fromarray(picture(0)).save(tmp_path / "in" / name / "a.png")
+    words = [f"--source={tmp_path}/in", f"--dest={tmp_path}/a.zip"]
+    for bad in ("0,99", "2-9", "zebra", "9" * 30, "name:7"):
+        code, _, err = tool(*words, f"--classes={bad}")
+        assert code == 2 and "--classes=" in only_line(err) and "knows 0 to 3 (3, one, two, x)" in err
+    code, _, err = tool(*words, "--classes=3")
+    assert code == 0 and "--classes=3 is class number 3 (x); the class called 3 is number 0: write name:3" in err
+    assert read_set(tmp_path / "a.zip")[0]["class_names"] == ["x"]
+    assert tool(*words, "--classes=name:3,1-2")[0] == 0
+    assert read_set(tmp_path / "a.zip")[0]["class_names"] == ["3", "one", "two"]
+
+
+def test_classes_of_a_set_without_names(tmp_path, tool):
+    source = write_image_zip(tmp_path / "s.zip", [picture(k) for k in range(4)], [0, 2, 2, 5])
+    words = [f"--source={source}", f"--dest={tmp_path}/a.zip"]
+    code, _, err = tool(*words, "--classes=2,3,4")
+    assert code == 2 and "no image of class 3, 4" in only_line(err) and not (tmp_path / "a.zip").exists()
+    assert tool(*words, "--classes=5,2")[0] == 0
+    assert [label for _, label in read_set(tmp_path / "a.zip")[0]["labels"]] == [1, 1, 0]

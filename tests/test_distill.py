@@ -17,7 +17,7 @@ from gantransfer import distill, distill_report, snapshot
 from gantransfer.dataset import ImageDataset
 from gantransfer.distill_presets import PRESETS
 from gantransfer.method import RunConfig
-from gantransfer.methods import METHODS
+from gantransfer.methods import METHODS, cgan_kd
 from gantransfer.methods.cgan_kd import CGANKDOptions
 from gantransfer.methods.density_ratio import DensityRatioOptions
 from gantransfer.networks.density_ratio import DensityRatio
@@ -249,7 +249,8 @@ def test_presets_are_dry_run_with_their_quirks(preset, digits, tmp_path, capsys)
         assert all(q in out for q in PRESETS[preset]["quirks"])
         epochs = PRESETS[preset][stage].get("epochs")
         if epochs:
-            assert shown["total_kimg"] == pytest.approx(epochs * 40 / 1000, abs=0.3)
+            assert shown["total_kimg"] == pytest.approx(
+                epochs * (36 if stage == "teacher" else 40) / 1000, abs=0.3)  # a teacher holds a tenth out
     run("fakes", f"--preset={preset}", "--network=x", f"--data={data}", "--teacher=t", f"--dest={tmp_path}/f.zip",
         "--dry-run")
     shown = json.loads(capsys.readouterr().out)
@@ -336,3 +337,77 @@ def test_report_tells_runs_of_one_kind_apart(work, tmp_path):
         distill_report.collect([tmp_path])
     (only,) = distill_report.collect([tmp_path / "a"])
     assert distill_report.arm(only) == "NOKD" and 0 <= only["last"]["accuracy"] <= 1
+
+
+def renumbered(path, digits, class_names=()):
+    """The digits 0 to 3 with a label file that numbers them 3, 2, 1, 0, as lt_dataset.py does by rank."""
+    images, y = digits
+    extra = {"class_names": list(class_names)} if class_names else {}
+    write_image_zip(path, images, [int(k) for k in y], **extra)
+    with zipfile.ZipFile(path, "a") as z:
+        rows = json.loads(z.read("dataset.json"))["labels"]
+        back = {"labels": [[n, 3 - k] for n, k in rows], "meta": {"class_map": {str(k): 3 - k for k in range(4)}}}
+        if class_names:
+            back["class_names"] = list(class_names)[::-1]
+        z.writestr("back.json", json.dumps(back))
+    return path
+
+
+@pytest.mark.parametrize("names", [(), ("zero", "one", "two", "three")])
+def test_classes_of_another_label_file_are_translated(tmp_path, digits, names, capsys):
+    """A GAN and a teacher of a --fname run: class k of the data is class 3 - k of theirs."""
+    data = renumbered(tmp_path / "d.zip", digits, names)
+    back = ImageDataset(data, fname="back.json", use_labels=True)
+    assert back.spec.label.class_map == {k: 3 - k for k in range(4)}
+    snap = gan(tmp_path / "snap.pkl", back)
+    make = [f"--network={snap}", "--num-per-label=2", "--seed=5"]
+    run("fakes", *make, f"--data={data}", f"--dest={tmp_path}/own.zip")
+    assert "numbers its classes otherwise" in capsys.readouterr().out
+    run("fakes", *make, f"--data={data}", "--fname=back.json", f"--dest={tmp_path}/back.zip")
+    assert "otherwise" not in capsys.readouterr().out
+    own = ImageDataset(tmp_path / "own.zip", use_labels=True)
+    sampler = METHODS["stylegan2"].sampler_from(snapshot.load(snap))
+    with zipfile.ZipFile(tmp_path / "own.zip") as z:
+        content = json.loads(z.read("dataset.json"))
+    for i, (seed, label) in enumerate(zip(content["scores"]["seed"], content["scores"]["assigned"])):
+        right = sampler([seed], torch.eye(4)[[3 - label]]).numpy()[0]
+        assert np.abs(own.images_uint8([i])[0].astype(int) - right.astype(int)).max() <= 1
+
+    run("teacher", *FAST, f"--data={data}", "--fname=back.json", f"--outdir={tmp_path}/t")
+    plain, turned = (cgan_kd.load(f"{tmp_path}/t/teacher.pkl", s, "--teacher").eval()
+                     for s in (back.spec, ImageDataset(data, use_labels=True).spec))
+    x = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.allclose(plain(x), turned(x).flip(1))
+
+    # Fakes know whose numbering theirs is.
+    zip_, own = str(tmp_path / "back.zip"), ImageDataset(data, use_labels=True).spec
+    found = cgan_kd.labelled(zip_, None, own, "--fakes", False)
+    there = ImageDataset(tmp_path / "back.zip", use_labels=True)
+    assert np.array_equal(found.class_ids, 3 - there.class_ids)
+    same = cgan_kd.labelled(zip_, None, back.spec, "--fakes", False)
+    assert np.array_equal(same.class_ids, there.class_ids)
+
+
+def test_fakes_of_classes_with_images_only(tmp_path, digits):
+    images, y = digits
+    keep = np.isin(y, (1, 3))
+    data = write_image_zip(tmp_path / "gap.zip", images[keep], [int(k) for k in y[keep]])
+    snap = gan(tmp_path / "snap.pkl", ImageDataset(data, use_labels=True))
+    run("fakes", f"--network={snap}", f"--data={data}", "--num-per-label=3", f"--dest={tmp_path}/f.zip")
+    assert ImageDataset(tmp_path / "f.zip", use_labels=True).spec.label.counts == (0, 3, 0, 3)
+
+
+def test_a_teacher_says_how_good_it_is(tmp_path, tiny_zip, digits, capsys):
+    words = ["teacher", *FAST, f"--data={tiny_zip}"]
+    run(*words, f"--outdir={tmp_path}/a")
+    out = capsys.readouterr().out
+    figures = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert f"accuracy {figures['last']['accuracy']:.4g} on 4 images held out of --data" in out
+    assert figures["num_images"] == 36
+    run(*words, f"--outdir={tmp_path}/b", f"--test={tiny_zip}")
+    assert f"on the images of --test={tiny_zip}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "b" / "results.json").read_text())["num_images"] == 40
+    images, y = digits
+    single = write_image_zip(tmp_path / "single.zip", images[[0, 10, 20]], [0, 1, 2])  # none to spare
+    run("teacher", *FAST, f"--data={single}", f"--outdir={tmp_path}/c")
+    assert "on the training images themselves" in capsys.readouterr().out

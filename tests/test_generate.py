@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from dnnlib.util import UserError
-from gantransfer import generate
+from gantransfer import flags, generate
 from gantransfer.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.methods import METHODS
 from gantransfer.networks import stylegan2, utlo
@@ -54,16 +54,16 @@ def pixels(path):
 
 
 def test_lists():
-    assert generate.parse_seeds("0-3,7, 9") == [0, 1, 2, 3, 7, 9]
-    assert generate.parse_classes("2,ash,few", CLASSES) == [2, 0, 1]
-    assert generate.parse_classes("1-3", CLASSES) == [1, 2, 3]
-    assert generate.parse_classes("0-9", CLASSES) == [3]  # a name comes before a range
-    for text in ("", "a", "3-1", "1-", "-1", "1,,2"):
+    assert flags.parse_seeds("0-3,7, 9") == [0, 1, 2, 3, 7, 9]
+    assert flags.parse_classes("2,ash,few", CLASSES) == [2, 0, 1]
+    assert flags.parse_classes("1-3", CLASSES) == [1, 2, 3]
+    assert flags.parse_classes("0-9", CLASSES) == [3]  # there are no ids 0 to 9, but a class of this name
+    for text in ("", "a", "3-1", "1-", "--1", "1,,2"):
         with pytest.raises(UserError, match="--seeds"):
-            generate.parse_seeds(text)
+            flags.parse_seeds(text)
     for text in ("4", "oak", "0-4", "-1", ""):
         with pytest.raises(UserError, match="--class.*the model knows 0 to 3"):
-            generate.parse_classes(text, CLASSES)
+            flags.parse_classes(text, CLASSES)
 
 
 def test_folder(tmp_path, trees):
@@ -107,10 +107,10 @@ def test_zip_is_a_data_set(tmp_path, trees):
         run("--network", trees, "--per-class=3", "--seeds=10", "--outdir", tmp_path / name, "--batch=5")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     data = ImageDataset(tmp_path / "a.zip", use_labels=True)
-    assert data.spec.label.counts == (3, 3, 3, 3) and data.spec.label.names == CLASSES.names
+    assert data.spec.label.counts == (3, 3, 3) and data.spec.label.names == CLASSES.names[:3]  # the fourth had no image
     with zipfile.ZipFile(tmp_path / "a.zip") as z:
         names = [n for n in z.namelist() if n.endswith(".png")]
-    assert names == [f"seed{10 + i:04d}-class{i // 3}.png" for i in range(12)]  # no two images share a seed
+    assert names == [f"seed{10 + i:04d}-class{i // 3}.png" for i in range(9)]  # no two images share a seed
     for i in range(len(data)):
         assert data.get_details(i).name.endswith(f"-class{data.get_label(i).argmax()}.png")
 
@@ -148,7 +148,7 @@ def test_grid_has_a_row_per_class(tmp_path, trees):
     run("--network", trees, "--grid", tmp_path / "all.png", "--seeds=0-4")
     image = Image.open(tmp_path / "all.png")
     margin = image.width - 5 * 16
-    assert image.height == 4 * 16 and margin > 10  # with the names at the left
+    assert image.height == 3 * 16 and margin > 10  # with the names at the left
     run("--network", trees, "--class=2", "--seeds=0-4", "--outdir", tmp_path)
     for s in range(5):
         tile = np.asarray(image)[2 * 16 : 3 * 16, margin + 16 * s : margin + 16 * (s + 1)]
@@ -252,3 +252,50 @@ def test_as_a_command(tmp_path, trees):
     failed = command("--seeds=0", f"--outdir={tmp_path / 'o'}")
     assert failed.returncode == 2 and failed.stderr.startswith("Error: this model is class-conditional")
     assert "Traceback" not in failed.stderr
+
+
+def test_every_class_means_those_with_images(tmp_path, capsys):
+    """Ids without images have an input that was never trained: nothing takes them for classes unasked."""
+    label = LabelSpec("class", 5, counts=(0, 6, 6, 0, 6))
+    snap = save(tmp_path / "gap.pkl", label=label)
+    run("--network", snap, "--per-class=2", "--outdir", tmp_path / "a.zip")
+    assert ImageDataset(tmp_path / "a.zip", use_labels=True).spec.label.counts == (0, 2, 2, 0, 2)
+    run("--network", snap, "--grid", tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").height == 3 * 16
+    assert "no training image" not in capsys.readouterr().err
+    run("--network", snap, "--class=0,1", "--seeds=0", "--outdir", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["seed0000-class0.png", "seed0000-class1.png"]
+    assert "class 0 had no training image" in capsys.readouterr().err
+    run("--network", snap, "--label=0.5,0.5,0,0,0", "--seeds=0", "--outdir", tmp_path / "mix")
+    assert "--label: class 0 had no training image" in capsys.readouterr().err
+    unknown = save(tmp_path / "imported.pkl", label=LabelSpec("class", 5))  # nothing is known of its training
+    run("--network", unknown, "--grid", tmp_path / "b.png")
+    assert Image.open(tmp_path / "b.png").height == 5 * 16
+
+
+def test_names_with_control_characters_on_a_sheet(tmp_path):
+    label = LabelSpec("class", 2, counts=(1, 1), names=("a\nb\x1b[2J", "\u202ec"))
+    run("--network", save(tmp_path / "x.pkl", label=label), "--grid", tmp_path / "x.png", "--seeds=0-1")
+    assert Image.open(tmp_path / "x.png").height == 2 * 16
+
+
+def test_seeds_of_any_size(tmp_path, trees):
+    run("--network", trees, f"--seeds=-1,{2**32},{2**64},0", "--class=0", "--outdir", tmp_path / "out")
+    shown = {p.name: pixels(p).tobytes() for p in (tmp_path / "out").iterdir()}
+    assert set(shown) == {f"seed{s}-class0.png" for s in ("-001", 2**32, 2**64, "0000")}
+    assert len(set(shown.values())) == 4
+    with pytest.raises(UserError, match="--seeds=0-1000000000.*more than 10,000,000"):
+        run("--network", trees, "--seeds=0-1000000000", "--class=0", "--outdir", tmp_path / "out")
+    run("--network", trees, "--mix-rows=-5", f"--mix-cols={2**70}", "--class=0", "--grid", tmp_path / "mix.png")
+
+
+def test_label_sets_in_a_list(tmp_path):
+    class Two:
+        spec = DataSpec("x", 16, 3, 1, CLASSES)
+        label_sets = {"old": CLASSES, "new": CLASSES}
+
+    assert generate.split_label_set("new:3,1", Two()) == ("new", "3,1")
+    assert generate.split_label_set("new:3,new:ash", Two()) == ("new", "3,ash")
+    assert generate.split_label_set("name:ash", Two()) == (None, "name:ash")
+    with pytest.raises(UserError, match="--class=new:3,old:1: old:1 is of another set"):
+        generate.split_label_set("new:3,old:1", Two())

@@ -126,3 +126,21 @@ def test_messages(hyper, conditional, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
     with pytest.raises(UserError, match="pip install imageio-ffmpeg"):
         interpolate.write_video(str(tmp_path / "o.mp4"), np.zeros((1, 2, 1, 8, 8), np.uint8), 3, 1)
+
+
+def test_walks_go_between_classes_that_had_images(conditional, tmp_path, monkeypatch, capsys):
+    snap = Snapshot("stylegan2", conditional.nets, data={**conditional.data, "label": LabelSpec(
+        "class", 4, (0, 5, 0, 5), ("ash", "beech", "cedar", "0")).to_dict()})
+    snap.save(tmp_path / "x.pkl")
+    ends = []
+    monkeypatch.setattr(interpolate, "sheet", lambda walk, kind, seeds, a, b, *_: ends.append((a, b)) or np.zeros(
+        (1, 2, 1, 16, 16), np.uint8))
+    words = [f"--network={tmp_path / 'x.pkl'}", f"--output={tmp_path / 'o.png'}"]
+    command(*words)
+    assert not capsys.readouterr().err
+    command(*words, "--class-1=cedar", "--class-2=0", f"--seeds={2**40}")
+    assert ends == [(1, 3), (2, 0)]
+    err = capsys.readouterr().err
+    assert "--class-1: class 2 had no" in err and "--class-2=0 is class number 0 (ash)" in err
+    with pytest.raises(UserError, match="--class-1=1,3 are 2 classes"):
+        command(*words, "--class-1=1,3")

@@ -149,9 +149,10 @@ def test_dnnlib_needs_standard_library_and_numpy_only(name):
     assert not imports(name) - known
 
 
-@pytest.mark.parametrize("name", library())
+@pytest.mark.parametrize("name", [n for n in library() if n != "gantransfer.flags"])
 def test_only_scripts_parse_options(name):
-    assert not imports(name) & {"click", "argparse", "optparse", "getopt"}
+    """What flags may hold stands in flags.py, for them alone."""
+    assert not imports(name) & {"click", "argparse", "optparse", "getopt", "gantransfer.flags"}
     used = {ast.unparse(n) for n in ast.walk(tree(name)) if isinstance(n, ast.Attribute)}
     assert "sys.argv" not in used
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import errno
 import http.server
+import io
 import os
 import stat
 import sys
 import threading
+import warnings
 
+import click
 import pytest
 
 from dnnlib import util
@@ -171,3 +174,50 @@ def test_local_files_are_used_in_place(tmp_path):
         assert f.read() == b"x"
     with pytest.raises(UserError, match="no such file"):
         util.fetch(tmp_path / "absent.pkl")
+
+
+HOSTILE = "a\x1b[31m\nb\u202ec\ud800d\x85e\u2028f"
+
+
+def test_names_are_escaped_in_one_place():
+    assert util.printable(HOSTILE) == r"a\x1b[31m\nb\u202ec\ud800d\x85e\u2028f"
+    for plain in ("Zürich", "木", "नमस्ते\u200d", "a b", "👩\u200d🌾", "x\xa0y"):
+        assert util.printable(plain) == plain
+    assert util.table_cell("a|b\n") == r"a\|b\n"
+
+
+def test_nothing_a_command_prints_moves_the_cursor(capsys, tmp_path):
+    """ANSI sequences, direction marks and surrogates of a name: in print, click, warnings, errors and the log."""
+    def command():
+        with util.Logger(tmp_path / "log.txt"):
+            print(HOSTILE)
+        click.echo(HOSTILE)
+        warnings.warn(HOSTILE, stacklevel=1)
+        raise UserError(HOSTILE)
+
+    before = sys.stdout, sys.stderr
+    with pytest.raises(SystemExit) as e, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        util.run_cli(command)
+    assert e.value.code == 2 and (sys.stdout, sys.stderr) == before
+    out, err = capsys.readouterr()
+    shown = [out, err, (tmp_path / "log.txt").read_text(encoding="utf-8")]
+    assert not any(c in text for text in shown for c in "\x1b\u202e\ud800\x85\u2028")
+    assert all(r"b\u202ec\ud800d\x85e" in text for text in shown)
+    assert err.splitlines()[-1] == "Error: " + util.printable(HOSTILE)  # one line
+
+
+def test_what_an_encoding_lacks_is_escaped():
+    raw = io.BytesIO()
+    stream = util.Plain(io.TextIOWrapper(raw, encoding="latin-1"))
+    print("Zürich 木", file=stream, flush=True)
+    assert raw.getvalue() == b"Z\xfcrich \\u6728\n"
+    with pytest.raises(TypeError):  # click asks streams so whether they are binary
+        stream.write(b"")
+
+
+def test_lists_of_finite_numbers():
+    assert util.finite_numbers("0.5, -1,1e3", "--label") == [0.5, -1, 1000]
+    for text in ("nan", "1,inf", "1e999", "", "a", "1,,2"):
+        with pytest.raises(UserError, match="^--label="):
+            util.finite_numbers(text, "--label")

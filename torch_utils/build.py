@@ -29,7 +29,7 @@ from pathlib import Path
 
 import torch
 
-from dnnlib.util import UserError, atomic_write, cache_dir
+from dnnlib.util import UserError, atomic_write, cache_dir, env_path
 
 MODES = ("auto", "native", "ref")
 # Modules of torch_utils.ops with a register().
@@ -298,8 +298,8 @@ def plan(cuda: bool | None = None, march: bool = True) -> dict:
 
 def build_dir() -> Path:
     """Where libraries are kept."""
-    override = os.environ.get("GANTRANSFER_BUILD_DIR")
-    return Path(override).expanduser() if override else cache_dir("kernels")
+    override = env_path("GANTRANSFER_BUILD_DIR")
+    return Path(override) if override else cache_dir("kernels")
 
 
 def build(cuda: bool | None = None) -> tuple[Path, dict]:

@@ -124,7 +124,7 @@ def _timeout() -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not value > 0:
+    if not 0 < value < 1e8:  # nan and inf too
         raise UserError(f"GANTRANSFER_DIST_TIMEOUT={text}: expected a positive number of seconds")
     return value
 

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from dnnlib import seeding
+
 
 class SeedStack:
     """One CPU generator per sample. `size[0]` of every draw must be the number of seeds (or `pick` a sub-range)."""
 
     def __init__(self, seeds: Sequence[int], generators: list[torch.Generator] | None = None):
-        self.generators = generators or [torch.Generator().manual_seed(int(s) % 2**63) for s in seeds]
+        self.generators = generators or [generator(s) for s in seeds]
 
     def draw(self, fn, size: Sequence[int], **kw) -> torch.Tensor:
         if size[0] != len(self.generators):
@@ -94,9 +96,14 @@ class Taped:
 Rng = torch.Generator | SeedStack | Taped | None
 
 
+def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that starts from one seed, any integer (dnnlib/seeding.py)."""
+    return torch.Generator(device).manual_seed(seeding.number(seed))
+
+
 def step_generator(*keys: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator that is a function of the integers `keys` alone (hashed, so that near keys are unrelated)."""
-    words = np.random.SeedSequence([int(k) & 0xFFFFFFFFFFFFFFFF for k in keys]).generate_state(2, np.uint32)
+    words = seeding.sequence(*keys).generate_state(2, np.uint32)
     return torch.Generator(device).manual_seed(int(words[0]) << 32 | int(words[1]))
 
 

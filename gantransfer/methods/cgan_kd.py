@@ -9,7 +9,10 @@ fakes.py; knowledge travels through them, so that teacher and student need not m
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
 import math
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dnnlib import seeding
 from dnnlib.util import UserError
-from gantransfer import kd_losses, method, snapshot, strong_views
+from gantransfer import class_match, kd_losses, method, snapshot, strong_views
 from gantransfer.dataset import BatchSource, DataSpec, ImageDataset, LabelSpec, reference_dataset
 from gantransfer.label_filter import even_quota
 from gantransfer.method import Batch, Phase, RunConfig, option
@@ -60,7 +64,8 @@ class CGANKDOptions(method.Options):
     flip: bool = option(False, "Mirror half of the images at random. Not for digits or steering angles")
     smoothing: float = option(0.0, "Label smoothing of the cross-entropy without a teacher", low=0, high=0.99)
     test: str | None = option(None, "Images to measure on at every snapshot", metavar="PATH")
-    test_fname: str | None = option(None, "Label file in --test that selects the images", metavar="NAME")
+    test_fname: str | None = option(None, "Label file in --test that selects the images",
+                                    metavar="NAME|PATH")
     fakes: str | None = option(None, "Generated images to train on beside the real ones (fakes.zip)", metavar="PATH")
     nfake: int | None = option(None, "Use this many of the fakes, evenly over the classes", type=int, low=1)
     fake_batch_share: float | None = option(None, "Share of fakes in the stream of images (default: as many as there "
@@ -177,6 +182,10 @@ class CGANKD(method.Method):
         self.mixed = Mixed(dataset, self._fakes(), self.opts.fake_weight)
         if self.opts.test:
             self.tests = labelled(self.opts.test, self.opts.test_fname, self.data, "--test")
+        elif self.data.heldout:
+            self.tests = heldout_part(self.data)
+        elif self.stage == "teacher":
+            self.tests = dataset
         if dist.is_main() and self.mixed.fakes is not None:
             real, fake = len(dataset), len(self.mixed.chosen)
             share = self.opts.fake_batch_share
@@ -194,7 +203,7 @@ class CGANKD(method.Method):
             if want is not None and want > n:
                 raise UserError(f"--nfake={want}, but {o.fakes} has {n} images")
             return fakes, np.arange(n)
-        rng = np.random.RandomState(self.run.seed % 2**32)
+        rng = seeding.numpy_rng(self.run.seed)
         if fakes.class_ids is None:
             return fakes, np.sort(rng.permutation(n)[:want])
         ids = fakes.class_ids
@@ -419,11 +428,19 @@ class _Subset:
         return self.size
 
 
+def heldout_part(data: DataSpec) -> ImageDataset:
+    """What `data` holds out of its own set."""
+    return ImageDataset(data.path, fname=data.fname, use_labels=True, seed=data.seed, heldout=data.heldout,
+                        part="heldout", label_dim=data.label.dim)
+
+
 def labelled(path: str, fname: str | None, data: DataSpec, flag: str, own_labels: bool = True) -> ImageDataset:
     """A set with the labels of `data`. UserError naming the flag where it differs.
 
-    `own_labels`: its dataset.json has the original labels, which a long-tailed selection may have renumbered.
+    `own_labels`: its dataset.json has the original labels, which a long-tailed selection may have renumbered; else they
+    are those of generated images, which say in their provenance what they were made for.
     """
+    numbered = own_labels
     try:
         found = ImageDataset(path, fname=fname, use_labels=True)
         if found.spec.label.kind == data.label.kind:
@@ -432,14 +449,33 @@ def labelled(path: str, fname: str | None, data: DataSpec, flag: str, own_labels
             elif found.spec.label.dim < data.label.dim:
                 # Generated images and label files may lack classes: the training set says how many there are.
                 found = ImageDataset(path, fname=fname, use_labels=True, label_dim=data.label.dim)
+            theirs = None if own_labels or data.label.kind != "class" else fakes_label(path, found.spec.label)
+            if theirs is not None and class_match.differs(ids := class_match.match(theirs, data.label)):
+                dist.print0(class_match.say(theirs, data.label, f"{flag}={path}"))
+                back = {t: k for k, t in enumerate(ids) if t is not None}
+                found = ImageDataset(path, use_labels=True, label_dim=data.label.dim, class_map=back)
+                found.spec = dataclasses.replace(found.spec, label=dataclasses.replace(
+                    data.label, counts=found.spec.label.counts, shots={}))
     except UserError as e:
         raise UserError(f"{flag}={path}: {e}") from None
-    check_labels(found.spec, data, f"{flag}={path}")
+    check_labels(found.spec, data, f"{flag}={path}", numbered)
     return found
 
 
-def check_labels(found: DataSpec, data: DataSpec, what: str) -> None:
-    """UserError unless the images and labels of `found` are of the kind of `data`."""
+def fakes_label(path: str, label: LabelSpec) -> LabelSpec | None:
+    """Labels of a zip of generated images with the class map of the data that it was made for; None where the zip does
+    not say."""
+    try:
+        with zipfile.ZipFile(path) as z:
+            recorded = json.loads(z.read("dataset.json")).get("provenance") or {}
+        return dataclasses.replace(label, class_map={int(k): int(v) for k, v in recorded["class_map"].items()})
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, AttributeError, TypeError):
+        return None
+
+
+def check_labels(found: DataSpec, data: DataSpec, what: str, numbered: bool = True) -> None:
+    """UserError unless the images and labels of `found` are of the kind of `data`, in the same numbering. `numbered`:
+    it is known where the numbers of `found` come from."""
     a, b = found.label, data.label
     words = {"none": "no labels", "class": "classes", "value": "values"}
     if a.kind != b.kind:
@@ -449,6 +485,10 @@ def check_labels(found: DataSpec, data: DataSpec, what: str) -> None:
     if a.names and b.names and tuple(a.names) != tuple(b.names):
         k = next(i for i, (p, q) in enumerate(zip(a.names, b.names)) if p != q)
         raise UserError(f"{what} calls class {k} {a.names[k]!r}, the data {b.names[k]!r}; it is for other classes")
+    if numbered and class_match.comparable(a, b) and class_match.differs(ids := class_match.match(a, b)):
+        k = next(k for k, t in enumerate(ids) if t is not None and t != k)
+        raise UserError(f"{what} numbers its classes otherwise: {k} of the data is its {ids[k]}; make it with the same "
+                        "--fname as the data")
     if (found.resolution, found.channels) != (data.resolution, data.channels):
         raise UserError(f"{what} has images of {found.resolution} pixels and {found.channels} channels, the data "
                         f"{data.resolution} and {data.channels}")
@@ -490,8 +530,15 @@ def load(path: str, data: DataSpec, flag: str) -> Student:
     snap = snapshot.load(path)
     if snap.method != CGANKD.name:
         raise UserError(f"{flag}={path} is of method {snap.method}; `python -m gantransfer.distill teacher` makes one")
-    check_labels(DataSpec.from_dict(snap.data), data, f"{flag}={path}")
-    return snap.build("net")
+    found, net = DataSpec.from_dict(snap.data), snap.build("net")
+    if class_match.comparable(found.label, data.label):
+        ids = class_match.known(found.label, data.label, f"{flag}={path}")
+        if class_match.differs(ids) or found.label.dim != data.label.dim:
+            dist.print0(class_match.say(found.label, data.label, f"{flag}={path}"))
+            net.select_outputs(ids)
+            found = dataclasses.replace(found, label=data.label)
+    check_labels(found, data, f"{flag}={path}")
+    return net
 
 
 def stage_pairs(s: list[Tensor], t: list[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.util import UserError, sha256
-from gantransfer import method, resolution, snapshot, strong_views
+from gantransfer import class_match, method, resolution, snapshot, strong_views
 from gantransfer.dataset import BatchSource, DataSpec, ImageDataset
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.methods import METHODS, cgan_kd
@@ -98,7 +98,8 @@ class DensityRatioTraining(method.Method):
             self.statistics = [StepStatistics(net.train()) for net in self.nets.values()]
             return
         snap = source
-        self.sampler_ = METHODS[snap.method].sampler_from(snap, self.device)
+        self.sampler_ = class_match.translated(METHODS[snap.method].sampler_from(snap, self.device), data.label,
+                                               f"--network={o.network}")
         cgan_kd.check_labels(self.sampler_.spec, data, f"--network={o.network}")
         if "y2h" in snap.nets:
             self.nets["y2h"] = snap.build("y2h", self.device)

@@ -15,6 +15,7 @@ With --hyper-init=exact the generator is its source for every label at the start
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -123,7 +124,7 @@ class Hypermod(StyleGAN2):
     def _resolve_hyper(cls, o: HypermodOptions, v1: bool) -> None:
         if o.hyper_rank is None:
             o.hyper_rank = "full" if v1 else "4"
-        if o.hyper_rank != "full" and not (o.hyper_rank.isdecimal() and int(o.hyper_rank) >= 1):
+        if o.hyper_rank != "full" and not (re.fullmatch(r"[0-9]{1,9}", o.hyper_rank) and int(o.hyper_rank) >= 1):
             raise UserError(f"--hyper_rank={o.hyper_rank} is neither a whole number from 1 on nor 'full'")
         if o.align_kimg and o.hyper_init == "exact":
             raise UserError("--align_kimg: with --hyper_init=exact the generator equals its source from the start, so "

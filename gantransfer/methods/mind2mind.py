@@ -117,7 +117,7 @@ def widths(text: str | None, default: tuple[int, ...], flag: str) -> list[int]:
         out = [int(v) for v in text.split(",")]
     except ValueError:
         out = [0]
-    if min(out) < 1:
+    if not 1 <= min(out) <= max(out) < 2**31:
         raise UserError(f"--{flag}={text} is not a list of widths, such as 128,256,512, or none")
     return out
 

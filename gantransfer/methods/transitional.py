@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, finite_numbers
 from gantransfer import method
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, RunConfig, option
@@ -55,8 +55,8 @@ class Transitional(StyleGAN2):
             if o.t_start_kimg is not None or o.t_end_kimg is not None:
                 raise UserError("--transition=A-B already says what --t_start_kimg and --t_end_kimg say; give one")
             try:
-                o.t_start_kimg, o.t_end_kimg = (float(v) for v in o.transition.split("-"))
-            except ValueError:
+                o.t_start_kimg, o.t_end_kimg = finite_numbers(o.transition.replace("-", ","), "--transition")
+            except (ValueError, UserError):
                 raise UserError(f"--transition={o.transition} is not START-END, e.g. 2000-4000") from None
         o.t_start_kimg, o.t_end_kimg = o.t_start_kimg or 0.0, o.t_end_kimg or 0.0
         if o.t_end_kimg < o.t_start_kimg:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dnnlib import util
+from dnnlib import seeding, util
 from dnnlib.util import UserError
 from gantransfer.dataset import ImageDataset
 from gantransfer.metrics.reference import ReferenceStats
@@ -165,7 +165,8 @@ class MetricContext:
 
     def _seeds(self, n: int) -> np.ndarray:
         # runs with neighbouring base seeds must not share samples
-        return self.seed * 2**20 + np.arange(n, dtype=np.int64)
+        base = self.seed if 0 <= self.seed < 2**42 else seeding.number(self.seed) % 2**42
+        return base * 2**20 + np.arange(n, dtype=np.int64)
 
     def _label_source(self) -> LabelSource:
         label = self.label
@@ -206,7 +207,7 @@ class MetricContext:
             raise UserError(f"{data.spec.path} has {len(rows)} images{what}, the metric takes {n}; generate more, or "
                             f"name a smaller count (fid{len(rows)}_full, fd_NAME_{len(rows)}, report_NAME_COUNT)")
         if len(rows) > n:
-            rows = np.sort(np.random.RandomState(self.seed % 2**32).permutation(rows)[:n])
+            rows = np.sort(seeding.numpy_rng(self.seed).permutation(rows)[:n])
         return Plan(("rows", None if classes is None else tuple(classes), n), rows, None,
                     None if data.class_ids is None else data.class_ids[rows])
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dnnlib import seeding
 from gantransfer.metrics.arrays import Array, MetricError, as_features
 
 
@@ -154,7 +155,7 @@ def fid_infinity(real: Moments | Array, fake: Array, ddof: int = 0, points: int 
     if smallest >= len(y) or points < 2:
         raise MetricError(f"FID-infinity needs at least two sizes between {smallest} and {len(y)} generated rows")
     sizes = np.unique(np.linspace(smallest, len(y), points).astype(np.int64))
-    rng = np.random.RandomState(seed)
+    rng = seeding.numpy_rng(seed)
     values = np.array([frechet_distance(x, Moments.of(y[torch.as_tensor(rng.choice(len(y), int(n), replace=False))]),
                                         ddof) for n in sizes])
     slope, intercept = np.polyfit(1 / sizes, values, 1)

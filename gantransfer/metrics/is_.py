@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from dnnlib import seeding
 from gantransfer.metrics.arrays import Array, MetricError, as_features
 
 
@@ -23,7 +24,7 @@ def inception_score(logits: Array, splits: int = 10, *, drop_tail: bool = False,
     if splits < 1 or m < splits:
         raise MetricError(f"inception score over {splits} splits needs at least as many rows, got {m}")
     if shuffle_seed is not None:
-        x = x[torch.as_tensor(np.random.RandomState(shuffle_seed).permutation(m))]
+        x = x[torch.as_tensor(seeding.numpy_rng(shuffle_seed).permutation(m))]
     log_p = torch.log_softmax(x, 1)
     step = m // splits
     bounds = [(i * step, (i + 1) * step) if drop_tail else (i * m // splits, (i + 1) * m // splits)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
+from dnnlib import seeding
 from gantransfer.metrics.arrays import Array, MetricError, as_pair
 
 _BLOCK = 4096  # rows of a kernel block: 4096 x 4096 float64 = 128 MiB
@@ -76,7 +77,7 @@ def kid(real: Array, fake: Array, num_subsets: int = 100, max_subset_size: int =
     size = min(len(real), len(fake), max_subset_size)
     if size < 2:
         raise MetricError(f"KID needs at least 2 rows on each side, got {len(real)} and {len(fake)}")
-    rng = np.random.RandomState(seed)
+    rng = seeding.numpy_rng(seed)
     values = kid_on_subsets(real, fake, draw_subsets(len(real), len(fake), num_subsets, size, rng))
     return float(values.mean()), float(values.std())
 

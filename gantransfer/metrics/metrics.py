@@ -83,9 +83,9 @@ class Metric:
 def _count(text: str | None, default: int) -> int:
     if text is None:
         return default
-    n = int(text[:-1]) * 1000 if text.endswith("k") else int(text)
+    n = 0 if len(text) > 10 else int(text[:-1]) * 1000 if text.endswith("k") else int(text)
     if n < 1:
-        raise UserError(f"metric count '{text}' must be positive")
+        raise UserError(f"metric count '{text[:20]}' must be positive, and of at most ten digits")
     return n
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dnnlib import seeding
 from dnnlib.util import UserError
 from gantransfer.metrics import ppl
 from gantransfer.metrics.context import MetricContext
@@ -121,7 +122,7 @@ def lpips_diversity(ctx: MetricContext, pairs_per_class: int) -> tuple[list[int]
     plan = ctx.plan_per_class(classes, 2 * pairs_per_class) if labelled else ctx.plan(2 * pairs_per_class)
     # consecutive samples of a class are pairs: independent draws of a sampler; rows of a set are shuffled first
     if ctx.generated is not None:
-        order = np.random.RandomState(ctx.seed % 2**32)
+        order = seeding.numpy_rng(ctx.seed)
         rows = plan.seeds.reshape(len(classes), -1)
         plan = dataclasses.replace(plan, seeds=np.stack([order.permutation(r) for r in rows]).reshape(-1))
 

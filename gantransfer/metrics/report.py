@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, printable
 from gantransfer.metrics import intra, label_score
 from gantransfer.metrics.arrays import MetricError
 from gantransfer.metrics.context import MetricContext, Plan
@@ -155,7 +155,7 @@ def format_report(result: dict[str, Any], names: tuple[str, ...] = ()) -> str:
     keys = [k for k in ("n_train", "n_real", "n_gen", "fd", "accuracy", "diversity", "nearest") if k in table]
     lines.append(f"{'class':24}" + "".join(f"{k:>10}" for k in keys))
     for i, c in enumerate(table["ids"]):
-        name = f"{c} {names[c]}" if c < len(names) and names[c] != str(c) else str(c)
+        name = f"{c} {printable(names[c])}" if c < len(names) and names[c] != str(c) else str(c)
         lines.append(f"{name[:23]:24}" + "".join(f"{table[k][i]:10d}" if k.startswith("n_") else
                                                  _number(table[k][i], 10) for k in keys))
     return "\n".join(lines)

@@ -419,6 +419,21 @@ class Student(nn.Module):
         logits = self.head(self.dropout(found[-1]))
         return Output(logits, found) if features else logits
 
+    @torch.no_grad()
+    def select_outputs(self, ids: Sequence[int | None]) -> None:
+        """Make output k what output `ids[k]` was, in place; None: a class that is never chosen (logit -1e4)."""
+        last = self.head if isinstance(self.head, nn.Linear) else self.head[-1]
+        rows = torch.tensor([-1 if t is None else t for t in ids])
+        new = nn.Linear(last.in_features, len(ids)).to(last.weight)
+        new.weight.copy_(torch.where((rows < 0)[:, None], 0, last.weight[rows.clamp(min=0)]))
+        new.bias.copy_(torch.where(rows < 0, -1e4, last.bias[rows.clamp(min=0)]))
+        new.requires_grad_(last.weight.requires_grad)
+        if last is self.head:
+            self.head = new
+        else:
+            self.head[-1] = new
+        self.outputs = self.init_kwargs["outputs"] = len(ids)
+
     def project(self, pooled_features: Tensor) -> Tensor:
         """SSKD's projections [N, d] of pooled features."""
         return self.projector(pooled_features)

@@ -53,8 +53,9 @@ def package_data() -> Path:
 
 def search_path() -> list[Path]:
     """Folders searched for weights, in order. The users' caches of other tools are only read."""
-    home, env = Path.home(), os.environ.get
-    folders = [Path(p) for p in (env("GANTRANSFER_DETECTORS") or "").split(os.pathsep) if p]
+    home, env = Path.home(), util.env_path
+    listed = os.environ.get("GANTRANSFER_DETECTORS") or ""
+    folders = [Path(util.expand_user(p)) for p in listed.split(os.pathsep) if p]
     folders += [util.cache_dir("detectors"), util.cache_dir("downloads"), package_data()]
     folders.append(Path(env("DNNLIB_CACHE_DIR") or home / ".cache" / "dnnlib", "downloads"))
     torch_home = env("TORCH_HOME") or Path(env("XDG_CACHE_HOME") or home / ".cache", "torch")

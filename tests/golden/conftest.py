@@ -8,16 +8,17 @@ its tests with the reason.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dnnlib.util import env_path
+
 
 def golden_root() -> Path:
     default = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
-    return Path(os.environ.get("GANTRANSFER_GOLDEN") or default)
+    return Path(env_path("GANTRANSFER_GOLDEN") or default)
 
 
 def golden_files(area: str, pattern: str) -> list:

@@ -77,7 +77,7 @@ def test_command(tiny_zip, tmp_path, run_script):
 @pytest.mark.parametrize("flags,message", [
     (["--name=inception"], "--name=inception"),
     (["--name=a b"], "--name=a b"),
-    (["--min-accuracy=1.0"], "--min-accuracy needs --heldout"),
+    (["--epochs=1", "--min-accuracy=1.0"], "held-out accuracy"),  # held out by itself
     (["--epochs=1", "--heldout={data}", "--min-accuracy=1.0"], "below --min-accuracy"),
     (["--data=/nowhere.zip"], "/nowhere.zip"),
     (["--heldout={rgb}"], "--heldout"),
