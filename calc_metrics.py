@@ -144,16 +144,14 @@ class Job:
 
     def __init__(self, flags: dict[str, Any], names: list[str], detectors: dict[str, Path]):
         from gantransfer.dataset import DataSpec, ImageDataset
+        from gantransfer.importers import is_images, load_any
 
         self.flags, self.names, self.detectors = flags, names, detectors
         self.snapshot = self.generated = None
-        source = Path(flags["network"])
-        if source.is_dir() or source.suffix.lower() == ".zip":
-            self.generated = ImageDataset(source, use_labels=True)
+        if is_images(flags["network"]):
+            self.generated = ImageDataset(flags["network"], use_labels=True)
             self.spec = self.generated.spec
         else:
-            from gantransfer.importers import load_any
-
             self.snapshot = load_any(flags["network"])
             self.spec = DataSpec.from_dict(self.snapshot.data)
         self.reference = self._reference()

@@ -26,7 +26,7 @@ from gantransfer import fakes as fake_sets
 from gantransfer import jobs, label_filter
 from gantransfer.dataset import ImageDataset
 from gantransfer.distill_presets import PRESETS
-from gantransfer.importers import load_any
+from gantransfer.importers import identity, is_images, load_any
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS, cgan_kd, density_ratio
 from gantransfer.methods.cgan_kd import CGANKD, CGANKDOptions
@@ -342,14 +342,14 @@ def check_dest(dest: str) -> Path:
 
 def source_of(network: str, data: ImageDataset, device: Any, options: dict[str, Any]) -> Any:
     """Generator or ready images; their labels must be those of the data."""
-    if os.path.isdir(network) or network.lower().endswith(".zip"):
+    if is_images(network):
         source: Any = fake_sets.ReadyImages(network, data.spec)
     else:
         snap = load_any(network)
         if snap.method not in METHODS:
             raise UserError(f"--network={network} is of method {snap.method}, which makes no images")
         source = fake_sets.Generator(METHODS[snap.method].sampler_from(snap, device),
-                                     sha256(network) if os.path.isfile(network) else network, **options)
+                                     identity(network), **options)
     cgan_kd.check_labels(source.spec, data.spec, f"--network={network}")
     return source
 
@@ -549,7 +549,7 @@ def select_rho(**flags: Any) -> None:
     train, valid = split_files(data, flags["val_split"], flags["seed"], outdir)
     real = [f"--data={flags['data']}", f"--fname={train}"]
     network = flags["network"] or gan_on(outdir, real, flags["gan_flags"], float(kimg), flags["seed"])
-    seen = load_any(network).data if not network.lower().endswith(".zip") else {}
+    seen = {} if is_images(network) else load_any(network).data
     subtrain = len(json.loads(train.read_text(encoding="utf-8"))["labels"])
     if os.path.basename(seen.get("fname") or "") != train.name or seen.get("num_images") != subtrain:
         raise UserError(f"--network={network} was not trained on {train} alone: it may know the validation images; "
