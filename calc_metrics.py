@@ -35,6 +35,9 @@ LABELS = ("reference", "uniform", "training")
 @click.option("--mirror", type=BOOL, help="Mirrored reals for the metrics without _full (default: as in training)")
 @click.option("--labels", type=click.Choice(LABELS), default="reference", show_default=True,
               help="Class frequencies of generated images")
+@click.option("--trunc", type=float, default=1, show_default=True, help="Truncation psi of generated images")
+@click.option("--trunc-center", "--trunc_center", type=click.Choice(["global", "class"]), default="global",
+              show_default=True, help="What truncation pulls towards: one mean, as published, or the class's mean w")
 @click.option("--classes", metavar="LIST", help="Class ids that tables and reports cover, e.g. 0-4,7")
 @click.option("--detector", "detectors", multiple=True, metavar="[NAME=]FILE", help="Weights of a detector; repeatable")
 @click.option("--fetch-detector", "--fetch_detector", "fetch_name", metavar="NAME",
@@ -149,6 +152,9 @@ class Job:
         self.flags, self.names, self.detectors = flags, names, detectors
         self.snapshot = self.generated = None
         if is_images(flags["network"]):
+            if flags["trunc"] != 1 or flags["trunc_center"] != "global":
+                raise UserError(f"--trunc: the images of {flags['network']} are made already; give a snapshot, or omit "
+                                "--trunc and --trunc-center")
             self.generated = ImageDataset(flags["network"], use_labels=True)
             self.spec = self.generated.spec
         else:
@@ -243,11 +249,18 @@ class Job:
         self.preflight()
         flags = self.flags
         sampler = None if self.snapshot is None else self._methods().sampler_from(self.snapshot, device)
+        truncation: dict[str, Any] = {}
+        if flags["trunc_center"] != "global" and sampler is not None:
+            sampler.check_center(flags["trunc_center"])
+        if flags["trunc"] != 1:
+            truncation = dict(truncation_psi=flags["trunc"])
+            if flags["trunc_center"] != "global":
+                truncation["truncation_center"] = flags["trunc_center"]
         ctx = metrics.MetricContext(
             sampler=sampler, generated=self.generated, reference=self.reference, training=self.training, device=device,
             seed=flags["seed"], cache_dir=flags["cache_dir"], use_cache=not flags["no_cache"], detectors=self.detectors,
             batch=flags["batch"], progress=flags["verbose"], labels=flags["labels"], mirror=flags["mirror"],
-            classes=parse_classes(flags["classes"]),
+            classes=parse_classes(flags["classes"]), truncation=truncation,
             reference_stats=metrics.read_reference(flags["ref"]) if flags["ref"] else None)
         run_dir = self._run_dir()
         failed = False

@@ -343,6 +343,8 @@ def check_dest(dest: str) -> Path:
 def source_of(network: str, data: ImageDataset, device: Any, options: dict[str, Any]) -> Any:
     """Generator or ready images; their labels must be those of the data."""
     if is_images(network):
+        if options:
+            raise UserError(f"--trunc: the images of {network} are made already; give a snapshot, or omit --trunc")
         source: Any = fake_sets.ReadyImages(network, data.spec)
     else:
         snap = load_any(network)
@@ -352,6 +354,14 @@ def source_of(network: str, data: ImageDataset, device: Any, options: dict[str, 
                                      identity(network), **options)
     cgan_kd.check_labels(source.spec, data.spec, f"--network={network}")
     return source
+
+
+def truncation_of(flags: dict[str, Any]) -> dict[str, Any]:
+    """--trunc and --trunc-center as the sampler takes them."""
+    if flags["trunc"] == 1:
+        return {}
+    center = {} if flags["trunc_center"] == "global" else dict(truncation_center=flags["trunc_center"])
+    return dict(truncation_psi=flags["trunc"], **center)
 
 
 def judge_of(path: str, data: ImageDataset, device: Any, clip: bool, integers: bool) -> Callable:
@@ -384,6 +394,8 @@ def judge_of(path: str, data: ImageDataset, device: Any, clip: bool, integers: b
 @flag("clip", "Values: predictions stay inside the labels' range", bool, True)
 @flag("integers", "Values: truncate predictions to integers, as published for ages", bool, False)
 @flag("trunc", "Truncation psi of the generator", float, 1.0)
+@flag("trunc_center", "What truncation pulls towards: one mean, as published, or the mean w of the class",
+      click.Choice(["global", "class"]), "global")
 @flag("rs_mode", "Rejection: M fixed after the burn-in, or running as published",
       click.Choice(["fixed", "running"]), "fixed")
 @flag("rs_M", "Rejection: M is this quantile of the burn-in's ratios [default: their maximum]",
@@ -409,7 +421,7 @@ def fakes(**flags: Any) -> None:
     recipe = fake_sets.Recipe(
         flags["num_per_label"], flags["seed"], flags["rs_mode"], flags["rs_M"],
         rs_burn_in=flags["rs_burn_in"] or 1000,
-        options={} if flags["trunc"] == 1 else dict(truncation_psi=flags["trunc"]))
+        options=truncation_of(flags))
     labels = fake_sets.grid(label, data, flags["num_labels"])
     if flags["dry_run"]:
         print(json.dumps(dict(dataclasses.asdict(recipe), labels=len(labels), **f.settings()), indent=2))
@@ -417,6 +429,8 @@ def fakes(**flags: Any) -> None:
     kind = launched_elsewhere(flags)
     with processes(kind, flags["threads"]) as device:
         source = source_of(flags["network"], data, device, recipe.options)
+        if flags["trunc_center"] != "global" and isinstance(source, fake_sets.Generator):
+            source.sampler.check_center(flags["trunc_center"])
         judge = judge_of(flags["teacher"], data, device, flags["clip"], flags["integers"]) if flags["teacher"] else None
         ratio = None
         if flags["ratio"]:
@@ -424,6 +438,7 @@ def fakes(**flags: Any) -> None:
         provenance = dict(
             network_sha256=source.identity, sampler=type(source).__name__, seed=recipe.seed,
             truncation=flags["trunc"], num_per_label=recipe.num_per_label, num_labels=len(labels),
+            **{k: v for k, v in recipe.options.items() if k == "truncation_center"},
             ratio_sha256=ratio.identity if ratio else None, rs_mode=recipe.rs_mode, rs_M=recipe.rs_quantile,
             teacher_sha256=sha256(flags["teacher"]) if flags["teacher"] else None, clip=flags["clip"],
             integers=flags["integers"], real_data_sha256=data.fingerprint(),

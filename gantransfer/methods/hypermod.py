@@ -486,7 +486,9 @@ class Hypermod(StyleGAN2):
 
     @classmethod
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=networks.ClassInStyles(G))
+        net = networks.ClassInStyles(G)  # its w knows no label; the class vector behind it is what it is at any psi
+        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=net, styles=net.mapping,
+                                        render=net.synthesis)
 
 
 def _task_of(snap: snapshot.Snapshot) -> snapshot.NetRecord | None:

@@ -566,7 +566,8 @@ class StyleGAN2(method.Method):
 
     @classmethod
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
+        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
+                                        styles=lambda z, c: G.mapping(z, c, update_w_avg=False), render=G.synthesis)
 
 
 def _or(value: Any, default: Any) -> Any:
