@@ -175,6 +175,7 @@ class Stage:
             source = load_any(run.resume)
             if source.method != CGANKD.name:
                 raise UserError(f"--init={run.resume} is of method {source.method}, not a teacher or student")
+            CGANKD.check_source(opts or self.opts, self.data.spec, source, stage)
         return run_stage(self.method, opts or self.opts, self.data, run, stage, outdir, device, source)
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import augment, method, sampler
+from gantransfer import augment, method, sampler, snapshot, source_fit
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, RunConfig, option
 from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options
@@ -73,6 +73,14 @@ class UTLO(StyleGAN2):
         c["G_kwargs"]["res_uc"] = c["D_kwargs"]["res_uc"] = o.res_uc
         c["loss_kwargs"].update(add_uc=o.add_uc, alpha=o.alpha)
         return c
+
+    @classmethod
+    def check_source(cls, o: UTLOOptions, data: DataSpec, source: snapshot.Snapshot | None, stage: str) -> None:
+        super().check_source(o, data, source, stage)
+        theirs = 0 if source is None else source_fit.record_of(source, "G").kwargs.get("res_uc") or 0
+        if theirs and not o.res_uc:
+            raise UserError(f"the source has label-free layers up to {theirs} pixels, this run none; give "
+                            f"--res_uc={theirs}")
 
     # ---- networks ------------------------------------------------------------------------------------------------
 
