@@ -122,7 +122,7 @@ _OPAQUE = {
         ("argparse", "Namespace"),
         ("types", "SimpleNamespace"),
         *(("datetime", n) for n in ("date", "datetime", "time", "timedelta", "timezone")),
-        *((m, n) for m in ("builtins", "__builtin__") for n in ("complex", "range", "slice")),
+        *((m, n) for m in ("builtins", "__builtin__") for n in ("complex", "range", "xrange", "slice")),
         ("decimal", "Decimal"),
         ("fractions", "Fraction"),
         ("uuid", "UUID"),
