@@ -6,14 +6,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from dnnlib.util import UserError
-from gantransfer import best, label_means
+from calc_metrics import main as calc_metrics
+from dnnlib.util import UserError, run_cli
+from gantransfer import best, generate, interpolate, label_means
 from gantransfer.dataset import DataSpec, LabelSpec
 from gantransfer.methods import METHODS
 from gantransfer.methods.styletransfer import StyleTransfer
 from gantransfer.networks import hyper1, hypermod, mindgan, stylegan2, styletransfer, transitional, utlo
 from gantransfer.sampler import GeneratorSampler, one_hot, to_uint8
+from gantransfer.snapshot import NetRecord, Snapshot
+from tests.conftest import write_image_zip
 
 SIZES = dict(z_dim=8, w_dim=8, img_resolution=16, img_channels=3, mapping_kwargs=dict(num_layers=2),
              synthesis_kwargs=dict(channel_base=64, channel_max=6))
@@ -145,3 +149,65 @@ def test_results_of_truncated_images_rate_no_snapshot(tmp_path):
     rows = [line, dict(line, results={"fid10_full": 1.0}, truncation={"truncation_psi": 0.5})]
     (tmp_path / "metric-fid10_full.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     assert [r.value for r in best.ratings(tmp_path)] == [3.0]
+
+
+# ---- commands ------------------------------------------------------------------------------------------------------
+
+
+def run(command, *words):
+    run_cli(lambda: command.main([str(w) for w in words], standalone_mode=False))
+
+
+@pytest.fixture
+def snap(tmp_path):
+    G = generator("stylegan2")
+    nets = {"G_ema": NetRecord.of(G)}
+    Snapshot("stylegan2", nets, data=SPEC.to_dict()).save(tmp_path / "snap.pkl")
+    return tmp_path / "snap.pkl"
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_generate_and_interpolate_take_the_flag(tmp_path, snap):
+    run(generate.main, f"--network={snap}", "--seeds=1-2", "--class=0,2", "--trunc=0", "--trunc-center=class",
+        f"--outdir={tmp_path / 'out'}", "--device=cpu")
+    made = {(s, k): pixels(tmp_path / "out" / f"seed000{s}-class{k}.png") for s in (1, 2) for k in (0, 2)}
+    assert (made[1, 0] == made[2, 0]).all() and (made[1, 2] == made[2, 2]).all()
+    assert np.abs(made[1, 0] - made[1, 2]).mean() > 0.2
+    run(interpolate.main, f"--network={snap}", "--class-1=0", "--class-2=2", "--seeds=1-2", "--steps=3", "--trunc=0",
+        "--trunc-center=class", f"--output={tmp_path / 'walk.png'}", "--device=cpu")
+    sheet = sheet_cells(pixels(tmp_path / "walk.png"), 2, 3)
+    assert all((a == b).all() for a, b in zip(*sheet))  # no latent left
+    assert np.abs(sheet[0][0] - made[1, 0]).max() <= 1 and np.abs(sheet[0][2] - made[1, 2]).max() <= 1
+    run(generate.main, f"--network={snap}", "--mix-rows=1", "--mix-cols=2", "--class=2", "--trunc=0",
+        "--trunc-center=class", f"--grid={tmp_path / 'mix.png'}", "--device=cpu")
+    assert np.abs(sheet_cells(pixels(tmp_path / "mix.png"), 2, 2)[1][1] - made[1, 2]).max() <= 1
+
+
+def sheet_cells(sheet, rows, columns):
+    """The images of a sheet, whatever stands between them."""
+    h, w = sheet.shape[0] // rows, sheet.shape[1] // columns
+    return [[sheet[r * h : r * h + 16, c * w : c * w + 16] for c in range(columns)] for r in range(rows)]
+
+
+def test_metrics_of_truncated_images_are_lines_of_their_own(tmp_path, snap, capsys):
+    rng = np.random.RandomState(0)
+    data = write_image_zip(tmp_path / "set.zip", rng.randint(0, 255, (12, 16, 16, 3)).astype(np.uint8), [0, 1, 2] * 4)
+    words = [f"--data={data}", "--metrics=smoke", "--labels=uniform", "--device=cpu", "--verbose=False",
+             f"--cache-dir={tmp_path / 'c'}", f"--outdir={tmp_path / 'm'}"]
+    lines = []
+    for more in ([], ["--trunc=0.3"], ["--trunc=0.3", "--trunc-center=class"]):
+        run(calc_metrics, f"--network={snap}", *words, *more)
+        lines.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert [x.get("truncation") for x in lines] == [None, dict(truncation_psi=0.3), dict(
+        truncation_psi=0.3, truncation_center="class")]
+    values = [next(iter(x["results"].values())) for x in lines]
+    assert len(set(values)) == 3
+    path = tmp_path / "m" / f"metric-{lines[0]['metric']}.jsonl"
+    assert len(path.read_text().splitlines()) == 3
+    assert [r.value for r in best.ratings(tmp_path / "m") if r.metric == lines[0]["metric"]] == values[:1]
+    with pytest.raises(SystemExit):
+        run(calc_metrics, f"--network={data}", *words, "--trunc=0.5")
+    assert "are made already" in capsys.readouterr().err
