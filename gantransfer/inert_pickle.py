@@ -183,7 +183,7 @@ def end_of(data: bytes, start: int) -> int:
     """Position after the pickle at `start`. Raises Refused."""
     try:
         return _check_opcodes(data, start, True)
-    except DAMAGE as e:
+    except _DAMAGE as e:
         raise Refused(f"it is damaged ({one_line(e)})") from None
 
 
@@ -218,7 +218,7 @@ def names_in(data: bytes, start: int = 0) -> list[tuple[str, bool]]:
                 elif op.name in ("EXT1", "EXT2", "EXT4"):
                     found["?"] = None
                 top = None
-    except DAMAGE:
+    except _DAMAGE:
         pass
     return [(name, name in known) for name in found]
 
@@ -255,7 +255,7 @@ _OPCODES = frozenset(
     "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET "
     "BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD".split()
 )
-DAMAGE = (pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, KeyError, MemoryError,
+_DAMAGE = (pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, KeyError, MemoryError,
            OverflowError, RecursionError, RuntimeError, TypeError, ValueError, struct.error)
 
 
@@ -269,7 +269,7 @@ def read(data: bytes, start: int, stand_ins: Mapping[tuple[str, str], Any],
         end = _check_opcodes(data, start, persistent is not None)
         # The slice keeps the unpickler from reading ahead into what follows.
         return _Unpickler(data[start:end], stand_ins, persistent).load(), end
-    except DAMAGE as e:
+    except _DAMAGE as e:
         raise Refused(f"it is damaged ({one_line(e)})") from None
 
 

@@ -5,9 +5,8 @@ is. Recognised by the names in it alone; nothing is run."""
 from __future__ import annotations
 
 import pickletools
+import struct
 from collections.abc import Collection
-
-from gantransfer import inert_pickle
 
 READABLE = ("of this family StyleGAN2 can be read (of stylegan2-ada-pytorch or of the StyleGAN3 code), UTLO and "
             "transitional-cGAN")
@@ -25,6 +24,8 @@ _WORDS = {
     "EDMPrecond": "EDM diffusion model", "Precond": "EDM2 diffusion model", "magnitude_ema": _SG3,
 }
 _MOST = 200_000  # instructions looked at
+_DAMAGE = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError, TypeError,
+           ValueError, struct.error)  # of a pickle's instructions
 
 
 def by_tensors(names: Collection[str]) -> str | None:
@@ -47,6 +48,6 @@ def by_pickle(data: bytes) -> str | None:
                 text = arg.replace(" ", ".", 1) if op.name == "GLOBAL" else arg
                 found += [kind for start, kind in _MODULES.items() if f"{text}.".startswith(start)]
                 found += [_WORDS[text]] if text in _WORDS else []
-    except inert_pickle.DAMAGE:
+    except _DAMAGE:
         pass
     return next((kind for kind in (_T, _XL) if kind in found), next(iter(found), None))
