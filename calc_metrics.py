@@ -14,7 +14,7 @@ import click
 
 from dnnlib.util import UserError, run_cli
 from gantransfer import kernels
-from gantransfer.flags import CLASS_HELP, PATH, PATHS, SEED, IntRange, note, parse_classes
+from gantransfer.flags import CLASS_HELP, FLOAT, PATH, PATHS, SEED, IntRange, note, parse_classes
 
 BOOL = click.BOOL
 LABELS = ("reference", "uniform", "training")
@@ -42,6 +42,9 @@ LABELS = ("reference", "uniform", "training")
 @click.option("--mirror", type=BOOL, help="Mirrored reals for the metrics without _full (default: as in training)")
 @click.option("--labels", type=click.Choice(LABELS), default="reference", show_default=True,
               help="Class frequencies of generated images")
+@click.option("--trunc", type=FLOAT, default=1, show_default=True, help="Truncation psi of generated images")
+@click.option("--trunc-center", "--trunc_center", type=click.Choice(["global", "class"]), default="global",
+              show_default=True, help="What truncation pulls towards: one mean, as published, or the class's mean w")
 @click.option("--classes", metavar="LIST",
               help=f"Classes that tables and reports cover: {CLASS_HELP}")
 @click.option("--detector", "detectors", multiple=True, type=PATHS, metavar="[NAME=]FILE",
@@ -155,16 +158,17 @@ class Job:
 
     def __init__(self, flags: dict[str, Any], names: list[str], detectors: dict[str, Path]):
         from gantransfer.dataset import DataSpec, ImageDataset
+        from gantransfer.importers import is_images, load_any
 
         self.flags, self.names, self.detectors = flags, names, detectors
         self.snapshot = self.generated = None
-        source = Path(flags["network"])
-        if source.is_dir() or source.suffix.lower() == ".zip":
-            self.generated = ImageDataset(source, use_labels=True)
+        if is_images(flags["network"]):
+            if flags["trunc"] != 1 or flags["trunc_center"] != "global":
+                raise UserError(f"--trunc: the images of {flags['network']} are made already; give a snapshot, or omit "
+                                "--trunc and --trunc-center")
+            self.generated = ImageDataset(flags["network"], use_labels=True)
             self.spec = self.generated.spec
         else:
-            from gantransfer.importers import load_any
-
             self.snapshot = load_any(flags["network"])
             self.spec = DataSpec.from_dict(self.snapshot.data)
         self.reference = self._reference()
@@ -257,11 +261,18 @@ class Job:
         self.preflight()
         flags = self.flags
         sampler = None if self.snapshot is None else self._methods().sampler_from(self.snapshot, device)
+        truncation: dict[str, Any] = {}
+        if flags["trunc_center"] != "global" and sampler is not None:
+            sampler.check_center(flags["trunc_center"])
+        if flags["trunc"] != 1:
+            truncation = dict(truncation_psi=flags["trunc"])
+            if flags["trunc_center"] != "global":
+                truncation["truncation_center"] = flags["trunc_center"]
         ctx = metrics.MetricContext(
             sampler=sampler, generated=self.generated, reference=self.reference, training=self.training, device=device,
             seed=flags["seed"], cache_dir=flags["cache_dir"], use_cache=not flags["no_cache"], detectors=self.detectors,
             batch=flags["batch"], progress=flags["verbose"], labels=flags["labels"], mirror=flags["mirror"],
-            classes=self._classes,
+            classes=self._classes, truncation=truncation,
             reference_stats=metrics.read_reference(flags["ref"]) if flags["ref"] else None)
         run_dir = self._run_dir()
         failed = False

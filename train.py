@@ -178,7 +178,7 @@ class Setup:
                             f"{self.dataset.spec.num_images} images there are")
         resume = best.resolve(flags["resume"])
         flags["source"] = best.resolve(flags["source"])
-        self.continues = resume is not None and (resume == "latest" or Path(resume).is_dir())
+        self.continues = resume is not None and (resume == "latest" or is_run_folder(resume))
         names = {f.name for f in dataclasses.fields(self.method.Options)}
         self.opts = self.method.Options(**{k: given[k] for k in names if given.get(k) is not None})
         self.run = RunConfig(seed=flags["seed"], num_procs=flags["gpus"], batch=flags["batch"],
@@ -520,6 +520,15 @@ def parse_detectors(text: str | None) -> dict[str, str]:
         name, _, path = part.rpartition("=")
         out[name.strip()] = path.strip()
     return out
+
+
+def is_run_folder(path: str) -> bool:
+    """Whether --resume names a run to continue; a BigGAN is a folder as well, of weights to start from."""
+    if not os.path.isdir(path):
+        return False
+    from gantransfer.importers.biggan import is_checkpoint
+
+    return not is_checkpoint(path)
 
 
 def matching_runs(outdir: Path, name: str) -> list[Path]:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from dnnlib.util import UserError
+from gantransfer import source_fit
 from gantransfer.dataset import DataSpec
 from gantransfer.networks import alae, mindgan, stylegan2
 from gantransfer.snapshot import Snapshot
@@ -120,9 +121,4 @@ def decoder_of(G: nn.Module, name: str = "the source") -> tuple[nn.Module, dict[
 
 def check_images(ae: AutoEncoder, data: DataSpec, name: str = "the source") -> None:
     """UserError unless `data` has images of the auto-encoder's size."""
-    for what, mine, theirs in (("pixels", data.resolution, ae.encoder.img_resolution),
-                               ("channels", data.channels, ae.encoder.img_channels)):
-        if mine != theirs:
-            flag = f"--resolution={theirs}x{theirs}" if what == "pixels" else f"--channels={theirs}"
-            raise UserError(f"{name} makes images of {theirs} {what}, {data.path or data.name} has {mine}; convert the "
-                            f"data with dataset_tool.py {flag}")
+    source_fit.images(ae.encoder.img_resolution, ae.encoder.img_channels, data, name)

@@ -33,6 +33,8 @@ def ratings(run_dir: Path) -> list[Rating]:
                 name, snapshot, results = r["metric"], r["snapshot_pkl"], r["results"]
             except (ValueError, KeyError, TypeError):
                 continue  # half a line from a killed run
+            if r.get("truncation"):
+                continue  # of truncated images: no match for the others
             out += [Rating(name, key, value, r.get("kimg") or 0, snapshot) for key, value in results.items()
                     if isinstance(value, int | float) and math.isfinite(value) and snapshot]
     return sorted(out, key=lambda r: r.kimg)

@@ -28,7 +28,7 @@ from gantransfer import fakes as fake_sets
 from gantransfer.dataset import ImageDataset
 from gantransfer.distill_presets import PRESETS
 from gantransfer.flags import FLOAT, PATH, PATHS, SEED, FloatRange, IntRange, option_type, trained_classes
-from gantransfer.importers import load_any
+from gantransfer.importers import identity, is_images, load_any
 from gantransfer.labels import some
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS, cgan_kd, density_ratio
@@ -183,6 +183,7 @@ class Stage:
             source = load_any(run.resume)
             if source.method != CGANKD.name:
                 raise UserError(f"--init={run.resume} is of method {source.method}, not a teacher or student")
+            CGANKD.check_source(opts or self.opts, self.data.spec, source, stage)
         return run_stage(self.method, opts or self.opts, self.data, run, stage, outdir, device, source)
 
 
@@ -372,7 +373,9 @@ def check_dest(dest: str) -> Path:
 
 def source_of(network: str, data: ImageDataset, device: Any, options: dict[str, Any]) -> Any:
     """Generator or ready images; their labels must be those of the data."""
-    if os.path.isdir(network) or network.lower().endswith(".zip"):
+    if is_images(network):
+        if options:
+            raise UserError(f"--trunc: the images of {network} are made already; give a snapshot, or omit --trunc")
         source: Any = fake_sets.ReadyImages(network, data.spec)
     else:
         snap = load_any(network)
@@ -382,7 +385,7 @@ def source_of(network: str, data: ImageDataset, device: Any, options: dict[str, 
         sampler = class_match.translated(made, data.spec.label, f"--network={network}")
         if sampler is not made:
             dist.print0(class_match.say(made.spec.label, data.spec.label, f"--network={network}"))
-        source = fake_sets.Generator(sampler, sha256(network) if os.path.isfile(network) else network, **options)
+        source = fake_sets.Generator(sampler, identity(network), **options)
     cgan_kd.check_labels(source.spec, data.spec, f"--network={network}", isinstance(source, fake_sets.Generator))
     return source
 
@@ -400,6 +403,14 @@ def drawn_labels(labels: np.ndarray, source: Any, data: ImageDataset, network: s
     if not len(kept):
         raise UserError(f"--network={network} had images of none of the data's classes")
     return kept
+
+
+def truncation_of(flags: dict[str, Any]) -> dict[str, Any]:
+    """--trunc and --trunc-center as the sampler takes them."""
+    if flags["trunc"] == 1:
+        return {}
+    center = {} if flags["trunc_center"] == "global" else dict(truncation_center=flags["trunc_center"])
+    return dict(truncation_psi=flags["trunc"], **center)
 
 
 def judge_of(path: str, data: ImageDataset, device: Any, clip: bool, integers: bool) -> Callable:
@@ -432,6 +443,8 @@ def judge_of(path: str, data: ImageDataset, device: Any, clip: bool, integers: b
 @flag("clip", "Values: predictions stay inside the labels' range", bool, True)
 @flag("integers", "Values: truncate predictions to integers, as published for ages", bool, False)
 @flag("trunc", "Truncation psi of the generator", FLOAT, 1.0)
+@flag("trunc_center", "What truncation pulls towards: one mean, as published, or the mean w of the class",
+      click.Choice(["global", "class"]), "global")
 @flag("rs_mode", "Rejection: M fixed after the burn-in, or running as published",
       click.Choice(["fixed", "running"]), "fixed")
 @flag("rs_M", "Rejection: M is this quantile of the burn-in's ratios [default: their maximum]",
@@ -458,7 +471,7 @@ def fakes(**flags: Any) -> None:
     recipe = fake_sets.Recipe(
         flags["num_per_label"], flags["seed"], flags["rs_mode"], flags["rs_M"],
         rs_burn_in=flags["rs_burn_in"] or 1000,
-        options={} if flags["trunc"] == 1 else dict(truncation_psi=flags["trunc"]))
+        options=truncation_of(flags))
     labels = fake_sets.grid(label, data, flags["num_labels"])
     if flags["dry_run"]:
         print(json.dumps(dict(dataclasses.asdict(recipe), labels=len(labels), **f.settings()), indent=2))
@@ -467,6 +480,8 @@ def fakes(**flags: Any) -> None:
     with processes(kind, flags["threads"]) as device:
         source = source_of(flags["network"], data, device, recipe.options)
         labels = drawn_labels(labels, source, data, flags["network"])
+        if flags["trunc_center"] != "global" and isinstance(source, fake_sets.Generator):
+            source.sampler.check_center(flags["trunc_center"])
         judge = judge_of(flags["teacher"], data, device, flags["clip"], flags["integers"]) if flags["teacher"] else None
         ratio = None
         if flags["ratio"]:
@@ -474,6 +489,7 @@ def fakes(**flags: Any) -> None:
         provenance = dict(
             network_sha256=source.identity, sampler=type(source).__name__, seed=recipe.seed,
             truncation=flags["trunc"], num_per_label=recipe.num_per_label, num_labels=len(labels),
+            **{k: v for k, v in recipe.options.items() if k == "truncation_center"},
             ratio_sha256=ratio.identity if ratio else None, rs_mode=recipe.rs_mode, rs_M=recipe.rs_quantile,
             teacher_sha256=sha256(flags["teacher"]) if flags["teacher"] else None, clip=flags["clip"],
             integers=flags["integers"], real_data_sha256=data.fingerprint(),
@@ -603,7 +619,7 @@ def select_rho(**flags: Any) -> None:
     train, valid = split_files(data, flags["val_split"], flags["seed"], outdir)
     real = [f"--data={flags['data']}", f"--fname={train}"]
     network = flags["network"] or gan_on(outdir, real, flags["gan_flags"], float(kimg), flags["seed"])
-    seen = load_any(network).data if not network.lower().endswith(".zip") else {}
+    seen = {} if is_images(network) else load_any(network).data
     subtrain = len(json.loads(train.read_text(encoding="utf-8"))["labels"])
     if os.path.basename(seen.get("fname") or "") != train.name or seen.get("num_images") != subtrain:
         raise UserError(f"--network={network} was not trained on {train} alone: it may know the validation images; "

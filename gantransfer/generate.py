@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from dnnlib import seeding
 from dnnlib.util import UserError, atomic_path, finite_numbers, run_cli
-from gantransfer import kernels
+from gantransfer import kernels, label_means
 from gantransfer.flags import (
     CLASS_HELP,
     FLOAT,
@@ -248,7 +248,7 @@ def png(image: np.ndarray) -> bytes:
 @torch.no_grad()
 def mixing_sheet(snap: Snapshot, rows: Sequence[int], cols: Sequence[int], layers: Sequence[int] | None = None,
                  c: torch.Tensor | None = None, device: torch.device | str = "cpu", batch: int = 16,
-                 psi: float = 1, noise_mode: str = "const") -> np.ndarray:
+                 psi: float = 1, noise_mode: str = "const", center: str = "global") -> np.ndarray:
     """uint8 [(1 + rows) * (1 + cols), C, H, W]: image (i, j) has the styles `layers` of seed cols[j], the others of
     rows[i]; the first row and column show the seeds themselves. layers None: the lower half, at most 0 to 6.
 
@@ -256,7 +256,9 @@ def mixing_sheet(snap: Snapshot, rows: Sequence[int], cols: Sequence[int], layer
     """
     from gantransfer.methods import METHODS
 
-    G = getattr(METHODS[snap.method].sampler_from(snap, device), "network", None)
+    sampler = METHODS[snap.method].sampler_from(snap, device)
+    sampler.check_center(center)
+    G = getattr(sampler, "network", None)
     if not hasattr(G, "mapping") or not hasattr(G, "num_ws"):
         raise UserError(f"style mixing needs a style-based generator; method {snap.method} has none")
     layers = list(range(min(G.num_ws // 2, 7))) if layers is None else list(layers)
@@ -265,7 +267,12 @@ def mixing_sheet(snap: Snapshot, rows: Sequence[int], cols: Sequence[int], layer
     seeds = list(dict.fromkeys([*rows, *cols]))
     z = torch.from_numpy(np.stack([seeding.numpy_rng(s).randn(G.z_dim) for s in seeds])).float().to(device)
     c = torch.zeros([1, 0]) if c is None else c
-    own = dict(zip(seeds, G.mapping(z, c.to(device).expand(len(seeds), -1), truncation_psi=psi)))
+    c = c.to(device).expand(len(seeds), -1)
+    if center == "class" and psi != 1:
+        mapped = label_means.pull(sampler.means.styles(z, c), sampler.means(c), psi)
+    else:
+        mapped = G.mapping(z, c, truncation_psi=psi)
+    own = dict(zip(seeds, mapped))
     ws, noise_seeds = [own[s] for s in cols], list(cols)
     for r in rows:
         ws.append(own[r])
@@ -324,6 +331,8 @@ def _check_writable(flag: str, path: str | None, is_file: bool) -> None:
 @click.option("--data", type=PATH, metavar="PATH", help="Data set to draw float-vector labels from")
 @click.option("--trunc", type=FLOAT, default=1, show_default=True, help="Truncation psi: below 1 typical, less varied")
 @click.option("--trunc-cutoff", type=IntRange(min=0), help="Truncate only this many layers")
+@click.option("--trunc-center", type=click.Choice(label_means.CENTERS), default="global", show_default=True,
+              help="What truncation pulls towards: one mean, as published, or the mean w of the image's own class")
 @click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True)
 @click.option("--grid", type=PATH, metavar="FILE.png", help="Write one picture, a row per class")
 @click.option("--outdir", type=PATH, metavar="DIR|FILE.zip",
@@ -337,9 +346,9 @@ def _check_writable(flag: str, path: str | None, is_file: bool) -> None:
 @click.option("--kernels", **kernels.FLAG)
 @click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
 def main(network: str, seeds: str | None, class_: str | None, per_class: int | None, labels: str | None,
-         label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None, noise_mode: str,
-         grid: str | None, outdir: str | None, add_uc: bool, zoom: int, mix_rows: str | None, mix_cols: str | None,
-         mix_layers: str | None, device: str, batch: int) -> None:
+         label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None, trunc_center: str,
+         noise_mode: str, grid: str | None, outdir: str | None, add_uc: bool, zoom: int, mix_rows: str | None,
+         mix_cols: str | None, mix_layers: str | None, device: str, batch: int) -> None:
     """Generate images from a snapshot, one seed per image.
 
     \b
@@ -364,10 +373,11 @@ def main(network: str, seeds: str | None, class_: str | None, per_class: int | N
                         "snapshot of a generator")
     if mix_rows or mix_cols:
         _mix(snap, mix_rows, mix_cols, mix_layers, class_, label, grid, outdir, zoom, device=where, batch=batch,
-             psi=trunc, noise_mode=noise_mode)
+             psi=trunc, noise_mode=noise_mode, center=trunc_center)
         return
 
     sampler = METHODS[snap.method].sampler_from(snap, where)
+    sampler.check_center(trunc_center)
     label_set, class_ = split_label_set(class_, sampler)
     spec = sampler.label_sets[label_set] if label_set else sampler.spec.label
     if add_uc and "uc" not in sampler.views:
@@ -391,6 +401,8 @@ def main(network: str, seeds: str | None, class_: str | None, per_class: int | N
         kw["label_set"] = label_set
     if trunc_cutoff is not None:
         kw["truncation_cutoff"] = trunc_cutoff
+    if trunc_center != "global":
+        kw["truncation_center"] = trunc_center
     views = ["image", "uc"] if add_uc else ["image"]
     kept: dict[str, list[np.ndarray]] = {v: [] for v in views}
     with ExitStack() as stack:

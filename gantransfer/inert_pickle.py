@@ -13,7 +13,7 @@ import io
 import pickle
 import pickletools
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,15 +35,26 @@ class Network:
     def __setstate__(self, state: Any) -> None:
         raise Refused("it changes a network after building it")
 
+    def arguments(self, names: Sequence[str] = ()) -> dict[str, Any]:
+        """Constructor arguments by name, as plain data; `names`: the parameters in their order, for positional ones.
+
+        Raises Refused for more positional arguments than names, one given twice, and values that are not plain.
+        """
+        args, kwargs = self.state.get("_init_args") or (), self.state.get("_init_kwargs", {})
+        if not (isinstance(kwargs, dict) and isinstance(args, tuple | list)):
+            raise Refused(f"{self.class_name} has no usable constructor arguments")
+        if len(args) > len(names):
+            raise Refused(f"{self.class_name} was built with {len(args)} positional arguments, which have no names")
+        named = dict(zip(names, args))
+        twice = [k for k in named if k in kwargs]
+        if twice:
+            raise Refused(f"{self.class_name} was given its argument {twice[0]} twice")
+        return plain({**named, **kwargs})
+
     @property
     def init_kwargs(self) -> dict[str, Any]:
-        """Constructor arguments as plain data. Raises Refused if some were positional or are not plain."""
-        if self.state.get("_init_args"):
-            raise Refused(f"{self.class_name} was built with positional arguments")
-        kwargs = self.state.get("_init_kwargs", {})
-        if not isinstance(kwargs, dict):
-            raise Refused(f"{self.class_name} has no usable constructor arguments")
-        return plain(kwargs)
+        """Constructor arguments of a network that was given all of them by name."""
+        return self.arguments()
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """State dict under dotted names: parameters, persistent buffers, then children, as torch orders them."""
@@ -99,8 +110,8 @@ class Opaque:
         self.state = state
 
 
-# Objects that published checkpoints hold beside their weights: activations in a BigGAN's settings, ALAE's running
-# means, the command line of rosinality's training script. They become `Opaque`; nothing of theirs is imported.
+# Objects that checkpoints hold beside their weights: activations in a BigGAN's settings, ALAE's running means, the
+# command line of a training script, dates and numbers of a run. They become `Opaque`; nothing of theirs is imported.
 _OPAQUE = {
     (module, name): type(name, (Opaque,), {"__slots__": (), "name": f"{module}.{name}"})
     for module, name in (
@@ -109,8 +120,21 @@ _OPAQUE = {
         ("tracker", "RunningMean"),
         ("tracker", "RunningMeanTorch"),
         ("argparse", "Namespace"),
+        ("types", "SimpleNamespace"),
+        *(("datetime", n) for n in ("date", "datetime", "time", "timedelta", "timezone")),
+        *((m, n) for m in ("builtins", "__builtin__") for n in ("complex", "range", "xrange", "slice")),
+        ("decimal", "Decimal"),
+        ("fractions", "Fraction"),
+        ("uuid", "UUID"),
     )
 }
+
+# Names whose text says everything: pickles refer to them as globals.
+_WORDS = {("torch", n): f"torch.{n}" for n in (
+    "float16", "float32", "float64", "bfloat16", "uint8", "int8", "int16", "int32", "int64", "bool", "complex64",
+    "complex128", "float8_e4m3fn", "float8_e5m2")}
+_PATHS = tuple((module, name) for module in ("pathlib", "pathlib._local") for name in (
+    "Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"))
 
 
 def load(data: bytes) -> Any:
@@ -138,10 +162,15 @@ def stand_ins(budget: int) -> dict[tuple[str, str], Any]:
         ("numpy", "ndarray"): _Marker("numpy.ndarray"),
         ("dnnlib.util", "EasyDict"): _Dict,
         ("_codecs", "encode"): _Call(_encode),
+        ("torch", "device"): _Call(_device),
+        ("torch.serialization", "_get_layout"): _Call(lambda name="": str(name)[:40]),
+        ("collections", "Counter"): _Call(lambda items=(): dict(items)),
+        **dict.fromkeys(_PATHS, _Call(_path)),
+        **_WORDS,
         **_OPAQUE,
     }
     for builtins in ("builtins", "__builtin__"):
-        names[builtins, "set"] = _Call(lambda items=(): set(items))
+        names[builtins, "set"] = names[builtins, "frozenset"] = _Call(lambda items=(): set(items))
         names[builtins, "dict"] = _Call(lambda items=(): dict(items))
         names[builtins, "list"] = _Call(lambda items=(): list(items))
     for core in ("numpy.core", "numpy._core"):
@@ -199,17 +228,24 @@ def plain(value: Any) -> Any:
     return _plain(value, [100_000])
 
 
-def _plain(value: Any, left: list[int], depth: int = 0) -> Any:
+def _plain(value: Any, left: list[int], depth: int = 0, words: bool = False) -> Any:
     left[0] -= 1
     if left[0] < 0 or depth > 32:
         raise Refused("its arguments are nested without end")
     if isinstance(value, dict):
-        return {str(k): _plain(v, left, depth + 1) for k, v in value.items()}
+        return {str(k): _plain(v, left, depth + 1, words) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v, left, depth + 1) for v in value]
+        return [_plain(v, left, depth + 1, words) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if words:
+        return f"<{value.name if isinstance(value, Opaque) else type(value).__name__}>"
     raise Refused(f"its arguments contain a {type(value).__name__}")
+
+
+def settings(value: Any) -> Any:
+    """As `plain`, for what is kept as a note only: objects that are not plain become a few words."""
+    return _plain(value, [100_000], words=True)
 
 
 # What may run: the opcodes of protocols 2 to 5 that build plain data, call a stand-in, or fill its result.
@@ -380,6 +416,21 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not (isinstance(text, str) and encoding in ("latin1", "latin-1")):
         raise Refused(f"it encodes text as {str(encoding)[:20]!r}")
     return text.encode("latin1")
+
+
+def _path(*parts: Any) -> str:
+    """A path as text; it names nothing on this machine."""
+    if not all(isinstance(p, str) for p in parts):
+        raise Refused("it holds a damaged path")
+    if parts and parts[0][-1:] in ("/", "\\"):
+        return parts[0] + "/".join(parts[1:])
+    return "/".join(parts)
+
+
+def _device(kind: Any = "cpu", index: Any = None) -> str:
+    if not (isinstance(kind, str) and (index is None or type(index) is int)):
+        raise Refused("it holds a damaged device")
+    return kind if index is None else f"{kind}:{index}"
 
 
 def _network(meta: Any) -> Network:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from dnnlib import seeding
 from dnnlib.util import UserError, atomic_path, run_cli
-from gantransfer import kernels
+from gantransfer import kernels, label_means
 from gantransfer.flags import FLOAT, ONE_CLASS_HELP, PATH, IntRange, one_class, parse_seeds, trained_classes
 from gantransfer.generate import pick_device
 from gantransfer.grid import save_grid
@@ -56,8 +56,9 @@ class Walk:
     """Images of latents and of what stands for the class in a model: its class vector where it has one, else the
     label."""
 
-    def __init__(self, sampler: Sampler, psi: float, noise_mode: str, device: torch.device):
+    def __init__(self, sampler: Sampler, psi: float, noise_mode: str, device: torch.device, center: str = "global"):
         self.sampler, self.psi, self.noise_mode, self.device = sampler, psi, noise_mode, device
+        self.center = center  # of truncation; between classes it moves with the label
         net = getattr(sampler, "network", None)
         self.hyper = net if isinstance(net, ClassInStyles) else None
 
@@ -79,12 +80,22 @@ class Walk:
             zs, vs = z[i : i + batch], v[i : i + batch]
             kw: dict[str, Any] = dict(noise_mode=self.noise_mode, rng=SeedStack([seed] * len(zs)))
             if self.hyper is not None:
-                ws = self.hyper.G.styles(zs, truncation_psi=self.psi)
+                ws = self.styles(zs)
                 ws = torch.cat([ws, vs[:, None].expand(-1, ws.shape[1], -1)], 2)
                 out.append(to_uint8(self.hyper.synthesis(ws, **kw)))
             else:
-                out.append(to_uint8(self.sampler.synthesise(zs, vs, truncation_psi=self.psi, **kw)))
+                out.append(to_uint8(self.sampler.images(zs, vs, truncation_psi=self.psi, truncation_center=self.center,
+                                                     **kw)))
         return torch.cat(out).cpu().numpy()
+
+    def styles(self, z: torch.Tensor) -> torch.Tensor:
+        """ws of a hyper-modulated model, [n, L, D]: they know no class, so that every class has one centre."""
+        G = self.hyper.G
+        if self.center == "global" or self.psi == 1:
+            return G.styles(z, truncation_psi=self.psi)
+        label = torch.eye(self.sampler.label_dim, device=z.device)[:1]
+        ws = G.styles(z)
+        return label_means.pull(ws, self.sampler.means(label)[:, :, : ws.shape[2]], self.psi)
 
 
 def sheet(walk: Walk, kind: str, seeds: list[int], first: int, second: int, steps: int,
@@ -155,6 +166,8 @@ def write_video(path: str, frames: np.ndarray, fps: int, zoom: int) -> None:
 @click.option("--steps", type=IntRange(min=2), default=10, show_default=True, help="Columns, or frames")
 @click.option("--interpolation", type=click.Choice(["linear", "spherical"]), default="linear", show_default=True)
 @click.option("--trunc", type=FLOAT, default=1, show_default=True, help="Truncation psi")
+@click.option("--trunc-center", type=click.Choice(label_means.CENTERS), default="global", show_default=True,
+              help="What truncation pulls towards: one mean, as published, or the mean w of the step's own class")
 @click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True,
               help="random: one noise per row")
 @click.option("--zoom", type=IntRange(1, 64), default=1, show_default=True, help="Enlarge the images")
@@ -163,7 +176,8 @@ def write_video(path: str, frames: np.ndarray, fps: int, zoom: int) -> None:
 @click.option("--kernels", **kernels.FLAG)
 @click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
 def main(network: str, kind: str, output: str, first: str | None, second: str | None, seeds: str, steps: int,
-         interpolation: str, trunc: float, noise_mode: str, zoom: int, fps: int, device: str, batch: int) -> None:
+         interpolation: str, trunc: float, trunc_center: str, noise_mode: str, zoom: int, fps: int, device: str,
+         batch: int) -> None:
     """Interpolate between classes, latents, or both.
 
     \b
@@ -189,8 +203,9 @@ def main(network: str, kind: str, output: str, first: str | None, second: str | 
     trained = trained_classes(label)
     ends = [fallback if text is None else one_class(text, label, flag) for flag, text, fallback in (
         ("--class-1", first, trained[0]), ("--class-2", second, trained[min(1, len(trained) - 1)]))]
+    sampler.check_center(trunc_center)
     between = slerp if interpolation == "spherical" else straight
-    frames = sheet(Walk(sampler, trunc, noise_mode, where), kind, chosen, *ends, steps, between, batch)
+    frames = sheet(Walk(sampler, trunc, noise_mode, where, trunc_center), kind, chosen, *ends, steps, between, batch)
     if ending == ".png":
         save_grid(output, frames.reshape(-1, *frames.shape[2:]), steps, zoom=zoom)
     else:

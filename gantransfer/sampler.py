@@ -7,13 +7,14 @@ One seed per image: image k depends on its seed and label only, never on the bat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from dnnlib import seeding
 from dnnlib.util import UserError
+from gantransfer import label_means
 from gantransfer.dataset import DataSpec, LabelSpec, class_weights
 from torch_utils import random as rnd
 
@@ -36,16 +37,24 @@ class GeneratorSampler:
     Latents are `RandomState(seed).randn(z_dim)`, the field's habit, so that known seeds give known pictures; noise
     inputs come from one torch generator per seed. Conversion to uint8 truncates `127.5 x + 128`, as the published
     metrics do.
+
+    truncation_psi, truncation_cutoff: as published. truncation_center: 'global' (one mean of all, as published) or
+    'class', the mean w of the image's own label (label_means.py), for models that have a w: those give `styles(z, c)
+    -> ws [N, L, D]`, untruncated, and `render(ws, rng=..., **kw) -> image`; both also take `view` and `label_set`
+    where synthesise does.
     """
 
     def __init__(self, synthesise: Callable[..., torch.Tensor], z_dim: int, spec: DataSpec,
                  device: torch.device | str = "cpu", views: tuple[str, ...] = ("image",), label_dim: int | None = None,
-                 network: torch.nn.Module | None = None, label_sets: dict[str, LabelSpec] | None = None):
+                 network: torch.nn.Module | None = None, label_sets: dict[str, LabelSpec] | None = None,
+                 styles: label_means.Styles | None = None, render: Callable[..., torch.Tensor] | None = None):
         self.synthesise, self.z_dim, self.spec = synthesise, z_dim, spec
         self.network = network  # for measures of the latent space, where there is one to measure
         self.device, self.views = torch.device(device), views
         self.label_dim = spec.label.dim if label_dim is None else label_dim
         self.label_sets = label_sets or {}
+        self.render = render
+        self.means = None if styles is None else label_means.LabelMeans(styles, z_dim, self.device, network)
 
     @torch.no_grad()
     def __call__(self, seeds: Sequence[int], c: torch.Tensor | None = None, **kw) -> torch.Tensor:
@@ -58,8 +67,30 @@ class GeneratorSampler:
             raise ValueError(f"labels {tuple(c.shape)} for {len(seeds)} seeds of a model with {dim} labels")
         z = np.stack([seeding.numpy_rng(s).randn(self.z_dim) for s in seeds])
         z = torch.from_numpy(z).to(self.device, torch.float32)
-        x = self.synthesise(z, c.to(self.device, torch.float32), rng=rnd.SeedStack(seeds), **kw)
-        return to_uint8(x)
+        return to_uint8(self.images(z, c.to(self.device, torch.float32), rnd.SeedStack(seeds), **kw))
+
+    def images(self, z: torch.Tensor, c: torch.Tensor, rng: rnd.Rng, *, truncation_center: str = "global",
+               **kw: Any) -> torch.Tensor:
+        """float [N, C, H, W] of latents and labels on the device, with truncation towards either centre."""
+        self.check_center(truncation_center)
+        psi = kw.get("truncation_psi", 1)
+        if truncation_center == "global" or psi == 1:
+            return self.synthesise(z, c, rng=rng, **kw)
+        choice = {k: kw[k] for k in ("view", "label_set") if kw.get(k) is not None}
+        rest = {k: v for k, v in kw.items() if k not in ("truncation_psi", "truncation_cutoff", "view", "label_set")}
+        ws = label_means.pull(self.means.styles(z, c, **choice), self.means(c, **choice), psi,
+                              kw.get("truncation_cutoff"))
+        return self.render(ws, rng=rng, **choice, **rest)
+
+    def check_center(self, center: str) -> None:
+        """UserError for a truncation centre that does not exist, or that this model does not have."""
+        if center not in label_means.CENTERS:
+            raise UserError(f"truncation_center={center}: there are {' and '.join(label_means.CENTERS)}")
+        if center == "class" and self.means is None:
+            raise UserError("--trunc-center=class needs a model with a latent w (StyleGAN); this one has none, its "
+                            "truncation scales z: omit the flag")
+        if center == "class" and not self.label_dim:
+            raise UserError("--trunc-center=class needs a model with labels; this one is unconditional: omit the flag")
 
 
 def to_uint8(x: torch.Tensor) -> torch.Tensor:

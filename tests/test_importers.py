@@ -286,7 +286,7 @@ def test_networks_that_do_not_fit(tmp_path, persistence):
     refused("cannot be rebuilt.*bananas", G=Persistent(persistence, G, "Generator", dict(SMALL_G, bananas=1)))
     refused("does not fit: synthesis.b4.conv1.affine.weight should be .*6, 9",
             G=Persistent(persistence, G, "Generator", dict(SMALL_G, w_dim=9)))
-    refused("it has no generator", D=Persistent(persistence, D, "Discriminator", SMALL_D))
+    refused("discriminator alone", D=Persistent(persistence, D, "Discriminator", SMALL_D))
     more = Persistent(persistence, G, "Generator", SMALL_G)
     more.meta["state"]["_buffers"]["extra"] = torch.zeros(1)
     refused("tensors that our .* lacks, such as extra", G=more)
@@ -294,8 +294,8 @@ def test_networks_that_do_not_fit(tmp_path, persistence):
     less.meta["state"]["_modules"]["mapping"].meta["state"]["_buffers"].clear()
     refused("mapping.w_avg should be .* is missing", G=less)
     positional = Persistent(persistence, G, "Generator", SMALL_G)
-    positional.meta["state"]["_init_args"] = (1,)
-    refused("positional", G=positional)
+    positional.meta["state"]["_init_args"] = (1,) * 8
+    refused("8 positional arguments, which have no names", G=positional)
     alien = Persistent(persistence, torch.nn.Sequential(), "Generator", SMALL_G)
     alien.meta["state"]["_buffers"]["synthesis.input.weight"] = torch.zeros(1)
     refused("StyleGAN3", G=alien)

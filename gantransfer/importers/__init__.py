@@ -7,19 +7,24 @@ for every tensor: copied, renamed, initialised or dropped. What cannot be accoun
 
 from __future__ import annotations
 
+import hashlib
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from dnnlib.util import UserError, fetch, is_url
-from gantransfer import plain_weights, snapshot
-from gantransfer.importers import alae, biggan, mindgan, rosinality, stylegan1, stylegan2_ada
+from dnnlib.util import UserError, fetch, is_url, sha256
+from gantransfer import plain_weights, snapshot, torch_file
+from gantransfer.importers import alae, biggan, mean_w, mindgan, rosinality, strangers, stylegan1, stylegan2_ada
 from gantransfer.importers.common import Result, Source, to_snapshot
 from gantransfer.importers.stylegan2_ada import read_pickle
 from gantransfer.inert_pickle import Refused
+from gantransfer.labels import some
 from gantransfer.snapshot import Snapshot
 
-__all__ = ["IMPORTERS", "RESUME_NAMES", "Importer", "detect", "load_any", "open_source", "read_pickle"]
+__all__ = ["IMPORTERS", "RESUME_NAMES", "Importer", "detect", "identity", "is_images", "load_any", "open_source",
+           "read_pickle"]
 
 _SOURCE_NETS = ("https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets/"
                 "{}.pkl")
@@ -44,7 +49,7 @@ class Importer:
 
 
 IMPORTERS: tuple[Importer, ...] = (
-    Importer("stylegan2-ada", "StyleGAN2-ADA, UTLO and transitional-cGAN network pickles",
+    Importer("stylegan2-ada", "StyleGAN2-ADA, its UTLO and transitional-cGAN, and StyleGAN2 of the StyleGAN3 code",
              stylegan2_ada.recognise, stylegan2_ada.convert),
     Importer("rosinality-stylegan2", "rosinality's StyleGAN2 (.pt)", rosinality.recognise, rosinality.convert),
     Importer("hypermod", "Hyper-Modulation (.model)", stylegan1.recognise_hyper, stylegan1.convert),
@@ -67,13 +72,16 @@ def load_any(path_or_url: str | os.PathLike, format: str = "auto", copy: str = "
         raise UserError(f"--format={format} is not a known format; there are auto, gantransfer, "
                         + ", ".join(i.name for i in IMPORTERS))
     try:
-        own = _own(source) if format in ("auto", "gantransfer") else None
-        if own is not None:
-            return own
-        importer = detect(source, format)
-        return to_snapshot(importer.convert(source), text, importer.name)
+        snap = _own(source) if format in ("auto", "gantransfer") else None
+        if snap is None:
+            importer = detect(source, format)
+            snap = to_snapshot(importer.convert(source), text, importer.name)
+        return _with_means(snap, text)
     except Refused as e:
         reason = str(e)
+        stranger = None if strangers.READABLE in reason else _stranger(source)
+        if stranger:
+            reason = f"it is of a {stranger} ({reason}); {strangers.READABLE}"
         if source.kind != "folder" and not source.start:
             reason = "it is empty"
         if source.start.lstrip()[:1] == b"<":
@@ -81,6 +89,35 @@ def load_any(path_or_url: str | os.PathLike, format: str = "auto", copy: str = "
         if is_url(address):
             source.path.unlink(missing_ok=True)  # the cached download: the next try fetches it again
         raise UserError(f"{text} is not a usable network snapshot: {reason}") from None
+
+
+def _with_means(snap: Snapshot, text: str) -> Snapshot:
+    """`snap` with finite mean latents, and a word on those that had to be measured."""
+    anew = []
+    for name, record in snap.nets.items():
+        for key in mean_w.measure(record):
+            anew.append(f"{name}.{key}")
+            account = (snap.extra.get("networks") or {}).get(name, {}).get("account")
+            if isinstance(account, dict):
+                for action in ("copied", "renamed", "initialised"):
+                    account[action] = [row for row in account.get(action, ()) if key not in (row, *row[:2])]
+                account["initialised"].append([key, f"not finite in the file: {mean_w.HOW}"])
+    if anew:
+        warnings.warn(f"{text}: its mean latent is not a number ({some(anew)}) and was measured anew "
+                      f"({mean_w.HOW}); truncation uses it, images without truncation do not", stacklevel=3)
+    return snap
+
+
+def _stranger(source: Source) -> str | None:
+    """What a refused file is of, if it is a known relative of what we read."""
+    try:
+        if source.kind == "pickle":
+            return strangers.by_pickle(source.path.read_bytes())
+        if source.kind == "torch":
+            return next(filter(None, map(strangers.by_pickle, torch_file.pickles(source.path))), None)
+    except (Refused, OSError):
+        pass
+    return None
 
 
 def _open(path_or_url: str | os.PathLike, copy: str = "") -> tuple[str, Source, str]:
@@ -112,6 +149,21 @@ def _own(source: Source) -> Snapshot | None:
     return None
 
 
+def is_images(path: str | os.PathLike) -> bool:
+    """Whether `path` is a zip or folder of images, not a checkpoint that is a folder (of BigGAN, of cGANTransfer)."""
+    path = Path(path)
+    return path.suffix.lower() == ".zip" if not path.is_dir() else not biggan.is_checkpoint(path)
+
+
+def identity(path: str | os.PathLike) -> str:
+    """What a checkpoint is known by: the SHA-256 of a file, of all files of a folder; the name of anything else."""
+    path = os.fspath(path)
+    if not os.path.isdir(path):
+        return sha256(path) if os.path.isfile(path) else path
+    files = sorted(p for p in Path(path).iterdir() if p.is_file())
+    return hashlib.sha256("\n".join(f"{p.name} {sha256(p)}" for p in files).encode()).hexdigest()
+
+
 def detect(source: Source, format: str = "auto") -> Importer:
     """The importer for a source. Raises Refused when there is none, or when `format` names another kind."""
     if source.kind == "":
@@ -123,5 +175,8 @@ def detect(source: Source, format: str = "auto") -> Importer:
         raise Refused("it is a folder; name a network-snapshot-*.pkl in it")
     if format != "auto":
         raise Refused(f"it is not of the format {format}")
+    names = {key for state in source.states.values() for key in state}
+    if stranger := strangers.by_tensors(names):
+        raise Refused(f"it is the state of a {stranger}; {strangers.READABLE}")
     raise Refused("its networks are of no known kind; there are "
                   + "; ".join(i.title for i in IMPORTERS))

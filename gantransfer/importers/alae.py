@@ -52,6 +52,12 @@ def convert(source: Source) -> Result:
 def _part(name: str, state: Mapping[str, torch.Tensor], average: object) -> Part:
     ledger = Ledger(state)
     names: list[str] = []
+    blocks = {"G": "decode_block.", "E": "encode_block."}.get(name, "map_blocks.")
+    if not any(key.startswith(blocks) for key in state):
+        what = {"G": "generator", "E": "encoder", "F": "mapping", "D": "latent discriminator"}[name]
+        flat = any(key.split(".")[0].startswith("fc") for key in state)
+        raise Refused(f"its {what} is " + ("fully connected, as ALAE has them for MNIST" if flat else "of another kind")
+                      + "; only ALAE's convolutional networks, with styles, can be read")
     if name == "G":
         blocks = count(state, r"decode_block\.\d+\.conv_2\.weight")
         kwargs = dict(latent_size=get(state, "decode_block.0.style_1.weight", 2).shape[1],

@@ -10,6 +10,7 @@ scripts; the provenance says which.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,6 +53,11 @@ def _is_side_file(source: Source) -> bool:
     content = source.content if source.kind == "torch" else None
     return isinstance(content, dict) and ({"itr", "epoch", "config"} <= set(content)
                                           or {"state", "param_groups"} == set(content))
+
+
+def is_checkpoint(path: str | os.PathLike) -> bool:
+    """Whether a folder holds a generator of BigGAN-PyTorch or cGANTransfer, rather than images."""
+    return os.path.isdir(path) and bool(_copies(Path(path)))
 
 
 def _copies(folder: Path) -> list[str]:
@@ -144,8 +150,15 @@ def _setting(name: str, kind: type, default: Any, config: Mapping[str, Any], ass
     return default
 
 
+def _no_spectral_norm(state: Mapping[str, torch.Tensor], side: str) -> None:
+    if not any(re.search(r"\.u\d+$", key) for key in state):
+        raise Refused(f"its {'generator' if side == 'G' else 'discriminator'} was trained without spectral norm "
+                      f"(--{side}_param other than SN); only BigGANs with it (SN) can be read")
+
+
 def _spectral(side: str, state: Mapping[str, torch.Tensor], config: Mapping[str, Any],
               assumed: dict[str, Any]) -> dict[str, Any]:
+    _no_spectral_norm(state, side)
     large = count(state, r"blocks\.\d+\.0\.conv1\.weight") > 4  # the launch scripts of 128 pixels and above
     return {f"num_{side}_SVs": max(count(state, r"linear\.u\d+"), 1),
             f"num_{side}_SV_itrs": _setting(f"num_{side}_SV_itrs", int, 1, config, assumed),

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import method, resolution, sampler, snapshot
+from gantransfer import method, resolution, sampler, snapshot, source_fit
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks import alae as networks
@@ -59,6 +59,22 @@ class Draws:
     noise: list[torch.Tensor] | None = None
 
 
+def _channels(words: str) -> source_fit.Trait:
+    def give(kwargs: Any) -> str:  # widths double with halved resolution until the largest
+        sizes = [int(n) for n in kwargs["channels"]]
+        return f"--cbase={min(sizes) * 4 * 2 ** (len(sizes) - 1 if sizes[0] > sizes[-1] else len(sizes) - 2)} " \
+               f"--cmax={max(sizes)}"
+    return source_fit.Trait(words, None, lambda kwargs: [int(n) for n in kwargs["channels"]], give)
+
+
+_TRAITS = {
+    "G": [source_fit.key("its latent has {} numbers", "--z_dim", "latent_size"),
+          _channels("its generator has {} channels from 4x4 up")],
+    "E": [_channels("its encoder has {} channels from the image down")],
+    "F": [source_fit.key("its mapping network has {} layers", "--map_depth", "num_layers")],
+}
+
+
 class ALAE(method.Method):
     name = "alae"
     Options: ClassVar[type[method.Options]] = ALAEOptions
@@ -87,6 +103,18 @@ class ALAE(method.Method):
             d += f"-{key}{given[key]:g}" if given.get(key) is not None else ""
         return d
 
+    @classmethod
+    def check_source(cls, o: ALAEOptions, data: DataSpec, source: snapshot.Snapshot | None, stage: str) -> None:
+        if source is None:
+            return
+        kinds = dict(G=networks.Generator, E=networks.Encoder, F=networks.Mapping, D=networks.LatentDiscriminator)
+        for name, kind in kinds.items():
+            source_fit.kind(source, name if name in source.nets else f"{name}_ema", (kind,), cls.name)
+        own = cls.arguments(o, data)
+        G, E, F = (source.nets.get(k, source.nets.get(f"{k}_ema")).kwargs for k in "GEF")
+        source_fit.images(4 * 2 ** (len(G["channels"]) - 1), G.get("img_channels", 3), data)
+        source_fit.same([(G, own["G"], _TRAITS["G"]), (E, own["E"], _TRAITS["E"]), (F, own["F"], _TRAITS["F"])])
+
     # ---- networks --------------------------------------------------------------------------------------------------
 
     def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
@@ -109,14 +137,20 @@ class ALAE(method.Method):
         self.dataset = None
 
     def build(self) -> dict[str, nn.Module]:
-        o, data = self.opts, self.data
+        kwargs = self.arguments(self.opts, self.data)
+        return {"G": networks.Generator(**kwargs["G"]), "E": networks.Encoder(**kwargs["E"]),
+                "F": networks.Mapping(**kwargs["F"]), "D": networks.LatentDiscriminator(self.opts.z_dim)}
+
+    @staticmethod
+    def arguments(o: ALAEOptions, data: DataSpec) -> dict[str, dict[str, Any]]:
+        """Constructor arguments of G, E and F."""
         layers = int(math.log2(data.resolution)) - 1
         start = max(o.cbase // data.resolution, 1)
         up = [min(o.cmax, start * 2 ** (layers - 1 - i)) for i in range(layers)]
         down = [min(o.cmax, start * 2**j) for j in range(layers + 1)]
-        return {"G": networks.Generator(o.z_dim, up, data.channels),
-                "E": networks.Encoder(o.z_dim, down, data.channels),
-                "F": networks.Mapping(o.z_dim, o.map_depth, 2 * layers), "D": networks.LatentDiscriminator(o.z_dim)}
+        return {"G": dict(latent_size=o.z_dim, channels=up, img_channels=data.channels),
+                "E": dict(latent_size=o.z_dim, channels=down, img_channels=data.channels),
+                "F": dict(latent_size=o.z_dim, num_layers=o.map_depth, num_ws=2 * layers)}
 
     def prepare(self, dataset: Any) -> Any:
         self.dataset = dataset

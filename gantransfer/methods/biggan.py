@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import augmentation, method, resolution, sampler, snapshot
+from gantransfer import augmentation, method, resolution, sampler, snapshot, source_fit
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.names import valid_text
@@ -152,8 +152,14 @@ class BigGAN(method.Method):
 
     @classmethod
     def check_source(cls, o: Any, data: DataSpec, source: snapshot.Snapshot | None, stage: str) -> None:
-        if source is not None:
-            check_finite(source)
+        if source is None:
+            return
+        G = source_fit.kind(source, "G", (networks.Generator,), cls.name)
+        D = source_fit.kind(source, "D", (networks.Discriminator,), cls.name)
+        source_fit.images(G.kwargs.get("resolution", 128), G.kwargs.get("img_channels", 3), data)
+        source_fit.same([(G.kwargs, cls.generator_kwargs(o, data), _G_TRAITS),
+                         (D.kwargs, cls.discriminator_kwargs(o, data), _D_TRAITS)])
+        check_finite(source)
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
@@ -180,17 +186,22 @@ class BigGAN(method.Method):
         return nets
 
     def build_generator(self) -> nn.Module:
-        o, d = self.opts, self.data
-        return networks.Generator(
+        return networks.Generator(**self.generator_kwargs(self.opts, self.data))
+
+    def build_discriminator(self) -> nn.Module:
+        return networks.Discriminator(**self.discriminator_kwargs(self.opts, self.data))
+
+    @staticmethod
+    def generator_kwargs(o: Any, d: DataSpec) -> dict[str, Any]:
+        return dict(
             G_ch=o.g_ch, dim_z=o.z_dim, resolution=d.resolution, G_attn=o.g_attn, n_classes=max(d.label.dim, 1),
             G_shared=o.shared_dim > 0, shared_dim=o.shared_dim, hier=o.hier, BN_eps=o.bn_eps, SN_eps=o.adam_eps,
             G_init=o.init, img_channels=d.channels)
 
-    def build_discriminator(self) -> nn.Module:
-        o, d = self.opts, self.data
-        return networks.Discriminator(D_ch=o.d_ch, resolution=d.resolution, D_attn=o.d_attn,
-                                      n_classes=max(d.label.dim, 1), SN_eps=o.adam_eps, D_init=o.init,
-                                      img_channels=d.channels)
+    @staticmethod
+    def discriminator_kwargs(o: Any, d: DataSpec) -> dict[str, Any]:
+        return dict(D_ch=o.d_ch, resolution=d.resolution, D_attn=o.d_attn, n_classes=max(d.label.dim, 1),
+                    SN_eps=o.adam_eps, D_init=o.init, img_channels=d.channels)
 
     def load_source(self, source: snapshot.Snapshot, nets: dict[str, nn.Module]) -> None:
         """Fine-tuning: copy everything; classes of the same name keep their rows, others start from the mean row."""
@@ -367,6 +378,34 @@ class BigGAN(method.Method):
         return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim)
 
 
+def _attention(side: str, flag: str) -> source_fit.Trait:
+    def of(kwargs: Any) -> list[int]:
+        return sorted(networks.attention_at(kwargs.get(f"{side}_attn", "64"))) or [0]
+
+    who = "generator" if side == "G" else "discriminator"
+    return source_fit.Trait(f"its {who} has attention at {{}}", flag, of,
+                            lambda kwargs: f"{flag}={kwargs.get(f'{side}_attn', '64')}")
+
+
+def _shared(kwargs: Any) -> int:
+    return kwargs.get("shared_dim", 0) if kwargs.get("G_shared", True) else 0
+
+
+_G_TRAITS = [
+    source_fit.key("its latent z has {} numbers", "--z_dim", "dim_z", default=128),
+    source_fit.key("its generator's channel unit is {}", "--g_ch", "G_ch", default=64),
+    source_fit.Trait("its shared class embedding has {} numbers", "--shared_dim", _shared),
+    source_fit.key("its latent goes to every block: {}", "--hier", "hier", default=False),
+    _attention("G", "--g_attn"),
+    source_fit.key("its generator starts from {} pixels", None, "bottom_width", default=4),
+]
+_D_TRAITS = [
+    source_fit.key("its discriminator's channel unit is {}", "--d_ch", "D_ch", default=64),
+    _attention("D", "--d_attn"),
+    source_fit.key("its discriminator's blocks are wide: {}", None, "D_wide", default=True),
+]
+
+
 def check_finite(source: snapshot.Snapshot) -> None:
     """UserError, naming the tensor, when a source holds NaN or infinity."""
     for name, record in source.nets.items():
@@ -382,11 +421,7 @@ def check_transfer_source(source: snapshot.Snapshot, data: DataSpec, net: str) -
             raise UserError(f"the source has no network {name}; it has {', '.join(source.nets)}")
     check_finite(source)
     kwargs = source.nets[net].kwargs
-    for what, key, default, mine in (("pixels", "resolution", 128, data.resolution),
-                                     ("channels", "img_channels", 3, data.channels)):
-        if kwargs.get(key, default) != mine:
-            raise UserError(f"the source makes images of {kwargs.get(key, default)} {what}, "
-                            f"{data.path or data.name} has {mine}; convert the data with dataset_tool.py")
+    source_fit.images(kwargs.get("resolution", 128), kwargs.get("img_channels", 3), data)
     if source.method == "biggan" and kwargs.get("n_classes", 1000) < 2:
         raise UserError("the source has one class; new classes are combinations of at least two")
     return kwargs

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import augmentation, method, resolution, sampler, snapshot, vicinity
+from gantransfer import augmentation, method, resolution, sampler, snapshot, source_fit, vicinity
 from gantransfer.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks import ccgan as networks
@@ -79,6 +79,13 @@ class CcGANOptions(augmentation.AugmentOptions):
     embed_kimg: float | None = option(None, "kimg that learn the label code before the GAN starts, counted in --kimg",
                                       type=float, low=0)
     embed_width: int | None = option(None, "Channel unit of the network that learns the code", type=int, low=1)
+
+
+_ARCH = source_fit.key("its architecture is {}", "--arch", "arch")
+_TRAITS = [_ARCH, source_fit.key("its latent z has {} numbers", "--z_dim", "z_dim"),
+           source_fit.key("its label code has {} numbers", "--h_dim", "h_dim"),
+           source_fit.key("its channel unit is {}", "--ch", "ch")]
+_CODE_TRAITS = [source_fit.key("the network of its label code is {} wide", "--embed_width", "width", default=64)]
 
 
 class CcGAN(method.Method):
@@ -146,6 +153,13 @@ class CcGAN(method.Method):
         if ("y2h" in source.nets) != (o.label_input == "ili"):
             raise UserError(f"the source has {'a' if 'y2h' in source.nets else 'no'} learned label code; give "
                             f"--label_input={'ili' if 'y2h' in source.nets else 'nli'}")
+        G, _ = (source_fit.record_of(source, name) for name in "GD")
+        source_fit.images(G.kwargs.get("resolution"), G.kwargs.get("img_channels"), data)
+        arch = next((name for name, (g, _) in networks.ARCHS.items() if G.kind() is g), None)
+        own = dict(arch=o.arch, z_dim=o.z_dim, h_dim=o.h_dim, ch=o.ch)
+        source_fit.same([(dict(G.kwargs, arch=arch), own, _TRAITS)])
+        if "x2y" in source.nets:
+            source_fit.same([(source.nets["x2y"].kwargs, dict(width=o.embed_width), _CODE_TRAITS)])
 
     # ---- networks --------------------------------------------------------------------------------------------------
 

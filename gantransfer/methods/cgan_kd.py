@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from dnnlib import seeding
 from dnnlib.util import UserError
-from gantransfer import class_match, kd_losses, method, snapshot, strong_views
+from gantransfer import class_match, kd_losses, method, snapshot, source_fit, strong_views
 from gantransfer.dataset import BatchSource, DataSpec, ImageDataset, LabelSpec, reference_dataset
 from gantransfer.label_filter import even_quota
 from gantransfer.method import Batch, Phase, RunConfig, option
@@ -88,6 +88,12 @@ class CGANKDOptions(method.Options):
     ratio_ss: float = option(0.75, "SSKD: share of misranked similarities kept", low=0, high=1)
 
 
+_TRAITS = [source_fit.key("its architecture is {}", "--arch", "arch"),
+           source_fit.key("it judges labels of the kind {}", None, "kind"),
+           source_fit.key("it knows {} labels", None, "outputs"),
+           source_fit.key("its head is {}", "--head", "head")]
+
+
 class CGANKD(method.Method):
     name = "cgan_kd"
     stages = ("teacher", "head", "student")
@@ -129,10 +135,22 @@ class CGANKD(method.Method):
     def config(cls, opts, run, data):
         return {**super().config(opts, run, data), "parameters": sum(p.numel() for p in _skeleton(opts, data))}
 
+    @classmethod
+    def check_source(cls, o: CGANKDOptions, data: DataSpec, source: snapshot.Snapshot | None, stage: str) -> None:
+        if source is None or stage == "head":
+            return
+        net = source.nets.get("net")
+        if net is None or net.kind() is not Student:
+            raise UserError(f"the source is of method {source.method}, not a teacher or student")
+        source_fit.images(None, net.kwargs.get("channels"), data)
+        own = dict(arch=o.arch, outputs=data.label.dim, kind=data.label.kind, head=o.head)
+        source_fit.same([(net.kwargs, own, _TRAITS)])
+
     # ---- networks --------------------------------------------------------------------------------------------------
 
     def __init__(self, opts, data, run, source=None, stage="teacher", device="cpu"):
         super().__init__(opts, data, run, source, stage, device)
+        self.check_source(opts, data, source, stage)
         self.teacher = None
         if opts.teacher:
             self.teacher = load(opts.teacher, data, "--teacher").to(self.device)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import autoencoder, method, sampler, snapshot
+from gantransfer import autoencoder, method, sampler, snapshot, source_fit
 from gantransfer.dataset import DataSpec, LabelSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks.latent_encoder import LatentEncoder
@@ -89,11 +89,7 @@ class Encoder(method.Method):
         spec = autoencoder.decoder_of(G)[1]
         if spec["kind"] != "stylegan2":
             raise UserError("--method=encoder makes encoders for StyleGAN2; an ALAE has one")
-        for what, mine, theirs in (("pixels", data.resolution, spec["img_resolution"]),
-                                   ("channels", data.channels, spec["img_channels"])):
-            if mine != theirs:
-                raise UserError(f"the source makes images of {theirs} {what}, {data.path or data.name} has {mine}; "
-                                f"convert the data with dataset_tool.py")
+        source_fit.images(spec["img_resolution"], spec["img_channels"], data)
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
@@ -307,7 +303,8 @@ class Encoder(method.Method):
         if label.dim != G.c_dim:
             label = LabelSpec("class" if G.c_dim else "none", G.c_dim)
         spec = DataSpec.from_dict({**snap.data, "label": label.to_dict()})
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
+        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
+                                        styles=lambda z, c: G.mapping(z, c, update_w_avg=False), render=G.synthesis)
 
 
 def small(x: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import method, sampler, snapshot, views
+from gantransfer import method, sampler, snapshot, source_fit, views
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options, _label_columns
@@ -187,11 +187,7 @@ class Hypermod(StyleGAN2):
                 if t.is_floating_point() and not bool(torch.isfinite(t).all()):
                     raise UserError(f"{name}.{key} of the source is not finite; use an earlier snapshot")
         kwargs = record.kwargs
-        for what, have, mine in (("pixels", kwargs.get("img_resolution"), data.resolution),
-                                 ("channels", kwargs.get("img_channels", 3), data.channels)):
-            if have is not None and have != mine:
-                raise UserError(f"the source makes images of {have} {what}, {data.path or data.name} has {mine}; "
-                                f"convert the data with dataset_tool.py")
+        source_fit.images(kwargs.get("img_resolution"), kwargs.get("img_channels", 3), data)
         if o.base == "stylegan1" and own:
             classes = _task_of(source).kwargs["num_classes"] if _task_of(source) else kwargs.get("num_classes", 0)
             if classes not in (1, data.label.dim):
@@ -487,7 +483,9 @@ class Hypermod(StyleGAN2):
 
     @classmethod
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=networks.ClassInStyles(G))
+        net = networks.ClassInStyles(G)  # its w knows no label; the class vector behind it is what it is at any psi
+        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=net, styles=net.mapping,
+                                        render=net.synthesis)
 
 
 def _task_of(snap: snapshot.Snapshot) -> snapshot.NetRecord | None:

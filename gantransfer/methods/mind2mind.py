@@ -563,7 +563,14 @@ class Mind2Mind(method.Method):
         def synthesise(z: torch.Tensor, c: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
             return G(z, c, unlabelled=view == "uc", **kw)
 
+        def styles(z: torch.Tensor, c: torch.Tensor, view: str = "image") -> torch.Tensor:
+            return G.mapping(z, c, unlabelled=view == "uc")
+
+        def render(ws: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
+            return G.synthesis(ws, **kw)
+
         return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
+                                        styles=styles, render=render,
                                         views=("image", "uc") if unlabelled and G.c_dim else ("image",))
 
     def snapshot(self, cur_nimg: int) -> snapshot.Snapshot:

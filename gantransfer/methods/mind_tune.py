@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import method, snapshot
+from gantransfer import method, snapshot, source_fit
 from gantransfer.dataset import DataSpec
 from gantransfer.method import RunConfig, option
 from gantransfer.methods.stylegan2 import StyleGAN2, StyleGAN2Options
@@ -61,10 +61,7 @@ class MindTune(StyleGAN2):
         if have != data.label.dim:
             raise UserError(f"the source was trained with labels {have} wide, {data.path or data.name} has "
                             f"{data.label.dim}; give the data and --cond that it was trained with")
-        for what, mine, theirs in (("pixels", data.resolution, spec["img_resolution"]),
-                                   ("channels", data.channels, spec["img_channels"])):
-            if mine != theirs:
-                raise UserError(f"the source makes images of {theirs} {what}, {data.path or data.name} has {mine}")
+        source_fit.images(spec["img_resolution"], spec["img_channels"], data)
 
     def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
         self._source = source

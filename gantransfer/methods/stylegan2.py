@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import augment, augmentation, method, resolution, sampler, snapshot
+from gantransfer import augment, augmentation, method, resolution, sampler, snapshot, source_fit
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.names import valid_text
@@ -243,6 +243,23 @@ class StyleGAN2(method.Method):
             dtype = "bfloat16" if fast and o.cfg != "tiny" else "float32"
         nhwc = device.type == "cuda" if o.nhwc is None else o.nhwc
         return {"precision": dtype, "channels_last": nhwc and dtype != "float32"}
+
+    @classmethod
+    def check_source(cls, o: StyleGAN2Options, data: DataSpec, source: snapshot.Snapshot | None, stage: str) -> None:
+        if source is None:
+            return
+        G = source_fit.kind(source, "G", (networks.Generator, cls.generator_cls), cls.name)
+        D = source_fit.kind(source, "D", (networks.Discriminator, cls.discriminator_cls), cls.name)
+        source_fit.images(G.kwargs.get("img_resolution"), G.kwargs.get("img_channels"), data)
+        tree, labels = cls.config(o, RunConfig(), data), bool(D.kwargs.get("c_dim") and data.label.dim)
+        own = [dict(_without_class(tree[k]), img_resolution=data.resolution) for k in ("G_kwargs", "D_kwargs")]
+        source_fit.same([(G.kwargs, own[0], cls.traits_of("G", labels)),
+                         (D.kwargs, own[1], cls.traits_of("D", labels))])
+
+    @classmethod
+    def traits_of(cls, name: str, labels: bool) -> list[source_fit.Trait]:
+        """What a source's G or D must have in common with ours; labels: both have a label mapping."""
+        return _G_TRAITS if name == "G" else [*_D_TRAITS, *(_LABEL_TRAITS if labels else ())]
 
     # ---- networks ------------------------------------------------------------------------------------------------
 
@@ -568,7 +585,46 @@ class StyleGAN2(method.Method):
 
     @classmethod
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
+        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
+                                        styles=lambda z, c: G.mapping(z, c, update_w_avg=False), render=G.synthesis)
+
+
+def _widths(place: str | None) -> source_fit.Trait:
+    """Channels by resolution, wherever the arguments have them."""
+    def sizes(kwargs: dict[str, Any]) -> tuple[int, int]:
+        k = kwargs if place is None else kwargs.get(place) or {}
+        return k.get("channel_base") or 32768, k.get("channel_max") or 512
+
+    def of(kwargs: dict[str, Any]) -> list[int]:
+        return [networks.channels_at(r, *sizes(kwargs)) for r in networks.block_resolutions(kwargs["img_resolution"])]
+
+    return source_fit.Trait(f"its {'generator' if place else 'discriminator'} has {{}} channels from 4x4 up", None, of,
+                            lambda kwargs: "--cbase={} --cmax={}".format(*sizes(kwargs)))
+
+
+_G_TRAITS = [
+    source_fit.key("its latent z has {} numbers", "--z_dim", "z_dim"),
+    source_fit.key("its latent w has {} numbers", "--w_dim", "w_dim"),
+    source_fit.key("its mapping network has {} layers", "--map_depth", "mapping_kwargs", "num_layers", default=8),
+    source_fit.key("its mapping learns at {} of the rate", "--map_lr", "mapping_kwargs", "lr_multiplier", default=0.01),
+    source_fit.key("its mapping network is {} wide inside", None, "mapping_kwargs", "layer_features", default="w"),
+    _widths("synthesis_kwargs"),
+    source_fit.key("its generator's architecture is {}", None, "synthesis_kwargs", "architecture", default="skip"),
+    source_fit.key("its generator's activation is {}", None, "synthesis_kwargs", "activation", default="lrelu"),
+]
+_D_TRAITS = [
+    _widths(None),
+    source_fit.key("its discriminator's architecture is {}", "--d_arch", "architecture", default="resnet"),
+    source_fit.key("its discriminator's activation is {}", None, "block_kwargs", "activation", default="lrelu"),
+    source_fit.key("its discriminator has {} maps of the minibatch deviation", None, "epilogue_kwargs",
+                   "mbstd_num_channels", default=1),
+]
+_LABEL_TRAITS = [
+    source_fit.key("its discriminator's label mapping has {} layers", "--d_map_depth", "mapping_kwargs", "num_layers",
+                   default=8),
+    source_fit.key("its label mapping learns at {} of the rate", "--map_lr", "mapping_kwargs", "lr_multiplier",
+                   default=0.01),
+]
 
 
 def _or(value: Any, default: Any) -> Any:

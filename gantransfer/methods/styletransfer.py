@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import method, sampler, snapshot
+from gantransfer import method, sampler, snapshot, source_fit
 from gantransfer.dataset import DataSpec, LabelSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options
@@ -64,10 +64,7 @@ class StyleTransfer(StyleGAN2):
         kwargs = source.nets["G_ema"].kwargs
         if kwargs.get("c_dim", 0) < 2:
             raise UserError("the source has no classes, or one; new classes are combinations of at least two")
-        if (kwargs["img_resolution"], kwargs["img_channels"]) != (data.resolution, data.channels):
-            raise UserError(f"the source makes images of {kwargs['img_resolution']} pixels and "
-                            f"{kwargs['img_channels']} channels, {data.path or data.name} has {data.resolution} and "
-                            f"{data.channels}; convert the data with dataset_tool.py")
+        source_fit.images(kwargs["img_resolution"], kwargs["img_channels"], data)
 
     @classmethod
     def config(cls, o: StyleTransferOptions, run: RunConfig, data: DataSpec) -> dict[str, Any]:
@@ -158,5 +155,11 @@ class StyleTransfer(StyleGAN2):
         def synthesise(z: torch.Tensor, c: torch.Tensor, label_set: str | None = None, **kw: Any) -> torch.Tensor:
             return G.forward_old(z, c, **kw) if label_set == "old" else G(z, c, **kw)
 
+        def styles(z: torch.Tensor, c: torch.Tensor, label_set: str | None = None) -> torch.Tensor:
+            return G.map_old(z, c) if label_set == "old" else G.map(z, c, update_w_avg=False)
+
+        def render(ws: torch.Tensor, label_set: str | None = None, **kw: Any) -> torch.Tensor:
+            return G.synthesis(ws, **kw)
+
         return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim, network=G,
-                                        label_sets={"new": spec.label, "old": old})
+                                        label_sets={"new": spec.label, "old": old}, styles=styles, render=render)

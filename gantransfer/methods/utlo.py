@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import augment, method, sampler
+from gantransfer import augment, method, sampler, snapshot, source_fit
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, RunConfig, option
 from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options
@@ -73,6 +73,14 @@ class UTLO(StyleGAN2):
         c["G_kwargs"]["res_uc"] = c["D_kwargs"]["res_uc"] = o.res_uc
         c["loss_kwargs"].update(add_uc=o.add_uc, alpha=o.alpha)
         return c
+
+    @classmethod
+    def check_source(cls, o: UTLOOptions, data: DataSpec, source: snapshot.Snapshot | None, stage: str) -> None:
+        super().check_source(o, data, source, stage)
+        theirs = 0 if source is None else source_fit.record_of(source, "G").kwargs.get("res_uc") or 0
+        if theirs and not o.res_uc:
+            raise UserError(f"the source has label-free layers up to {theirs} pixels, this run none; give "
+                            f"--res_uc={theirs}")
 
     # ---- networks ------------------------------------------------------------------------------------------------
 
@@ -153,5 +161,12 @@ class UTLO(StyleGAN2):
         def synthesise(z: torch.Tensor, c: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
             return G(z, c, **kw) if view == "image" else G(z, c, add_uc=True, **kw).image_uc
 
+        def styles(z: torch.Tensor, c: torch.Tensor, view: str = "image") -> torch.Tensor:
+            return G.mapping(z, c, update_w_avg=False)
+
+        def render(ws: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
+            return G.synthesis(ws, **kw) if view == "image" else G.synthesis(ws, add_uc=True, **kw).image_uc
+
         views = ("image", "uc") if G.res_uc else ("image",)
-        return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, views, label_dim=G.c_dim, network=G)
+        return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, views, label_dim=G.c_dim, network=G,
+                                        styles=styles, render=render)

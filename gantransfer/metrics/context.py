@@ -47,6 +47,7 @@ class MetricContext:
     seed         sample k has seed `seed * 2^20 + k`, whatever the batch or the number of processes
     labels       class frequencies of generated labels: those of the reference, equal ones, or those of training
     classes      class ids to evaluate (default: those with reference and, if counts are known, training images)
+    truncation   psi and centre of generated images, as the sampler takes them; empty: no truncation
     detectors    detector name -> weights file or descriptor
     cache_dir    folder of cached statistics of real images (default: the user's cache); None is replaced
     """
@@ -66,6 +67,7 @@ class MetricContext:
     generated: ImageDataset | None = None
     mirror: bool | None = None
     reference_stats: ReferenceStats | None = None
+    truncation: Mapping[str, float | str] = field(default_factory=dict)
     memo: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -216,7 +218,7 @@ class MetricContext:
         if self.generated is not None:
             return torch.from_numpy(self.generated.images_uint8(plan.seeds[start:stop]))
         c = None if plan.c is None else plan.c[start:stop].to(self.device)
-        images = self.sampler(plan.seeds[start:stop].tolist(), c)
+        images = self.sampler(plan.seeds[start:stop].tolist(), c, **self.truncation)
         if images.dtype != torch.uint8 or len(images) != stop - start:
             raise ValueError(f"the sampler gave {tuple(images.shape)} {images.dtype} for {stop - start} seeds")
         return images

@@ -638,6 +638,8 @@ def compute(name: str, ctx: MetricContext, *, snapshot: str | None = None, kimg:
     if out.per_class is not None:
         result["per_class"] = {k: [_json_number(v) for v in column] for k, column in out.per_class.items()}
     result |= out.extra
+    if ctx.truncation:
+        result["truncation"] = dict(ctx.truncation)
     if error:
         result["error"] = error
     return dist.broadcast_object(result)
@@ -690,16 +692,16 @@ def _read_lines(path: Path) -> tuple[list[dict], int]:
 
 
 def already_done(run_dir: str | Path, name: str, snapshot: str | None) -> bool:
-    """True when metric-<name>.jsonl of the run has a result for this snapshot."""
+    """True when metric-<name>.jsonl of the run has a result for this snapshot, without truncation."""
     lines, _ = _read_lines(jsonl_path(run_dir, lookup(name).name))
-    return any(x.get("snapshot_pkl") == snapshot and "error" not in x for x in lines)
+    return any(x.get("snapshot_pkl") == snapshot and "error" not in x and not x.get("truncation") for x in lines)
 
 
 def append_jsonl(run_dir: str | Path, result: Mapping[str, Any]) -> bool:
     """Append one result to metric-<name>.jsonl in one write. Returns False when the same evaluation is there already.
 
-    Same: metric, kimg, snapshot, and protocol (seed, labels, reference, detector); a failed one may be repeated. Call
-    on rank 0. A torn last line of a killed process is removed first.
+    Same: metric, kimg, snapshot, and protocol (seed, labels, reference, detector, truncation); a failed one may be
+    repeated. Call on rank 0. A torn last line of a killed process is removed first.
     """
     path = jsonl_path(run_dir, result["metric"])
     lines, good = _read_lines(path)
@@ -722,4 +724,4 @@ def append_jsonl(run_dir: str | Path, result: Mapping[str, Any]) -> bool:
 def _identity(x: Mapping[str, Any]) -> tuple:
     reference, detector = x.get("reference") or {}, x.get("detector") or {}
     return tuple(x.get(k) for k in ("metric", "kimg", "snapshot_pkl", "seed", "labels", "num_gen")) + (
-        reference.get("sha256"), detector.get("sha256"))
+        reference.get("sha256"), detector.get("sha256"), json.dumps(x.get("truncation") or {}, sort_keys=True))

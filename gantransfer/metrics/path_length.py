@@ -31,6 +31,13 @@ def networks_of(sampler: Any) -> Any:
     return net
 
 
+def _untruncated(ctx: MetricContext) -> Any:
+    """The context's sampler. UserError where images are truncated, of which path lengths are not defined."""
+    if ctx.truncation:
+        raise UserError("path lengths are those of images without truncation: omit --trunc, or that metric")
+    return ctx.sampler
+
+
 def perceptual(ctx: MetricContext) -> features.Perceptual:
     """The LPIPS network, loaded once per context."""
     if "lpips" not in ctx.memo:
@@ -44,7 +51,7 @@ def path_length(ctx: MetricContext, num: int, space: str, sampling: str, crop: b
     `space` 'w' interpolates linearly between mapped latents, 'z' spherically between latents; `sampling` 'full' draws
     t from [0, 1), 'end' takes t = 0. Noise inputs are the same for both images of a pair; float32 throughout.
     """
-    net, lpips, plan = networks_of(ctx.sampler), perceptual(ctx), ctx.plan(num)
+    net, lpips, plan = networks_of(_untruncated(ctx)), perceptual(ctx), ctx.plan(num)
     device = ctx.device
 
     @torch.no_grad()
@@ -71,7 +78,7 @@ def class_path_length(ctx: MetricContext, num: int) -> tuple[list[int], list[flo
     """(class ids, trimmed mean of the paths that start in each class, of all) of |LPIPS(g(0)) - LPIPS(g(eps))|^2 /
     eps^2 from each class towards another: the styles (which carry the class) move on a straight line from those of the
     one to those of the other, with the same latent and the same noise. About `num` pairs, equally many per class."""
-    net, lpips, classes = networks_of(ctx.sampler), perceptual(ctx), ctx.evaluated_classes()
+    net, lpips, classes = networks_of(_untruncated(ctx)), perceptual(ctx), ctx.evaluated_classes()
     if len(classes) < 2:
         raise UserError("a path between classes needs at least two classes")
     plan, device, dim = ctx.plan_per_class(classes, max(num // len(classes), 1)), ctx.device, ctx.label.dim

@@ -306,11 +306,12 @@ class SynthesisBlock(nn.Module):
         self.channels_last = use_fp16 and fp16_channels_last
         self.register_buffer("resample_filter", upfirdn2d.setup_filter(list(resample_filter)))
         common = dict(conv_clamp=conv_clamp, channels_last=self.channels_last)
-        layer = dict(w_dim=w_dim, resolution=resolution, resample_filter=resample_filter, **common, **layer_kwargs)
+        layer = dict(w_dim=w_dim, resolution=resolution, **common, **layer_kwargs)
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
         else:
-            self.conv0 = self.layer_class(in_channels, out_channels, up=2, **layer)
+            self.conv0 = self.layer_class(in_channels, out_channels, up=2, resample_filter=resample_filter, **layer)
+        # It does not resample; as published its unused buffer holds the standard filter.
         self.conv1 = self.layer_class(out_channels, out_channels, **layer)
         self.num_conv = 1 if in_channels == 0 else 2
         self.num_torgb = int(is_last or architecture == "skip")

@@ -89,9 +89,13 @@ class StyleTransferGenerator(Generator):
 
     def forward_old(self, z, c, *, truncation_psi=1, truncation_cutoff=None, **synthesis_kwargs):
         """The source's images."""
-        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, update_w_avg=False)
-        ws = torch.cat([ws, ws.new_zeros(*ws.shape[:2], self.new_dim)], 2)
+        ws = self.map_old(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
         return self.synthesis(ws, **synthesis_kwargs)
+
+    def map_old(self, z: torch.Tensor, c: torch.Tensor, **kw: Any) -> torch.Tensor:
+        """ws of the source's classes: c [N, c_dim]."""
+        ws = self.mapping(z, c, update_w_avg=False, **kw)
+        return torch.cat([ws, ws.new_zeros(*ws.shape[:2], self.new_dim)], 2)
 
     @torch.no_grad()
     def extract(self) -> None:

@@ -189,7 +189,7 @@ def snapshots(tmp_path_factory):
     ("DIGITS", None, "BN", "--source"),
     ("large.zip", "source.pkl", "BN", "16 pixels"),  # images of another size
     ("large.zip", "bn.pkl", "FT", "16 pixels"),
-    ("colour.zip", "source.pkl", "BN", "1 channels"),
+    ("colour.zip", "source.pkl", "BN", "--channels=1"),
     ("single.zip", "source.pkl", "BN", "class d"),  # a class with one image
     ("DIGITS", "nan.pkl", "BN", "G_ema.blocks.0.0.conv1.weight"),  # NaN in the source
     ("DIGITS", "missing.pkl", "BN", "missing.pkl"),

@@ -316,8 +316,8 @@ def test_views_differ_and_repeat():
 
 BAD = [
     ("conditional", {}, "conditional (3 labels)"),
-    ("size", {}, "16 pixels, x has 32"),
-    ("channels", {}, "1 channels, x has 3"),
+    ("size", {}, "16x16 pixels, x has 32x32"),
+    ("channels", {}, "grey images (1 channel), x has colour"),
     ("no D", {}, "no network D"),
     ("NaN", {}, "not finite"),
     ("no source", {}, "--resume=SNAPSHOT"),

@@ -257,7 +257,7 @@ def test_unfit_sources_and_settings(source, target):
 
     refuse(None, "needs --source")
     refuse(base_source(DataSpec("s", 16, 1, 40)), "no encoder; train one with train.py --method=encoder")
-    refuse(source, "16 pixels, t has 32", data=DataSpec("t", 32, 1, 40))
+    refuse(source, "16x16 pixels, t has 32x32", data=DataSpec("t", 32, 1, 40))
     bad = load_copy(source)
     bad.nets["G_ema"].state["synthesis.b4.const"][0] = math.inf
     refuse(bad, "G_ema.synthesis.b4.const of the source is not finite")
