@@ -202,12 +202,18 @@ class Setup:
         return int(text)
 
     def _metrics(self) -> list[str]:
+        from gantransfer import directions
         from gantransfer.metrics import metrics
 
         names = metrics.parse_names(self.run.metrics)
         for key in ("best", "stop_after", "keep"):
             if self.given.get(key) not in (None, "all") and not names and self.method.evaluate is Method.evaluate:
                 raise UserError(f"--{key.replace('_', '-')} rates snapshots by a metric; name one with --metrics")
+        best = self.flags["best"]
+        for better in (self.method.better, *(metrics.lookup(n).better for n in names)):
+            if best and directions.of(better, best) == directions.UNRATED:
+                raise UserError(f"--best={best} rates no snapshots: it is not declared whether more or less of it is "
+                                f"better; name another value")
         return names
 
     def run_name(self) -> str:
@@ -343,6 +349,7 @@ class Setup:
             self._reference()
 
     def _evaluator(self, run_dir: Path, device: Any) -> Any:
+        from gantransfer import directions
         from gantransfer.metrics import metrics
         from torch_utils import distributed as dist
 
@@ -351,6 +358,7 @@ class Setup:
         def evaluate(method: Method, cur_nimg: int, snapshot: Path) -> dict[str, float]:
             nonlocal reference
             values = method.evaluate(cur_nimg)
+            directions.check(method.name, method.better, values)
             if values and dist.is_main():
                 result = dict(results=values, metric=method.name, snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000)
                 if metrics.append_jsonl(run_dir, result):

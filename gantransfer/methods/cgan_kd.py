@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dnnlib.util import UserError
 from gantransfer import kd_losses, method, snapshot, strong_views
 from gantransfer.dataset import BatchSource, DataSpec, ImageDataset, LabelSpec, reference_dataset
+from gantransfer.directions import HIGHER, LOWER
 from gantransfer.label_filter import even_quota
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks import students
@@ -85,6 +86,7 @@ class CGANKDOptions(method.Options):
 
 class CGANKD(method.Method):
     name = "cgan_kd"
+    better = {r"accuracy(_\w+)?": HIGHER, "mae": LOWER, "rmse": LOWER}
     stages = ("teacher", "head", "student")
     Options: ClassVar[type[method.Options]] = CGANKDOptions
 

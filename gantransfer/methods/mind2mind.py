@@ -28,9 +28,10 @@ from torch import nn
 from dnnlib.util import UserError
 from gantransfer import autoencoder, latent_stats, latents, method, sampler, snapshot
 from gantransfer.dataset import DataSpec, ImageDataset
+from gantransfer.directions import UNRATED
 from gantransfer.latents import LatentSet
 from gantransfer.method import Batch, Phase, RunConfig, option
-from gantransfer.mind_figures import FLOOR, Figures
+from gantransfer.mind_figures import BETTER, FLOOR, Figures
 from gantransfer.networks import mindgan
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
@@ -124,6 +125,7 @@ def widths(text: str | None, default: tuple[int, ...], flag: str) -> list[int]:
 
 class Mind2Mind(method.Method):
     name = "mind2mind"
+    better = {**BETTER, "overfit": UNRATED, r"seconds_\w+": UNRATED}
     Options: ClassVar[type[method.Options]] = Mind2MindOptions
     shaped_by_source = True
     steps_per_measure = 16  # steps between two looks at the overfitting
