@@ -2,9 +2,9 @@
 """Fixed differentiable augmentation of everything the discriminator sees.
 
 Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training" (2020): colour, translation and cutout at
-full strength on reals and fakes alike, with zeros (mid-grey) where an image moved away, as published. The policy `light`
-is milder and brings nothing new into an image: what a shift uncovers continues the edge, so that any ground, black or
-white, stays as it is. It is the augmentation of the `tiny` preset.
+full strength on reals and fakes alike, with zeros (mid-grey) where an image moved away, as published. The policy
+`light` is milder and brings nothing new into an image: what a shift uncovers continues the edge, so that any ground,
+black or white, stays as it is. It is the augmentation of the `tiny` preset.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
+from gantransfer import diff_augment
 from gantransfer.augment import AUGPIPES, AdaController, AugmentPipe, _margins, _room
 from gantransfer.diff_augment import DiffAugment
 from torch_utils.random import SeedStack
