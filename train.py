@@ -239,8 +239,7 @@ class Setup:
         options = dict(
             num_gpus=run.num_procs, image_snapshot_ticks=run.snap, network_snapshot_ticks=run.snap,
             metrics=self.metrics, random_seed=run.seed, training_set_kwargs=training_set,
-            data_loader_kwargs=dict(pin_memory=True, num_workers=f["workers"], prefetch_factor=2),
-            total_kimg=run.kimg, batch_size=run.batch, batch_gpu=run.batch_gpu,
+            reader_threads=f["workers"], total_kimg=run.kimg, batch_size=run.batch, batch_gpu=run.batch_gpu,
             **self.method.config(self.opts, run, spec),
         )
         if f["nobench"]:
@@ -445,11 +444,18 @@ class Setup:
         except (OSError, ValueError):
             raise UserError(f"{run_dir}/training_options.json cannot be read; the run cannot be continued") from None
         free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
-                "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "cuda_graphs", "kimg_per_tick", "kernels",
+                "reader_threads", "cudnn_benchmark", "allow_tf32", "cuda_graphs", "kimg_per_tick", "kernels",
                 "runtime", "best", "stop_after", "keep", "reference"}
+        free |= {"data_loader_kwargs"}  # of earlier versions, which recorded a loader that they did not have
+        if self.method.shaped_by_source:  # and sizes that such methods take from their source
+            free |= {"G_kwargs", "D_kwargs"}
         new = json.loads(json.dumps(self.resolved()))
         for options in (old, new):  # the data may have moved; what it holds may not have changed
             options.get("training_set_kwargs", {}).pop("path", None)
+        if self.method.shaped_by_source:
+            for key in [k for k, v in new["options"].items() if v is None]:
+                old.get("options", {}).pop(key, None)
+                del new["options"][key]
         try:
             before = json.loads((run_dir / "environment.json").read_text())["data_fingerprint"]
         except (OSError, ValueError, KeyError):

@@ -597,7 +597,8 @@ def heldout_count(o: Mind2MindOptions, data: DataSpec) -> int:
 
 
 def heldout_items(o: Mind2MindOptions, dataset: ImageDataset) -> np.ndarray:
-    """int64: unmirrored items kept from training, the share of each class, chosen by the run's seed."""
+    """int64: unmirrored items kept from training, the share of each class: the same ones in every run on
+    the data, whatever its seed, so that runs are judged on equal latents."""
     n, total = dataset.spec.num_images, heldout_count(o, dataset.spec)
     if not total:
         return np.zeros(0, np.int64)
