@@ -203,12 +203,18 @@ class Setup:
         return int(text)
 
     def _metrics(self) -> list[str]:
+        from gantransfer import directions
         from gantransfer.metrics import metrics
 
         names = metrics.parse_names(self.run.metrics)
         for key in ("best", "stop_after", "keep"):
             if self.given.get(key) not in (None, "all") and not names and self.method.evaluate is Method.evaluate:
                 raise UserError(f"--{key.replace('_', '-')} rates snapshots by a metric; name one with --metrics")
+        best = self.flags["best"]
+        for better in (self.method.better, *(metrics.lookup(n).better for n in names)):
+            if best and directions.of(better, best) == directions.UNRATED:
+                raise UserError(f"--best={best} rates no snapshots: it is not declared whether more or less of it is "
+                                f"better; name another value")
         return names
 
     def run_name(self) -> str:
@@ -234,8 +240,7 @@ class Setup:
         options = dict(
             num_gpus=run.num_procs, image_snapshot_ticks=run.snap, network_snapshot_ticks=run.snap,
             metrics=self.metrics, random_seed=run.seed, training_set_kwargs=training_set,
-            data_loader_kwargs=dict(pin_memory=True, num_workers=f["workers"], prefetch_factor=2),
-            total_kimg=run.kimg, batch_size=run.batch, batch_gpu=run.batch_gpu,
+            reader_threads=f["workers"], total_kimg=run.kimg, batch_size=run.batch, batch_gpu=run.batch_gpu,
             **self.method.config(self.opts, run, spec),
         )
         if f["nobench"]:
@@ -344,6 +349,7 @@ class Setup:
             self._reference()
 
     def _evaluator(self, run_dir: Path, device: Any) -> Any:
+        from gantransfer import directions
         from gantransfer.metrics import metrics
         from torch_utils import distributed as dist
 
@@ -352,6 +358,7 @@ class Setup:
         def evaluate(method: Method, cur_nimg: int, snapshot: Path) -> dict[str, float]:
             nonlocal reference
             values = method.evaluate(cur_nimg)
+            directions.check(method.name, method.better, values)
             if values and dist.is_main():
                 result = dict(results=values, metric=method.name, snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000)
                 if metrics.append_jsonl(run_dir, result):
@@ -438,11 +445,18 @@ class Setup:
         except (OSError, ValueError):
             raise UserError(f"{run_dir}/training_options.json cannot be read; the run cannot be continued") from None
         free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
-                "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "cuda_graphs", "kimg_per_tick", "kernels",
+                "reader_threads", "cudnn_benchmark", "allow_tf32", "cuda_graphs", "kimg_per_tick", "kernels",
                 "runtime", "best", "stop_after", "keep", "reference"}
+        free |= {"data_loader_kwargs"}  # of earlier versions, which recorded a loader that they did not have
+        if self.method.shaped_by_source:  # and sizes that such methods take from their source
+            free |= {"G_kwargs", "D_kwargs"}
         new = json.loads(json.dumps(self.resolved()))
         for options in (old, new):  # the data may have moved; what it holds may not have changed
             options.get("training_set_kwargs", {}).pop("path", None)
+        if self.method.shaped_by_source:
+            for key in [k for k, v in new["options"].items() if v is None]:
+                old.get("options", {}).pop(key, None)
+                del new["options"][key]
         try:
             before = json.loads((run_dir / "environment.json").read_text())["data_fingerprint"]
         except (OSError, ValueError, KeyError):

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnnlib.util import UserError
-
-HIGHER = ("is", "pr", "accuracy", "lpips", "dc", "label")  # beginnings of metrics where more is better
+from gantransfer import directions
 
 
 @dataclass(frozen=True)
@@ -40,20 +39,48 @@ def ratings(run_dir: Path) -> list[Rating]:
     return sorted(out, key=lambda r: r.kimg)
 
 
+def direction(metric: str, key: str) -> str | None:
+    """directions.LOWER, HIGHER or UNRATED, as the metric or method called `metric` declares its value `key`.
+
+    None: there is no such declaration, as for files that another program, or another version, has written.
+    """
+    from gantransfer.methods import METHODS
+    from gantransfer.methods.cgan_kd import CGANKD
+    from gantransfer.methods.density_ratio import DensityRatioTraining
+    from gantransfer.metrics import metrics
+
+    methods = {**METHODS, **{m.name: m for m in (CGANKD, DensityRatioTraining)}}
+    found = methods[metric] if metric in methods else metrics.find(metric)
+    return None if found is None else directions.of(found.better, key)
+
+
+def rates(metric: str, key: str) -> bool:
+    """Whether snapshots can be compared by this value."""
+    return direction(metric, key) in (directions.LOWER, directions.HIGHER)
+
+
 def of_metric(rows: list[Rating], metric: str | None) -> list[Rating]:
-    """The rows of one value: `metric` is its name, or that of a metric (its first value); None: the first there is."""
-    files = sorted({r.metric for r in rows})
-    first = {name: next(r.key for r in rows if r.metric == name) for name in files}
+    """The rows of one value: `metric` is its name, or that of a metric (its first value that rates); None: the first
+    there is that rates."""
+    first: dict[str, str] = {}  # metric -> its first value that rates, by the metrics' names
+    for name, key in sorted(dict.fromkeys((r.metric, r.key) for r in rows), key=lambda pair: pair[0]):
+        if name not in first and rates(name, key):
+            first[name] = key
+    if any(r.key == metric for r in rows) and metric not in first:
+        owner = next(r.metric for r in rows if r.key == metric)
+        return [r for r in rows if (r.metric, r.key) == (owner, metric)]
     if metric is None:
-        metric = first[files[0]] if files else None
-    keys = {r.key for r in rows}
-    return [r for r in rows if r.key == (metric if metric in keys else first.get(metric))]
+        metric = next(iter(first), None)
+    return [r for r in rows if r.metric == metric and r.key == first.get(metric)]
 
 
 def best_of(rows: list[Rating]) -> Rating:
-    """The first of the best rows of one value."""
-    key = rows[0].key
-    return (max if key.startswith(HIGHER) or "accuracy" in key else min)(rows, key=lambda r: r.value)
+    """The first of the best rows of one value. UserError where it is not said which way the value is better."""
+    metric, key = rows[0].metric, rows[0].key
+    if not rates(metric, key):
+        raise UserError(f"{key} of {metric} rates no snapshots: it is not declared whether more or less of it is "
+                        f"better; name another value")
+    return (max if direction(metric, key) == directions.HIGHER else min)(rows, key=lambda r: r.value)
 
 
 def since_best(run_dir: Path, metric: str | None) -> tuple[int, Rating | None]:
@@ -66,10 +93,13 @@ def since_best(run_dir: Path, metric: str | None) -> tuple[int, Rating | None]:
 
 
 def keep_best(run_dir: Path, metric: str | None) -> None:
-    """Remove the run's snapshots other than the best and the newest."""
-    _, best = since_best(run_dir, metric)
+    """Remove the run's snapshots other than the best and the newest; none where nothing rates them."""
+    rows = of_metric([r for r in ratings(run_dir) if (run_dir / r.snapshot).is_file()], metric)
+    if not rows:
+        return
+    best = best_of(rows)
     for path in sorted(run_dir.glob("network-snapshot-*.pkl"))[:-1]:
-        if best is not None and path.name != best.snapshot:
+        if path.name != best.snapshot:
             path.unlink(missing_ok=True)
 
 
@@ -88,7 +118,9 @@ def resolve(text: str | None) -> str | None:
     rated = of_metric(rows, match[2] or _recorded(run_dir)) or ([] if match[2] else of_metric(rows, None))
     if not rated:
         known = list(dict.fromkeys(r.key for r in rows))
-        what = f"no value of {match[2]}; it has {', '.join(known[:4]) or 'none'}" if known else "no measured snapshot"
+        what = "no measured snapshot" if not known else (f"no value of {match[2]}" if match[2] else
+                                                         "no value that rates snapshots")
+        what += f"; it has {', '.join(known[:4])}" if known else ""
         raise UserError(f"{text}: the folder has {what}; train with --metrics=..., or measure with calc_metrics.py")
     best = best_of(rated)
     print(f"{text}: {best.snapshot}, {best.key} {best.value:.4g}")

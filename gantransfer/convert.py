@@ -3,7 +3,8 @@
 
 SOURCE is any file or folder of `gantransfer.importers`, or a snapshot of ours. DEST says by its ending what is written:
 .pkl our snapshot, .safetensors the same for other programs, .pt one network's plain state dict (with .pt.json beside
-it), .onnx the generator with fixed noise. Every tensor of a foreign checkpoint is accounted for in a printed table.
+it), .onnx what the sampler computes, with fixed noise. Every tensor of a foreign checkpoint is accounted for in a
+printed table.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def write(snap: Snapshot, dest: str, net: str, trunc: float, opset: int) -> None
               help="What SOURCE is; auto recognises it by its content")
 @click.option("--copy", metavar="NAME", help="Of a BigGAN folder: the weights best0, copy1, ...")
 @click.option("--net", default="G_ema", show_default=True, help="The network that goes into .pt and .onnx")
-@click.option("--trunc", type=FLOAT, default=1, show_default=True, help=".onnx: truncation psi")
+@click.option("--trunc", type=FLOAT, default=1, show_default=True,
+              help=".onnx: truncation psi, where that input is left out")
 @click.option("--opset", type=IntRange(18, 24), default=18, show_default=True, help=".onnx: version of operators")
 @click.option("--bake", is_flag=True, help="Turn a cgantransfer snapshot into an ordinary BigGAN of its new classes")
 @click.option("--decoder", type=PATH, metavar="PATH",

@@ -2,8 +2,9 @@
 """Fixed differentiable augmentation of everything the discriminator sees.
 
 Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training" (2020): colour, translation and cutout at
-full strength on reals and fakes alike. The policy `light` is milder and keeps the black background of digits and
-glyphs: it is the augmentation of the `tiny` preset.
+full strength on reals and fakes alike, with zeros (mid-grey) where an image moved away, as published. The policy
+`light` is milder and brings nothing new into an image: what a shift uncovers continues the edge, so that any ground,
+black or white, stays as it is. It is the augmentation of the `tiny` preset.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ def contrast(x: torch.Tensor, rng: rnd.Rng, *, low: float, high: float) -> torch
     return (x - mean) * _uniform(x, low, high, rng) + mean
 
 
-def translation(x: torch.Tensor, rng: rnd.Rng, *, fill: float, ratio: float) -> torch.Tensor:
-    """Shift by whole pixels, up to `ratio` of the size each way; uncovered pixels become `fill`."""
+def translation(x: torch.Tensor, rng: rnd.Rng, *, fill: float | None, ratio: float) -> torch.Tensor:
+    """Shift by whole pixels, up to `ratio` of the size each way; uncovered pixels become `fill`, or (None) what the
+    nearest pixel of the image is."""
     n, channels, height, width = x.shape
     sources, inside = [], []
     for size in (height, width):
@@ -53,6 +55,8 @@ def translation(x: torch.Tensor, rng: rnd.Rng, *, fill: float, ratio: float) -> 
         inside.append((source >= 0) & (source < size))
     index = (sources[0][:, :, None] * width + sources[1][:, None, :]).reshape(n, 1, height * width)
     y = x.flatten(2).gather(2, index.expand(n, channels, height * width)).reshape(x.shape)
+    if fill is None:
+        return y
     return torch.where((inside[0][:, :, None] & inside[1][:, None, :])[:, None], y, fill)
 
 
@@ -77,9 +81,8 @@ POLICIES: dict[str, tuple[Transform, ...]] = {
     ),
     "translation": (partial(translation, ratio=1 / 8, fill=0.0),),
     "cutout": (partial(cutout, ratio=0.5),),
-    # Moved first, so that what comes in at the edge is brightened like the rest of the background.
     "light": (
-        partial(translation, ratio=1 / 8, fill=-1.0),
+        partial(translation, ratio=1 / 8, fill=None),
         partial(brightness, limit=0.2),
         partial(contrast, low=0.8, high=1.2),
     ),

@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 
-from dnnlib.util import UserError, printable, run_cli
-from gantransfer import inert_pickle, torch_file
+from dnnlib.util import UserError, fetch, is_url, printable, run_cli
+from gantransfer import inert_pickle, onnx_info, torch_file
 from gantransfer.convert import report
 from gantransfer.flags import PATH
 from gantransfer.importers import load_any, open_source
@@ -64,6 +64,14 @@ def describe(snap: Snapshot) -> list[str]:
     return lines
 
 
+def _onnx(file: str) -> list[str]:
+    path = fetch(file)
+    if not path.is_file():
+        raise UserError(f"{file} is a folder; name a file")
+    lines = onnx_info.describe(path)  # before the first line is printed
+    return [f"{path.name if is_url(file) else Path(file).name}: ONNX, {os.path.getsize(path):,} bytes", *lines]
+
+
 def _short(value: Any) -> Any:
     """JSON-able, with tensors and long lists cut down."""
     if isinstance(value, dict):
@@ -77,11 +85,15 @@ def _short(value: Any) -> Any:
 @click.argument("file", type=PATH)
 @click.option("--tensors", is_flag=True, help="List every tensor and what became of it")
 def main(file: str, tensors: bool) -> None:
-    """What is in a checkpoint, ours or foreign, and what in it would be refused. Runs nothing.
+    """What is in a checkpoint, ours or foreign, or in an .onnx file, and what would be refused. Runs nothing.
 
     \b
     python -m gantransfer.inspect network-snapshot-000200.pkl
     """
+    if file.lower().endswith(".onnx"):  # such files have no mark of their own
+        for line in _onnx(file):
+            print(line)
+        return
     source = open_source(file)
     size = "" if source.kind == "folder" else f", {os.path.getsize(source.path):,} bytes"
     kinds = {"torch": "a file of torch.save", "pickle": "a pickle", "": "of no known container",

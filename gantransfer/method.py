@@ -134,6 +134,8 @@ class Method:
     # Networks have the source's sizes: a continued run gets its training state as `source`, extra["continues"] set.
     shaped_by_source: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False  # train.py then reads labels without being asked to
+    # Which way each value of `evaluate` is better (gantransfer/directions.py); snapshots are rated by nothing else.
+    better: ClassVar[dict[str, str]] = {}
 
     nets: dict[str, nn.Module]  # everything worth saving, by name
     report: Callable[[str, torch.Tensor], None]  # statistics for the log; set by the loop
@@ -215,7 +217,7 @@ class Method:
 
     def evaluate(self, cur_nimg: int) -> dict[str, float]:
         """Figures of the method's own at every snapshot (accuracy of a classifier, ...), called on every process with
-        the same result; they go to metric-<method>.jsonl beside the image metrics."""
+        the same result; they go to metric-<method>.jsonl beside the image metrics. `better` declares each of them."""
         return {}
 
     @classmethod

@@ -16,6 +16,7 @@ import torch
 
 from gantransfer import latent_stats
 from gantransfer.autoencoder import AutoEncoder
+from gantransfer.directions import HIGHER, LOWER, UNRATED
 from gantransfer.latents import Cache, LatentSet
 from gantransfer.networks.mindgan import CodeMapping, Critic
 from torch_utils import distributed as dist
@@ -23,6 +24,12 @@ from torch_utils import random as rnd
 
 FLOOR = 1e-4  # variances below this share of the largest are taken to be this large
 BYPASS = 0.2  # a residual above this is said aloud
+BETTER = {
+    **dict.fromkeys((r"floor_\w+", r"(latent|source)_fd_\w+", "bound_reconstruction", "bound_lipschitz"), UNRATED),
+    "latent_fd": LOWER, "latent_kd": LOWER, "latent_precision": HIGHER, "latent_recall": HIGHER,
+    "memorisation": HIGHER, "critic_gap_heldout": LOWER, r"class_mean_gap(_\w+)?": LOWER, "bypass_residual": LOWER,
+    "source_fd": LOWER, "bound_latent_gap": LOWER, "bound_product": LOWER, "bound_sum": LOWER,
+}  # of what `now` returns (gantransfer/directions.py); floors and baselines are the same all through a run
 
 
 @dataclass

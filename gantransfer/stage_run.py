@@ -19,7 +19,7 @@ import torch
 
 from dnnlib import seeding, util
 from dnnlib.util import Logger, UserError, atomic_write
-from gantransfer import training_loop
+from gantransfer import directions, training_loop
 from gantransfer.dataset import ImageDataset
 from gantransfer.method import Method, Options, RunConfig
 from gantransfer.metrics import metrics
@@ -108,6 +108,7 @@ def run_stage(method: type[Method], opts: Options, dataset: ImageDataset, run: R
 
         def evaluate(m: Method, cur_nimg: int, snap: Path) -> dict[str, float]:
             values = m.evaluate(cur_nimg)
+            directions.check(m.name, m.better, values)
             if values and dist.is_main():
                 result = dict(results=values, metric=m.name, snapshot_pkl=snap.name, kimg=cur_nimg / 1000)
                 if metrics.append_jsonl(outdir, result):

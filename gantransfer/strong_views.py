@@ -32,7 +32,11 @@ GREY = 128  # what shears, shifts and turns leave open
 
 
 def crop_and_flip(x: Tensor, pad: int, flip: bool, rng: torch.Generator) -> Tensor:
-    """A window of the image padded with black, at one place per image, mirrored for half of them."""
+    """A window of the image padded with black, at one place per image, mirrored for half of them.
+
+    Black is the published protocol of the classifiers trained with it; no generator is trained on these views, so that
+    the border cannot get into images.
+    """
     n, _, h, w = x.shape
     if pad:
         at = torch.randint(0, 2 * pad + 1, [n, 2], generator=rng, device=rng.device).to(x.device)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
+from gantransfer import diff_augment
 from gantransfer.augment import AUGPIPES, AdaController, AugmentPipe, _margins, _room
 from gantransfer.diff_augment import DiffAugment
 from torch_utils.random import SeedStack
@@ -249,6 +250,28 @@ def test_light_policy_ranges():
     where = DiffAugment("light")(dot, rng=generator()).flatten(1).argmax(dim=1)
     seen = {(int(k) // 16 - 8, int(k) % 16 - 8) for k in where}
     assert seen == {(a, b) for a in range(-2, 3) for b in range(-2, 3)}
+
+
+@pytest.mark.parametrize("ground", [-1.0, 0.0, 1.0])
+def test_light_brings_no_border_into_images_of_any_ground(ground):
+    """With brightness and contrast of one factor per image, a uniform ground stays uniform: here at each corner."""
+    x = torch.full([256, 3, 16, 16], ground)
+    x[:, :, 6:10, 6:10] = -ground if ground else 1.0
+    y = DiffAugment("light")(x, rng=generator())
+    edge = torch.cat([y[:, :, 0], y[:, :, -1], y[..., 0], y[..., -1]], 2)
+    assert float((edge.amax(2) - edge.amin(2)).max()) < 1e-5
+
+
+def test_light_continues_the_edge():
+    """Columns that a shift uncovers repeat the outermost one; the published policy has zeros there."""
+    x = torch.linspace(-1, 1, 16).expand(256, 1, 16, 16).clone()
+    moved = diff_augment.translation(x, generator(), fill=None, ratio=1 / 8)
+    shift = ((moved[:, 0, 0, 8] - x[:, 0, 0, 8]) * 7.5).round().long()
+    assert set(shift.tolist()) == {-2, -1, 0, 1, 2}
+    for k, s in enumerate(shift.tolist()):
+        columns = (torch.arange(16) + s).clamp(0, 15)
+        torch.testing.assert_close(moved[k, 0], x[k, 0][:, columns])
+    assert (DiffAugment("translation")(x + 2, rng=generator()) == 0).any(), "as published"
 
 
 def test_published_policy_ranges():

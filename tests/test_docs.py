@@ -80,6 +80,53 @@ def rows(text: str) -> list[list[str]]:
     return found
 
 
+def prose(text: str) -> list[tuple[int, str]]:
+    """(line number, line) outside fenced blocks, whose own lines become empty ones."""
+    out, fenced = [], False
+    for i, line in enumerate(text.splitlines(), 1):
+        fence = line.lstrip().startswith("```")
+        out.append((i, "" if fence or fenced else line))
+        fenced ^= fence
+    return out
+
+
+def broken_tables(text: str) -> list[str]:
+    """What is wrong with the tables of a page: rows of other lengths than the header, text that stands in a table or
+    right against one (which renders as a row of it), rows without a header."""
+    def cells(line: str) -> int:
+        return len(re.split(r"(?<!\\)\|", line.strip())) - 2
+
+    lines, found, header = prose(text), [], 0
+    for k, (i, line) in enumerate(lines):
+        row = line.lstrip().startswith("|")
+        before, after = (lines[j][1] if 0 <= j < len(lines) else "" for j in (k - 1, k + 1))
+        if not row:
+            if header and line.strip():
+                found.append(f"line {i}: text in a table")
+            header = header if line.strip() else 0
+        elif not header:
+            if before.strip():
+                found.append(f"line {i}: a table right behind text")
+            if not re.fullmatch(r"\|(\s*:?-+:?\s*\|)+", after.strip()):
+                found.append(f"line {i}: a row without a header")
+            header = cells(line)
+        elif cells(line) != header or not line.rstrip().endswith("|"):
+            found.append(f"line {i}: {cells(line)} cells under a header of {header}")
+    return found
+
+
+def paragraphs(text: str) -> list[str]:
+    """Paragraphs and list items of a page, white space made one; no tables, headings, pictures or fenced blocks."""
+    joined = "\n".join(line if not re.match(r"\s*([|#!])", line) else "" for _, line in prose(text))
+    return [" ".join(p.split()) for p in re.split(r"\n\s*\n|\n(?=\s*(?:[*+-]|\d+\.) )", joined) if p.strip()]
+
+
+def repeated(text: str, shortest: int = 60) -> list[str]:
+    """Sentences of at least so many characters that stand in a page more than once."""
+    sentences = [s for p in paragraphs(text) for s in re.split(r"(?<=[.:!?]) ", p) if len(s) >= shortest]
+    return [s for s in dict.fromkeys(sentences) if sentences.count(s) > 1]
+
+
 def command_of(name: str) -> click.Command:
     return importlib.import_module(name).main
 
@@ -383,6 +430,37 @@ def test_parser_of_commands():
             "srun torchrun --nnodes=2 train.py --d\n# python train.py --e\n```\npython train.py --f\n")
     assert commands(text) == [("train", ["--a=1", "--b"]), ("gantransfer.generate", ["--c", "x"]),
                               ("train", ["--d"])]
+
+
+@by_name(PAGES)
+def test_tables_are_whole_and_nothing_is_said_twice(path):
+    text = path.read_text(encoding="utf-8")
+    assert broken_tables(text) == [] and repeated(text) == []
+
+
+def test_no_paragraph_stands_on_two_pages():
+    where: dict[str, list[str]] = {}
+    for path in PAGES:
+        for p in set(paragraphs(path.read_text(encoding="utf-8"))):
+            if len(p) >= 80:
+                where.setdefault(p, []).append(path.name)
+    assert {p: pages for p, pages in where.items() if len(pages) > 1} == {}
+
+
+def test_parsers_of_broken_tables_and_repetition():
+    good = "Text.\n\n| a | b |\n|---|:-:|\n| 1 | `x \\| y` |\n\nMore.\n\n```\n| no | table\n```\n"
+    assert broken_tables(good) == []
+    for bad, says in ((good.replace("| 1 |", "| 1 | 2 |"), "3 cells under a header of 2"),
+                      (good.replace("|\n\nMore", "|\nMore"), "text in a table"),
+                      (good.replace("|:-:|\n", "|:-:|\nIn between\n"), "text in a table"),
+                      (good.replace("Text.\n\n", "Text.\n"), "right behind text"),
+                      (good.replace("|---|:-:|\n", ""), "without a header"),
+                      (good.replace(" `x \\| y` |", " c"), "1 cells under a header of 2")):
+        assert any(says in fault for fault in broken_tables(bad)), (says, broken_tables(bad))
+    sentence = "The column says whose the flags are, and this sentence is long enough to be looked at."
+    assert repeated(f"{sentence} One.\n\n{sentence}\nTwo.") == [sentence]
+    assert repeated(f"{sentence}\n\n```\n{sentence}\n```") == [] and repeated("Short. Short.") == []
+    assert paragraphs("a\nb\n\n* c\n  d\n* e\n") == ["a b", "* c d", "* e"]
 
 
 def test_parser_of_tables():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """train.py as typed: flags under both spellings, what implies which method, bad input, resuming and transfer."""
 
+import importlib
 import json
 import re
 
@@ -207,7 +208,6 @@ def test_other_architecture_is_refused_by_name(call, tiny_zip, tmp_path):
 
 def test_wandb_absent_is_said_once(call, tiny_zip, tmp_path):
     try:
-        import wandb  # noqa: F401
 
         pytest.skip("Weights & Biases is installed here")
     except ImportError:
@@ -274,3 +274,43 @@ def test_held_out_images_are_what_metrics_see(call, tiny_zip, tmp_path):
         assert says in err and len(err.strip().splitlines()) == 1 and not list(tmp_path.glob("*-bad"))
     _, err = call(*[f for f in base if "metrics" not in f], "--metrics=none", "--stop-after=2", code=2)
     assert "--stop-after" in err and "--metrics" in err
+
+
+def test_recorded_options_are_those_in_use(call, tiny_zip, tmp_path):
+    """What names a class names one of ours; readers are threads, not a torch DataLoader's settings."""
+    options, _ = dry(call, f"--data={tiny_zip}", "--cond=True", "--aug=ada", "--target=0.6", "--workers=2", *TINY)
+    assert options["reader_threads"] == 2 and "data_loader_kwargs" not in options
+    named = []
+
+    def walk(value):
+        for k, v in value.items() if isinstance(value, dict) else ():
+            if k == "class_name":
+                named.append(v)
+            walk(v)
+
+    walk(options)
+    assert len(named) == 7
+    for path in named:
+        module, _, name = path.rpartition(".")
+        assert isinstance(getattr(importlib.import_module(module), name), type), path
+
+
+def test_methods_with_their_sources_sizes_record_none_of_their_own():
+    from gantransfer.method import RunConfig
+    from gantransfer.methods import METHODS
+    from gantransfer.methods.stylegan2 import SOURCE_SIZES
+
+    data = DataSpec.from_dict(dict(name="x", resolution=16, channels=3, num_images=20,
+                                   label=dict(kind="class", dim=2, counts=[10, 10])))
+    for name in ("styletransfer", "mind_tune", "hypermod"):
+        method, run = METHODS[name], RunConfig(resume="source.pkl")
+        opts = method.Options(cfg="tiny")
+        method.resolve(opts, run, data)
+        config = method.config(opts, run, data)
+        assert not {"G_kwargs", "D_kwargs"} & config.keys(), name
+        assert all(opts.to_dict()[key] is None for key in SOURCE_SIZES), name
+
+
+def test_a_value_that_rates_nothing_is_refused_at_the_start(call, tiny_zip):
+    _, err = call(f"--data={tiny_zip}", "--metrics=is5k", "--best=is5k_std", "--cfg=tiny", "--dry-run", code=2)
+    assert "--best=is5k_std rates no snapshots" in err and err.count("\n") == 1

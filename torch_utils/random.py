@@ -8,6 +8,7 @@ image k does not depend on the batch it is generated in.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -110,6 +111,14 @@ def step_generator(*keys: int, device: torch.device | str = "cpu") -> torch.Gene
 def randn(size: Sequence[int], rng: Rng = None, device=None, dtype=torch.float32) -> torch.Tensor:
     """Standard normal tensor of `size` from `rng` (None: torch's global generator of `device`)."""
     return _draw(torch.randn, size, rng, device, dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def fixed_randn(size: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Standard normal float32 tensor of `size` on the CPU, a function of `seed`; not to be written to. It is kept, so
+    that a graph exported after one ordinary call has it as a constant and not as a random operator."""
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.randn(size, generator=torch.Generator().manual_seed(seed))
 
 
 def rand(size: Sequence[int], rng: Rng = None, device=None, dtype=torch.float32) -> torch.Tensor:

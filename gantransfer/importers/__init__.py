@@ -84,6 +84,8 @@ def load_any(path_or_url: str | os.PathLike, format: str = "auto", copy: str = "
             reason = f"it is of a {stranger} ({reason}); {strangers.READABLE}"
         if source.kind != "folder" and not source.start:
             reason = "it is empty"
+        elif source.path.suffix.lower() == ".onnx":
+            reason = "ONNX files are not read back; python -m gantransfer.inspect shows what is in one"
         if source.start.lstrip()[:1] == b"<":
             reason = "it is a web page (a login page, or a link that moved?)"
         if is_url(address):

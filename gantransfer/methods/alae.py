@@ -20,6 +20,7 @@ from torch import nn
 from dnnlib.util import UserError
 from gantransfer import method, resolution, sampler, snapshot, source_fit
 from gantransfer.dataset import DataSpec
+from gantransfer.directions import HIGHER, LOWER
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks import alae as networks
 from torch_utils import distributed as dist
@@ -77,6 +78,7 @@ _TRAITS = {
 
 class ALAE(method.Method):
     name = "alae"
+    better = {"latent_error": LOWER, "psnr": HIGHER}
     Options: ClassVar[type[method.Options]] = ALAEOptions
     w_avg_beta = 0.995
 

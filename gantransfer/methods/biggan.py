@@ -336,7 +336,7 @@ class BigGAN(method.Method):
     @torch.no_grad()
     def averaged(self) -> nn.Module:
         """The averaged generator as it is used: in eval mode, with statistics measured on its own activations. They
-        depend on the weights and the run's seed only."""
+        depend on the weights, the training set's labels and how they are drawn, and the run's seed."""
         G = copy.deepcopy(self.G_ema).eval().requires_grad_(False)
         if self.opts.standing:
             for norm in G.norms():

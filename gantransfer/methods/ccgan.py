@@ -23,6 +23,7 @@ from torch import nn
 from dnnlib.util import UserError
 from gantransfer import augmentation, method, resolution, sampler, snapshot, source_fit, vicinity
 from gantransfer.dataset import DataSpec, ImageDataset, LabelSpec
+from gantransfer.directions import LOWER
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks import ccgan as networks
 from gantransfer.networks.label_embedding import ImageToLabel, LabelToEmbedding
@@ -90,6 +91,7 @@ _CODE_TRAITS = [source_fit.key("the network of its label code is {} wide", "--em
 
 class CcGAN(method.Method):
     name = "ccgan"
+    better = {"code_error": LOWER}
     needs_labels = True
     Options: ClassVar[type[method.Options]] = CcGANOptions
 

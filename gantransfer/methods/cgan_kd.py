@@ -27,6 +27,7 @@ from dnnlib import seeding
 from dnnlib.util import UserError
 from gantransfer import class_match, kd_losses, method, snapshot, source_fit, strong_views
 from gantransfer.dataset import BatchSource, DataSpec, ImageDataset, LabelSpec, reference_dataset
+from gantransfer.directions import HIGHER, LOWER
 from gantransfer.label_filter import even_quota
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks import students
@@ -96,6 +97,7 @@ _TRAITS = [source_fit.key("its architecture is {}", "--arch", "arch"),
 
 class CGANKD(method.Method):
     name = "cgan_kd"
+    better = {r"accuracy(_\w+)?": HIGHER, "mae": LOWER, "rmse": LOWER}
     stages = ("teacher", "head", "student")
     Options: ClassVar[type[method.Options]] = CGANKDOptions
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dnnlib.util import UserError, sha256
 from gantransfer import class_match, method, resolution, snapshot, strong_views
 from gantransfer.dataset import BatchSource, DataSpec, ImageDataset
+from gantransfer.directions import UNRATED
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.methods import METHODS, cgan_kd
 from gantransfer.networks.density_ratio import DensityRatio
@@ -66,6 +67,7 @@ class DensityRatioOptions(method.Options):
 
 class DensityRatioTraining(method.Method):
     name = "density_ratio"
+    better = dict.fromkeys(("mean_fake", "mean_real", "largest", "dead"), UNRATED)  # calibration, not quality
     stages = ("features", "ratio")
     Options: ClassVar[type[method.Options]] = DensityRatioOptions
 

@@ -24,6 +24,7 @@ from torch import nn
 from dnnlib.util import UserError
 from gantransfer import autoencoder, method, sampler, snapshot, source_fit
 from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer.directions import HIGHER, LOWER
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks.latent_encoder import LatentEncoder
 from gantransfer.networks.stylegan2 import Discriminator
@@ -54,6 +55,8 @@ class EncoderOptions(method.Options):
 
 class Encoder(method.Method):
     name = "encoder"
+    better = {"latent_error": LOWER, "psnr": HIGHER, "feature_distance": LOWER, "encode_again": LOWER,
+              "accepted": HIGHER}
     Options: ClassVar[type[method.Options]] = EncoderOptions
     shaped_by_source = True
     pairs = 256  # generated pairs and real images behind the acceptance figures

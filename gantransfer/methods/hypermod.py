@@ -28,14 +28,12 @@ from dnnlib.util import UserError
 from gantransfer import method, sampler, snapshot, source_fit, views
 from gantransfer.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
-from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options, _label_columns
+from gantransfer.methods.stylegan2 import SOURCE_SIZES, Draws, StyleGAN2, StyleGAN2Options, _label_columns
 from gantransfer.networks import hyper1, style1, stylegan2
 from gantransfer.networks import hypermod as networks
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
-# Sizes are the source's.
-SIZES = ("cbase", "cmax", "z_dim", "w_dim", "map_depth", "d_arch")
 KINDS = {"stylegan2": (stylegan2.Generator, networks.Generator), "stylegan1": (style1.Generator, hyper1.Generator)}
 
 
@@ -91,7 +89,7 @@ class Hypermod(StyleGAN2):
     def resolve(cls, o: HypermodOptions, run: RunConfig, data: DataSpec) -> None:
         if not data.label.dim:
             raise UserError("--method=hypermod learns labels; give --cond=True and a data set with labels")
-        for key in SIZES:
+        for key in SOURCE_SIZES:
             if getattr(o, key) is not None:
                 raise UserError(f"--{key}: --method=hypermod has the sizes of its source; leave the flag away")
         v1 = o.base == "stylegan1"
@@ -113,7 +111,7 @@ class Hypermod(StyleGAN2):
         if o.freezed and v1:
             raise UserError("--freezed belongs to --base=stylegan2")
         super().resolve(o, run, data)
-        for key in SIZES:
+        for key in SOURCE_SIZES:
             setattr(o, key, None)
         if o.align_kimg * 1000 % run.batch:
             o.align_kimg = round(o.align_kimg * 1000 / run.batch) * run.batch / 1000

@@ -28,9 +28,10 @@ from torch import nn
 from dnnlib.util import UserError
 from gantransfer import autoencoder, latent_stats, latents, method, sampler, snapshot
 from gantransfer.dataset import DataSpec, ImageDataset
+from gantransfer.directions import UNRATED
 from gantransfer.latents import LatentSet
 from gantransfer.method import Batch, Phase, RunConfig, option
-from gantransfer.mind_figures import FLOOR, Figures
+from gantransfer.mind_figures import BETTER, FLOOR, Figures
 from gantransfer.networks import mindgan
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
@@ -124,6 +125,7 @@ def widths(text: str | None, default: tuple[int, ...], flag: str) -> list[int]:
 
 class Mind2Mind(method.Method):
     name = "mind2mind"
+    better = {**BETTER, "overfit": UNRATED, r"seconds_\w+": UNRATED}
     Options: ClassVar[type[method.Options]] = Mind2MindOptions
     shaped_by_source = True
     steps_per_measure = 16  # steps between two looks at the overfitting
@@ -602,7 +604,8 @@ def heldout_count(o: Mind2MindOptions, data: DataSpec) -> int:
 
 
 def heldout_items(o: Mind2MindOptions, dataset: ImageDataset) -> np.ndarray:
-    """int64: unmirrored items kept from training, the share of each class, chosen by the run's seed."""
+    """int64: unmirrored items kept from training, the share of each class: the same ones in every run on
+    the data, whatever its seed, so that runs are judged on equal latents."""
     n, total = dataset.spec.num_images, heldout_count(o, dataset.spec)
     if not total:
         return np.zeros(0, np.int64)

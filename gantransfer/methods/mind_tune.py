@@ -18,7 +18,7 @@ from dnnlib.util import UserError
 from gantransfer import method, snapshot, source_fit
 from gantransfer.dataset import DataSpec
 from gantransfer.method import RunConfig, option
-from gantransfer.methods.stylegan2 import StyleGAN2, StyleGAN2Options
+from gantransfer.methods.stylegan2 import SOURCE_SIZES, StyleGAN2, StyleGAN2Options
 from gantransfer.networks import mindgan, stylegan2
 from torch_utils import distributed as dist
 
@@ -37,6 +37,8 @@ class MindTune(StyleGAN2):
     @classmethod
     def resolve(cls, o: MindTuneOptions, run: RunConfig, data: DataSpec) -> None:
         super().resolve(o, run, data)
+        for key in SOURCE_SIZES:
+            setattr(o, key, None)
         levels = stylegan2.block_resolutions(data.resolution)
         o.tune_from = levels[len(levels) // 2] if o.tune_from is None else o.tune_from
         if o.tune_from not in levels:
@@ -46,6 +48,12 @@ class MindTune(StyleGAN2):
     @classmethod
     def run_name(cls, o: MindTuneOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
         return super().run_name(o, given, run, data) + f"-tune{o.tune_from}"
+
+    @classmethod
+    def config(cls, o: MindTuneOptions, run: RunConfig, data: DataSpec) -> dict[str, Any]:
+        c = super().config(o, run, data)
+        del c["G_kwargs"], c["D_kwargs"]  # the source's
+        return c
 
     @classmethod
     def check_source(cls, o: MindTuneOptions, data: DataSpec, source: snapshot.Snapshot | None, stage: str) -> None:

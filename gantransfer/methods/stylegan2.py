@@ -44,6 +44,8 @@ CFGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+# What a method whose networks have their source's sizes does not decide, and so does not record.
+SOURCE_SIZES = ("cbase", "cmax", "z_dim", "w_dim", "map_depth", "d_arch")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 

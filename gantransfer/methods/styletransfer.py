@@ -19,7 +19,7 @@ from dnnlib.util import UserError
 from gantransfer import method, sampler, snapshot, source_fit
 from gantransfer.dataset import DataSpec, LabelSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
-from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options
+from gantransfer.methods.stylegan2 import SOURCE_SIZES, Draws, StyleGAN2, StyleGAN2Options
 from gantransfer.networks import stylegan2
 from gantransfer.networks import styletransfer as networks
 from torch_utils import distributed as dist
@@ -46,6 +46,8 @@ class StyleTransfer(StyleGAN2):
             raise UserError("--pl_weight has no meaning with --method=styletransfer: the way from w to images rests")
         o.pl_weight = 0.0
         super().resolve(o, run, data)
+        for key in SOURCE_SIZES:
+            setattr(o, key, None)
         o.score_lr = (10.0 if o.cfg == "tiny" else 1.0) if o.score_lr is None else o.score_lr
 
     @classmethod

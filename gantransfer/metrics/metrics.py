@@ -24,7 +24,9 @@ import torch
 import gantransfer
 from dnnlib import util
 from dnnlib.util import UserError
+from gantransfer import directions
 from gantransfer.dataset import DataSpec, ImageDataset
+from gantransfer.directions import HIGHER, LOWER, UNRATED
 from gantransfer.metrics import continuous, intra, path_length, reference, report
 from gantransfer.metrics.arrays import MetricError
 from gantransfer.metrics.context import MetricContext
@@ -64,10 +66,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: `run(ctx) -> Outcome`, the detectors it needs, and what it needs of the data."""
+    """One metric: `run(ctx) -> Outcome`, which way each of its values is better, the detectors it needs, and what it
+    needs of the data."""
 
     name: str
     run: Callable[[MetricContext], Outcome]
+    better: Mapping[str, str]  # see `directions`: what rates snapshots, and removes them, must not be guessed
     detectors: tuple[str, ...] = ()
     classes: bool = False  # class labels on both sides
     shots: tuple[str, ...] = ()  # groups of classes
@@ -75,6 +79,11 @@ class Metric:
     training: bool = False
     value: bool = False  # one continuous label on both sides
     min_gen: int = 1
+
+
+def _mean_and_spread(name: str, better: str) -> dict[str, str]:
+    """A mean and its standard deviation, which rates nothing."""
+    return {name: better, f"{name}_std": UNRATED}
 
 
 # Families. Each builds a Metric from the fields of its name.
@@ -109,8 +118,8 @@ def _fid_kid(m: re.Match) -> Metric:
             return Selection.first(ctx.reals, 1000000 if kind == "kid" else None)
         return Selection.first(ctx.reals, n, mirror=ctx.mirrored)
 
-    return Metric(name, lambda ctx: _distance(ctx, name, kind, detector, n, ddof, select, every=every), (detector,),
-                  min_gen=2 if kind == "kid" else 1)
+    return Metric(name, lambda ctx: _distance(ctx, name, kind, detector, n, ddof, select, every=every), {name: LOWER},
+                  (detector,), min_gen=2 if kind == "kid" else 1)
 
 
 def _named_tables(m: re.Match) -> Metric:
@@ -129,8 +138,8 @@ def _fd_kd(m: re.Match) -> Metric:
     if scope == "class":
         return _class_metric(name, kind, detector, n, 1)
     return Metric(name, lambda ctx: _distance(ctx, name, kind, detector, n, 1,
-                                              lambda c: Selection.spread(c.reals, 50000), every=True), (detector,),
-                  min_gen=2)
+                                              lambda c: Selection.spread(c.reals, 50000), every=True),
+                  {name: LOWER}, (detector,), min_gen=2)
 
 
 def _smoke(m: re.Match) -> Metric:
@@ -142,7 +151,7 @@ def _smoke(m: re.Match) -> Metric:
         out.extra["notes"] = ["not FID; for pipeline tests only"]
         return out
 
-    return Metric(name, run, ("pixel16",), min_gen=2)
+    return Metric(name, run, {name: LOWER}, ("pixel16",), min_gen=2)
 
 
 def _distance(ctx: MetricContext, name: str, kind: str, detector: str, n: int, ddof: int,
@@ -183,6 +192,9 @@ def _shots_metric(name: str, kind: str, detector: str, n: int, ddof: int, groups
                   prefix: str | None = None) -> Metric:
     """Reals of the group's classes against `n` images with labels uniform over them; one value per group."""
 
+    def key_of(group: str) -> str:
+        return f"{prefix}_{group}" if prefix else name.replace("shots", group) if len(groups) > 1 else name
+
     def run(ctx: MetricContext) -> Outcome:
         # a table shows the groups that exist; a group asked for by name must
         members = {g: ids for g, ids in ctx.shots().items() if g in groups} if len(groups) > 1 else \
@@ -192,7 +204,7 @@ def _shots_metric(name: str, kind: str, detector: str, n: int, ddof: int, groups
         results: dict[str, float | None] = {}
         table: dict[str, list] = {"ids": [], "classes": [], "values": [], "n_real": [], "n_gen": []}
         for g, ids in members.items():
-            key = f"{prefix}_{g}" if prefix else name.replace("shots", g) if len(groups) > 1 else name
+            key = key_of(g)
             out = _distance(ctx, key, kind, detector, n, ddof, lambda c, ids=ids: Selection.classes(c.reals, ids), ids)
             results |= out.results
             for k, v in zip(table, (g, ids, out.results[key], out.num_real, out.num_gen)):
@@ -200,7 +212,7 @@ def _shots_metric(name: str, kind: str, detector: str, n: int, ddof: int, groups
         return Outcome(results, detector, min(table["n_real"]), n, ddof if kind == "fid" else None, out.dim, "uniform",
                        table)
 
-    return Metric(name, run, (detector,), classes=True, shots=groups, min_gen=2)
+    return Metric(name, run, {key_of(g): LOWER for g in groups}, (detector,), classes=True, shots=groups, min_gen=2)
 
 
 def _class_metric(name: str, kind: str, detector: str, n: int, ddof: int) -> Metric:
@@ -222,7 +234,8 @@ def _class_metric(name: str, kind: str, detector: str, n: int, ddof: int) -> Met
         return Outcome(results, detector, min(table["n_real"]), n * len(classes), ddof if kind == "fid" else None,
                        real.dim, "uniform", table)
 
-    return Metric(name, run, (detector,), classes=True, min_gen=2)
+    better = {**_mean_and_spread(name, LOWER), f"{name}_min": LOWER, f"{name}_max": LOWER}
+    return Metric(name, run, better, (detector,), classes=True, min_gen=2)
 
 
 def _class_value(kind: str, real: FeatureSet, fake: FeatureSet, mask: np.ndarray, ddof: int) -> float:
@@ -243,7 +256,7 @@ def _is(m: re.Match) -> Metric:
         mean, std = on_main(lambda: inception_score(fake.logits, 10, drop_tail=biggan))
         return Outcome({f"{name}_mean": mean, f"{name}_std": std}, detector, None, n)
 
-    return Metric(name, run, (detector,), min_gen=10)
+    return Metric(name, run, {f"{name}_mean": HIGHER, f"{name}_std": UNRATED}, (detector,), min_gen=10)
 
 
 def _pr(m: re.Match) -> Metric:
@@ -262,7 +275,7 @@ def _pr(m: re.Match) -> Metric:
         return Outcome({f"{name}_precision": p.precision, f"{name}_recall": p.recall}, detector, real.num, n,
                        dim=real.dim)
 
-    return Metric(name, run, (detector,), min_gen=k + 1)
+    return Metric(name, run, {f"{name}_precision": HIGHER, f"{name}_recall": HIGHER}, (detector,), min_gen=k + 1)
 
 
 def _dc(m: re.Match) -> Metric:
@@ -275,7 +288,7 @@ def _dc(m: re.Match) -> Metric:
         return Outcome({f"{name}_density": d.density, f"{name}_coverage": d.coverage}, detector, real.num, n,
                        dim=real.dim)
 
-    return Metric(name, run, (detector,), min_gen=k + 1)
+    return Metric(name, run, {f"{name}_density": HIGHER, f"{name}_coverage": HIGHER}, (detector,), min_gen=k + 1)
 
 
 def _pr_dc_class(m: re.Match) -> Metric:
@@ -310,7 +323,8 @@ def _diversity_class(m: re.Match) -> Metric:
 
 def _per_class_metric(name: str, detector: str, n: int, columns: tuple[str, ...],
                       value: Callable[..., tuple[float, ...]], min_gen: int) -> Metric:
-    """`value(real rows, generated rows, device)` within each class; class means, and a table of every class."""
+    """`value(real rows, generated rows, device)` within each class, of which more is better; class means, and a table
+    of every class."""
 
     def run(ctx: MetricContext) -> Outcome:
         classes, net = ctx.evaluated_classes(), ctx.detector(detector)
@@ -328,7 +342,8 @@ def _per_class_metric(name: str, detector: str, n: int, columns: tuple[str, ...]
         return Outcome({k: float(values[:, i].mean()) for i, k in enumerate(keys)}, detector, min(table["n_real"]),
                        n * len(classes), None, real.dim, "uniform", table)
 
-    return Metric(name, run, (detector,), classes=True, min_gen=min_gen)
+    return Metric(name, run, {f"{name}_{c}" if c else name: HIGHER for c in columns}, (detector,), classes=True,
+                  min_gen=min_gen)
 
 
 def _ppl_class(m: re.Match) -> Metric:
@@ -342,7 +357,7 @@ def _ppl_class(m: re.Match) -> Metric:
         table = dict(ids=classes, values=values, n_gen=[2 * n // len(classes)] * len(classes))
         return Outcome({name: mean}, "lpips", None, n, labels="uniform", per_class=table)
 
-    return Metric(name, run, classes=True, lpips=True)
+    return Metric(name, run, {name: LOWER}, classes=True, lpips=True)
 
 
 def _kmmd(m: re.Match) -> Metric:
@@ -359,7 +374,7 @@ def _kmmd(m: re.Match) -> Metric:
             values = {name: on_main(lambda: kmmd(real.features, fake.features))}
         return Outcome(values, "inception-biggan", real.num, n, dim=real.dim)
 
-    return Metric(name, run, ("inception-biggan",))
+    return Metric(name, run, {name: LOWER, f"{name}_error": UNRATED}, ("inception-biggan",))
 
 
 def write_reference(path: str | Path, name: str, data: ImageDataset, ctx: MetricContext) -> None:
@@ -391,7 +406,7 @@ def _fid_inf(m: re.Match) -> Metric:
         return Outcome({name: value}, "inception", real.num, n, 0, real.dim,
                        extra={"sizes": sizes.tolist(), "values": values.tolist()})
 
-    return Metric(name, run, ("inception",), min_gen=4)
+    return Metric(name, run, {name: LOWER}, ("inception",), min_gen=4)
 
 
 def _ppl(m: re.Match) -> Metric:
@@ -404,7 +419,7 @@ def _ppl(m: re.Match) -> Metric:
         value = path_length.path_length(ctx, n, m["space"], m["sampling"], crop)
         return Outcome({name: value}, "lpips", None, n)
 
-    return Metric(name, run, lpips=True)
+    return Metric(name, run, {name: LOWER}, lpips=True)
 
 
 def _lpips_diversity(m: re.Match) -> Metric:
@@ -416,7 +431,7 @@ def _lpips_diversity(m: re.Match) -> Metric:
         return Outcome({name: float(values.mean())}, "lpips", None, 2 * pairs * len(classes), labels="uniform",
                        per_class=dict(ids=classes, values=values.tolist(), n_gen=[2 * pairs] * len(classes)))
 
-    return Metric(name, run, lpips=True)
+    return Metric(name, run, {name: HIGHER}, lpips=True)
 
 
 def _memorisation(m: re.Match) -> Metric:
@@ -450,7 +465,7 @@ def _memorisation(m: re.Match) -> Metric:
         results, table, extra = on_main(value)
         return Outcome(results, detector, real.num, n, dim=real.dim, per_class=table if labelled else None, extra=extra)
 
-    return Metric(name, run, (detector,), training=True)
+    return Metric(name, run, {name: HIGHER}, (detector,), training=True)  # low values are copies
 
 
 def _report(m: re.Match) -> Metric:
@@ -463,7 +478,8 @@ def _report(m: re.Match) -> Metric:
         return Outcome(results, detector, r.num_real, r.num_gen, report.DDOF, labels="uniform", per_class=r.per_class,
                        extra={"notes": r.notes} if r.notes else {})
 
-    return Metric(name, run, (detector, "pix64"), classes=True, min_gen=2)
+    better = {rf"{re.escape(name)}_{key}": d for key, d in report.BETTER.items()}
+    return Metric(name, run, better, (detector, "pix64"), classes=True, min_gen=2)
 
 
 def _sfid(m: re.Match) -> Metric:
@@ -484,7 +500,7 @@ def _sfid(m: re.Match) -> Metric:
         return Outcome({name: t.mean, f"{name}_std": t.std}, detector, min(t.n_real), n, 1, real.dim,
                        per_class=dict(ids=t.ids, values=t.values.tolist(), n_real=t.n_real, n_gen=t.n_fake))
 
-    return Metric(name, run, (detector,), value=True, min_gen=2)
+    return Metric(name, run, _mean_and_spread(name, LOWER), (detector,), value=True, min_gen=2)
 
 
 def _label_score(m: re.Match) -> Metric:
@@ -500,7 +516,7 @@ def _label_score(m: re.Match) -> Metric:
         return Outcome({name: mean, f"{name}_std": std}, detector, None, n,
                        per_class=dict(ids=t.ids, values=t.values.tolist(), n_gen=t.n_fake))
 
-    return Metric(name, run, (detector,), value=True)
+    return Metric(name, run, _mean_and_spread(name, LOWER), (detector,), value=True)
 
 
 _DET = r"(?P<detector>[a-zA-Z][a-zA-Z0-9.-]*)"
@@ -549,6 +565,14 @@ METRICS: dict[str, Metric] = {name: _build(name) for name in (
     "lpips_diversity", "memorisation", "sfid_pix64_2k",
     "smoke_fd_pixel16_256", "smoke_kid_pixel16_256", "fd_digits32_2k", "fd_pix64_2k", "report_digits32")}
 GROUPS = {"smoke": ("smoke_fd_pixel16_256", "smoke_kid_pixel16_256"), "none": ()}
+
+
+def find(name: str) -> Metric | None:
+    """The metric of that name, or None."""
+    try:
+        return METRICS.get(name) or _build(name)
+    except UserError:  # a name of a known kind with impossible numbers
+        return None
 
 
 def lookup(name: str) -> Metric:
@@ -617,6 +641,8 @@ def compute(name: str, ctx: MetricContext, *, snapshot: str | None = None, kimg:
         out = metric.run(ctx)
     except MetricError as e:
         out, error = Outcome({metric.name: None}, *metric.detectors[:1]), str(e)
+    else:
+        directions.check(name, metric.better, out.results)
     seconds = time.time() - start
     bad = [k for k, v in out.results.items() if v is not None and not math.isfinite(v)]
     if bad:

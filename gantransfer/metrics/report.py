@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib.util import UserError, printable
+from gantransfer.directions import HIGHER, LOWER
 from gantransfer.metrics import intra, label_score
 from gantransfer.metrics.arrays import MetricError
 from gantransfer.metrics.context import MetricContext, Plan
@@ -22,6 +23,9 @@ from gantransfer.metrics.memorisation import nearest_training
 from gantransfer.metrics.stats import FeatureSet, Selection, generated_features, on_main, real_features
 
 DDOF = 1
+_GROUP = r"(_\w+)?"  # '' for all classes, then groups
+BETTER = {f"class_fd{_GROUP}": LOWER, f"fd{_GROUP}": LOWER, f"fd_pix64{_GROUP}": LOWER, f"accuracy{_GROUP}": HIGHER,
+          f"diversity{_GROUP}": HIGHER, f"nearest{_GROUP}": HIGHER}  # of each column, see gantransfer.directions
 PIXEL_VARIANCE = 100.0  # fd_pix64 reads as percent of the reference's total variance
 
 

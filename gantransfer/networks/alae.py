@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gantransfer.networks.stylegan2 import plain
+from gantransfer.networks.stylegan2 import plain, untruncated
 from torch_utils import random as rnd
 
 SLOPE, ROOT2 = 0.2, math.sqrt(2)
@@ -173,7 +173,7 @@ class Generator(nn.Module):
             if noise_mode == "none":
                 return None
             if noise_mode == "const":
-                return rnd.randn([1, 1, *x.shape[2:]], torch.Generator().manual_seed(layer), x.device)
+                return rnd.fixed_randn((1, 1, *x.shape[2:]), layer).to(x.device)
             if noise_mode == "batch":
                 return rnd.randn([1, 1, *x.shape[2:]], rng, x.device)
             return rnd.randn([len(ws), 1, *x.shape[2:]], rng, x.device)
@@ -288,7 +288,7 @@ class Mapping(nn.Module):
         ws = self.one(z).expand(-1, self.num_ws or 1, -1)
         if mix_z is not None:
             ws = torch.cat([ws[:, :cutoff], self.one(mix_z).expand_as(ws)[:, cutoff:]], 1)
-        if truncation_psi == 1:
+        if untruncated(truncation_psi):
             return ws
         near = torch.lerp(self.dlatent_avg.buff.expand_as(ws), ws, truncation_psi)
         return near if truncation_cutoff is None else torch.cat([near[:, :truncation_cutoff],

@@ -238,7 +238,7 @@ class OutputNorm(Norm):
         return self.gain.expand(n, -1), self.bias.expand(n, -1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.normalise(x, *self.affine(len(x)))
+        return self.normalise(x, *self.affine(x.shape[0]))
 
 
 class CondNorm(Norm):
@@ -465,7 +465,7 @@ class Discriminator(nn.Module):
 
 def label_rows(c: torch.Tensor, n_classes: int) -> torch.Tensor:
     if n_classes == 1 and c.shape[1] == 0:
-        return c.new_ones([len(c), 1])
+        return c.new_ones([c.shape[0], 1])
     if c.shape[1] != n_classes:
         raise ValueError(f"labels have {c.shape[1]} classes, the network has {n_classes}")
     return c

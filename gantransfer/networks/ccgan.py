@@ -130,7 +130,7 @@ class BatchStatistics(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """relu of the affine batch norm."""
-        n = len(x)
+        n = x.shape[0]
         return self.normalise(x, self.weight.expand(n, -1), self.bias.expand(n, -1))
 
     def take_noted(self) -> torch.Tensor | None:
@@ -226,7 +226,7 @@ class SNGANGenerator(nn.Module):
         _xavier(self)
 
     def forward(self, z: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-        x = self.dense(z).reshape(len(z), -1, 4, 4)
+        x = self.dense(z).reshape(z.shape[0], -1, 4, 4)
         for name in self.blocks:
             x = getattr(self, name)(x, h)
         return torch.tanh(self.final["2"](self.final["0"](x)))
@@ -328,7 +328,7 @@ class SAGANGenerator(nn.Module):
         _xavier(self)
 
     def forward(self, z: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-        x = self.snlinear0(z).reshape(len(z), -1, 4, 4)
+        x = self.snlinear0(z).reshape(z.shape[0], -1, 4, 4)
         for name in self.blocks:
             part = getattr(self, name)
             x = part(x) if name == "self_attn" else part(x, h)

@@ -110,7 +110,7 @@ class TransferNorm(KeepsStatistics, CondNorm):
 
     def part(self, which: str, code: New) -> torch.Tensor:
         """[N, C]: combination + z term + residual of 'g' or 'b'."""
-        y: Any = code.t.new_zeros([len(code.t), self.home.stored_mean.shape[0]])
+        y: Any = code.t.new_zeros([code.t.shape[0], self.home.stored_mean.shape[0]])
         if hasattr(self, f"comb_layer_{which}"):
             y = y + getattr(self, f"prev_knowledge_{which}")(getattr(self, f"comb_layer_{which}")(code.t))
         if code.z is not None and hasattr(self, f"z_layer_{which}"):
@@ -149,7 +149,7 @@ class TransferOutputNorm(KeepsStatistics, OutputNorm):
         self.keep(sets)
 
     def forward(self, x: torch.Tensor, code: New | Old) -> torch.Tensor:
-        return self.select(x, *self.affine(len(x)), code)
+        return self.select(x, *self.affine(x.shape[0]), code)
 
 
 class TransferGenerator(Generator):

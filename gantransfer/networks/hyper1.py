@@ -20,6 +20,7 @@ from torch import nn
 from gantransfer.networks import style1
 from gantransfer.networks.hypermod import Classes, ClassNetwork
 from gantransfer.networks.style1 import EqualLinear
+from torch_utils.ops.conv2d_each import conv2d_each, conv_transpose2d_each
 from torch_utils.ops.convolution import conv2d, conv_transpose2d
 
 
@@ -69,6 +70,9 @@ class HyperConv(nn.Module):
 
     def forward(self, x: torch.Tensor, classes: Classes) -> torch.Tensor:
         kernel, bias = self.kernels(classes.vectors)
+        if classes.path == "each":
+            y = conv_transpose2d_each(x, kernel, 2, 1) if self.fused else conv2d_each(x, kernel, 1)
+            return y + bias[:, :, None, None]
         if classes.path == "grouped":
             return self._grouped(x, kernel[classes.index], bias[classes.index])
         out = [self._dense(x[part], kernel[u], bias[u]) for u, part in classes.parts]
@@ -80,7 +84,7 @@ class HyperConv(nn.Module):
         return conv2d(x, kernel, padding=1, bias=bias)
 
     def _grouped(self, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        n = len(x)
+        n = x.shape[0]
         x = x.reshape(1, -1, *x.shape[2:])
         if self.fused:
             y = conv_transpose2d(x, kernel.flatten(0, 1), stride=2, padding=1, groups=n)
@@ -118,7 +122,7 @@ class HyperBlock(style1.StyledBlock):
 
     def forward(self, x, w, noise, classes=None):
         if x is None:
-            x = self.conv1[0](len(w))
+            x = self.conv1[0](w.shape[0])
         else:
             for layer in self.conv1:
                 x = layer(x, classes) if isinstance(layer, HyperConv) else layer(x)
@@ -149,6 +153,8 @@ class Generator(style1.Generator):
 
     def classes_of(self, c: torch.Tensor) -> Classes:
         """The class vectors of labels c [N, num_classes]; equal labels share one."""
+        if torch.compiler.is_exporting():
+            return Classes(self.classes(c), None, "each")
         distinct, index = torch.unique(c, dim=0, return_inverse=True)
         return Classes(self.classes(distinct), index, self.path)
 
@@ -164,7 +170,7 @@ class Generator(style1.Generator):
                   force_fp32=False):
         """As the base's; classes: one vector per sample."""
         step = self.step if step is None else step
-        noise = style1.draw_noise(len(ws), step, noise_mode, rng, ws) if noise is None else noise
+        noise = style1.draw_noise(ws.shape[0], step, noise_mode, rng, ws) if noise is None else noise
         classes, inverse = classes.sorted()
         if inverse is not None:
             ws = ws[classes.order]

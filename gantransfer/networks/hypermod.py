@@ -26,7 +26,9 @@ from gantransfer.networks import stylegan2
 from gantransfer.networks.style1 import EqualLinear, Scaled
 from gantransfer.networks.stylegan2 import plain
 from torch_utils import random
+from torch_utils.ops import upfirdn2d
 from torch_utils.ops.bias_act import activation_funcs, bias_act
+from torch_utils.ops.conv2d_each import conv2d_each
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.modulated_conv2d import modulated_conv_act
 
@@ -50,16 +52,19 @@ class Classes:
     applied; the results differ by rounding only. 'classes': one dense convolution per vector, samples sorted by vector;
     'grouped': one grouped convolution with a kernel per sample; 'samples': one dense convolution per sample; 'auto':
     grouped where at least half the samples have vectors of their own, by classes otherwise (the fastest, measured).
+    'each': matrix products, one vector per sample and no index, for graphs that are exported for every batch.
     """
 
     vectors: torch.Tensor
-    index: torch.Tensor
+    index: torch.Tensor | None
     path: str = "auto"
     parts: tuple[tuple[int, slice], ...] = ()  # (row of vectors, samples): set by `sorted`
     order: torch.Tensor | None = None  # position after sorting -> position in the caller's batch
 
     def sorted(self) -> tuple[Classes, torch.Tensor | None]:
         """(the same with `parts`, inverse of its order or None)."""
+        if self.path == "each":
+            return self, None
         if self.path == "auto":
             path = "grouped" if 2 * len(self.vectors) >= len(self.index) > 1 else "classes"
             return replace(self, path=path).sorted()
@@ -189,11 +194,15 @@ class HyperLayer(stylegan2.SynthesisLayer):
         conv = dict(f=self.resample_filter, up=self.up, padding=self.padding, flip_weight=self.up == 1)
         last = dict(act=self.activation, gain=activation_funcs[self.activation].def_gain * gain,
                     clamp=None if self.conv_clamp is None else self.conv_clamp * gain)
-        if classes.path == "grouped":
-            y = grouped_conv2d(x, weight[classes.index], styles, **conv)
+        if classes.path in ("grouped", "each"):
+            if classes.path == "grouped":
+                bias = bias[classes.index]
+                y = grouped_conv2d(x, weight[classes.index], styles, **conv)
+            else:
+                y = conv2d_for_export(x, weight, styles, **conv)
             if noise is not None:
                 y = y + (noise * self.noise_strength).to(y.dtype)
-            return bias_act(y + bias[classes.index].to(y.dtype)[:, :, None, None], **last)
+            return bias_act(y + bias.to(y.dtype)[:, :, None, None], **last)
         out = []
         for u, part in classes.parts:
             out.append(modulated_conv_act(x[part], weight[u], styles[part],
@@ -204,14 +213,29 @@ class HyperLayer(stylegan2.SynthesisLayer):
 
 def grouped_conv2d(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor, **kw) -> torch.Tensor:
     """Modulated and demodulated convolution with a kernel per sample, [N, O, I, k, k], as one grouped convolution."""
-    n, _, i, kh, kw_ = weight.shape
+    n, w = x.shape[0], _modulated(x, weight, styles)
+    y = conv2d_resample(x.reshape(1, -1, *x.shape[2:]), w.flatten(0, 1), groups=n, **kw)
+    return y.reshape(n, -1, *y.shape[2:])
+
+
+def conv2d_for_export(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor, f=None, up=1, padding=0,
+                      flip_weight=True) -> torch.Tensor:
+    """The same as matrix products, which are one graph for batches of all sizes."""
+    w = _modulated(x, weight, styles)
+    w = w if flip_weight else w.flip(3, 4)
+    if up == 1:
+        return conv2d_each(x, w, padding)
+    return conv2d_each(upfirdn2d.upsample2d(x, f, up=up, padding=padding), w)
+
+
+def _modulated(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
+    """The kernels [N, O, I, k, k] with styles and demodulation, in x's dtype."""
+    _, _, i, kh, kw = weight.shape
     if x.dtype == torch.float16:  # nothing may overflow; without effect on the demodulated result
-        weight = weight * (1 / (i * kh * kw_) ** 0.5 / weight.abs().amax((2, 3, 4), keepdim=True))
+        weight = weight * (1 / (i * kh * kw) ** 0.5 / weight.abs().amax((2, 3, 4), keepdim=True))
         styles = styles / styles.abs().amax(1, keepdim=True)
     w = weight * styles[:, None, :, None, None]
-    w = w * (w.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
-    y = conv2d_resample(x.reshape(1, -1, *x.shape[2:]), w.flatten(0, 1).to(x.dtype), groups=n, **kw)
-    return y.reshape(n, -1, *y.shape[2:])
+    return (w * (w.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()).to(x.dtype)
 
 
 class HyperBlock(stylegan2.SynthesisBlock):
@@ -236,7 +260,7 @@ class SynthesisNetwork(stylegan2.SynthesisNetwork):
             for _res, x, img in self.run_blocks(ws, **kw):
                 yield x, img
             return
-        if tuple(classes.index.shape) != (ws.shape[0],):
+        if classes.index is not None and tuple(classes.index.shape) != (ws.shape[0],):
             raise ValueError(f"classes of {len(classes.index)} samples for {ws.shape[0]} ws")
         classes, inverse = classes.sorted()
         if inverse is not None:
@@ -272,6 +296,8 @@ class Generator(stylegan2.Generator):
         """The class vectors of labels c [N, c_dim]; equal labels share one."""
         if c.ndim != 2 or c.shape[1] != self.c_dim:
             raise ValueError(f"c [N, {self.c_dim}] expected, got {tuple(c.shape)}")
+        if torch.compiler.is_exporting():
+            return Classes(self.classes(c), None, "each")
         distinct, index = torch.unique(c, dim=0, return_inverse=True)
         return Classes(self.classes(distinct), index, self.path)
 

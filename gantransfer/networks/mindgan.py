@@ -127,7 +127,7 @@ class CodeMapping(nn.Module):
     def decode(self, code):
         """code [N, code_dim] -> ws [N, num_ws, w_dim]."""
         flat = code @ self.code_basis + self.code_mean if self.dense else code * self.code_scale + self.code_mean
-        ws = flat.reshape(len(flat), self.slots, self.w_dim)
+        ws = flat.reshape(flat.shape[0], self.slots, self.w_dim)
         return ws.expand(-1, self.num_ws, -1) if self.slots == 1 else ws
 
     def codes(self, z, c, keep=None):
@@ -142,9 +142,9 @@ class CodeMapping(nn.Module):
                 unlabelled=False):
         """Standard normal z [N, z_dim], c [N, c_dim] -> ws [N, num_ws, w_dim]. `unlabelled`: leave the label out.
         `update_w_avg` and `w_mean_out` belong to the interface; the mean latent is fixed here."""
-        keep = z.new_zeros([len(z), 1]) if unlabelled else None
+        keep = z.new_zeros([z.shape[0], 1]) if unlabelled else None
         ws = self.decode(self.codes(self.to_prior(z), c, keep))
-        if truncation_psi == 1:
+        if stylegan2.untruncated(truncation_psi):
             return ws
         near = torch.lerp(self.w_avg.to(ws.dtype).expand_as(ws), ws, truncation_psi)
         return near if truncation_cutoff is None else torch.cat([near[:, :truncation_cutoff],
@@ -199,10 +199,12 @@ class GaussianMapping(CodeMapping):
         self.register_buffer("factor", torch.zeros(1 if shared else classes, self.code_dim, self.code_dim))
 
     def codes(self, z, c=None, keep=None):
-        k = c.argmax(1) if self.classes > 1 else torch.zeros(len(z), dtype=torch.int64, device=z.device)
-        if len(self.factor) == 1:
+        k = c.argmax(1) if self.classes > 1 else torch.zeros(z.shape[0], dtype=torch.int64, device=z.device)
+        if self.factor.shape[0] == 1:
             return self.mean[k] + z @ self.factor[0].t()
         out = self.mean[k]
+        if torch.compiler.is_exporting():  # a graph cannot look at which classes there are
+            return out + torch.matmul(self.factor[k], z[:, :, None])[:, :, 0]
         for i in k.unique().tolist():
             out[k == i] += z[k == i] @ self.factor[i].t()
         return out

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gantransfer.networks.stylegan2 import plain
+from gantransfer.networks.stylegan2 import plain, untruncated
 from torch_utils import random
 from torch_utils.ops.convolution import conv2d, conv_transpose2d
 
@@ -233,7 +233,7 @@ class StyledBlock(nn.Module):
     def forward(self, x: torch.Tensor | None, w: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
         """x [N, in, H/2, W/2] (None in the first block), w [N, D], one noise plane [N or 1, 1, H, W] for both layers
         (as published) or None -> [N, C, H, W]."""
-        x = self.conv1(len(w) if x is None else x)
+        x = self.conv1(w.shape[0] if x is None else x)
         return self.second(self.conv2(self.first(x, w, noise)), w, noise)
 
     def first(self, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
@@ -318,7 +318,7 @@ class Generator(nn.Module):
     def mapping(self, z, c=None, *, truncation_psi=1, truncation_cutoff=None):
         """ws [N, num_ws, D]; truncation pulls the first `truncation_cutoff` (None: all) towards the mean style."""
         ws = self.style(z)[:, None].repeat(1, self.num_ws, 1)
-        if truncation_psi == 1:
+        if untruncated(truncation_psi):
             return ws
         pulled = torch.lerp(self.mean_style(), ws, truncation_psi)
         k = self.num_ws if truncation_cutoff is None else truncation_cutoff
@@ -339,7 +339,7 @@ class Generator(nn.Module):
         asks for what is always so."""
         step = self.step if step is None else step
         if noise is None:
-            noise = draw_noise(len(ws), step, noise_mode, rng, ws)
+            noise = draw_noise(ws.shape[0], step, noise_mode, rng, ws)
         return self.generator(ws, noise, step, alpha, features, **block)
 
 
@@ -351,7 +351,7 @@ def draw_noise(n: int, step: int, mode: str, rng: random.Rng, like: torch.Tensor
         return [None] * (step + 1)
     sizes = [4 * 2**k for k in range(step + 1)]
     if mode == "const":
-        return [torch.randn([1, 1, r, r], generator=torch.Generator().manual_seed(r)).to(like) for r in sizes]
+        return [random.fixed_randn((1, 1, r, r), r).to(like) for r in sizes]
     return [random.randn((n, 1, r, r), rng, like.device).to(like.dtype) for r in sizes]
 
 

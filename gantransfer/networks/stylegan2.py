@@ -211,10 +211,15 @@ class MappingNetwork(nn.Module):
         buffer.copy_(w_mean.to(buffer.dtype).lerp(buffer, self.w_avg_beta))
 
 
+def untruncated(psi) -> bool:
+    """Whether psi is the number 1. A tensor (the input of an exported graph) has no value yet."""
+    return not isinstance(psi, torch.Tensor) and psi == 1
+
+
 def truncate(ws, center, psi, cutoff=None):
     """center + psi (ws - center) for the first `cutoff` (None: all) layers of ws [N, L, w_dim]; center [w_dim] or
     [N, w_dim]."""
-    if psi == 1:
+    if untruncated(psi):
         return ws
     if center is None:
         raise ValueError("truncation needs the running mean of w, which this network does not keep")

@@ -77,7 +77,7 @@ class StyleTransferGenerator(Generator):
         """ws of new classes: c [N, new_dim]."""
         if c.shape[1] != self.new_dim:
             raise ValueError(f"c [N, {self.new_dim}] expected, got {tuple(c.shape)}")
-        mean = c.new_full([len(c), self.c_dim], 1 / self.c_dim)
+        mean = c.new_full([c.shape[0], self.c_dim], 1 / self.c_dim)
         ws = self.mapping(z, mean, **kw)
         return torch.cat([ws, c.to(ws.dtype).unsqueeze(1).expand(-1, self.num_ws, -1)], 2)
 

@@ -30,6 +30,7 @@ from gantransfer.networks.stylegan2 import (
     plain,
     project,
     truncate,
+    untruncated,
 )
 from torch_utils.ops import upfirdn2d
 
@@ -73,12 +74,13 @@ class MappingNetwork(stylegan2.MappingNetwork):
                                    update_w_avg=update_w_avg, w_mean_out=w_mean_out)
         x = self.inputs(z, c)
         free = torch.cat([x[:, : self.z_dim], torch.zeros_like(x[:, self.z_dim :])], 1)
-        w_uc, w = self.layers(torch.cat([free, x])).chunk(2)
+        n, both = x.shape[0], self.layers(torch.cat([free, x]))
+        w_uc, w = both[:n], both[n:]  # chunk(2) would fix the batch in an exported graph
         self.track(w, "w_avg", update_w_avg, w_mean_out)
         self.track(w_uc, "w_avg_uc", update_w_avg, w_mean_uc_out)
         k = self.num_uc_ws
         ws = torch.cat([w_uc.unsqueeze(1).expand(-1, k, -1), w.unsqueeze(1).expand(-1, self.num_ws - k, -1)], 1)
-        if truncation_psi == 1:
+        if untruncated(truncation_psi):
             return ws
         cut = self.num_ws if truncation_cutoff is None else truncation_cutoff
         center = getattr(self, uc_truncation, None)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from .bias_act import activate_, activation_funcs, bias_act, clamp_strictly, folds_gain
 from .blur_epilogue import blur_epilogue
 from .conv2d_resample import conv2d_resample, conv2d_unblurred
@@ -23,7 +25,8 @@ def conv_bias_act(x, weight, b=None, weight_gain=1, act="linear", gain=None, cla
     if x.dtype.itemsize == 2 or not folds_gain(act, spec.def_alpha, gain):
         y = conv2d_resample(x, (weight * weight_gain).to(x.dtype), **conv)
         return bias_act(y, None if b is None else b.to(x.dtype), act=act, gain=gain, clamp=clamp)
-    outputs = x.shape[0] * weight.shape[0] * x.shape[2] * x.shape[3] // conv.get("down", 1) ** 2
+    n = 1 if torch.compiler.is_exporting() else x.shape[0]  # an exported graph serves every batch
+    outputs = n * weight.shape[0] * x.shape[2] * x.shape[3] // conv.get("down", 1) ** 2
     if conv.get("up", 1) == 1 and weight.numel() <= outputs:
         bias = None if b is None else b if gain == 1 else b * gain
         y = conv2d_resample(x, weight * (weight_gain * gain), bias=bias, **conv)

@@ -176,7 +176,9 @@ def _fast(x, f, up, down, padding, flip, gain):
     _, _, ho, wo = out_size(x.shape, f, up, down, padding)
     if f is None:
         f = torch.ones(1, 1, device=x.device)
-    if x.device.type == "cpu" and h * w * ho * wo <= (2048 if n * c > 1024 or f.ndim == 1 else 8192):
+    # An exported graph serves every batch: what it computes must not depend on n.
+    many = f.ndim == 1 or (not torch.compiler.is_exporting() and n * c > 1024)
+    if x.device.type == "cpu" and h * w * ho * wo <= (2048 if many else 8192):
         return _small_map(x, f, up, down, padding, flip, gain, (ho, wo))
     if f.ndim == 2:
         return _depthwise(x, f, up, down, padding, flip, gain)
