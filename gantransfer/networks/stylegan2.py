@@ -117,6 +117,7 @@ class Conv2dLayer(nn.Module):
         self.activation, self.up, self.down, self.conv_clamp = activation, up, down, conv_clamp
         self.padding = kernel_size // 2
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.register_buffer("resample_filter", upfirdn2d.setup_filter(list(resample_filter)))
         weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
         if channels_last:
             weight = weight.contiguous(memory_format=torch.channels_last)
@@ -127,7 +128,6 @@ class Conv2dLayer(nn.Module):
         else:  # frozen: same names in the state dict, nothing to optimise
             self.register_buffer("weight", weight)
             self.register_buffer("bias", bias)
-        self.register_buffer("resample_filter", upfirdn2d.setup_filter(list(resample_filter)))
 
     def forward(self, x, gain=1):
         # For upsampling the stored kernel means true convolution: a convention of the published weights.
@@ -306,11 +306,12 @@ class SynthesisBlock(nn.Module):
         self.channels_last = use_fp16 and fp16_channels_last
         self.register_buffer("resample_filter", upfirdn2d.setup_filter(list(resample_filter)))
         common = dict(conv_clamp=conv_clamp, channels_last=self.channels_last)
-        layer = dict(w_dim=w_dim, resolution=resolution, resample_filter=resample_filter, **common, **layer_kwargs)
+        layer = dict(w_dim=w_dim, resolution=resolution, **common, **layer_kwargs)
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
         else:
-            self.conv0 = self.layer_class(in_channels, out_channels, up=2, **layer)
+            self.conv0 = self.layer_class(in_channels, out_channels, up=2, resample_filter=resample_filter, **layer)
+        # conv1 does not resample; its buffer is the standard filter in published states, whatever the block's own is.
         self.conv1 = self.layer_class(out_channels, out_channels, **layer)
         self.num_conv = 1 if in_channels == 0 else 2
         self.num_torgb = int(is_last or architecture == "skip")
