@@ -21,7 +21,8 @@ def make(config, batch, **options):
     k = config["loss_kwargs"] | {name: config[name] for name in ("noise_mode",) if name in config}
     return training.make(StyleGAN2, lambda: networks.Generator(**config["G_kwargs"]),
                          lambda: networks.Discriminator(**config["D_kwargs"]), k, batch=batch,
-                         z_dim=config["G_kwargs"]["z_dim"], gamma=k["r1_gamma"], pl_weight=k.get("pl_weight", 2), **options)
+                         z_dim=config["G_kwargs"]["z_dim"], gamma=k["r1_gamma"], pl_weight=k.get("pl_weight", 2),
+                         **options)
 
 
 @pytest.mark.parametrize("path", golden_files("base", "loss_*.npz"))

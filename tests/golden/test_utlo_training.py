@@ -75,7 +75,7 @@ def test_utlo_losses(path):
     assert cases
     for prefix, phase in cases:
         m = make(UTLO, utlo, c, len(a["gen_z"]), dict(res_uc=c["res_uc"]), res_uc=c["res_uc"], add_uc=c["add_uc"],
-                 alpha=float(prefix.removeprefix("alpha")))
+                 alpha=float(prefix.removeprefix("alpha")) if c["add_uc"] else None)
         training.load(m, a)
         check(m, prefix, phase, a, gain=1.0)  # the original applies no lazy gain
 
