@@ -12,10 +12,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import torch_utils
 from tests.conftest import ROOT
 from torch_utils import build
 
@@ -176,3 +178,18 @@ def test_a_launcher_is_not_taken_for_the_compiler(tmp_path, monkeypatch):
     compiler = fake_compiler(tmp_path)
     monkeypatch.setenv("CXX", f"ccache {compiler}")
     assert build.compiler() == str(compiler)
+
+
+def test_a_damaged_prebuilt_library_is_not_loaded(cache, tmp_path, monkeypatch):
+    folder, _ = cache
+    record = json.loads((folder / build.RECORD).read_text())
+    library = tmp_path / build.LIBRARY
+    library.write_bytes((folder / build.LIBRARY).read_bytes())
+    module = SimpleNamespace(__file__=str(tmp_path / "_build_info.so"),
+                             record=json.dumps({**record, "sources": build.sources_digest(), "prebuilt": True}))
+    monkeypatch.setattr(torch_utils, "_build_info", module, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert build._prebuilt()[0] == library
+    zeroed(tmp_path)
+    with pytest.warns(RuntimeWarning, match="it is damaged: .* other content"):
+        assert build._prebuilt() is None
