@@ -311,7 +311,7 @@ class SynthesisBlock(nn.Module):
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
         else:
             self.conv0 = self.layer_class(in_channels, out_channels, up=2, resample_filter=resample_filter, **layer)
-        # conv1 does not resample; its buffer is the standard filter in published states, whatever the block's own is.
+        # It does not resample; as published its unused buffer holds the standard filter.
         self.conv1 = self.layer_class(out_channels, out_channels, **layer)
         self.num_conv = 1 if in_channels == 0 else 2
         self.num_torgb = int(is_last or architecture == "skip")
