@@ -104,7 +104,7 @@ def test_the_library_records_no_folder_of_its_torch(kernels):
     path = build.build_dir() / build.describe()["build"].get("key", "none") / build.LIBRARY
     if not kernels or not path.is_file():
         pytest.skip("no compiled kernels of this machine")
-    assert os.path.dirname(torch.__file__).encode() not in path.read_bytes()
+    assert os.path.join(os.path.dirname(torch.__file__), "lib").encode() not in path.read_bytes()
 
 
 def test_key_changes_with_sources_flags_and_torch(has_compiler, monkeypatch, tmp_path):
