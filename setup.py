@@ -34,6 +34,9 @@ class Prebuild(build_ext):
 
         module = Path(self.get_ext_fullpath(ext.name))
         todo = build.plan()
+        problem = todo["nvcc"] and build.toolchain_problem(todo)
+        if problem:
+            raise build.BuildError(problem)
         build.compile_library(todo, module.with_name(build.LIBRARY), Path(self.build_temp).resolve() / "kernels.log")
         record = json.dumps({**todo, "sources": build.sources_digest(), "prebuilt": True})
         source = Path(self.build_temp) / "build_info.cpp"

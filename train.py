@@ -181,6 +181,7 @@ class Setup:
         self.continues = resume is not None and (resume == "latest" or is_run_folder(resume))
         names = {f.name for f in dataclasses.fields(self.method.Options)}
         self.opts = self.method.Options(**{k: given[k] for k in names if given.get(k) is not None})
+        self.opts.given = frozenset(k for k in names if given.get(k) is not None)
         self.run = RunConfig(seed=flags["seed"], num_procs=flags["gpus"], batch=flags["batch"],
                              batch_gpu=flags["batch_gpu"], kimg=flags["kimg"], tick=flags["tick"], snap=flags["snap"],
                              sampling=flags["sampling"], sampling_labels=flags["sampling_labels"],

@@ -74,10 +74,20 @@ def _gpu(add) -> None:
     offered = build.offered_architectures(path)
     add("ok", f"CUDA toolkit: {path}, CUDA {'.'.join(map(str, build.nvcc_version(path)))}, torch {torch.version.cuda}, "
               f"architectures {', '.join(offered)}")
+    if build.ignored_cuda_home():
+        add("note", build.ignored_cuda_home(), "correct the variable, or unset it")
     try:
         add("ok", f"compiled for: {' '.join(build.architectures(path))}")
+        todo = build.plan(cuda=True)
     except build.BuildError as e:
-        add("bad", "TORCH_CUDA_ARCH_LIST", str(e))
+        add("bad", "CUDA compiler", str(e))
+        return
+    problem = build.toolchain_problem(todo)
+    if problem:
+        add("bad", f"CUDA link: {problem.splitlines()[0].rstrip(':')}", "\n         ".join(problem.splitlines()[1:]))
+    else:
+        add("ok", "CUDA link: a small kernel compiles and links, with the runtime of "
+                  + {"toolkit": "the toolkit", "torch": f"torch ({build.torch_runtime()})"}[todo["cuda_runtime"]])
 
 
 @click.command()
@@ -94,6 +104,8 @@ def main(do_build: bool) -> None:
         try:
             path, info = build.build()
             click.echo(f"  ok  kernels for {', '.join(info['devices'])}: {path} (compiled in {info['seconds']} s)")
+            if info.get("cuda_missing") and torch.version.cuda:
+                click.echo("      without a GPU's part: the reason stands above")
         except build.BuildError as e:
             bad += 1
             click.echo(f" bad  kernels: {e}")

@@ -14,6 +14,7 @@ a row share one noise, so that nothing flickers. Types, with z a latent and v th
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -106,22 +107,23 @@ def sheet(walk: Walk, kind: str, seeds: list[int], first: int, second: int, step
     one = walk.vector(first)
     two = walk.vector(second) if kind in ("class", "class_noise") else one
     rows = []
+    bar = functools.partial(tqdm, desc="rows", delay=0.1)  # shown once a row is done, after what its first use may say
 
     def row(zs: list[torch.Tensor], vs: list[torch.Tensor], seed: int) -> None:
         rows.append(walk.images(torch.cat(zs), torch.cat(vs), seed, batch))
 
     if kind == "class_noise":
-        for t in tqdm(ts, desc="rows"):
+        for t in bar(ts):
             row([between(z[seeds[0]], z[seeds[1]], t)] * steps, [between(one, two, u) for u in ts], seeds[0])
     elif kind == "random_z":
         later = max(seeds) + 1
-        for i, s in enumerate(tqdm(seeds, desc="rows")):
+        for i, s in enumerate(bar(seeds)):
             row([walk.latent(later + i * steps + k) for k in range(steps)], [one] * steps, s)
     elif kind == "noise":
-        for a, b in zip(tqdm(seeds[:-1], desc="rows"), seeds[1:]):
+        for a, b in zip(bar(seeds[:-1]), seeds[1:]):
             row([between(z[a], z[b], t) for t in ts], [one] * steps, a)
     else:
-        for s in tqdm(seeds, desc="rows"):
+        for s in bar(seeds):
             if kind == "class":
                 row([z[s]] * steps, [between(one, two, t) for t in ts], s)
             elif kind == "z_shift":

@@ -96,6 +96,8 @@ class RunConfig:
 class Options:
     """Base of a method's options: each field is one command-line flag (see `option`)."""
 
+    given: ClassVar[frozenset[str]] = frozenset()  # names that the user typed; published records tell them apart
+
     def to_dict(self) -> dict[str, Any]:
         return plain({f.name: getattr(self, f.name) for f in fields(self)})
 

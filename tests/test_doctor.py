@@ -4,7 +4,11 @@
 import shutil
 
 import pytest
+import torch
 
+from gantransfer import doctor
+from tests.test_build_cache import fake_compiler
+from tests.test_build_cuda import fake_nvcc
 from torch_utils import build
 
 
@@ -40,3 +44,21 @@ def test_wheel_with_prebuilt_kernels(run_script, tmp_path):
     out = run_script("-c", program, cwd=folder,
                      env={"GANTRANSFER_BUILD_DIR": str(tmp_path / "k"), "GANTRANSFER_KERNELS": "native"})
     assert str(folder) in out.stdout and "True" in out.stdout and not (tmp_path / "k").exists()
+
+
+@pytest.mark.parametrize("link, verdict", [("echo 'ld: cannot find -lcudart_static' >&2; exit 1", "bad"), (":", "ok")])
+def test_looks_at_the_cuda_link_too(link, verdict, tmp_path, monkeypatch):
+    nvcc = fake_nvcc(tmp_path / "toolkit" / "bin", link=link)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(build, "torch_runtime", lambda: None)
+    monkeypatch.setenv("CXX", str(fake_compiler(tmp_path / "bin")))
+    monkeypatch.setenv("CUDA_HOME", str(nvcc.parents[1]))
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    rows = []
+    doctor._gpu(lambda *row: rows.append(row))
+    (row,) = [r for r in rows if r[1].startswith("CUDA link")]
+    assert row[0] == verdict
+    assert verdict == "ok" or "cannot find -lcudart_static" in row[2] and "CUDA_HOME" in row[2]
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "nowhere"))
+    doctor._gpu(lambda *row: rows.append(row))
+    assert any(r[0] == "note" and "nowhere has no bin/nvcc" in r[1] for r in rows)

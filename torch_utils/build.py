@@ -4,7 +4,9 @@
 `configure(mode)` chooses before the first operator runs: 'auto' (default) compiles and, if that fails, says so once
 and goes on with the PyTorch reference; 'native' makes a failure an error; 'ref' never compiles. Without a call, the
 environment variable GANTRANSFER_KERNELS decides. The library lives in a folder named by the hash of everything it
-depends on (sources, flags, compiler, torch, processor), under GANTRANSFER_BUILD_DIR or the cache folder.
+depends on (sources, flags, compiler, torch, processor; no paths: environments with equal tools share it), under
+GANTRANSFER_BUILD_DIR or the cache folder. Its size and hash stand beside it: what a full disk or a power cut damaged is
+built again instead of being loaded.
 """
 
 from __future__ import annotations
@@ -29,14 +31,26 @@ from pathlib import Path
 
 import torch
 
-from dnnlib.util import UserError, atomic_write, cache_dir, env_path
+from dnnlib.util import UserError, atomic_write, cache_dir, env_path, sweep_temporaries
+
+try:
+    import fcntl
+except ImportError:  # no advisory locks on this system
+    fcntl = None
 
 MODES = ("auto", "native", "ref")
 # Modules of torch_utils.ops with a register().
 OPERATORS = ("bias_act", "upfirdn2d", "epilogue", "blur_epilogue", "weight_sq", "cond_batch_norm")
 LIBRARY = "gantransfer_kernels.so"
+RECORD = "build.json"
 LOCK_TIMEOUT = 600.0  # seconds to wait for another process that is compiling the same library
 OLDEST_NVCC = (12, 0)
+LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")
+# Whatever nvcc's own place is, a kernel that is launched needs the CUDA runtime at link time.
+PROBE = """#include <cuda_runtime.h>
+__global__ void probe(float* x) { *x = 1; }
+extern "C" int gantransfer_probe(float* x) { probe<<<1, 1>>>(x); return (int)cudaGetLastError(); }
+"""
 
 
 class BuildError(UserError):
@@ -155,9 +169,10 @@ def source_dir() -> Path:
 
 
 def compiler() -> str:
-    """The C++ compiler: $CXX or the first of c++, g++, clang++."""
-    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        found = name and shutil.which(shlex.split(name)[0])
+    """The C++ compiler: $CXX (without a launcher such as ccache in front) or the first of c++, g++, clang++."""
+    wanted = [w for w in shlex.split(os.environ.get("CXX") or "") if Path(w).name not in LAUNCHERS]
+    for name in (*wanted[:1], "c++", "g++", "clang++"):
+        found = shutil.which(name)
         if found:
             return found
     raise BuildError("no C++ compiler found (looked for $CXX, c++, g++, clang++): install g++ 10 or newer, for example "
@@ -165,17 +180,34 @@ def compiler() -> str:
 
 
 def nvcc() -> str | None:
-    """The CUDA compiler: $CUDA_HOME/bin/nvcc, else the one on the PATH, else None."""
-    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")):
-        if home and (Path(home) / "bin" / "nvcc").is_file():
-            return str(Path(home) / "bin" / "nvcc")
+    """The CUDA compiler: $CUDA_HOME/bin/nvcc, $CUDA_PATH/bin/nvcc, the one on the PATH, /usr/local/cuda, else None."""
+    for _, home in _cuda_homes():
+        if (home / "bin" / "nvcc").is_file():
+            return _without_link(str(home / "bin" / "nvcc"))
     default = Path("/usr/local/cuda/bin/nvcc")
-    return shutil.which("nvcc") or (str(default) if default.is_file() else None)
+    found = shutil.which("nvcc") or (str(default) if default.is_file() else None)
+    return found and _without_link(found)
+
+
+def _cuda_homes() -> list[tuple[str, Path]]:
+    return [(name, Path(os.environ[name]).expanduser()) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+
+
+def _without_link(path: str) -> str:
+    """nvcc looks for its parts beside the name it was called by, so that a link to it alone does not work."""
+    target = os.path.realpath(path)
+    return target if os.path.islink(path) and Path(target).name.startswith("nvcc") else path
+
+
+def ignored_cuda_home() -> str | None:
+    """What to say where CUDA_HOME or CUDA_PATH names no toolkit and another one is taken; None otherwise."""
+    wrong = [f"{name}={home}" for name, home in _cuda_homes() if not (home / "bin" / "nvcc").is_file()]
+    return f"{' and '.join(wrong)} has no bin/nvcc; {nvcc()} is used instead" if wrong and nvcc() else None
 
 
 def nvcc_version(path: str) -> tuple[int, int]:
-    out = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-    match = re.search(r"release (\d+)\.(\d+)", out)
+    """(0, 0) where the file does not answer as nvcc does."""
+    match = re.search(r"release (\d+)\.(\d+)", _output([path, "--version"]))
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
@@ -184,22 +216,30 @@ def cuda_problem() -> str | None:
     if torch.version.cuda is None:
         return "this torch is a CPU build; install a CUDA build of torch to use a GPU"
     path = nvcc()
+    major = torch.version.cuda.split(".")[0]
     if path is None:
-        return (f"nvcc was not found; install the CUDA {torch.version.cuda.split('.')[0]} toolkit and put its bin "
-                f"folder on the PATH, or set CUDA_HOME")
+        wrong = " (" + ", ".join(f"{name}={home} has no bin/nvcc" for name, home in _cuda_homes()) + ")"
+        return (f"nvcc was not found{wrong if _cuda_homes() else ''}; install the CUDA {major} toolkit and put its bin "
+                f"folder on the PATH, or set CUDA_HOME to the toolkit's folder")
     have = nvcc_version(path)
+    if have == (0, 0):
+        said = (_output([path, "--version"]).strip().splitlines() or ["nothing"])[-1]
+        return (f"{path} does not tell its version (`{path} --version` says: {said}); put a working nvcc on the PATH, "
+                f"or set CUDA_HOME to the toolkit's folder")
+    if have[0] != int(major):
+        others = sorted(p for place in ("/usr/local", "/opt") for p in Path(place).glob("cuda*/bin/nvcc")
+                        if re.fullmatch(rf"cuda-?{major}(\..*)?", p.parents[1].name))
+        return (f"{path} is CUDA {have[0]}.{have[1]} but torch was built for {torch.version.cuda}; "
+                + (f"set CUDA_HOME={others[-1].parents[1]}" if others else
+                   "install a toolkit of the same major version and point CUDA_HOME to it"))
     if have < OLDEST_NVCC:
         return f"{path} is CUDA {have[0]}.{have[1]}; 12.0 or newer is needed"
-    if have[0] != int(torch.version.cuda.split(".")[0]):
-        return (f"{path} is CUDA {have[0]}.{have[1]} but torch was built for {torch.version.cuda}; install a toolkit "
-                f"of the same major version and point CUDA_HOME to it")
     return None
 
 
 def offered_architectures(nvcc_path: str) -> list[str]:
     """Architectures that this nvcc compiles for, as '75', '80', ..."""
-    out = subprocess.run([nvcc_path, "--list-gpu-arch"], capture_output=True, text=True, check=False).stdout
-    return sorted(set(re.findall(r"compute_(\d+)\b", out)), key=int)
+    return sorted(set(re.findall(r"compute_(\d+)\b", _output([nvcc_path, "--list-gpu-arch"]))), key=int)
 
 
 def architectures(nvcc_path: str) -> list[str]:
@@ -262,8 +302,27 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
 
 
+def _output(command: list[str]) -> str:
+    """What a command prints, or why it does not run."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as e:
+        return str(e)
+    return done.stdout or done.stderr
+
+
 def _version(command: str) -> str:
-    return subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
+    """The compiler's own words about itself, without the name it was called by."""
+    text = _output([command, "--version"])
+    return text.removeprefix(Path(command).name).lstrip()
+
+
+def _portable(value: object) -> str:
+    """Text of flags and versions with this environment's own folders taken out: its name is no part of the result."""
+    text = str(value)
+    for place, name in ((Path(torch.__file__).parent, "<torch>"), (sys.prefix, "<environment>")):
+        text = text.replace(str(place), name)
+    return text
 
 
 def sources_digest() -> str:
@@ -285,15 +344,15 @@ def plan(cuda: bool | None = None, march: bool = True) -> dict:
     flags = [f for f in cxx_flags() if march or f != "-march=native"]
     result = {"devices": ["cpu"], "cxx": cxx, "cxx_flags": flags, "nvcc": None, "nvcc_flags": [],
               "cuda_missing": problem, "torch": torch.__version__, "cpu_flags": sorted(cpu_flags()) if march else []}
-    key = [sources_digest(), cxx, _version(cxx), flags, torch.__version__, torch.version.cuda, result["cpu_flags"]]
+    key = [sources_digest(), _portable(_version(cxx)), _portable(flags), torch.__version__,
+           torch.version.git_version, torch.version.cuda, result["cpu_flags"]]
     if cuda:
         path = nvcc()
         result.update(devices=["cpu", "cuda"], nvcc=path, nvcc_flags=nvcc_flags(path),
                       cxx_flags=[*flags, "-DGT_WITH_CUDA"])
-        key += [path, _version(path), result["nvcc_flags"]]
+        key += [_portable(_version(path)), _portable(result["nvcc_flags"])]
     result["key"] = _digest(*key)[:20]
     return result
-
 
 
 def build_dir() -> Path:
@@ -303,34 +362,90 @@ def build_dir() -> Path:
 
 
 def build(cuda: bool | None = None) -> tuple[Path, dict]:
-    """(library, record): from the cache, or compiled now. Raises BuildError with the command, the compiler's last
-    lines, the log file and the remedy."""
+    """(library, record): from the cache, or compiled now. cuda: None = where possible; where the CUDA tools do not
+    work, the record's `cuda_missing` says so. Raises BuildError with the command, the compiler's last lines, the log
+    file and the remedy."""
     todo = plan(cuda)
     folder = build_dir() / todo["key"]
     folder.mkdir(parents=True, exist_ok=True)
-    library, record = folder / LIBRARY, folder / "build.json"
-    with contextlib.suppress(OSError, ValueError):
-        if library.is_file():
-            return library, json.loads(record.read_text(encoding="utf-8"))
-    with _lock(folder / "lock"):
-        if library.is_file() and record.is_file():  # another process was faster
-            return library, json.loads(record.read_text(encoding="utf-8"))
-        print(f"gantransfer: compiling kernels for {' and '.join(todo['devices'])} (once, about a minute) ...",
-              file=sys.stderr, flush=True)
-        start = time.perf_counter()
-        compile_library(todo, library, folder / "build.log")
-        todo["seconds"] = round(time.perf_counter() - start, 1)
-        with atomic_write(record) as f:
-            json.dump(todo, f, indent=1)
-        print(f"gantransfer: kernels compiled in {todo['seconds']:.0f} s: {library}", file=sys.stderr, flush=True)
-    return library, todo
+    found = _stored(folder)
+    if isinstance(found, tuple):
+        return found
+    with _lock(folder / "lock") as held:
+        found = _stored(folder)
+        if isinstance(found, tuple):  # another process was faster
+            return found
+        if held:
+            _sweep(folder)
+        if isinstance(found, str):
+            _say(f"the compiled kernels in {folder} are damaged ({found}); they are compiled again")
+        if todo["nvcc"]:
+            problem = toolchain_problem(todo)
+        if not todo["nvcc"] or problem is None:
+            _say(f"compiling kernels for {' and '.join(todo['devices'])} (once, about a minute) ...")
+            if todo["nvcc"] and ignored_cuda_home():
+                _say(ignored_cuda_home())
+            start = time.perf_counter()
+            compile_library(todo, folder / LIBRARY, folder / "build.log")
+            todo["seconds"] = round(time.perf_counter() - start, 1)
+            with atomic_write(folder / RECORD) as f:
+                json.dump(todo, f, indent=1)
+            _say(f"kernels compiled in {todo['seconds']:.0f} s: {folder / LIBRARY}")
+            return folder / LIBRARY, todo
+    if cuda:
+        raise BuildError(problem)
+    path, info = build(cuda=False)  # without a GPU's part rather than not at all
+    return path, {**info, "cuda_missing": problem}
+
+
+def _say(text: str) -> None:
+    print(f"gantransfer: {text}", file=sys.stderr, flush=True)
+
+
+def _stored(folder: Path) -> tuple[Path, dict] | str | None:
+    """(library, record) of a folder of the cache; what is wrong with them; or None where there is nothing yet."""
+    library, record = folder / LIBRARY, folder / RECORD
+    if not library.exists() and not record.exists():
+        return None
+    try:
+        info = json.loads(record.read_text(encoding="utf-8"))
+        whole = (isinstance(info, dict) and isinstance(info.get("devices"), list)
+                 and isinstance(info.get("seconds"), (int, float)))
+    except FileNotFoundError:
+        return f"{RECORD} is missing"
+    except (OSError, ValueError, RecursionError):
+        whole = False
+    if not whole:
+        return f"{RECORD} cannot be read"
+    return damage(library, info) or (library, info)
+
+
+def damage(library: Path, info: dict) -> str | None:
+    """How a library differs from what was compiled, or None. It is read, not loaded: a damaged one ends the process."""
+    try:
+        size = library.stat().st_size
+        if size != info.get("size"):
+            return f"{library.name} has {size} bytes instead of {info.get('size')}"
+        if _hash(library) != info.get("sha256"):
+            return f"{library.name} has other content than was compiled"
+    except OSError as e:
+        return f"{library.name}: {e.strerror}"
+    return None
+
+
+def _hash(path: Path) -> str:
+    state = hashlib.sha256()
+    with open(path, "rb") as f:
+        while part := f.read(1 << 20):
+            state.update(part)
+    return state.hexdigest()
 
 
 def compile_library(todo: dict, library: Path, log: Path) -> None:
-    """Run the compilers of a plan; `library` appears when complete."""
+    """Run the compilers of a plan; `library` appears when complete, and the plan then knows its size and hash."""
     src = source_dir()
     library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=library.parent) as tmp:
+    with _workspace(library.parent) as tmp:
         steps = []
         # What takes longest first, so that two processors end together.
         slow = ["upfirdn2d.cpp", "cond_bn.cpp", "autograd.cpp", "epilogue.cpp", "bias_act.cpp"]
@@ -343,26 +458,127 @@ def compile_library(todo: dict, library: Path, log: Path) -> None:
                 steps.append((str(f), f"{tmp}/{f.stem}.cu.o", [todo["nvcc"], *todo["nvcc_flags"], "-ccbin",
                                                                 todo["cxx"], "-c"]))
         objects = [o for _, o, _ in steps]
-        link = [todo["cxx"], "-shared", *objects, "-o", f"{tmp}/{LIBRARY}", *link_flags(todo)]
-        commands = [(o, [s], [*c, s, "-o", o]) for s, o, c in steps] + [(f"{tmp}/{LIBRARY}", objects, link)]
+        made = Path(tmp, LIBRARY)
+        link = [*link_command(todo, todo.get("cuda_runtime", "toolkit")), *objects, *link_flags(todo), "-o", str(made)]
+        commands = [(o, [s], [*c, s, "-o", o]) for s, o, c in steps] + [(str(made), objects, link)]
         output, failed = _run(commands, Path(tmp))
         with atomic_write(log) as f:
             f.write("\n".join(shlex.join(c) for _, _, c in commands) + "\n\n" + output)
         if failed:
-            lines = [line for line in output.splitlines() if line.strip()]
-            raise BuildError("compiling the kernels failed:\n  " + "\n  ".join(lines[-12:])
+            raise BuildError("compiling the kernels failed:\n  " + "\n  ".join(_last_lines(output))
                              + f"\nThe whole log is {log}. Usual remedies: a C++20 compiler (g++ 10 or newer, "
                                "CXX=...), and a CUDA toolkit of torch's major version (CUDA_HOME=...).")
-        os.replace(f"{tmp}/{LIBRARY}", library)
+        todo.update(size=made.stat().st_size, sha256=_hash(made))
+        _sync(made)
+        os.replace(made, library)
+        _sync(library.parent)
+
+
+def _last_lines(output: str, count: int = 12) -> list[str]:
+    return [line for line in output.splitlines() if line.strip()][-count:]
+
+
+def _sync(path: Path) -> None:
+    """Let a file or folder reach the disk: a power cut must not leave a name without its content."""
+    with contextlib.suppress(OSError):  # not every file system does this for folders
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _workspace(parent: Path) -> Iterator[str]:
+    """A temporary folder that `_sweep` knows to be in use as long as this process lives."""
+    tmp = tempfile.mkdtemp(prefix="build-", dir=parent)
+    try:
+        with open(Path(tmp, "in-use"), "w") as f:
+            if fcntl:
+                fcntl.flock(f, fcntl.LOCK_EX)
+            yield tmp
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed builds left in this folder, and their large temporary folders in its neighbours."""
+    sweep_temporaries(folder)
+    for tmp in folder.parent.glob("*/build-*"):
+        if fcntl is None or tmp.is_symlink() or not tmp.is_dir():
+            continue
+        with contextlib.suppress(OSError):
+            try:
+                with open(tmp / "in-use", "r+") as f:
+                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its build is alive
+            except FileNotFoundError:
+                if time.time() - tmp.stat().st_mtime < 60:  # about to be marked
+                    continue
+            shutil.rmtree(tmp)
+
+
+def toolchain_problem(todo: dict) -> str | None:
+    """Whether a small kernel compiles and links with the CUDA tools of a plan; what to do where it does not.
+
+    Where the toolkit does not bring a runtime to link with, the one that torch ships is used; the plan then says so.
+    """
+    with tempfile.TemporaryDirectory(prefix="gantransfer-") as tmp:
+        Path(tmp, "probe.cu").write_text(PROBE, encoding="utf-8")
+        flags = todo["nvcc_flags"]
+        archs = [f for f in flags if f.startswith("-gencode")]
+        compile_ = [todo["nvcc"], *[f for f in flags if f not in archs[1:]], "-ccbin", todo["cxx"], "-c",
+                    f"{tmp}/probe.cu", "-o", f"{tmp}/probe.o"]
+        output, failed = _call(compile_)
+        if failed:
+            return _tools_failed("compile a kernel", output)
+        said = []
+        for runtime in ("toolkit", "torch"):
+            if runtime == "torch" and torch_runtime() is None:
+                continue
+            whole = ["-Xlinker", "-z", "-Xlinker", "defs"]  # nothing may stay undefined
+            output, failed = _call([*link_command(todo, runtime), f"{tmp}/probe.o", *whole,
+                                    *([torch_runtime()] if runtime == "torch" else []), "-o", f"{tmp}/probe.so"])
+            if not failed:
+                todo["cuda_runtime"] = runtime
+                return None
+            said.append(output)
+        return _tools_failed("link a kernel", "\n".join(said))
+
+
+def _tools_failed(what: str, output: str) -> str:
+    return (f"the CUDA tools are there but do not {what}:\n  " + "\n  ".join(_last_lines(output))
+            + "\nUsual remedies: the whole toolkit of torch's CUDA version (nvcc, headers, runtime), CUDA_HOME set to "
+              "its folder, and a C++ compiler that this nvcc supports (CXX=...).")
+
+
+def torch_runtime() -> str | None:
+    """The file of the CUDA runtime that torch has loaded, or None."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            path = line.partition("/")[2]
+            if Path(path).name.startswith("libcudart.so"):
+                return "/" + path
+    return None
+
+
+def link_command(todo: dict, runtime: str = "toolkit") -> list[str]:
+    """The beginning of the command that links. nvcc knows where its own runtime is, whatever folders its distribution
+    uses and whatever stands between its name on the PATH and itself."""
+    if todo["nvcc"] and runtime == "toolkit":
+        archs = [f for f in todo["nvcc_flags"] if f.startswith("-gencode")]
+        return [todo["nvcc"], "-shared", *archs, "-ccbin", todo["cxx"]]
+    return [todo["cxx"], "-shared"]
 
 
 def link_flags(todo: dict) -> list[str]:
+    """Libraries to link with. No search path for them is recorded: torch is loaded before the library is, and the
+    library serves every environment with this torch."""
     lib = Path(torch.__file__).parent / "lib"
-    flags = [f"-L{lib}", f"-Wl,-rpath,{lib}", "-ltorch_cpu", "-ltorch", "-lc10"]
-    if todo["nvcc"]:
-        home = Path(todo["nvcc"]).resolve().parents[1]
-        found = [d for d in (home / "lib64", home / "lib", home / "targets" / "x86_64-linux" / "lib") if d.is_dir()]
-        flags += [*[f"-L{d}" for d in found], "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+    flags = [f"-L{lib}", "-ltorch_cpu", "-lc10"]
+    if sys.platform == "darwin":
+        flags.append(f"-Wl,-rpath,{lib}")
+    if todo.get("cuda_runtime") == "torch":
+        flags.append(torch_runtime())
     return flags
 
 
@@ -382,16 +598,21 @@ def _run(commands: list[tuple[str, list[str], list[str]]], folder: Path) -> tupl
         done = subprocess.run([ninja, "-C", str(folder), "-j", str(jobs)], capture_output=True, text=True, check=False)
         if done.returncode == 0 or "ninja: fatal" not in done.stderr + done.stdout:
             return done.stdout + done.stderr, done.returncode != 0
-    def call(command: list[str]) -> tuple[str, bool]:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return f"{shlex.join(command)}\n{done.stdout}{done.stderr}", done.returncode != 0
-
     with ThreadPoolExecutor(jobs) as pool:
-        results = list(pool.map(call, [c for _, _, c in commands[:-1]]))
+        results = list(pool.map(_call, [c for _, _, c in commands[:-1]]))
     if not any(bad for _, bad in results):
-        results.append(call(commands[-1][2]))
+        results.append(_call(commands[-1][2]))
     results.sort(key=lambda r: r[1])  # what failed comes last, where the message is cut from
     return "\n".join(t for t, _ in results), any(bad for _, bad in results)
+
+
+def _call(command: list[str]) -> tuple[str, bool]:
+    """(the command and what it printed, failed)."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as e:
+        return f"{shlex.join(command)}\n{e}", True
+    return f"{shlex.join(command)}\n{done.stdout}{done.stderr}", done.returncode != 0
 
 
 @contextlib.contextmanager
@@ -399,9 +620,7 @@ def _lock(path: Path, timeout: float | None = None) -> Iterator[bool]:
     """Hold an advisory lock, or go on without it after `timeout` seconds: it only saves double work, files are
     replaced atomically anyway. The system drops it when its holder dies, so it cannot be stale."""
     timeout = LOCK_TIMEOUT if timeout is None else timeout
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system: build twice at worst
+    if fcntl is None:  # build twice at worst
         yield False
         return
     with open(path, "a") as f:
@@ -430,8 +649,8 @@ def _prebuilt() -> tuple[Path, dict] | None:
     path = Path(_build_info.__file__).with_name(LIBRARY)
     info = json.loads(_build_info.record)
     reasons = []
-    if not path.is_file():
-        reasons.append(f"{path} is missing")
+    if damage(path, info):
+        reasons.append(f"it is damaged: {damage(path, info)}")
     if info["torch"] != torch.__version__:
         reasons.append(f"built for torch {info['torch']}, this is {torch.__version__}")
     if info["sources"] != sources_digest():

@@ -121,7 +121,8 @@ class StyleGAN2(method.Method):
         if run.batch is None:
             run.batch = batch
             if run.batch_gpu is None:
-                run.batch_gpu = max(batch // (cfg["ref_gpus"] or run.num_procs), 1)
+                # The preset's share of its own machine, or less where more processes divide the batch.
+                run.batch_gpu = max(batch // max(cfg["ref_gpus"] or 1, run.num_procs), 1)
         if run.batch < 1 or run.batch % run.num_procs:
             raise UserError(f"--batch={run.batch} is not divisible by --gpus={run.num_procs}; change one of them")
         if run.batch_gpu is None:
@@ -200,6 +201,7 @@ class StyleGAN2(method.Method):
         half = dict(num_fp16_res=0 if o.fp32 else 4, conv_clamp=None if o.fp32 else 256)
         widths = dict(channel_base=o.cbase, channel_max=o.cmax)
         nhwc = {"fp16_channels_last": True} if o.nhwc else {}
+        frozen = {"freeze_layers": o.freezed} if o.freezed or "freezed" in o.given else {}
         lr_mult = {} if o.map_lr == 0.01 else {"lr_multiplier": o.map_lr}
         adam = dict(class_name="torch.optim.Adam", betas=[0, 0.99], eps=1e-8)
         c = dict(
@@ -207,7 +209,7 @@ class StyleGAN2(method.Method):
                           mapping_kwargs={"num_layers": o.map_depth, **lr_mult},
                           synthesis_kwargs={**widths, **half, **nhwc}),
             D_kwargs=dict(class_name=_path(cls.discriminator_cls),
-                          block_kwargs={**nhwc, **({"freeze_layers": o.freezed} if o.freezed else {})},
+                          block_kwargs={**nhwc, **frozen},
                           mapping_kwargs={**({} if o.d_map_depth == 8 else {"num_layers": o.d_map_depth}), **lr_mult},
                           epilogue_kwargs={"mbstd_group_size": o.mbstd_group}, **widths, **half),
             G_opt_kwargs=dict(adam, lr=o.glr), D_opt_kwargs=dict(adam, lr=o.dlr),

@@ -132,7 +132,8 @@ def collect(total: int, batch: int, compute: Callable[[int, int], torch.Tensor],
     """
     world, rank = dist.world_size(), dist.rank()
     slab = world * batch
-    bar = tqdm(total=total, desc=what, unit="img", leave=False, file=sys.stderr,
+    # Shown once the first batch is done: the message that kernels are being compiled comes before it.
+    bar = tqdm(total=total, desc=what, unit="img", leave=False, file=sys.stderr, delay=0.1,
                disable=None if progress and dist.is_main() else True)  # None: silent unless on a terminal
     with bar:
         for first in range(0, total, slab):

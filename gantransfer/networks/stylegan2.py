@@ -117,6 +117,7 @@ class Conv2dLayer(nn.Module):
         self.activation, self.up, self.down, self.conv_clamp = activation, up, down, conv_clamp
         self.padding = kernel_size // 2
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.register_buffer("resample_filter", upfirdn2d.setup_filter(list(resample_filter)))
         weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
         if channels_last:
             weight = weight.contiguous(memory_format=torch.channels_last)
@@ -127,7 +128,6 @@ class Conv2dLayer(nn.Module):
         else:  # frozen: same names in the state dict, nothing to optimise
             self.register_buffer("weight", weight)
             self.register_buffer("bias", bias)
-        self.register_buffer("resample_filter", upfirdn2d.setup_filter(list(resample_filter)))
 
     def forward(self, x, gain=1):
         # For upsampling the stored kernel means true convolution: a convention of the published weights.

@@ -18,10 +18,11 @@ tensor = training.tensor
 
 
 def make(config, batch, **options):
-    k = config["loss_kwargs"]
+    k = config["loss_kwargs"] | {name: config[name] for name in ("noise_mode",) if name in config}
     return training.make(StyleGAN2, lambda: networks.Generator(**config["G_kwargs"]),
                          lambda: networks.Discriminator(**config["D_kwargs"]), k, batch=batch,
-                         z_dim=config["G_kwargs"]["z_dim"], gamma=k["r1_gamma"], pl_weight=k["pl_weight"], **options)
+                         z_dim=config["G_kwargs"]["z_dim"], gamma=k["r1_gamma"], pl_weight=k.get("pl_weight", 2),
+                         **options)
 
 
 @pytest.mark.parametrize("path", golden_files("base", "loss_*.npz"))
@@ -32,15 +33,16 @@ def test_losses(path):
     for phase in phases:
         m = make(config, len(a["gen_z"]))
         training.load(m, a)
-        m.pl_mean = torch.tensor(float(config["pl_mean_before_Greg"]))
-        name = phase.split("_")[0]
-        draws = Draws(tensor(a["gen_z"]), tensor(a["gen_c"]))
+        m.pl_mean = torch.tensor(float(config.get("pl_mean_before_Greg", 0)))
+        name, n = phase.split("_")[0], len(a["gen_z"])
+        draws = Draws(tensor(a["gen_z"]), tensor(training.labels_of(a, "gen_c", n)))
         if phase.endswith("_mix"):
             draws.mix_z, draws.cutoff = tensor(a["mix_z"]), int(a[f"{phase}/cutoff"])
-        if name == "Greg":
+        if name in ("Greg", "Gboth"):
             draws.pl_noise = tensor(a["pl_noise"])
-        reports = training.run_phase(m, name, training.batch_of(a["real_img"], a["real_c"]), draws,
-                                     config["gain"][name])
+        real_c = training.labels_of(a, "real_c", len(a["real_img"]))
+        reports = training.run_phase(m, name, training.batch_of(a["real_img"], real_c), draws,
+                                     config["gain"].get(name, 1))
         check_phase(m, phase, name[0], a, reports)
 
 
@@ -70,25 +72,33 @@ def test_training_steps(path):
     """Phase order, lazy regularisation, zero-filled gradients, Adam and EMA: final weights within 1e-5."""
     config, a = load_npz(path)
     n = config["batch"]
-    m = make(config, n, glr=config["lr"], dlr=config["lr"], g_reg_interval=config["G_reg_interval"],
-             d_reg_interval=config["D_reg_interval"], ema_kimg=config["ema_kimg"],
-             ema_ramp=config["ema_rampup"] or 0.0)
+    intervals = {key: config[f"{key}_reg_interval"] or 0 for key in "GD"}  # none: both losses in one phase
+    m = make(config, n, glr=config["lr"], dlr=config["lr"], g_reg_interval=intervals["G"],
+             d_reg_interval=intervals["D"], ema_kimg=config["ema_kimg"], ema_ramp=config["ema_rampup"] or 0.0)
     training.load(m, {k.removeprefix("init/"): v for k, v in a.items() if k.startswith("init/")})
     m.G_ema.load_state_dict(m.G.state_dict())
+    phases = m.phases()
+    for phase in phases:
+        r = intervals[phase.name[0]] / (intervals[phase.name[0]] + 1) or 1.0
+        for group in phase.opt.param_groups:
+            group.update(betas=tuple(b**r for b in config["betas"]), eps=config["eps"])
+    m.phases = lambda: phases
     stepper = Stepper(m, m.run)
-    order = ["Gmain", "Greg", "Dmain", "Dreg"]
+    order = [key + part for key in "GD" for part in (("main", "reg") if intervals[key] else ("both",))]
     for step in range(config["steps"]):
         s = {k.removeprefix(f"step{step}/"): v for k, v in a.items() if k.startswith(f"step{step}/")}
 
         def draw(phase, batch, s=s):
             block = slice(order.index(phase) * n, (order.index(phase) + 1) * n)
-            d = Draws(tensor(s["all_gen_z"][block]), tensor(s["all_gen_c"][block]))
-            if phase == "Greg":
+            d = Draws(tensor(s["all_gen_z"][block]), tensor(
+                training.labels_of(s, "all_gen_c", len(s["all_gen_z"]))[block]))
+            if phase in ("Greg", "Gboth"):
                 d.pl_noise = tensor(s["pl_noise"])
             return d
 
         m.draw = draw
-        stepper.step(step, step * n, lambda rep, micro, s=s: (tensor(s["real_img"]), tensor(s["real_c"])),
+        real_c = training.labels_of(s, "real_c", n)
+        stepper.step(step, step * n, lambda rep, micro, s=s, c=real_c: (tensor(s["real_img"]), tensor(c)),
                      lambda k, g: torch.zeros([k, 0]))
         m.end_step(step * n, n)
     assert_close(m.pl_mean, a["final/pl_mean"], what="pl_mean")
@@ -150,7 +160,7 @@ def setup_of(row, option_sets):
     import train
 
     flags = {p.name: p.default for p in train.main.params}
-    typed = dict(row["flags"])
+    typed = {k: v for k, v in row["flags"].items() if v is not None}
     res = typed.pop("res", 32)
     typed["data"] = str(option_sets(res))
     if isinstance(typed.get("metrics"), list):

@@ -71,8 +71,10 @@ def test_conversion(path):
     config, a = load_npz(path)
     base, noise = generator(config, a), noises(a)
     golden = path.with_name(path.name.replace("base_generator", "hyper_generator"))
-    G = hyper1.convert(base, 3, task_dim=6, exact=True)
-    expected = tensors(load_npz(golden)[1], "HG/")
+    hconfig, arrays = load_npz(golden)
+    classes = hconfig["num_classes"]
+    G = hyper1.convert(base, classes, task_dim=hconfig["task_dim"], exact=True)
+    expected = tensors(arrays, "HG/")
     ours = G.state_dict()
     compared = 0
     for name, value in expected.items():
@@ -81,7 +83,7 @@ def test_conversion(path):
             compared += name.endswith(".W")
     assert compared == 2 * len(config["channels"]) - 1
     z = torch.from_numpy(a["z"])
-    c = torch.randn(len(z), 3, generator=torch.Generator().manual_seed(0)).softmax(1)
+    c = torch.randn(len(z), classes, generator=torch.Generator().manual_seed(0)).softmax(1)
     with torch.no_grad():
         assert_close(G(z, c, noise=noise), a["full/image"], 2e-4)
         task = hyper1.Generator(**{**G.init_kwargs, "faithful": True})

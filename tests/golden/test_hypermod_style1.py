@@ -59,11 +59,11 @@ def test_generator(path):
         assert_close(G.synthesis(mixed, noise=noise, step=step), a["crossover/image"], 2e-4)
     z = t["z"].clone().requires_grad_(True)
     (G(z, noise=noise, step=step) * t["grad/R"]).sum().backward()
-    assert_close(z.grad, a["grad/z"], 1e-3)
+    assert_close(z.grad, a["grad/z"], 2e-3)
     parameters = dict(G.named_parameters())
     checked = 0
     for name, expected in tensors(a, "grad/G/").items():
-        assert_close(parameters[name].grad, expected, 1e-3, what=name)
+        assert_close(parameters[name].grad, expected, 2e-3, what=name)
         checked += 1
     assert checked
 
@@ -77,6 +77,6 @@ def test_discriminator(path):
         logits = D(image, alpha=alpha)
         assert_close(logits.detach(), a[f"{case}/logits"], 2e-4, what=case)
         logits.sum().backward()
-        assert_close(image.grad, a[f"{case}/grad_image"], 1e-3, what=case)
+        assert_close(image.grad, a[f"{case}/grad_image"], 2e-3, what=case)
     with torch.no_grad():
         assert_close(D(torch.from_numpy(a["full/image"][:1])), a["batch1/logits"], 2e-4)

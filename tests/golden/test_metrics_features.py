@@ -40,7 +40,7 @@ def test_fid(case, prefix):
         for name in names:
             assert_close(value, g[f"{prefix}fid_{name}"], 1e-6, floor, f"{prefix}fid_{name}")
     if prefix == "lowsample_":  # the exact route: far nearer to the exact value than the eigenvalue routes are
-        assert_close(frechet_distance(real, fake, 1), g["lowsample_fid_unbiased_lowrank"], 1e-11, what="exact")
+        assert_close(frechet_distance(real, fake, 1), g["lowsample_fid_unbiased_lowrank"], 1e-9, what="exact")
 
 
 def test_fid_variants(case):
@@ -72,8 +72,8 @@ def test_kid(case):
     mean, std = kid.kid(g["real"], g["fake"], config["nsub"], config["sub"], config["seed"])
     assert_close(mean, g["kid_torchfidelity_mean"], 1e-6)
     assert_close(std, g["kid_torchfidelity_std"], 1e-6)
-    assert_close(mean, g["kid_nvidia"], 1e-4)
-    assert_close(mean, g["kid_cleanfid"], 1e-4)
+    assert_close(mean, g["kid_nvidia"], 1e-4, 2e-6)  # both in float32
+    assert_close(mean, g["kid_cleanfid"], 1e-4, 2e-6)
     m = int(g["kid_full_m"])
     assert m == min(len(g["real"]), len(g["fake"]))
     assert_close(kid.kid_full(g["real"], g["fake"]), g["kid_full_first_m"], 1e-9)

@@ -16,6 +16,8 @@ from tests.golden.conftest import assert_close, golden_files, load_npz
 
 FILES = golden_files("metrics", "inception_parity*.npz")
 
+NEAR = 3e-5  # what the smallest wrong step of the input path changes is above 1e-4
+
 
 def recipe_state(shapes: dict, salt: str) -> dict:
     """Weights that depend on the tensor's name only."""
@@ -68,7 +70,8 @@ def test_resizing(parity):
         for name, fn in {"tf1": resize.tf1, "affine": resize.tf1, "halfpixel": resize.half_pixel,
                          "pilbicubic": resize.pil_bicubic, "aligncorners": resize.aligned_corners}.items():
             got = fn(x, 299)[:, :, ::23, ::23]
-            assert_close(got, g[f"{b}_resize_{name}_s23"], 0, 2e-3, f"{b} {name}")
+            # Rounding of a coordinate grows with the image; a pixel of difference is worth up to 255 grey levels.
+            assert_close(got, g[f"{b}_resize_{name}_s23"], 0, 255 * 2**-21 * max(64, *x.shape[2:]), f"{b} {name}")
 
 
 def test_features(parity):
@@ -79,13 +82,13 @@ def test_features(parity):
         for name, value in (("feat_64", out.pool64), ("feat_192", out.pool192), ("feat_768", out.pool768),
                             ("feat_2048", out.features), ("feat_2048_affine", out.features),
                             ("logits_unbiased", out.logits_unbiased), ("logits", out.logits)):
-            assert_close(value, g[f"{b}_{name}"], 0, 1e-5, f"{b} {name}")
+            assert_close(value, g[f"{b}_{name}"], 0, NEAR, f"{b} {name}")
         for preset, name in (("pytorch_fid", "pytorchfid"), ("clean", "clean")):
             got = nets["fid"](PRESETS[preset].prepare(images)).features
-            assert_close(got, g[f"{b}_feat_2048_{name}"], 0, 1e-5, f"{b} {name}")
+            assert_close(got, g[f"{b}_feat_2048_{name}"], 0, NEAR, f"{b} {name}")
         out = nets["torchvision"](PRESETS["biggan"].prepare(images))
-        assert_close(out.features, g[f"{b}_feat_2048_biggan"], 0, 1e-5, f"{b} biggan")
-        assert_close(out.logits, g[f"{b}_logits_biggan"], 0, 1e-5, f"{b} biggan logits")
+        assert_close(out.features, g[f"{b}_feat_2048_biggan"], 0, NEAR, f"{b} biggan")
+        assert_close(out.logits, g[f"{b}_logits_biggan"], 0, NEAR, f"{b} biggan logits")
 
 
 def test_the_comparison_is_sensitive(parity):
@@ -105,9 +108,9 @@ def test_weights_files(parity, tmp_path):
     state = {k: v for k, v in nets["fid"].state_dict().items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "fid.pth")
     got = _load_inception("fid")(tmp_path / "fid.pth", torch.device("cpu"))(x)
-    assert_close(got.features, g[f"{b}_feat_2048"][:1], 0, 1e-5)
-    assert_close(got.logits, g[f"{b}_logits_unbiased"][:1], 0, 1e-5)
+    assert_close(got.features, g[f"{b}_feat_2048"][:1], 0, NEAR)
+    assert_close(got.logits, g[f"{b}_logits_unbiased"][:1], 0, NEAR)
     torch.save({**nets["torchvision"].state_dict(), "AuxLogits.fc.bias": torch.zeros(1000)}, tmp_path / "tv.pth")
     got = _load_inception("torchvision")(tmp_path / "tv.pth", torch.device("cpu"))(
         PRESETS["biggan"].prepare(torch.as_tensor(g[f"{b}_images"][:1])))
-    assert_close(got.logits, g[f"{b}_logits_biggan"][:1], 0, 1e-5)
+    assert_close(got.logits, g[f"{b}_logits_biggan"][:1], 0, NEAR)

@@ -70,7 +70,7 @@ def gradients(m, name, phase, x, draws, arrays, prefix):
         if key in expected:
             assert_close(p.grad, expected[key], 3e-4, what=f"{prefix}{key}")
         else:
-            assert p.grad is None or not p.grad.abs().max() > 1e-7, key
+            assert p.grad is None or not p.grad.abs().max() > 1e-6, key
     return reports
 
 
@@ -88,8 +88,7 @@ def test_networks_and_losses(path):
         assert_close(m.K(fake), arrays["score_fake"], 2e-5, what="score_fake")
         assert_close(m.K(real), arrays["score_real"], 2e-5, what="score_real")
         assert_close(m.K(real[:, None]), arrays["score_real_3d"], 2e-5, what="score_real_3d")
-        assert_close(m.K(real).square().mean() * config["epsilon"] / config["epsilon"], arrays["epsilon_penalty"],
-                     2e-5, what="epsilon_penalty")
+        assert_close(m.K(real).square().mean(), arrays["epsilon_penalty"], 2e-5, what="epsilon_penalty")
     c = torch.zeros(len(z), 0)
     got = gradients(m, "K", "critic", arrays["real"], Draws(z, c, t=tensor(arrays["critic_loss/t"])), arrays,
                     "critic_loss/grad/C/")

@@ -25,21 +25,23 @@ def widths(c):
 
 def make(kind, module, c, batch, own=None, **options):
     own = own or {}
+    d_own = {**own, "faithful": True} if own.get("res_uc") else own
     return training.make(
         kind,
         lambda: module.Generator(z_dim=c["z_dim"], w_dim=c["w_dim"], **sizes(c), **own,
                                  mapping_kwargs={"num_layers": c["map_layers"]}, synthesis_kwargs=widths(c)),
-        lambda: module.Discriminator(**sizes(c), **widths(c), **own, mapping_kwargs={"num_layers": c["d_map_layers"]},
+        lambda: module.Discriminator(**sizes(c), **widths(c), **d_own, mapping_kwargs={"num_layers": c["d_map_layers"]},
                                      epilogue_kwargs={"mbstd_group_size": c["mbstd_group_size"]}),
         c, batch=batch, z_dim=c["z_dim"], gamma=c["r1_gamma"], pl_weight=c["pl_weight"], **options)
 
 
 def check(m, prefix, phase, a, gain):
-    draws = Draws(tensor(a["gen_z"]), tensor(a["gen_c"]))
+    draws = Draws(tensor(a["gen_z"]), tensor(training.labels_of(a, "gen_c", len(a["gen_z"]))))
     if phase in ("Greg", "Gboth"):
         draws.pl_noise = tensor(a["pl_noise_unit"])
     m.pl_mean = torch.tensor(float(a["pl_mean0"]))
-    reports = training.run_phase(m, phase, training.batch_of(a["real_img"], a["real_c"]), draws, gain)
+    reports = training.run_phase(m, phase, training.batch_of(
+        a["real_img"], training.labels_of(a, "real_c", len(a["real_img"]))), draws, gain)
     start = f"{prefix}/{phase}"
     stats = {k.removeprefix(f"{start}/stat/"): v for k, v in a.items() if k.startswith(f"{start}/stat/")}
     assert stats
@@ -73,7 +75,7 @@ def test_utlo_losses(path):
     assert cases
     for prefix, phase in cases:
         m = make(UTLO, utlo, c, len(a["gen_z"]), dict(res_uc=c["res_uc"]), res_uc=c["res_uc"], add_uc=c["add_uc"],
-                 alpha=float(prefix.removeprefix("alpha")))
+                 alpha=float(prefix.removeprefix("alpha")) if c["add_uc"] else None)
         training.load(m, a)
         check(m, prefix, phase, a, gain=1.0)  # the original applies no lazy gain
 

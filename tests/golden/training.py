@@ -14,13 +14,19 @@ def tensor(a) -> torch.Tensor:
     return torch.from_numpy(np.array(a))
 
 
+def labels_of(arrays: dict, key: str, n: int) -> np.ndarray:
+    """Labels [n, c_dim]; sets without labels may leave them out."""
+    return arrays[key] if key in arrays else np.zeros([n, 0], np.float32)
+
+
 def make(kind, build_g, build_d, config: dict, *, batch: int, **options):
-    """A method whose networks are `build_g()` and `build_d()`, with fixed noise and without mixing or augmentation."""
+    """A method whose networks are `build_g()` and `build_d()`, without mixing or augmentation, with the noise that the
+    configuration names (fixed where it names none)."""
 
     class Golden(kind):
         build_generator = staticmethod(build_g)
         build_discriminator = staticmethod(build_d)
-        noise_mode = "const"
+        noise_mode = config.get("noise_mode", "const")
 
     for name in ("pl_decay", "pl_batch_shrink"):
         if name in config:

@@ -99,6 +99,14 @@ def test_later_starts_find_the_library(kernels):
     assert (path.parent / "build.log").is_file()
 
 
+def test_the_library_records_no_folder_of_its_torch(kernels):
+    """Another environment with the same torch loads it, when the one that compiled it may be gone."""
+    path = build.build_dir() / build.describe()["build"].get("key", "none") / build.LIBRARY
+    if not kernels or not path.is_file():
+        pytest.skip("no compiled kernels of this machine")
+    assert os.path.join(os.path.dirname(torch.__file__), "lib").encode() not in path.read_bytes()
+
+
 def test_key_changes_with_sources_flags_and_torch(has_compiler, monkeypatch, tmp_path):
     keys = {build.plan(cuda=False)["key"]}
     monkeypatch.setenv("CXXFLAGS", "-DSOMETHING")
