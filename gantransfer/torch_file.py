@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from gantransfer import inert_pickle
-from gantransfer.inert_pickle import STORAGE_MAGIC, STORAGE_TYPES, Refused
+from gantransfer.inert_pickle import STORAGE_MAGIC, STORAGE_TYPES, Budget, Refused
 
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number
 ZIP_START = b"PK\x03\x04"
@@ -107,8 +107,9 @@ def _load_zip(path: Path) -> Any:
                 raise Refused("it holds a storage of another length than it says")
             return storages[key]
 
-        names = {**inert_pickle.stand_ins(_budget(path.stat().st_size)), **STORAGE_TYPES}
-        return inert_pickle.read(z.read(z.prefix + "data.pkl"), 0, names, reference)[0]
+        budget = Budget.of_file(path.stat().st_size)
+        names = {**inert_pickle.stand_ins(budget), **STORAGE_TYPES}
+        return inert_pickle.read(z.read(z.prefix + "data.pkl"), 0, names, reference, budget)[0]
 
 
 def _load_legacy(data: bytes) -> Any:
@@ -132,10 +133,12 @@ def _load_legacy(data: bytes) -> Any:
             raise Refused("it holds a storage of another length than it says")
         return torch.empty(0, dtype=dtype)
 
-    names = {**inert_pickle.stand_ins(_budget(len(data))), **STORAGE_TYPES}
+    budget = Budget.of_file(len(data))
+    names = {**inert_pickle.stand_ins(budget), **STORAGE_TYPES}
     blind = {**names, **{k: inert_pickle.IGNORE for k in names
                          if k[0] == "torch._utils" or k == ("torch.storage", "_load_from_bytes")}}
-    _, end = inert_pickle.read(data, start, blind, collect)
+    _, end = inert_pickle.read(data, start, blind, collect, budget)
+    budget.steps = Budget(0).steps  # the second pass takes the same steps again
     keys, position = inert_pickle.read(data, end, no_names)
     if not isinstance(keys, list) or not all(isinstance(k, str) for k in keys) or set(keys) != set(wanted):
         raise Refused("it does not hold the storages that it refers to")
@@ -160,11 +163,7 @@ def _load_legacy(data: bytes) -> Any:
         place = (key, view[1], view[2])
         return views.setdefault(place, storages[key][view[1] : view[1] + view[2]])
 
-    return inert_pickle.read(data, start, names, reference)[0]
-
-
-def _budget(size: int) -> int:
-    return 4 * size + 2**20
+    return inert_pickle.read(data, start, names, reference, budget)[0]
 
 
 def _storage_id(pid: Any, lengths: tuple[int, ...]) -> tuple[torch.dtype, str, int]:
