@@ -208,7 +208,8 @@ def _plain(value: Any, left: list[int], depth: int = 0) -> Any:
     if left[0] < 0 or depth > 32:
         raise Refused("its arguments are nested without end")
     if isinstance(value, dict):
-        return {str(_plain(pickle_machine.key(k), left, depth + 1)): _plain(v, left, depth + 1) for k, v in value.items()}
+        return {str(_plain(pickle_machine.key(k), left, depth + 1)): _plain(v, left, depth + 1)
+                for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v, left, depth + 1) for v in value]
     if isinstance(value, str):
