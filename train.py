@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from dnnlib import json_file
 from dnnlib.util import Logger, UserError, atomic_write, run_cli
 from gantransfer import kernels
 from gantransfer.method import Method, RunConfig
@@ -432,19 +433,17 @@ class Setup:
 
     def _check_same(self, run_dir: Path) -> None:
         """A continued run must be the run it continues."""
-        try:
-            old = json.loads((run_dir / "training_options.json").read_text())
-        except (OSError, ValueError):
-            raise UserError(f"{run_dir}/training_options.json cannot be read; the run cannot be continued") from None
+        old = json_file.read(run_dir / "training_options.json", remedy="the run cannot be continued")
         free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
                 "data_loader_kwargs", "cudnn_benchmark", "allow_tf32", "cuda_graphs", "kimg_per_tick", "kernels",
                 "runtime", "best", "stop_after", "keep", "reference"}
         new = json.loads(json.dumps(self.resolved()))
         for options in (old, new):  # the data may have moved; what it holds may not have changed
-            options.get("training_set_kwargs", {}).pop("path", None)
+            if isinstance(options.get("training_set_kwargs"), dict):
+                options["training_set_kwargs"].pop("path", None)
         try:
-            before = json.loads((run_dir / "environment.json").read_text())["data_fingerprint"]
-        except (OSError, ValueError, KeyError):
+            before = json_file.read(run_dir / "environment.json")["data_fingerprint"]
+        except (UserError, KeyError):
             before = None
         if before is not None and before != self.dataset.fingerprint():
             raise UserError(f"{run_dir} was trained on other data than --data={self.flags['data']} holds now "

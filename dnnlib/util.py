@@ -22,7 +22,20 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something the user can put right: one line that names the flag or file, and the remedy."""
+    """Something the user can put right: one line that names the flag or file, and the remedy.
+
+    A message may quote names from files: control characters in them are written as escapes.
+    """
+
+    def __init__(self, message: str = ""):
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """`text` with everything that is no printable character as an escape, so that it is one harmless line."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 class EasyDict(dict):

@@ -21,6 +21,7 @@ os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # 
 import click
 import numpy as np
 
+from dnnlib import json_file
 from dnnlib.util import UserError, atomic_write, run_cli, sha256
 from gantransfer import fakes as fake_sets
 from gantransfer import jobs, label_filter
@@ -550,7 +551,7 @@ def select_rho(**flags: Any) -> None:
     real = [f"--data={flags['data']}", f"--fname={train}"]
     network = flags["network"] or gan_on(outdir, real, flags["gan_flags"], float(kimg), flags["seed"])
     seen = load_any(network).data if not network.lower().endswith(".zip") else {}
-    subtrain = len(json.loads(train.read_text(encoding="utf-8"))["labels"])
+    subtrain = len(json_file.read(train)["labels"])
     if os.path.basename(seen.get("fname") or "") != train.name or seen.get("num_images") != subtrain:
         raise UserError(f"--network={network} was not trained on {train} alone: it may know the validation images; "
                         f"train it with --fname={train}")
@@ -570,7 +571,7 @@ def select_rho(**flags: Any) -> None:
             folder = outdir / f"rho{rho:g}-{arch}"
             call(student, *real, f"--fakes={chosen}", f"--test={flags['data']}", f"--test-fname={valid}",
                  f"--arch={arch}", f"--outdir={folder}", seed, *shlex.split(flags["student_flags"]))
-            figures = json.loads((folder / "results.json").read_text(encoding="utf-8"))["last"]
+            figures = json_file.read(folder / "results.json")["last"]
             table.setdefault(rho, {})[arch] = figures[headline(figures)]
     error = headline(figures) == "mae"
     mean = {rho: float(np.mean(list(v.values()))) for rho, v in table.items()}

@@ -23,11 +23,14 @@ from PIL import Image
 from tqdm import tqdm
 
 import gantransfer
+from dnnlib import json_file
 from dnnlib.util import UserError, atomic_path, atomic_write, sha256
-from gantransfer import label_filter
+from gantransfer import label_filter, npz
 from gantransfer.dataset import DataSpec, ImageDataset, LabelSpec
+from gantransfer.pickle_machine import Refused, one_line
 from gantransfer.rejection import Rejection
 from gantransfer.sampler import Sampler
+from gantransfer.zip_damage import ZIP_DAMAGE
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
@@ -192,9 +195,13 @@ def draw(source: Any, labels: np.ndarray, recipe: Recipe, folder: Path, *, ratio
         return None
     found, reports = [], {}
     for p in range(len(parts)):
-        with np.load(folder / f"part-{p:05d}.npz", allow_pickle=False) as z:
-            found.append({k: z[k] for k in z.files})
-        reports.update(json.loads(str(found[-1].pop("reports"))))
+        part = folder / f"part-{p:05d}.npz"
+        try:
+            found.append(npz.read(part))
+            reports.update(json_file.parse(str(found[-1].pop("reports")), f"{part}: reports"))
+        except (Refused, KeyError) as e:
+            raise UserError(f"{part} is damaged ({one_line(e)}); remove it and run again, which draws it anew"
+                            ) from None
     joined = {k: np.concatenate([f[k] for f in found]) for k in found[0]}
     rows = labels[joined["index"]]
     kind = source.spec.label.kind
@@ -216,8 +223,9 @@ def open_parts(folder: Path, recipe: dict[str, Any]) -> None:
     """Use `folder` for the parts of this recipe. UserError when it holds those of another one."""
     path, text = folder / "recipe.json", json.dumps(recipe, sort_keys=True)
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        old = json.loads(path.read_text(encoding="utf-8"))
-        key = next(k for k in sorted({*old, *recipe}) if old.get(k) != json.loads(text).get(k))
+        old = json_file.read(path, remedy=f"remove {folder}, or choose another --dest")
+        new = json.loads(json.dumps(recipe))
+        key = next((k for k in sorted({*old, *new}) if old.get(k) != new.get(k)), "recipe.json")
         raise UserError(f"{folder} holds parts of other fakes ({key}={old.get(key)}); remove it, or choose another "
                         "--dest")
     with atomic_write(path) as f:
@@ -348,8 +356,8 @@ def read(path: str) -> FakesFile:
     data = ImageDataset(path, use_labels=True)
     try:
         with zipfile.ZipFile(path) as z:
-            content = json.loads(z.read("dataset.json"))
-    except (zipfile.BadZipFile, OSError, KeyError, ValueError):
+            content = json_file.parse(z.read("dataset.json"), f"dataset.json in {path}")
+    except ZIP_DAMAGE:
         raise UserError(f"{path} is not a zip made by `python -m gantransfer.distill fakes`") from None
     scores, provenance = content.get("scores"), content.get("provenance")
     if not isinstance(scores, dict) or not isinstance(provenance, dict) or scores.get("assigned") is None:

@@ -81,7 +81,7 @@ def check_label_meta(given: Any, where: str) -> dict:
         return {}
     numbers = {k: given[k] for k in ("offset", "scale", "min", "max") if given.get(k) is not None}
     for key, v in numbers.items():
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not np.isfinite(v) or key == "scale" and v <= 0:
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or not abs(v) < 2**1023 or key == "scale" and v <= 0:
             raise UserError(f"\"label_meta\" in {where}: \"{key}\" is {json.dumps(v)[:40]}; it must be a finite number"
                             + (" above 0" if key == "scale" else ""))
     return dict(kind="regression", unit=str(given.get("unit") or ""), **{k: float(v) for k, v in numbers.items()})

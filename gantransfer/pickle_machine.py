@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from dnnlib.util import printable
+
 
 class Refused(Exception):
     """The file is damaged, or asks for something that no data needs. The message is one line of printable text."""
 
     def __init__(self, message: str):
-        super().__init__(message if message.isprintable() else ascii(message)[1:-1])  # it may quote the file
+        super().__init__(printable(message))  # it may quote the file
 
 
 class Budget:
