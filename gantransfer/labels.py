@@ -111,7 +111,7 @@ def label_array(names: Sequence[str], values: Sequence[Any], where: str) -> tupl
     negative or fractional class indices, vectors of unequal length, and entries that are not finite numbers.
     """
     def number(v: Any) -> bool:
-        return isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v)
+        return isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 2**1023
 
     def complain(bad: list[int], what: str, remedy: str) -> None:
         if bad:

@@ -102,7 +102,7 @@ def read_descriptor(path: str | Path, reserved: Collection[str] = ()) -> Descrip
         raise UserError(f"{path}: 'file' must name the weights file and 'sha256' be text")
     call = _take(top["call"], f"{path}: call", kwargs={})
     for name, value in (("arch_kwargs", top["arch_kwargs"]), ("call.kwargs", call["kwargs"])):
-        if not (isinstance(value, dict) and all(isinstance(v, bool | int | float | str | None) for v in value.values())):
+        if not (isinstance(value, dict) and all(isinstance(v, int | float | str | None) for v in value.values())):
             raise UserError(f"{path}: {name} must be an object of numbers and text")
     if not (top["classes"] is None or isinstance(top["classes"], list)
             and all(type(c) is int and 0 <= c < 2**31 for c in top["classes"])):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import importlib
+import importlib.util
 import io
 import json
 import pickle
@@ -25,7 +26,7 @@ from PIL import Image
 from torch import nn
 
 from dnnlib import json_file
-from dnnlib.util import EasyDict
+from dnnlib.util import EasyDict, UserError
 from gantransfer import best, data_sources, inert_pickle, latents, old_metrics, plain_weights, training_state
 from gantransfer.container import IMAGE_EXTENSIONS
 from gantransfer.dataset import ImageDataset
@@ -53,16 +54,18 @@ class Seed:
 
 
 def picture(path: Path) -> Any:
-    """Every way in which an image file is read."""
-    found = importlib.util.find_spec("gantransfer.decode")
-    if found is None:
-        from gantransfer.container import decode
+    """Both ways in which an image file is read: for training, and for conversion."""
+    from gantransfer import decode
 
-        return decode(path.read_bytes(), path.name)
-    module = importlib.import_module("gantransfer.decode")
     data = path.read_bytes()
-    module.decode(data, path.name)
-    return module.read_picture(data, path.name) if hasattr(module, "read_picture") else None
+    with contextlib.suppress(UserError):  # training takes fewer modes
+        decode.decode(data, path.name)
+    return decode.read_picture(data, path.name)
+
+
+def pictures_can_be_read() -> bool:
+    """False where images are still decoded in `container`."""
+    return importlib.util.find_spec("gantransfer.decode") is not None
 
 
 def quantised(extension: str) -> bytes | None:
@@ -266,9 +269,9 @@ def make(folder: Path) -> dict[str, Seed]:
     idx = struct.pack(">HBBIII", 0, 8, 3, 2, 4, 4) + bytes(32)
     add("IDX", "train-images-idx3-ubyte", idx, lambda p: data_sources._idx(str(p)))
     add("IDX, compressed", "train-images-idx3-ubyte.gz", gzip.compress(idx), lambda p: data_sources._idx(str(p)))
-    for extension in sorted(IMAGE_EXTENSIONS):
+    for extension in sorted(IMAGE_EXTENSIONS) if pictures_can_be_read() else ():
         if (data := quantised(extension)) is not None:
-            add(f"image {extension}", f"a{extension}", data, picture, valid=False)  # not every mode can be trained on
+            add(f"image {extension}", f"a{extension}", data, picture)
 
     # what runs leave behind
     line = json.dumps(dict(metric="fid", snapshot_pkl="a.pkl", kimg=1.5, results={"fid": 3.0}))
