@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from dnnlib import seeding
+from dnnlib import json_file, seeding
 from dnnlib.util import Logger, UserError, atomic_write, printable, run_cli
 from gantransfer import kernels, resolution
 from gantransfer.flags import PATH, PATHS, SEED, FloatRange, IntRange, option_type
@@ -441,10 +441,7 @@ class Setup:
 
     def _check_same(self, run_dir: Path) -> None:
         """A continued run must be the run it continues."""
-        try:
-            old = json.loads((run_dir / "training_options.json").read_text())
-        except (OSError, ValueError):
-            raise UserError(f"{run_dir}/training_options.json cannot be read; the run cannot be continued") from None
+        old = json_file.read(run_dir / "training_options.json", remedy="the run cannot be continued")
         free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
                 "reader_threads", "cudnn_benchmark", "allow_tf32", "cuda_graphs", "kimg_per_tick", "kernels",
                 "runtime", "best", "stop_after", "keep", "reference"}
@@ -453,14 +450,15 @@ class Setup:
             free |= {"G_kwargs", "D_kwargs"}
         new = json.loads(json.dumps(self.resolved()))
         for options in (old, new):  # the data may have moved; what it holds may not have changed
-            options.get("training_set_kwargs", {}).pop("path", None)
+            if isinstance(options.get("training_set_kwargs"), dict):
+                options["training_set_kwargs"].pop("path", None)
         if self.method.shaped_by_source:
             for key in [k for k, v in new["options"].items() if v is None]:
                 old.get("options", {}).pop(key, None)
                 del new["options"][key]
         try:
-            before = json.loads((run_dir / "environment.json").read_text())["data_fingerprint"]
-        except (OSError, ValueError, KeyError):
+            before = json_file.read(run_dir / "environment.json")["data_fingerprint"]
+        except (UserError, KeyError):
             before = None
         if before is not None and before != self.dataset.fingerprint():
             raise UserError(f"{run_dir} was trained on other data than --data={self.flags['data']} holds now "

@@ -26,7 +26,13 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something the user can put right: one line that names the flag or file, and the remedy."""
+    """Something the user can put right: one line that names the flag or file, and the remedy.
+
+    A message may quote names from files: control characters in them are written as escapes.
+    """
+
+    def __init__(self, message: str = ""):
+        super().__init__(printable(message))
 
 
 class EasyDict(dict):

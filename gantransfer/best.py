@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from dnnlib import json_file
 from dnnlib.util import UserError
 from gantransfer import directions
 
@@ -26,16 +25,15 @@ def ratings(run_dir: Path) -> list[Rating]:
     """Every finite value measured in a run folder, metric by metric, by length."""
     out = []
     for path in sorted(run_dir.glob("metric-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                r = json.loads(line)
-                name, snapshot, results = r["metric"], r["snapshot_pkl"], r["results"]
-            except (ValueError, KeyError, TypeError):
-                continue  # half a line from a killed run
+        for r in json_file.lines(path):
+            name, snapshot, results = r.get("metric"), r.get("snapshot_pkl"), r.get("results")
+            if not (isinstance(name, str) and isinstance(snapshot, str | None) and isinstance(results, dict)
+                    and isinstance(r.get("kimg"), int | float | None)):
+                continue
             if r.get("truncation"):
                 continue  # of truncated images: no match for the others
             out += [Rating(name, key, value, r.get("kimg") or 0, snapshot) for key, value in results.items()
-                    if isinstance(value, int | float) and math.isfinite(value) and snapshot]
+                    if isinstance(value, int | float) and abs(value) < 2**1023 and snapshot]
     return sorted(out, key=lambda r: r.kimg)
 
 
@@ -129,6 +127,6 @@ def resolve(text: str | None) -> str | None:
 
 def _recorded(run_dir: Path) -> str | None:
     try:
-        return json.loads((run_dir / "training_options.json").read_text(encoding="utf-8")).get("best")
-    except (OSError, ValueError, AttributeError):
+        return json_file.read(run_dir / "training_options.json").get("best")
+    except UserError:
         return None

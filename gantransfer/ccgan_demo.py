@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from dnnlib import seeding
+from dnnlib import json_file, seeding
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
 from gantransfer import distill, jobs, judge, kernels
 from gantransfer.dataset import ImageDataset
@@ -130,7 +130,7 @@ def choose(pool: Path, seed: int, count: int, path: Path) -> None:
 
 
 def last(folder: Path) -> dict[str, float]:
-    r = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    r = json_file.read(folder / "results.json")
     return dict(r["last"], images_seen=r["images_seen"], seconds=r["seconds"])
 
 
@@ -152,7 +152,7 @@ def scores(folder: Path, others: Path, test: Path, made: dict[str, Path], seed: 
             values[name] = judge.mean_error(net, data.images_uint8(rows), data.labels(rows)[:, 0])
         with atomic_write(path) as f:
             json.dump(values, f)
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json_file.read(path)
 
 
 def report(results: list[dict], images: int, gan_kimg: int, student_kimg: float) -> str:

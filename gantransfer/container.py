@@ -6,7 +6,6 @@ Imports no torch, so that the data-set scripts start at once.
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from dnnlib import json_file
 from dnnlib.util import UserError, open_regular, regular_file
 from gantransfer import confine
 from gantransfer.labels import some
@@ -201,7 +201,7 @@ class Container:
                             "lists all damaged files") from None
 
     def read_json(self, name: str) -> Any:
-        return parse_json(self.read(name), f"{name} in {self.path}")
+        return json_file.parse(self.read(name), f"{name} in {self.path}", object)
 
     def digest(self, name: str) -> tuple[int, int]:
         """(CRC-32, size) of a file: equal for a zip and the folder it was made from."""
@@ -216,15 +216,6 @@ class Container:
         if self._zip is not None and self._pid == os.getpid():
             self._zip.close()
         self._zip = None
-
-
-def parse_json(data: bytes, where: str) -> Any:
-    """The content of a JSON file. Raises UserError naming `where` when it is not valid."""
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as e:
-        reason = "nested too deeply" if isinstance(e, RecursionError) else e
-        raise UserError(f"{where} is not valid JSON ({reason})") from None
 
 
 def base_name(path: str | os.PathLike) -> str:

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `dataset_tool.py` can read: every source gives images with labels, one at a time.
 
-Nothing here executes what it reads: the CIFAR archives' pickles pass through an unpickler that knows arrays only.
+Nothing here executes what it reads: the CIFAR archives' pickles pass through a reader that can build arrays only.
 """
 
 from __future__ import annotations
 
 import gzip
-import io
 import os
-import pickle
 import re
 import struct
 import tarfile
@@ -25,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dnnlib import seeding
 from dnnlib.util import UserError, open_regular, regular_file
-from gantransfer import confine, h5
+from gantransfer import confine, h5, pickled_arrays
 from gantransfer.container import Container
 from gantransfer.decode import Picture, read_picture
 from gantransfer.folder_labels import are_shards, class_folders, folder_labels
@@ -39,6 +37,7 @@ from gantransfer.labels import (
     value_meta,
 )
 from gantransfer.names import clean_name, counted, valid_text
+from gantransfer.pickle_machine import Refused, elements
 
 __all__ = ["SPLITS", "Item", "Source", "SourceOptions", "class_folders", "left_out", "open_source",
            "read_parts"]
@@ -432,46 +431,22 @@ def _decimal(value: bytes, where: str) -> int:
     return int(text)
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles containers, strings, numbers and NumPy arrays; refuses every other name instead of importing it."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return _empty_array
-        if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
-        if (module, name) == ("numpy", "dtype"):
-            return _plain_dtype
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1
-        raise pickle.UnpicklingError(f"the name {module}.{name} is not allowed")
-
-
-def _empty_array(*_args: Any) -> np.ndarray:
-    return np.ndarray.__new__(np.ndarray, (0,), np.int8)
-
-
-def _plain_dtype(text: Any, *flags: Any) -> np.dtype:
-    dtype = np.dtype(text, *flags)
-    if dtype.hasobject:
-        raise pickle.UnpicklingError("an array of objects is not allowed")
-    return dtype
-
-
-def _latin1(text: str, codec: str = "latin1") -> bytes:
-    if codec not in ("latin1", "latin-1", "iso-8859-1"):
-        raise pickle.UnpicklingError(f"the codec {codec} is not allowed")
-    return text.encode("latin1")
+def limited(stream: Any, where: str, most: int = 2**28) -> bytes:
+    """All bytes of a stream that unpacks as it is read. UserError for more than the published sets have."""
+    data = stream.read(most + 1)
+    if len(data) > most:
+        raise UserError(f"{where} unpacks to more than {most:,} bytes, which no published set does; download it again")
+    return data
 
 
 def load_arrays(data: bytes, where: str) -> dict:
     """A pickled dict of arrays and plain values (Python 2 strings become str). Raises UserError for anything else."""
     try:
-        result = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
+        result = pickled_arrays.load(data, old=True)
         if isinstance(result, dict):
             return result
         reason: Any = f"it holds a {type(result).__name__}, not a dict"
-    except Exception as e:  # a damaged pickle can fail in any way at all
+    except Refused as e:
         reason = e
     raise UserError(f"{where} is not a CIFAR batch ({reason}); download the archive again")
 
@@ -497,7 +472,7 @@ def _cifar(path: str, options: SourceOptions) -> Source:
             stream = None
         if stream is None:
             raise UserError(f"{path} has no {folder}/{name}; download the archive again")
-        return load_arrays(stream.read(), where)
+        return load_arrays(limited(stream, where), where)
 
     def read(visit: Callable[[tarfile.TarFile], Any]) -> Any:
         try:
@@ -537,12 +512,13 @@ def _idx(path: str) -> np.ndarray:
         raise UserError(f"{path} is missing: the labels of the images beside it; download it, or give --labels=none")
     try:
         with open_regular(path) as f:
-            data = gzip.GzipFile(fileobj=f).read() if path.endswith(".gz") else f.read()
+            data = limited(gzip.GzipFile(fileobj=f) if path.endswith(".gz") else f, path, 2**30)
         zero, kind, rank = struct.unpack(">HBB", data[:4])
         shape = struct.unpack(f">{rank}I", data[4: 4 + 4 * rank])
-        if zero != 0 or kind != 8 or len(data) != 4 + 4 * rank + int(np.prod(shape)):
+        rest = len(data) - 4 - 4 * rank
+        if zero != 0 or kind != 8 or not 1 <= rank <= 8 or elements(shape, 1, rest) != rest:
             raise ValueError("wrong header or length")
-    except (OSError, EOFError, zlib.error, struct.error, ValueError) as e:
+    except (OSError, EOFError, zlib.error, struct.error, ValueError, Refused) as e:
         raise UserError(f"{path} is not a readable IDX file ({e}); download it again") from None
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 

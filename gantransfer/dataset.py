@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dnnlib import seeding
+from dnnlib import json_file, seeding
 from dnnlib.util import EasyDict, UserError, open_regular
-from gantransfer.container import Container, base_name, parse_json
+from gantransfer.container import Container, base_name
 from gantransfer.decode import NOTES, decode, plain_header
 from gantransfer.labels import (
     POLICIES,
@@ -408,7 +408,7 @@ def _read_labels(files: Container, fname: str) -> LabelFile | None:
         return parse_label_file(files.read_json(inside), f"{fname} of {files.path}")
     if fname != "dataset.json" and os.path.isfile(fname):
         with open_regular(fname) as f:
-            return parse_label_file(parse_json(f.read(), fname), fname)
+            return parse_label_file(json_file.parse(f.read(), fname, object), fname)
     return None
 
 

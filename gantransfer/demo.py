@@ -8,7 +8,6 @@ picture. Every step is one of the commands of the README, printed before it runs
 
 from __future__ import annotations
 
-import json
 import time
 import zipfile
 from pathlib import Path
@@ -17,6 +16,7 @@ import click
 import numpy as np
 import torch
 
+from dnnlib import json_file
 from dnnlib.util import UserError, atomic_write, format_time, run_cli
 from gantransfer import jobs, kernels
 from gantransfer.dataset import reference_dataset
@@ -112,7 +112,7 @@ def step(job: Job) -> None:
 
 
 def read_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return json_file.lines(path)
 
 
 def has_result(path: Path, snapshot: str) -> bool:

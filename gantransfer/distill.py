@@ -21,7 +21,7 @@ os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # 
 import click
 import numpy as np
 
-from dnnlib import seeding
+from dnnlib import json_file, seeding
 from dnnlib.util import UserError, atomic_write, run_cli, sha256
 from gantransfer import class_match, jobs, label_filter, resolution
 from gantransfer import fakes as fake_sets
@@ -620,7 +620,7 @@ def select_rho(**flags: Any) -> None:
     real = [f"--data={flags['data']}", f"--fname={train}"]
     network = flags["network"] or gan_on(outdir, real, flags["gan_flags"], float(kimg), flags["seed"])
     seen = {} if is_images(network) else load_any(network).data
-    subtrain = len(json.loads(train.read_text(encoding="utf-8"))["labels"])
+    subtrain = len(json_file.read(train)["labels"])
     if os.path.basename(seen.get("fname") or "") != train.name or seen.get("num_images") != subtrain:
         raise UserError(f"--network={network} was not trained on {train} alone: it may know the validation images; "
                         f"train it with --fname={train}")
@@ -641,7 +641,7 @@ def select_rho(**flags: Any) -> None:
             folder = outdir / f"rho{rho:g}-{arch}"
             call(student, *real, f"--fakes={chosen}", f"--test={flags['data']}", f"--test-fname={valid}",
                  f"--arch={arch}", f"--outdir={folder}", seed, *shlex.split(flags["student_flags"]))
-            figures = json.loads((folder / "results.json").read_text(encoding="utf-8"))["last"]
+            figures = json_file.read(folder / "results.json")["last"]
             table.setdefault(rho, {})[arch] = figures[headline(figures)]
     error = headline(figures) == "mae"
     mean = {rho: float(np.mean(list(v.values()))) for rho, v in table.items()}

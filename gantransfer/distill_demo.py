@@ -17,6 +17,7 @@ import click
 import numpy as np
 import torch
 
+from dnnlib import json_file
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
 from gantransfer import distill, fakes, jobs, kernels
 from gantransfer.dataset import ImageDataset
@@ -24,7 +25,7 @@ from gantransfer.flags import FloatRange, IntRange, PathObject
 from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
 from gantransfer.networks.judge import DigitsJudge
-from gantransfer.networks.weights import package_data
+from gantransfer.networks.weights import package_data, read_state
 from gantransfer.paired import critical_t, difference, spread, versions
 
 FOLDS = 5
@@ -120,7 +121,7 @@ def one_fold(folder: Path, data: Path, fold: int, setting: str, gan_kimg: int, s
                      f"--dest={files['processed']}")
     out = dict(fold=fold, students={}, teacher=last(folder / "teacher"), fakes=agreements(files, data, train),
                train_counts=list(ImageDataset(data, fname=str(train), use_labels=True).spec.label.counts),
-               tested=len(json.loads(test.read_text())["labels"]))
+               tested=len(json_file.read(test)["labels"]))
     for arm, (_, source, kd) in ARMS.items():
         words = [f"--fakes={files[source]}", f"--fake_batch_share={SHARE}"] if source else []
         words += ["--kd=blkd", f"--teacher={teacher}"] if kd else []
@@ -130,7 +131,7 @@ def one_fold(folder: Path, data: Path, fold: int, setting: str, gan_kimg: int, s
 
 
 def last(folder: Path) -> dict[str, float]:
-    r = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    r = json_file.read(folder / "results.json")
     return dict(r["last"], images_seen=r["images_seen"], seconds=r["seconds"])
 
 
@@ -157,7 +158,7 @@ def split(data: Path, fold: int, setting: str, train: Path, test: Path) -> None:
 def agreements(files: dict[str, Path], data: Path, train: Path) -> dict[str, float]:
     """Share of fakes whose label is the choice of the teacher, and of a judge trained apart from all this."""
     judge = DigitsJudge().eval()
-    judge.load_state_dict(torch.load(package_data() / "digits32.pt", weights_only=True))
+    judge.load_state_dict(read_state(package_data() / "digits32.pt"))
     out = {}
     stages = {name: fakes.read(str(path)) for name, path in files.items()}
     for name, path in files.items():

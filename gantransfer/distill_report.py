@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dnnlib import json_file
 from dnnlib.util import UserError
 from gantransfer.paired import difference, spread
 
@@ -22,7 +22,7 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
         if not folder.is_dir():
             raise UserError(f"--runs: {folder} is not a folder")
         for path in sorted(folder.rglob("results.json")):
-            r = json.loads(path.read_text(encoding="utf-8"))
+            r = json_file.read(path)
             if r.get("stage") == "student" and path.parent.name not in ("assistant", "head") and r["last"]:
                 found[path.parent.resolve()] = dict(r, folder=str(path.parent))
     if not found:

@@ -66,9 +66,12 @@ def main(data: str, network: str, cache: str | None, xflip: bool, fp16: bool, re
             found.check(ae, images)
             if xflip and not found.config["xflip"]:
                 raise UserError(f"{path} has no latents of mirrored images; encode again with --overwrite")
-        except UserError:
-            if not overwrite:
+        except UserError as e:
+            replace = isinstance(e, latents.Damaged) and latents.made_by_us(path)
+            if not overwrite and not replace:
                 raise
+            if replace:
+                print(f"{str(e).split('; encode')[0]}: encoding again")
             found = None
     if found is not None:
         print(f"{path} is there already, of these images and networks")

@@ -23,12 +23,13 @@ from PIL import Image
 from tqdm import tqdm
 
 import gantransfer
-from dnnlib import seeding
+from dnnlib import json_file, seeding
 from dnnlib.util import UserError, atomic_path, atomic_write, printable, sha256
-from gantransfer import label_filter
+from gantransfer import label_filter, npz
 from gantransfer.container import Container
 from gantransfer.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.names import clean_name
+from gantransfer.pickle_machine import Refused, one_line
 from gantransfer.rejection import Rejection
 from gantransfer.sampler import Sampler
 from torch_utils import distributed as dist
@@ -203,9 +204,13 @@ def draw(source: Any, labels: np.ndarray, recipe: Recipe, folder: Path, *, ratio
         return None
     found, reports = [], {}
     for p in range(len(parts)):
-        with np.load(folder / f"part-{p:05d}.npz", allow_pickle=False) as z:
-            found.append({k: z[k] for k in z.files})
-        reports.update(json.loads(str(found[-1].pop("reports"))))
+        part = folder / f"part-{p:05d}.npz"
+        try:
+            found.append(npz.read(part))
+            reports.update(json_file.parse(str(found[-1].pop("reports")), f"{part}: reports"))
+        except (Refused, KeyError) as e:
+            raise UserError(f"{part} is damaged ({one_line(e)}); remove it and run again, which draws it anew"
+                            ) from None
     joined = {k: np.concatenate([f[k] for f in found]) for k in found[0]}
     rows = labels[joined["index"]]
     kind = source.spec.label.kind
@@ -227,8 +232,9 @@ def open_parts(folder: Path, recipe: dict[str, Any]) -> None:
     """Use `folder` for the parts of this recipe. UserError when it holds those of another one."""
     path, text = folder / "recipe.json", json.dumps(recipe, sort_keys=True)
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        old = json.loads(path.read_text(encoding="utf-8"))
-        key = next(k for k in sorted({*old, *recipe}) if old.get(k) != json.loads(text).get(k))
+        old = json_file.read(path, remedy=f"remove {folder}, or choose another --dest")
+        new = json.loads(json.dumps(recipe))
+        key = next((k for k in sorted({*old, *new}) if old.get(k) != new.get(k)), "recipe.json")
         raise UserError(f"{folder} holds parts of other fakes ({key}={old.get(key)}); remove it, or choose another "
                         "--dest")
     with atomic_write(path) as f:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,14 +28,15 @@ import numpy as np
 from PIL import Image
 
 from dnnlib import seeding
-from dnnlib.util import UserError, atomic_path
-from gantransfer.labels import some
+from dnnlib.util import UserError, atomic_path, regular_file
+from gantransfer.labels import check_label_meta, some
 
 SUFFIXES = (".h5", ".hdf5")
 FORMATS = ("cgankd-v1", "cgankd-v2")
 KINDS = ("auto", "class", "value")
 SPLITS = ("subtrain", "subvalid", "rest")  # beside train, reference and all
-BLOCK = 256
+BLOCK = 256  # images at a time, fewer of large ones
+BLOCK_BYTES = 2**26
 
 # layout: (keys that tell it, {split: (images, labels, index list or None)}, label_meta of a continuous label)
 _Part = tuple[str, str, str | None]
@@ -104,15 +106,14 @@ class H5Set:
             start = 0
             while start < len(self.rows):
                 end = start
-                while end < len(self.rows) and end - start < BLOCK and self.keys[end] == self.keys[start]:
+                data = _dataset(f, self.keys[start], self.path)
+                most = min(BLOCK, max(BLOCK_BYTES // max(math.prod(data.shape[1:]), 1), 1))
+                while end < len(self.rows) and end - start < most and self.keys[end] == self.keys[start]:
                     end += 1
                 rows = self.rows[start:end]
                 sorted_rows, back = np.unique(rows, return_inverse=True)  # h5py reads ascending rows only
-                try:
-                    block = f[self.keys[start]][sorted_rows]
-                except (OSError, ValueError) as e:
-                    raise UserError(f"{self.keys[start]} of {self.path} cannot be read ({_first_line(e)}); copy the "
-                                    "file again") from None
+                with _damage(self.path, self.keys[start]):
+                    block = data[sorted_rows]
                 yield from block[back.reshape(-1)]
                 start = end
 
@@ -128,14 +129,90 @@ def _first_line(e: BaseException) -> str:
 
 
 @contextlib.contextmanager
+def _damage(path: str, what: str = "") -> Iterator[None]:
+    """What h5py raises for a damaged file, as a UserError: the one place that knows its kinds."""
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError, MemoryError,
+            SystemError) as e:
+        where = f"{what} of {path} cannot be read" if what else f"{path} is not a readable HDF5 file"
+        raise UserError(f"{where} ({_first_line(e)}); copy the file again") from None
+
+
+@contextlib.contextmanager
 def _open(path: str) -> Iterator[Any]:
     h5py = module(path, "reading")
-    try:
+    regular_file(path)
+    with _damage(path):
         f = h5py.File(path, "r")
-    except OSError as e:
-        raise UserError(f"{path} is not a readable HDF5 file ({_first_line(e)}); copy it again") from None
-    with f:
+    try:
         yield f
+    finally:
+        with contextlib.suppress(RuntimeError, ValueError):
+            f.close()
+
+
+# Filters that HDF5 and h5py bring: deflate, shuffle, checksum, szip, nbit, scale-offset, lzf. Others are programs that
+# HDF5 looks for on the machine.
+_COMPRESSING = {1, 4, 5, 6, 32000}
+_FILTERS = _COMPRESSING | {2, 3}
+_RATIO = 1100  # deflate makes at most 1032 bytes out of one
+_CHUNK = 2**29
+
+
+def _resolve(f: Any, name: str, path: str, links: int = 0) -> Any:
+    """The object `name` of the file, through soft links that stay in it; None if there is none. UserError for links
+    out of the file."""
+    at = f
+    parts = [p for p in name.split("/") if p]
+    for k, part in enumerate(parts):
+        link = at.get(part, getlink=True) if hasattr(at, "keys") else None
+        if link is None:
+            return None
+        kind = type(link).__name__
+        if kind == "SoftLink":
+            target = link.path if link.path.startswith("/") else f"{at.name}/{link.path}"
+            if links >= 8:
+                raise UserError(f"{name} of {path} is a link that leads to itself; copy the images into the file")
+            return _resolve(f, "/".join([target, *parts[k + 1:]]), path, links + 1)
+        if kind != "HardLink":
+            raise UserError(f"{name} of {path} is a link into another file, which is not followed; copy the images "
+                            "into the file (h5copy)")
+        at = at[part]
+    return at
+
+
+def _dataset(f: Any, name: str, path: str) -> Any:
+    """The data set `name` of the file, whose data are in this file and no larger than it can hold; None if there is
+    none. UserError for any other: HDF5 would read other files in its place, or zeros without end."""
+    with _damage(path, name):
+        try:
+            d = _resolve(f, name, path)
+        except RecursionError:
+            return None
+        if d is None or not hasattr(d, "shape") or d.shape is None:
+            return None
+        if d.is_virtual or d.external:
+            kind = "virtual" if d.is_virtual else "external"
+            raise UserError(f"{name} of {path} keeps its data in other files ({kind} storage), which are not read; "
+                            "copy the data into the file (h5repack)")
+        stored, size = d.id.get_storage_size(), os.path.getsize(path)
+        plist = d.id.get_create_plist()
+        filters = [plist.get_filter(k)[0] for k in range(plist.get_nfilters())]
+        unknown = [k for k in filters if k not in _FILTERS]
+        if unknown:
+            raise UserError(f"{name} of {path} uses the HDF5 filter {unknown[0]}, which needs a plugin; copy it with "
+                            "gzip or without compression (h5repack -f GZIP=6)")
+        compressing = sum(k in _COMPRESSING for k in filters)
+        logical = math.prod(d.shape) * d.dtype.itemsize
+        rows = d.shape[0] if d.ndim else 1
+        if (compressing > 1 or stored > size or logical > stored * (_RATIO if compressing else 1)
+                or rows > max(size // 8, 100_000) or math.prod(d.chunks or ()) * d.dtype.itemsize > _CHUNK
+                or logical // max(rows, 1) > _CHUNK):
+            raise UserError(f"{name} of {path} says that it holds {list(d.shape)} values of {d.dtype}, but the file "
+                            f"has {size:,} bytes ({stored:,} of them for it); it is incomplete or damaged, copy it "
+                            "again")
+        return d
 
 
 def read(path: str, split: str | None = None, kind: str = "auto", label_range: tuple[float, float] | None = None,
@@ -146,19 +223,25 @@ def read(path: str, split: str | None = None, kind: str = "auto", label_range: t
     continuous. `label_range`: raw labels that become 0 and 1.
     """
     with _open(path) as f:
-        have = {k: f[k] for k in f if hasattr(f[k], "shape")}
+        known = {k for _, parts, _ in LAYOUTS.values() for p in parts.values() for part in p for k in part if k}
+        known |= {k.replace("images", "types") for k in known if k.startswith("images_")}
+        have = {k: d for k in sorted(known) if (d := _dataset(f, k, path)) is not None}
         layout = next((n for n, (keys, _, _) in LAYOUTS.items() if all(k in have for k in keys)), None)
         if layout is None:
             lacks = min(([k for k in keys if k not in have] for keys, _, _ in LAYOUTS.values()), key=len)
+            with _damage(path):
+                names = sorted(f)
             known = ", ".join(" + ".join(v[0]) for v in LAYOUTS.values())
             raise UserError(f"{path} has no cGAN-KD layout: {some(lacks)} missing beside "
-                            f"{some(sorted(have)) or 'nothing'}; known are {known}")
+                            f"{some(names) or 'nothing'}; known are {known}")
         _, parts, meta = LAYOUTS[layout]
-        if "label_meta" in f.attrs:  # written by us
+        with _damage(path):
+            written = f.attrs["label_meta"] if "label_meta" in f.attrs else None  # by us
+        if written is not None:
             try:
-                meta = json.loads(f.attrs["label_meta"])
+                meta = check_label_meta(json.loads(written), path)
                 meta = dict(meta, min=float(meta["min"]), max=float(meta["max"]))
-            except (ValueError, KeyError, TypeError):
+            except (UserError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 raise UserError(f"the attribute label_meta of {path} is damaged; write the file anew") from None
         split = split or "train"
         if split not in parts:
@@ -222,9 +305,11 @@ def _check_labels(d: Any, key: str, n: int, path: str) -> np.ndarray:
         raise UserError(f"{key} of {path} is {d.dtype}; labels are numbers")
     if d.shape not in ((n,), (n, 1)):
         raise UserError(f"{key} of {path} has the shape {list(d.shape)} for {n} images; it should be [{n}]")
-    values = np.asarray(d[()], np.float64).reshape(-1)
+    with _damage(path, key):
+        stored = d[()].reshape(-1)
+    values = np.asarray(stored, np.float64)
     if d.dtype == np.float32:  # 0.1 stays 0.1
-        values = np.array([float(str(v)) for v in d[()].reshape(-1)])
+        values = np.array([float(str(v)) for v in stored])
     if not np.isfinite(values).all():
         raise UserError(f"{key} of {path} has {int((~np.isfinite(values)).sum())} labels that are not finite")
     return values
@@ -233,7 +318,8 @@ def _check_labels(d: Any, key: str, n: int, path: str) -> np.ndarray:
 def _check_index(d: Any, key: str, n: int, path: str) -> np.ndarray:
     if d.dtype.kind not in "iuf" or d.ndim != 1:
         raise UserError(f"{key} of {path} is {d.dtype} {list(d.shape)}; it should be a list of whole numbers")
-    index = np.asarray(d[()], np.float64)
+    with _damage(path, key):
+        index = np.asarray(d[()], np.float64)
     if len(index) and ((index != np.floor(index)).any() or index.min() < 0 or index.max() >= n):
         raise UserError(f"{key} of {path} has entries that are no row of {n} images")
     return index.astype(np.int64)
@@ -290,8 +376,9 @@ def _stream(f: Any, images: str, labels: str, items: Iterable[tuple[np.ndarray, 
             return
         part = np.stack(block)
         if data is None:
+            rows = min(64, max(2**24 // part[0].size, 1))
             data = f.create_dataset(images, shape=(0, *part.shape[1:]), maxshape=(None, *part.shape[1:]),
-                                    chunks=(min(64, BLOCK), *part.shape[1:]), dtype=np.uint8, **storage)
+                                    chunks=(rows, *part.shape[1:]), dtype=np.uint8, **storage)
         data.resize(data.shape[0] + len(part), axis=0)
         data[-len(part):] = part
         block.clear()

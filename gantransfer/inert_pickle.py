@@ -2,26 +2,27 @@
 """Read pickled networks as data, without running anything that is inside.
 
 The published StyleGAN2-ADA snapshots are ordinary pickles that carry the source text of their classes; the usual way to
-load one executes that text, and a pickle can call any function on its own. Here every opcode is checked before the
-first one runs, the few names that such a file legitimately refers to are replaced by inert stand-ins of ours, and
-anything else is refused by name. `gantransfer/torch_file.py` reads the files of `torch.save` with the same stand-ins.
+load one executes that text, and a pickle can call any function on its own. Here `pickle_machine` reads it, which can
+only build data and only so much of it: the few names that such a file legitimately refers to are replaced by inert
+stand-ins of ours, and anything else is refused by name. `gantransfer/torch_file.py` reads the files of `torch.save`
+with the same stand-ins.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
 import pickletools
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
+from gantransfer import pickle_machine, pickled_arrays
+from gantransfer.pickle_machine import OPCODES, Budget, Refused, one_line
+from gantransfer.pickled_arrays import Call as _Call
 
-class Refused(Exception):
-    """The pickle is damaged, or refers to something that no network snapshot needs. The message is one line."""
+__all__ = ["Budget", "Network", "Opaque", "Refused", "load", "names_in", "one_line", "plain", "read", "stand_ins"]
 
 
 class Network:
@@ -64,7 +65,7 @@ class Network:
 
     def _collect(self, prefix: str, out: dict[str, torch.Tensor], modules: list[int]) -> None:
         modules[0] += 1
-        if prefix.count(".") > 32 or modules[0] > 20_000:
+        if prefix.count(".") > 32 or modules[0] > 20_000 or len(out) > 200_000:
             raise Refused("its modules are nested without end")
         hidden = self.state.get("_non_persistent_buffers_set")
         hidden = hidden if isinstance(hidden, set | list) else ()
@@ -142,40 +143,43 @@ def load(data: bytes) -> Any:
 
     Raises Refused; nothing named in the file is imported or called.
     """
-    # Aliased tensors are copied, so that a small file could ask for endless copies: allow a few times its size.
-    return read(data, 0, stand_ins(4 * len(data) + 2**20))[0]
+    budget = Budget.of_file(len(data))
+    return read(data, 0, stand_ins(budget), budget=budget)[0]
 
 
-def stand_ins(budget: int) -> dict[tuple[str, str], Any]:
-    """What the names in a file mean; its tensors may have `budget` bytes in all."""
+def stand_ins(budget: Budget) -> dict[tuple[str, str], Any]:
+    """What the names in a file mean; what they make is charged to `budget`."""
     tensors = _Tensors(budget)
+
+    def listed(items: Any = ()) -> list:
+        return pickle_machine.entries(items, budget)
+
+    def table(items: Any = ()) -> dict:
+        return pickle_machine.table(items, budget)
+
     names: dict[tuple[str, str], Any] = {
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): _Call(_network),
         ("torch._utils", "_rebuild_parameter"): _Call(_parameter),
         ("torch._utils", "_rebuild_tensor"): _Call(tensors.make),
         ("torch._utils", "_rebuild_tensor_v2"): _Call(tensors.make),
-        ("torch.storage", "_load_from_bytes"): _Call(_storage),
-        ("torch", "Size"): _Call(lambda sizes=(): list(sizes)),
-        ("collections", "OrderedDict"): _Call(lambda items=(): _OrderedDict(items)),
-        ("collections", "defaultdict"): _Call(lambda factory=None, items=(): dict(items)),
-        ("numpy", "dtype"): _Call(lambda code, *flags: _Dtype(code)),
-        ("numpy", "ndarray"): _Marker("numpy.ndarray"),
+        ("torch.storage", "_load_from_bytes"): _Call(lambda data: _storage(data, budget)),
+        ("torch", "Size"): _Call(listed),
+        ("collections", "OrderedDict"): _Call(lambda items=(): pickle_machine.table(items, budget, _OrderedDict)),
+        ("collections", "defaultdict"): _Call(lambda factory=None, items=(): table(items)),
         ("dnnlib.util", "EasyDict"): _Dict,
-        ("_codecs", "encode"): _Call(_encode),
         ("torch", "device"): _Call(_device),
-        ("torch.serialization", "_get_layout"): _Call(lambda name="": str(name)[:40]),
-        ("collections", "Counter"): _Call(lambda items=(): dict(items)),
-        **dict.fromkeys(_PATHS, _Call(_path)),
+        ("torch.serialization", "_get_layout"): _Call(lambda name="": name[:40] if isinstance(name, str) else ""),
+        ("collections", "Counter"): _Call(table),
+        **dict.fromkeys(_PATHS, _Call(lambda *parts: _path(parts, budget))),
         **_WORDS,
+        **pickled_arrays.stand_ins(budget),
         **_OPAQUE,
     }
     for builtins in ("builtins", "__builtin__"):
-        names[builtins, "set"] = names[builtins, "frozenset"] = _Call(lambda items=(): set(items))
-        names[builtins, "dict"] = _Call(lambda items=(): dict(items))
-        names[builtins, "list"] = _Call(lambda items=(): list(items))
-    for core in ("numpy.core", "numpy._core"):
-        names[f"{core}.multiarray", "scalar"] = _Call(_scalar)
-        names[f"{core}.multiarray", "_reconstruct"] = _Call(_array)
+        names[builtins, "set"] = _Call(lambda items=(): pickle_machine.members(items, budget))
+        names[builtins, "frozenset"] = _Call(lambda items=(): frozenset(pickle_machine.members(items, budget)))
+        names[builtins, "dict"] = _Call(table)
+        names[builtins, "list"] = _Call(listed)
     return names
 
 
@@ -192,7 +196,7 @@ def names_in(data: bytes, start: int = 0) -> list[tuple[str, bool]]:
 
     Names put together while unpickling appear as '?'. Stops at damage.
     """
-    known = {f"{m}.{n}" for m, n in [*stand_ins(0), *STORAGE_TYPES]}
+    known = {f"{m}.{n}" for m, n in [*stand_ins(Budget(0)), *STORAGE_TYPES]}
     found: dict[str, None] = {}
     strings: list[str] = []  # the last two string pushes, as STACK_GLOBAL takes them
     memo: dict[int, str] = {}
@@ -225,7 +229,7 @@ def names_in(data: bytes, start: int = 0) -> list[tuple[str, bool]]:
 
 def plain(value: Any) -> Any:
     """Deep copy of dicts, lists, tuples, numbers, strings and None; anything else, or too much of it, is Refused."""
-    return _plain(value, [100_000])
+    return _plain(value, [100_000, 2**24])
 
 
 def _plain(value: Any, left: list[int], depth: int = 0, words: bool = False) -> Any:
@@ -233,10 +237,18 @@ def _plain(value: Any, left: list[int], depth: int = 0, words: bool = False) -> 
     if left[0] < 0 or depth > 32:
         raise Refused("its arguments are nested without end")
     if isinstance(value, dict):
-        return {str(k): _plain(v, left, depth + 1, words) for k, v in value.items()}
+        return {str(_plain(pickle_machine.key(k), left, depth + 1, words)): _plain(v, left, depth + 1, words)
+                for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v, left, depth + 1, words) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, str):
+        left[1] -= len(value)
+        if left[1] < 0:
+            raise Refused("its arguments hold too much text")
+        return value
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise Refused("its arguments contain a number of more than 64 bits")
+    if value is None or isinstance(value, bool | int | float):
         return value
     if words:
         return f"<{value.name if isinstance(value, Opaque) else type(value).__name__}>"
@@ -245,32 +257,31 @@ def _plain(value: Any, left: list[int], depth: int = 0, words: bool = False) -> 
 
 def settings(value: Any) -> Any:
     """As `plain`, for what is kept as a note only: objects that are not plain become a few words."""
-    return _plain(value, [100_000], words=True)
+    return _plain(value, [100_000, 2**24], words=True)
 
 
-# What may run: the opcodes of protocols 2 to 5 that build plain data, call a stand-in, or fill its result.
-_OPCODES = frozenset(
-    "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT "
-    "SHORT_BINBYTES BINBYTES BINBYTES8 SHORT_BINUNICODE BINUNICODE BINUNICODE8 EMPTY_LIST LIST APPEND APPENDS "
-    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET "
-    "BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD".split()
-)
-_DAMAGE = (pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, KeyError, MemoryError,
-           OverflowError, RecursionError, RuntimeError, TypeError, ValueError, struct.error)
-
-
+_DAMAGE = (AttributeError, EOFError, IndexError, KeyError, MemoryError, OverflowError, RecursionError, RuntimeError,
+           TypeError, ValueError, struct.error)  # what pickletools raises for damaged pickles
 MAX_OPCODES = 1_000_000  # a published snapshot has some 50 000
 
 
 def read(data: bytes, start: int, stand_ins: Mapping[tuple[str, str], Any],
-          persistent: Callable[[Any], Any] | None = None) -> tuple[Any, int]:
-    """(object, position after it) of the pickle at `start`; `persistent` resolves references out of it. Refused."""
-    try:
-        end = _check_opcodes(data, start, persistent is not None)
-        # The slice keeps the unpickler from reading ahead into what follows.
-        return _Unpickler(data[start:end], stand_ins, persistent).load(), end
-    except _DAMAGE as e:
-        raise Refused(f"it is damaged ({one_line(e)})") from None
+         persistent: Callable[[Any], Any] | None = None, budget: Budget | None = None,
+         old: bool = False) -> tuple[Any, int]:
+    """(object, position after it) of the pickle at `start`; `persistent` resolves references out of it. Refused.
+
+    `budget`: the one that the stand-ins charge; one of the data's size if they charge none.
+    """
+    budget = budget or Budget.of_file(len(data))
+    return pickle_machine.run(data, start, stand_ins, budget, persistent, old, _unknown)
+
+
+def _unknown(module: str, name: str) -> Any:
+    if module.startswith("dnnlib.tflib"):
+        raise Refused("it is a TensorFlow network (--resume needs a PyTorch snapshot): convert it with the "
+                      "tools of its authors first")
+    raise Refused(f"it refers to {module[:80]}.{name[:80]}, which no snapshot of a network needs; "
+                  "it may be of another kind, or malicious")
 
 
 def _check_opcodes(data: bytes, start: int, persistent: bool) -> int:
@@ -282,47 +293,9 @@ def _check_opcodes(data: bytes, start: int, persistent: bool) -> int:
             raise Refused("it is not a pickle of protocol 2 to 5")
         if count >= MAX_OPCODES:
             raise Refused(f"it has more than {MAX_OPCODES:,} instructions")
-        if op.name not in _OPCODES and not (persistent and op.name == "BINPERSID"):
+        if op.name not in OPCODES and not (persistent and op.name == "BINPERSID"):
             raise Refused(f"it uses the opcode {op.name}")
-        if op.name in ("BINPUT", "LONG_BINPUT") and arg > count:
-            raise Refused("it reserves memory for objects that it does not have")  # the memo grows to the index
     return stream.tell()
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes, stand_ins: Mapping[tuple[str, str], Any], persistent: Callable | None):
-        super().__init__(io.BytesIO(data))
-        self._stand_ins, self._persistent = stand_ins, persistent
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self._stand_ins[module, name]
-        except KeyError:
-            if module.startswith("dnnlib.tflib"):
-                raise Refused("it is a TensorFlow network (--resume needs a PyTorch snapshot): convert it with the "
-                              "tools of its authors first") from None
-            raise Refused(f"it refers to {module}.{name}, which no snapshot of a network needs; "
-                          "it may be of another kind, or malicious") from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        if self._persistent is None:
-            raise Refused("it refers to objects outside the file")
-        return self._persistent(pid)
-
-
-class _Call:
-    """A function that the pickle may call but not change."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable):
-        self._function = function
-
-    def __call__(self, *args: Any) -> Any:
-        return self._function(*args)
-
-    def __setstate__(self, state: Any) -> None:
-        raise Refused("it changes a function")
 
 
 def _nothing(*args: Any) -> None:
@@ -348,89 +321,24 @@ class _OrderedDict(_Dict):
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
-        if not (isinstance(state, dict) and set(state) <= {"_metadata"}):
+        if not (isinstance(state, dict) and (not state or list(state) == ["_metadata"])):
             raise Refused("it changes a dictionary's attributes")
 
 
-class _Dtype:
-    """A numpy scalar type of at most 8 bytes."""
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, code: Any):
-        if not (isinstance(code, str) and code[:1] in "fiub" and code[1:] in ("1", "2", "4", "8")):
-            raise Refused(f"it holds a numpy value of type {str(code)[:20]!r}")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: Any) -> None:
-        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
-        if order not in ("<", ">", "|", "="):
-            raise Refused("it holds a numpy value of unknown byte order")
-        self.dtype = self.dtype.newbyteorder(order)
-
-
-def _scalar(dtype: Any, data: Any) -> Any:
-    if not (isinstance(dtype, _Dtype) and isinstance(data, bytes) and len(data) == dtype.dtype.itemsize):
-        raise Refused("it holds a damaged numpy value")
-    return np.frombuffer(data, dtype.dtype)[0].item()
-
-
-class _Marker:
-    """A name that the pickle may mention, as the argument of a call."""
-
-    __slots__ = ("_name",)
-
-    def __init__(self, name: str):
-        self._name = name
-
-    def __setstate__(self, state: Any) -> None:
-        raise Refused(f"it changes {self._name}")
-
-
-class _Array:
-    """A numpy array of numbers, filled by the pickle."""
-
-    __slots__ = ("value",)
-
-    def __init__(self):
-        self.value: list | None = None
-
-    def __setstate__(self, state: Any) -> None:
-        if not (isinstance(state, tuple) and len(state) == 5):
-            raise Refused("it holds a damaged numpy array")
-        _, shape, dtype, fortran, data = state
-        if not (isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and isinstance(dtype, _Dtype)
-                and isinstance(data, bytes)
-                and len(data) == int(np.prod(shape, dtype=object)) * dtype.dtype.itemsize):
-            raise Refused("it holds a damaged numpy array")
-        self.value = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C").tolist()
-
-
-def _array(kind: Any, shape: Any, code: Any) -> _Array:
-    if not isinstance(kind, _Marker):
-        raise Refused("it holds a damaged numpy array")
-    return _Array()
-
-
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    if not (isinstance(text, str) and encoding in ("latin1", "latin-1")):
-        raise Refused(f"it encodes text as {str(encoding)[:20]!r}")
-    return text.encode("latin1")
-
-
-def _path(*parts: Any) -> str:
+def _path(parts: Sequence[Any], budget: Budget) -> str:
     """A path as text; it names nothing on this machine."""
     if not all(isinstance(p, str) for p in parts):
         raise Refused("it holds a damaged path")
+    budget.take(sum(map(len, parts)) + len(parts))
     if parts and parts[0][-1:] in ("/", "\\"):
         return parts[0] + "/".join(parts[1:])
     return "/".join(parts)
 
 
 def _device(kind: Any = "cpu", index: Any = None) -> str:
-    if not (isinstance(kind, str) and (index is None or type(index) is int)):
+    if not (isinstance(kind, str) and len(kind) <= 40 and (index is None or type(index) is int)):
         raise Refused("it holds a damaged device")
-    return kind if index is None else f"{kind}:{index}"
+    return kind if index is None else f"{kind}:{pickle_machine.key(index)}"
 
 
 def _network(meta: Any) -> Network:
@@ -447,10 +355,10 @@ def _parameter(data: Any, requires_grad: Any = None, hooks: Any = None) -> torch
 
 
 class _Tensors:
-    """Makes tensors out of storages, each view once, `budget` bytes in all."""
+    """Makes tensors out of storages, each view once, charged to `budget`."""
 
-    def __init__(self, budget: int):
-        self._left, self._made = budget, {}
+    def __init__(self, budget: Budget):
+        self._budget, self._made = budget, {}
 
     def make(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> torch.Tensor:
         if not (isinstance(size, tuple | list) and isinstance(stride, tuple | list) and len(size) == len(stride) <= 64
@@ -459,11 +367,11 @@ class _Tensors:
             raise Refused("it holds a damaged tensor")
         key = (id(storage), offset, tuple(size), tuple(stride))
         if key not in self._made:
-            count = int(np.prod(size, dtype=object)) if size else 1
+            count = pickle_machine.elements(size, 1, self._budget.left)  # strides may be 0: the data is no bound
             last = offset + sum((n - 1) * s for n, s in zip(size, stride)) if count else offset
-            self._left -= count * storage.element_size()
-            if count and last >= len(storage) or self._left < 0:
+            if count and last >= len(storage) or count * storage.element_size() > self._budget.left:
                 raise Refused("it holds a tensor that reaches beyond its data")
+            self._budget.take(count * storage.element_size())
             view = torch.as_strided(storage, tuple(size), tuple(stride), offset)
             # A copy, so that a small part does not keep a large storage; the storage is kept so that ids stay unique.
             whole = view.is_contiguous() and count == len(storage)
@@ -480,10 +388,11 @@ STORAGE_TYPES = {
 STORAGE_MAGIC = (0x1950A86A20F9469CFC6C, 1001)  # of torch's container before it became a zip file
 
 
-def _storage(data: Any) -> torch.Tensor:
+def _storage(data: Any, budget: Budget) -> torch.Tensor:
     """1-D tensor from the container nested in a snapshot: five pickles, then the element count and the elements."""
     if not isinstance(data, bytes):
         raise Refused("it holds a storage without data")
+    budget.take(len(data))
     found: list[tuple] = []
 
     def reference(pid: Any) -> Any:
@@ -494,7 +403,7 @@ def _storage(data: Any) -> torch.Tensor:
 
     parts, position = [], 0
     for _ in range(5):
-        value, position = read(data, position, STORAGE_TYPES, reference)
+        value, position = read(data, position, STORAGE_TYPES, reference, budget)
         parts.append(value)
     magic, protocol, system, _, keys = parts
     if (magic, protocol) != STORAGE_MAGIC or not isinstance(system, dict) or len(found) != 1:
@@ -521,8 +430,3 @@ def _dict(value: Any) -> dict:
     if not isinstance(value, dict):
         raise Refused("a module's tables are not dictionaries")
     return value
-
-
-def one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__

@@ -73,10 +73,11 @@ def parse_label_file(data: Any, where: str) -> LabelFile:
     meta = data.get("meta") or {}
     if not isinstance(meta, dict):
         raise UserError(f"\"meta\" in {where} is not an object")
-    return LabelFile(where, labels, tuple(map(valid_text, names)), meta, _label_meta(data.get("label_meta"), where))
+    return LabelFile(where, labels, tuple(map(valid_text, names)), meta,
+                     check_label_meta(data.get("label_meta"), where))
 
 
-def _label_meta(given: Any, where: str) -> dict:
+def check_label_meta(given: Any, where: str) -> dict:
     """The "label_meta" of a continuous label with its numbers checked; {} if there is none or it is for classes."""
     if not given:
         return {}

@@ -12,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import time
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from dnnlib import json_file
 from dnnlib.util import UserError, atomic_path, regular_file, sweep_temporaries
+from gantransfer import npz
 from gantransfer.autoencoder import AutoEncoder
 from gantransfer.dataset import ImageDataset
+from gantransfer.pickle_machine import Refused, one_line
 
 FORMAT, BLOCK = 1, 512
 _KEYS = ("w", "index", "flip", "label", "mean", "eigval", "eigvec", "config")
@@ -86,6 +89,15 @@ class Cache:
         return found
 
 
+class Damaged(UserError):
+    """A file of latents that cannot be read."""
+
+
+def made_by_us(path: Path) -> bool:
+    """Whether a cache has the name that this program gives: only such a file is replaced unasked when it is damaged."""
+    return path.name.endswith(".mind.npz")
+
+
 def read(path: str | Path) -> Cache:
     """A cache from its file. UserError for a file that is none, is damaged, or holds numbers that are not finite."""
     path = Path(path)
@@ -93,14 +105,21 @@ def read(path: str | Path) -> Cache:
         raise UserError(f"no latent cache {path}; make it with python -m gantransfer.encode")
     regular_file(path)
     try:
-        with np.load(path, allow_pickle=False) as z:
-            a = {k: z[k] for k in (*_KEYS, *(["recon"] if "recon" in z.files else []))}
-        config = json.loads(str(a.pop("config")))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-        raise UserError(f"{path} is not a latent cache, or is damaged ({str(e).splitlines()[0][:80]}); encode again "
-                        f"with --overwrite") from None
-    n = len(a["w"])
-    if a["w"].ndim != 3 or config.get("format") != FORMAT or any(len(a[k]) != n for k in ("index", "flip", "label")):
+        found = npz.read(path)
+        a = {k: found[k] for k in (*_KEYS, *(["recon"] if "recon" in found else []))}
+        config = json_file.parse(str(a.pop("config")), "its description")
+    except (Refused, KeyError, UserError) as e:
+        raise Damaged(f"{path} is not a latent cache, or is damaged ({one_line(e)}); encode again "
+                      f"with --overwrite") from None
+    w, n = a["w"], a["w"].shape[0] if a["w"].ndim else 0
+    if not (w.ndim == 3 and w.dtype.kind == "f" and w.size and config.get("format") == FORMAT
+            and all(a[k].shape[:1] == (n,) for k in ("index", "flip", "label"))
+            and all(a[k].ndim == 1 and a[k].dtype.kind in "iu" and a[k].min() >= 0 for k in ("index", "flip"))
+            and a["flip"].max() <= 1 and a["label"].dtype.kind in "iuf"
+            and ("recon" not in a or a["recon"].shape == (n, 2) and a["recon"].dtype.kind == "f")
+            and a["mean"].shape == a["eigval"].shape and a["mean"].ndim == 1
+            and a["eigvec"].shape == (len(a["mean"]), len(a["mean"]))
+            and all(a[k].dtype.kind == "f" for k in ("mean", "eigval", "eigvec"))):
         raise UserError(f"{path} is a latent cache of another form (format {config.get('format')}); encode again with "
                         f"--overwrite")
     bad = ~np.isfinite(a["w"].astype(np.float32)).all((1, 2))
@@ -134,7 +153,7 @@ def encode(data: ImageDataset, ae: AutoEncoder, path: str | Path, *, flips: bool
     total = n * (2 if flips else 1)
     blocks = [range(i, min(i + BLOCK, total)) for i in range(0, total, BLOCK)]
     for number, rows in enumerate(blocks):
-        if number % shard[1] != shard[0] or (work / f"{number:06d}.npz").exists():
+        if number % shard[1] != shard[0] or _block(work / f"{number:06d}.npz", len(rows), ae) is not None:
             progress(len(rows) if number % shard[1] == shard[0] else 0)
             continue
         start, parts = time.time(), []
@@ -149,9 +168,9 @@ def encode(data: ImageDataset, ae: AutoEncoder, path: str | Path, *, flips: bool
         with atomic_path(work / f"{number:06d}.npz") as tmp, open(tmp, "wb") as f:
             np.savez(f, w=w.astype(np.float16) if half else w, recon=recon, seconds=time.time() - start)
     files = [work / f"{k:06d}.npz" for k in range(len(blocks))]
-    if not all(f.exists() for f in files):
+    loaded = [_block(f, len(rows), ae) for f, rows in zip(files, blocks)]
+    if any(part is None for part in loaded):
         return None
-    loaded = [dict(np.load(f)) for f in files]
     w = np.concatenate([p["w"] for p in loaded])
     item = np.arange(total)
     label = data.class_ids if data.label_dim == 0 or data.class_ids is not None else data.labels(range(n))
@@ -168,6 +187,22 @@ def encode(data: ImageDataset, ae: AutoEncoder, path: str | Path, *, flips: bool
         np.savez(f, config=json.dumps(config), **arrays)
     shutil.rmtree(work, ignore_errors=True)
     return read(path)
+
+
+def _block(path: Path, rows: int, ae: AutoEncoder) -> dict[str, np.ndarray] | None:
+    """A block of an earlier call; None if there is none. A damaged one is said, removed, and made again."""
+    if not path.exists():
+        return None
+    try:
+        a = npz.read(path)
+        if not (a["w"].shape == (rows, ae.slots, ae.w_dim) and a["recon"].shape == (rows, 2)
+                and a["seconds"].shape == () and all(v.dtype.kind == "f" for v in a.values())):
+            raise Refused("its arrays do not fit")
+        return a
+    except (Refused, KeyError) as e:
+        print(f"Latents {path} are damaged ({one_line(e)}); encoding these images again", file=sys.stderr)
+        path.unlink(missing_ok=True)
+        return None
 
 
 def _encode_batch(data: ImageDataset, ae: AutoEncoder, items: np.ndarray, n: int, measure: bool,

@@ -21,6 +21,7 @@ from typing import Any
 import click
 import numpy as np
 
+from dnnlib import json_file
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
 from gantransfer import jobs, kernels
 from gantransfer.flags import IntRange, PathObject
@@ -150,7 +151,7 @@ class Ruler:
         from gantransfer.dataset import ImageDataset
 
         self.path, self.judges = folder / "measured.json", judges
-        self.known: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.known: dict[str, Any] = json_file.read(self.path) if self.path.exists() else {}
         self.reference = ImageDataset(folder / "target-ref.zip", use_labels=True)
         self.training = ImageDataset(folder / "target.zip", use_labels=True)
         self.folder = folder
@@ -207,8 +208,7 @@ def measure(folder: Path, snapshots: dict[tuple[str, int], list[Path]], encoder:
 def seconds_of(path: Path) -> float:
     """Seconds of training until a snapshot; without the measuring that Mind2Mind does meanwhile."""
     own = path.parent / "metric-mind2mind.jsonl"
-    for line in own.read_text(encoding="utf-8").splitlines() if own.exists() else []:
-        r = json.loads(line)
+    for r in json_file.lines(own):
         if r["snapshot_pkl"] == path.name:
             return r["results"]["seconds_train"]
     return 0.0 if own.exists() else train_seconds(path)
@@ -250,7 +250,7 @@ def macs_per_image(path: Path) -> float:
     from gantransfer.method import RunConfig
     from gantransfer.methods import METHODS
 
-    given = json.loads((path.parent / "training_options.json").read_text(encoding="utf-8"))
+    given = json_file.read(path.parent / "training_options.json")
     snap = load_any(path)
     kind = METHODS[snap.method]
     data = ImageDataset(given["training_set_kwargs"]["path"], use_labels=True)

@@ -6,7 +6,6 @@ A difference counts only if it exceeds the critical t value for that many pairs 
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from collections.abc import Sequence
@@ -15,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from dnnlib import json_file
+
 
 def read_result(snapshot: Path, judge: int, metric: str = "report_digits32") -> dict[str, float] | None:
     """The numbers of one snapshot under one judge (folder `judge<j>` beside it), or None."""
     path = snapshot.parent / f"judge{judge}" / f"metric-{metric}.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        r = json.loads(line)
+    for r in json_file.lines(path):
         if Path(r["snapshot_pkl"]).name == snapshot.name:
             return {k.removeprefix(f"{metric}_"): v for k, v in r["results"].items() if isinstance(v, int | float)}
     return None
@@ -29,8 +29,7 @@ def read_result(snapshot: Path, judge: int, metric: str = "report_digits32") -> 
 def train_seconds(snapshot: Path) -> float:
     """Training time of a run until this snapshot; NaN if its log does not reach so far."""
     kimg = int(snapshot.stem[-6:])
-    for line in (snapshot.parent / "stats.jsonl").read_text(encoding="utf-8").splitlines():
-        r = json.loads(line)
+    for r in json_file.lines(snapshot.parent / "stats.jsonl"):
         if r["Progress/kimg"]["mean"] >= kimg:
             return r["Timing/total_sec"]["mean"]
     return math.nan

@@ -12,7 +12,6 @@ what they are: class, constructor arguments, data, options, provenance. Both for
 from __future__ import annotations
 
 import json
-import math
 import os
 import struct
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from dnnlib.util import UserError, atomic_path, atomic_write
 from gantransfer import snapshot
 from gantransfer.inert_pickle import Refused
+from gantransfer.pickle_machine import elements
 from gantransfer.snapshot import Snapshot, plain
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -65,8 +65,8 @@ def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], 
         try:
             dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
             fits = (all(type(n) is int and n >= 0 for n in (*shape, begin, end)) and begin <= end <= size - start
-                    and end - begin == math.prod(shape) * dtype.itemsize and len(shape) <= 64)
-        except (KeyError, TypeError, ValueError):
+                    and end - begin == elements(shape, dtype.itemsize, end - begin) * dtype.itemsize)
+        except (KeyError, TypeError, ValueError, Refused):
             fits = False
         if not fits:
             raise Refused(f"its tensor {name[:60]} does not fit the file")

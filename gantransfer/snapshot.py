@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import importlib
 import os
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from dnnlib.util import UserError, atomic_path, fetch, regular_file
+from dnnlib.util import UserError, atomic_path, fetch
 from gantransfer import torch_file
 from gantransfer.inert_pickle import Refused
 
@@ -235,17 +232,6 @@ def upgrade(content: dict[str, Any], source: str) -> dict[str, Any]:
     for v in range(version, VERSION):
         content = {**UPGRADES[v](content), "version": v + 1}
     return content
-
-
-def read_plain(path: Path, what: str) -> Any:
-    """`torch.load` with weights_only=True; unreadable files become one-line UserErrors."""
-    try:
-        return torch.load(regular_file(path), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError) as e:
-        reason = str(e).strip().splitlines()[0][:160] if str(e).strip() else type(e).__name__
-        raise UserError(f"{path} cannot be read as a {what}: {reason}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder; name a {what} file in it") from None
 
 
 def plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dnnlib import seeding, util
+from dnnlib import json_file, seeding, util
 from dnnlib.util import Logger, UserError, atomic_write
 from gantransfer import directions, training_loop
 from gantransfer.dataset import ImageDataset
@@ -69,10 +69,7 @@ def run_stage(method: type[Method], opts: Options, dataset: ImageDataset, run: R
     run.device = str(device)
     before = None
     if (outdir / "training_options.json").exists():
-        try:
-            before = json.loads((outdir / "training_options.json").read_text(encoding="utf-8"))
-        except ValueError:
-            raise UserError(f"{outdir}/training_options.json cannot be read; choose another --outdir") from None
+        before = json_file.read(outdir / "training_options.json", remedy="choose another --outdir")
         free = {"num_gpus", "run_dir"}
         for key in sorted((set(before) | set(wanted)) - free):
             if before.get(key) != wanted.get(key):
@@ -148,11 +145,10 @@ def _remove(outdir: Path) -> None:
 def write_results(outdir: Path, name: str, run: RunConfig) -> dict[str, Any]:
     """results.json: figures at every snapshot, the last ones, budget and time."""
     path = outdir / f"metric-{name}.jsonl"
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    lines = json_file.lines(path)
     lines.sort(key=lambda r: r["kimg"])
-    with open(outdir / "stats.jsonl", encoding="utf-8") as f:
-        last = json.loads(f.readlines()[-1])
-    options = json.loads((outdir / "training_options.json").read_text(encoding="utf-8"))
+    last = json_file.lines(outdir / "stats.jsonl")[-1]
+    options = json_file.read(outdir / "training_options.json")
     result = dict(
         last=lines[-1]["results"] if lines else {}, history=[dict(kimg=r["kimg"], **r["results"]) for r in lines],
         images_seen=int(round(run.kimg * 1000)), seconds=last["Timing/total_sec"]["mean"], seed=run.seed,

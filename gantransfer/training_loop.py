@@ -8,13 +8,12 @@ run repeats the uninterrupted one, and the same global batch over more processes
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +23,20 @@ import numpy as np
 import torch
 
 import dnnlib.util as util
+from dnnlib import json_file
 from dnnlib.util import UserError, atomic_path
+from gantransfer import training_state
 from gantransfer.dataset import BatchSource, ImageDataset
 from gantransfer.grid import save_grid
 from gantransfer.method import Batch, Method, Phase, Reals, RunConfig
 from gantransfer.phase_graph import PhaseGraph
 from gantransfer.sampler import LabelSource
-from gantransfer.snapshot import NetRecord, Snapshot, plain, read_plain
+from gantransfer.snapshot import NetRecord, Snapshot, plain
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 from torch_utils import stats
 from torch_utils.graphs import CudaGraphs
 
-STATE_FORMAT = "gantransfer-training-state"
 # (method, cur_nimg, snapshot file) -> new values by name; called on every process
 Evaluate = Callable[[Method, int, Path], dict[str, float]]
 
@@ -241,7 +241,8 @@ class _Loop:
     def state(self) -> dict[str, Any]:
         m = self.method
         return dict(
-            format=STATE_FORMAT, version=1, method=m.name, stage=m.stage, cur_nimg=self.cur_nimg, index=self.index,
+            format=training_state.FORMAT, version=1, method=m.name, stage=m.stage, cur_nimg=self.cur_nimg,
+            index=self.index,
             tick=self.tick, elapsed=self._total_sec(),
             nets={k: {n: t.detach() for n, t in v.state_dict().items()} for k, v in m.nets.items()},
             records={k: [f"{type(v).__module__}.{type(v).__qualname__}", plain(v.init_kwargs)]
@@ -251,18 +252,17 @@ class _Loop:
         )
 
     def load_state(self, path: Path) -> None:
-        s = read_plain(path, what="training state")
-        if not isinstance(s, dict) or s.get("format") != STATE_FORMAT:
-            raise UserError(f"{path} is not a training state; --resume=latest looks for training-state-*.pt")
+        s = training_state.read(path)
         if (s["method"], s["stage"]) != (self.method.name, self.method.stage):
             raise UserError(f"{path} belongs to --method={s['method']} (stage {s['stage']}), "
                             f"not to --method={self.method.name} (stage {self.method.stage})")
-        for name, net in self.method.nets.items():
-            net.load_state_dict(s["nets"][name])
-        for opt, content in zip(self._optimisers(), s["opts"]):
-            opt.load_state_dict(content)
-        self.method.load_state(s["method_state"])
-        self.collector.load_state(s["stats"])
+        with training_state.applied(path):
+            for name, net in self.method.nets.items():
+                net.load_state_dict(s["nets"][name])
+            for opt, content in zip(self._optimisers(), s["opts"], strict=True):
+                opt.load_state_dict(content)
+            self.method.load_state(s["method_state"])
+            self.collector.load_state(s["stats"])
         self.cur_nimg, self.index, self.tick, self.elapsed = s["cur_nimg"], s["index"], s["tick"], s["elapsed"]
 
     def _optimisers(self) -> list[torch.optim.Optimizer]:
@@ -564,9 +564,7 @@ def _zoom(images: np.ndarray) -> int:
 
 def as_source(path: Path) -> Snapshot:
     """A training state as the `source` of the method that it continues (`Method.shaped_by_source`)."""
-    s = read_plain(path, what="training state")
-    if not isinstance(s, dict) or "records" not in s:
-        raise UserError(f"{path} is not a training state of this version; start the run anew")
+    s = training_state.read(path)
     nets = {k: NetRecord(*s["records"][k], s["nets"][k]) for k in s["nets"]}
     return Snapshot(method=s["method"], stage=s["stage"], nets=nets, cur_nimg=s["cur_nimg"],
                     extra={**s["method_state"], "continues": True})
@@ -580,25 +578,16 @@ def find_states(run_dir: str | os.PathLike) -> list[Path]:
 def trim_logs(run_dir: Path, kimg: float, fresh: bool) -> None:
     """Drop log lines after `kimg`: a resumed run writes them again."""
     for path in [*run_dir.glob("stats.jsonl"), *run_dir.glob("metric-*.jsonl")]:
-        kept = [] if fresh else [line for line in _json_lines(path) if _kimg_of(line) <= kimg + 1e-9]
-        with util.atomic_write(path) as f:
-            f.writelines(line + "\n" for line in kept)
+        lines = [] if fresh else json_file.records(path.read_bytes())
+        kept = [line + b"\n" for line, record in lines if _kimg_of(record) <= kimg + 1e-9]
+        with util.atomic_write(path, "wb") as f:
+            f.writelines(kept)
 
 
-def _json_lines(path: Path) -> Iterator[str]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            json.loads(line)
-        except ValueError:
-            continue  # half a line from a killed run
-        yield line
-
-
-def _kimg_of(line: str) -> float:
-    d = json.loads(line)
-    if "Progress/kimg" in d:
-        return d["Progress/kimg"]["mean"]
-    return d["kimg"] if d.get("kimg") is not None else -1.0
+def _kimg_of(record: dict[str, Any]) -> float:
+    progress = record.get("Progress/kimg")
+    kimg = progress.get("mean") if isinstance(progress, dict) else record.get("kimg")
+    return kimg if isinstance(kimg, int | float) else -1.0
 
 
 def _memory(device: torch.device) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from dnnlib import seeding
+from dnnlib import json_file, seeding
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time, run_cli
 from gantransfer import jobs, kernels
 from gantransfer.flags import INT, IntRange, PathObject, integers
@@ -219,8 +219,7 @@ def read(snapshot: Path, judge: int) -> dict[str, float] | None:
     """The numbers of one snapshot under one judge, or None."""
     name = f"report_judge{judge}"
     path = snapshot.parent / f"metric-{name}.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        r = json.loads(line)
+    for r in json_file.lines(path):
         if Path(r["snapshot_pkl"]).name == snapshot.name:
             return {k.removeprefix(f"{name}_"): v for k, v in r["results"].items() if isinstance(v, int | float)}
     return None

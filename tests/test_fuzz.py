@@ -1,32 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few seconds of fuzzing; `python -m tests.fuzz --seconds=600` runs longer."""
+"""A few seconds of fuzzing, and the hostile corpus; `python -m tests.fuzz --seconds=600` runs longer."""
 
 from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
 from dnnlib.util import UserError
 from gantransfer import inert_pickle
 from gantransfer.labels import label_array, parse_label_file
-from tests import fuzz
+from tests.chaos import corpus, mutations
+from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_mutated_files_load_or_are_refused():
-    counts = fuzz.run(seconds=3, seed=1)
-    names = {k.split(":")[0] for k in counts}
-    assert len(names) >= 6 and any(k.endswith("refused") for k in counts)
+    """A few inputs of every kind, in a process of its own."""
+    figures = mutations.run(seconds=25, seed=1)
+    assert figures["inputs"] >= 50 and figures["loaded"] > 0 and figures["refused"] > 0
+    assert figures["uncaught"] == figures["executed"] == figures["over_1gb"] == 0
 
 
-def test_the_fuzzer_notices_a_crash(monkeypatch):
-    def crash(path, *args, **kw):
-        raise ZeroDivisionError("boom")
+@pytest.mark.slow
+def test_hostile_files_are_refused():
+    figures = corpus.run()
+    assert figures["files"] > 290 and figures["refused"] == figures["files"]
+    assert figures["uncaught"] == figures["executed"] == figures["over_1gb"] == 0
 
-    monkeypatch.setattr(fuzz, "load_any", crash)
-    with pytest.raises(AssertionError, match="ZeroDivisionError: boom"):
-        fuzz.run(seconds=0.1)
+
+READERS = {
+    "uncaught": "def read(p):\n    raise ZeroDivisionError('boom')",
+    "executed": "def read(p):\n    import os\n    os.system('true')",
+    "unpickled": "def read(p):\n    import pickle\n    pickle.loads(b'cos\\nsystem\\n.')",
+    "written": "def read(p):\n    open(p.parent.parent.parent / 'elsewhere', 'w').close()",
+    "over_1gb": "def read(p):\n    bytearray(b'x' * (1300 << 20))",
+    "several lines": "def read(p):\n    raise type('E', (UserError,), {'__str__': lambda s: 'a\\nb'})()",
+}
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_the_fuzzer_notices(what, tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    kind = {"unpickled": "executed", "written": "executed", "several lines": "uncaught"}.get(what, what)
+    script = (f"import sys\nfrom pathlib import Path\nfrom dnnlib.util import UserError\n"
+              f"from tests.chaos import mutations, seeds\n{READERS[what]}\n"
+              "seeds.make = lambda folder: {'bad': seeds.Seed('x.bin', b'abc' * 9, lambda p: None if bytes("
+              "p.read_bytes()) == b'abc' * 9 else read(p))}\nmutations.work(1.5, 0, Path(sys.argv[1]))")
+    done = subprocess.run([sys.executable, "-c", script, str(place)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads((place / "figures.json").read_text())
+    assert figures["counts"].get(kind, 0) > 0 and figures["done"]
+
+
+def test_the_fuzzer_notices_the_end_of_its_worker(monkeypatch):
+    monkeypatch.setattr(mutations, "ROOT", mutations.ROOT / "tests")  # where no worker can start
+    assert mutations.run(seconds=1)["uncaught"] > 0
 
 
 hypothesis = pytest.importorskip("hypothesis", reason="needs hypothesis (extra `dev`)")

@@ -129,6 +129,97 @@ def test_bad_files_are_one_line(name, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
 
 
+def elsewhere(tmp_path):
+    """Files whose images are in other files, or nowhere: name -> what is said."""
+    (tmp_path / "secret.txt").write_text("a line that must not leave this machine\n" * 8)
+    make(tmp_path / "other.h5", x=images(2))
+    (tmp_path / "deep").mkdir()
+    labels = np.zeros(2, int)
+
+    def written(name, fill, **arrays):
+        with h5py.File(tmp_path / name, "w") as f:
+            fill(f)
+            for k, v in {"fake_labels": labels, **arrays}.items():
+                f.create_dataset(k, data=v)
+        return name
+
+    def group(f, link):
+        f.create_group("g")["inner"] = link
+        f["fake_images"] = h5py.SoftLink("/g/inner/x")
+
+    layout = h5py.VirtualLayout((2, 1, 16, 16), dtype=np.uint8)
+    layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "x", shape=(2, 1, 16, 16))
+    huge = dict(shape=(10**6, 1, 256, 256), dtype=np.uint8, chunks=(1, 1, 256, 256))
+    return {
+        written("raw.h5", lambda f: f.create_dataset("fake_images", shape=(2, 1, 8, 16), dtype=np.uint8, external=[
+            (str(tmp_path / "secret.txt"), 0, 256)])): "external storage",
+        written("link.h5", lambda f: f.__setitem__("fake_images", h5py.ExternalLink("other.h5", "x"))): "another file",
+        written("no.h5", lambda f: f.__setitem__("fake_images", h5py.ExternalLink("none.h5", "x"))): "another file",
+        written("soft.h5", lambda f: group(f, h5py.ExternalLink("other.h5", "/"))): "another file",
+        written("loop.h5", lambda f: f.__setitem__("fake_images", h5py.SoftLink("/fake_images"))): "leads to itself",
+        written("label.h5", lambda f: f.__setitem__("fake_images", images(2)) or f.__setitem__(
+            "types", h5py.ExternalLink("other.h5", "x")), fake_labels2=[0]): None,
+        written("virtual.h5", lambda f: f.create_virtual_dataset("fake_images", layout)): "virtual storage",
+        written("sparse.h5", lambda f: f.create_dataset("fake_images", **huge),
+                fake_labels=np.zeros(10**6, np.int8)): "says that it holds",
+        written("packed.h5", lambda f: f.create_dataset("fake_images", compression="gzip", **huge),
+                fake_labels=np.zeros(10**6, np.int8)): "says that it holds",
+        written("rows.h5", lambda f: f.create_dataset("fake_images", data=np.zeros((3 * 10**6, 1, 1, 1), np.uint8),
+                                                      compression="gzip"),
+                fake_labels=np.zeros(1, np.int8)): "says that it holds",
+        written("chunk.h5", lambda f: f.create_dataset("fake_images", shape=(1, 1, 40_000, 40_000), dtype=np.uint8,
+                                                       chunks=(1, 1, 40_000, 40_000), compression="gzip"),
+                fake_labels=[0]): "says that it holds",
+    }
+
+
+def test_data_of_other_files_are_not_read(tmp_path):
+    for name, said in elsewhere(tmp_path).items():
+        if said is None:
+            assert len(h5.read(str(tmp_path / name)).rows) == 2
+            continue
+        with pytest.raises(UserError) as e:
+            tool(f"--source={tmp_path / name}", f"--dest={tmp_path / 'out.zip'}")
+        assert said in str(e.value) and name in str(e.value) and "\n" not in str(e.value)
+        assert not (tmp_path / "out.zip").exists()
+
+
+def test_links_within_the_file_are_followed(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as f:
+        f.create_group("sets")["pictures"] = images(3)
+        f["sets/latest"] = h5py.SoftLink("pictures")
+        f["fake_images"] = h5py.SoftLink("/sets/latest")
+        f["fake_labels"] = [0, 1, 0]
+    got = h5.read(str(tmp_path / "a.h5"))
+    assert np.array_equal(np.stack(list(got.images())), images(3))
+
+
+def test_filters_that_need_a_plugin_are_named(tmp_path, monkeypatch):
+    with h5py.File(tmp_path / "a.h5", "w") as f:
+        f.create_dataset("fake_images", data=images(2), compression="gzip", chunks=(1, 1, 16, 16))
+        f["fake_labels"] = [0, 1]
+    assert len(h5.read(str(tmp_path / "a.h5")).rows) == 2
+    monkeypatch.setattr(h5, "_FILTERS", {2, 3})  # as if gzip were none of HDF5's own
+    with pytest.raises(UserError, match="filter 1, which needs a plugin"):
+        h5.read(str(tmp_path / "a.h5"))
+
+
+def test_large_images_are_read_in_small_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(h5, "BLOCK_BYTES", 600)
+    make(tmp_path / "a.h5", fake_images=images(7), fake_labels=np.arange(7))
+    assert np.array_equal(np.stack(list(h5.read(str(tmp_path / "a.h5")).images())), images(7))
+
+
+@pytest.mark.parametrize("text", ["[", "3", "{}", '{"min": 1}', '{"kind": "regression", "min": "a", "max": 2}',
+                                  "[" * 5000, '{"kind": "regression", "min": 0, "max": 1e999, "unit": ""}'])
+def test_damaged_label_meta(tmp_path, text):
+    make(tmp_path / "a.h5", fake_images=images(2), fake_labels=[0.5, 1.0])
+    with h5py.File(tmp_path / "a.h5", "a") as f:
+        f.attrs["label_meta"] = text
+    with pytest.raises(UserError, match="label_meta"):
+        h5.read(str(tmp_path / "a.h5"))
+
+
 def test_bad_flags(tmp_path):
     path = utkface(tmp_path / "a.h5")
     (tmp_path / "no.h5").write_bytes(b"\x89HDF cut")

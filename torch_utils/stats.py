@@ -24,7 +24,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from dnnlib.util import EasyDict
+from dnnlib import json_file
+from dnnlib.util import EasyDict, UserError
 from torch_utils import distributed
 
 
@@ -175,12 +176,13 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[dict]:
     """The records of a JSON-lines file; an absent file has none. A broken line ends the reading."""
     if not Path(path).exists():
         return
-    with open(path, encoding="utf-8") as f:
+    with open(path, encoding="utf-8", errors="replace") as f:
         for line in f:
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
+                record = json_file.parse(line, str(path))
+            except UserError:
                 return
+            yield record
 
 
 def append_stats(path: str | os.PathLike, stats: Mapping[str, Mapping[str, float]]) -> float:

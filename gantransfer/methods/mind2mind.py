@@ -300,8 +300,14 @@ class Mind2Mind(method.Method):
 
     def _cache(self, dataset: ImageDataset, whole: ImageDataset) -> latents.Cache:
         path = Path(self.opts.cache) if self.opts.cache else latents.default_path(dataset.spec.path)
-        if not path.exists() and dist.is_main():
-            print(f"No latent cache {path}: encoding {len(whole)} images now "
+        missing = f"No latent cache {path}" if not path.exists() else ""
+        if dist.is_main() and not missing and latents.made_by_us(path):
+            try:
+                latents.read(path)
+            except latents.Damaged as e:
+                missing = str(e).split("; encode")[0]
+        if missing and dist.is_main():
+            print(f"{missing}: encoding {len(whole)} images now "
                   f"(python -m gantransfer.encode does that on its own, with progress)")
             latents.encode(whole, self.ae, path, flips=dataset.xflip, device=self.device)
         dist.barrier()

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 import gantransfer
-from dnnlib import util
+from dnnlib import json_file, util
 from dnnlib.util import UserError
 from gantransfer import directions
 from gantransfer.dataset import DataSpec, ImageDataset
@@ -708,13 +708,7 @@ def _read_lines(path: Path) -> tuple[list[dict], int]:
         return [], 0
     data = path.read_bytes()
     good = data.rfind(b"\n") + 1
-    lines = []
-    for line in data[:good].splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return [x for x in lines if isinstance(x, dict)], good
+    return [record for _, record in json_file.records(data[:good])], good
 
 
 def already_done(run_dir: str | Path, name: str, snapshot: str | None) -> bool:

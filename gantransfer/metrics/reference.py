@@ -6,12 +6,8 @@ Read are our own .npz, EDM's .npz (`mu`, `sigma`), and EDM2's pickle ({'num_imag
 
 from __future__ import annotations
 
-import codecs
 import hashlib
-import io
 import json
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +17,10 @@ import numpy as np
 
 from dnnlib import util
 from dnnlib.util import UserError
+from gantransfer import npz, pickled_arrays
 from gantransfer.metrics.fid import Moments
 from gantransfer.networks.features import Detector
+from gantransfer.pickle_machine import Refused, one_line
 
 # EDM2's name of a detector -> ours
 _EDM2 = {"fid": "inception", "fd_dinov2": "dinov2"}
@@ -55,62 +53,63 @@ class ReferenceStats:
         return m
 
 
-class _Arrays(pickle.Unpickler):
-    """Unpickles dicts, numbers and NumPy arrays; any other name in the file is refused."""
-
-    # what NumPy itself names when it pickles an array and a number, under the module names of its major versions
-    _ALLOWED = {(module, fn.__name__): fn for fn in (np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0])
-                for module in ("numpy.core.multiarray", "numpy._core.multiarray")} | {
-        ("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype, ("_codecs", "encode"): codecs.encode}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
-        return self._ALLOWED[module, name]
-
-
 def read_reference(path: str | Path) -> ReferenceStats:
     """Read a file of statistics. UserError, naming the file, for anything else. Runs nothing that is in the file."""
     path = util.fetch(path)
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise UserError(f"--ref={path} cannot be read ({e.strerror})") from None
     digest = hashlib.sha256(data).hexdigest()
     try:
         if data[:2] == b"PK":
-            with np.load(io.BytesIO(data), allow_pickle=False) as z:
-                arrays = {k: z[k] for k in z.files}
-            return _from_npz(path, digest, arrays)
-        return _from_pickle(path, digest, _Arrays(io.BytesIO(data)).load())
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, zipfile.BadZipFile,
-            pickle.UnpicklingError) as e:
-        raise UserError(f"--ref={path} is not a file of reference statistics ({e})") from None
+            return _from_npz(path, digest, npz.read(data))
+        return _from_pickle(path, digest, pickled_arrays.load(data))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RuntimeError, Refused) as e:
+        raise UserError(f"--ref={path} is not a file of reference statistics ({one_line(e)})") from None
 
 
 def _from_npz(path: Path, digest: str, a: Mapping[str, np.ndarray]) -> ReferenceStats:
     if "header" in a:
         header = json.loads(str(a["header"]))
-        m = Moments.from_mean_cov(int(a["num"]), a["mu"], a["sigma"], ddof=1)
-        return ReferenceStats(path, digest, {header["detector"]["name"]: _checked(m)}, int(a["num"]),
-                              header["detector"]["sha256"], header["dataset"])
-    return ReferenceStats(path, digest, {"inception": _checked(_published(a, _UNKNOWN))}, None)
+        detector, num = header["detector"], _count(a["num"])
+        if not (isinstance(detector["name"], str) and isinstance(detector["sha256"], str)
+                and isinstance(header["dataset"], dict)):
+            raise ValueError("its header is damaged")
+        return ReferenceStats(path, digest, {detector["name"]: _moments(a, num)}, num, detector["sha256"],
+                              header["dataset"])
+    return ReferenceStats(path, digest, {"inception": _moments(a, _UNKNOWN)}, None)
 
 
 def _from_pickle(path: Path, digest: str, obj: Mapping[str, Any]) -> ReferenceStats:
-    num = int(obj["num_images"]) if "num_images" in obj else None
-    moments = {ours: _checked(_published(obj[theirs], num or _UNKNOWN)) for theirs, ours in _EDM2.items()
-               if theirs in obj}
+    if not isinstance(obj, dict):
+        raise ValueError("it holds no dict")
+    num = _count(obj["num_images"]) if "num_images" in obj else None
+    moments = {ours: _moments(obj[theirs], num or _UNKNOWN) for theirs, ours in _EDM2.items() if theirs in obj}
     if not moments:
         raise ValueError(f"it has none of {', '.join(_EDM2)}")
     return ReferenceStats(path, digest, moments, num)
 
 
-def _published(a: Mapping[str, np.ndarray], num: int) -> Moments:
-    return Moments.from_mean_cov(num, a["mu"], a["sigma"], ddof=1)
+def _count(value: Any) -> int:
+    """A number of images. ValueError for anything else."""
+    number = np.asarray(value)
+    if number.shape != () or number.dtype.kind not in "iu" or not 0 < int(number) <= _UNKNOWN:
+        raise ValueError("its number of images is none")
+    return int(number)
 
 
-def _checked(m: Moments) -> Moments:
-    if m.mean.ndim != 1 or m.scatter.shape != (m.dim, m.dim) or not bool(m.scatter.isfinite().all()):
-        raise ValueError(f"mean {tuple(m.mean.shape)} and covariance {tuple(m.scatter.shape)} do not fit")
-    return m
+def _moments(a: Mapping[str, Any], num: int) -> Moments:
+    """Moments out of `mu` [D] and `sigma` [D, D]. ValueError when they are anything else."""
+    if not isinstance(a, dict):
+        raise ValueError("it holds no mean and covariance")
+    mu, sigma = np.array(a["mu"]), np.array(a["sigma"])  # copies: those of a pickle are read-only
+    if not (mu.dtype.kind == sigma.dtype.kind == "f" and mu.ndim == 1 and len(mu)
+            and sigma.shape == (len(mu), len(mu))):
+        raise ValueError(f"mean {list(mu.shape)} and covariance {list(sigma.shape)} do not fit")
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise ValueError("its mean or covariance is not finite")
+    return Moments.from_mean_cov(num, mu, sigma, ddof=1)
 
 
 def write_reference(path: str | Path, moments: Moments, detector: Detector, dataset: Mapping[str, Any]) -> None:

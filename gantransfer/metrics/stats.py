@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +20,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dnnlib import util
+from dnnlib import json_file, util
+from dnnlib.util import UserError
+from gantransfer import npz
 from gantransfer.dataset import ImageDataset
 from gantransfer.metrics.arrays import check_finite
 from gantransfer.metrics.context import MetricContext, Plan
 from gantransfer.metrics.fid import Moments, RunningMoments
 from gantransfer.networks.features import Detector
+from gantransfer.pickle_machine import Refused, one_line
 from torch_utils import distributed as dist
 
 VERSION = 2  # of these statistics: part of every cache key, raised when the same images would give other numbers
@@ -264,17 +266,28 @@ def _load_cached(ctx: MetricContext, key: str, keep_rows: bool) -> FeatureSet | 
         if not path.is_file():
             continue
         try:
-            with np.load(path, allow_pickle=False) as z:
-                if json.loads(str(z["header"]))["key"] != key:
-                    continue
-                if kind == "rows":
-                    rows = torch.from_numpy(z["rows"])
-                    return FeatureSet(len(rows), rows.shape[1], rows)
-                m = Moments(int(z["num"]), torch.from_numpy(z["mean"]), torch.from_numpy(z["scatter"]))
-                return FeatureSet(m.num, m.dim, _moments=m)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
-            print(f"Cached statistics {path} are damaged ({e}); computing them again", file=sys.stderr)
+            return _from_cache(npz.read(path), kind, key)
+        except (UserError, Refused, KeyError, ValueError) as e:
+            print(f"Cached statistics {path} are damaged ({one_line(e)}); computing them again", file=sys.stderr)
     return None
+
+
+def _from_cache(a: dict[str, np.ndarray], kind: str, key: str) -> FeatureSet:
+    """What a file of the cache holds. ValueError, KeyError or UserError unless it is whole, and of this key."""
+    if json_file.parse(str(a["header"]), "its header").get("key") != key:
+        raise ValueError("it is of other images or another detector")
+    if kind == "rows":
+        rows = a["rows"]
+        if rows.ndim != 2 or rows.dtype != np.float32 or not rows.size or not np.isfinite(rows).all():
+            raise ValueError("its rows are no features")
+        return FeatureSet(len(rows), rows.shape[1], torch.from_numpy(rows))
+    num, mean, scatter = a["num"], a["mean"], a["scatter"]
+    if not (num.shape == () and num.dtype == np.int64 and num > 0 and mean.dtype == scatter.dtype == np.float64
+            and mean.ndim == 1 and len(mean) and scatter.shape == (len(mean), len(mean))
+            and np.isfinite(mean).all() and np.isfinite(scatter).all()):
+        raise ValueError("its mean and covariance do not fit")
+    m = Moments(int(num), torch.from_numpy(mean), torch.from_numpy(scatter))
+    return FeatureSet(m.num, m.dim, _moments=m)
 
 
 def _save_cached(ctx: MetricContext, key: str, result: FeatureSet, keep_rows: bool, chosen: Selection) -> None:

@@ -15,17 +15,17 @@ Found by name as `<name>.detector.json`, or beside a weights file W.pt given wit
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import UserError, open_regular
+from dnnlib import json_file
+from dnnlib.util import UserError
 from gantransfer.networks import resize
 from gantransfer.networks.input_path import InputSpec
-from gantransfer.networks.weights import MissingWeights, first_line, search_path, sha256_of
+from gantransfer.networks.weights import MissingWeights, search_path, sha256_of
 
 KINDS = ("state_dict", "torchscript", "export")
 ARCHITECTURES = ("fid_inception_v3", "torchvision_inception_v3", "vgg16", "dinov2_vitl14", "digits_judge")
@@ -72,7 +72,8 @@ def _input(obj: Any, path: Path) -> InputSpec:
         raise UserError(f"{path}: input.dtype must be float32 and input.quantize_uint8 true")
     for key in ("range", "mean", "std"):
         values = got[key] if isinstance(got[key], list) else [got[key]]
-        if not values or not all(isinstance(v, (int, float)) for v in values) or (key == "range" and len(values) != 2):
+        if not (values and all(isinstance(v, int | float) and abs(v) < 2**53 for v in values)  # neither NaN nor inf
+                and (key != "range" or len(values) == 2)):
             raise UserError(f"{path}: input.{key}: expected numbers")
         got[key] = tuple(float(v) for v in values)
     return InputSpec(**got)
@@ -82,10 +83,9 @@ def read_descriptor(path: str | Path, reserved: Collection[str] = ()) -> Descrip
     """Parse and check a descriptor; its name must not be in `reserved`. Anything unknown in it is a UserError."""
     path = Path(path)
     try:
-        with open_regular(path) as f:
-            raw = json.loads(f.read().decode("utf-8"))
-    except (OSError, ValueError) as e:
-        raise UserError(f"{path}: cannot be read as a detector descriptor: {first_line(e)}") from None
+        raw = json_file.read(path)
+    except UserError as e:
+        raise UserError(f"{path}: cannot be read as a detector descriptor: {e}") from None
     top = _take(raw, str(path), name=None, version=1, kind="state_dict", file=None, sha256="", arch="", arch_kwargs={},
                 input={}, call={}, outputs={}, classes=None)
     if not isinstance(top["name"], str) or not NAME.fullmatch(top["name"]):
@@ -100,16 +100,26 @@ def read_descriptor(path: str | Path, reserved: Collection[str] = ()) -> Descrip
         raise UserError(f"{path}: arch '{top['arch']}': expected one of {', '.join(ARCHITECTURES)}")
     if not isinstance(top["file"], str) or not isinstance(top["sha256"], str):
         raise UserError(f"{path}: 'file' must name the weights file and 'sha256' be text")
+    call = _take(top["call"], f"{path}: call", kwargs={})
+    for name, value in (("arch_kwargs", top["arch_kwargs"]), ("call.kwargs", call["kwargs"])):
+        if not (isinstance(value, dict) and all(isinstance(v, int | float | str | None) for v in value.values())):
+            raise UserError(f"{path}: {name} must be an object of numbers and text")
+    if not (top["classes"] is None or isinstance(top["classes"], list)
+            and all(type(c) is int and 0 <= c < 2**31 for c in top["classes"])):
+        raise UserError(f"{path}: 'classes' must be a list of class numbers, or null")
     outputs = _take(top["outputs"], f"{path}: outputs", features={}, logits=None)
     features = _take(outputs["features"], f"{path}: outputs.features", key=0, dim=None)
     logits = _take(outputs["logits"] or {}, f"{path}: outputs.logits", key=1, dim=None, unbiased=True)
+    for name, output in (("features", features), ("logits", logits)):
+        if not (isinstance(output["key"], int | str | None) and isinstance(output["dim"], int | None)):
+            raise UserError(f"{path}: outputs.{name}: 'key' must be a number or name, 'dim' a number or null")
     return Descriptor(
         name=top["name"], kind=top["kind"], path=path.parent / top["file"], sha256=top["sha256"].lower(),
         arch=top["arch"], arch_kwargs=dict(top["arch_kwargs"]), input=_input(top["input"], path),
-        call_kwargs=dict(_take(top["call"], f"{path}: call", kwargs={})["kwargs"]),
+        call_kwargs=dict(call["kwargs"]),
         feature_key=features["key"], dim=features["dim"], logit_key=logits["key"],
         has_logits=outputs["logits"] is not None or top["arch"] in ARCHITECTURES_WITH_LOGITS,
-        classes=None if top["classes"] is None else tuple(int(c) for c in top["classes"]))
+        classes=None if top["classes"] is None else tuple(top["classes"]))
 
 
 def find_descriptor(name: str, overrides: Mapping[str, str | Path] | None = None,

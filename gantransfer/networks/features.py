@@ -27,6 +27,7 @@ from gantransfer.networks.weights import (
     MissingWeights,
     WeightsFile,
     first_line,
+    load_program,
     load_script,
     load_strictly,
     read_state,
@@ -82,7 +83,8 @@ _FID_PTH = WeightsFile(
 _NVIDIA = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
 _FID_NVIDIA = WeightsFile(("inception-2015-12-05.pt", "a866f8d678872dcf6fcf60ddd09807ab_inception-2015-12-05.pt"),
                           _NVIDIA + "inception-2015-12-05.pt")
-_VGG_NVIDIA = WeightsFile(("5982b9427714baaab6e0a48ef3b1dbfd_vgg16.pt", "vgg16.pt"), _NVIDIA + "vgg16.pt")
+_VGG_NVIDIA = WeightsFile(("5982b9427714baaab6e0a48ef3b1dbfd_vgg16.pt", "vgg16.pt"), _NVIDIA + "vgg16.pt",
+                          "b437eb095feaeb0b83eb3fa11200ebca4548ee39a07fb944a417ddc516cc07c3")
 _TORCHVISION_NEW = WeightsFile(("inception_v3_google-0cc3c7bd.pth",),
                                "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth", "0cc3c7bd")
 _TORCHVISION_OLD = WeightsFile(("inception_v3_google-1a9a5a14.pth",),
@@ -132,7 +134,7 @@ def _load_inception(variant: str) -> Callable[[Path, torch.device], Callable[[Te
 
 
 def _load_vgg_script(path: Path, device: torch.device) -> Callable[[Tensor], Features]:
-    net = load_script(path, device)
+    net = load_script(path, device, _VGG_NVIDIA)
     return lambda x: Features(net(x, return_features=True), None)
 
 
@@ -280,10 +282,7 @@ def _load_described(d: Descriptor, device: torch.device) -> Callable[[Tensor], F
     if d.kind == "torchscript":
         net = load_script(d.path, device)
     else:
-        try:
-            net = torch.export.load(str(d.path)).module().to(device)
-        except Exception as e:  # torch.export raises many kinds; all mean that the file is not one of its archives
-            raise UserError(f"{d.path}: not a torch.export file ({first_line(e)})") from None
+        net = load_program(d.path, device)
 
     def pick(out: Any, key: int | str | None) -> Tensor:
         try:
@@ -334,7 +333,7 @@ def load_lpips(device: torch.device | str = "cpu", overrides: Mapping[str, str |
     digest = hashlib.sha256("".join(sha256_of(p) for p in paths).encode()).hexdigest() if len(paths) > 1 \
         else sha256_of(paths[0])
     if len(paths) == 1:
-        script = load_script(paths[0], device)
+        script = load_script(paths[0], device, _VGG_NVIDIA)
         return Perceptual(lambda x: script(x, resize_images=False, return_lpips=True).flatten(1), digest)
     net = vgg.LPIPS()
     try:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +16,8 @@ from torch import Tensor, nn
 
 from dnnlib import util
 from dnnlib.util import UserError
+from gantransfer import torch_file
+from gantransfer.inert_pickle import Refused
 
 
 @dataclass(frozen=True)
@@ -126,34 +127,41 @@ def download(file: WeightsFile) -> Path:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """State dict of a weights file: a torch file of plain tensors, or the tensors of a TorchScript file."""
-    if _is_script(path):
-        return dict(load_script(path, torch.device("cpu")).state_dict())
+    """State dict of a weights file: a torch file of plain tensors, or the tensors of a TorchScript file.
+
+    Nothing in the file runs, a TorchScript program neither. UserError, one line.
+    """
     try:
-        obj = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises many kinds here; all mean "not a file of plain tensors"
+        obj = torch_file.script_tensors(path) if torch_file.is_script(path) else torch_file.load(path)
+    except (Refused, OSError) as e:
         raise UserError(f"{path}: cannot be read as weights ({first_line(e)}); the file may be an incomplete download: "
                         "delete it and fetch it again") from None
-    if not isinstance(obj, Mapping) or not all(isinstance(v, Tensor) for v in obj.values()):
+    if not isinstance(obj, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in obj.items()):
         raise UserError(f"{path}: not a state dict of tensors")
     return dict(obj)
 
 
-def _is_script(path: Path) -> bool:
-    """Whether the file is a TorchScript archive (it has a table of constants; files of torch.save do not)."""
-    try:
-        with zipfile.ZipFile(path) as z:
-            return any(n.endswith("/constants.pkl") for n in z.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
+def load_script(path: Path, device: torch.device, published: WeightsFile | None = None) -> nn.Module:
+    """Open a TorchScript file. That file is a program: what its author put into it runs, now and at every call.
 
-
-def load_script(path: Path, device: torch.device) -> nn.Module:
-    """Open a TorchScript file. Only called for files the user named or that carry a publisher's reserved name."""
+    Only called where a descriptor's `kind` says `torchscript`, or for the file `published`, whose hash it must have.
+    """
+    if published is not None and sha256_of(path) != published.sha256:
+        raise UserError(f"{path} is not the published {published.names[-1]} (SHA-256 {published.sha256[:8]}...); it is "
+                        "a program, and runs under that name only if it is the published one: describe another with a "
+                        "descriptor of kind torchscript, under a name of its own")
     try:
         return torch.jit.load(str(path), map_location=device).eval()
-    except (RuntimeError, ValueError) as e:
+    except Exception as e:  # torch raises many kinds here, and the program any
         raise UserError(f"{path}: not a TorchScript file ({first_line(e)})") from None
+
+
+def load_program(path: Path, device: torch.device) -> nn.Module:
+    """Open a file of torch.export, a program as well. Only called where a descriptor's `kind` says `export`."""
+    try:
+        return torch.export.load(str(path)).module().to(device)
+    except Exception as e:  # torch.export raises many kinds; all mean that the file is not one of its archives
+        raise UserError(f"{path}: not a torch.export file ({first_line(e)})") from None
 
 
 def first_line(e: Exception) -> str:

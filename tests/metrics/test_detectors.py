@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finding, checking and running detectors. Large published networks are stood in for by random weights."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -314,9 +315,17 @@ class ScriptVGG(nn.Module):
         return x[:, :1].repeat(1, 4096) if return_features else x
 
 
-def test_nvidia_vgg_runs_as_it_is(tmp_path, empty_home):
+def test_nvidia_vgg_runs_as_it_is(tmp_path, empty_home, monkeypatch):
     path = tmp_path / "vgg16.pt"
     torch.jit.script(ScriptVGG()).save(str(path))
+    for name in ("vgg16", "lpips"):  # it is not the published file: under that name it must not run
+        with pytest.raises(UserError, match="published"):
+            features.load(name, overrides={name: path}) if name == "vgg16" else features.load_lpips(
+                overrides={name: path})
+    published = dataclasses.replace(features._VGG_NVIDIA, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(features, "_VGG_NVIDIA", published)
+    monkeypatch.setitem(features.RESERVED, "vgg16", dataclasses.replace(features.RESERVED["vgg16"],
+                                                                        files=(published,)))
     d = features.load("vgg16", overrides={"vgg16": path})
     out = d(images)
     assert out.features.shape == (3, 4096)
@@ -335,6 +344,73 @@ def test_vgg_features_are_the_second_linear_layer():
     with torch.no_grad():
         out = net.eval()(torch.randn(2, 3, 64, 64))
     assert torch.equal(out, torch.linspace(-1, 1, 4096).relu().expand(2, -1))
+
+
+class Program(nn.Module):
+    """A TorchScript file that writes another file as soon as it is opened."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+
+    @torch.jit.export
+    def __getstate__(self):
+        return (self.w, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]):
+        self.w = state[0]
+        self.training = state[1]
+        torch.save(self.w, "WRITTEN_BY_THE_FILE")
+
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.parametrize("arch", ["digits_judge", "vgg16", "fid_inception_v3", "dinov2_vitl14"])
+def test_a_program_does_not_run_where_weights_are_expected(tmp_path, monkeypatch, arch):
+    monkeypatch.chdir(tmp_path)
+    torch.jit.script(Program()).save("net.pth")
+    torch.jit.load("net.pth")
+    written = tmp_path / "WRITTEN_BY_THE_FILE"
+    assert written.exists(), "the program of this test does not work"
+    written.unlink()
+    path = tmp_path / "net.detector.json"
+    path.write_text(json.dumps(dict(name="net", file="net.pth", arch=arch)))
+    with pytest.raises(UserError, match="form of their own"):
+        features.load("net", overrides={"net": path})
+    assert not written.exists()
+    path.write_text(json.dumps(dict(name="net", kind="torchscript", file="net.pth")))
+    features.load("net", overrides={"net": path})
+    assert written.exists()  # as the descriptor says that it is a program
+
+
+def test_tensors_of_a_program_are_its_state_dict(tmp_path):
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3)
+            self.register_buffer("mean", torch.arange(3.0))
+            self.other = torch.ones(3)  # neither parameter nor buffer
+
+        def forward(self, x):
+            return self.conv(x) + self.other.sum() + self.mean.sum()
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([Inner(), Inner()])
+            self.sizes, self.names = [1, 2], {"a": 1.5}
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x + self.sizes[0] + self.names["a"]
+
+    torch.jit.script(Outer()).save(str(tmp_path / "net.pt"))
+    expected, got = torch.jit.load(str(tmp_path / "net.pt")).state_dict(), weights.read_state(tmp_path / "net.pt")
+    assert set(got) == set(expected) and len(got) == 6
+    assert all(torch.equal(got[k], v) for k, v in expected.items())
 
 
 # Descriptors
