@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnnlib.util import UserError
+from gantransfer.snapshot import find_snapshots
 
 HIGHER = ("is", "pr", "accuracy", "lpips", "dc", "label")  # beginnings of metrics where more is better
 
@@ -66,7 +67,7 @@ def since_best(run_dir: Path, metric: str | None) -> tuple[int, Rating | None]:
 def keep_best(run_dir: Path, metric: str | None) -> None:
     """Remove the run's snapshots other than the best and the newest."""
     _, best = since_best(run_dir, metric)
-    for path in sorted(run_dir.glob("network-snapshot-*.pkl"))[:-1]:
+    for path in find_snapshots(run_dir)[:-1]:
         if best is not None and path.name != best.snapshot:
             path.unlink(missing_ok=True)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -235,6 +236,19 @@ def upgrade(content: dict[str, Any], source: str) -> dict[str, Any]:
     for v in range(version, VERSION):
         content = {**UPGRADES[v](content), "version": v + 1}
     return content
+
+
+def numbered(folder: str | os.PathLike, pattern: str) -> list[Path]:
+    """Files of `folder` called as `pattern`, whose star stands for a number, by rising number."""
+    before, after = pattern.split("*")
+    form = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
+    found = [(form.fullmatch(p.name), p) for p in Path(folder).glob(pattern)]
+    return [p for _, p in sorted((int(m[1]), p) for m, p in found if m)]
+
+
+def find_snapshots(run_dir: str | os.PathLike) -> list[Path]:
+    """Network snapshots of a run, oldest first."""
+    return numbered(run_dir, "network-snapshot-*.pkl")
 
 
 def read_plain(path: Path, what: str) -> Any:

@@ -95,6 +95,10 @@ class Collector:
                 self._latest[name] = EasyDict(num=int(num), mean=mean, std=std)
         return {name: EasyDict(s) for name, s in self._latest.items()}
 
+    def pending(self) -> dict[str, float]:
+        """Means of what this rank reported since the last `collect`."""
+        return {k: v[1] / v[0] for k, v in self.state()["pending"].items() if v[0]}
+
     def state(self) -> dict:
         """Everything as plain numbers: {'latest': last figures, 'pending': this rank's count, sum, squares}."""
         pending = {name: [float(n), 0.0, 0.0] for name, n in self._counts.items()}
