@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+from dnnlib.util import signals_end_start
+
+if __name__ == "__main__":
+    signals_end_start()
+
 import json
 import re
 import sys

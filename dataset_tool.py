@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
+from dnnlib.util import signals_end_start
+
+if __name__ == "__main__":
+    signals_end_start()
+
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -25,7 +31,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from dnnlib.util import UserError, atomic_path, run_cli
+from dnnlib.util import UserError, atomic_path, run_cli, sole_writer
 from gantransfer import h5
 from gantransfer.container import Container, decode
 from gantransfer.data_sources import SPLITS, Item, Source, SourceOptions, open_image, open_source
@@ -172,13 +178,19 @@ class _Destination:
         self.stack.push(lambda kind, *_: None if kind is None else _remove_empty(missing))
         try:
             self.parent.mkdir(parents=True, exist_ok=True)
+            self.stack.enter_context(sole_writer(self.path, "--dest="))
             if self.is_zip:
                 temporary = self.stack.enter_context(atomic_path(self.path))
                 archive = self.stack.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED))
                 # A fixed date makes equal input give equal files.
                 return lambda name, data: archive.writestr(zipfile.ZipInfo(name), data)
             folder = Path(tempfile.mkdtemp(prefix=f".{Path(self.path).name}.", suffix=".tmp", dir=self.parent))
+        except UserError:
+            self.stack.close()
+            _remove_empty(missing)
+            raise
         except OSError as e:
+            self.stack.close()
             _remove_empty(missing)
             raise UserError(f"cannot write --dest={self.path}: {e.strerror or e}") from None
         self.stack.push(lambda kind, *_: self._finish(folder, kind is None))
@@ -201,7 +213,13 @@ class _Destination:
                 os.chmod(folder, 0o777 & ~umask)
                 with contextlib.suppress(FileNotFoundError):
                     os.rmdir(self.path)
-                os.rename(folder, self.path)
+                try:
+                    os.rename(folder, self.path)
+                except OSError as e:
+                    if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                        raise
+                    raise UserError(f"--dest={self.path} was made by somebody else meanwhile; choose another "
+                                    "name") from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -392,8 +410,9 @@ def convert_h5(source: Source, dest: str, how: Conversion, fmt: str, test: Sourc
 
     whole = how.max_images is None and not how.drop_unlabelled and how.transform != "center-crop-wide"
     try:
-        made = h5.write(dest, fmt, pairs(source), fakes=source.generated, label_meta=source.label_meta, seed=seed,
-                        test=None if test is None else pairs(test), splits=source.splits if whole else {})
+        with sole_writer(dest, "--dest="):
+            made = h5.write(dest, fmt, pairs(source), fakes=source.generated, label_meta=source.label_meta, seed=seed,
+                            test=None if test is None else pairs(test), splits=source.splits if whole else {})
     except OSError as e:
         raise UserError(f"cannot write --dest={dest}: {e.strerror or e}") from None
     report(f"{dest}: " + ", ".join(f"{k} {n}" for k, n in made.items()))

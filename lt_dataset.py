@@ -6,6 +6,11 @@ Images stay where they are; the file written (`lt_25.json`) lists those that bel
 
 from __future__ import annotations
 
+from dnnlib.util import signals_end_start
+
+if __name__ == "__main__":
+    signals_end_start()
+
 import hashlib
 import json
 import os
@@ -19,7 +24,7 @@ from typing import Any
 import click
 import numpy as np
 
-from dnnlib.util import UserError, atomic_path, atomic_write, run_cli
+from dnnlib.util import UserError, atomic_path, atomic_write, run_cli, sole_writer
 from gantransfer.container import Container
 from gantransfer.labels import label_array, parse_label_file, shot_groups, some
 
@@ -244,8 +249,10 @@ def write_files(container: Container, fn: str, contents: dict[str, dict[str, Any
                 f.write(text)
         return
     container.close()
-    with atomic_path(fn) as temporary:
-        if any(name in container.names for name in data):
+    with sole_writer(fn, wait=True), atomic_path(fn) as temporary:
+        with zipfile.ZipFile(fn) as old:  # as it is now: another command may have written since it was opened
+            names = set(old.namelist())
+        if any(name in names for name in data):
             # A member cannot be replaced in place: copy the others.
             with zipfile.ZipFile(fn) as old, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as new:
                 for info in old.infolist():

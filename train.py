@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+from dnnlib.util import signals_end_start
+
+if __name__ == "__main__":
+    signals_end_start()
+
 import dataclasses
 import os
 
@@ -329,7 +334,7 @@ class Setup:
             training_loop.run(trainer, self.dataset, self.run, out, state,
                               CudaGraphs(device) if self.flags["graphs"] else None)
             dist.print0(f"Run folder: {run_dir}")
-        except (UserError, Stopped, KeyboardInterrupt):
+        except (UserError, OSError, Stopped, KeyboardInterrupt):
             if self.folder and not training_loop.find_states(run_dir) and not find_snapshots(run_dir):
                 if logger:
                     logger.close()

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dnnlib.lock import try_lock
+from dnnlib.lock import owner_of, sign, try_lock
 
 
 class UserError(Exception):
@@ -92,6 +92,30 @@ def run_cli(command: Callable[[], Any]) -> None:
             _last_words(f"Error: cannot {verb} {name}: {cause.strerror}; {_REMEDY[cause.errno]}", 2)
 
 
+def signals_end_start() -> None:
+    """For the first lines of a script: until `run_cli`, signals end it in one line. Imports take seconds, and there is
+    nothing to tidy up yet."""
+
+    def end(signum: int, frame: Any) -> None:
+        if not os.environ.get("GANTRANSFER_LAUNCHED"):
+            with contextlib.suppress(OSError):
+                os.write(2, f"Stopped by {signal.Signals(signum).name}\n".encode())
+        os._exit(128 + signum)
+
+    _handle(end)
+
+
+def _handle(handler: Callable[[int, Any], None]) -> dict[int, Any]:
+    """Handle what asks a process to end; the handlers before. What is ignored (nohup, a job in the background) stays
+    ignored."""
+    old = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signum = getattr(signal, name, None)
+        if signum is not None and signal.getsignal(signum) not in (signal.SIG_IGN, None):
+            old[signum] = signal.signal(signum, handler)
+    return old
+
+
 def _last_words(text: str | None, code: int) -> None:
     try:
         sys.stdout.flush()
@@ -132,11 +156,7 @@ def _signals_raise() -> Iterator[None]:
         if now - before > 1:
             raise Stopped(signum)
 
-    old = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        signum = getattr(signal, name, None)
-        if signum is not None and signal.getsignal(signum) not in (signal.SIG_IGN, None):  # nohup stays in force
-            old[signum] = signal.signal(signum, stop)
+    old = _handle(stop)
     try:
         yield
     finally:
@@ -145,15 +165,18 @@ def _signals_raise() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike, parents: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on failure.
+
+    `parents`: make the folder if it is absent.
 
     The file is flushed to disk before the rename, so that a kill or a power cut leaves the old file or the new one.
     While it is written it is locked, which tells `sweep_temporaries` that its owner lives. A full disk is an OSError
     with the file's name, whatever the library that writes made of it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as e:
@@ -207,11 +230,46 @@ def _disk_full(e: Exception, tmp: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[Any]:
+def atomic_write(path: str | os.PathLike, mode: str = "w", parents: bool = True) -> Iterator[Any]:
     """Open a file for writing that appears under its name only when complete. `mode` is 'w' (UTF-8) or 'wb'."""
-    with atomic_path(path) as tmp:
+    with atomic_path(path, parents) as tmp:
         with open(tmp, mode, encoding=None if "b" in mode else "utf-8") as f:
             yield f
+
+
+@contextlib.contextmanager
+def sole_writer(target: str | os.PathLike, flag: str = "", wait: bool = False) -> Iterator[None]:
+    """While this block runs, no other process gets into one for the same `target` (which need not exist).
+
+    The others raise UserError, or `wait`: two commands that write one file or folder waste work, or mix. The lock is a
+    file beside `target` that dies with the process, and is removed at the end.
+    """
+    target, told = Path(os.path.abspath(target)), False
+    lock = target.with_name(f".{target.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        if try_lock(fd) is False:
+            owner = owner_of(fd)
+            os.close(fd)
+            if wait:
+                if not told:
+                    print(f"{target} is being written by {owner}: waiting for it", file=sys.stderr, flush=True)
+                told = True
+                time.sleep(0.2)
+                continue
+            raise UserError(f"{flag}{target} is being written by {owner}; wait for its end, or choose another name")
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(lock), os.fstat(fd)):
+                break
+        os.close(fd)  # its last owner has removed it in between
+    sign(fd)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        os.close(fd)
 
 
 def sweep_temporaries(folder: str | os.PathLike) -> None:

@@ -7,6 +7,12 @@ or a data set; this file only strings them together. A stage that was killed goe
 
 from __future__ import annotations
 
+from dnnlib.util import signals_end_start
+
+if __name__ == "__main__":
+    signals_end_start()
+
+import contextlib
 import dataclasses
 import json
 import os
@@ -21,7 +27,7 @@ os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # 
 import click
 import numpy as np
 
-from dnnlib.util import UserError, atomic_write, run_cli, sha256
+from dnnlib.util import UserError, atomic_write, run_cli, sha256, sole_writer
 from gantransfer import fakes as fake_sets
 from gantransfer import jobs, label_filter
 from gantransfer.dataset import ImageDataset
@@ -429,17 +435,18 @@ def fakes(**flags: Any) -> None:
             integers=flags["integers"], real_data_sha256=data.fingerprint(),
             num_classes=label.dim if label.kind == "class" else None)
         parts = dest.with_name(dest.name + ".parts")
-        if dist.is_main():
-            fake_sets.open_parts(parts, dict(provenance, rs_burn_in=recipe.rs_burn_in))
-        dist.barrier()
-        raw = fake_sets.draw(source, labels, recipe, parts, ratio=ratio, judge=judge)
-        if raw is not None:
-            try:
-                made = fake_sets.write_raw(dest, raw, label, provenance, f)
-            except UserError as e:
-                raise UserError(f"{e} (what was drawn is kept in {parts} for another --rho)") from None
-            tell(dest, made, label.kind)
-            fake_sets.discard(parts)
+        with sole_writer(dest, "--dest=") if dist.is_main() else contextlib.nullcontext():
+            if dist.is_main():
+                fake_sets.open_parts(parts, dict(provenance, rs_burn_in=recipe.rs_burn_in))
+            dist.barrier()
+            raw = fake_sets.draw(source, labels, recipe, parts, ratio=ratio, judge=judge)
+            if raw is not None:
+                try:
+                    made = fake_sets.write_raw(dest, raw, label, provenance, f)
+                except UserError as e:
+                    raise UserError(f"{e} (what was drawn is kept in {parts} for another --rho)") from None
+                tell(dest, made, label.kind)
+                fake_sets.discard(parts)
 
 
 @main.command()

@@ -7,6 +7,11 @@ as output is an ordinary data set; a grid has a row per class.
 
 from __future__ import annotations
 
+from dnnlib.util import signals_end_start
+
+if __name__ == "__main__":
+    signals_end_start()
+
 import io
 import json
 import math

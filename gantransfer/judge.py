@@ -7,6 +7,11 @@ by this command from real digits; see gantransfer/data.
 
 from __future__ import annotations
 
+from dnnlib.util import signals_end_start
+
+if __name__ == "__main__":
+    signals_end_start()
+
 import hashlib
 import json
 import math

@@ -148,8 +148,8 @@ class Snapshot:
     extra: dict[str, Any] = field(default_factory=dict)  # provenance: run options, import report, ...
     version: int = VERSION
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write atomically: the file appears under its name only when complete."""
+    def save(self, path: str | os.PathLike, parents: bool = True) -> None:
+        """Write atomically: the file appears under its name only when complete. `parents` as in `atomic_path`."""
         content = dict(
             format=FORMAT,
             version=VERSION,
@@ -162,7 +162,7 @@ class Snapshot:
             nets={k: dict(cls=r.cls, kwargs=plain(r.kwargs), state=s)
                   for (k, r), s in zip(self.nets.items(), _shared([r.state for r in self.nets.values()]))},
         )
-        with atomic_path(path) as tmp:
+        with atomic_path(path, parents) as tmp:
             torch.save(content, tmp)
 
     def build(self, name: str, device: torch.device | str = "cpu") -> nn.Module:

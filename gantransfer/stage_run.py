@@ -76,7 +76,7 @@ def run_stage(method: type[Method], opts: Options, dataset: ImageDataset, run: R
             raise UserError(f"--outdir={outdir} cannot be written: {e.strerror}") from None
     try:
         return _run_stage(method, opts, dataset, run, stage, outdir, device, source, wanted, folder)
-    except (UserError, util.Stopped, KeyboardInterrupt):
+    except (UserError, OSError, util.Stopped, KeyboardInterrupt):
         if folder is not None and not training_loop.find_states(outdir) and not find_snapshots(outdir):
             _remove(outdir, before)
             folder.discard()

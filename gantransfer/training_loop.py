@@ -40,7 +40,10 @@ from torch_utils import stats
 from torch_utils.graphs import CudaGraphs
 
 STATE_FORMAT = "gantransfer-training-state"
-LIMIT = 1e6  # a loss (mean over a tick) or a weight beyond this means that training has diverged
+# Beyond these training has diverged, though its numbers are finite. Trainings that go well stay a hundred times below:
+# losses (means over a tick) below about 1e3; weights below 2e3, which StyleGAN2's mapping has, whose weights are stored
+# a hundred times too large; variances and other buffers below about 1e4.
+MAX_LOSS, MAX_WEIGHT, MAX_BUFFER = 1e6, 1e5, 1e12
 # (method, cur_nimg, snapshot file) -> new values by name; called on every process
 Evaluate = Callable[[Method, int, Path], dict[str, float]]
 
@@ -299,7 +302,7 @@ class _Loop:
         if dist.is_main():
             self.folder.check()
             path = self.out.run_dir / f"training-state-{self.cur_nimg // 1000:06d}.pt"
-            with atomic_path(path) as tmp:
+            with atomic_path(path, parents=False) as tmp:
                 torch.save(self.state(), tmp)
             for old in find_states(self.out.run_dir)[self.out.keep_states :]:
                 old.unlink(missing_ok=True)
@@ -422,12 +425,12 @@ class _Loop:
                     continue
                 if not bool(torch.isfinite(t).all()):
                     raise Diverged(self._diverged(f"{name}.{key} is not finite"))
-                if key in params and float(t.abs().max()) > LIMIT:
-                    raise Diverged(self._diverged(f"{name}.{key} has grown to {float(t.abs().max()):.3g}"))
+                if (most := float(t.abs().max())) > (MAX_WEIGHT if key in params else MAX_BUFFER):
+                    raise Diverged(self._diverged(f"{name}.{key} has grown to {most:.3g}"))
 
     def _check_losses(self, means: dict[str, float]) -> None:
         for key, mean in means.items():
-            if key.startswith("Loss/") and not abs(mean) <= LIMIT:
+            if key.startswith("Loss/") and not abs(mean) <= MAX_LOSS:
                 what = f"has grown to {mean:.3g}" if np.isfinite(mean) else "is not finite"
                 raise Diverged(self._diverged(f"{key} {what}"))
 
@@ -452,7 +455,8 @@ class _Loop:
         if self.out.image_ticks is not None and not (self.out.run_dir / "reals.png").exists():
             indices, labels, columns = grid_layout(self.dataset, rows=None)
             images = self.dataset.images_uint8(indices)
-            save_grid(self.out.run_dir / "reals.png", images, columns, row_labels=labels, zoom=_zoom(images))
+            save_grid(self.out.run_dir / "reals.png", images, columns, row_labels=labels, zoom=_zoom(images),
+                      parents=False)
 
     def _total_sec(self) -> float:
         return self.elapsed + time.time() - self.start_time
@@ -497,7 +501,7 @@ class _Loop:
         if dist.is_main():
             snap = self.method.snapshot(self.cur_nimg)
             snap.extra.setdefault("run", plain(vars(self.run)))
-            snap.save(path)
+            snap.save(path, parents=False)
         self.last_snapshot = path
         return path
 
@@ -516,7 +520,8 @@ class _Loop:
                       for i in range(0, len(c), 32)]
             stem = name if view == sampler.views[0] else re.sub("^fakes", f"fakes_{view}", name)
             images = torch.cat(images).numpy()
-            save_grid(self.out.run_dir / f"{stem}.png", images, columns, row_labels=labels, zoom=_zoom(images))
+            save_grid(self.out.run_dir / f"{stem}.png", images, columns, row_labels=labels, zoom=_zoom(images),
+                      parents=False)
 
 
 def normalised(x: torch.Tensor) -> torch.Tensor:
@@ -676,7 +681,7 @@ def trim_logs(run_dir: Path, kimg: float, fresh: bool) -> None:
     """Drop log lines after `kimg`: a resumed run writes them again."""
     for path in [*run_dir.glob("stats.jsonl"), *run_dir.glob("metric-*.jsonl")]:
         kept = [] if fresh else [line for line in _json_lines(path) if _kimg_of(line) <= kimg + 1e-9]
-        with util.atomic_write(path) as f:
+        with util.atomic_write(path, parents=False) as f:
             f.writelines(line + "\n" for line in kept)
 
 

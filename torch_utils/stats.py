@@ -12,7 +12,6 @@ outside a loop holds `NullReport()` until then:
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -149,9 +148,8 @@ def append_jsonl(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
         size = _whole_lines(fd)
         os.lseek(fd, size, os.SEEK_SET)
         try:
-            written = os.write(fd, line)
-            if written != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            while line:  # a second write only where the first met the end of the disk, and then says why
+                line = line[os.write(fd, line) :]
         except OSError as e:
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, size)

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, sole_writer
 from gantransfer import autoencoder, latent_stats, latents, method, sampler, snapshot
 from gantransfer.dataset import DataSpec, ImageDataset
 from gantransfer.latents import LatentSet
@@ -299,9 +299,11 @@ class Mind2Mind(method.Method):
     def _cache(self, dataset: ImageDataset, whole: ImageDataset) -> latents.Cache:
         path = Path(self.opts.cache) if self.opts.cache else latents.default_path(dataset.spec.path)
         if not path.exists() and dist.is_main():
-            print(f"No latent cache {path}: encoding {len(whole)} images now "
-                  f"(python -m gantransfer.encode does that on its own, with progress)")
-            latents.encode(whole, self.ae, path, flips=dataset.xflip, device=self.device)
+            with sole_writer(path, wait=True):  # two runs on one set share the work of the first
+                if not path.exists():
+                    print(f"No latent cache {path}: encoding {len(whole)} images now "
+                          f"(python -m gantransfer.encode does that on its own, with progress)")
+                    latents.encode(whole, self.ae, path, flips=dataset.xflip, device=self.device)
         dist.barrier()
         cache = latents.read(path)
         for line in cache.check(self.ae, whole, self.opts.cache_override):
