@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from dnnlib.util import signals_end_start
+from dnnlib import signals
 
 if __name__ == "__main__":
-    signals_end_start()
+    signals.end_in_one_line()
 
 import contextlib
 import errno
@@ -201,7 +201,10 @@ class _Destination:
             if target.parent not in made:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 made.add(target.parent)
-            target.write_bytes(data)
+            try:
+                target.write_bytes(data)
+            except OSError as e:
+                raise OSError(e.errno, e.strerror, self.path) from None  # the user knows the destination's name
 
         return write
 

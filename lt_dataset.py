@@ -6,10 +6,10 @@ Images stay where they are; the file written (`lt_25.json`) lists those that bel
 
 from __future__ import annotations
 
-from dnnlib.util import signals_end_start
+from dnnlib import signals
 
 if __name__ == "__main__":
-    signals_end_start()
+    signals.end_in_one_line()
 
 import hashlib
 import json

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from dnnlib.util import signals_end_start
+from dnnlib import signals
 
 if __name__ == "__main__":
-    signals_end_start()
+    signals.end_in_one_line()
 
 import dataclasses
 import os

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.lock import owner_of, sign, try_lock
+from dnnlib.signals import handle
 
 
 class UserError(Exception):
@@ -92,30 +93,6 @@ def run_cli(command: Callable[[], Any]) -> None:
             _last_words(f"Error: cannot {verb} {name}: {cause.strerror}; {_REMEDY[cause.errno]}", 2)
 
 
-def signals_end_start() -> None:
-    """For the first lines of a script: until `run_cli`, signals end it in one line. Imports take seconds, and there is
-    nothing to tidy up yet."""
-
-    def end(signum: int, frame: Any) -> None:
-        if not os.environ.get("GANTRANSFER_LAUNCHED"):
-            with contextlib.suppress(OSError):
-                os.write(2, f"Stopped by {signal.Signals(signum).name}\n".encode())
-        os._exit(128 + signum)
-
-    _handle(end)
-
-
-def _handle(handler: Callable[[int, Any], None]) -> dict[int, Any]:
-    """Handle what asks a process to end; the handlers before. What is ignored (nohup, a job in the background) stays
-    ignored."""
-    old = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        signum = getattr(signal, name, None)
-        if signum is not None and signal.getsignal(signum) not in (signal.SIG_IGN, None):
-            old[signum] = signal.signal(signum, handler)
-    return old
-
-
 def _last_words(text: str | None, code: int) -> None:
     try:
         sys.stdout.flush()
@@ -156,7 +133,7 @@ def _signals_raise() -> Iterator[None]:
         if now - before > 1:
             raise Stopped(signum)
 
-    old = _handle(stop)
+    old = handle(stop)
     try:
         yield
     finally:

@@ -7,10 +7,10 @@ or a data set; this file only strings them together. A stage that was killed goe
 
 from __future__ import annotations
 
-from dnnlib.util import signals_end_start
+from dnnlib import signals
 
 if __name__ == "__main__":
-    signals_end_start()
+    signals.end_in_one_line()
 
 import contextlib
 import dataclasses

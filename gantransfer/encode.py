@@ -7,10 +7,10 @@ auto-encoder reproduces the images: no generator in its latent space can do bett
 
 from __future__ import annotations
 
-from dnnlib.util import signals_end_start
+from dnnlib import signals
 
 if __name__ == "__main__":
-    signals_end_start()
+    signals.end_in_one_line()
 
 import math
 from pathlib import Path

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 import dnnlib.util as util
+from dnnlib import signals
 from dnnlib.run_folder import RunFolder, hold
 from dnnlib.util import UserError, atomic_path
 from gantransfer.dataset import BatchSource, ImageDataset
@@ -567,8 +568,6 @@ class _Loader:
 class _Terminate:
     """A signal asks for a clean stop at the end of the step; all processes agree on the step, and on the signal."""
 
-    SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
-
     def __init__(self) -> None:
         self.signum, self.received, self.interruptible = 0, 0.0, False
         self.old: dict[int, Any] = {}
@@ -576,14 +575,12 @@ class _Terminate:
 
     def __enter__(self) -> _Terminate:
         if threading.current_thread() is threading.main_thread():
-            for signum in (getattr(signal, name, None) for name in self.SIGNALS):
-                if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:  # nohup stays in force
-                    self.old[signum] = signal.signal(signum, self._receive)
+            self.old = signals.handle(self._receive)
         return self
 
     def __exit__(self, *exc: object) -> None:
         for signum, handler in self.old.items():
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+            signal.signal(signum, handler)
 
     def _receive(self, signum: int, frame: Any) -> None:
         now, before = time.monotonic(), self.received
