@@ -214,9 +214,9 @@ class _Destination:
                 umask = os.umask(0)
                 os.umask(umask)
                 os.chmod(folder, 0o777 & ~umask)
-                with contextlib.suppress(FileNotFoundError):
-                    os.rmdir(self.path)
                 try:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rmdir(self.path)
                     os.rename(folder, self.path)
                 except OSError as e:
                     if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
