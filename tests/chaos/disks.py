@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from gantransfer.training_loop import find_states
-from tests.chaos.runs import RUNS, Field
+from tests.chaos.runs import Field, order
 from tests.chaos.server import Server
 
 
@@ -27,11 +27,10 @@ def run(seconds: float, seed: int = 0) -> dict[str, float]:
     figures = dict(limits=0, full=0, moved=0, damaged=0, unequal=0)
     with tempfile.TemporaryDirectory(prefix="chaos-") as scratch, Server(Path(scratch, "cache")) as server:
         field = Field(Path(scratch), server)
-        order = [n for n in RUNS if n not in ("source", "alae")]
-        rng.shuffle(order)
+        names = order(seconds, rng)
         count = 0
         while count < 1 or time.monotonic() < end:
-            name, outdir = order[count % len(order)], Path(scratch, f"disk{count}")
+            name, outdir = names[count % len(names)], Path(scratch, f"disk{count}")
             for part in (_limit, _full, _moved, _damaged):
                 if part is not _limit and time.monotonic() > end and count:
                     break

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from gantransfer.training_loop import find_states
-from tests.chaos.runs import RUNS, Field
+from tests.chaos.runs import Field, order
 from tests.chaos.server import Child, Server
 
 
@@ -21,12 +21,11 @@ def run(seconds: float, seed: int = 0) -> dict[str, float]:
     figures = dict(methods=0, kills=0, in_write=0, restarts=0, unequal=0)
     with tempfile.TemporaryDirectory(prefix="chaos-") as scratch, Server(Path(scratch, "cache")) as server:
         field = Field(Path(scratch), server)
-        order = [n for n in RUNS if n != "source"]
-        rng.shuffle(order)
+        names = order(seconds, rng)
         done: set[str] = set()
         count = 0
         while not done or time.monotonic() < end:
-            name = order[count % len(order)]
+            name = names[count % len(names)]
             storm(field, name, Path(scratch, f"storm{count}"), rng, figures)
             done.add(name)
             count += 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,13 @@ RUNS: dict[str, tuple[str, str | None, list[str]]] = {
     "mind_tune": ("set", "mind2mind", ["--cfg=tiny", "--cond=True"]),
     "ccgan": ("values", None, ["--cfg=tiny", "--embed_kimg=0.04"]),
 }
+
+
+def order(seconds: float, rng: random.Random) -> list[str]:
+    """Methods to try. Where there is little time, those that need no source: its training would take it all."""
+    names = [n for n in RUNS if n != "source" and (seconds > 120 or RUNS[n][1] is None)]
+    rng.shuffle(names)
+    return names
 
 
 class Field:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from gantransfer.training_loop import find_states
-from tests.chaos.runs import RUNS, Field
+from tests.chaos.runs import Field, order
 from tests.chaos.server import Server
 
 CODES = {signal.SIGTERM: (0, 143), signal.SIGINT: (130,)}
@@ -26,14 +26,13 @@ def run(seconds: float, seed: int = 0) -> dict[str, float]:
     figures = dict(methods=0, signals=0, stopped=0, unequal=0)
     with tempfile.TemporaryDirectory(prefix="chaos-") as scratch, Server(Path(scratch, "cache")) as server:
         field = Field(Path(scratch), server)
-        order = [n for n in RUNS if n != "source"]
-        rng.shuffle(order)
+        names = order(seconds, rng)
         count = 0
         while not count or time.monotonic() < end:
-            name = order[count % len(order)]
+            name = names[count % len(names)]
             _one(field, name, Path(scratch, f"signals{count}"), rng, figures)
             count += 1
-    return figures | dict(methods=min(count, len(order)))
+    return figures | dict(methods=min(count, len(names)))
 
 
 def _one(field: Field, name: str, outdir: Path, rng: random.Random, figures: dict[str, float]) -> None:
