@@ -42,8 +42,8 @@ from torch_utils.graphs import CudaGraphs
 
 STATE_FORMAT = "gantransfer-training-state"
 # Beyond these training has diverged, though its numbers are finite. Trainings that go well stay a hundred times below:
-# losses (means over a tick) below about 1e3; weights below 2e3, which StyleGAN2's mapping has, whose weights are stored
-# a hundred times too large; variances and other buffers below about 1e4.
+# losses (means over a tick) below about 1e3; weights below 2e3, the size of those that are stored a hundred times too
+# large for a lower learning rate; variances and other buffers below about 1e4.
 MAX_LOSS, MAX_WEIGHT, MAX_BUFFER = 1e6, 1e5, 1e12
 # (method, cur_nimg, snapshot file) -> new values by name; called on every process
 Evaluate = Callable[[Method, int, Path], dict[str, float]]
