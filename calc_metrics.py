@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+from dnnlib import signals
+
+if __name__ == "__main__":
+    signals.end_in_one_line()
+
 import json
 import sys
 from functools import cached_property

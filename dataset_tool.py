@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
+from dnnlib import signals
+
+if __name__ == "__main__":
+    signals.end_in_one_line()
+
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -25,7 +31,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dnnlib.util import UserError, atomic_path, printable, run_cli
+from dnnlib.util import UserError, atomic_path, printable, run_cli, sole_writer
 from gantransfer import h5, resolution
 from gantransfer.container import Container
 from gantransfer.data_sources import SPLITS, Item, Source, SourceOptions, left_out, open_source, read_parts
@@ -171,13 +177,19 @@ class _Destination:
         self.stack.push(lambda kind, *_: None if kind is None else _remove_empty(missing))
         try:
             self.parent.mkdir(parents=True, exist_ok=True)
+            self.stack.enter_context(sole_writer(self.path, "--dest="))
             if self.is_zip:
                 temporary = self.stack.enter_context(atomic_path(self.path))
                 archive = self.stack.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED))
                 # A fixed date makes equal input give equal files.
                 return lambda name, data: archive.writestr(zipfile.ZipInfo(name), data)
             folder = Path(tempfile.mkdtemp(prefix=f".{Path(self.path).name}.", suffix=".tmp", dir=self.parent))
+        except UserError:
+            self.stack.close()
+            _remove_empty(missing)
+            raise
         except OSError as e:
+            self.stack.close()
             _remove_empty(missing)
             raise UserError(f"cannot write --dest={self.path}: {e.strerror or e}") from None
         self.stack.push(lambda kind, *_: self._finish(folder, kind is None))
@@ -188,7 +200,10 @@ class _Destination:
             if target.parent not in made:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 made.add(target.parent)
-            target.write_bytes(data)
+            try:
+                target.write_bytes(data)
+            except OSError as e:
+                raise OSError(e.errno, e.strerror, self.path) from None  # the user knows the destination's name
 
         return write
 
@@ -202,9 +217,15 @@ class _Destination:
                 if self.overwrite and os.path.isdir(self.path):
                     old = tempfile.mkdtemp(prefix=f".{Path(self.path).name}.", suffix=".tmp", dir=self.parent)
                     os.rename(self.path, old)  # over an empty folder
-                with contextlib.suppress(FileNotFoundError):
-                    os.rmdir(self.path)
-                os.rename(folder, self.path)
+                try:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rmdir(self.path)
+                    os.rename(folder, self.path)
+                except OSError as e:
+                    if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                        raise
+                    raise UserError(f"--dest={self.path} was made by somebody else meanwhile; choose another "
+                                    "name") from None
                 if old is not None:
                     shutil.rmtree(old, ignore_errors=True)
         finally:
@@ -440,8 +461,9 @@ def convert_h5(source: Source, dest: str, how: Conversion, fmt: str, test: Sourc
 
     whole = how.max_images is None and not how.drop_unlabelled and how.transform != "center-crop-wide"
     try:
-        made = h5.write(dest, fmt, pairs(source), fakes=source.generated, label_meta=source.label_meta, seed=seed,
-                        test=None if test is None else pairs(test), splits=source.splits if whole else {})
+        with sole_writer(dest, "--dest="):
+            made = h5.write(dest, fmt, pairs(source), fakes=source.generated, label_meta=source.label_meta, seed=seed,
+                            test=None if test is None else pairs(test), splits=source.splits if whole else {})
     except OSError as e:
         raise UserError(f"cannot write --dest={dest}: {e.strerror or e}") from None
     left = {k: n for k, n in tally.items() if k not in ("images", "enlarged")}

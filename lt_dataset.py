@@ -6,6 +6,11 @@ Images stay where they are; the file written (`lt_25.json`) lists those that bel
 
 from __future__ import annotations
 
+from dnnlib import signals
+
+if __name__ == "__main__":
+    signals.end_in_one_line()
+
 import hashlib
 import json
 import os
@@ -20,7 +25,7 @@ import click
 import numpy as np
 
 from dnnlib import seeding
-from dnnlib.util import UserError, atomic_path, atomic_write, printable, regular_file, run_cli
+from dnnlib.util import UserError, atomic_path, atomic_write, printable, regular_file, run_cli, sole_writer
 from gantransfer.container import Container
 from gantransfer.flags import FLOAT, INT, PATH, SEED
 from gantransfer.labels import label_array, num_classes, parse_label_file, shot_groups, some
@@ -249,8 +254,10 @@ def write_files(container: Container, fn: str, contents: dict[str, dict[str, Any
                 f.write(text)
         return replaced
     container.close()
-    with atomic_path(fn) as temporary:
-        if any(name in container.names for name in contents):
+    with sole_writer(fn, wait=True), atomic_path(fn) as temporary:
+        with zipfile.ZipFile(fn) as old:  # as it is now: another command may have written since it was opened
+            names = set(old.namelist())
+        if any(place in names for place in data):
             # A member cannot be replaced in place: copy the others.
             with zipfile.ZipFile(fn) as old, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as new:
                 for info in old.infolist():

@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+from dnnlib import signals
+
+if __name__ == "__main__":
+    signals.end_in_one_line()
+
 import dataclasses
 import os
 
@@ -12,7 +17,6 @@ os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
 
 import json
 import re
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -20,8 +24,8 @@ from typing import Any
 
 import click
 
-from dnnlib import json_file, seeding
-from dnnlib.util import Logger, UserError, atomic_write, printable, run_cli
+from dnnlib import json_file, run_folder, seeding
+from dnnlib.util import Logger, Stopped, UserError, atomic_write, printable, run_cli
 from gantransfer import kernels, resolution
 from gantransfer.flags import PATH, PATHS, SEED, FloatRange, IntRange, option_type
 from gantransfer.method import Method, RunConfig
@@ -156,6 +160,7 @@ class Setup:
         from gantransfer.dataset import ImageDataset
         from gantransfer.importers import RESUME_NAMES
 
+        self.folder: run_folder.RunFolder | None = None  # locked, on rank 0
         self.flags, self.given = flags, dict(given, resume_names=tuple(RESUME_NAMES))
         self.method = choose_method(flags, given)
         self.stage = flags["stage"] or self.method.stages[0]
@@ -281,6 +286,8 @@ class Setup:
             self.kernels = self._kernels(device)
             self._run(device)
         finally:
+            if self.folder:
+                self.folder.release()
             dist.shutdown()
 
     def _kernels(self, device: Any) -> str:
@@ -299,13 +306,14 @@ class Setup:
 
         from gantransfer import training_loop
         from gantransfer.importers import RESUME_NAMES, load_any
+        from gantransfer.snapshot import find_snapshots
         from torch_utils import distributed as dist
         from torch_utils.graphs import CudaGraphs
 
         self._preflight()
         if dist.is_main():
             self.dataset.check_headers()  # an image of another size shows now, not after hours
-        run_dir, state = self._folder()
+        run_dir, state = self._continued() if self.continues else (None, None)
         source, start = None, self.run.resume
         if state is not None:
             source = training_loop.as_source(state) if self.method.shaped_by_source else None
@@ -313,29 +321,30 @@ class Setup:
             if start not in (None, "noresume"):
                 source = load_any(RESUME_NAMES.get(start, start))
             self.method.check_source(self.opts, self.dataset.spec, source, self.stage)
-        fresh = not run_dir.exists()
-        if dist.is_main():
-            try:
-                run_dir.mkdir(parents=True, exist_ok=True)
-                open(run_dir / "log.txt", "a").close()
-            except OSError as e:
-                raise UserError(f"--outdir={self.flags['outdir']} cannot be written: {e.strerror}") from None
-        logger = Logger(run_dir / "log.txt") if dist.is_main() else None
+        run_dir = run_dir or self._new_folder()
+        logger = None
         try:
+            if dist.is_main():
+                try:
+                    logger = Logger(run_dir / "log.txt")
+                except OSError as e:
+                    raise UserError(f"--outdir={self.flags['outdir']} cannot be written: {e.strerror}") from None
             self._announce(run_dir, state)
             torch.manual_seed(seeding.number(self.run.seed))
             trainer = self.method(self.opts, self.dataset.spec, self.run, source, self.stage, device)
             out = training_loop.Outputs(run_dir, self.run.snap, self.run.snap,
                                         evaluate=self._evaluator(run_dir, device), rate=self._rater(run_dir),
                                         evaluate_at_start=bool(self.flags["eval_at_start"]),
-                                        wandb_project=self.flags["wandb_proj"], workers=self.flags["workers"])
+                                        wandb_project=self.flags["wandb_proj"], workers=self.flags["workers"],
+                                        folder=self.folder)
             training_loop.run(trainer, self.dataset, self.run, out, state,
                               CudaGraphs(device) if self.flags["graphs"] else None)
             dist.print0(f"Run folder: {run_dir}")
-        except UserError:
-            if fresh and dist.is_main() and not training_loop.find_states(run_dir):
-                logger.close()
-                shutil.rmtree(run_dir, ignore_errors=True)  # nothing was trained: leave nothing behind
+        except (UserError, OSError, Stopped, KeyboardInterrupt):
+            if self.folder and not training_loop.find_states(run_dir) and not find_snapshots(run_dir):
+                if logger:
+                    logger.close()
+                self.folder.discard()  # nothing was trained: leave nothing behind of what this run made
             raise
         finally:
             if logger:
@@ -415,29 +424,40 @@ class Setup:
 
         return rate
 
-    def _folder(self) -> tuple[Path, Path | None]:
-        """(run folder, training state to continue from). Rank 0 decides."""
+    def _continued(self) -> tuple[Path, Path | None]:
+        """(run folder, training state to continue from); the folder is locked. Rank 0 decides."""
         from gantransfer.training_loop import find_states
         from torch_utils import distributed as dist
 
-        outdir, choice = Path(self.flags["outdir"]), None
+        outdir, resume, choice = Path(self.flags["outdir"]), self.flags["resume"], None
         if dist.is_main():
-            if self.continues:
-                resume = self.flags["resume"]
-                runs = [Path(resume)] if resume != "latest" else matching_runs(outdir, self.run_name())
-                if not runs:
-                    raise UserError(f"--resume=latest: {outdir} has no run '#####-{self.run_name()}'; "
-                                    f"start one without --resume, or name a run folder")
-                states = find_states(runs[0])
-                if not states and resume != "latest":
-                    raise UserError(f"--resume={resume}: the folder has no training-state-*.pt")
-                choice = (runs[0], states[0] if states else None)  # no state yet: the run starts anew in its folder
-                if states:
-                    self._check_same(runs[0])
-            else:
-                ids = [int(m[0]) for p in outdir.glob("*") if p.is_dir() and (m := re.match(r"\d+", p.name))]
-                choice = (outdir / f"{max(ids, default=-1) + 1:05d}-{self.run_name()}", None)
+            runs = [Path(resume)] if resume != "latest" else matching_runs(outdir, self.run_name())
+            if not runs:
+                raise UserError(f"--resume=latest: {outdir} has no run '#####-{self.run_name()}'; "
+                                f"start one without --resume, or name a run folder")
+            if resume != "latest" and not find_states(runs[0]):
+                raise UserError(f"--resume={resume}: the folder has no training-state-*.pt")
+            try:
+                self.folder = run_folder.hold(runs[0], "it still trains; wait for its end or stop it, then continue")
+            except OSError as e:
+                raise UserError(f"--resume={resume}: {runs[0]} cannot be written: {e.strerror}") from None
+            states = find_states(runs[0])
+            choice = (runs[0], states[0] if states else None)  # no state yet: the run starts anew in its folder
+            if states:
+                self._check_same(runs[0])
         return dist.broadcast_object(choice)
+
+    def _new_folder(self) -> Path:
+        """The folder of a new run, made and locked by rank 0."""
+        from torch_utils import distributed as dist
+
+        outdir = Path(self.flags["outdir"])
+        if dist.is_main():
+            try:
+                self.folder = run_folder.claim(outdir, self.run_name())
+            except OSError as e:
+                raise UserError(f"--outdir={outdir} cannot be written: {e.strerror}") from None
+        return dist.broadcast_object(outdir / self.folder.path.name if self.folder else None)
 
     def _check_same(self, run_dir: Path) -> None:
         """A continued run must be the run it continues."""

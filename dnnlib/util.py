@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain helpers for scripts: user errors, atomic files, a tee logger, times, cached downloads.
+"""Plain helpers for scripts: user errors, signals, atomic files, a tee logger, times, cached downloads.
 
 Imports nothing but the standard library, so that every other package may use it.
 """
@@ -13,8 +13,11 @@ import io
 import math
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
+import time
 import unicodedata
 import urllib.error
 import urllib.parse
@@ -23,6 +26,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG, S_ISSOCK
 from typing import Any
+
+from dnnlib.lock import owner_of, sign, try_lock
+from dnnlib.signals import handle
 
 
 class UserError(Exception):
@@ -132,73 +138,222 @@ def plain_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
+class Stopped(BaseException):
+    """A signal asked this process to end. Raised by the handlers of `run_cli`.
+
+    Not a KeyboardInterrupt, which click would turn into exit code 1."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
+_REMEDY = {  # errno -> what to do; the others are defects, of ours or of the machine, and keep their traceback
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some space or choose another folder",
+    errno.EFBIG: "raise the limit (ulimit -f), or choose another folder",
+    errno.EACCES: "change its permissions or choose another folder",
+    errno.EROFS: "choose another folder",
+}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
 def run_cli(command: Callable[[], Any]) -> None:
-    """Run a click command as a script: user errors become one line on stderr and exit code 2."""
-    with plain_streams():
-        _run_cli(command)
+    """Run a click command as a script: user errors become one line on stderr and exit code 2.
+
+    So do a full disk and refused permissions. SIGINT, SIGTERM and SIGHUP raise `Stopped`, so that nothing half-written
+    stays behind, and become one line and exit code 128 + signal.
+    """
+    with plain_streams(), _signals_raise():
+        try:
+            command()
+        except UserError as e:
+            _last_words(f"Error: {printable(e)}", 2)
+        except KeyboardInterrupt:
+            _last_words("Stopped by SIGINT", 130)
+        except Stopped as e:
+            # The launcher of several processes says it once for all of them.
+            words = None if os.environ.get("GANTRANSFER_LAUNCHED") else f"Stopped by {signal.Signals(e.signum).name}"
+            _last_words(words, 128 + e.signum)
+        except Exception as e:
+            cause = _disk_error(e)
+            if cause is None:
+                raise
+            verb = "open" if cause.errno == errno.EACCES else "write"
+            name = cause.filename or "output"
+            _last_words(f"Error: cannot {verb} {name}: {cause.strerror}; {_REMEDY[cause.errno]}", 2)
 
 
-def _run_cli(command: Callable[[], Any]) -> None:
+def _last_words(text: str | None, code: int) -> None:
     try:
-        command()
-    except UserError as e:
         sys.stdout.flush()
-        print(f"Error: {printable(e)}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
-            raise
-        sys.stdout.flush()
-        print(f"Error: cannot write {e.filename or 'output'}: {e.strerror}; free some space or choose another folder",
-              file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("Interrupted", file=sys.stderr)
-        sys.exit(130)
+    except (OSError, ValueError):
+        # stdout itself is on the full disk: Python would complain of it once more, with another exit code
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if text:
+        with contextlib.suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _disk_error(e: BaseException | None) -> OSError | None:
+    """The error of the disk behind `e`: itself, or the full disk that it was raised from."""
+    seen: set[int] = set()
+    while e is not None and id(e) not in seen:
+        if isinstance(e, OSError) and e.errno in (_FULL if seen else _REMEDY):
+            return e
+        seen.add(id(e))
+        e = e.__cause__ or (None if e.__suppress_context__ else e.__context__)
+    return None
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+def _signals_raise() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    last = -1e9
+
+    def stop(signum: int, frame: Any) -> None:
+        # Batch systems send a signal to each process and to the launcher that forwards it: the second must not
+        # interrupt the cleaning up after the first.
+        nonlocal last
+        now, before = time.monotonic(), last
+        last = now
+        if now - before > 1:
+            raise Stopped(signum)
+
+    old = handle(stop)
+    try:
+        yield
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike, parents: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on failure.
 
+    `parents`: make the folder if it is absent.
+
     The file is flushed to disk before the rename, so that a kill or a power cut leaves the old file or the new one.
+    While it is written it is locked, which tells `sweep_temporaries` that its owner lives. A full disk is an OSError
+    with the file's name, whatever the library that writes made of it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(fd)
-    tmp = Path(name)
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(tmp, 0o666 & ~umask)
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield tmp
-        with open(tmp, "rb") as f:
-            os.fsync(f.fileno())
+        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, os.fspath(path)) from None
+    tmp = Path(name)
+    if not try_lock(fd):  # Windows cannot rename an open file, and has no such lock
+        os.close(fd)
+        fd = None
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(tmp, 0o666 & ~umask)
+        try:
+            yield tmp
+            with open(tmp, "rb") as f:
+                os.fsync(f.fileno())
+        except Exception as e:
+            full = _disk_full(e, tmp)
+            if full is None:
+                raise
+            raise OSError(full, os.strerror(full), os.fspath(path)) from e
         os.replace(tmp, path)
     except BaseException:
         with contextlib.suppress(OSError):
             tmp.unlink()
         raise
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def _disk_full(e: Exception, tmp: Path) -> int | None:
+    """ENOSPC, EDQUOT or EFBIG when that is what `e` is about. Writers in C++ and Rust hide it in errors of their own
+    (torch.save: RuntimeError): so it is tried whether the file can still grow."""
+    if isinstance(e, UserError):
+        return None
+    cause = _disk_error(e)
+    if cause is not None and (cause.filename is None or os.fspath(cause.filename) == os.fspath(tmp)):
+        return cause.errno if cause.errno in _FULL else None
+    if cause is not None:
+        return None  # of another file, which it names
+    try:
+        with open(tmp, "ab", buffering=0) as f:
+            left = 1 << 20
+            while left:
+                left -= f.write(bytes(left))
+            os.fsync(f.fileno())
+    except OSError as probe:
+        return probe.errno if probe.errno in _FULL else None
+    return None
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[Any]:
+def atomic_write(path: str | os.PathLike, mode: str = "w", parents: bool = True) -> Iterator[Any]:
     """Open a file for writing that appears under its name only when complete. `mode` is 'w' (UTF-8) or 'wb'.
 
     Text may hold parts of paths that are no valid text: they are written as escapes.
     """
-    with atomic_path(path) as tmp:
+    with atomic_path(path, parents) as tmp:
         text = {} if "b" in mode else dict(encoding="utf-8", errors="backslashreplace")
         with open(tmp, mode, **text) as f:
             yield f
 
 
+@contextlib.contextmanager
+def sole_writer(target: str | os.PathLike, flag: str = "", wait: bool = False) -> Iterator[None]:
+    """While this block runs, no other process gets into one for the same `target` (which need not exist).
+
+    The others raise UserError, or `wait`: two commands that write one file or folder waste work, or mix. The lock is a
+    file beside `target` that dies with the process, and is removed at the end.
+    """
+    target, told = Path(os.path.abspath(target)), False
+    lock = target.with_name(f".{target.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        if try_lock(fd) is False:
+            owner = owner_of(fd)
+            os.close(fd)
+            if wait:
+                if not told:
+                    print(f"{target} is being written by {owner}: waiting for it", file=sys.stderr, flush=True)
+                told = True
+                time.sleep(0.2)
+                continue
+            raise UserError(f"{flag}{target} is being written by {owner}; wait for its end, or choose another name")
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(lock), os.fstat(fd)):
+                break
+        os.close(fd)  # its last owner has removed it in between
+    sign(fd)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        os.close(fd)
+
+
 def sweep_temporaries(folder: str | os.PathLike) -> None:
-    """Remove what a killed `atomic_path` left behind in `folder`."""
+    """Remove what a killed `atomic_path` left behind in `folder`. What a living process is writing stays."""
     for p in Path(folder).glob(".*.tmp"):
         with contextlib.suppress(OSError):
-            p.unlink()
+            fd = os.open(p, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                if try_lock(fd) is not False:
+                    p.unlink()
+            finally:
+                os.close(fd)
 
 
 class Logger:

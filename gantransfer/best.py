@@ -10,6 +10,7 @@ from pathlib import Path
 from dnnlib import json_file
 from dnnlib.util import UserError
 from gantransfer import directions
+from gantransfer.snapshot import find_snapshots
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def keep_best(run_dir: Path, metric: str | None) -> None:
     if not rows:
         return
     best = best_of(rows)
-    for path in sorted(run_dir.glob("network-snapshot-*.pkl"))[:-1]:
+    for path in find_snapshots(run_dir)[:-1]:
         if path.name != best.snapshot:
             path.unlink(missing_ok=True)
 

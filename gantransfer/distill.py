@@ -7,6 +7,12 @@ or a data set; this file only strings them together. A stage that was killed goe
 
 from __future__ import annotations
 
+from dnnlib import signals
+
+if __name__ == "__main__":
+    signals.end_in_one_line()
+
+import contextlib
 import dataclasses
 import json
 import os
@@ -22,7 +28,7 @@ import click
 import numpy as np
 
 from dnnlib import json_file, seeding
-from dnnlib.util import UserError, atomic_write, run_cli, sha256
+from dnnlib.util import UserError, atomic_write, run_cli, sha256, sole_writer
 from gantransfer import class_match, jobs, label_filter, resolution
 from gantransfer import fakes as fake_sets
 from gantransfer.dataset import ImageDataset
@@ -497,17 +503,18 @@ def fakes(**flags: Any) -> None:
             class_map={str(k): k if not label.class_map else label.class_map[k]
                        for k in label.class_map or range(label.dim)} if label.kind == "class" else None)
         parts = dest.with_name(dest.name + ".parts")
-        if dist.is_main():
-            fake_sets.open_parts(parts, dict(provenance, rs_burn_in=recipe.rs_burn_in))
-        dist.barrier()
-        raw = fake_sets.draw(source, labels, recipe, parts, ratio=ratio, judge=judge)
-        if raw is not None:
-            try:
-                made = fake_sets.write_raw(dest, raw, label, provenance, f)
-            except UserError as e:
-                raise UserError(f"{e} (what was drawn is kept in {parts} for another --rho)") from None
-            tell(dest, made, label.kind)
-            fake_sets.discard(parts)
+        with sole_writer(dest, "--dest=") if dist.is_main() else contextlib.nullcontext():
+            if dist.is_main():
+                fake_sets.open_parts(parts, dict(provenance, rs_burn_in=recipe.rs_burn_in))
+            dist.barrier()
+            raw = fake_sets.draw(source, labels, recipe, parts, ratio=ratio, judge=judge)
+            if raw is not None:
+                try:
+                    made = fake_sets.write_raw(dest, raw, label, provenance, f)
+                except UserError as e:
+                    raise UserError(f"{e} (what was drawn is kept in {parts} for another --rho)") from None
+                tell(dest, made, label.kind)
+                fake_sets.discard(parts)
 
 
 @main.command()

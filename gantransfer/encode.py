@@ -7,6 +7,11 @@ auto-encoder reproduces the images: no generator in its latent space can do bett
 
 from __future__ import annotations
 
+from dnnlib import signals
+
+if __name__ == "__main__":
+    signals.end_in_one_line()
+
 import math
 from pathlib import Path
 
@@ -15,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dnnlib.util import UserError, run_cli
+from dnnlib.util import UserError, run_cli, sole_writer
 from gantransfer import autoencoder, kernels, latents, resolution
 from gantransfer.autoencoder import AutoEncoder
 from gantransfer.dataset import ImageDataset
@@ -77,7 +82,8 @@ def main(data: str, network: str, cache: str | None, xflip: bool, fp16: bool, re
         print(f"{path} is there already, of these images and networks")
     else:
         total = len(images) * (2 if xflip else 1)
-        with tqdm(total=total, unit="img", desc="encoding") as bar:
+        target = path if part[1] == 1 else path.with_name(f"{path.name}.{part[0]}of{part[1]}")
+        with sole_writer(target), tqdm(total=total, unit="img", desc="encoding") as bar:
             found = latents.encode(images, ae, path, flips=xflip, half=fp16, measure=recon, batch=batch, shard=part,
                                    device=where, progress=bar.update)
         if found is None:

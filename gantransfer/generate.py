@@ -7,6 +7,11 @@ as output is an ordinary data set; a grid has a row per class.
 
 from __future__ import annotations
 
+from dnnlib import signals
+
+if __name__ == "__main__":
+    signals.end_in_one_line()
+
 import io
 import json
 import math

@@ -48,7 +48,7 @@ def _with_labels(picture: Image.Image, labels: Sequence[str], pitch: int) -> Ima
     return out
 
 
-def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int, **kw) -> None:
-    """Write `image_grid` as a PNG, atomically."""
-    with atomic_path(path) as tmp:
+def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int, parents: bool = True, **kw) -> None:
+    """Write `image_grid` as a PNG, atomically. `parents` as in `atomic_path`."""
+    with atomic_path(path, parents) as tmp:
         image_grid(images, columns, **kw).save(tmp, format="PNG")

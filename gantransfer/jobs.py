@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -88,17 +89,16 @@ def run_desc(arm: str, seed: int) -> str:
 
 def run_folder(outdir: Path, desc: str, kimg: float) -> Path | None:
     """The newest run folder of `outdir` called '...-kimgK-...-desc'."""
-    found = [p for p in outdir.glob(f"*-kimg{kimg:g}-*-{desc}") if p.is_dir()]
-    found += [p for p in outdir.glob(f"*-kimg{kimg:g}-{desc}") if p.is_dir()]
-    return max(found, key=lambda p: p.name, default=None)
+    found = [p for end in (f"-*-{desc}", f"-{desc}") for p in outdir.glob(f"[0-9]*-kimg{kimg:g}{end}") if p.is_dir()]
+    return max(found, key=lambda p: (int(re.match(r"\d+", p.name)[0]), p.name), default=None)
 
 
 def final_snapshot(run_dir: Path | None, kimg: float) -> Path | None:
     """The snapshot of a finished run of `kimg` thousand images, or None."""
     if run_dir is None:
         return None
-    paths = sorted(run_dir.glob("network-snapshot-*.pkl"))
-    if not paths or not list(run_dir.glob(f"training-state-{paths[-1].stem[-6:]}.pt")):
+    paths = snapshot.find_snapshots(run_dir)
+    if not paths or not (run_dir / f"training-state-{paths[-1].stem.rpartition('-')[2]}.pt").exists():
         return None
     return paths[-1] if snapshot.load(paths[-1]).cur_nimg >= kimg * 1000 else None
 

@@ -7,6 +7,11 @@ by this command from real digits; see gantransfer/data.
 
 from __future__ import annotations
 
+from dnnlib import signals
+
+if __name__ == "__main__":
+    signals.end_in_one_line()
+
 import hashlib
 import json
 import math

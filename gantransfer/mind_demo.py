@@ -29,6 +29,7 @@ from gantransfer.grid import image_grid
 from gantransfer.jobs import Job
 from gantransfer.paired import critical_t, difference, spread, train_seconds, versions
 from gantransfer.sampler import one_hot
+from gantransfer.snapshot import find_snapshots
 
 ARMS: dict[str, tuple[str, list[str]]] = {
     "mind": ("Mind2Mind", ["--method=mind2mind", "--hidden_g=128,128", "--hidden_d=128,128"]),
@@ -131,8 +132,8 @@ def train_arms(folder: Path, names: list[str], seeds: int, kimg: int, epochs: in
             job, _ = jobs.train_job(f"{arm}/{s}", folder / "runs", jobs.run_desc(arm, s), lengths[arm], flags)
             todo += [job] if job else []
     jobs.run_jobs(todo, parallel=parallel)
-    return {(arm, s): sorted(jobs.run_folder(folder / "runs", jobs.run_desc(arm, s), lengths[arm]).glob(
-        "network-snapshot-*.pkl")) for s in range(seeds) for arm in names}
+    return {(arm, s): find_snapshots(jobs.run_folder(folder / "runs", jobs.run_desc(arm, s), lengths[arm]))
+            for s in range(seeds) for arm in names}
 
 
 def training_images(folder: Path) -> int:

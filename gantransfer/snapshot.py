@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -144,8 +146,8 @@ class Snapshot:
     extra: dict[str, Any] = field(default_factory=dict)  # provenance: run options, import report, ...
     version: int = VERSION
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write atomically: the file appears under its name only when complete."""
+    def save(self, path: str | os.PathLike, parents: bool = True) -> None:
+        """Write atomically: the file appears under its name only when complete. `parents` as in `atomic_path`."""
         content = dict(
             format=FORMAT,
             version=VERSION,
@@ -158,7 +160,7 @@ class Snapshot:
             nets={k: dict(cls=r.cls, kwargs=plain(r.kwargs), state=s)
                   for (k, r), s in zip(self.nets.items(), _shared([r.state for r in self.nets.values()]))},
         )
-        with atomic_path(path) as tmp:
+        with atomic_path(path, parents) as tmp:
             torch.save(content, tmp)
 
     def build(self, name: str, device: torch.device | str = "cpu") -> nn.Module:
@@ -232,6 +234,19 @@ def upgrade(content: dict[str, Any], source: str) -> dict[str, Any]:
     for v in range(version, VERSION):
         content = {**UPGRADES[v](content), "version": v + 1}
     return content
+
+
+def numbered(folder: str | os.PathLike, pattern: str) -> list[Path]:
+    """Files of `folder` called as `pattern`, whose star stands for a number, by rising number."""
+    before, after = pattern.split("*")
+    form = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
+    found = [(form.fullmatch(p.name), p) for p in Path(folder).glob(pattern)]
+    return [p for _, p in sorted((int(m[1]), p) for m, p in found if m)]
+
+
+def find_snapshots(run_dir: str | os.PathLike) -> list[Path]:
+    """Network snapshots of a run, oldest first."""
+    return numbered(run_dir, "network-snapshot-*.pkl")
 
 
 def plain(value: Any) -> Any:

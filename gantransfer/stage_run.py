@@ -18,12 +18,13 @@ from typing import Any
 import torch
 
 from dnnlib import json_file, seeding, util
+from dnnlib.run_folder import LOCK, RunFolder, hold
 from dnnlib.util import Logger, UserError, atomic_write
 from gantransfer import directions, training_loop
 from gantransfer.dataset import ImageDataset
 from gantransfer.method import Method, Options, RunConfig
 from gantransfer.metrics import metrics
-from gantransfer.snapshot import Snapshot
+from gantransfer.snapshot import Snapshot, find_snapshots
 from torch_utils import distributed as dist
 
 
@@ -62,9 +63,31 @@ def run_stage(method: type[Method], opts: Options, dataset: ImageDataset, run: R
               device: torch.device, source: Snapshot | None = None) -> Path:
     """Train `stage` of `method` (options and `run` are resolved) in `outdir`; the snapshot `<stage>.pkl` there.
 
-    Raises UserError when the folder holds a stage with other settings; a failed start leaves nothing behind.
+    Raises UserError when the folder holds a stage with other settings, or another process trains in it; a failed
+    start leaves nothing behind.
     """
     outdir, wanted = Path(outdir), settings(method, opts, run, dataset, stage)
+    folder, before = None, set()
+    if dist.is_main():
+        try:
+            before = {p.name for p in outdir.iterdir()} if outdir.is_dir() else set()
+            folder = hold(outdir)
+        except OSError as e:
+            raise UserError(f"--outdir={outdir} cannot be written: {e.strerror}") from None
+    try:
+        return _run_stage(method, opts, dataset, run, stage, outdir, device, source, wanted, folder)
+    except (UserError, OSError, util.Stopped, KeyboardInterrupt):
+        if folder is not None and not training_loop.find_states(outdir) and not find_snapshots(outdir):
+            _remove(outdir, before)
+            folder.discard()
+        raise
+    finally:
+        if folder is not None:
+            folder.release()
+
+
+def _run_stage(method: type[Method], opts: Options, dataset: ImageDataset, run: RunConfig, stage: str, outdir: Path,
+               device: torch.device, source: Snapshot | None, wanted: dict[str, Any], folder: RunFolder | None) -> Path:
     final = result_path(outdir, stage)
     run.device = str(device)
     before = None
@@ -86,11 +109,9 @@ def run_stage(method: type[Method], opts: Options, dataset: ImageDataset, run: R
             outdir.glob("network-snapshot-*.pkl")):
         raise UserError(f"{outdir} holds another run; choose another --outdir")
     states = training_loop.find_states(outdir) if before is not None else []
-    fresh = before is None
     dist.barrier()
     if dist.is_main():
         try:
-            outdir.mkdir(parents=True, exist_ok=True)
             with atomic_write(outdir / "training_options.json") as f:
                 json.dump(dict(wanted, num_gpus=run.num_procs, run_dir=str(outdir)), f, indent=2)
         except OSError as e:
@@ -112,21 +133,16 @@ def run_stage(method: type[Method], opts: Options, dataset: ImageDataset, run: R
                     print(json.dumps(result))
             return values
 
-        out = training_loop.Outputs(outdir, None, run.snap, keep_states=1, evaluate=evaluate)
+        out = training_loop.Outputs(outdir, None, run.snap, keep_states=1, evaluate=evaluate, folder=folder,
+                                    again="run the command again to continue")
         done = training_loop.run(trainer, dataset, run, out, states[0] if states else None)
         if done < run.kimg * 1000:
             raise UserError(f"{stage} was stopped at {done / 1000:g} of {run.kimg:g} kimg; run the command again to "
                             "continue")
         if dist.is_main():
             with util.atomic_path(final) as tmp:
-                shutil.copyfile(sorted(outdir.glob("network-snapshot-*.pkl"))[-1], tmp)
+                shutil.copyfile(find_snapshots(outdir)[-1], tmp)
             write_results(outdir, method.name, run)
-    except UserError:
-        if fresh and dist.is_main() and not training_loop.find_states(outdir):
-            if logger is not None:
-                logger.close()
-            _remove(outdir)
-        raise
     finally:
         if logger is not None:
             logger.close()
@@ -134,12 +150,10 @@ def run_stage(method: type[Method], opts: Options, dataset: ImageDataset, run: R
     return final
 
 
-def _remove(outdir: Path) -> None:
-    """What a stage that never began has written; the folder itself only if nothing else is in it."""
-    for name in ("training_options.json", "log.txt", "stats.jsonl"):
+def _remove(outdir: Path, before: set[str]) -> None:
+    """What a stage that never began has written; never what was there before it."""
+    for name in {"training_options.json", "log.txt", "stats.jsonl", LOCK} - before:
         (outdir / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        outdir.rmdir()
 
 
 def write_results(outdir: Path, name: str, run: RunConfig) -> dict[str, Any]:

@@ -8,12 +8,14 @@ run repeats the uninterrupted one, and the same global batch over more processes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,8 @@ import numpy as np
 import torch
 
 import dnnlib.util as util
-from dnnlib import json_file
+from dnnlib import json_file, signals
+from dnnlib.run_folder import RunFolder, hold
 from dnnlib.util import UserError, atomic_path
 from gantransfer import training_state
 from gantransfer.dataset import BatchSource, ImageDataset
@@ -31,18 +34,26 @@ from gantransfer.grid import save_grid
 from gantransfer.method import Batch, Method, Phase, Reals, RunConfig
 from gantransfer.phase_graph import PhaseGraph
 from gantransfer.sampler import LabelSource
-from gantransfer.snapshot import NetRecord, Snapshot, plain
+from gantransfer.snapshot import NetRecord, Snapshot, find_snapshots, numbered, plain
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 from torch_utils import stats
 from torch_utils.graphs import CudaGraphs
 
+# Beyond these training has diverged, though its numbers are finite. Trainings that go well stay a hundred times below:
+# losses (means over a tick) below about 1e3; weights below 2e3, the size of those that are stored a hundred times too
+# large for a lower learning rate; variances and other buffers below about 1e4.
+MAX_LOSS, MAX_WEIGHT, MAX_BUFFER = 1e6, 1e5, 1e12
 # (method, cur_nimg, snapshot file) -> new values by name; called on every process
 Evaluate = Callable[[Method, int, Path], dict[str, float]]
 
 
 class Diverged(UserError):
-    """Training produced numbers that are not finite, and cannot go on."""
+    """Training produced numbers that are not finite, or beyond all use, and cannot go on."""
+
+
+class _StopNow(BaseException):
+    """A signal came while metrics were computed, whose training state is written already."""
 
 
 @dataclass
@@ -58,6 +69,8 @@ class Outputs:
     evaluate_at_start: bool = False  # an untrained network's metrics are costly and say nothing
     wandb_project: str | None = None
     workers: int = 3  # image-reading threads
+    folder: RunFolder | None = None  # the lock of run_dir, on rank 0; None: the loop takes it
+    again: str = "continue with --resume=latest"  # what to do after a stop
 
 
 def run(method: Method, dataset: ImageDataset, run: RunConfig, out: Outputs, state_path: Path | None = None,
@@ -66,16 +79,31 @@ def run(method: Method, dataset: ImageDataset, run: RunConfig, out: Outputs, sta
 
     `graphs` records and replays the phases that allow it; UserError if none does.
 
-    Stops early, cleanly, on SIGTERM: the training state is written first. Raises Diverged when training cannot go on.
+    A signal (SIGTERM, SIGINT, SIGHUP) stops it early and cleanly, with the training state of the step in which it
+    came. After SIGTERM it returns; other signals are then handed on to the handler that was there before. A second
+    Ctrl-C is handed on at once. Raises Diverged when training cannot go on, UserError when another process trains in
+    the folder, or when the folder was moved or removed.
     """
-    loop = _Loop(method, dataset, run, out, graphs)
-    if state_path is not None:
-        loop.load_state(state_path)
+    own = hold(out.run_dir) if out.folder is None and dist.is_main() else None
+    folder, terminate = own or out.folder, _Terminate()
     try:
-        with _Terminate() as terminate:
-            return loop.train(terminate)
+        loop = _Loop(method, dataset, run, out, graphs, folder)
+        try:
+            if state_path is not None:
+                loop.load_state(state_path)
+            with terminate:
+                shown = loop.train(terminate)
+        except OSError:
+            if folder is not None:
+                folder.check()  # a lost folder shows in many ways
+            raise
+        finally:
+            loop.close()
     finally:
-        loop.close()
+        if own is not None:
+            own.release()
+    terminate.hand_on()
+    return shown
 
 
 class FlatGradients:
@@ -212,8 +240,9 @@ class _Timer:
 
 
 class _Loop:
-    def __init__(self, method: Method, dataset: ImageDataset, run: RunConfig, out: Outputs, graphs: CudaGraphs | None):
-        self.method, self.dataset, self.run, self.out = method, dataset, run, out
+    def __init__(self, method: Method, dataset: ImageDataset, run: RunConfig, out: Outputs, graphs: CudaGraphs | None,
+                 folder: RunFolder | None):
+        self.method, self.dataset, self.run, self.out, self.folder = method, dataset, run, out, folder
         self.reals = method.prepare(dataset)
         self.collector = stats.Collector()
         method.report = self.collector.report
@@ -269,17 +298,27 @@ class _Loop:
         return list({id(p.opt): p.opt for p in self.stepper.phases}.values())
 
     def _write_state(self) -> None:
-        self._check_finite()
+        self._check_weights()
         if dist.is_main():
+            self.folder.check()
             path = self.out.run_dir / f"training-state-{self.cur_nimg // 1000:06d}.pt"
-            with atomic_path(path) as tmp:
+            with atomic_path(path, parents=False) as tmp:
                 torch.save(self.state(), tmp)
             for old in find_states(self.out.run_dir)[self.out.keep_states :]:
                 old.unlink(missing_ok=True)
 
     # ---- training --------------------------------------------------------------------------------------------
 
-    def train(self, terminate: Callable[[], bool]) -> int:
+    def train(self, terminate: _Terminate) -> int:
+        self.terminate = terminate
+        with contextlib.suppress(_StopNow):
+            if self._train():
+                return self.cur_nimg
+        dist.print0(f"Stopped at {self.cur_nimg / 1000:.1f} kimg as asked; {self.out.again}")
+        return self.cur_nimg
+
+    def _train(self) -> bool:
+        """Whether there is nothing left to do; False: stopped by a signal, with the state written."""
         total = int(round(self.run.kimg * 1000))
         self.start_time = tick_time = time.time()
         tick_nimg, maintenance = self.cur_nimg, 0.0
@@ -293,14 +332,14 @@ class _Loop:
             dist.print0(f"Continuing at {self.cur_nimg / 1000:.1f} kimg")
             self._evaluate_unfinished()
             if self._rate():
-                return self.cur_nimg
+                return True
         if self.cur_nimg >= total:
             dist.print0(f"Done: {self.cur_nimg / 1000:.1f} of {self.run.kimg:g} kimg were trained before")
-            return self.cur_nimg
+            return True
         dist.print0(f"Training for {self.run.kimg:g} kimg")
         while True:
             self._step()
-            done, stop = self.cur_nimg >= total, terminate()
+            done, stop, written = self.cur_nimg >= total, self.terminate(), False
             # Ticks end on a fixed grid of images, so that a resumed run has the uninterrupted run's ticks.
             if done or self.tick == 0 or self.cur_nimg >= self.tick * self.run.tick * 1000:
                 now = time.time()
@@ -310,22 +349,23 @@ class _Loop:
                 if done or (self.out.network_ticks and tick % self.out.network_ticks == 0):
                     snapshot = self._snapshot()
                     self._write_state()
+                    written = True
                     if self.out.image_ticks is not None:
                         self._images(f"fakes{self.cur_nimg // 1000:06d}")
-                    if tick > 0 or done or self.out.evaluate_at_start:
-                        self._evaluate(snapshot)
+                    if not stop and (tick > 0 or done or self.out.evaluate_at_start):
+                        self._evaluate(snapshot)  # after a stop the continued run does it
                         done = self._rate() or done
                 elif self.out.image_ticks and tick % self.out.image_ticks == 0:
                     self._images(f"fakes{self.cur_nimg // 1000:06d}")
                 tick_time, tick_nimg = time.time(), self.cur_nimg
                 maintenance = tick_time - now
-            elif stop:
-                self._write_state()
-            if done:
-                return self.cur_nimg
             if stop:
-                dist.print0(f"Stopped at {self.cur_nimg / 1000:.1f} kimg as asked; continue with --resume=latest")
-                return self.cur_nimg
+                if not written:
+                    self._check_losses(self.collector.pending())
+                    self._write_state()
+                return False
+            if done:
+                return True
 
     def _evaluate_unfinished(self) -> None:
         """A run killed between its snapshot and the end of its metrics computes them now."""
@@ -334,7 +374,8 @@ class _Loop:
 
     def _evaluate(self, snapshot: Path) -> None:
         if self.out.evaluate is not None:
-            values = self.out.evaluate(self.method, self.cur_nimg, snapshot)
+            with self.terminate.at_once():
+                values = self.out.evaluate(self.method, self.cur_nimg, snapshot)
             if dist.is_main() and values:
                 self.writer.write_metrics(values, self.cur_nimg)
 
@@ -376,24 +417,37 @@ class _Loop:
                 for t in net.state_dict().values():
                     dist.broadcast_(t)
 
-    def _check_finite(self) -> None:
+    def _check_weights(self) -> None:
         for name, net in self.method.nets.items():
+            params = {key for key, _ in net.named_parameters()}
             for key, t in net.state_dict().items():
-                if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+                if not t.is_floating_point() or not t.numel():
+                    continue
+                if not bool(torch.isfinite(t).all()):
                     raise Diverged(self._diverged(f"{name}.{key} is not finite"))
+                if (most := float(t.abs().max())) > (MAX_WEIGHT if key in params else MAX_BUFFER):
+                    raise Diverged(self._diverged(f"{name}.{key} has grown to {most:.3g}"))
+
+    def _check_losses(self, means: dict[str, float]) -> None:
+        for key, mean in means.items():
+            if key.startswith("Loss/") and not abs(mean) <= MAX_LOSS:
+                what = f"has grown to {mean:.3g}" if np.isfinite(mean) else "is not finite"
+                raise Diverged(self._diverged(f"{key} {what}"))
 
     def _diverged(self, what: str) -> str:
         last = f"the last good snapshot is {self.last_snapshot}" if self.last_snapshot else "no snapshot was written"
+        states = find_states(self.out.run_dir)
+        last += f", the last good training state {states[0].name}" if states else ""
         return (f"training diverged at {self.cur_nimg / 1000:.1f} kimg: {what}; {last}. "
                 f"Try a lower learning rate or more regularisation (for GANs: --glr, --dlr, --gamma)")
 
     # ---- output ----------------------------------------------------------------------------------------------
 
     def _prepare_folder(self) -> None:
-        self.out.run_dir.mkdir(parents=True, exist_ok=True)
+        self.folder.check()
         util.sweep_temporaries(self.out.run_dir)
         trim_logs(self.out.run_dir, self.cur_nimg / 1000, fresh=self.cur_nimg == 0)
-        snapshots = sorted(self.out.run_dir.glob("network-snapshot-*.pkl"))
+        snapshots = find_snapshots(self.out.run_dir)
         self.last_snapshot = snapshots[-1] if snapshots else None
         self.writer = stats.StatsWriter(self.out.run_dir, start_nimg=self.cur_nimg,
                                         wandb_project=self.out.wandb_project,
@@ -401,12 +455,15 @@ class _Loop:
         if self.out.image_ticks is not None and not (self.out.run_dir / "reals.png").exists():
             indices, labels, columns = grid_layout(self.dataset, rows=None)
             images = self.dataset.images_uint8(indices)
-            save_grid(self.out.run_dir / "reals.png", images, columns, row_labels=labels, zoom=_zoom(images))
+            save_grid(self.out.run_dir / "reals.png", images, columns, row_labels=labels, zoom=_zoom(images),
+                      parents=False)
 
     def _total_sec(self) -> float:
         return self.elapsed + time.time() - self.start_time
 
     def _tick(self, tick_sec: float, images: int, maintenance: float) -> None:
+        if dist.is_main():
+            self.folder.check()
         c, m = self.collector, self.method
         total_sec = self._total_sec()
         cpu_gb, gpu_gb = _memory(self.device)
@@ -433,12 +490,10 @@ class _Loop:
             if s["num"] and s["mean"] > 0:
                 dist.print0(f"Warning: phase {name} had {s['mean'] * s['num']:.0f} non-finite gradients this tick; "
                             f"they were replaced (stats.jsonl: Grad/nonfinite/{name})")
-        broken = [k for k, s in summary.items() if k.startswith("Loss/") and s["num"] and not np.isfinite(s["mean"])]
-        if broken:
-            raise Diverged(self._diverged(f"{broken[0]} is not finite"))
+        self._check_losses({k: s["mean"] for k, s in summary.items() if s["num"]})
 
     def _snapshot(self) -> Path:
-        self._check_finite()
+        self._check_weights()
         if dist.world_size() > 1:
             dist.assert_replicas_equal({f"{k}.{n}": t for k, v in self.method.nets.items()
                                         for n, t in v.state_dict().items()})
@@ -446,7 +501,7 @@ class _Loop:
         if dist.is_main():
             snap = self.method.snapshot(self.cur_nimg)
             snap.extra.setdefault("run", plain(vars(self.run)))
-            snap.save(path)
+            snap.save(path, parents=False)
         self.last_snapshot = path
         return path
 
@@ -465,7 +520,8 @@ class _Loop:
                       for i in range(0, len(c), 32)]
             stem = name if view == sampler.views[0] else re.sub("^fakes", f"fakes_{view}", name)
             images = torch.cat(images).numpy()
-            save_grid(self.out.run_dir / f"{stem}.png", images, columns, row_labels=labels, zoom=_zoom(images))
+            save_grid(self.out.run_dir / f"{stem}.png", images, columns, row_labels=labels, zoom=_zoom(images),
+                      parents=False)
 
 
 def normalised(x: torch.Tensor) -> torch.Tensor:
@@ -509,25 +565,65 @@ class _Loader:
 
 
 class _Terminate:
-    """SIGTERM asks for a clean stop at the end of the step; all processes agree on the step."""
+    """A signal asks for a clean stop at the end of the step; all processes agree on the step, and on the signal."""
 
     def __init__(self) -> None:
-        self.flag, self.calls = False, 0
+        self.signum, self.received, self.interruptible = 0, 0.0, False
+        self.old: dict[int, Any] = {}
+        self.steps, self.every, self.asked = 0, 1, time.monotonic()
 
-    def __enter__(self) -> Callable[[], bool]:
-        self.old = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "flag", True))
+    def __enter__(self) -> _Terminate:
+        if threading.current_thread() is threading.main_thread():
+            self.old = signals.handle(self._receive)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        signal.signal(signal.SIGTERM, self.old)
+        for signum, handler in self.old.items():
+            signal.signal(signum, handler)
+
+    def _receive(self, signum: int, frame: Any) -> None:
+        now, before = time.monotonic(), self.received
+        first, self.received = not self.signum, now
+        self.signum = self.signum or signum
+        if self.interruptible:
+            raise _StopNow
+        # A batch system may send SIGTERM twice. Somebody who presses Ctrl-C again does not want to wait for the step.
+        if not first and signum == signal.SIGINT and now - before > 1:
+            self._call(signum)
+
+    def _call(self, signum: int) -> None:
+        if callable(self.old.get(signum)):
+            self.old[signum](signum, None)
+
+    def hand_on(self) -> None:
+        """After the clean stop: Ctrl-C ends the program too. SIGTERM has had what it asked for."""
+        if self.signum and self.signum != signal.SIGTERM:
+            self._call(self.signum)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a signal raises _StopNow: for what takes long and is done again by the continued run."""
+        self.interruptible = True
+        try:
+            if self.signum:
+                raise _StopNow
+            yield
+        finally:
+            self.interruptible = False
 
     def __call__(self) -> bool:
         if dist.world_size() == 1:
-            return self.flag
-        self.calls += 1
-        if self.calls % 8:  # agreeing costs a collective: every eighth step is soon enough
+            return bool(self.signum)
+        self.steps += 1
+        if self.steps < self.every:
             return False
-        return dist.any_rank(self.flag)
+        now = time.monotonic()
+        seconds = (now - self.asked) / self.steps
+        signum, slowest = dist.all_reduce_max(torch.tensor([self.signum, seconds], dtype=torch.float64)).tolist()
+        # Agreeing costs a collective: about twice a second is soon enough.
+        self.steps, self.every, self.asked = 0, int(min(max(0.5 / max(slowest, 1e-6), 1), 8)), now
+        self.signum = int(signum)
+        return bool(signum)
 
 
 def grid_layout(dataset: ImageDataset, rows: int | None) -> tuple[list[int], list[str] | None, int]:
@@ -572,7 +668,7 @@ def as_source(path: Path) -> Snapshot:
 
 def find_states(run_dir: str | os.PathLike) -> list[Path]:
     """Training states of a run, newest first."""
-    return sorted(Path(run_dir).glob("training-state-*.pt"), key=lambda p: (p.name, p.stat().st_mtime), reverse=True)
+    return numbered(run_dir, "training-state-*.pt")[::-1]
 
 
 def trim_logs(run_dir: Path, kimg: float, fresh: bool) -> None:
@@ -580,7 +676,7 @@ def trim_logs(run_dir: Path, kimg: float, fresh: bool) -> None:
     for path in [*run_dir.glob("stats.jsonl"), *run_dir.glob("metric-*.jsonl")]:
         lines = [] if fresh else json_file.records(path.read_bytes())
         kept = [line + b"\n" for line, record in lines if _kimg_of(record) <= kimg + 1e-9]
-        with util.atomic_write(path, "wb") as f:
+        with util.atomic_write(path, "wb", parents=False) as f:
             f.writelines(kept)
 
 

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import dataset_tool
-from dnnlib.util import UserError, run_cli
+from dnnlib.util import UserError, run_cli, sole_writer
 from gantransfer import data_sources
 from gantransfer.dataset import ImageDataset
 from tests.conftest import write_image_zip
@@ -730,3 +730,33 @@ def test_classes_of_a_set_without_names(tmp_path, tool):
     assert code == 2 and "no image of class 3, 4" in only_line(err) and not (tmp_path / "a.zip").exists()
     assert tool(*words, "--classes=5,2")[0] == 0
     assert [label for _, label in read_set(tmp_path / "a.zip")[0]["labels"]] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("dest", ["new.zip", "new"])
+def test_two_conversions_to_one_destination(tmp_path, tool, dest):
+    """The second is one line, and harms nothing; so is a folder that appeared meanwhile."""
+    for k in range(4):
+        save(tmp_path / "in" / f"{k}.png", picture(k))
+    with sole_writer(tmp_path / dest):  # as the first holds it while it works
+        code, _, err = tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/{dest}")
+    assert code == 2 and "is being written by process" in only_line(err)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+    assert tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/{dest}")[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", dest]
+
+
+def test_a_folder_that_appears_meanwhile_is_not_touched(tmp_path, tool, monkeypatch):
+    for k in range(4):
+        save(tmp_path / "in" / f"{k}.png", picture(k))
+    convert = dataset_tool.Conversion.image
+
+    def appears(self, item):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        (tmp_path / "new" / "mine").write_text("x")
+        return convert(self, item)
+
+    monkeypatch.setattr(dataset_tool.Conversion, "image", appears)
+    code, _, err = tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/new")
+    assert code == 2 and "was made by somebody else meanwhile" in only_line(err)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "new"]
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["mine"]

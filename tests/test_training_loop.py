@@ -7,17 +7,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 import torch
 
+from dnnlib.util import UserError
 from gantransfer import training_loop
 from gantransfer.dataset import ImageDataset
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS
-from gantransfer.snapshot import load
+from gantransfer.snapshot import find_snapshots, load
 from tests.conftest import ROOT
 
 SMALL = dict(cfg="tiny", cbase=64, cmax=8, z_dim=8, w_dim=8)
@@ -130,6 +132,95 @@ def test_sigterm_writes_state_and_ends_cleanly(tiny_zip, tmp_path):
     assert 8 < state["cur_nimg"] < 50000
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("network_ticks", [1, 1000], ids=["snapshot tick", "other tick"])
+def test_a_signal_in_any_step_writes_the_state_of_that_step(tiny_zip, tmp_path, signum, network_ticks):
+    """Also in a step at whose end a tick ends, with a snapshot or without."""
+    m, dataset, config = build(tiny_zip)
+    config.tick = 0.008  # every step ends a tick
+    end_step = m.end_step
+
+    def interrupted(cur_nimg, batch_size):
+        end_step(cur_nimg, batch_size)
+        if cur_nimg == 40:
+            os.kill(os.getpid(), signum)
+
+    m.end_step = interrupted
+    seen = []
+    before = signal.signal(signum, lambda s, frame: seen.append(s))
+    try:
+        done = training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path, None, network_ticks))
+    finally:
+        signal.signal(signum, before)
+    assert done == 48 and seen == [signum] * (signum != signal.SIGTERM)
+    assert torch.load(training_loop.find_states(tmp_path)[0], weights_only=True)["cur_nimg"] == 48
+
+
+def test_a_signal_during_metrics_stops_at_once_and_they_are_made_up_for(tiny_zip, tmp_path):
+    asked = []
+
+    def evaluate(method, cur_nimg, path):
+        asked.append(cur_nimg)
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return {}
+
+    for state in (None, tmp_path / "training-state-000000.pt"):
+        m, dataset, config = build(tiny_zip)
+        out = training_loop.Outputs(tmp_path, image_ticks=None, network_ticks=1, evaluate=evaluate)
+        start = time.monotonic()
+        done = training_loop.run(m, dataset, config, out, state)
+        assert time.monotonic() - start < 50
+        if state is None:
+            assert done == asked[-1] < 160
+    assert done == 160 and asked[1] == asked[2] and len(asked) == 5
+
+
+def test_a_run_that_is_continued_while_it_trains_is_refused(tiny_zip, tmp_path):
+    first = subprocess.Popen(command(tiny_zip, tmp_path, "--kimg=50"), stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True)
+    for line in first.stdout:
+        if line.startswith("tick 1"):
+            break
+    drain = threading.Thread(target=first.stdout.read)
+    drain.start()
+    second = subprocess.run(command(tiny_zip, tmp_path, "--kimg=50", "--resume=latest"), capture_output=True, text=True)
+    assert second.returncode == 2 and second.stderr.count("\n") == 1, second.stderr
+    assert f"is in use by process {first.pid}" in second.stderr
+    assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(timeout=60) == 0
+    drain.join()
+    (run,) = tmp_path.glob("0*")
+    kimg = [json.loads(x)["Progress/kimg"]["mean"] for x in (run / "stats.jsonl").read_text().splitlines()]
+    assert kimg == sorted(set(kimg))
+
+
+def test_a_run_folder_that_is_moved_is_not_made_anew(tiny_zip, tmp_path):
+    m, dataset, config = build(tiny_zip)
+    end_step = m.end_step
+
+    def move(cur_nimg, batch_size):
+        end_step(cur_nimg, batch_size)
+        if cur_nimg == 80:
+            os.rename(tmp_path / "run", tmp_path / "elsewhere")
+
+    m.end_step = move
+    with pytest.raises(UserError, match="run was moved to .*elsewhere"):
+        training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path / "run", None, 1))
+    assert [p.name for p in tmp_path.iterdir()] == ["elsewhere"]
+
+
+def test_states_and_snapshots_sort_by_number(tmp_path):
+    for n in ("999996", "1000000", "000100"):
+        (tmp_path / f"training-state-{n}.pt").touch()
+        (tmp_path / f"network-snapshot-{n}.pkl").touch()
+    (tmp_path / "training-state-old.pt").touch()
+    assert [p.stem[15:] for p in training_loop.find_states(tmp_path)] == ["1000000", "999996", "000100"]
+    assert [p.stem[17:] for p in find_snapshots(tmp_path)] == ["000100", "999996", "1000000"]
+
+
 def test_two_processes_equal_one(tiny_zip, tmp_path):
     """Sums over processes round differently, and rounding may carry an activation over a kink of the leaky ReLU: rare,
     but visible after ten steps. A difference by design would show with every seed."""
@@ -164,6 +255,31 @@ def test_divergence_is_named(tiny_zip, tmp_path):
         training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path, image_ticks=None, network_ticks=1))
     snap = load(tmp_path / "network-snapshot-000000.pkl")
     assert all(torch.isfinite(t).all() for r in snap.nets.values() for t in r.state.values())
+
+
+@pytest.mark.parametrize("what, match", [
+    ("loss", "Loss/G/loss has grown to"), ("weight", "G.*weight has grown to 1e"), ("loss, then a signal", "has grown"),
+])
+def test_a_finite_explosion_is_noticed_and_the_last_good_state_kept(tiny_zip, tmp_path, what, match):
+    m, dataset, config = build(tiny_zip)
+    honest, end_step = m.generator_loss, m.end_step
+
+    def broken(batch, d):
+        return honest(batch, d) + (1e9 if batch.cur_nimg >= 48 and "loss" in what else 0.0)
+
+    def after(cur_nimg, batch_size):
+        end_step(cur_nimg, batch_size)
+        if cur_nimg == 48 and what == "weight":
+            with torch.no_grad():
+                next(p for n, p in m.nets["G"].named_parameters() if n.endswith("weight")).fill_(1e8)
+        if cur_nimg == 48 and "signal" in what:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    m.generator_loss, m.end_step = broken, after
+    with pytest.raises(training_loop.Diverged, match=match) as e:
+        training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path, image_ticks=None, network_ticks=1))
+    assert "the last good training state training-state-000000.pt" in str(e.value)
+    assert torch.load(tmp_path / "training-state-000000.pt", weights_only=True)["cur_nimg"] == 40
 
 
 def test_gradient_accumulation_does_not_change_the_gradient(tiny_zip):

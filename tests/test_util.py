@@ -7,7 +7,9 @@ import errno
 import http.server
 import io
 import os
+import signal
 import stat
+import subprocess
 import sys
 import threading
 import warnings
@@ -17,13 +19,14 @@ import pytest
 
 from dnnlib import util
 from dnnlib.util import UserError
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("error, code, text", [
     (UserError("--data=x: no such file; give a folder or a zip"), 2, "Error: --data=x: no such file; give a folder"),
     (OSError(errno.ENOSPC, "No space left on device", "/full/out.zip"), 2, "/full/out.zip: No space left on device"),
     (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 2, "/root/x: Permission denied"),
-    (KeyboardInterrupt(), 130, "Interrupted"),
+    (KeyboardInterrupt(), 130, "Stopped by SIGINT"), (util.Stopped(15), 143, "Stopped by SIGTERM"),
 ])
 def test_user_errors_become_one_line_and_an_exit_code(error, code, text, capsys):
     def command():
@@ -77,6 +80,74 @@ def test_atomic_files_have_ordinary_permissions(tmp_path):
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("hide", [False, True], ids=["OSError", "hidden in a RuntimeError"])
+def test_a_file_size_limit_is_an_oserror_with_the_files_name(tmp_path, hide):
+    """Writers in C++ raise errors of their own when the disk is full."""
+    resource = pytest.importorskip("resource")
+    (tmp_path / "a").write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError) as e, util.atomic_path(tmp_path / "a") as tmp:
+            try:
+                tmp.write_bytes(bytes(20_000))
+            except OSError:
+                if hide:
+                    raise RuntimeError("writing failed") from None
+                raise
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert e.value.errno == errno.EFBIG and e.value.filename == str(tmp_path / "a")
+    assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_other_errors_of_a_writer_stay_what_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="^ours$"), util.atomic_path(tmp_path / "a"):
+        raise RuntimeError("ours")
+    with pytest.raises(FileNotFoundError), util.atomic_path(tmp_path / "no" / "a", parents=False):
+        pass
+    assert not os.listdir(tmp_path)
+
+
+CLI = """
+import os, signal, sys, time
+from dnnlib import signals
+signals.end_in_one_line()
+from dnnlib import util
+import click
+
+@click.command()
+def main():
+    with util.atomic_write("out.txt") as f:
+        f.write("half")
+        print("ready", flush=True)
+        if sys.argv[2] == "in":
+            time.sleep(100)
+
+if sys.argv[2] == "before":
+    print("ready", flush=True)
+    time.sleep(100)
+util.run_cli(lambda: main.main([]))
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "in"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_one_line_and_leaves_nothing_half_written(tmp_path, signum, when):
+    def as_in_a_terminal():
+        for s in (signal.SIGINT, signal.SIGHUP):  # both are ignored in a background job, and by children of it
+            signal.signal(s, signal.SIG_DFL)
+
+    p = subprocess.Popen([sys.executable, "-c", CLI, "x", when], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, preexec_fn=as_in_a_terminal,
+                         env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    assert p.stdout.readline() == "ready\n"
+    p.send_signal(signum)
+    out, err = p.communicate(timeout=60)
+    assert (p.returncode, out, err) == (128 + signum, "", f"Stopped by {signum.name}\n")
+    assert not os.listdir(tmp_path)
 
 
 def test_sweep_removes_only_what_a_killed_write_left(tmp_path):

@@ -12,7 +12,6 @@ outside a loop holds `NullReport()` until then:
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -96,6 +95,10 @@ class Collector:
                 self._latest[name] = EasyDict(num=int(num), mean=mean, std=std)
         return {name: EasyDict(s) for name, s in self._latest.items()}
 
+    def pending(self) -> dict[str, float]:
+        """Means of what this rank reported since the last `collect`."""
+        return {k: v[1] / v[0] for k, v in self.state()["pending"].items() if v[0]}
+
     def state(self) -> dict:
         """Everything as plain numbers: {'latest': last figures, 'pending': this rank's count, sum, squares}."""
         pending = {name: [float(n), 0.0, 0.0] for name, n in self._counts.items()}
@@ -146,9 +149,8 @@ def append_jsonl(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
         size = _whole_lines(fd)
         os.lseek(fd, size, os.SEEK_SET)
         try:
-            written = os.write(fd, line)
-            if written != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            while line:  # a second write only where the first met the end of the disk, and then says why
+                line = line[os.write(fd, line) :]
         except OSError as e:
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, size)

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, sole_writer
 from gantransfer import autoencoder, latent_stats, latents, method, sampler, snapshot
 from gantransfer.dataset import DataSpec, ImageDataset
 from gantransfer.directions import UNRATED
@@ -300,16 +300,13 @@ class Mind2Mind(method.Method):
 
     def _cache(self, dataset: ImageDataset, whole: ImageDataset) -> latents.Cache:
         path = Path(self.opts.cache) if self.opts.cache else latents.default_path(dataset.spec.path)
-        missing = f"No latent cache {path}" if not path.exists() else ""
-        if dist.is_main() and not missing and latents.made_by_us(path):
-            try:
-                latents.read(path)
-            except latents.Damaged as e:
-                missing = str(e).split("; encode")[0]
-        if missing and dist.is_main():
-            print(f"{missing}: encoding {len(whole)} images now "
-                  f"(python -m gantransfer.encode does that on its own, with progress)")
-            latents.encode(whole, self.ae, path, flips=dataset.xflip, device=self.device)
+        if dist.is_main() and _unusable(path):
+            with sole_writer(path, wait=True):  # two runs on one set share the work of the first
+                why = _unusable(path)
+                if why:
+                    print(f"{why}: encoding {len(whole)} images now "
+                          f"(python -m gantransfer.encode does that on its own, with progress)")
+                    latents.encode(whole, self.ae, path, flips=dataset.xflip, device=self.device)
         dist.barrier()
         cache = latents.read(path)
         for line in cache.check(self.ae, whole, self.opts.cache_override):
@@ -665,3 +662,15 @@ def with_decoder(snap: snapshot.Snapshot, source: snapshot.Snapshot, name: str) 
 
 def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
+
+
+def _unusable(path: Path) -> str:
+    """Why a latent cache has to be made: there is none, or ours is damaged; '' if it can be used."""
+    if not path.exists():
+        return f"No latent cache {path}"
+    if latents.made_by_us(path):
+        try:
+            latents.read(path)
+        except latents.Damaged as e:
+            return str(e).split("; encode")[0]
+    return ""
