@@ -164,7 +164,8 @@ class _Destination:
             if not os.path.isfile(os.path.join(path, "dataset.json")):
                 raise UserError(f"--dest={path} has files, but no dataset.json: it is no data set, and --overwrite "
                                 "replaces nothing else; choose another folder")
-        if self.is_zip:
+        self.replaces = self.is_zip and not overwrite and _made_here(path)  # said when it is written
+        if self.is_zip and not self.replaces:
             _may_replace(path, overwrite)
         self.stack = contextlib.ExitStack()
 
@@ -238,6 +239,16 @@ class _Destination:
 def _may_replace(path: str, overwrite: bool) -> None:
     if os.path.exists(path) and not overwrite:
         raise UserError(f"--dest={path} exists; choose another name, or give --overwrite to replace it")
+
+
+def _made_here(path: str) -> bool:
+    """Whether a zip is a data set that this tool made: it can be made again, so that a word is enough to replace it."""
+    try:
+        content = Container(path).read_json("dataset.json") if os.path.exists(path) else None
+    except UserError:
+        return False
+    meta = content.get("meta") if isinstance(content, dict) else None
+    return isinstance(meta, dict) and meta.get("tool") == "dataset_tool"
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
@@ -334,7 +345,10 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
     enlarged = 0
     items = (item for item, _ in zip(source.items(), range(count)))
     results = contextlib.closing(_ordered_map(work, items, min(os.cpu_count() or 1, 8)))
-    with _Destination(dest, how.overwrite) as write, results as stream:
+    destination = _Destination(dest, how.overwrite)
+    if destination.replaces:
+        report(f"{dest} exists, made by dataset_tool.py: it is replaced")
+    with destination as write, results as stream:
         progress = tqdm(stream, total=count, unit="img", desc=os.path.basename(dest.rstrip("/")), disable=None)
         for index, (item, (image, reason)) in enumerate(progress):
             if image is None:

@@ -438,8 +438,17 @@ def test_check_of_a_raw_folder_says_sizes_and_labels(tmp_path, tool):
 def test_an_existing_destination_needs_a_flag(tmp_path, tool):
     path = write(tmp_path / "x", images("a/1.png", "b/2.png"))
     lone = write(tmp_path / "y", images("a/1.png", "b/2.png", "c/3.png"))
+    assert tool(f"--source={path}", f"--dest={tmp_path}/w.zip")[0] == 0
+    code, out, _ = tool(f"--source={lone}", f"--dest={tmp_path}/w.zip")  # made by this tool: a word is enough
+    assert code == 0 and "w.zip exists, made by dataset_tool.py: it is replaced" in out
+    assert len(ImageDataset(tmp_path / "w.zip")) == 3
+    os.rename(tmp_path / "w.zip", tmp_path / "o.zip")
+    with zipfile.ZipFile(tmp_path / "o.zip", "w") as z:  # of somebody else
+        for k in range(2):
+            z.writestr(f"{k}.png", png(k, 16))
     for dest in ("o.zip", "o"):
-        assert tool(f"--source={path}", f"--dest={tmp_path}/{dest}")[0] == 0
+        if dest == "o":
+            assert tool(f"--source={path}", f"--dest={tmp_path}/{dest}")[0] == 0
         before = ImageDataset(tmp_path / dest, use_labels=True).fingerprint()
         assert "--overwrite" in line(tool(f"--source={lone}", f"--dest={tmp_path}/{dest}"))
         assert ImageDataset(tmp_path / dest, use_labels=True).fingerprint() == before
