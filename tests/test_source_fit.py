@@ -68,7 +68,7 @@ CASES = [(m, changed, words) for m, rows in {
     "stylegan2": [(dict(map_depth=3), "mapping network has 2 layers (here 3)"),
                   (dict(z_dim=16), "latent z has 8 numbers (here 16)"), (dict(w_dim=16), "latent w has 8"),
                   (dict(cbase=128), "channels from 4x4"), (dict(cmax=4), "channels from 4x4"),
-                  (dict(map_lr=0.01), "learns at 0.1"),
+                  (dict(map_lr=0.01), "its mapping learns at 0.1"),
                   (dict(d_map_depth=3), "label mapping has 2 layers"), (dict(d_arch="orig"), "architecture is resnet"),
                   (dict(z_dim=4, map_depth=1, cmax=2), "mapping network has 2 layers")],
     "utlo": [(dict(map_depth=3), "mapping network has 2 layers"), (dict(res_uc=0, add_uc=False), "label-free layers")],
