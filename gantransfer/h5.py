@@ -18,6 +18,8 @@ import contextlib
 import json
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -152,6 +154,27 @@ def _open(path: str) -> Iterator[Any]:
             f.close()
 
 
+_PATIENCE = 30  # seconds for a first look at a file
+
+
+def _survives(path: str) -> None:
+    """UserError for a file over which HDF5's own code crashes or never ends.
+
+    Damaged files can do both, and no Python code can stop that: another process looks at the file first.
+    """
+    package = Path(__file__).resolve().parent.parent
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))}
+    try:
+        done = subprocess.run([sys.executable, "-m", "gantransfer.h5_look", os.path.abspath(path)], env=env,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                              timeout=_PATIENCE + os.path.getsize(path) / 1e8)
+        reason = "crashes over it" if done.returncode < 0 else ""
+    except subprocess.TimeoutExpired:
+        reason = "comes to no end with it"
+    if reason:
+        raise UserError(f"{path} is not a readable HDF5 file (the HDF5 library {reason}); copy the file again")
+
+
 # Filters that HDF5 and h5py bring: deflate, shuffle, checksum, szip, nbit, scale-offset, lzf. Others are programs that
 # HDF5 looks for on the machine.
 _COMPRESSING = {1, 4, 5, 6, 32000}
@@ -216,12 +239,15 @@ def _dataset(f: Any, name: str, path: str) -> Any:
 
 
 def read(path: str, split: str | None = None, kind: str = "auto", label_range: tuple[float, float] | None = None,
-         unit: str | None = None, with_labels: bool = True) -> H5Set:
+         unit: str | None = None, with_labels: bool = True, trusted: bool = False) -> H5Set:
     """Choose and check the images of a split (None: train). UserError for keys, types and shapes that do not fit.
 
     kind 'auto' makes classes of whole numbers and values of others, except in layouts whose label is known to be
-    continuous. `label_range`: raw labels that become 0 and 1.
+    continuous. `label_range`: raw labels that become 0 and 1. `trusted`: without another process's look at the file.
     """
+    module(path, "reading")
+    if not trusted:
+        _survives(path)
     with _open(path) as f:
         known = {k for _, parts, _ in LAYOUTS.values() for p in parts.values() for part in p for k in part if k}
         known |= {k.replace("images", "types") for k in known if k.startswith("images_")}

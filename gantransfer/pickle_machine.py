@@ -500,7 +500,7 @@ def _bounded(made: Any, most_text: int) -> None:
             parts = [known[id(v)] if _is_container(v) else _leaf(v) for v in _parts(value)]
             nodes = 1 + sum(p[0] for p in parts)
             text = sum(p[1] for p in parts)
-            depth = 1 + max((p[2] for p in parts), default=0)
+            depth = 1 + max((p[2] for p in parts), default=0)  # a shared part may have been met at a shallower place
             if nodes > _NODES or text > most_text or depth > _DEPTH:
                 raise Refused("its objects are nested without end")
             known[id(value)] = nodes, text, depth
@@ -508,6 +508,8 @@ def _bounded(made: Any, most_text: int) -> None:
             raise Refused("it holds an object that refers to itself")
         elif id(value) not in known and _is_container(value):
             inside.add(id(value))
+            if len(inside) > _DEPTH:
+                raise Refused("its objects are nested without end")
             todo.append((value, True))
             todo += [(v, False) for v in _parts(value) if _is_container(v) and id(v) not in known]
 

@@ -62,11 +62,19 @@ def _take(obj: Any, where: str, **allowed: Any) -> dict[str, Any]:
     return {**allowed, **obj}
 
 
+def _modest(value: Any) -> bool:
+    """Whether a value may be an argument of a network: text, or a number that is no absurd width of a layer."""
+    return value is None or isinstance(value, str) or isinstance(value, int | float) and abs(value) <= 2**16
+
+
 def _input(obj: Any, path: Path) -> InputSpec:
     got = _take(obj, f"{path}: input", **InputSpec(size=None, resize=None).to_dict())
-    if got["resize"] is not None and got["resize"] not in resize.RESIZERS:
+    if got["resize"] is not None and (not isinstance(got["resize"], str) or got["resize"] not in resize.RESIZERS):
         raise UserError(f"{path}: resize '{got['resize']}': expected null or one of {', '.join(resize.RESIZERS)}")
-    if got["resize"] is not None and not isinstance(got["size"], int):
+    for key in ("size", "channels"):
+        if got[key] is not None and not (type(got[key]) is int and 0 < got[key] <= 2**14):
+            raise UserError(f"{path}: input.{key} must be a whole number above 0, or null")
+    if got["resize"] is not None and got["size"] is None:
         raise UserError(f"{path}: input.size is needed for resize '{got['resize']}'")
     if got["dtype"] != "float32" or got["quantize_uint8"] is not True:
         raise UserError(f"{path}: input.dtype must be float32 and input.quantize_uint8 true")
@@ -102,8 +110,9 @@ def read_descriptor(path: str | Path, reserved: Collection[str] = ()) -> Descrip
         raise UserError(f"{path}: 'file' must name the weights file and 'sha256' be text")
     call = _take(top["call"], f"{path}: call", kwargs={})
     for name, value in (("arch_kwargs", top["arch_kwargs"]), ("call.kwargs", call["kwargs"])):
-        if not (isinstance(value, dict) and all(isinstance(v, int | float | str | None) for v in value.values())):
-            raise UserError(f"{path}: {name} must be an object of numbers and text")
+        if not (isinstance(value, dict) and all(_modest(v) for k in value.values()
+                                                for v in (k if isinstance(k, list) else [k]))):
+            raise UserError(f"{path}: {name} must be an object of numbers, text and lists of them")
     if not (top["classes"] is None or isinstance(top["classes"], list)
             and all(type(c) is int and 0 <= c < 2**31 for c in top["classes"])):
         raise UserError(f"{path}: 'classes' must be a list of class numbers, or null")

@@ -274,7 +274,7 @@ def _load_described(d: Descriptor, device: torch.device) -> Callable[[Tensor], F
             return _LOADERS[d.arch](d.path, device)
         try:
             net: nn.Module = DigitsJudge(**d.arch_kwargs)
-        except TypeError as e:
+        except (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError, MemoryError) as e:
             raise UserError(f"detector '{d.name}': arch_kwargs: {first_line(e)}") from None
         load_strictly(net, read_state(d.path), d.path)
         net = net.eval().requires_grad_(False).to(device)
