@@ -568,7 +568,8 @@ class _Check:
             modes[picture.mode] += 1
             met.add(picture)
             if array is None:
-                self.shapes.setdefault(picture.pixels.shape, []).append(name)
+                h, w, c = picture.pixels.shape
+                self.shapes.setdefault((h, w, c + (picture.alpha is not None)), []).append(name)
                 continue
             self.shapes.setdefault(array.shape, []).append(name)
             seen.setdefault(hashlib.sha256(str(array.shape).encode() + array.tobytes()).digest(), []).append(name)

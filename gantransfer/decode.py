@@ -125,7 +125,9 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
         low, high = (float(v) for v in text.split(","))
     except ValueError:
         raise UserError(f"--range={text}: write the values that become black and white, for example 0,4095") from None
-    if not (np.isfinite([low, high]).all() and low < high):
+    if not np.isfinite([low, high]).all():
+        raise UserError(f"--range={text}: two finite numbers are needed")
+    if low >= high:
         raise UserError(f"--range={text}: the second must be above the first")
     return low, high
 

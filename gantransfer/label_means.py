@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from dnnlib import seeding
+
 CENTERS = ("global", "class")
 COUNT, CHUNK = 10_000, 1000  # latents behind a mean; as many at a time
 SEED = 0x3EA9  # of those latents: no image has it by default
@@ -43,7 +45,7 @@ class LabelMeans:
     def _of(self, row: torch.Tensor, choice: dict[str, Any], state: tuple[int, int]) -> torch.Tensor:
         key = (row.cpu().numpy().tobytes(), tuple(sorted(choice.items())), state)
         if key not in self._known:
-            total, stream = 0, torch.Generator().manual_seed(SEED)
+            total, stream = 0, torch.Generator().manual_seed(seeding.number(SEED))
             for start in range(0, COUNT, CHUNK):
                 n = min(CHUNK, COUNT - start)
                 z = torch.randn([n, self.z_dim], generator=stream).to(self.device)

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 import gantransfer
+from dnnlib import seeding
 from dnnlib.util import UserError, atomic_path
 from gantransfer import onnx_info
 from gantransfer.dataset import DataSpec
@@ -127,7 +128,7 @@ def _sampler_of(snap: Snapshot, net: str) -> GeneratorSampler:
 
 def _example(sampler: GeneratorSampler, n: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """Inputs of n images."""
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seeding.number(seed))
     out = dict(z=torch.randn([n, sampler.z_dim], generator=rng))
     dim, label = sampler.label_dim, sampler.spec.label
     if dim and label.kind == "value":

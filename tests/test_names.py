@@ -576,7 +576,7 @@ def test_a_path_that_is_no_text_ends_no_command_after_its_work(tmp_path):
 
 
 def test_classes_are_found_in_either_spelling_of_an_accent(tmp_path, tool, made):
-    from gantransfer.generate import parse_classes
+    from gantransfer.flags import parse_classes
     from gantransfer.labels import LabelSpec
 
     nfd = unicodedata.normalize("NFD", "été")
@@ -620,17 +620,17 @@ def test_what_is_written_is_not_read_again(tmp_path, tool):
 
 
 def test_export_keeps_every_image_under_a_name_of_its_own(tmp_path, tool):
-    names = ["a/b.png", "c/b.png", "x/c_b.png", "long/" + 251 * "n" + ".png", "/abs/e.png"]
+    names = ["a/b.png", "c/b.png", "x/c_b.png", "long/" + 251 * "n" + ".png", "abs/e.png"]
     path = write(tmp_path / "x.zip", {**images(*names), "dataset.json": labels(dict.fromkeys(names, 0))})
     for dest in ("e", "e.zip"):
         assert tool("export", f"--source={path}", f"--dest={tmp_path}/{dest}")[0] == 0
         made = Container(tmp_path / dest)
         assert {made.read(n) for n in made.image_names} == set(images(*names).values())
         assert ImageDataset(tmp_path / dest, use_labels=True).spec.label.counts == (5,)
-    # Without labels the names stay, but a name is never a place outside.
+    # A name is never a place outside.
     path = write(tmp_path / "y.zip", images("a/b.png", f"{tmp_path}/outside.png"))
-    assert tool("export", f"--source={path}", f"--dest={tmp_path}/f")[0] == 0
-    assert not (tmp_path / "outside.png").exists() and len(ImageDataset(tmp_path / "f")) == 2
+    assert "lead out of it" in line(tool("export", f"--source={path}", f"--dest={tmp_path}/f"))
+    assert not (tmp_path / "outside.png").exists() and not (tmp_path / "f").exists()
 
 
 @pytest.mark.parametrize("values", [([1, 0, 0], [0, 1, 0]), (0, 2)])
