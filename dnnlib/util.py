@@ -516,12 +516,14 @@ def fetch(path_or_url: str | os.PathLike, *, timeout: float = 30) -> Path:
         if not path.exists():
             raise UserError(f"no such file: {text}")
         return regular_file(path, folder=True)
-    if text.startswith("file:"):
-        regular_file(urllib.request.url2pathname(urllib.parse.urlsplit(text).path))
     name = re.sub(r"[^0-9a-zA-Z._-]", "_", text.split("/")[-1].split("?")[0]) or "download"
     target = cache_dir("downloads", f"{hashlib.md5(text.encode()).hexdigest()}_{name}")
     if target.exists() and _as_downloaded(target):
         return target
+    if text.startswith("file:"):
+        local = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
+        if os.path.lexists(local):
+            regular_file(local)
     try:
         with (urllib.request.urlopen(text, timeout=timeout) as response, atomic_path(target) as tmp,
               open(tmp, "wb") as f):

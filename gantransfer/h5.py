@@ -451,7 +451,7 @@ def write(path: str | os.PathLike, fmt: str, items: Iterable[tuple[np.ndarray, A
     """
     h5py = module(os.fspath(path), "writing")
     splits = {k: np.asarray(v, np.int64) for k, v in (splits or {}).items()}
-    with atomic_path(Path(path)) as tmp, h5py.File(tmp, "w") as f:
+    with atomic_path(Path(path)) as tmp, h5py.File(tmp, "w", locking=False) as f:  # atomic_path holds its lock
         if label_meta is not None:
             f.attrs["label_meta"] = json.dumps(label_meta)
         if fakes:

@@ -118,7 +118,7 @@ def _sampler_of(snap: Snapshot, net: str) -> GeneratorSampler:
         G = snap.build(net)
         if not all(hasattr(G, name) for name in ("z_dim", "c_dim", "img_resolution")):
             raise UserError(f"{net} is a {type(G).__name__}, not a generator; choose another with --net")
-        spec = DataSpec.from_dict(snap.data)
+        spec = DataSpec.from_dict(snap.data) if snap.data else DataSpec("", G.img_resolution, G.img_channels, 0)
         sampler = GeneratorSampler(G, G.z_dim, spec, label_dim=G.c_dim,
                                    network=G if callable(getattr(G, "mapping", None)) else None)
     if not isinstance(sampler, GeneratorSampler):

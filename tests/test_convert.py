@@ -16,6 +16,7 @@ from dnnlib.util import UserError
 from gantransfer import plain_weights
 from gantransfer.importers import load_any
 from gantransfer.inert_pickle import Refused
+from gantransfer.labels import DataSpec, LabelSpec
 from gantransfer.networks import stylegan2
 from gantransfer.snapshot import NetRecord, Snapshot
 from tests.conftest import ROOT
@@ -133,7 +134,9 @@ def test_onnx(c_dim, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra `export`)")
     from gantransfer.onnx_export import export_onnx
 
-    snap = Snapshot("stylegan2", {"G_ema": NetRecord.of(small(c_dim))})
+    G = small(c_dim)
+    data = DataSpec("x", G.img_resolution, G.img_channels, 2, LabelSpec("class", c_dim) if c_dim else LabelSpec())
+    snap = Snapshot("stylegan2", {"G_ema": NetRecord.of(G)}, data=data.to_dict())
     export_onnx(snap, tmp_path / "x.onnx", trunc=0.7)
     session = runtime.InferenceSession(str(tmp_path / "x.onnx"))
     assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from dnnlib.util import UserError
-from gantransfer import training_loop
+from gantransfer import training_loop, training_state
 from gantransfer.dataset import DataSpec, LabelSpec
 from gantransfer.explain import explain, table
 from gantransfer.method import Batch, RunConfig
@@ -300,7 +300,8 @@ def test_continuing_is_exact(source, added, stage, tmp_path):
     for i in range(2):
         go(whole, stepper, i)
     path = tmp_path / "training-state-000000.pt"
-    torch.save(dict(method="cgantransfer", stage=stage, cur_nimg=16, method_state=whole.state(),
+    torch.save(dict(format=training_state.FORMAT, method="cgantransfer", stage=stage, cur_nimg=16, index=2, tick=0,
+                    elapsed=0.0, stats={}, method_state=whole.state(),
                     nets={k: {n: t.clone() for n, t in v.state_dict().items()} for k, v in whole.nets.items()},
                     records={k: [f"{type(v).__module__}.{type(v).__qualname__}", v.init_kwargs]
                              for k, v in whole.nets.items()},

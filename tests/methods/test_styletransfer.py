@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from gantransfer import training_loop
+from gantransfer import training_loop, training_state
 from gantransfer.dataset import DataSpec, LabelSpec
 from gantransfer.methods import METHODS
 from gantransfer.networks import styletransfer
@@ -90,7 +90,8 @@ def test_continuing_is_exact(source, tmp_path):
     whole = step(make("styletransfer", spec(NEW), source), 2)
     stepper = training_loop.Stepper(whole, whole.run)
     path = tmp_path / "training-state-000000.pt"
-    torch.save(dict(method="styletransfer", stage="main", cur_nimg=16, method_state=whole.state(),
+    torch.save(dict(format=training_state.FORMAT, method="styletransfer", stage="main", cur_nimg=16, index=2, tick=0,
+                    elapsed=0.0, opts=[], stats={}, method_state=whole.state(),
                     nets={k: {n: t.clone() for n, t in v.state_dict().items()} for k, v in whole.nets.items()},
                     records={k: [f"{type(v).__module__}.{type(v).__qualname__}", v.init_kwargs]
                              for k, v in whole.nets.items()}), path)
