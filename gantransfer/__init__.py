@@ -14,7 +14,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 __all__ = ["Model", "__version__", "load"]
 
-_NAMES = {"load": "gantransfer.api", "Model": "gantransfer.api"}
+_NAMES = {"load": "gantransfer.model", "Model": "gantransfer.model"}
 
 
 def __getattr__(name: str) -> object:

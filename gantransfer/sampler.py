@@ -15,7 +15,7 @@ import torch
 from dnnlib import seeding
 from dnnlib.util import UserError
 from gantransfer import label_means
-from gantransfer.dataset import DataSpec, LabelSpec, class_weights
+from gantransfer.data.dataset import DataSpec, LabelSpec, class_weights
 from torch_utils import random as rnd
 
 

@@ -21,8 +21,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from dnnlib.util import UserError, atomic_path, fetch
-from gantransfer import torch_file
-from gantransfer.inert_pickle import Refused
+from gantransfer.formats import torch_file
+from gantransfer.formats.inert_pickle import Refused
 
 FORMAT = "gantransfer-snapshot"
 VERSION = 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dnnlib.util import UserError
-from gantransfer.dataset import DataSpec
+from gantransfer.data.dataset import DataSpec
 from gantransfer.snapshot import NetRecord, Snapshot
 
 _ANOTHER = {"G": "G_ema", "G_ema": "G"}

@@ -29,10 +29,10 @@ from dnnlib import json_file, signals
 from dnnlib.run_folder import RunFolder, hold
 from dnnlib.util import UserError, atomic_path
 from gantransfer import training_state
-from gantransfer.dataset import BatchSource, ImageDataset
-from gantransfer.grid import save_grid
+from gantransfer.data.dataset import BatchSource, ImageDataset
 from gantransfer.method import Batch, Method, Phase, Reals, RunConfig
 from gantransfer.phase_graph import PhaseGraph
+from gantransfer.pictures.grids import save_grid
 from gantransfer.sampler import LabelSource
 from gantransfer.snapshot import NetRecord, Snapshot, find_snapshots, numbered, plain
 from torch_utils import distributed as dist

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from dnnlib.util import UserError
-from gantransfer import torch_file
-from gantransfer.pickle_machine import Refused, one_line
+from gantransfer.formats import torch_file
+from gantransfer.formats.pickle_machine import Refused, one_line
 
 FORMAT = "gantransfer-training-state"
 _FIELDS: dict[str, type | tuple[type, ...]] = dict(

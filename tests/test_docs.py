@@ -24,10 +24,12 @@ import torch
 from PIL import Image
 
 from dnnlib.util import run_cli
-from gantransfer import compare, distill_presets, methods
+from gantransfer import methods
+from gantransfer.distillation import presets
+from gantransfer.experiments import longtail
 from gantransfer.methods import cgan_kd, density_ratio
 from gantransfer.methods.stylegan2 import CFGS
-from gantransfer.metrics import metrics
+from gantransfer.metrics import table as metrics
 from gantransfer.snapshot import load
 from tests.conftest import ROOT, write_image_zip
 
@@ -38,15 +40,15 @@ OTHERS = {"--standalone", "--nproc-per-node", "--nnodes", "--rdzv-id", "--rdzv-b
           "--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--signal", "--requeue",  # sbatch
           "--index-url", "--help"}
 TABLES = [("train", "train.md"), ("dataset_tool", "dataset_tool.md"), ("lt_dataset", "lt_dataset.md"),
-          ("calc_metrics", "calc_metrics.md"), ("gantransfer.judge", "calc_metrics.md"),
-          ("gantransfer.generate", "generate.md"), ("gantransfer.demo", "compare.md"),
-          ("gantransfer.compare", "compare.md"), ("gantransfer.convert", "convert.md"),
-          ("gantransfer.transfer_demo", "cgantransfer.md"),
-          ("gantransfer.inspect", "convert.md"), ("gantransfer.bake", "hypermod.md"),
-          ("gantransfer.interpolate", "hypermod.md"), ("gantransfer.old_metrics", "hypermod.md"),
-          ("gantransfer.hypermod_demo", "hypermod.md"), ("gantransfer.encode", "mind2mind.md"),
-          ("gantransfer.mind_demo", "mind2mind.md"), ("gantransfer.distill", "distill.md"),
-          ("gantransfer.distill_demo", "distill.md")]
+          ("calc_metrics", "calc_metrics.md"), ("gantransfer.commands.judge", "calc_metrics.md"),
+          ("gantransfer.commands.generate", "generate.md"), ("gantransfer.experiments.demo", "compare.md"),
+          ("gantransfer.experiments.longtail", "compare.md"), ("gantransfer.commands.convert", "convert.md"),
+          ("gantransfer.experiments.cgantransfer", "cgantransfer.md"),
+          ("gantransfer.commands.inspect", "convert.md"), ("gantransfer.commands.bake", "hypermod.md"),
+          ("gantransfer.commands.interpolate", "hypermod.md"), ("gantransfer.commands.old_metrics", "hypermod.md"),
+          ("gantransfer.experiments.hypermod", "hypermod.md"), ("gantransfer.commands.encode", "mind2mind.md"),
+          ("gantransfer.experiments.mind2mind", "mind2mind.md"), ("gantransfer.commands.distill", "distill.md"),
+          ("gantransfer.experiments.distill", "distill.md")]
 # Sub-command of distill: the sections of its page that hold its flags.
 DISTILL = {"teacher": ["Every training stage", "teacher"], "student": ["Every training stage", "teacher", "student"],
            "ratio": ["Every training stage", "ratio"], "fakes": ["Every training stage", "fakes"],
@@ -239,7 +241,7 @@ def test_flag_tables_are_complete_and_tell_the_defaults(name, page):
 
 @pytest.mark.parametrize("name", DISTILL)
 def test_flags_of_distill_are_told_with_their_defaults(name):
-    command = command_of("gantransfer.distill").commands[name]
+    command = command_of("gantransfer.commands.distill").commands[name]
     page = (ROOT / "docs" / "distill.md").read_text(encoding="utf-8")
     cells = {f: c for part in DISTILL[name] for c in rows(section(page, part))
              for f in re.findall(r"`(--[\w-]+)`", c[0])}
@@ -253,7 +255,7 @@ def test_flags_of_distill_are_told_with_their_defaults(name):
         if isinstance(default, str | int | float) and not p.is_flag:
             assert cells[flags[0]][1] == f"`{default}`", f"{name} {p.opts[0]} has the default {default}"
     table = {re.findall(r"`(.+?)`", c[0])[0] for c in rows(section(page, "Presets"))}
-    assert table == set(distill_presets.PRESETS)
+    assert table == set(presets.PRESETS)
     assert {c[0].strip("`") for c in rows(section(page, "What the stages do"))} == set(cgan_kd.KD)
 
 
@@ -291,7 +293,7 @@ def test_metric_names_of_the_table_exist_and_are_all_there():
 def test_arms_of_the_comparison():
     text = section((ROOT / "docs" / "compare.md").read_text(encoding="utf-8"), "compare")
     named = {a: cells[1] for cells in rows(text) for a in re.findall(r"`([a-z0-9-]+)`", cells[0])}
-    for arm, flags in compare.ARMS.items():
+    for arm, flags in longtail.ARMS.items():
         said = re.findall(r"--[\w-]+=[\w.-]+", named[arm].replace("=...", f"={arm}"))
         assert said == flags, arm
 
@@ -421,14 +423,14 @@ def test_example_methods_train_resume_and_generate(name, flags, folder, monkeypa
         for key, tensor in a.nets[net].state.items():
             assert torch.equal(tensor, b.nets[net].state[key]), f"{net}.{key}"
     again = next(folder.glob("parts/*/network-snapshot-*.pkl"))
-    status, _, err = run("gantransfer.generate", [f"--network={again}", "--grid=g.png"], capsys)
+    status, _, err = run("gantransfer.commands.generate", [f"--network={again}", "--grid=g.png"], capsys)
     assert status == 0 and np.asarray(Image.open(io.BytesIO((folder / "g.png").read_bytes()))).std() > 0, err
 
 
 def test_parser_of_commands():
-    text = ("```\npython -W ignore train.py --a=1 \\\n  --b\n$ python -m gantransfer.generate --c x\n"
+    text = ("```\npython -W ignore train.py --a=1 \\\n  --b\n$ gantransfer generate --c x\n"
             "srun torchrun --nnodes=2 train.py --d\n# python train.py --e\n```\npython train.py --f\n")
-    assert commands(text) == [("train", ["--a=1", "--b"]), ("gantransfer.generate", ["--c", "x"]),
+    assert commands(text) == [("train", ["--a=1", "--b"]), ("gantransfer.commands.generate", ["--c", "x"]),
                               ("train", ["--d"])]
 
 

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from dnnlib.util import UserError
-from gantransfer import inert_pickle
-from gantransfer.labels import label_array, parse_label_file
+from gantransfer.data.labels import label_array, parse_label_file
+from gantransfer.formats import inert_pickle
 from tests.chaos import corpus, mutations
 from tests.conftest import ROOT
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from calc_metrics import main as calc_metrics
 from dnnlib.util import UserError, run_cli
-from gantransfer import best, generate, interpolate, label_means
-from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer import label_means
+from gantransfer.commands import best, generate, interpolate
+from gantransfer.commands.calc_metrics import main as calc_metrics
+from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.methods import METHODS
 from gantransfer.methods.styletransfer import StyleTransfer
-from gantransfer.networks import hyper1, hypermod, mindgan, stylegan2, styletransfer, transitional, utlo
+from gantransfer.networks import hypermod, hypermod_stylegan1, mindgan, stylegan2, styletransfer, transitional, utlo
 from gantransfer.sampler import GeneratorSampler, one_hot, to_uint8
 from gantransfer.snapshot import NetRecord, Snapshot
 from tests.conftest import write_image_zip
@@ -40,7 +41,7 @@ def generator(method):
             p.data.mul_(0.2)  # images inside the range of colours
         return G
     if method == "hypermod v1":
-        return hyper1.Generator([8, 6, 4], 8, 2, fused_from=3, num_classes=3)
+        return hypermod_stylegan1.Generator([8, 6, 4], 8, 2, fused_from=3, num_classes=3)
     if method == "styletransfer":
         G = styletransfer.extend(stylegan2.Generator(c_dim=4, **SIZES), 3)
         for p in G.residual_parameters():

@@ -17,8 +17,8 @@ from tests.conftest import ROOT
 
 PACKAGES = ("dnnlib", "torch_utils", "gantransfer")
 BASE = ("dnnlib", "torch_utils")
-DATA = (*BASE, "gantransfer.dataset")
-METHOD = (*DATA, "gantransfer.augment", "gantransfer.method", "gantransfer.networks", "gantransfer.sampler",
+DATA = (*BASE, "gantransfer.data.dataset")
+METHOD = (*DATA, "gantransfer.augment.ada", "gantransfer.method", "gantransfer.networks", "gantransfer.sampler",
           "gantransfer.snapshot")
 METHOD_NAMES = {"stylegan2", "utlo", "hypermod", "biggan", "cgantransfer", "mind2mind", "cgan_kd"}
 
@@ -28,8 +28,8 @@ RULES = [
     ("dnnlib", ("dnnlib",)),
     ("torch_utils", BASE),
     ("gantransfer.networks", (*BASE, "gantransfer.networks")),
-    ("gantransfer.dataset", BASE),
-    ("gantransfer.augment", BASE),
+    ("gantransfer.data.dataset", BASE),
+    ("gantransfer.augment.ada", BASE),
     ("gantransfer.snapshot", DATA),
     ("gantransfer.sampler", DATA),
     ("gantransfer.method", (*DATA, "gantransfer.sampler", "gantransfer.snapshot")),
@@ -40,7 +40,7 @@ RULES = [
     ("gantransfer.methods.density_ratio", (*METHOD, "gantransfer.methods")),  # judges the images of any method
     ("gantransfer.methods.*", (*METHOD, "gantransfer.methods.stylegan2")),  # may build on the base method
     ("gantransfer.methods", (*METHOD, "gantransfer.methods")),  # the table of methods
-    ("gantransfer.metrics", (*DATA, "gantransfer.metrics", "gantransfer.networks.features", "gantransfer.sampler")),
+    ("gantransfer.metrics", (*DATA, "gantransfer.metrics", "gantransfer.detectors.features", "gantransfer.sampler")),
     ("gantransfer.training_loop", (*DATA, "gantransfer.method", "gantransfer.sampler", "gantransfer.snapshot")),
 ]
 OPTIONAL = {"torchvision", "wandb", "tensorboard", "scipy", "sklearn", "imageio", "imageio_ffmpeg", "lmdb", "h5py",
@@ -149,10 +149,10 @@ def test_dnnlib_needs_standard_library_and_numpy_only(name):
     assert not imports(name) - known
 
 
-@pytest.mark.parametrize("name", [n for n in library() if n != "gantransfer.flags"])
+@pytest.mark.parametrize("name", [n for n in library() if n != "gantransfer.commands.flags"])
 def test_only_scripts_parse_options(name):
     """What flags may hold stands in flags.py, for them alone."""
-    assert not imports(name) & {"click", "argparse", "optparse", "getopt", "gantransfer.flags"}
+    assert not imports(name) & {"click", "argparse", "optparse", "getopt", "gantransfer.commands.flags"}
     used = {ast.unparse(n) for n in ast.walk(tree(name)) if isinstance(n, ast.Attribute)}
     assert "sys.argv" not in used
 

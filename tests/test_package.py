@@ -148,5 +148,5 @@ def test_commands_of_the_documents_exist(path):
 
 def test_commands_are_found_in_text():
     text = ("text python no.py\n```\nmake demo\n$ python -W ignore train.py --x \\\n  --y\n"
-            "python -m gantransfer.generate --a\ntorchrun --nnodes=2 train.py\n```\n")
-    assert commands(text) == ["make demo", "train.py", "-m gantransfer.generate", "train.py"]
+            "gantransfer generate --a\ntorchrun --nnodes=2 train.py\n```\n")
+    assert commands(text) == ["make demo", "train.py", "-m gantransfer.commands.generate", "train.py"]

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import torch
 
-from gantransfer import interpolate
+from gantransfer.commands import interpolate
 from gantransfer.metrics import stats
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.methods.utlo import UTLO
 from gantransfer.networks import utlo
 from gantransfer.sampler import GeneratorSampler, LabelSource, one_hot, to_uint8

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-import train
 from dnnlib.util import UserError, run_cli
-from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer.commands import train
+from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.snapshot import NetRecord, Snapshot

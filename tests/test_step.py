@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from gantransfer.dataset import ImageDataset
+from gantransfer.data.dataset import ImageDataset
 from gantransfer.method import Batch, RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.sampler import LabelSource

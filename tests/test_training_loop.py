@@ -16,7 +16,7 @@ import torch
 
 from dnnlib.util import UserError
 from gantransfer import training_loop
-from gantransfer.dataset import ImageDataset
+from gantransfer.data.dataset import ImageDataset
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.snapshot import find_snapshots, load

@@ -131,7 +131,7 @@ def native(device_type: str) -> bool:
     if device_type not in _State.warned:
         _State.warned.add(device_type)
         warnings.warn(f"The compiled kernels are not available for {device_type}; the slower PyTorch reference is "
-                      f"used instead (same results).\n{reason}\n`python -m gantransfer.doctor` checks the tools; "
+                      f"used instead (same results).\n{reason}\n`gantransfer doctor` checks the tools; "
                       f"--kernels=ref silences this, --kernels=native makes it an error.", RuntimeWarning, 2)
     return False
 

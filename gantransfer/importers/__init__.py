@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnnlib.util import UserError, fetch, is_url, sha256
-from gantransfer import plain_weights, snapshot, torch_file
+from gantransfer import snapshot
+from gantransfer.data.labels import some
+from gantransfer.exporters import weights
+from gantransfer.formats import torch_file
+from gantransfer.formats.inert_pickle import Refused
 from gantransfer.importers import alae, biggan, mean_w, mindgan, rosinality, strangers, stylegan1, stylegan2_ada
 from gantransfer.importers.common import Result, Source, to_snapshot
 from gantransfer.importers.stylegan2_ada import read_pickle
-from gantransfer.inert_pickle import Refused
-from gantransfer.labels import some
 from gantransfer.snapshot import Snapshot
 
 __all__ = ["IMPORTERS", "RESUME_NAMES", "Importer", "detect", "identity", "is_images", "load_any", "open_source",
@@ -85,7 +87,7 @@ def load_any(path_or_url: str | os.PathLike, format: str = "auto", copy: str = "
         if source.kind != "folder" and not source.start:
             reason = "it is empty"
         elif source.path.suffix.lower() == ".onnx":
-            reason = "ONNX files are not read back; python -m gantransfer.inspect shows what is in one"
+            reason = "ONNX files are not read back; gantransfer inspect shows what is in one"
         if source.start.lstrip()[:1] == b"<":
             reason = "it is a web page (a login page, or a link that moved?)"
         if is_url(address):
@@ -144,10 +146,10 @@ def _own(source: Source) -> Snapshot | None:
     if source.kind == "torch":
         if isinstance(source.content, dict) and source.content.get("format") == snapshot.FORMAT:
             return snapshot.from_content(source.content, source.name)
-        if plain_weights.has_description(source.path):
-            return plain_weights.load_state(source.path, source.content)
+        if weights.has_description(source.path):
+            return weights.load_state(source.path, source.content)
     if source.kind == "safetensors":
-        return plain_weights.load_safetensors(source.path)
+        return weights.load_safetensors(source.path)
     return None
 
 

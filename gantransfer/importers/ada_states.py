@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from gantransfer.data.labels import LabelSpec
+from gantransfer.formats.inert_pickle import Refused
 from gantransfer.importers.common import Part, Result, Source, count, describe, get, missing_keys
 from gantransfer.importers.ledger import Ledger
-from gantransfer.inert_pickle import Refused
-from gantransfer.labels import LabelSpec
 
 _NAMES = {"": "", "G": "G", "D": "D", "G_ema": "G_ema", "g": "G", "d": "D", "g_ema": "G_ema", "generator": "G",
           "discriminator": "D", "state_dict": ""}

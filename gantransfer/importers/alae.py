@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import torch
 
+from gantransfer.formats.inert_pickle import Refused
 from gantransfer.importers.common import Part, Result, Source, count, describe, get, is_state
 from gantransfer.importers.ledger import Ledger
-from gantransfer.inert_pickle import Refused
 
 _NAMES = {"generator": "G", "discriminator": "E", "mapping_fl": "F", "mapping_tl": "D"}
 _CLASSES = {"G": "Generator", "E": "Encoder", "F": "Mapping", "D": "LatentDiscriminator"}

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from dnnlib.util import regular_file
-from gantransfer import torch_file
+from gantransfer.data.labels import LabelSpec
+from gantransfer.formats import torch_file
+from gantransfer.formats.inert_pickle import Refused
 from gantransfer.importers.common import Part, Result, Source, count, describe, get, is_state, strip_module
 from gantransfer.importers.ledger import Ledger
-from gantransfer.inert_pickle import Refused
-from gantransfer.labels import LabelSpec
 
 # Blocks of a generator -> (resolution, width of the first layer in units of G_ch).
 _G_SIZES = {3: (32, 4), 4: (64, 16), 5: (128, 16), 6: (256, 16), 7: (512, 16)}

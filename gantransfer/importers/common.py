@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from dnnlib.util import UserError
-from gantransfer import inert_pickle, torch_file
+from gantransfer.data.labels import DataSpec, LabelSpec
+from gantransfer.formats import inert_pickle, torch_file
+from gantransfer.formats.inert_pickle import Opaque, Refused
 from gantransfer.importers.ledger import Ledger
-from gantransfer.inert_pickle import Opaque, Refused
-from gantransfer.labels import DataSpec, LabelSpec
 from gantransfer.snapshot import NetRecord, Snapshot
 
 

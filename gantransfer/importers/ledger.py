@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gantransfer.inert_pickle import Refused
+from gantransfer.formats.inert_pickle import Refused
 
 ACTIONS = ("copied", "renamed", "initialised", "dropped")
 

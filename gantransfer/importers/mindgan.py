@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from gantransfer.formats.inert_pickle import Refused
 from gantransfer.importers.common import Part, Result, Source, count, describe, get
 from gantransfer.importers.ledger import Ledger
-from gantransfer.inert_pickle import Refused
 
 
 def recognise(source: Source) -> bool:

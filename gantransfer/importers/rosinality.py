@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from gantransfer.formats.inert_pickle import Opaque, Refused
 from gantransfer.importers.common import Part, Result, Source, count, describe, get, missing_keys
 from gantransfer.importers.ledger import Ledger
-from gantransfer.inert_pickle import Opaque, Refused
 from gantransfer.networks import stylegan2
 from torch_utils.ops import upfirdn2d
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 
 import torch
 
+from gantransfer.data.labels import LabelSpec
+from gantransfer.formats.inert_pickle import Refused
 from gantransfer.importers.common import Part, Result, Source, count, describe, get
 from gantransfer.importers.ledger import Ledger
-from gantransfer.inert_pickle import Refused
-from gantransfer.labels import LabelSpec
 
 _PLAIN, _HYPER = "generator.progression.0.conv1.input", "generator.progression.0.conv1.0.input"
 _ENTRIES = {"generator": "G", "g_running": "G_ema", "discriminator": "D", "task": "T", "task_g": "T",
@@ -146,7 +146,7 @@ def _discriminator(state: Mapping[str, torch.Tensor]) -> Part:
         raise Refused(f"the tensor {lacking[0]} is missing")
     ledger = Ledger(state)
     ledger.take_rest(names)
-    return Part("gantransfer.networks.style1.Discriminator", kwargs, ledger)
+    return Part("gantransfer.networks.stylegan1.Discriminator", kwargs, ledger)
 
 
 def _class_network(state: Mapping[str, torch.Tensor]) -> Part:

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from gantransfer import inert_pickle
+from gantransfer.data.labels import LabelSpec
+from gantransfer.formats import inert_pickle
+from gantransfer.formats.inert_pickle import Network, Refused
 from gantransfer.importers import ada_states, strangers
 from gantransfer.importers.common import Part, Result, Source, missing_keys
 from gantransfer.importers.ledger import Ledger
-from gantransfer.inert_pickle import Network, Refused
-from gantransfer.labels import LabelSpec
 
 NETWORKS = ("G", "D", "G_ema")
 

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import method, resolution, sampler, snapshot, source_fit
-from gantransfer.dataset import DataSpec
-from gantransfer.directions import HIGHER, LOWER
+from gantransfer import method, sampler, snapshot, source_fit
+from gantransfer.data import resolution
+from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.metrics.directions import HIGHER, LOWER
 from gantransfer.networks import alae as networks
 from torch_utils import distributed as dist
 from torch_utils import random as rnd

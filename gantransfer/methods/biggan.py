@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import augmentation, method, resolution, sampler, snapshot, source_fit
-from gantransfer.dataset import DataSpec
+from gantransfer import method, sampler, snapshot, source_fit
+from gantransfer.augment import options
+from gantransfer.data import resolution
+from gantransfer.data.dataset import DataSpec
+from gantransfer.data.names import valid_text
 from gantransfer.method import Batch, Phase, RunConfig, option
-from gantransfer.names import valid_text
 from gantransfer.networks import biggan as networks
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
@@ -42,7 +44,7 @@ STANDING_BATCH = 64
 
 
 @dataclass
-class TrainingOptions(augmentation.AugmentOptions):
+class TrainingOptions(options.AugmentOptions):
     """What training a BigGAN needs beside the networks' sizes."""
 
     glr: float | None = option(None, "Generator learning rate", type=float, low=0)
@@ -138,7 +140,7 @@ class BigGAN(method.Method):
             o.aug = "noaug"
             if o.cfg == "tiny" and o.diffaug is None:
                 o.diffaug = "light"
-        augmentation.resolve(o, run, data)
+        options.resolve(o, run, data)
 
     @classmethod
     def run_name(cls, o: BigGANOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
@@ -174,7 +176,7 @@ class BigGAN(method.Method):
         if dist.world_size() > 1:
             for norm in self.G.norms():
                 norm.gather = dist.all_gather
-        self.augmentation = augmentation.Augmentation(opts, self.device)
+        self.augmentation = options.Augmentation(opts, self.device)
         self.steps = 0
 
     def build(self, source: snapshot.Snapshot | None) -> dict[str, nn.Module]:

@@ -21,10 +21,13 @@ import torch
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import augmentation, method, resolution, sampler, snapshot, source_fit, vicinity
-from gantransfer.dataset import DataSpec, ImageDataset, LabelSpec
-from gantransfer.directions import LOWER
+from gantransfer import method, sampler, snapshot, source_fit
+from gantransfer.augment import options
+from gantransfer.data import resolution
+from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
+from gantransfer.distillation import vicinity
 from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.metrics.directions import LOWER
 from gantransfer.networks import ccgan as networks
 from gantransfer.networks.label_embedding import ImageToLabel, LabelToEmbedding
 from torch_utils import distributed as dist
@@ -52,7 +55,7 @@ CODE_SHARE = 0.25  # of --embed_kimg that y2h gets
 
 
 @dataclass
-class CcGANOptions(augmentation.AugmentOptions):
+class CcGANOptions(options.AugmentOptions):
     cfg: str = option("auto", "Preset of sizes and hyper-parameters", choices=tuple(CFGS))
     arch: str | None = option(None, "Generator and discriminator (preset)", choices=tuple(networks.ARCHS))
     ch: int | None = option(None, "Channel unit of both networks", type=int, low=1)
@@ -134,7 +137,7 @@ class CcGAN(method.Method):
         o.aug = o.aug or "noaug"
         if o.diffaug is None and o.aug == "noaug":
             o.diffaug = cfg["diffaug"]
-        augmentation.resolve(o, run, data)
+        options.resolve(o, run, data)
 
     @classmethod
     def run_name(cls, o: CcGANOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
@@ -185,7 +188,7 @@ class CcGAN(method.Method):
         self.G, self.D = self.nets["G"].train(), self.nets["D"].train()
         self.G_ema = self.nets["G_ema"].eval()
         self.y2h, self.x2y = self.nets.get("y2h"), self.nets.get("x2y")
-        self.augmentation = augmentation.Augmentation(o, self.device)
+        self.augmentation = options.Augmentation(o, self.device)
         self.steps = 0
         self.gan_begin = int(round(o.embed_kimg * 1000))
         self.code_begin = int(round(o.embed_kimg * 1000 * (1 - CODE_SHARE)))

@@ -25,11 +25,13 @@ from torch import Tensor, nn
 
 from dnnlib import seeding
 from dnnlib.util import UserError
-from gantransfer import class_match, kd_losses, method, snapshot, source_fit, strong_views
-from gantransfer.dataset import BatchSource, DataSpec, ImageDataset, LabelSpec, reference_dataset
-from gantransfer.directions import HIGHER, LOWER
-from gantransfer.label_filter import even_quota
+from gantransfer import method, snapshot, source_fit
+from gantransfer.augment import classifier
+from gantransfer.data.dataset import BatchSource, DataSpec, ImageDataset, LabelSpec, reference_dataset
+from gantransfer.distillation import class_match, losses
+from gantransfer.distillation.selection import even_quota
 from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.metrics.directions import HIGHER, LOWER
 from gantransfer.networks import students
 from gantransfer.networks.students import Student
 from torch_utils import distributed as dist
@@ -187,8 +189,8 @@ class CGANKD(method.Method):
                 k = self.opts.hint_layer - 1
                 if k >= min(len(s), len(t)):
                     raise UserError(f"--hint_layer={k + 1}: student and teacher have {len(s)} and {len(t)} stages")
-                return [kd_losses.Hint(s[k].shape[1:3], t[k].shape[1:3])]
-            return [kd_losses.VID(a.shape[1], b.shape[1]) for a, b in stage_pairs(s, t)]
+                return [losses.Hint(s[k].shape[1:3], t[k].shape[1:3])]
+            return [losses.VID(a.shape[1], b.shape[1]) for a, b in stage_pairs(s, t)]
         except ValueError as e:
             raise UserError(f"--kd={self.opts.kd}: {e}; choose another --hint_layer") from None
 
@@ -270,7 +272,7 @@ class CGANKD(method.Method):
             return self._head_loss(batch)
         if o.kd == "sskd":
             return self._sskd_loss(batch)
-        x = strong_views.crop_and_flip(batch.x, o.crop, o.flip, batch.rng)
+        x = classifier.crop_and_flip(batch.x, o.crop, o.flip, batch.rng)
         target = batch.c[:, :-1]
         if self.data.label.kind == "value" or o.kd == "none":
             out = self.net(x, features=o.kd != "none")
@@ -281,13 +283,13 @@ class CGANKD(method.Method):
                 t = self.teacher(x, features=True)
             out = self.net(x, features=True)
             if o.kd == "uda":
-                strong = strong_views.autoaugment(batch.x, batch.choices)
+                strong = classifier.autoaugment(batch.x, batch.choices)
                 with torch.no_grad():
                     t_strong = self.teacher(strong)
-                loss = kd_losses.uda(out.logits, self.net(strong), t.logits, t_strong, y, T, o.ce_weight, o.kd_weight,
-                                     o.kd_reduction)
+                loss = losses.uda(out.logits, self.net(strong), t.logits, t_strong, y, T, o.ce_weight, o.kd_weight,
+                                  o.kd_reduction)
             else:
-                loss = kd_losses.blkd(out.logits, t.logits, y, T, o.ce_weight, o.kd_weight, o.kd_reduction)
+                loss = losses.blkd(out.logits, t.logits, y, T, o.ce_weight, o.kd_weight, o.kd_reduction)
         if o.kd in FEATURE_LOSSES:
             if self.data.label.kind == "value":
                 with torch.no_grad():
@@ -312,21 +314,21 @@ class CGANKD(method.Method):
             k = self.opts.hint_layer - 1
             return self.extra[0](s[k], t[k])
         if kd == "at":
-            return sum(kd_losses.attention(a, b) for a, b in maps)
+            return sum(losses.attention(a, b) for a, b in maps)
         if kd == "vid":
             return sum(net(a, b) for net, (a, b) in zip(self.extra, maps))
         if kd == "sp":
-            return kd_losses.similarity(*maps[-1])
-        return {"rkd": kd_losses.relations, "pkt": kd_losses.probabilities}[kd](s[-1], t[-1])
+            return losses.similarity(*maps[-1])
+        return {"rkd": losses.relations, "pkt": losses.probabilities}[kd](s[-1], t[-1])
 
     def _views(self, batch: Batch) -> Tensor:
-        x = strong_views.rotations(strong_views.crop_and_flip(batch.x, 0, self.opts.flip, batch.rng))
-        return strong_views.crop_and_flip(x, self.opts.crop, self.opts.flip, batch.rng)
+        x = classifier.rotations(classifier.crop_and_flip(batch.x, 0, self.opts.flip, batch.rng))
+        return classifier.crop_and_flip(x, self.opts.crop, self.opts.flip, batch.rng)
 
     def _head_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             pooled = self.net(self._views(batch), features=True).features[-1]
-        loss = kd_losses.projection_loss(self.net.project(pooled))
+        loss = losses.projection_loss(self.net.project(pooled))
         self.report("Loss/head", loss.detach())
         return loss
 
@@ -336,8 +338,8 @@ class CGANKD(method.Method):
             t = self.teacher(x, features=True)
             t_rep = self.teacher.project(t.features[-1])
         s = self.net(x, features=True)
-        out = kd_losses.sskd(s.logits, t.logits, self.net.project(s.features[-1]), t_rep, y, kd_T=o.T, tf_T=o.tf_T,
-                             ss_T=o.ss_T, ratio_tf=o.ratio_tf, ratio_ss=o.ratio_ss)
+        out = losses.sskd(s.logits, t.logits, self.net.project(s.features[-1]), t_rep, y, kd_T=o.T, tf_T=o.tf_T,
+                          ss_T=o.ss_T, ratio_tf=o.ratio_tf, ratio_ss=o.ratio_ss)
         for key in ("ce", "kd", "tf", "ss"):
             self.report(f"Loss/{key}", getattr(out, key).detach())
         return o.ce_weight * out.ce + o.kd_weight * out.kd + o.tf_weight * out.tf + o.ss_weight * out.ss
@@ -549,7 +551,7 @@ def load(path: str, data: DataSpec, flag: str) -> Student:
     """A trained teacher or student that fits the data, frozen. UserError naming the flag otherwise."""
     snap = snapshot.load(path)
     if snap.method != CGANKD.name:
-        raise UserError(f"{flag}={path} is of method {snap.method}; `python -m gantransfer.distill teacher` makes one")
+        raise UserError(f"{flag}={path} is of method {snap.method}; `gantransfer distill teacher` makes one")
     found, net = DataSpec.from_dict(snap.data), snap.build("net")
     if class_match.comparable(found.label, data.label):
         ids = class_match.known(found.label, data.label, f"{flag}={path}")

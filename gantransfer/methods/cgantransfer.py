@@ -22,7 +22,7 @@ from torch import nn
 
 from dnnlib.util import UserError
 from gantransfer import method, sampler, snapshot
-from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import Phase, RunConfig, option
 from gantransfer.methods.biggan import BigGAN, TrainingOptions, check_transfer_source
 from gantransfer.networks import biggan
@@ -130,7 +130,7 @@ class CGANTransfer(BigGAN):
                                 f"stage FT needs the data of stage BN")
             if cls.first_of(kwargs):
                 raise UserError("the source also has classes added earlier, which stage FT would change; fine-tune "
-                                "before adding, or bake them (python -m gantransfer.convert --bake)")
+                                "before adding, or bake them (gantransfer convert --bake)")
             if kwargs["compat"] != o.compat:
                 raise UserError(f"the source was trained with --compat={kwargs['compat']}; give that flag again")
 

@@ -19,11 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.util import UserError, sha256
-from gantransfer import class_match, method, resolution, snapshot, strong_views
-from gantransfer.dataset import BatchSource, DataSpec, ImageDataset
-from gantransfer.directions import UNRATED
+from gantransfer import method, snapshot
+from gantransfer.augment import classifier
+from gantransfer.data import resolution
+from gantransfer.data.dataset import BatchSource, DataSpec, ImageDataset
+from gantransfer.distillation import class_match
+from gantransfer.distillation.rejection import Calibration, calibrate, csp_loss
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.methods import METHODS, cgan_kd
+from gantransfer.metrics.directions import UNRATED
 from gantransfer.networks.density_ratio import DensityRatio
 from gantransfer.networks.ratio_features import (
     FeatureExtractor,
@@ -33,7 +37,6 @@ from gantransfer.networks.ratio_features import (
     sparse_ae_loss,
 )
 from gantransfer.networks.students import Student
-from gantransfer.rejection import Calibration, calibrate, csp_loss
 from gantransfer.snapshot import NetRecord, Snapshot
 from torch_utils.step_statistics import StepStatistics
 
@@ -141,7 +144,7 @@ class DensityRatioTraining(method.Method):
 
     def features_loss(self, batch: Batch) -> Tensor:
         o = self.opts
-        x = strong_views.crop_and_flip(batch.x, 4 if o.features == "resnet34" else 0, o.flip, batch.rng)
+        x = classifier.crop_and_flip(batch.x, 4 if o.features == "resnet34" else 0, o.flip, batch.rng)
         if o.features == "resnet34":
             loss = F.cross_entropy(self.nets["F"](x).logits, batch.c.argmax(1), reduction="none")
         else:
@@ -155,7 +158,7 @@ class DensityRatioTraining(method.Method):
         seeds = torch.randint(2**31 - 1, [len(batch.x)], generator=batch.choices).tolist()
         with torch.no_grad():
             fake = self.sampler_(seeds, batch.c).to(self.device).float() / 127.5 - 1
-            x = strong_views.crop_and_flip(torch.cat([fake, batch.x]), 0, self.opts.flip, batch.rng)
+            x = classifier.crop_and_flip(torch.cat([fake, batch.x]), 0, self.opts.flip, batch.rng)
             phi, code = self.phi(x), self.code(batch.c)
         r = self.R(phi, torch.cat([code, code]))
         r_fake, r_real = r[: len(fake)], r[len(fake) :]
@@ -336,6 +339,6 @@ def load(path: str, data: DataSpec, device: Any) -> RatioModel | DiscriminatorRa
     """What `distill ratio` wrote. UserError naming --ratio when it is something else, or of other labels."""
     snap = snapshot.load(path)
     if snap.method != DensityRatioTraining.name or snap.stage == "features":
-        raise UserError(f"--ratio={path} is no density ratio; `python -m gantransfer.distill ratio` makes one")
+        raise UserError(f"--ratio={path} is no density ratio; `gantransfer distill ratio` makes one")
     cgan_kd.check_labels(DataSpec.from_dict(snap.data), data, f"--ratio={path}")
     return (RatioModel if snap.stage == "ratio" else DiscriminatorRatio)(snap, sha256(path), device)

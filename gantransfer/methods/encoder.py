@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import autoencoder, method, sampler, snapshot, source_fit
-from gantransfer.dataset import DataSpec, LabelSpec
-from gantransfer.directions import HIGHER, LOWER
+from gantransfer import method, sampler, snapshot, source_fit
+from gantransfer.data.dataset import DataSpec, LabelSpec
+from gantransfer.latent import autoencoder
 from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.metrics.directions import HIGHER, LOWER
 from gantransfer.networks.latent_encoder import LatentEncoder
 from gantransfer.networks.stylegan2 import Discriminator
 from gantransfer.sampler import LabelSource

@@ -25,16 +25,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import method, sampler, snapshot, source_fit, views
-from gantransfer.dataset import DataSpec
+from gantransfer import method, sampler, snapshot, source_fit
+from gantransfer.augment import contrastive as views
+from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.methods.stylegan2 import SOURCE_SIZES, Draws, StyleGAN2, StyleGAN2Options, _label_columns
-from gantransfer.networks import hyper1, style1, stylegan2
 from gantransfer.networks import hypermod as networks
+from gantransfer.networks import hypermod_stylegan1, stylegan1, stylegan2
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
-KINDS = {"stylegan2": (stylegan2.Generator, networks.Generator), "stylegan1": (style1.Generator, hyper1.Generator)}
+KINDS = {"stylegan2": (stylegan2.Generator, networks.Generator), "stylegan1": (stylegan1.Generator, hypermod_stylegan1.Generator)}
 
 
 @dataclass
@@ -225,16 +226,16 @@ class Hypermod(StyleGAN2):
     def _needs_teacher(self, source: snapshot.Snapshot) -> bool:
         """Standardised kernels have lost the source; it is kept beside them while it is needed."""
         return self.opts.base == "stylegan1" and self.align_nimg > 0 and (
-            source.nets["G_ema"].kind() is style1.Generator)
+            source.nets["G_ema"].kind() is stylegan1.Generator)
 
     def build_generator(self) -> nn.Module:
         o, source, n = self.opts, self._source, self.data.label.dim
         if source.extra.get("continues"):
             return source.nets["G"].build().requires_grad_(True)
         record = source.nets["G_ema"]
-        own = record.kind() in (networks.Generator, hyper1.Generator)
+        own = record.kind() in (networks.Generator, hypermod_stylegan1.Generator)
         if o.base == "stylegan1":
-            G = self._style1_again(source) if own else hyper1.convert(
+            G = self._style1_again(source) if own else hypermod_stylegan1.convert(
                 source.build("G_ema"), n, o.vector_dim, exact=o.hyper_init == "exact", faithful=o.faithful)
             G.path = G.init_kwargs["path"] = o.kernel_path
             self._class_start(G, own)
@@ -262,12 +263,12 @@ class Hypermod(StyleGAN2):
             rows = G.classes.task[0].weight_orig
             rows.copy_(rows[:1].expand_as(rows).clone())
 
-    def _style1_again(self, source: snapshot.Snapshot) -> hyper1.Generator:
+    def _style1_again(self, source: snapshot.Snapshot) -> hypermod_stylegan1.Generator:
         """A hyper-modulated v1 generator, published or ours; a single class becomes all of the data's."""
         G, task = source.build("G_ema"), _task_of(source)
         if task is not None:
-            G = hyper1.join(G, task.build())
-        return G if G.c_dim == self.data.label.dim else hyper1.with_classes(G, self.data.label.dim)
+            G = hypermod_stylegan1.join(G, task.build())
+        return G if G.c_dim == self.data.label.dim else hypermod_stylegan1.with_classes(G, self.data.label.dim)
 
     def build_discriminator(self) -> nn.Module:
         o, source, n = self.opts, self._source, self.data.label.dim
@@ -276,7 +277,7 @@ class Hypermod(StyleGAN2):
         record = source.nets["D"]
         if o.base == "stylegan1":
             D = source.build("D").requires_grad_(True)
-            return D if D.c_dim == n else hyper1.new_heads(D, n, copy=not o.faithful)
+            return D if D.c_dim == n else hypermod_stylegan1.new_heads(D, n, copy=not o.faithful)
         kwargs = copy.deepcopy(record.kwargs)
         blocks, last = kwargs.setdefault("block_kwargs", {}), kwargs.setdefault("epilogue_kwargs", {})
         if o.fp32:
@@ -385,7 +386,7 @@ class Hypermod(StyleGAN2):
             with torch.no_grad():
                 teacher = [x for x, _ in self.G.synthesis.features(ws, noise_mode=self.noise_mode, rng=same)]
             student = [x for x, _ in self.G.synthesis.features(ws, classes, noise_mode=self.noise_mode, rng=batch.rng)]
-        loss = hyper1.alignment(student, teacher)
+        loss = hypermod_stylegan1.alignment(student, teacher)
         self.report("Loss/align", loss)
         yield loss
 
@@ -476,7 +477,7 @@ class Hypermod(StyleGAN2):
     def sampler_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> sampler.Sampler:
         G, task = snap.build("G_ema", device), _task_of(snap)
         if task is not None:
-            G = hyper1.join(G, task.build()).eval().requires_grad_(False).to(device)
+            G = hypermod_stylegan1.join(G, task.build()).eval().requires_grad_(False).to(device)
         return cls.sampler_of(G, DataSpec.from_dict(snap.data), device)
 
     @classmethod

@@ -26,12 +26,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError, sole_writer
-from gantransfer import autoencoder, latent_stats, latents, method, sampler, snapshot
-from gantransfer.dataset import DataSpec, ImageDataset
-from gantransfer.directions import UNRATED
-from gantransfer.latents import LatentSet
+from gantransfer import method, sampler, snapshot
+from gantransfer.data.dataset import DataSpec, ImageDataset
+from gantransfer.latent import autoencoder, gaussians
+from gantransfer.latent import cache as latents
+from gantransfer.latent.cache import LatentSet
+from gantransfer.latent.figures import BETTER, FLOOR, Figures
 from gantransfer.method import Batch, Phase, RunConfig, option
-from gantransfer.mind_figures import BETTER, FLOOR, Figures
+from gantransfer.metrics.directions import UNRATED
 from gantransfer.networks import mindgan
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
@@ -305,7 +307,7 @@ class Mind2Mind(method.Method):
                 why = _unusable(path)
                 if why:
                     print(f"{why}: encoding {len(whole)} images now "
-                          f"(python -m gantransfer.encode does that on its own, with progress)")
+                          f"(gantransfer encode does that on its own, with progress)")
                     latents.encode(whole, self.ae, path, flips=dataset.xflip, device=self.device)
         dist.barrier()
         cache = latents.read(path)
@@ -359,8 +361,8 @@ class Mind2Mind(method.Method):
         label = self.data.label
         self.class_means = self.sigma = None
         if label.kind == "class":
-            self.class_means = latent_stats.shrunken_means(self.base, self.base_ids, label.dim,
-                                                           self.opts.moment_kappa)
+            self.class_means = gaussians.shrunken_means(self.base, self.base_ids, label.dim,
+                                                        self.opts.moment_kappa)
         if label.kind == "value":
             values = torch.from_numpy(dataset.labels(np.arange(dataset.spec.num_images)))
             rule = values.std(0) * (4 / (3 * len(values))) ** 0.2  # Silverman's rule of thumb
@@ -376,10 +378,10 @@ class Mind2Mind(method.Method):
         for name in BASELINES:
             if name in self.nets:
                 net = self.nets[name]
-                means, factors = latent_stats.gaussian_factors(self.base, self.base_ids, net.classes)
+                means, factors = gaussians.gaussian_factors(self.base, self.base_ids, net.classes)
                 if len(net.factor) != len(factors):
                     own = self.base - means[torch.from_numpy(self.base_ids)].to(self.base)
-                    factors = latent_stats.gaussian_factors(own, None, 1)[1]
+                    factors = gaussians.gaussian_factors(own, None, 1)[1]
                 net.mean.copy_(means), net.factor.copy_(factors)
 
     # ---- phases ----------------------------------------------------------------------------------------------------
@@ -557,7 +559,7 @@ class Mind2Mind(method.Method):
     def sampler_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> sampler.Sampler:
         if "G_ema" not in snap.nets:
             raise UserError("the snapshot has no generator of images; a MindGAN needs the ALAE it was trained on: "
-                            "python -m gantransfer.convert MINDGAN OUT.pkl --decoder=ALAE")
+                            "gantransfer convert MINDGAN OUT.pkl --decoder=ALAE")
         return cls.sampler_of(snap.build("G_ema", device), DataSpec.from_dict(snap.data), device,
                               bool(snap.options.get("label_dropout")))
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from dnnlib.util import UserError
 from gantransfer import method, snapshot, source_fit
-from gantransfer.dataset import DataSpec
+from gantransfer.data.dataset import DataSpec
 from gantransfer.method import RunConfig, option
 from gantransfer.methods.stylegan2 import SOURCE_SIZES, StyleGAN2, StyleGAN2Options
 from gantransfer.networks import mindgan, stylegan2

@@ -15,7 +15,7 @@ from torch import nn
 
 from dnnlib.util import UserError
 from gantransfer import method, snapshot
-from gantransfer.dataset import DataSpec
+from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Phase, RunConfig, option
 from gantransfer.methods.biggan import BigGAN, TrainingOptions, check_transfer_source
 from gantransfer.networks import biggan

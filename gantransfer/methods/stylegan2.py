@@ -19,10 +19,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import augment, augmentation, method, resolution, sampler, snapshot, source_fit
-from gantransfer.dataset import DataSpec
+from gantransfer import method, sampler, snapshot, source_fit
+from gantransfer.augment import ada, options
+from gantransfer.data import resolution
+from gantransfer.data.dataset import DataSpec
+from gantransfer.data.names import valid_text
 from gantransfer.method import Batch, Phase, RunConfig, option
-from gantransfer.names import valid_text
 from gantransfer.networks import stylegan2 as networks
 from torch_utils import build
 from torch_utils import distributed as dist
@@ -50,10 +52,10 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 
 @dataclass
-class StyleGAN2Options(augmentation.AugmentOptions):
+class StyleGAN2Options(options.AugmentOptions):
     cfg: str = option("auto", "Preset of sizes and hyper-parameters", choices=tuple(CFGS))
     gamma: float | None = option(None, "R1 weight", type=float, low=0)
-    aug: str = option("ada", "Augmentation of everything the discriminator sees", choices=augmentation.AUGS)
+    aug: str = option("ada", "Augmentation of everything the discriminator sees", choices=options.AUGS)
     r1_aug: bool | None = option(None, "Whether R1 sees augmented reals (default true; false for tiny)", type=bool)
     lecam: float = option(0.0, "Weight of the LeCam regulariser (published: 3e-7)", low=0)
     freezed: int = option(0, "Freeze this many high-resolution discriminator layers", low=0)
@@ -171,7 +173,7 @@ class StyleGAN2(method.Method):
         if tiny and o.aug == "ada" and o.target is None and o.augpipe is None:
             o.aug = "noaug"  # ADA at its published speed does nothing within a tiny run
             o.diffaug = o.diffaug or "light"
-        augmentation.resolve(o, run, data)
+        options.resolve(o, run, data)
         o.r1_aug = (not tiny) if o.r1_aug is None else o.r1_aug
 
     @classmethod
@@ -223,7 +225,7 @@ class StyleGAN2(method.Method):
         if o.style_mix != 0.9:
             c["loss_kwargs"]["style_mixing_prob"] = o.style_mix
         if o.aug != "noaug":
-            c["augment_kwargs"] = dict(augment.AUGPIPES[o.augpipe], class_name=_path(augment.AugmentPipe))
+            c["augment_kwargs"] = dict(ada.AUGPIPES[o.augpipe], class_name=_path(ada.AugmentPipe))
         if o.aug == "ada":
             c["ada_target"] = o.target
             if o.ada_kimg != 500:
@@ -281,7 +283,7 @@ class StyleGAN2(method.Method):
             for name, net in self.nets.items():  # images of the average are made in the way that a snapshot's are
                 networks.compute_in(net, None if name == "G_ema" else how["precision"], how["channels_last"])
         self.G, self.D, self.G_ema = self.nets["G"].train(), self.nets["D"].train(), self.nets["G_ema"]
-        self.augmentation = augmentation.Augmentation(opts, self.device)
+        self.augmentation = options.Augmentation(opts, self.device)
         self.pl_mean = torch.zeros([], device=self.device)
         self.lecam = torch.zeros([2], device=self.device)  # running means of real and of generated logits
         self.steps = 0

@@ -17,7 +17,7 @@ from torch import nn
 
 from dnnlib.util import UserError
 from gantransfer import method, sampler, snapshot, source_fit
-from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.methods.stylegan2 import SOURCE_SIZES, Draws, StyleGAN2, StyleGAN2Options
 from gantransfer.networks import stylegan2

@@ -19,7 +19,7 @@ from torch import nn
 
 from dnnlib.util import UserError, finite_numbers
 from gantransfer import method
-from gantransfer.dataset import DataSpec
+from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Batch, RunConfig, option
 from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options
 from gantransfer.networks import transitional as networks

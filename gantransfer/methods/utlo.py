@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import augment, method, sampler, snapshot, source_fit
-from gantransfer.dataset import DataSpec
+from gantransfer import method, sampler, snapshot, source_fit
+from gantransfer.augment import ada
+from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Batch, RunConfig, option
 from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options
 from gantransfer.networks import utlo as networks
@@ -54,7 +55,7 @@ class UTLO(StyleGAN2):
         if not o.add_uc and o.alpha:
             raise UserError(f"--alpha={o.alpha:g} weights the unconditional loss, which --add_uc=False turns off")
         o.alpha = 0.0 if not o.add_uc else 1.0 if o.alpha is None else o.alpha
-        if o.add_uc and o.aug != "noaug" and "imgfilter" in augment.AUGPIPES[o.augpipe] and o.res_uc < 22:
+        if o.add_uc and o.aug != "noaug" and "imgfilter" in ada.AUGPIPES[o.augpipe] and o.res_uc < 22:
             raise UserError(f"--augpipe={o.augpipe} filters images of at least 22 pixels, not the small ones of "
                             f"--res_uc={o.res_uc}; use --augpipe=bgc")
 

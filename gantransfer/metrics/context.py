@@ -13,9 +13,9 @@ import torch
 
 from dnnlib import seeding, util
 from dnnlib.util import UserError
-from gantransfer.dataset import ImageDataset
+from gantransfer.data.dataset import ImageDataset
+from gantransfer.detectors import features
 from gantransfer.metrics.reference import ReferenceStats
-from gantransfer.networks import features
 from gantransfer.sampler import LabelSource, Sampler, one_hot
 
 LABEL_POLICIES = ("reference", "uniform", "training")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dnnlib.util import UserError
-from gantransfer.metrics.arrays import MetricError
 from gantransfer.metrics.context import MetricContext, Plan
+from gantransfer.metrics.feature_matrix import MetricError
 from gantransfer.metrics.intra import Table, sliding_fid
 from gantransfer.metrics.label_score import label_score
 from gantransfer.metrics.stats import FeatureSet
@@ -67,7 +67,7 @@ def score(fake: FeatureSet, y: np.ndarray, windows: Windows) -> tuple[float, flo
     """(mean, std, means per window) of |prediction - requested label|; the judge's only logit is the label itself.
     Windows without images are left out."""
     if fake.logits is None or fake.logits.shape[1] != 1:
-        raise MetricError("the judge does not predict one number; train one with `python -m gantransfer.judge` on a "
+        raise MetricError("the judge does not predict one number; train one with `gantransfer judge` on a "
                           "set with continuous labels")
     predicted = fake.logits[:, 0].double().numpy()
     mean, std = label_score(predicted, y)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import torch
 
-from gantransfer.metrics.arrays import MetricError
+from gantransfer.metrics.feature_matrix import MetricError
 
 ROW_BLOCK, COL_BLOCK = 2048, 4096
 _RECHECK_ELEMENTS = 1 << 24  # 128 MiB of float64 differences at a time

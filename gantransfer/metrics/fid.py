@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dnnlib import seeding
-from gantransfer.metrics.arrays import Array, MetricError, as_features
+from gantransfer.metrics.feature_matrix import Array, MetricError, as_features
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from gantransfer.metrics.arrays import Array, MetricError
+from gantransfer.metrics.feature_matrix import Array, MetricError
 from gantransfer.metrics.fid import frechet_distance
 from gantransfer.metrics.kid import kid_full
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dnnlib import seeding
-from gantransfer.metrics.arrays import Array, MetricError, as_pair
+from gantransfer.metrics.feature_matrix import Array, MetricError, as_pair
 
 _BLOCK = 4096  # rows of a kernel block: 4096 x 4096 float64 = 128 MiB
 Kernel = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from gantransfer.metrics.arrays import Array, MetricError, as_pair
 from gantransfer.metrics.distances import COL_BLOCK, ROW_BLOCK, Centred, blocks, centre_of, squared_block
+from gantransfer.metrics.feature_matrix import Array, MetricError, as_pair
 
 
 def kmmd(real: Array, fake: Array, sigma: float = 1.0) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gantransfer.metrics.arrays import MetricError
+from gantransfer.metrics.feature_matrix import MetricError
 
 
 def label_accuracy(predicted: np.ndarray, requested: np.ndarray) -> float:

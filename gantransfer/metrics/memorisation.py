@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gantransfer.metrics.arrays import Array, MetricError, as_pair
 from gantransfer.metrics.distances import nearest
+from gantransfer.metrics.feature_matrix import Array, MetricError, as_pair
 from gantransfer.metrics.intra import rows_of
 
 

@@ -11,10 +11,10 @@ import torch
 
 from dnnlib import seeding
 from dnnlib.util import UserError
+from gantransfer.detectors import features
 from gantransfer.metrics import ppl
 from gantransfer.metrics.context import MetricContext
 from gantransfer.metrics.stats import collect, on_main
-from gantransfer.networks import features
 from gantransfer.sampler import one_hot
 from torch_utils import distributed as dist
 from torch_utils.random import SeedStack, step_generator

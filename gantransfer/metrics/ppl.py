@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gantransfer.metrics.arrays import MetricError
+from gantransfer.metrics.feature_matrix import MetricError
 
 EPSILON = 1e-4
 

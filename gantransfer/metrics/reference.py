@@ -17,10 +17,10 @@ import numpy as np
 
 from dnnlib import util
 from dnnlib.util import UserError
-from gantransfer import npz, pickled_arrays
+from gantransfer.detectors.features import Detector
+from gantransfer.formats import npz, pickled_arrays
+from gantransfer.formats.pickle_machine import Refused, one_line
 from gantransfer.metrics.fid import Moments
-from gantransfer.networks.features import Detector
-from gantransfer.pickle_machine import Refused, one_line
 
 # EDM2's name of a detector -> ours
 _EDM2 = {"fid": "inception", "fd_dinov2": "dinov2"}

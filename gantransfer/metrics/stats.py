@@ -22,13 +22,13 @@ from tqdm import tqdm
 
 from dnnlib import json_file, util
 from dnnlib.util import UserError
-from gantransfer import npz
-from gantransfer.dataset import ImageDataset
-from gantransfer.metrics.arrays import check_finite
+from gantransfer.data.dataset import ImageDataset
+from gantransfer.detectors.features import Detector
+from gantransfer.formats import npz
+from gantransfer.formats.pickle_machine import Refused, one_line
 from gantransfer.metrics.context import MetricContext, Plan
+from gantransfer.metrics.feature_matrix import check_finite
 from gantransfer.metrics.fid import Moments, RunningMoments
-from gantransfer.networks.features import Detector
-from gantransfer.pickle_machine import Refused, one_line
 from torch_utils import distributed as dist
 
 VERSION = 2  # of these statistics: part of every cache key, raised when the same images would give other numbers

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gantransfer.networks import stylegan2
-from gantransfer.networks.style1 import EqualLinear, Scaled
+from gantransfer.networks.stylegan1 import EqualLinear, Scaled
 from gantransfer.networks.stylegan2 import plain
 from torch_utils import random
 from torch_utils.ops import upfirdn2d

@@ -24,8 +24,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gantransfer import decode, training_loop  # noqa: E402
-from gantransfer.dataset import BatchSource, ImageDataset  # noqa: E402
+from gantransfer import training_loop  # noqa: E402
+from gantransfer.data import decode
+from gantransfer.data.dataset import BatchSource, ImageDataset  # noqa: E402
 from tests.bench import common  # noqa: E402
 
 LEVELS = {"stored": 0, "deflated": 6}

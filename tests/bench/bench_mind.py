@@ -13,8 +13,8 @@ import click
 import numpy as np
 import torch
 
-from gantransfer.dataset import BatchSource, DataSpec
-from gantransfer.latents import LatentSet
+from gantransfer.data.dataset import BatchSource, DataSpec
+from gantransfer.latent.cache import LatentSet
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.networks import alae

@@ -149,8 +149,8 @@ class Discs:
     colours = np.array([[230, 60, 60], [60, 200, 80], [70, 90, 230], [230, 210, 60]])
 
     def __init__(self, count: int = 4096, size: int = 32):
-        from gantransfer.dataset import DataSpec
-        from gantransfer.labels import LabelSpec
+        from gantransfer.data.dataset import DataSpec
+        from gantransfer.data.labels import LabelSpec
 
         rng = np.random.RandomState(0)
         self.class_ids = rng.randint(4, size=count)

@@ -351,8 +351,8 @@ AUGMENTED = {"": {}, ", augmented": dict(aug="fixed", p=0.5)}  # options of `tra
 def training(device: str, graphs=None, steps: int = 5, **options):
     """(method, what a further step calls) after some steps of conditional training, all phases; without augmentation
     unless `options` say so."""
-    from gantransfer.dataset import DataSpec
-    from gantransfer.labels import LabelSpec
+    from gantransfer.data.dataset import DataSpec
+    from gantransfer.data.labels import LabelSpec
     from gantransfer.method import RunConfig
     from gantransfer.methods import METHODS
     from gantransfer.sampler import LabelSource

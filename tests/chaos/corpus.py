@@ -406,13 +406,17 @@ def archives() -> dict[str, bytes]:
 def attacks(place: Path) -> list[tuple[str, str, bytes | Path, Callable[[Path], Any]]]:
     """(name, file name, content or file, reader) of every attack."""
     from dnnlib import json_file
-    from gantransfer import data_sources, inert_pickle, latents, old_metrics, training_state
-    from gantransfer.dataset import ImageDataset
+    from gantransfer import training_state
+    from gantransfer.commands import old_metrics
+    from gantransfer.commands.inspect import names
+    from gantransfer.data import sources
+    from gantransfer.data.dataset import ImageDataset
+    from gantransfer.data.labels import label_array, parse_label_file
+    from gantransfer.detectors.descriptor import read_descriptor
+    from gantransfer.formats import inert_pickle
     from gantransfer.importers import load_any, open_source
-    from gantransfer.inspect import names
-    from gantransfer.labels import label_array, parse_label_file
+    from gantransfer.latent import cache
     from gantransfer.metrics.reference import read_reference
-    from gantransfer.networks.descriptor import read_descriptor
     from tests.chaos import seeds
 
     def network(path: Path) -> Any:
@@ -429,7 +433,7 @@ def attacks(place: Path) -> list[tuple[str, str, bytes | Path, Callable[[Path], 
         return [d[i] for i in range(len(d))]
 
     def source(path: Path) -> Any:
-        s = data_sources.open_source(str(path), data_sources.SourceOptions(labels="none"))
+        s = sources.open_source(str(path), sources.SourceOptions(labels="none"))
         return [item.load() for item in s.items()]
 
     found: list[tuple[str, str, bytes | Path, Callable[[Path], Any]]] = []
@@ -441,13 +445,13 @@ def attacks(place: Path) -> list[tuple[str, str, bytes | Path, Callable[[Path], 
             (f"network: {what}", "x.pkl", data, network),
             (f"reference: {what}", "x.pkl", data, read_reference),
             (f"old figures: {what}", "1.metric", data, old_metrics.read_metric),
-            (f"CIFAR: {what}", "data_batch_1", data, lambda p: data_sources.load_arrays(p.read_bytes(), p.name)),
+            (f"CIFAR: {what}", "data_batch_1", data, lambda p: sources.load_arrays(p.read_bytes(), p.name)),
         ]
     found += [(f"reference: {k}", "x.pkl", v, read_reference) for k, v in references().items()]
     for what, data in arrays().items():
         found += [
             (f"reference: {what}", "x.npz", data, read_reference),
-            (f"latents: {what}", "x.npz", data, latents.read),
+            (f"latents: {what}", "x.npz", data, cache.read),
         ]
     for what, data in torch_files(place).items():
         found += [
@@ -468,8 +472,8 @@ def attacks(place: Path) -> list[tuple[str, str, bytes | Path, Callable[[Path], 
 
 def _no_weights(path: Path) -> Any:
     """Weights where a network is expected: whatever tensors a file holds, they are none of ours."""
-    from gantransfer.networks.judge import DigitsJudge
-    from gantransfer.networks.weights import load_strictly, read_state
+    from gantransfer.detectors.judge import DigitsJudge
+    from gantransfer.detectors.weights import load_strictly, read_state
 
     return load_strictly(DigitsJudge(num_classes=3), read_state(path), path)
 
@@ -507,7 +511,7 @@ def hdf5(place: Path) -> list[tuple[str, str, bytes | Path, Callable[[Path], Any
         import h5py
     except ImportError:
         return []
-    from gantransfer import h5
+    from gantransfer.data import h5
 
     def read(path: Path) -> Any:
         return sum(int(x.sum()) for x in h5.read(str(path)).images())
@@ -569,7 +573,7 @@ def hdf5(place: Path) -> list[tuple[str, str, bytes | Path, Callable[[Path], Any
 def work(start: int, place: Path) -> None:
     """Read the attacks from number `start` on; a line of JSON for each goes to place/results.jsonl."""
     from dnnlib.util import UserError
-    from gantransfer.inert_pickle import Refused
+    from gantransfer.formats.inert_pickle import Refused
     from tests.chaos.mutations import TooSlow, _too_slow, _Watch
 
     warnings.simplefilter("ignore")

@@ -194,7 +194,7 @@ class _Watch:
     def __call__(self, event: str, args: tuple) -> None:
         if not self.on:
             return
-        if event == "subprocess.Popen" and list(args[1][1:3]) == ["-m", "gantransfer.h5_look"]:
+        if event == "subprocess.Popen" and list(args[1][1:3]) == ["-m", "gantransfer.data.h5_look"]:
             return  # the project's own look at an HDF5 file
         if event in self.EVENTS or event in self.FILES and not self._ours(args[0]):
             self.seen.append(f"{event} {args!r}"[:200])
@@ -216,7 +216,7 @@ def _too_slow(*args: Any) -> None:
 def work(seconds: float, seed: int, place: Path, only: str = "", memory: Path | None = None) -> None:
     """Change and read files for `seconds`, in the folder `memory`; figures go to place/figures.json as they come."""
     from dnnlib.util import UserError
-    from gantransfer.inert_pickle import Refused
+    from gantransfer.formats.inert_pickle import Refused
     from tests.chaos import seeds
 
     warnings.simplefilter("ignore")

@@ -27,17 +27,22 @@ from torch import nn
 
 from dnnlib import json_file
 from dnnlib.util import EasyDict, UserError
-from gantransfer import best, data_sources, inert_pickle, latents, old_metrics, plain_weights, training_state
-from gantransfer.container import IMAGE_EXTENSIONS
-from gantransfer.dataset import ImageDataset
-from gantransfer.fakes import read as read_fakes
+from gantransfer import training_state
+from gantransfer.commands import best, old_metrics
+from gantransfer.commands.inspect import names as names_of
+from gantransfer.data import sources
+from gantransfer.data.container import IMAGE_EXTENSIONS
+from gantransfer.data.dataset import ImageDataset
+from gantransfer.data.labels import label_array, parse_label_file
+from gantransfer.detectors.descriptor import read_descriptor
+from gantransfer.detectors.weights import read_state
+from gantransfer.distillation.fakes import read as read_fakes
+from gantransfer.exporters import weights
+from gantransfer.formats import inert_pickle
 from gantransfer.importers import load_any, open_source
-from gantransfer.inspect import names as names_of
-from gantransfer.labels import label_array, parse_label_file
+from gantransfer.latent import cache
 from gantransfer.metrics import stats
 from gantransfer.metrics.reference import read_reference
-from gantransfer.networks.descriptor import read_descriptor
-from gantransfer.networks.weights import read_state
 from gantransfer.snapshot import NetRecord, Snapshot
 from tests.conftest import write_image_zip
 
@@ -55,7 +60,7 @@ class Seed:
 
 def picture(path: Path) -> Any:
     """Both ways in which an image file is read: for training, and for conversion."""
-    from gantransfer import decode
+    from gantransfer.data import decode
 
     data = path.read_bytes()
     with contextlib.suppress(UserError):  # training takes fewer modes
@@ -65,7 +70,7 @@ def picture(path: Path) -> Any:
 
 def pictures_can_be_read() -> bool:
     """False where images are still decoded in `container`."""
-    return importlib.util.find_spec("gantransfer.decode") is not None
+    return importlib.util.find_spec("gantransfer.data.decode") is not None
 
 
 def quantised(extension: str) -> bytes | None:
@@ -158,9 +163,9 @@ def make(folder: Path) -> dict[str, Seed]:
                              synthesis_kwargs={"channel_base": 16, "channel_max": 2})
     snap = Snapshot("stylegan2", {"G_ema": NetRecord.of(net)}, extra={"log": [1, 2.5, None, "a"]})
     add("snapshot", "own.pkl", saved("own.pkl", snap.save), built, "zip")
-    add("safetensors", "own.safetensors", saved("own.safetensors", lambda p: plain_weights.save_safetensors(snap, p)),
+    add("safetensors", "own.safetensors", saved("own.safetensors", lambda p: weights.save_safetensors(snap, p)),
         looked_at)
-    plain_weights.save_state(snap, "G_ema", folder / "plain.pt")
+    weights.save_state(snap, "G_ema", folder / "plain.pt")
     state_bytes = (folder / "plain.pt").read_bytes()
 
     def described(path: Path) -> Any:
@@ -220,12 +225,12 @@ def make(folder: Path) -> dict[str, Seed]:
     add("statistics cache", f"{key[:40]}-moments.npz", npz(
         num=np.int64(5), mean=mu, scatter=sigma, header=np.array(json.dumps(dict(key=key)))),
         lambda p: quietly(stats._load_cached, SimpleNamespace(cache_dir=p.parent), key, False), "zip")
-    n, config = 4, dict(format=latents.FORMAT, label="none", label_dim=0)
+    n, config = 4, dict(format=cache.FORMAT, label="none", label_dim=0)
     add("latents", "set.mind.npz", npz(
         w=np.zeros([n, 1, 3], "f4"), index=np.arange(n), flip=np.zeros(n, np.uint8), label=np.full(n, -1),
-        recon=np.zeros([n, 2], "f4"), mean=mu, eigval=mu, eigvec=sigma, config=json.dumps(config)), latents.read, "zip")
+        recon=np.zeros([n, 2], "f4"), mean=mu, eigval=mu, eigvec=sigma, config=json.dumps(config)), cache.read, "zip")
     add("block of latents", "000000.npz", npz(w=np.zeros([n, 1, 3], "f4"), recon=np.zeros([n, 2], "f4"), seconds=1.5),
-        lambda p: quietly(latents._block, p, n, SimpleNamespace(slots=1, w_dim=3)), "zip")
+        lambda p: quietly(cache._block, p, n, SimpleNamespace(slots=1, w_dim=3)), "zip")
 
     # data sets
     def images(path: Path) -> Any:
@@ -250,7 +255,7 @@ def make(folder: Path) -> dict[str, Seed]:
     with contextlib.suppress(ImportError):
         import h5py
 
-        from gantransfer import h5
+        from gantransfer.data import h5
 
         def hdf5(path: Path) -> Any:
             got = h5.read(str(path))
@@ -265,10 +270,10 @@ def make(folder: Path) -> dict[str, Seed]:
     batch = {"data": rng.randint(0, 256, (2, 3072), dtype=np.uint8), "labels": [1, 2], "batch_label": "x"}
     for protocol in (0, 2):
         add(f"CIFAR batch {protocol}", "data_batch_1", pickle.dumps(batch, protocol),
-            lambda p: data_sources.load_arrays(p.read_bytes(), p.name), "pickle")
+            lambda p: sources.load_arrays(p.read_bytes(), p.name), "pickle")
     idx = struct.pack(">HBBIII", 0, 8, 3, 2, 4, 4) + bytes(32)
-    add("IDX", "train-images-idx3-ubyte", idx, lambda p: data_sources._idx(str(p)))
-    add("IDX, compressed", "train-images-idx3-ubyte.gz", gzip.compress(idx), lambda p: data_sources._idx(str(p)))
+    add("IDX", "train-images-idx3-ubyte", idx, lambda p: sources._idx(str(p)))
+    add("IDX, compressed", "train-images-idx3-ubyte.gz", gzip.compress(idx), lambda p: sources._idx(str(p)))
     for extension in sorted(IMAGE_EXTENSIONS) if pictures_can_be_read() else ():
         if (data := quantised(extension)) is not None:
             add(f"image {extension}", f"a{extension}", data, picture)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gantransfer.augment import AdaController, AugmentPipe
+from gantransfer.augment.ada import AdaController, AugmentPipe
 from tests.golden.conftest import assert_close, golden_files, load_npz
 from torch_utils import random as rnd
 

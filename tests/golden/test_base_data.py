@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from dataset_tool import transform_image
-from gantransfer.dataset import BatchSource, ImageDataset, InfiniteSampler
+from gantransfer.commands.dataset_tool import transform_image
+from gantransfer.data.dataset import BatchSource, ImageDataset, InfiniteSampler
 from tests.golden.conftest import golden_files, load_npz
 
 

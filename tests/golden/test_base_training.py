@@ -157,7 +157,7 @@ def option_sets(tmp_path_factory):
 
 
 def setup_of(row, option_sets):
-    import train
+    from gantransfer.commands import train
 
     flags = {p.name: p.default for p in train.main.params}
     typed = {k: v for k, v in row["flags"].items() if v is not None}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gantransfer import vicinity
+from gantransfer.distillation import vicinity
 from gantransfer.networks import ccgan
 from tests.golden.conftest import assert_close, golden_files, load_npz
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dnnlib.util import UserError
-from gantransfer import label_filter as F
+from gantransfer.distillation import selection as F
 from tests.golden.conftest import assert_close, golden_files, load_npz
 
 

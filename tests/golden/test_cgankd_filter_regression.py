@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dnnlib.util import UserError
-from gantransfer.label_filter import cutoff, regression_errors, regression_labels, select
-from gantransfer.labels import LabelSpec
+from gantransfer.data.labels import LabelSpec
+from gantransfer.distillation.selection import cutoff, regression_errors, regression_labels, select
 from tests.golden.conftest import assert_close, golden_files, load_npz
 
 

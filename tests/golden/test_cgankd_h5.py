@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from gantransfer import h5
-from gantransfer.dataset import ImageDataset
+from gantransfer.data import h5
+from gantransfer.data.dataset import ImageDataset
 from tests.golden.conftest import golden_files, load_npz
 
 h5py = pytest.importorskip("h5py", reason="needs h5py (extra `data`)")

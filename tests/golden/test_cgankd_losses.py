@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from gantransfer import kd_losses as L
+from gantransfer.distillation import losses as L
 from tests.golden.conftest import assert_close, golden_files, load_npz
 
 REL = 2e-5

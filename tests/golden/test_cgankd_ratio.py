@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from gantransfer.distillation.rejection import Rejection, csp_loss
 from gantransfer.networks.density_ratio import DensityRatio
 from gantransfer.networks.label_embedding import ImageToLabel, LabelToEmbedding
 from gantransfer.networks.ratio_features import (
@@ -18,7 +19,6 @@ from gantransfer.networks.ratio_features import (
     SparseEncoder,
     sparse_ae_loss,
 )
-from gantransfer.rejection import Rejection, csp_loss
 from tests.golden.conftest import assert_close, golden_files, load_npz
 
 

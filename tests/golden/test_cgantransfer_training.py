@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import RunConfig
 from gantransfer.methods.biggan import BigGAN, Draws
 from gantransfer.methods.cgantransfer import CGANTransfer

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dnnlib.util import UserError
-from gantransfer.data_sources import SourceOptions, open_source
-from gantransfer.dataset import ImageDataset
-from gantransfer.decode import to_uint8
+from gantransfer.data.dataset import ImageDataset
+from gantransfer.data.decode import to_uint8
+from gantransfer.data.sources import SourceOptions, open_source
 from tests.golden.conftest import golden_files, load_npz
 
 lmdb = pytest.importorskip("lmdb", reason="needs the package lmdb (extra `data`)")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gantransfer.networks import hyper1, hypermod, style1
+from gantransfer.networks import hypermod, hypermod_stylegan1, stylegan1
 from tests.golden.conftest import assert_close, golden_files, load_npz
 from tests.golden.test_hypermod_style1 import generator, noises, tensors
 from torch_utils.ops.bias_act import bias_act
@@ -15,10 +15,10 @@ from torch_utils.ops.modulated_conv2d import modulated_conv2d
 from torch_utils.ops.upfirdn2d import setup_filter
 
 
-def hyper_generator(config: dict, state: dict, task: dict, path: str = "classes") -> hyper1.Generator:
-    G = hyper1.Generator(config["channels"], config["code_dim"], config["n_mlp"], config["fused_from_index"],
-                         task_dim=config["task_dim"], n_mlp_task=config["n_mlp_task"],
-                         num_classes=len(task["task.0.weight_orig"]), faithful=True, path=path)
+def hyper_generator(config: dict, state: dict, task: dict, path: str = "classes") -> hypermod_stylegan1.Generator:
+    G = hypermod_stylegan1.Generator(config["channels"], config["code_dim"], config["n_mlp"], config["fused_from_index"],
+                                     task_dim=config["task_dim"], n_mlp_task=config["n_mlp_task"],
+                                     num_classes=len(task["task.0.weight_orig"]), faithful=True, path=path)
     G.load_state_dict({**state, **{f"classes.{k}": t for k, t in task.items()}})
     return G
 
@@ -41,7 +41,7 @@ def test_generator(path, kernels):
         fade = config["fade"]
         assert_close(G(t["z"], c, noise=noise, step=fade["step"], alpha=fade["alpha"]), a["fade/image"], 2e-4)
         first, last = config["mixing_range"]
-        ws = style1.mix(G.mapping(t["z"]), G.mapping(t["z2"]), first, last)
+        ws = stylegan1.mix(G.mapping(t["z"]), G.mapping(t["z2"]), first, last)
         assert_close(G.synthesis(ws, classes=G.classes_of(c), noise=noise, step=step), a["mixrange/image"], 2e-4)
 
 
@@ -73,7 +73,7 @@ def test_conversion(path):
     golden = path.with_name(path.name.replace("base_generator", "hyper_generator"))
     hconfig, arrays = load_npz(golden)
     classes = hconfig["num_classes"]
-    G = hyper1.convert(base, classes, task_dim=hconfig["task_dim"], exact=True)
+    G = hypermod_stylegan1.convert(base, classes, task_dim=hconfig["task_dim"], exact=True)
     expected = tensors(arrays, "HG/")
     ours = G.state_dict()
     compared = 0
@@ -86,7 +86,7 @@ def test_conversion(path):
     c = torch.randn(len(z), classes, generator=torch.Generator().manual_seed(0)).softmax(1)
     with torch.no_grad():
         assert_close(G(z, c, noise=noise), a["full/image"], 2e-4)
-        task = hyper1.Generator(**{**G.init_kwargs, "faithful": True})
+        task = hypermod_stylegan1.Generator(**{**G.init_kwargs, "faithful": True})
         task.load_state_dict(ours)
         assert np.abs(task(z, c, noise=noise).numpy() - a["full/image"]).max() > 1e-2
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gantransfer.networks import style1
+from gantransfer.networks import stylegan1
 from tests.golden.conftest import assert_close, golden_files, load_npz
 
 
@@ -18,17 +18,17 @@ def noises(arrays: dict, prefix: str = "noise") -> list[torch.Tensor]:
     return [torch.from_numpy(arrays[f"{prefix}{k}"]) for k in range(sum(f"{prefix}{k}" in arrays for k in range(12)))]
 
 
-def generator(config: dict, arrays: dict) -> style1.Generator:
-    G = style1.Generator(config["channels"], config["code_dim"], config["n_mlp"], config["fused_from_index"])
+def generator(config: dict, arrays: dict) -> stylegan1.Generator:
+    G = stylegan1.Generator(config["channels"], config["code_dim"], config["n_mlp"], config["fused_from_index"])
     G.load_state_dict(tensors(arrays, "G/"))
     return G
 
 
-def discriminator(config: dict, state: dict) -> style1.Discriminator:
+def discriminator(config: dict, state: dict) -> stylegan1.Discriminator:
     heads = len(state["final.conv.bias"]) if "final.conv.bias" in state else 0
     n = len(config["channels"])
-    D = style1.Discriminator(config["channels"], n - config["fused_from_index"],
-                             from_rgb_activate=config["from_rgb_activate"], num_classes=heads)
+    D = stylegan1.Discriminator(config["channels"], n - config["fused_from_index"],
+                                from_rgb_activate=config["from_rgb_activate"], num_classes=heads)
     D.load_state_dict(state)
     return D
 
@@ -54,8 +54,8 @@ def test_generator(path):
         assert_close(G.synthesis(cut, noise=noise, step=step), a["trunc/image"], 2e-4)
         other = G.mapping(t["z2"])
         first, last = config["mixing_range"]
-        assert_close(G.synthesis(style1.mix(ws, other, first, last), noise=noise, step=step), a["mixrange/image"], 2e-4)
-        mixed = style1.mix_at([ws, other], t["crossover/inject_index"].tolist())
+        assert_close(G.synthesis(stylegan1.mix(ws, other, first, last), noise=noise, step=step), a["mixrange/image"], 2e-4)
+        mixed = stylegan1.mix_at([ws, other], t["crossover/inject_index"].tolist())
         assert_close(G.synthesis(mixed, noise=noise, step=step), a["crossover/image"], 2e-4)
     z = t["z"].clone().requires_grad_(True)
     (G(z, noise=noise, step=step) * t["grad/R"]).sum().backward()

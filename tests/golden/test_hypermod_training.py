@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import Batch, RunConfig
 from gantransfer.methods.hypermod import Hypermod
 from gantransfer.methods.stylegan2 import Draws
-from gantransfer.networks import hyper1, hypermod, style1
+from gantransfer.networks import hypermod, hypermod_stylegan1, stylegan1
 from gantransfer.snapshot import NetRecord, Snapshot
 from tests.golden.conftest import assert_close, golden_files, load_npz
 from tests.golden.test_hypermod_networks import hyper_generator
@@ -37,13 +37,13 @@ class Golden(Hypermod):
         return self.G.synthesis(styles.ws, classes=styles.classes, noise=self.noise, **kw)
 
 
-def method_of(G: hyper1.Generator, D: style1.Discriminator | None, batch: int, teacher=None, **options) -> Golden:
+def method_of(G: hypermod_stylegan1.Generator, D: stylegan1.Discriminator | None, batch: int, teacher=None, **options) -> Golden:
     """A method at work on exactly these networks."""
     n = G.c_dim
     label = LabelSpec("class", n, (1,) * n)
     data = DataSpec("golden", G.img_resolution, G.img_channels, batch, label)
     widths = G.init_kwargs["channels"]
-    D = D or style1.Discriminator(widths, len(widths) - G.init_kwargs["fused_from"], num_classes=n)
+    D = D or stylegan1.Discriminator(widths, len(widths) - G.init_kwargs["fused_from"], num_classes=n)
     nets = {"G": G, "D": D, "G_ema": G} | ({"G_src": teacher} if teacher is not None else {})
     source = Snapshot("hypermod", {k: NetRecord.of(v) for k, v in nets.items()}, extra={"continues": True})
     defaults = dict(cfg="tiny", base="stylegan1", aug="noaug", diffaug="none", hyper_init="random", style_mix=0.0,

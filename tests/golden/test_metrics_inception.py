@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from gantransfer.networks import resize
-from gantransfer.networks.features import _load_inception
-from gantransfer.networks.inception import InceptionV3
-from gantransfer.networks.input_path import PRESETS
+from gantransfer.detectors import resize
+from gantransfer.detectors.features import _load_inception
+from gantransfer.detectors.inception import InceptionV3
+from gantransfer.detectors.input_path import PRESETS
 from tests.golden.conftest import assert_close, golden_files, load_npz
 
 FILES = golden_files("metrics", "inception_parity*.npz")

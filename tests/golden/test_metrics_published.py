@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from gantransfer.metrics import is_, kid, kmmd, pr
+from gantransfer.metrics import inception_score, kid, kmmd, precision_recall
 from gantransfer.metrics.fid import frechet_distance
 from tests.golden.conftest import assert_close, golden_files, load_npz
 
@@ -26,7 +26,7 @@ def test_cgantransfer(path):
         assert_close(kmmd.kmmd(real, fake, sigma), g[key], 0, 2e-6, key)
     assert_close(kmmd.kmmd(fake, real), g["KMMD_sigma1_swapped"], 0, 2e-6)
     for splits, suffix in ((config["splits"], ""), (1, "_1split")):
-        mean, std = is_.inception_score(np.log(g["softmax"]), splits, drop_tail=True)
+        mean, std = inception_score.inception_score(np.log(g["softmax"]), splits, drop_tail=True)
         assert_close(mean, g[f"IS_mean{suffix}"], 1e-5)
         assert_close(std, g[f"IS_std{suffix}"], 1e-4)
 
@@ -35,13 +35,13 @@ def test_cgantransfer(path):
 def test_hypermod(path):
     config, g = load_npz(path)
     real, fake, k = g["real"], g["fake"], config["nearest_k"]
-    p = pr.precision_recall(real, fake, k, strict=True)
-    d = pr.density_coverage(real, fake, k)
+    p = precision_recall.precision_recall(real, fake, k, strict=True)
+    d = precision_recall.density_coverage(real, fake, k)
     for value, key in ((p.precision, "precision"), (p.recall, "recall"), (d.density, "density"),
                        (d.coverage, "coverage")):
         assert_close(value, g[key], 1e-6, what=key)
-    assert_close([*pr.precision_recall(fake, real, k, strict=True)], g["as_called/pr"], 1e-6)
-    assert_close([*pr.density_coverage(fake, real, k)], g["as_called/dc"], 1e-6)
+    assert_close([*precision_recall.precision_recall(fake, real, k, strict=True)], g["as_called/pr"], 1e-6)
+    assert_close([*precision_recall.density_coverage(fake, real, k)], g["as_called/dc"], 1e-6)
     assert_close(frechet_distance(real, fake, 1), g["fid"], 1e-6)
     assert len(fake) >= int(g["kid_n"]) and len(real) >= int(g["kid_n"])
     n = int(g["kid_n"])

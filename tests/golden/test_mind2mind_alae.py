@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gantransfer.dataset import DataSpec
+from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Batch, RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.methods.alae import Draws

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-import lt_dataset
 from dnnlib.util import run_cli
-from gantransfer.dataset import ImageDataset, class_weights
+from gantransfer.commands import lt_dataset
+from gantransfer.data.dataset import ImageDataset, class_weights
 from tests.golden.conftest import golden_files, load_npz
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import Batch, RunConfig
 
 

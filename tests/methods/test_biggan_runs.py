@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-import train
 from dnnlib.util import run_cli
+from gantransfer.commands import train
 from gantransfer.networks.biggan import CondNorm
 from gantransfer.snapshot import load
 from tests.conftest import ROOT, write_image_zip

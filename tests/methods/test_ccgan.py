@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from dnnlib.util import UserError
-from gantransfer import training_loop, vicinity
-from gantransfer.dataset import DataSpec, ImageDataset, LabelSpec
-from gantransfer.generate import main
+from gantransfer import training_loop
+from gantransfer.commands.generate import main
+from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
+from gantransfer.distillation import vicinity
 from gantransfer.importers import load_any
 from gantransfer.method import Phase, RunConfig
 from gantransfer.methods import METHODS

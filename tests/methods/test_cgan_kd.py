@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from gantransfer import snapshot, strong_views, training_loop
-from gantransfer.dataset import ImageDataset
+from gantransfer import snapshot, training_loop
+from gantransfer.augment import classifier
+from gantransfer.commands.run import processes, run_stage
+from gantransfer.data.dataset import ImageDataset
 from gantransfer.method import RunConfig
 from gantransfer.methods import cgan_kd
 from gantransfer.methods.cgan_kd import CGANKD, KD, CGANKDOptions
-from gantransfer.stage_run import processes, run_stage
 from gantransfer.training_loop import Stepper
 from tests.conftest import write_image_zip
 from torch_utils.step_statistics import StepStatistics
@@ -262,15 +263,15 @@ def test_normalisation_is_of_the_real_images_only(data, fakes):
 def test_views_are_as_their_generators_say():
     x = torch.rand(6, 3, 8, 8) * 2 - 1
     g = lambda: torch.Generator().manual_seed(1)  # noqa: E731
-    a = strong_views.crop_and_flip(x, 2, True, g())
-    assert torch.equal(a, strong_views.crop_and_flip(x, 2, True, g())) and not torch.equal(a, x)
-    assert torch.equal(strong_views.crop_and_flip(x, 0, False, g()), x)
-    r = strong_views.rotations(x)
+    a = classifier.crop_and_flip(x, 2, True, g())
+    assert torch.equal(a, classifier.crop_and_flip(x, 2, True, g())) and not torch.equal(a, x)
+    assert torch.equal(classifier.crop_and_flip(x, 0, False, g()), x)
+    r = classifier.rotations(x)
     assert torch.equal(r[::4], x) and torch.equal(r[1::4], x.rot90(1, (2, 3)))
     for image in (x, x[:, :1]):
-        s = strong_views.autoaugment(image, g())
+        s = classifier.autoaugment(image, g())
         assert s.shape == image.shape and s.abs().max() <= 1
-        assert torch.equal(s, strong_views.autoaugment(image, g())) and not torch.equal(s, image)
+        assert torch.equal(s, classifier.autoaugment(image, g())) and not torch.equal(s, image)
 
 
 def test_every_operation_of_the_policy_changes_images():
@@ -278,10 +279,10 @@ def test_every_operation_of_the_policy_changes_images():
 
     y, x = np.mgrid[:32, :32]
     picture = Image.fromarray(np.stack([x * 5, y * 6, 40 * ((x + y) % 5)], 2).astype(np.uint8))
-    names = {op[0] for sub in strong_views.CIFAR10_POLICY for op in sub} | {"shear_x"}
-    assert len(strong_views.CIFAR10_POLICY) == 25 and len(names) >= 13
+    names = {op[0] for sub in classifier.CIFAR10_POLICY for op in sub} | {"shear_x"}
+    assert len(classifier.CIFAR10_POLICY) == 25 and len(names) >= 13
     for name in names:
-        out = strong_views.operation(picture, name, 9, 1)
+        out = classifier.operation(picture, name, 9, 1)
         assert out.size == picture.size and out.mode == "RGB"
         assert np.abs(np.asarray(out).astype(int) - np.asarray(picture)).mean() > 1, name
 

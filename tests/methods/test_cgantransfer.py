@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from dnnlib.util import UserError
 from gantransfer import training_loop, training_state
-from gantransfer.dataset import DataSpec, LabelSpec
-from gantransfer.explain import explain, table
+from gantransfer.commands.explain import explain, table
+from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import Batch, RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.methods.biggan import Draws

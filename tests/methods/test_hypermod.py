@@ -10,13 +10,15 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 
 from dnnlib.util import UserError
-from gantransfer import bake, generate, training_loop, views
-from gantransfer.dataset import DataSpec, ImageDataset, LabelSpec
+from gantransfer import training_loop
+from gantransfer.augment import contrastive
+from gantransfer.commands import bake, generate
+from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.importers import load_any
 from gantransfer.method import Batch, RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.metrics import path_length
-from gantransfer.networks import hyper1, hypermod, style1, stylegan2
+from gantransfer.networks import hypermod, hypermod_stylegan1, stylegan1, stylegan2
 from gantransfer.snapshot import NetRecord, Snapshot
 from gantransfer.training_loop import Stepper
 from torch_utils.random import SeedStack
@@ -39,11 +41,11 @@ def sg2_source(**kw):
 
 def v1_source():
     torch.manual_seed(0)
-    G = style1.Generator([6, 6, 4, 4], 8, 2, 2, img_channels=1, img_resolution=16)
+    G = stylegan1.Generator([6, 6, 4, 4], 8, 2, 2, img_channels=1, img_resolution=16)
     for name, p in G.named_parameters():
         if ".noise" in name:
             p.data.normal_(std=0.1)
-    D = style1.Discriminator([6, 6, 4, 4], 2, img_channels=1, img_resolution=16)
+    D = stylegan1.Discriminator([6, 6, 4, 4], 2, img_channels=1, img_resolution=16)
     return Snapshot("stylegan1", {"G_ema": NetRecord.of(G), "G": NetRecord.of(G), "D": NetRecord.of(D)},
                     data=DataSpec("s", 16, 1, 9, LabelSpec()).to_dict())
 
@@ -253,7 +255,7 @@ def test_published_checkpoints_train_on(tmp_path):
     data = spec(resolution=32)
     m = make(data, snap, base="stylegan1", hyper_init="random", faithful=True)
     assert m.G.init_kwargs["faithful"] and [p.name for p in m.phases()] == ["Dboth", "Gboth"]
-    one = hyper1.convert(snap.build("G_ema"), 1, 4, exact=False, faithful=True)
+    one = hypermod_stylegan1.convert(snap.build("G_ema"), 1, 4, exact=False, faithful=True)
     published = {k: t for k, t in one.state_dict().items() if not k.startswith("classes.")}
     task = {k.removeprefix("classes."): t for k, t in one.state_dict().items() if k.startswith("classes.")}
     torch.save(dict(generator=published, task=task, discriminator=base.nets["D"].state), tmp_path / "010000.model")
@@ -302,15 +304,15 @@ def test_contrastive_term_reaches_the_discriminator_only():
 
 def test_views_differ_and_repeat():
     x = torch.rand(5, 3, 16, 16) * 2 - 1
-    a, b = views.two_views(x, torch.Generator().manual_seed(0))
-    again, _ = views.two_views(x, torch.Generator().manual_seed(0))
+    a, b = contrastive.two_views(x, torch.Generator().manual_seed(0))
+    again, _ = contrastive.two_views(x, torch.Generator().manual_seed(0))
     assert torch.equal(a, again) and a.shape == x.shape and (a - b).abs().max() > 0.1 and a.abs().max() <= 1
-    alone = views.two_views(x[2:3], SeedStack([7]))[0]
-    other = views.two_views(x[1:3], SeedStack([3, 7]))[0]
+    alone = contrastive.two_views(x[2:3], SeedStack([7]))[0]
+    other = contrastive.two_views(x[1:3], SeedStack([3, 7]))[0]
     torch.testing.assert_close(alone, other[1:])
     full = torch.ones(5, 1, 1, 1)
-    torch.testing.assert_close(views.crop(x, full, full, 0 * full, 0 * full), x, rtol=1e-4, atol=1e-4)
-    same = views.jitter((x + 1) / 2, full, full, full, 0 * full)
+    torch.testing.assert_close(contrastive.crop(x, full, full, 0 * full, 0 * full), x, rtol=1e-4, atol=1e-4)
+    same = contrastive.jitter((x + 1) / 2, full, full, full, 0 * full)
     torch.testing.assert_close(same, (x + 1) / 2, rtol=1e-3, atol=1e-3)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gantransfer.dataset import BatchSource, DataSpec, ImageDataset, LabelSpec
+from gantransfer.data.dataset import BatchSource, DataSpec, ImageDataset, LabelSpec
 from gantransfer.method import Batch, RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.methods.transitional import weight_at

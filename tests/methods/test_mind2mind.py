@@ -13,9 +13,12 @@ import torch
 from click.testing import CliRunner
 
 from dnnlib.util import UserError
-from gantransfer import autoencoder, encode, latent_stats, latents, training_loop
-from gantransfer.dataset import DataSpec, ImageDataset, LabelSpec
+from gantransfer import training_loop
+from gantransfer.commands import encode
+from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.importers import load_any
+from gantransfer.latent import autoencoder, gaussians
+from gantransfer.latent import cache as latents
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS, encoder, mind2mind
 from gantransfer.networks import alae, mindgan
@@ -225,7 +228,7 @@ def test_bad_caches_are_named_and_left_alone(source, folder, target, tmp_path):
     (tmp_path / "cut.npz").write_bytes(cached(source, folder).read_bytes()[:3000])
     with pytest.raises(UserError, match="damaged"):
         latents.read(tmp_path / "cut.npz")
-    with pytest.raises(UserError, match="python -m gantransfer.encode"):
+    with pytest.raises(UserError, match="gantransfer encode"):
         latents.read(tmp_path / "none.npz")
 
 
@@ -494,22 +497,22 @@ def test_statistics():
     g = torch.Generator().manual_seed(0)
     a = torch.randn(4000, 3, generator=g, dtype=torch.float64)
     b = torch.randn(4000, 3, generator=g, dtype=torch.float64) * 2 + torch.tensor([1.0, 0, 0])
-    assert latent_stats.frechet(a, a) == pytest.approx(0, abs=1e-9)
-    assert latent_stats.frechet(a, b) == pytest.approx(1 + 3, rel=0.1)  # |shift|^2 + (2 - 1)^2 per axis
-    assert abs(latent_stats.kernel_distance(a[:500], a[500:1000])) < 0.3
-    assert latent_stats.kernel_distance(a[:500], b[:500]) > 0.3
-    assert latent_stats.memorisation(a[:50], a, b[:50]) == 0
-    assert latent_stats.memorisation(a[:500], a[500:2000], a[2000:2500]) == pytest.approx(1, abs=0.1)
-    p, r = latent_stats.precision_recall(a[:400], a[400:800])
+    assert gaussians.frechet(a, a) == pytest.approx(0, abs=1e-9)
+    assert gaussians.frechet(a, b) == pytest.approx(1 + 3, rel=0.1)  # |shift|^2 + (2 - 1)^2 per axis
+    assert abs(gaussians.kernel_distance(a[:500], a[500:1000])) < 0.3
+    assert gaussians.kernel_distance(a[:500], b[:500]) > 0.3
+    assert gaussians.memorisation(a[:50], a, b[:50]) == 0
+    assert gaussians.memorisation(a[:500], a[500:2000], a[2000:2500]) == pytest.approx(1, abs=0.1)
+    p, r = gaussians.precision_recall(a[:400], a[400:800])
     assert p > 0.9 and r > 0.9
-    assert latent_stats.precision_recall(a[:400], a[:400] + 100) == (0, 0)
+    assert gaussians.precision_recall(a[:400], a[:400] + 100) == (0, 0)
     ids = np.repeat([0, 1], 2000)
     both = torch.cat([a[:2000], b[:2000]])
-    means, factors = latent_stats.gaussian_factors(both, ids, 2)
+    means, factors = gaussians.gaussian_factors(both, ids, 2)
     assert torch.allclose(factors[1] @ factors[1].t(), torch.eye(3, dtype=torch.float64) * 4, atol=0.5)
     assert torch.allclose(means[1], b[:2000].mean(0))
-    mixed = latent_stats.neighbour_mix(a, 100, g, k=1)
-    assert (latent_stats.nearest(mixed, a) < 1e-9).all()
+    mixed = gaussians.neighbour_mix(a, 100, g, k=1)
+    assert (gaussians.nearest(mixed, a) < 1e-9).all()
 
 
 def test_gaussian_mapping_draws_its_moments():

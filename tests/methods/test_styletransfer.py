@@ -8,7 +8,7 @@ import torch
 
 from dnnlib.util import UserError
 from gantransfer import training_loop, training_state
-from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.methods import METHODS
 from gantransfer.networks import styletransfer
 from tests.methods.test_cgantransfer import NEW, OLD, latents, spec, step

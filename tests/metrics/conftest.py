@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from gantransfer.dataset import ImageDataset
-from gantransfer.metrics.metrics import MetricContext
+from gantransfer.data.dataset import ImageDataset
+from gantransfer.metrics.table import MetricContext
 
 
 class NoisyMeans:

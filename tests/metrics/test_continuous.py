@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from gantransfer import judge
-from gantransfer.dataset import ImageDataset
-from gantransfer.metrics import metrics
+from gantransfer.commands import judge
+from gantransfer.data.dataset import ImageDataset
+from gantransfer.detectors import features
+from gantransfer.metrics import table as metrics
 from gantransfer.metrics.continuous import Windows
 from gantransfer.metrics.fid import frechet_distance
-from gantransfer.networks import features
 from tests.conftest import write_image_zip
 
 META = dict(kind="regression", unit="grey", offset=0.0, scale=200.0, min=0.0, max=200.0)
@@ -116,10 +116,10 @@ def test_bad_input(data, reference, detector, tmp_path):
 
 
 def test_judge_command(data, tmp_path, run_script):
-    out = run_script("-m", "gantransfer.judge", f"--data={data.spec.path}", f"--heldout={data.spec.path}",
+    out = run_script("-m", "gantransfer", "judge", f"--data={data.spec.path}", f"--heldout={data.spec.path}",
                      f"--out={tmp_path / 'j.pt'}", "--name=g", "--epochs=2")
     assert "grey (mean absolute) on 120 images" in out.stdout
     assert json.loads((tmp_path / "j.detector.json").read_text())["arch_kwargs"]["num_classes"] == 1
-    out = run_script("-m", "gantransfer.judge", f"--data={data.spec.path}", f"--heldout={data.spec.path}",
+    out = run_script("-m", "gantransfer", "judge", f"--data={data.spec.path}", f"--heldout={data.spec.path}",
                      f"--out={tmp_path / 'k.pt'}", "--name=g", "--min-accuracy=0.9", check=2)
     assert out.stderr.startswith("Error: --min-accuracy is for classes") and not (tmp_path / "k.pt").exists()

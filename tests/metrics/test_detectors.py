@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer.dataset import ImageDataset
-from gantransfer.metrics import metrics
+from gantransfer.data.dataset import ImageDataset
+from gantransfer.detectors import features, inception, vgg, weights
+from gantransfer.detectors.descriptor import read_descriptor
+from gantransfer.detectors.features import RESERVED, _load_inception
+from gantransfer.detectors.input_path import PRESETS, InputSpec
+from gantransfer.detectors.judge import DigitsJudge
+from gantransfer.metrics import table
 from gantransfer.metrics.fid import frechet_distance
-from gantransfer.metrics.metrics import MetricContext
-from gantransfer.networks import features, inception, vgg, weights
-from gantransfer.networks.descriptor import read_descriptor
-from gantransfer.networks.features import RESERVED, _load_inception
-from gantransfer.networks.input_path import PRESETS, InputSpec
-from gantransfer.networks.judge import DigitsJudge
+from gantransfer.metrics.table import MetricContext
 from tests.conftest import write_image_zip
 from tests.metrics.conftest import NoisyMeans
 
@@ -209,7 +209,7 @@ def test_fid_from_images_to_value(nvidia_file, digits, tmp_path, no_network):
     data = ImageDataset(write_image_zip(tmp_path / "few.zip", digits[0][:4], digits[1][:4].tolist()), use_labels=True)
     ctx = MetricContext(sampler=NoisyMeans(data), reference=data, cache_dir=tmp_path / "c",
                         detectors={"inception": path}, batch=3)
-    fid, clean = (metrics.compute(n, ctx) for n in ("fid4_full", "kid4_clean"))
+    fid, clean = (table.compute(n, ctx) for n in ("fid4_full", "kid4_clean"))
     net = inception.InceptionV3("fid")
     net.load_state_dict(state)
     plan = ctx.plan(4)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from gantransfer.metrics.arrays import MetricError, NonFiniteFeatures
+from gantransfer.metrics.feature_matrix import MetricError, NonFiniteFeatures
 from gantransfer.metrics.fid import Moments, RunningMoments, fid_infinity, frechet_distance, total_variance
 
 rng = np.random.RandomState(0)

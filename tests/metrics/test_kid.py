@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from gantransfer.metrics import kid
-from gantransfer.metrics.arrays import MetricError
+from gantransfer.metrics.feature_matrix import MetricError
 
 rng = np.random.RandomState(0)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from gantransfer.dataset import ImageDataset
-from gantransfer.metrics import metrics, path_length, ppl
-from gantransfer.networks import features
+from gantransfer.data.dataset import ImageDataset
+from gantransfer.detectors import features
+from gantransfer.metrics import path_length, ppl, table
 from gantransfer.networks.stylegan2 import Generator
 from gantransfer.sampler import GeneratorSampler
 from tests.conftest import write_image_zip
@@ -42,7 +42,7 @@ def context(reference, tmp_path, monkeypatch):
     def make(net, **kw):
         spec = dataclasses.replace(reference.spec, channels=3, label=type(reference.spec.label)("none", 0))
         sampler = GeneratorSampler(net, kw.pop("z_dim", 8), spec)
-        return metrics.MetricContext(sampler=sampler, reference=reference, cache_dir=tmp_path / "c", **kw)
+        return table.MetricContext(sampler=sampler, reference=reference, cache_dir=tmp_path / "c", **kw)
 
     return make
 
@@ -76,7 +76,7 @@ def test_slerp_moves_on_the_sphere(context, monkeypatch):
 
 
 def test_batch_size_changes_nothing(context):
-    a, b = (metrics.compute("ppl2_wend_30", context(Linear(), batch=n))["results"]["ppl2_wend_30"] for n in (7, 64))
+    a, b = (table.compute("ppl2_wend_30", context(Linear(), batch=n))["results"]["ppl2_wend_30"] for n in (7, 64))
     assert a == pytest.approx(b, rel=1e-4)
 
 
@@ -85,20 +85,20 @@ def test_real_network(context, name):
     torch.manual_seed(0)
     net = Generator(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3,
                     synthesis_kwargs=dict(channel_base=64, channel_max=8)).eval()
-    line = metrics.compute(name, context(net))
+    line = table.compute(name, context(net))
     assert line["results"][name] > 0 and line["num_real"] is None and line["detector"]["sha256"] == "ab"
-    assert metrics.compute(name, context(net))["results"] == line["results"]
+    assert table.compute(name, context(net))["results"] == line["results"]
 
 
 def test_models_without_mapping(context):
     with pytest.raises(UserError, match="style-based"):
-        metrics.compute("ppl2_wend_6", context(lambda z, c, rng=None: z))
+        table.compute("ppl2_wend_6", context(lambda z, c, rng=None: z))
 
 
 def test_images_have_no_path(reference, tmp_path):
-    ctx = metrics.MetricContext(sampler=None, generated=reference, reference=reference, cache_dir=tmp_path)
+    ctx = table.MetricContext(sampler=None, generated=reference, reference=reference, cache_dir=tmp_path)
     with pytest.raises(UserError, match="needs a model"):
-        metrics.compute("ppl2_wend_6", ctx)
+        table.compute("ppl2_wend_6", ctx)
 
 
 def test_lpips_diversity(context, make_context, reference, digits, tmp_path):
@@ -108,12 +108,12 @@ def test_lpips_diversity(context, make_context, reference, digits, tmp_path):
     collapsed[labels == 2] = images[labels == 2][0]
     rgb = [np.repeat(x[..., None], 3, 2) for x in collapsed]
     data = ImageDataset(write_image_zip(tmp_path / "g.zip", rgb, labels.tolist()), use_labels=True)
-    ctx = metrics.MetricContext(sampler=None, generated=data, reference=data, cache_dir=tmp_path / "c")
-    line = metrics.compute("lpips_diversity_5", ctx)
+    ctx = table.MetricContext(sampler=None, generated=data, reference=data, cache_dir=tmp_path / "c")
+    line = table.compute("lpips_diversity_5", ctx)
     values = line["per_class"]["values"]
     assert values[2] == 0 and min(values[:2]) > 0
     assert line["results"]["lpips_diversity_5"] == pytest.approx(np.mean(values))
-    own = metrics.compute("lpips_diversity_20", make_context())
+    own = table.compute("lpips_diversity_20", make_context())
     assert len(own["per_class"]["values"]) == 4 and min(own["per_class"]["values"]) > 0
 
 
@@ -134,7 +134,7 @@ def test_paths_between_classes_share_latent_and_noise(context, reference, monkey
     ctx = context(net)
     ctx.sampler.spec = dataclasses.replace(reference.spec, channels=3)
     ctx.sampler.label_dim = 4
-    result = metrics.compute("ppl_class_48", ctx)
+    result = table.compute("ppl_class_48", ctx)
     columns = net.A[:, 8:].double()
     steps = [[float((columns[:, j] - columns[:, i]).square().sum()) for j in range(4) if j != i] for i in range(4)]
     for k, value in zip(result["per_class"]["ids"], result["per_class"]["values"]):

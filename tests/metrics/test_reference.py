@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from gantransfer.metrics import metrics
+from gantransfer.detectors import features
+from gantransfer.detectors.dinov2 import DinoV2
+from gantransfer.metrics import table
 from gantransfer.metrics.fid import Moments
 from gantransfer.metrics.reference import read_reference, write_reference
-from gantransfer.networks import features
-from gantransfer.networks.dinov2 import DinoV2
 
 rng = np.random.RandomState(0)
 
@@ -20,14 +20,14 @@ rng = np.random.RandomState(0)
 def test_own_format_gives_the_value_of_the_images(make_context, reference, tmp_path):
     ctx = make_context()
     path = tmp_path / "ref.npz"
-    metrics.write_reference(path, "fd_digits32_50", reference, ctx)
-    with_images = metrics.compute("fd_digits32_50", ctx)
+    table.write_reference(path, "fd_digits32_50", reference, ctx)
+    with_images = table.compute("fd_digits32_50", ctx)
     stats = read_reference(path)
     assert stats.num == 40 and stats.dataset["sha256"] == reference.fingerprint()
     for real in (reference, None):
-        got = metrics.compute("fd_digits32_50", make_context(reference=real, reference_stats=stats, labels="uniform"))
+        got = table.compute("fd_digits32_50", make_context(reference=real, reference_stats=stats, labels="uniform"))
         if real is not None:
-            got_same = metrics.compute("fd_digits32_50", make_context(reference=real, reference_stats=stats))
+            got_same = table.compute("fd_digits32_50", make_context(reference=real, reference_stats=stats))
             value = with_images["results"]["fd_digits32_50"]
             assert got_same["results"]["fd_digits32_50"] == pytest.approx(value, rel=1e-6)
         assert got["num_real"] == 40 and got["reference"]["sha256"] == stats.sha256
@@ -35,20 +35,20 @@ def test_own_format_gives_the_value_of_the_images(make_context, reference, tmp_p
 
 def test_statistics_do_not_stand_for_images(make_context, reference, tmp_path):
     path = tmp_path / "ref.npz"
-    metrics.write_reference(path, "fd_digits32_50", reference, make_context())
+    table.write_reference(path, "fd_digits32_50", reference, make_context())
     ctx = make_context(reference=None, reference_stats=read_reference(path), labels="uniform")
     for name in ("kd_digits32_50", "report_digits32_5", "pr_digits32_50_k3", "fd_digits32_50_few"):
         with pytest.raises(UserError, match="needs the real images"):
-            metrics.compute(name, ctx)
+            table.compute(name, ctx)
     with pytest.raises(UserError, match="--labels=reference"):
-        metrics.compute("fd_digits32_50", make_context(reference=None, reference_stats=read_reference(path)))
+        table.compute("fd_digits32_50", make_context(reference=None, reference_stats=read_reference(path)))
     with pytest.raises(UserError, match="has statistics of digits32, not of 'pix64'"):
-        metrics.compute("fd_pix64_50", ctx)
+        table.compute("fd_pix64_50", ctx)
 
 
 def test_other_weights_are_refused(reference, make_context, tmp_path):
     path = tmp_path / "ref.npz"
-    metrics.write_reference(path, "fd_digits32_50", reference, make_context())
+    table.write_reference(path, "fd_digits32_50", reference, make_context())
     net = features.load("digits32")
     net.sha256 = "ff" * 32
     with pytest.raises(UserError, match="other weights.*not comparable"):

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from gantransfer.dataset import ImageDataset
-from gantransfer.metrics import metrics, stats
-from gantransfer.metrics.arrays import NonFiniteFeatures
-from gantransfer.networks.features import Detector, Features
-from gantransfer.networks.input_path import InputSpec
+from gantransfer.data.dataset import ImageDataset
+from gantransfer.detectors.features import Detector, Features
+from gantransfer.detectors.input_path import InputSpec
+from gantransfer.metrics import stats, table
+from gantransfer.metrics.feature_matrix import NonFiniteFeatures
 from tests.conftest import write_image_zip
 from tests.metrics.conftest import NoisyMeans
 
@@ -61,14 +61,14 @@ def test_batch_size_changes_nothing(make_context, reference, name):
     for batch in (5, 64):
         sampler = NoisyMeans(reference)
         ctx = make_context(sampler=sampler, batch=batch, use_cache=False, training=reference, classes=[0, 1, 3])
-        results.append(metrics.compute(name, ctx)["results"])
+        results.append(table.compute(name, ctx)["results"])
         assert max(sampler.batches) <= batch
     for key, value in results[0].items():
         assert value == pytest.approx(results[1][key], rel=1e-5, abs=1e-9), key
 
 
 def test_seed_changes_the_samples(make_context):
-    a, b, c = (metrics.compute("fd_pix64_50", make_context(seed=s))["results"] for s in (0, 1, 0))
+    a, b, c = (table.compute("fd_pix64_50", make_context(seed=s))["results"] for s in (0, 1, 0))
     assert a == c and a != b
 
 
@@ -97,10 +97,10 @@ def test_non_finite_features_name_the_sample(make_context):
 
 def test_images_are_generated_once_for_several_metrics(make_context, reference):
     sampler = NoisyMeans(reference)
-    metrics.evaluate(["fd_pix64_50", "kd_pix64_50", "pr_pix64_50_k3", "dc_pix64_50_k5"], make_context(sampler=sampler))
+    table.evaluate(["fd_pix64_50", "kd_pix64_50", "pr_pix64_50_k3", "dc_pix64_50_k5"], make_context(sampler=sampler))
     assert sum(sampler.batches) <= 100  # once for moments, at most once more for rows
     sampler = NoisyMeans(reference)
-    metrics.evaluate(["kd_pix64_50", "fd_pix64_50", "pr_pix64_50_k3"], make_context(sampler=sampler))
+    table.evaluate(["kd_pix64_50", "fd_pix64_50", "pr_pix64_50_k3"], make_context(sampler=sampler))
     assert sum(sampler.batches) == 50
 
 
@@ -250,10 +250,10 @@ def test_fake_images_may_come_from_a_zip(make_context, reference, digits, tmp_pa
     """A set compared with itself: distance zero, all labels right, nearest-training ratio zero."""
     images, labels = digits
     generated = ImageDataset(write_image_zip(tmp_path / "fakes.zip", images, labels.tolist()), use_labels=True)
-    ctx = metrics.MetricContext(sampler=None, generated=generated, reference=reference, cache_dir=tmp_path / "c")
-    assert metrics.compute("fd_pix64_40", ctx)["results"]["fd_pix64_40"] < 1e-6
-    result = metrics.compute("report_digits32_10", ctx)["results"]
+    ctx = table.MetricContext(sampler=None, generated=generated, reference=reference, cache_dir=tmp_path / "c")
+    assert table.compute("fd_pix64_40", ctx)["results"]["fd_pix64_40"] < 1e-6
+    result = table.compute("report_digits32_10", ctx)["results"]
     assert result["report_digits32_10_class_fd"] < 1e-6
     assert result["report_digits32_10_diversity"] == pytest.approx(1)
     with pytest.raises(UserError, match="has 40 images, the metric takes 41"):
-        metrics.compute("fd_pix64_41", ctx)
+        table.compute("fd_pix64_41", ctx)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gantransfer.networks import hyper1, hypermod, style1, stylegan2
+from gantransfer.networks import hypermod, hypermod_stylegan1, stylegan1, stylegan2
 from torch_utils.random import SeedStack
 
 SIZES = dict(mapping_kwargs={"num_layers": 2}, synthesis_kwargs={"channel_base": 128, "channel_max": 8})
@@ -35,11 +35,11 @@ def hyper(G=None, random=False, **kw):
 
 def make1(**kw):
     torch.manual_seed(0)
-    G = style1.Generator([6, 6, 4], code_dim=8, n_mlp=2, fused_from=2)
+    G = stylegan1.Generator([6, 6, 4], code_dim=8, n_mlp=2, fused_from=2)
     for name, p in G.named_parameters():
         if ".noise" in name or name.endswith(".bias"):
             p.data += 0.3 * torch.randn_like(p)
-    return G.eval(), hyper1.convert(G, C, task_dim=4, **kw).eval()
+    return G.eval(), hypermod_stylegan1.convert(G, C, task_dim=4, **kw).eval()
 
 
 def soft(n, seed=0):
@@ -69,7 +69,7 @@ def test_exact_start_on_v1():
             a, b = G(z, rng=SeedStack(range(4))), H(z, soft(4), rng=SeedStack(range(4)))
         assert ((a - b).abs().max() < 1e-5) != faithful
     with pytest.raises(ValueError, match="faithful"):
-        hyper1.convert(G, C, exact=True, faithful=True)
+        hypermod_stylegan1.convert(G, C, exact=True, faithful=True)
 
 
 @pytest.mark.parametrize("labels", ["classes", "soft", "one"])
@@ -131,7 +131,7 @@ def test_published_formulation_is_the_same():
     w, scale, shift = torch.randn(4, 3, 3, 3).double(), torch.randn(2, 4, 3).double(), torch.randn(2, 4, 3).double()
     mean, std = w.mean((2, 3)), w.std((2, 3))
     gamma, beta = std * (1 + scale), mean + std * shift
-    expected = gamma[..., None, None] * hyper1.standardise(w) + beta[..., None, None]
+    expected = gamma[..., None, None] * hypermod_stylegan1.standardise(w) + beta[..., None, None]
     torch.testing.assert_close(hypermod.modulated_kernel(w, scale, shift), expected)
 
 
@@ -143,7 +143,7 @@ def test_constant_kernels_stay_finite():
     k.square().sum().backward()
     torch.testing.assert_close(k[0].detach(), w)
     assert scale.grad.isfinite().all() and shift.grad.isfinite().all()
-    assert hyper1.standardise(w).isfinite().all() and not hyper1.standardise_bias(torch.ones(4)).any()
+    assert hypermod_stylegan1.standardise(w).isfinite().all() and not hypermod_stylegan1.standardise_bias(torch.ones(4)).any()
 
 
 @pytest.mark.parametrize("kw", [dict(rank=2), dict(rank=0)], ids=str)
@@ -191,7 +191,7 @@ def test_published_numbers_of_parameters():
     """Tables of the published architecture at 256 and 1024 pixels, and of the low ranks on StyleGAN2."""
     wide = [512, 512, 512, 512, 256, 128, 64, 32, 16]
     with torch.device("meta"):
-        H = hyper1.Generator(wide, num_classes=2)
+        H = hypermod_stylegan1.Generator(wide, num_classes=2)
         low = {r: hypermod.Generator(512, 2, 512, 256, 3, synthesis_kwargs=dict(channel_base=16384), rank=r)
                for r in (1, 4)}
     everything = sum(p.numel() for m in H.convolutions().values() for p in m.parameters())
@@ -240,13 +240,13 @@ def test_wrong_labels_are_refused():
 
 
 def test_heads_and_classes_of_v1():
-    D = style1.Discriminator([6, 6, 4], fused=1)
+    D = stylegan1.Discriminator([6, 6, 4], fused=1)
     x, c = torch.randn(3, 3, 16, 16), torch.eye(C)
     with torch.no_grad():
-        many = hyper1.new_heads(D, C, copy=True)
+        many = hypermod_stylegan1.new_heads(D, C, copy=True)
         torch.testing.assert_close(many(x, c), D(x))
-        assert (hyper1.new_heads(D, C, copy=False)(x, c) - D(x)).abs().max() > 1e-3
+        assert (hypermod_stylegan1.new_heads(D, C, copy=False)(x, c) - D(x)).abs().max() > 1e-3
         G, _ = make1()
-        one = hyper1.convert(G, 1, task_dim=4, exact=False)
-        H, z = hyper1.with_classes(one, C), torch.randn(3, 8)
+        one = hypermod_stylegan1.convert(G, 1, task_dim=4, exact=False)
+        H, z = hypermod_stylegan1.with_classes(one, C), torch.randn(3, 8)
         torch.testing.assert_close(H(z, c, rng=SeedStack(range(3))), one(z, torch.ones(3, 1), rng=SeedStack(range(3))))

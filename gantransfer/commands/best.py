@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which snapshot of a run is the best by a metric measured in its folder: `RUN:best` as a path, and when to stop."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnnlib import json_file
+from dnnlib.util import UserError
+from gantransfer.metrics import directions
+from gantransfer.snapshot import find_snapshots
+
+
+@dataclass(frozen=True)
+class Rating:
+    metric: str  # as in --metrics
+    key: str  # one of its values
+    value: float
+    kimg: float
+    snapshot: str  # file name
+
+
+def ratings(run_dir: Path) -> list[Rating]:
+    """Every finite value measured in a run folder, metric by metric, by length."""
+    out = []
+    for path in sorted(run_dir.glob("metric-*.jsonl")):
+        for r in json_file.lines(path):
+            name, snapshot, results = r.get("metric"), r.get("snapshot_pkl"), r.get("results")
+            if not (isinstance(name, str) and isinstance(snapshot, str | None) and isinstance(results, dict)
+                    and isinstance(r.get("kimg"), int | float | None)):
+                continue
+            if r.get("truncation"):
+                continue  # of truncated images: no match for the others
+            out += [Rating(name, key, value, r.get("kimg") or 0, snapshot) for key, value in results.items()
+                    if isinstance(value, int | float) and abs(value) < 2**1023 and snapshot]
+    return sorted(out, key=lambda r: r.kimg)
+
+
+def direction(metric: str, key: str) -> str | None:
+    """directions.LOWER, HIGHER or UNRATED, as the metric or method called `metric` declares its value `key`.
+
+    None: there is no such declaration, as for files that another program, or another version, has written.
+    """
+    from gantransfer.methods import METHODS
+    from gantransfer.methods.cgan_kd import CGANKD
+    from gantransfer.methods.density_ratio import DensityRatioTraining
+    from gantransfer.metrics import table
+
+    methods = {**METHODS, **{m.name: m for m in (CGANKD, DensityRatioTraining)}}
+    found = methods[metric] if metric in methods else table.find(metric)
+    return None if found is None else directions.of(found.better, key)
+
+
+def rates(metric: str, key: str) -> bool:
+    """Whether snapshots can be compared by this value."""
+    return direction(metric, key) in (directions.LOWER, directions.HIGHER)
+
+
+def of_metric(rows: list[Rating], metric: str | None) -> list[Rating]:
+    """The rows of one value: `metric` is its name, or that of a metric (its first value that rates); None: the first
+    there is that rates."""
+    first: dict[str, str] = {}  # metric -> its first value that rates, by the metrics' names
+    for name, key in sorted(dict.fromkeys((r.metric, r.key) for r in rows), key=lambda pair: pair[0]):
+        if name not in first and rates(name, key):
+            first[name] = key
+    if any(r.key == metric for r in rows) and metric not in first:
+        owner = next(r.metric for r in rows if r.key == metric)
+        return [r for r in rows if (r.metric, r.key) == (owner, metric)]
+    if metric is None:
+        metric = next(iter(first), None)
+    return [r for r in rows if r.metric == metric and r.key == first.get(metric)]
+
+
+def best_of(rows: list[Rating]) -> Rating:
+    """The first of the best rows of one value. UserError where it is not said which way the value is better."""
+    metric, key = rows[0].metric, rows[0].key
+    if not rates(metric, key):
+        raise UserError(f"{key} of {metric} rates no snapshots: it is not declared whether more or less of it is "
+                        f"better; name another value")
+    return (max if direction(metric, key) == directions.HIGHER else min)(rows, key=lambda r: r.value)
+
+
+def since_best(run_dir: Path, metric: str | None) -> tuple[int, Rating | None]:
+    """(snapshots measured after the best one, the best one)."""
+    rows = of_metric(ratings(run_dir), metric)
+    if not rows:
+        return 0, None
+    best = best_of(rows)
+    return len(rows) - 1 - rows.index(best), best
+
+
+def keep_best(run_dir: Path, metric: str | None) -> None:
+    """Remove the run's snapshots other than the best and the newest; none where nothing rates them."""
+    rows = of_metric([r for r in ratings(run_dir) if (run_dir / r.snapshot).is_file()], metric)
+    if not rows:
+        return
+    best = best_of(rows)
+    for path in find_snapshots(run_dir)[:-1]:
+        if path.name != best.snapshot:
+            path.unlink(missing_ok=True)
+
+
+def resolve(text: str | None) -> str | None:
+    """'RUN:best' or 'RUN:best:METRIC' -> path of the snapshot; any other text as it is. UserError if none is rated.
+
+    Without METRIC it is the one that the run was rated by (train.py --best), or the first there is.
+    """
+    match = re.fullmatch(r"(.+):best(?::(\w+))?", text or "")
+    if not match or not Path(match[1]).is_dir():
+        if match and "://" not in text:
+            raise UserError(f"{text}: {match[1]} is not a run folder")
+        return text
+    run_dir = Path(match[1])
+    rows = [r for r in ratings(run_dir) if (run_dir / r.snapshot).exists()]
+    rated = of_metric(rows, match[2] or _recorded(run_dir)) or ([] if match[2] else of_metric(rows, None))
+    if not rated:
+        known = list(dict.fromkeys(r.key for r in rows))
+        what = "no measured snapshot" if not known else (f"no value of {match[2]}" if match[2] else
+                                                         "no value that rates snapshots")
+        what += f"; it has {', '.join(known[:4])}" if known else ""
+        raise UserError(f"{text}: the folder has {what}; train with --metrics=..., or measure with calc_metrics.py")
+    best = best_of(rated)
+    print(f"{text}: {best.snapshot}, {best.key} {best.value:.4g}")
+    return str(run_dir / best.snapshot)
+
+
+def _recorded(run_dir: Path) -> str | None:
+    try:
+        return json_file.read(run_dir / "training_options.json").get("best")
+    except UserError:
+        return None

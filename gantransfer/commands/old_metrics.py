@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `.metric` files of published Hyper-Modulation runs, read without executing anything.
+
+`gantransfer old_metrics FOLDER` prints the class means of every checkpoint. The published script passed real
+and generated features in the wrong order to two of its metrics: what it stored as pr.0 is recall and pr.1 precision;
+its density and coverage have the generated images as the reference and have no counterpart here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from dnnlib.util import UserError, open_regular
+from gantransfer.commands.flags import PATH
+from gantransfer.formats import inert_pickle
+
+NAMES = {"pr.0": "recall", "pr.1": "precision", "dc.0": "density (roles exchanged)",
+         "dc.1": "coverage (roles exchanged)"}
+
+
+def read_metric(path: str | Path) -> dict[int, dict[str, float]]:
+    """Class -> {'fid', 'kid', 'pr.0', ...}. UserError for anything but a pickle of numbers in dicts."""
+    try:
+        content = inert_pickle.plain(inert_pickle.load(open_regular(path).read()))
+    except (inert_pickle.Refused, OSError) as e:
+        raise UserError(f"{path} is not a .metric file: {e}") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path} is not a .metric file: it holds no dict of classes")
+    return {_class(k, path): dict(_numbers(v, "", path)) for k, v in content.items()}
+
+
+def _class(key: Any, path: Any) -> int:
+    if isinstance(key, int) or isinstance(key, str) and key.isdecimal():
+        return int(key)
+    raise UserError(f"{path} is not a .metric file: {str(key)[:40]!r} is not a class number")
+
+
+def _numbers(value: Any, prefix: str, path: Any) -> list[tuple[str, float]]:
+    if isinstance(value, bool) or not isinstance(value, int | float | dict):
+        raise UserError(f"{path} is not a .metric file: {prefix or 'an entry'} is no number")
+    if not isinstance(value, dict):
+        return [(prefix, float(value))]
+    return [n for k, v in value.items() for n in _numbers(v, f"{prefix}.{k}" if prefix else str(k), path)]
+
+
+def class_mean(folder: str | Path, metric: str = "fid") -> dict[int, float]:
+    """Iteration -> mean of `metric` ('fid', 'kid', 'pr.0', ...) over classes, for every `<iteration>.metric` of a
+    folder. Files of other names (train_step-N.metric) are left out. UserError for an unknown metric."""
+    out = {}
+    for path in metric_files(folder):
+        table = read_metric(path)
+        values = [row[metric] for row in table.values() if metric in row]
+        if len(values) < len(table):
+            raise UserError(f"{path} has no {metric} for every class; it has {', '.join(next(iter(table.values())))}")
+        out[int(path.stem)] = float(np.mean(values))
+    return out
+
+
+def metric_files(folder: str | Path) -> list[Path]:
+    """`<iteration>.metric` files of a folder in order of iterations. UserError where there are none."""
+    found = [p for p in Path(folder).glob("*.metric") if re.fullmatch(r"\d+", p.stem)]
+    if not found:
+        raise UserError(f"{folder} has no <iteration>.metric file")
+    return sorted(found, key=lambda p: int(p.stem))
+
+
+@click.command(context_settings={"max_content_width": 110})
+@click.argument("folder", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per checkpoint instead of a table")
+def main(folder: str, as_json: bool) -> None:
+    """Class means of the .metric files of FOLDER (or of one file), under their right names."""
+    files = metric_files(folder) if Path(folder).is_dir() else [Path(folder)]
+    for path in files:
+        table = read_metric(path)
+        keys = list(next(iter(table.values())))
+        means = {NAMES.get(k, k): float(np.mean([row.get(k, math.nan) for row in table.values()])) for k in keys}
+        if as_json:
+            print(json.dumps(dict(checkpoint=path.stem, classes=len(table), class_mean=means)))
+        else:
+            print(f"{path.stem:>10s}  " + "  ".join(f"{k} {v:.4g}" for k, v in means.items()))

@@ -1,0 +1,600 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a generator. Options become a resolved configuration; the configuration runs, or is printed (--dry-run)."""
+
+from __future__ import annotations
+
+from dnnlib import signals
+
+if __name__ == "__main__":
+    signals.end_in_one_line()
+
+import dataclasses
+import os
+
+# Threads that wait must sleep, not spin: small networks on a busy machine are 15 times slower otherwise (measured).
+os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib import json_file, run_folder, seeding
+from dnnlib.util import Logger, Stopped, UserError, atomic_write, printable
+from gantransfer.commands import kernels
+from gantransfer.commands.flags import PATH, PATHS, SEED, FloatRange, IntRange, option_type
+from gantransfer.data import resolution
+from gantransfer.method import Method, RunConfig
+
+BOOL = click.BOOL
+# Options of more than one method keep one meaning; these choose the method when --method is left out.
+IMPLIES = {"add_uc": "utlo", "res_uc": "utlo", "alpha": "utlo", "t_start_kimg": "transitional",
+           "t_end_kimg": "transitional", "transition": "transitional"}
+
+
+def flag(name: str, help: str, type: Any = str, default: Any = None, **kw: Any) -> Any:
+    """One option under both spellings, `--a-b` and `--a_b`. A bare `--flag` means true for booleans."""
+    names = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
+    if type is bool:
+        kw.update(is_flag=False, flag_value="true", metavar="BOOL")
+    return click.option(*names, name, type=BOOL if type is bool else type, default=default, help=help, **kw)
+
+
+def own_field(method: type[Method], name: str) -> Any:
+    """What `option` recorded of one of the method's flags."""
+    return next(f.metadata for f in dataclasses.fields(method.Options) if f.name == name)
+
+
+def method_flags(command: Any) -> Any:
+    """Every field of every method's Options as a flag; the default None means: the method decides."""
+    from gantransfer.methods import METHODS
+
+    seen: dict[str, list[str]] = {}
+    specs = {}
+    for name, method in METHODS.items():
+        for f in dataclasses.fields(method.Options):
+            seen.setdefault(f.name, []).append(name)
+            specs.setdefault(f.name, f)
+    for name, f in reversed(specs.items()):
+        m = f.metadata
+        choices = dict.fromkeys(c for owner in seen[name] for c in own_field(METHODS[owner], name)["choices"] or ())
+        kind = option_type({**m, "choices": list(choices)})
+        owners = "" if len(seen[name]) == len(METHODS) else f" [{', '.join(seen[name])}]"
+        extra = {"metavar": m["metavar"]} if m["metavar"] else {}
+        default = "" if f.default is None else f" [default: {f.default}]"
+        command = flag(name, m["help"] + default + owners, kind, **extra)(command)
+    return command
+
+
+@click.command(context_settings={"max_content_width": 110})
+# What to train on, and where to.
+@flag("outdir", "Where run folders are made", required=False, type=PATH, metavar="DIR")
+@flag("data", "Training images: zip or folder made by dataset_tool.py", type=PATH, metavar="PATH")
+@flag("fname", "Label file in --data that also selects the images, e.g. lt_25.json", type=PATH, metavar="NAME")
+@flag("cond", "Train a conditional model on the data set's labels", bool, False)
+@flag("subset", "Train on this many images only", IntRange(min=1))
+@flag("mirror", "Add mirrored images", bool, False)
+# Method and start.
+@flag("method", "Which method; left out, the other flags decide (stylegan2 unless they say otherwise)", metavar="NAME")
+@flag("stage", "Stage of a method that has several", metavar="NAME")
+@flag("resume", "Start from weights (file, URL, published name), or 'latest' / a run folder to continue a run exactly; "
+      "RUN:best or RUN:best:METRIC is a run's best snapshot",
+      type=PATH, metavar="PATH")
+@flag("source", "Source model of a transfer method", type=PATH, metavar="PATH")
+# Schedule.
+@flag("kimg", "Length of the run in thousands of images", FloatRange(min=0, min_open=True))
+@flag("batch", "Images per step, over all processes", IntRange(min=1))
+@flag("batch_gpu", "Images per process and round; smaller saves memory", IntRange(min=1))
+@flag("sampling", "Which reals and labels: as in the data, or towards class balance",
+      click.Choice(["empirical", "sqrt", "effective", "balanced"]), "empirical")
+@flag("sampling_labels", "Labels of generated images, if other than --sampling",
+      click.Choice(["empirical", "sqrt", "effective", "balanced"]))
+@flag("seed", "Random seed: any whole number", SEED, 0)
+# Machine.
+@flag("gpus", "Number of processes: one per GPU, or on the CPU", IntRange(min=1), 1)
+@flag("device", "auto, cuda or cpu", click.Choice(["auto", "cuda", "cpu"]), "auto")
+@flag("workers", "Image-reading threads per process", IntRange(min=1), 3)
+@flag("threads", "CPU threads per process (default: cores / processes; 1 with --cfg=tiny)", IntRange(min=1))
+@click.option("--kernels", **kernels.FLAG)
+@flag("nobench", "Disable cuDNN benchmarking", bool, False)
+@flag("allow_tf32", "Allow TF32 in training", bool, False)
+@flag("graphs", "Record first-order phases as CUDA graphs and replay them", bool, False)
+# Output.
+@flag("snap", "Snapshot every so many ticks", IntRange(min=1))
+@flag("tick", "kimg per status line", FloatRange(min=0, min_open=True))
+@flag("metrics", "Comma-separated metrics, or none", metavar="LIST")
+@flag("detector", "Detector weights for the metrics: FILE, or NAME=FILE, comma-separated", type=PATHS, metavar="LIST")
+@flag("heldout", "Reals that metrics compare with and training does not see: so many per class of --data, or another "
+      "data set [default: metrics compare with all of --data]", type=PATH, metavar="N|PATH")
+@flag("best", "Metric that rates the run's snapshots [default: the first of --metrics]", metavar="METRIC")
+@flag("stop_after", "Stop when so many snapshots in a row were no better than the best before them",
+      IntRange(min=1))
+@flag("keep", "Which snapshots stay: all, or the best and the newest", click.Choice(["all", "best"]), "all")
+@flag("eval_at_start", "Also evaluate the untrained network", bool, False)
+@flag("desc", "Added to the run folder's name", metavar="TEXT")
+@flag("description", "As --desc", metavar="TEXT")
+@flag("wandb_proj", "Log to this Weights & Biases project", metavar="NAME")
+@click.option("-n", "--dry-run", "--dry_run", "dry_run", is_flag=True, help="Print the resolved options and stop")
+@method_flags
+def main(**flags: Any) -> None:
+    """Train a GAN on a data set made by dataset_tool.py.
+
+    \b
+    # a conditional StyleGAN2-ADA, and UTLO on a long-tailed set
+    python train.py --outdir=runs --data=set.zip --cond=True
+    python train.py --outdir=runs --data=set.zip --fname=lt_25.json --cond=True --add_uc=True
+    # continue the newest run of --outdir exactly where it stopped
+    python train.py --outdir=runs --data=set.zip --cond=True --resume=latest
+    """
+    given = {k: v for k, v in flags.items()
+             if click.get_current_context().get_parameter_source(k) == click.core.ParameterSource.COMMANDLINE}
+    from torch_utils import distributed as dist
+
+    setup = Setup(flags, given)
+    if flags["dry_run"]:
+        print("Training options:")
+        print(json.dumps(setup.resolved(), indent=2))
+        print(f"Run folder: {os.path.join(flags['outdir'] or '', '#####-' + setup.run_name())}")
+        print("Dry run; exiting.")
+        return
+    if not flags["outdir"]:
+        raise UserError("--outdir is missing: name the folder that shall hold the run")
+    kind = dist.resolve_device(flags["device"])
+    if flags["graphs"] and kind != "cuda":
+        raise UserError("--graphs records CUDA graphs, and this run is on the CPU; leave --graphs away")
+    if flags["gpus"] > 1 and not dist.launched():
+        dist.check_world(flags["gpus"], kind)
+        sys.exit(dist.launch(flags["gpus"], kind=kind))
+    setup.launch(kind)
+
+
+class Setup:
+    """Flags resolved against the data: method, options, run configuration."""
+
+    def __init__(self, flags: dict[str, Any], given: dict[str, Any]):
+        from gantransfer.commands import best
+        from gantransfer.data.dataset import ImageDataset
+        from gantransfer.importers import RESUME_NAMES
+
+        self.folder: run_folder.RunFolder | None = None  # locked, on rank 0
+        self.flags, self.given = flags, dict(given, resume_names=tuple(RESUME_NAMES))
+        self.method = choose_method(flags, given)
+        self.stage = flags["stage"] or self.method.stages[0]
+        if self.stage not in self.method.stages:
+            raise UserError(f"--stage={self.stage} does not exist in method {self.method.name}; "
+                            f"it has {', '.join(self.method.stages)}")
+        if not flags["data"]:
+            raise UserError("--data is missing: name a zip or folder made by dataset_tool.py")
+        if self.method.needs_labels and "cond" not in given:
+            flags["cond"] = True
+        self.dataset = ImageDataset(flags["data"], fname=flags["fname"], use_labels=flags["cond"],
+                                    max_size=flags["subset"], xflip=flags["mirror"], seed=flags["seed"],
+                                    heldout=self._held_out())
+        resolution.require(self.dataset.resolution, flags["data"])
+        if flags["cond"] and not self.dataset.label_dim:
+            raise UserError(f"--cond=True needs labels, and {flags['data']} has none; make the set with "
+                            f"dataset_tool.py from class sub-folders, or with a dataset.json")
+        if flags["subset"] and flags["subset"] > self.dataset.spec.num_images:
+            raise UserError(f"--subset={flags['subset']} is more than the "
+                            f"{self.dataset.spec.num_images} images there are")
+        resume = best.resolve(flags["resume"])
+        flags["source"] = best.resolve(flags["source"])
+        self.continues = resume is not None and (resume == "latest" or is_run_folder(resume))
+        names = {f.name for f in dataclasses.fields(self.method.Options)}
+        self.opts = self.method.Options(**{k: given[k] for k in names if given.get(k) is not None})
+        self.opts.given = frozenset(k for k in names if given.get(k) is not None)
+        self.run = RunConfig(seed=flags["seed"], num_procs=flags["gpus"], batch=flags["batch"],
+                             batch_gpu=flags["batch_gpu"], kimg=flags["kimg"], tick=flags["tick"], snap=flags["snap"],
+                             sampling=flags["sampling"], sampling_labels=flags["sampling_labels"],
+                             metrics=flags["metrics"], resume=flags["source"] or (None if self.continues else resume))
+        if "WORLD_SIZE" in os.environ:
+            world = int(os.environ["WORLD_SIZE"])
+            if given.get("gpus", world) != world:
+                raise UserError(f"--gpus={given['gpus']} but torchrun started {world} processes; leave --gpus away")
+            self.run.num_procs = world
+        self.method.resolve(self.opts, self.run, self.dataset.spec)
+        self.metrics = self._metrics()
+
+    def _held_out(self) -> int:
+        """--heldout as images per class; 0 where it names a data set, or is not given."""
+        text = self.flags["heldout"]
+        if text is None or not re.fullmatch(r"-?[0-9]{1,18}", text):
+            return 0
+        if int(text) < 1:
+            raise UserError(f"--heldout={text}: at least one image per class, or leave it away")
+        return int(text)
+
+    def _metrics(self) -> list[str]:
+        from gantransfer.metrics import directions, table
+
+        names = table.parse_names(self.run.metrics)
+        for key in ("best", "stop_after", "keep"):
+            if self.given.get(key) not in (None, "all") and not names and self.method.evaluate is Method.evaluate:
+                raise UserError(f"--{key.replace('_', '-')} rates snapshots by a metric; name one with --metrics")
+        best = self.flags["best"]
+        for better in (self.method.better, *(table.lookup(n).better for n in names)):
+            if best and directions.of(better, best) == directions.UNRATED:
+                raise UserError(f"--best={best} rates no snapshots: it is not declared whether more or less of it is "
+                                f"better; name another value")
+        return names
+
+    def run_name(self) -> str:
+        given = {k: v for k, v in self.given.items() if not (k == "resume" and self.continues)}
+        if given.get("source") is not None:
+            given["resume"] = given["source"]
+        name = self.method.run_name(self.opts, given, self.run, self.dataset.spec)
+        for key in ("desc", "description"):
+            name += f"-{self.flags[key]}" if self.flags[key] else ""
+        return re.sub(r'[<>:"/\\|?*\s]', "_", printable(name))
+
+    def resolved(self) -> dict[str, Any]:
+        """training_options.json: the published keys, then our own."""
+        f, run, spec = self.flags, self.run, self.dataset.spec
+        training_set = dict(class_name="gantransfer.data.dataset.ImageDataset", path=f["data"], use_labels=bool(f["cond"]),
+                            max_size=spec.num_images, xflip=bool(f["mirror"]), resolution=spec.resolution)
+        if f["subset"]:
+            training_set["random_seed"] = f["seed"]
+        if f["fname"]:
+            training_set["fname"] = f["fname"]
+        if spec.heldout:
+            training_set["heldout"] = spec.heldout
+        options = dict(
+            num_gpus=run.num_procs, image_snapshot_ticks=run.snap, network_snapshot_ticks=run.snap,
+            metrics=self.metrics, random_seed=run.seed, training_set_kwargs=training_set,
+            reader_threads=f["workers"], total_kimg=run.kimg, batch_size=run.batch, batch_gpu=run.batch_gpu,
+            **self.method.config(self.opts, run, spec),
+        )
+        if f["nobench"]:
+            options["cudnn_benchmark"] = False
+        if f["allow_tf32"]:
+            options["allow_tf32"] = True
+        if f["graphs"]:
+            options["cuda_graphs"] = True
+        for key in ("best", "stop_after"):
+            if f[key] is not None:
+                options[key] = f[key]
+        if f["heldout"] and not spec.heldout:
+            options["reference"] = f["heldout"]
+        if f["keep"] != "all":
+            options["keep"] = f["keep"]
+        return dict(options, method=self.method.name, stage=self.stage, kimg_per_tick=run.tick,
+                    sampling=run.sampling, sampling_labels=run.sampling_labels or run.sampling,
+                    options=self.opts.to_dict())
+
+    # ---- running ----------------------------------------------------------------------------------------------------
+
+    def launch(self, kind: str) -> None:
+        import torch
+
+        from torch_utils import distributed as dist
+
+        device = dist.init(kind)
+        if dist.world_size() != self.run.num_procs:
+            raise UserError(f"--gpus={self.run.num_procs} but {dist.world_size()} processes were started")
+        try:
+            if device.type == "cpu":
+                share = 1 if getattr(self.opts, "cfg", None) == "tiny" else dist.cpu_cores() // dist.world_size()
+                torch.set_num_threads(self.flags["threads"] or max(share, 1))
+            torch.backends.cudnn.benchmark = not self.flags["nobench"]
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(self.flags["allow_tf32"])
+            self.run.device = str(device)
+            self.kernels = self._kernels(device)
+            self._run(device)
+        finally:
+            if self.folder:
+                self.folder.release()
+            dist.shutdown()
+
+    def _kernels(self, device: Any) -> str:
+        """Which operators run, in words. Compiles them if that has not happened on this machine."""
+        from torch_utils import build
+
+        try:
+            native = build.implementation(device) == "native"
+        except build.BuildError as e:
+            raise UserError(str(e).splitlines()[0] + "; `gantransfer doctor` tells what is missing") from None
+        return "compiled" if native else "PyTorch reference" + (
+            "" if build.mode() == "ref" else " (slower; `gantransfer doctor` tells what the compiler lacks)")
+
+    def _run(self, device: Any) -> None:
+        import torch
+
+        from gantransfer import training_loop
+        from gantransfer.importers import RESUME_NAMES, load_any
+        from gantransfer.snapshot import find_snapshots
+        from torch_utils import distributed as dist
+        from torch_utils.graphs import CudaGraphs
+
+        self._preflight()
+        if dist.is_main():
+            self.dataset.check_headers()  # an image of another size shows now, not after hours
+        run_dir, state = self._continued() if self.continues else (None, None)
+        source, start = None, self.run.resume
+        if state is not None:
+            source = training_loop.as_source(state) if self.method.shaped_by_source else None
+        else:
+            if start not in (None, "noresume"):
+                source = load_any(RESUME_NAMES.get(start, start))
+            self.method.check_source(self.opts, self.dataset.spec, source, self.stage)
+        run_dir = run_dir or self._new_folder()
+        logger = None
+        try:
+            if dist.is_main():
+                try:
+                    logger = Logger(run_dir / "log.txt")
+                except OSError as e:
+                    raise UserError(f"--outdir={self.flags['outdir']} cannot be written: {e.strerror}") from None
+            self._announce(run_dir, state)
+            torch.manual_seed(seeding.number(self.run.seed))
+            trainer = self.method(self.opts, self.dataset.spec, self.run, source, self.stage, device)
+            out = training_loop.Outputs(run_dir, self.run.snap, self.run.snap,
+                                        evaluate=self._evaluator(run_dir, device), rate=self._rater(run_dir),
+                                        evaluate_at_start=bool(self.flags["eval_at_start"]),
+                                        wandb_project=self.flags["wandb_proj"], workers=self.flags["workers"],
+                                        folder=self.folder)
+            training_loop.run(trainer, self.dataset, self.run, out, state,
+                              CudaGraphs(device) if self.flags["graphs"] else None)
+            dist.print0(f"Run folder: {run_dir}")
+        except (UserError, OSError, Stopped, KeyboardInterrupt):
+            if self.folder and not training_loop.find_states(run_dir) and not find_snapshots(run_dir):
+                if logger:
+                    logger.close()
+                self.folder.discard()  # nothing was trained: leave nothing behind of what this run made
+            raise
+        finally:
+            if logger:
+                logger.close()
+
+    def _preflight(self) -> None:
+        """Anything a metric lacks is said before the first tick, not after the first snapshot."""
+        from gantransfer.metrics import table
+
+        table.preflight(self.metrics, self.dataset.spec, detectors=parse_detectors(self.flags["detector"]))
+        if self.flags["heldout"]:
+            self._reference()
+
+    def _evaluator(self, run_dir: Path, device: Any) -> Any:
+        from gantransfer.metrics import directions, table
+        from torch_utils import distributed as dist
+
+        detectors, reference = parse_detectors(self.flags["detector"]), None
+
+        def evaluate(method: Method, cur_nimg: int, snapshot: Path) -> dict[str, float]:
+            nonlocal reference
+            values = method.evaluate(cur_nimg)
+            directions.check(method.name, method.better, values)
+            if values and dist.is_main():
+                result = dict(results=values, metric=method.name, snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000)
+                if table.append_jsonl(run_dir, result):
+                    print(json.dumps(result))
+            if not self.metrics:
+                return values
+            reference = reference or self._reference()
+            ctx = table.MetricContext(sampler=method.sampler(), reference=reference, training=self.dataset,
+                                      device=device, seed=self.run.seed, detectors=detectors)
+            for name in self.metrics:
+                if table.already_done(run_dir, name, snapshot.name):
+                    continue
+                result = table.compute(name, ctx, snapshot=snapshot.name, kimg=cur_nimg / 1000)
+                if dist.is_main():
+                    table.append_jsonl(run_dir, result)
+                    print(json.dumps({k: result[k] for k in ("metric", "results", "snapshot_pkl")}))
+                    for warning in table.warnings_of(result):
+                        print(f"Note: {warning}")
+                values.update({k: v for k, v in result["results"].items() if isinstance(v, int | float)})
+            return values
+
+        return evaluate
+
+    def _reference(self) -> Any:
+        """What metrics compare with."""
+        from gantransfer.data.dataset import ImageDataset, reference_dataset
+
+        f, spec = self.flags, self.dataset.spec
+        if not spec.heldout:
+            return reference_dataset(spec, f["heldout"])
+        return ImageDataset(f["data"], fname=f["fname"], use_labels=f["cond"], seed=f["seed"], heldout=spec.heldout,
+                            part="heldout", label_dim=spec.label.dim if f["cond"] else None)
+
+    def _rater(self, run_dir: Path) -> Any:
+        """Early stopping, and what becomes of the snapshots."""
+        from gantransfer.commands import best
+
+        metric, patience = self.flags["best"] or (self.metrics[0] if self.metrics else None), self.flags["stop_after"]
+
+        def rate() -> str | None:
+            count, top = best.since_best(run_dir, metric)
+            if top is None:
+                if self.flags["best"] and best.ratings(run_dir):
+                    known = dict.fromkeys(r.key for r in best.ratings(run_dir))
+                    raise UserError(f"--best={metric} is not measured; there are {', '.join(known)}")
+                return None
+            if self.flags["keep"] == "best":
+                best.keep_best(run_dir, metric)
+            if patience is None or count < patience:
+                return None
+            return (f"{top.key} has not improved for {count} snapshots; the best is {top.snapshot} with "
+                    f"{top.value:.4g}; go on with --resume=latest and a larger --stop-after")
+
+        return rate
+
+    def _continued(self) -> tuple[Path, Path | None]:
+        """(run folder, training state to continue from); the folder is locked. Rank 0 decides."""
+        from gantransfer.training_loop import find_states
+        from torch_utils import distributed as dist
+
+        outdir, resume, choice = Path(self.flags["outdir"]), self.flags["resume"], None
+        if dist.is_main():
+            runs = [Path(resume)] if resume != "latest" else matching_runs(outdir, self.run_name())
+            if not runs:
+                raise UserError(f"--resume=latest: {outdir} has no run '#####-{self.run_name()}'; "
+                                f"start one without --resume, or name a run folder")
+            if resume != "latest" and not find_states(runs[0]):
+                raise UserError(f"--resume={resume}: the folder has no training-state-*.pt")
+            try:
+                self.folder = run_folder.hold(runs[0], "it still trains; wait for its end or stop it, then continue")
+            except OSError as e:
+                raise UserError(f"--resume={resume}: {runs[0]} cannot be written: {e.strerror}") from None
+            states = find_states(runs[0])
+            choice = (runs[0], states[0] if states else None)  # no state yet: the run starts anew in its folder
+            if states:
+                self._check_same(runs[0])
+        return dist.broadcast_object(choice)
+
+    def _new_folder(self) -> Path:
+        """The folder of a new run, made and locked by rank 0."""
+        from torch_utils import distributed as dist
+
+        outdir = Path(self.flags["outdir"])
+        if dist.is_main():
+            try:
+                self.folder = run_folder.claim(outdir, self.run_name())
+            except OSError as e:
+                raise UserError(f"--outdir={outdir} cannot be written: {e.strerror}") from None
+        return dist.broadcast_object(outdir / self.folder.path.name if self.folder else None)
+
+    def _check_same(self, run_dir: Path) -> None:
+        """A continued run must be the run it continues."""
+        old = json_file.read(run_dir / "training_options.json", remedy="the run cannot be continued")
+        free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
+                "reader_threads", "cudnn_benchmark", "allow_tf32", "cuda_graphs", "kimg_per_tick", "kernels",
+                "runtime", "best", "stop_after", "keep", "reference"}
+        free |= {"data_loader_kwargs"}  # of earlier versions, which recorded a loader that they did not have
+        if self.method.shaped_by_source:  # and sizes that such methods take from their source
+            free |= {"G_kwargs", "D_kwargs"}
+        new = json.loads(json.dumps(self.resolved()))
+        for options in (old, new):  # the data may have moved; what it holds may not have changed
+            if isinstance(options.get("training_set_kwargs"), dict):
+                options["training_set_kwargs"].pop("path", None)
+        if self.method.shaped_by_source:
+            for key in [k for k, v in new["options"].items() if v is None]:
+                old.get("options", {}).pop(key, None)
+                del new["options"][key]
+        try:
+            before = json_file.read(run_dir / "environment.json")["data_fingerprint"]
+        except (UserError, KeyError):
+            before = None
+        if before is not None and before != self.dataset.fingerprint():
+            raise UserError(f"{run_dir} was trained on other data than --data={self.flags['data']} holds now "
+                            f"(or with other --fname, --cond, --mirror, --subset, --heldout); continue on the same "
+                            f"data")
+        for key in sorted((set(old) | set(new)) - free):
+            if old.get(key) != new.get(key):
+                a, b = old.get(key), new.get(key)
+                if isinstance(a, dict) and isinstance(b, dict):
+                    part = next(k for k in sorted({**a, **b}) if a.get(k) != b.get(k))
+                    key, a, b = f"{key}.{part}", a.get(part), b.get(part)
+                raise UserError(f"{run_dir} was started with {key}={a}, not {b}; give the same flags to continue it")
+
+    def _announce(self, run_dir: Path, state: Path | None) -> None:
+        import torch
+
+        from torch_utils import build
+        from torch_utils import distributed as dist
+
+        if not dist.is_main():
+            return
+        options = dict(self.resolved(), run_dir=str(run_dir), kernels=build.record(),
+                       runtime=self.method.runtime(self.opts, self.run))
+        with atomic_write(run_dir / "training_options.json") as f:
+            json.dump(options, f, indent=2)
+        if state is None:
+            with atomic_write(run_dir / "environment.json") as f:
+                json.dump(environment(self.dataset), f, indent=2)
+        spec = self.dataset.spec
+        label = f"{spec.label.dim} classes" if spec.label.kind == "class" else f"{spec.label.dim} label values"
+        print(f"Run folder:   {run_dir}")
+        print(f"Method:       {self.method.name}" + (f", stage {self.stage}" if len(self.method.stages) > 1 else ""))
+        print(f"Data:         {spec.path}: {spec.num_images} images {spec.resolution}x{spec.resolution}, "
+              f"{spec.channels} channels, {label if spec.label.dim else 'no labels used'}"
+              + (f", {spec.fname}" if spec.fname else ""))
+        n, b = dist.world_size(), self.run.batch_gpu
+        print(f"Device:       {self.run.device}, {n} process(es), {torch.get_num_threads()} thread(s) each")
+        print(f"Operators:    {self.kernels}" + "".join(f", {k}: {v}" for k, v in options["runtime"].items()))
+        print(f"Batch:        {self.run.batch} = {n} process(es) x {self.run.batch // b // n} round(s) x {b} images")
+        if not self.flags["cond"] and has_labels(self.flags["data"]):
+            print("Note:         the data set has labels; train on them with --cond=True")
+
+
+def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
+    """The method by --method, or by the flags that only one method owns."""
+    from gantransfer.methods import METHODS
+
+    name = flags["method"]
+    if name is None:
+        implied = {IMPLIES[k] for k in given if k in IMPLIES and given[k] is not False}
+        if len(implied) > 1:
+            raise UserError(f"the flags belong to different methods ({', '.join(sorted(implied))}); "
+                            f"choose one with --method")
+        name = implied.pop() if implied else "stylegan2"
+    if name not in METHODS:
+        raise UserError(f"--method={name} does not exist; there are {', '.join(METHODS)}")
+    own = {f.name for f in dataclasses.fields(METHODS[name].Options)}
+    for key in given:
+        owners = [m for m, c in METHODS.items() if key in {f.name for f in dataclasses.fields(c.Options)}]
+        if owners and key not in own and given[key] not in (None, False):
+            raise UserError(f"--{key} belongs to method {' and '.join(owners)}, not to {name}")
+        choices = own_field(METHODS[name], key)["choices"] if key in own else None
+        if choices and given[key] is not None and given[key] not in choices:
+            raise UserError(f"--{key}={given[key]} does not exist in method {name}; it has {', '.join(choices)}")
+    return METHODS[name]
+
+
+def parse_detectors(text: str | None) -> dict[str, str]:
+    """'FILE' or 'NAME=FILE', comma-separated -> {name: file}; a bare file has the name ''."""
+    out = {}
+    for part in filter(None, (text or "").split(",")):
+        name, _, path = part.rpartition("=")
+        out[name.strip()] = path.strip()
+    return out
+
+
+def is_run_folder(path: str) -> bool:
+    """Whether --resume names a run to continue; a BigGAN is a folder as well, of weights to start from."""
+    if not os.path.isdir(path):
+        return False
+    from gantransfer.importers.biggan import is_checkpoint
+
+    return not is_checkpoint(path)
+
+
+def matching_runs(outdir: Path, name: str) -> list[Path]:
+    """Run folders of `outdir` called '#####-name', newest first."""
+    runs = [p for p in outdir.glob(f"*-{name}") if p.is_dir() and re.fullmatch(rf"\d+-{re.escape(name)}", p.name)]
+    return sorted(runs, key=lambda p: int(p.name.split("-")[0]), reverse=True)
+
+
+def has_labels(path: str) -> bool:
+    """Whether the set has usable labels that --cond=False leaves unused."""
+    from gantransfer.data.dataset import ImageDataset
+
+    try:
+        return ImageDataset(path, use_labels=True).label_dim > 0
+    except UserError:
+        return False
+
+
+def environment(dataset: Any) -> dict[str, Any]:
+    """What a result depends on beside the options."""
+    import platform
+    import subprocess
+
+    import numpy
+    import torch
+
+    import gantransfer
+
+    try:
+        commit = subprocess.run(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse", "HEAD"],
+                                capture_output=True, text=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        commit = None
+    return dict(gantransfer=gantransfer.__version__, commit=commit, torch=torch.__version__, numpy=numpy.__version__,
+                python=platform.python_version(), platform=platform.platform(), cuda=torch.version.cuda,
+                gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+                command=sys.argv, data_fingerprint=dataset.fingerprint(),
+                started=time.strftime("%Y-%m-%dT%H:%M:%S%z"))

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The evidence: one harness, one file per study."""

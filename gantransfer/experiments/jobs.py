@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the project's own commands, several at a time, with their progress lines prefixed; and the digits data set.
+
+`demo` and `compare` are made of these: they only call commands that the README teaches.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnnlib.util import UserError
+from gantransfer import snapshot
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Job:
+    """One command: arguments after `python`, e.g. ['train.py', '--outdir=...'], or ['-m', 'gantransfer', 'judge', ...]."""
+
+    name: str
+    argv: list[str]
+
+
+def run_jobs(jobs: Sequence[Job], parallel: int = 1, threads: int = 1, quiet: bool = False) -> None:
+    """Run all jobs, at most `parallel` at once, each with `threads` CPU threads. Their output is passed on line by
+    line, prefixed with the job's name. Raises UserError naming the first command that fails; the others are stopped.
+    """
+    waiting, running, lock = list(jobs), [], threading.Lock()
+    try:
+        while waiting or running:
+            while waiting and len(running) < parallel:
+                running.append(_start(waiting.pop(0), threads, lock, quiet))
+            for item in list(running):
+                job, process, pump, tail = item
+                if process.poll() is None:
+                    continue
+                pump.join()
+                running.remove(item)
+                if process.returncode:
+                    last = next((t for t in reversed(tail) if t.startswith("Error")), tail[-1] if tail else "")
+                    raise UserError(f"{job.name} failed (exit code {process.returncode}): {last}; "
+                                    f"the command was: python {' '.join(job.argv)}")
+            time.sleep(0.05)
+    finally:
+        for _, process, _, _ in running:
+            process.terminate()
+        for _, process, _, _ in running:
+            process.wait()
+
+
+def _start(job: Job, threads: int, lock: threading.Lock, quiet: bool):
+    env = dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="PASSIVE", PYTHONUNBUFFERED="1")
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+    argv = [str(ROOT / job.argv[0]) if job.argv[0].endswith(".py") else job.argv[0], *job.argv[1:]]
+    process = subprocess.Popen([sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env,
+                               text=True, errors="replace")
+    tail: list[str] = []
+
+    def pump() -> None:
+        for line in process.stdout:
+            tail.append(line.rstrip())
+            del tail[:-40]
+            if not quiet or line.startswith(("Error", "Warning")):
+                with lock:
+                    print(f"[{job.name}] {line.rstrip()}", flush=True)
+
+    thread = threading.Thread(target=pump, daemon=True)
+    thread.start()
+    return job, process, thread, tail
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_desc(arm: str, seed: int) -> str:
+    """What the run of an arm is called: no arm's name may end another's ('balanced', 'utlo-balanced')."""
+    return f"arm-{arm}-seed{seed}"
+
+
+def run_folder(outdir: Path, desc: str, kimg: float) -> Path | None:
+    """The newest run folder of `outdir` called '...-kimgK-...-desc'."""
+    found = [p for end in (f"-*-{desc}", f"-{desc}") for p in outdir.glob(f"[0-9]*-kimg{kimg:g}{end}") if p.is_dir()]
+    return max(found, key=lambda p: (int(re.match(r"\d+", p.name)[0]), p.name), default=None)
+
+
+def final_snapshot(run_dir: Path | None, kimg: float) -> Path | None:
+    """The snapshot of a finished run of `kimg` thousand images, or None."""
+    if run_dir is None:
+        return None
+    paths = snapshot.find_snapshots(run_dir)
+    if not paths or not (run_dir / f"training-state-{paths[-1].stem.rpartition('-')[2]}.pt").exists():
+        return None
+    return paths[-1] if snapshot.load(paths[-1]).cur_nimg >= kimg * 1000 else None
+
+
+def train_job(name: str, outdir: Path, desc: str, kimg: float, flags: Sequence[str]) -> tuple[Job | None, Path | None]:
+    """(job, None) to start or to continue the run called `desc`, or (None, snapshot) where it is finished."""
+    run_dir = run_folder(outdir, desc, kimg)
+    done = final_snapshot(run_dir, kimg)
+    if done:
+        return None, done
+    resume = ["--resume=latest"] if run_dir else []
+    return Job(name, ["train.py", f"--outdir={outdir}", f"--desc={desc}", f"--kimg={kimg:g}", *flags, *resume]), None
+
+
+def digits_jobs(folder: Path) -> list[Job]:
+    """The commands that make what is missing of digits16.zip (pool) and digits16-ref.zip (held out)."""
+    jobs = []
+    for split, name in (("pool", "digits16.zip"), ("reference", "digits16-ref.zip")):
+        if not (folder / name).exists():
+            jobs.append(Job("data", ["dataset_tool.py", "--source=sklearn:digits", f"--split={split}",
+                                     f"--dest={folder / name}"]))
+    return jobs

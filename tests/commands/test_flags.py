@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What flags may hold, over every option of every command; seeds, paths and classes by their rules."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import math
+import os
+import re
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import torch
+
+from dnnlib import seeding
+from dnnlib.util import UserError, cache_dir
+from gantransfer.commands import flags
+from gantransfer.data.labels import LabelSpec, label_array
+from tests.conftest import ROOT
+from torch_utils import random as rnd
+
+COMMANDS = ["train", "calc_metrics", "dataset_tool", "lt_dataset", *sorted(
+    f"gantransfer.{p.stem}" for p in (ROOT / "gantransfer").glob("*.py") if "def main(" in p.read_text("utf-8"))]
+# Texts that are neither a path nor a number. A new text option is entered here, or gets a type of flags.py.
+TEXTS = {
+    "method", "stage", "metrics", "best", "desc", "description", "wandb_proj", "diffaug", "transition", "g_attn",
+    "d_attn", "hyper_rank",
+    "hidden_g", "hidden_d", "betas", "classes", "fetch_name", "resolution", "label_range", "label_unit",
+    "letters", "shots", "arms", "first", "second", "seeds", "device", "class_", "label", "floor", "shard", "name",
+    "lengths", "settings", "copy", "net", "flags", "mix_rows", "mix_cols", "mix_layers", "arch", "decay", "assistant",
+    "grid", "archs", "value_range", "gan_flags", "teacher_flags", "fakes_flags", "student_flags", "kernels"}
+
+
+def commands():
+    def walk(command, path):
+        yield path, command
+        for name, sub in getattr(command, "commands", {}).items():
+            yield from walk(sub, f"{path} {name}")
+
+    for name in COMMANDS:
+        yield from walk(importlib.import_module(name).main, name)
+
+
+OPTIONS = [(path, command, p) for path, command in commands() for p in command.params]
+NUMERIC = [(path, c, p) for path, c, p in OPTIONS if isinstance(p.type, click.types.IntParamType
+                                                                | click.types.FloatParamType)]
+
+
+def convert(command, p, text):
+    with click.Context(command) as ctx:
+        return p.type.convert(text, p, ctx)
+
+
+def test_every_command_is_looked_at():
+    assert len(OPTIONS) > 400 and len(NUMERIC) > 150 and len(list(commands())) > 25
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands()])
+def test_every_number_is_finite_and_of_64_bits(path):
+    """nan passes click's own bounds; integers of any length pass click's, and end in an OverflowError somewhere."""
+    for _, command, p in (x for x in NUMERIC if x[0] == path):
+        assert isinstance(p.type, flags.IntRange | flags.FloatRange), (path, p.name)
+        for text in ("nan", "inf", "-inf", "1e999", "x", "", "9" * 5000, str(2**63), str(-2**63 - 1)):
+            if isinstance(p.type, flags.FloatRange) and text.lstrip("-").isdecimal() and len(text) < 30:
+                continue
+            with pytest.raises(UserError, match=p.opts[0]) as e:
+                convert(command, p, text)
+            assert "\n" not in str(e.value) and len(str(e.value)) < 200
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands()])
+def test_every_path_expands_the_home_folder(path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of-mine")
+    for where, command, p in OPTIONS:
+        if where != path or getattr(p, "is_bool_flag", False):
+            continue
+        if isinstance(p.type, click.types.StringParamType):
+            assert not re.search("PATH|FILE|DIR", p.metavar or ""), (path, p.name)
+            assert p.name in TEXTS, f"{path} --{p.name}: give it a type of flags.py, or say here that it is a text"
+            continue
+        assert type(p.type) is not click.Path, (path, p.name)
+        if p.type in (flags.PATH, flags.PATHS) or isinstance(p.type, flags.PathObject):
+            assert str(convert(command, p, "~/a b")) == "/home/of-mine/a b", (path, p.name)
+
+
+def test_every_seed_is_of_any_size():
+    seeds = [p for _, _, p in OPTIONS if p.name in ("seed", "first_seed")]
+    assert len(seeds) > 10 and all(p.type is flags.SEED for p in seeds)
+
+
+def test_paths(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("~")  # what a command that did not expand it has left
+    home = str(tmp_path)
+    for text, right in {"~": home, "~/a.zip": f"{home}/a.zip", "~/runs/00001:best:fid": f"{home}/runs/00001:best:fid",
+                        "fonts:~/ttf": f"fonts:{home}/ttf", "./~/a": "./~/a", "a/~b": "a/~b",
+                        "sklearn:digits": "sklearn:digits",
+                        "https://x.org/~me/a.pkl": "https://x.org/~me/a.pkl", "latest": "latest", "20": "20"}.items():
+        assert flags.path(text) == right
+    assert flags.paths("~/a.pt,net=~/b.pt, c=d~.pt", "--detector") == f"{home}/a.pt,net={home}/b.pt, c=d~.pt"
+    with pytest.raises(UserError, match="--data=~nobody-here/a.*./~nobody-here/a"):
+        flags.path("~nobody-here/a", "--data")
+    (tmp_path / "~nobody-here").mkdir()
+    assert flags.path("~nobody-here", "--data") == "~nobody-here"  # a file of this very name
+
+
+def test_environment_variables(monkeypatch, tmp_path):
+    from gantransfer.detectors import weights
+    from torch_utils import build
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GANTRANSFER_CACHE_DIR", "~/cache")
+    monkeypatch.setenv("GANTRANSFER_BUILD_DIR", "~/build")
+    monkeypatch.setenv("GANTRANSFER_DETECTORS", f"~/one{os.pathsep}~/two")
+    assert cache_dir("x") == tmp_path / "cache" / "x" and build.build_dir() == tmp_path / "build"
+    assert weights.search_path()[:2] == [tmp_path / "one", tmp_path / "two"]
+    monkeypatch.setenv("GANTRANSFER_CACHE_DIR", "~nobody-here/x")
+    with pytest.raises(UserError, match="GANTRANSFER_CACHE_DIR=~nobody-here"):
+        cache_dir()
+
+
+# ---- seeds -----------------------------------------------------------------------------------------------------------
+
+LARGE = [-1, -2**31, 2**32, 2**32 + 1, 2**63, 2**64, 2**64 + 1, -2**64, 10**60]
+
+
+def test_small_seeds_give_the_numbers_of_numpy_and_torch():
+    for s in (0, 1, 12345, 2**31, 2**32 - 1):
+        assert seeding.number(s) == s
+        assert np.array_equal(seeding.numpy_rng(s).randn(3), np.random.RandomState(s).randn(3))
+        assert torch.equal(torch.randn(3, generator=rnd.generator(s)),
+                           torch.randn(3, generator=torch.Generator().manual_seed(s)))
+    words = np.random.SeedSequence([7, 3]).generate_state(2, np.uint32)
+    assert rnd.step_generator(7, 3).initial_seed() == int(words[0]) << 32 | int(words[1])
+
+
+def test_all_other_seeds_are_seeds_too_and_none_is_another():
+    seeds = [0, 1, 2**32 - 1, *LARGE]
+    assert len({seeding.number(s) for s in seeds}) == len(seeds)
+    assert all(0 <= seeding.number(s) < 2**63 and seeding.number(s) >= 2**32 for s in LARGE)
+    for make in (lambda s: seeding.numpy_rng(s).randint(2**31), lambda s: rnd.generator(s).initial_seed(),
+                 lambda s: rnd.step_generator(s, 5).initial_seed(), lambda s: seeding.hashed_rng(s, 1).randint(2**31)):
+        found = [make(s) for s in seeds]
+        assert len(set(found)) == len(seeds) and found == [make(s) for s in seeds]
+
+
+def test_lists_of_seeds():
+    assert flags.parse_seeds("0-3,7, 9") == [0, 1, 2, 3, 7, 9]
+    assert flags.parse_seeds("-3--1,-1-1") == [-3, -2, -1, -1, 0, 1]
+    assert flags.parse_seeds(f"{2**64}-{2**64 + 1}") == [2**64, 2**64 + 1]
+    for text in ("0-1000000000", "5-1", "", "1,,2", "1.5", "nan", "0x3", "1-2-3", "9" * 1001, "0-9999998,0-3"):
+        with pytest.raises(UserError, match="--seeds") as e:
+            flags.parse_seeds(text)
+        assert len(str(e.value)) < 200
+    assert len({seeding.tag(s) for s in LARGE} | {seeding.tag(10**400), seeding.tag(10**400 + 1)}) == len(LARGE) + 2
+    assert all(len(seeding.tag(s)) < 64 for s in [*LARGE, 10**400]) and seeding.tag(5) == "0005"
+
+
+def test_generators_start_from_seeding_only():
+    """NumPy's and torch's constructors take other ranges each: only constants may go to them directly."""
+    allowed = {"dnnlib/seeding.py", "torch_utils/random.py"}
+    files = [f for f in [*ROOT.glob("*.py"), *(f for d in ("gantransfer", "torch_utils", "dnnlib")
+                                               for f in (ROOT / d).rglob("*.py"))]
+             if f.relative_to(ROOT).as_posix() not in allowed]
+    wrong = []
+    for f in files:
+        for node in ast.walk(ast.parse(f.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+                name, text = node.func.attr, ast.unparse(node.args[0])
+                fine = isinstance(node.args[0], ast.Constant) or "seeding." in text or "randint(" in text or (
+                    text in ("r", "layer", "1000 + fold"))  # sizes and places in a network, not seeds of the user's
+                if name in ("RandomState", "SeedSequence", "manual_seed", "default_rng", "MT19937") and not fine:
+                    wrong.append(f"{f.relative_to(ROOT)}:{node.lineno} {name}({text})")
+    assert not wrong
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**64 + 5])
+def test_large_seeds_reach_every_place(tiny_zip, seed):
+    from gantransfer.commands import lt_dataset
+    from gantransfer.data.dataset import BatchSource, ImageDataset
+    from gantransfer.distillation.fakes import seed_of
+    from gantransfer.metrics.context import MetricContext
+    from gantransfer.sampler import GeneratorSampler, LabelSource
+
+    held = ImageDataset(tiny_zip, use_labels=True, seed=seed, heldout=2, max_size=20)
+    assert len(held) == 20
+    for policy in ("empirical", "balanced"):
+        assert len(BatchSource(held, seed, policy).indices(0, 8)) == 8
+    sampler = GeneratorSampler(lambda z, c, rng, **kw: rnd.randn([len(z), 1, 8, 8], rng).clamp(-1, 1), 4, held.spec)
+    c = LabelSource(held.spec.label, "uniform")([seed, seed + 1])
+    assert not torch.equal(*sampler([seed, 0], c).split(1))
+    assert MetricContext(sampler=sampler, reference=held, seed=seed).plan(4).seeds.min() >= 0
+    assert 0 <= seed_of(seed, 1) < 2**31
+    labels = {f"{k}-{i}.png": k for k in range(3) for i in range(9)}
+    assert lt_dataset.make_split(labels, lt_dataset.Options(imf=3, seed=seed)).kept
+
+
+# ---- classes ---------------------------------------------------------------------------------------------------------
+
+TREES = LabelSpec("class", 5, counts=(10, 4, 0, 2, 1), names=("ash", "beech", "4", "20-29", "oak, red"),
+                  shots={"many": (0,), "few": (3, 4)})
+
+
+def classes(text, label=TREES, **kw):
+    said = []
+    return flags.parse_classes(text, label, say=said.append, **kw), said
+
+
+def test_one_meaning_of_classes():
+    for text, right in {"3": [3], "1-3": [1, 2, 3], "ash": [0], "beech,0": [1, 0], "many,few": [0, 3, 4],
+                        "1,1-2": [1, 2],
+                        "oak, red": [4], "ash,oak, red,1": [0, 4, 1], "name:4": [2], "id:4": [4], "0 - 1": [0, 1],
+                        "name:oak, red": [4]}.items():
+        assert classes(text) == (right, [])
+
+
+def test_a_number_that_is_also_a_name_is_said():
+    found, [line] = classes("4")
+    assert found == [4] and "number 4 (oak, red)" in line and "called 4 is number 2" in line and "name:4" in line
+    found, [line] = classes("20-29")
+    assert found == [3] and "no such id" in line
+    numeric = LabelSpec("class", 3, names=("0", "1", "2"))
+    assert classes("2", numeric) == ([2], []) and classes("0-2", numeric) == ([0, 1, 2], [])
+
+
+@pytest.mark.parametrize("text", ["5", "0-5", "oak", "", "1,,2", "3-1", "-1", "name:elm", "id:ash", "id:9", "1" * 30,
+                                  "nan", "0-99999999999", "\x1b[31m"])
+def test_what_is_no_class_is_one_line(text):
+    with pytest.raises(UserError, match="^--class=") as e:
+        classes(text)
+    assert "the model knows 0 to 4 (ash, beech" in str(e.value) and str(e.value).isprintable()
+
+
+def test_classes_of_a_model_without_any():
+    for kind in ("none", "value"):
+        with pytest.raises(UserError, match="has no classes"):
+            classes("0", LabelSpec(kind, 0 if kind == "none" else 2))
+
+
+def test_classes_without_images_are_left_out_or_said(capsys):
+    assert flags.trained_classes(TREES) == [0, 1, 3, 4]
+    assert flags.trained_classes(LabelSpec("class", 3)) == [0, 1, 2]  # imported: not known
+    assert flags.asked_classes("1-3", TREES) == [1, 2, 3]
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "class 2 had no training image" in err
+    flags.asked_classes("0", TREES)
+    assert not capsys.readouterr().err
+
+
+# ---- labels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 2**63, 10**400, [math.nan], [1e39], [10**400], True, "1"])
+def test_labels_are_finite_and_fit(value):
+    with pytest.raises(UserError, match="neither a number nor a list"):
+        label_array(["a"], [value], "x.json")
+
+
+def test_path_type_keeps_what_is_no_text():
+    assert flags.PATH.convert(None, None, None) is None
+    assert flags.PathObject(path_type=Path).convert("a", None, None) == Path("a")

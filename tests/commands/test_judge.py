@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training of the judge network."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dnnlib.util import run_cli
+from gantransfer.commands import judge
+from gantransfer.detectors import features
+from tests.conftest import write_image_zip
+
+
+@pytest.fixture(scope="module")
+def all_digits():
+    """All real digits enlarged to 16 x 16, split per class: (pool images, labels, held-out images, labels)."""
+    from PIL import Image
+
+    data = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn (extra `demo`)").load_digits()
+    large = [Image.fromarray((x * 255 / 16).astype(np.float32)).resize((16, 16), Image.Resampling.BICUBIC)
+             for x in data.images]
+    images = np.stack([np.asarray(x) for x in large]).round().clip(0, 255).astype(np.uint8)[:, None]
+    held = np.concatenate([np.random.RandomState(0).permutation(np.flatnonzero(data.target == k))[:60]
+                           for k in range(10)])
+    pool = np.setdiff1d(np.arange(len(images)), held)
+    return images[pool], data.target[pool], images[held], data.target[held]
+
+
+@pytest.mark.slow
+def test_judge_reaches_the_required_accuracy(all_digits):
+    x, y, test_x, test_y = all_digits
+    net = judge.train_judge(x, y)
+    assert judge.accuracy(net, test_x, test_y) >= 0.98
+    assert float(judge.judge(net, x)[0].double().var(0).sum()) == pytest.approx(100, rel=1e-4)
+
+
+def test_shipped_judge_on_held_out_digits(all_digits):
+    """The shipped weights were trained on the pool of this very split rule; on all 1797 digits they hold too."""
+    x, y, test_x, test_y = all_digits
+    d = features.load("digits32")
+    right = d(torch.from_numpy(np.concatenate([x, test_x]))).logits.argmax(1).numpy() == np.concatenate([y, test_y])
+    assert right.mean() >= 0.99
+    variance = float(d(torch.from_numpy(x)).features.double().var(0).sum())
+    assert variance == pytest.approx(100, rel=0.05)
+
+
+def test_training_repeats(digits):
+    images, labels = digits
+    state = torch.get_rng_state()
+    a, b, c = (judge.train_judge(images[:, None], labels, seed=s, epochs=2) for s in (0, 0, 1))
+    assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+    assert not torch.equal(a.embed.weight, c.embed.weight)
+    assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers are untouched"
+
+
+def test_shift_moves_by_a_pixel():
+    x = torch.arange(64.0).reshape(1, 1, 8, 8).repeat(3, 1, 1, 1)
+    out = judge.shift(x, torch.tensor([[0, 0], [1, 0], [0, -1]]))
+    assert torch.equal(out[0], x[0])
+    assert torch.equal(out[1, 0, 1:], x[1, 0, :-1]) and torch.equal(out[1, 0, 0], x[1, 0, 0])
+    assert torch.equal(out[2, 0, :, :-1], x[2, 0, :, 1:]) and torch.equal(out[2, 0, :, -1], x[2, 0, :, -1])
+
+
+def test_command(tiny_zip, tmp_path, run_script):
+    out = tmp_path / "own.pt"
+    done = run_script("-m", "gantransfer", "judge", f"--data={tiny_zip}", f"--heldout={tiny_zip}", f"--out={out}",
+                      "--name=own", "--epochs=3")
+    assert "held-out accuracy" in done.stdout
+    descriptor = json.loads((tmp_path / "own.detector.json").read_text())
+    assert descriptor["name"] == "own" and descriptor["arch_kwargs"]["num_classes"] == 4
+    d = features.load("own", overrides={"own": out})
+    assert d(torch.zeros(2, 1, 16, 16, dtype=torch.uint8)).features.shape == (2, 32)
+
+
+@pytest.mark.parametrize("flags,message", [
+    (["--name=inception"], "--name=inception"),
+    (["--name=a b"], "--name=a b"),
+    (["--epochs=1", "--min-accuracy=1.0"], "held-out accuracy"),  # held out by itself
+    (["--epochs=1", "--heldout={data}", "--min-accuracy=1.0"], "below --min-accuracy"),
+    (["--data=/nowhere.zip"], "/nowhere.zip"),
+    (["--heldout={rgb}"], "--heldout"),
+    (["--data={bare}"], "this set has neither"),
+])
+def test_bad_input(tiny_zip, tmp_path, capsys, digits, flags, message):
+    rgb = write_image_zip(tmp_path / "rgb.zip", [np.repeat(x[..., None], 3, 2) for x in digits[0]], digits[1].tolist())
+    bare = write_image_zip(tmp_path / "bare.zip", digits[0])
+    flags = [f.format(data=tiny_zip, rgb=rgb, bare=bare) for f in flags]
+    out = tmp_path / "out" / "net.pt"
+    with pytest.raises(SystemExit) as e:
+        run_cli(lambda: judge.main(args=[f"--data={tiny_zip}", f"--out={out}", *flags]))
+    assert e.value.code == 2 and message in capsys.readouterr().err
+    assert not out.exists()

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import io
+import json
+import random
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dnnlib.util import UserError, run_cli
+from gantransfer.commands import dataset_tool, lt_dataset
+from gantransfer.commands.lt_dataset import Options, make_split
+from gantransfer.data.dataset import ImageDataset, reference_dataset
+
+
+@pytest.fixture
+def tool(monkeypatch, capsys):
+    """Run the script's command in this process: (exit code, stdout, stderr)."""
+    def run(*args) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lt_dataset.py", *map(str, args)])
+        with pytest.raises(SystemExit) as e:
+            run_cli(lt_dataset.main)
+            raise SystemExit(0)
+        out = capsys.readouterr()
+        return e.value.code or 0, out.out, out.err
+    return run
+
+
+def labels_of(counts, seed: int = 0) -> dict[str, int]:
+    ids = np.random.RandomState(seed).permutation(np.repeat(np.arange(len(counts)), counts)).tolist()
+    return {f"00000/img{i:08d}.png": k for i, k in enumerate(ids)}
+
+
+def folder_with(root: Path, counts, **top) -> Path:
+    """A data set of 8x8 images in a folder and the same as a zip beside it."""
+    labels = labels_of(counts)
+    root.mkdir(parents=True)
+    (root / "00000").mkdir()
+    content = json.dumps({"labels": [list(p) for p in labels.items()], **top})
+    (root / "dataset.json").write_text(content)
+    with zipfile.ZipFile(f"{root}.zip", "w") as z:
+        z.writestr("dataset.json", content)
+        for i, (n, k) in enumerate(labels.items()):
+            buffer = io.BytesIO()
+            Image.fromarray(np.full([8, 8], (37 * k + i) % 256, np.uint8)).save(buffer, "png")
+            (root / n).write_bytes(buffer.getvalue())
+            z.writestr(n, buffer.getvalue())
+    return root
+
+
+COUNTS = (30, 55, 40, 40, 60)
+
+
+def counts_of(split) -> list[int]:
+    return [len(split.kept[k]) for k in split.order]
+
+
+def test_published_profiles():
+    for n_max, num, imf, total in ((5000, 10, 100, 12406), (5000, 10, 50, 13996), (5000, 10, 10, 20431),
+                                   (500, 100, 100, 10847), (500, 100, 50, 12608), (50000, 5, 1000, 60803)):
+        assert sum(lt_dataset.profile(n_max, num, imf)) == total
+        assert lt_dataset.profile(n_max, num, imf, True) == lt_dataset.profile(n_max, num, imf)[::-1]
+    assert lt_dataset.profile(5000, 10, 100) == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+
+
+def test_orders_and_counts():
+    labels = labels_of(COUNTS)
+
+    def order(name: str) -> list[int]:
+        return make_split(labels, Options(imf=10, order=name)).order
+
+    assert order("count") == [4, 1, 2, 3, 0]  # ties by label
+    assert order("label") == [0, 1, 2, 3, 4] and order("label-desc") == [4, 3, 2, 1, 0]
+    assert order("file") == list(dict.fromkeys(labels.values()))
+    assert sorted(order("random")) == [0, 1, 2, 3, 4]
+    assert len({tuple(make_split(labels, Options(imf=10, order="random", seed=s)).order) for s in range(20)}) > 5
+    split = make_split(labels, Options(imf=10))
+    assert counts_of(split) == lt_dataset.profile(60, 5, 10) == [60, 33, 18, 10, 6]
+    assert split.new_label == {4: 0, 1: 1, 2: 2, 3: 3, 0: 4}
+    split = make_split(labels, Options(imf=10, reverse=True))
+    assert counts_of(split) == [6, 10, 18, 33, 30]  # class 0 has no more than 30
+    assert counts_of(make_split(labels, Options(imf=10, n_max=20))) == lt_dataset.profile(20, 5, 10)
+
+
+def test_selection_is_seeded_nested_and_independent_of_the_file_order():
+    labels = labels_of(COUNTS)
+    shuffled = list(labels.items())
+    random.Random(1).shuffle(shuffled)
+    a = make_split(labels, Options(imf=10))
+    assert a.labels == make_split(dict(shuffled), Options(imf=10)).labels == make_split(labels, Options(imf=10)).labels
+    b = make_split(labels, Options(imf=10, seed=1))
+    assert a.labels != b.labels and counts_of(a) == counts_of(b)
+    smaller = make_split(labels, Options(imf=30))
+    for k in range(5):
+        assert set(smaller.kept[k]) <= set(a.kept[k]) <= {n for n, v in labels.items() if v == k}
+    names = [n for n, _ in a.labels]
+    assert len(set(names)) == len(names) == sum(counts_of(a))
+
+
+def test_selection_is_the_same_everywhere():
+    """Written down once: a split must not change with NumPy or with this code."""
+    split = make_split(labels_of((8, 8, 8)), Options(imf=4, order="random", seed=7))
+    assert split.order == [1, 0, 2]
+    assert [[int(n[-6:-4]) for n in split.kept[k]] for k in split.order] == [
+        [0, 1, 3, 6, 9, 16, 22, 23], [10, 14, 19, 20], [4, 15]]
+
+
+def test_no_class_disappears():
+    labels = labels_of(COUNTS)
+    split = make_split(labels, Options(imf=1000))
+    assert counts_of(split)[-1] == 1
+    assert min(counts_of(make_split(labels, Options(imf=1000, min_per_class=7)))) == 7
+    assert counts_of(make_split(labels_of((50, 3)), Options(imf=1000, min_per_class=7))) == [50, 3]
+
+
+def test_groups():
+    ten = labels_of((50,) * 10)
+    assert make_split(ten, Options(imf=20)).shots == {"many": (0, 1, 2), "medium": (3, 4, 5), "few": (6, 7, 8, 9)}
+    assert make_split(ten, Options(imf=20, reverse=True)).shots == {
+        "few": (0, 1, 2, 3), "medium": (4, 5, 6), "many": (7, 8, 9)}
+    assert make_split(ten, Options(imf=20, shots=(0, 1, 2))).shots["medium"] == (1,)
+    assert make_split(ten, Options(imf=20, shots=(0, 1, 2, 10))).shots["few"] == tuple(range(2, 10))
+    kept = make_split(ten, Options(imf=20, order="label-desc", keep_labels=True))
+    assert kept.shots == {"many": (7, 8, 9), "medium": (4, 5, 6), "few": (0, 1, 2, 3)}
+    assert {k for _, k in kept.labels} == set(range(10)) and kept.new_label == {k: k for k in range(10)}
+    assert make_split(labels_of((5,) * 20), Options(imf=2, dname="animals")).shots["medium"] == (5, 6, 7, 8, 9)
+    # A natural tail is grouped by its counts.
+    natural = make_split(labels_of((150, 30, 5, 120, 19)), Options())
+    assert natural.order == [0, 3, 1, 4, 2] and natural.shots == {"many": (0, 1), "medium": (2,), "few": (3, 4)}
+    assert counts_of(natural) == [150, 120, 30, 19, 5]
+    for bad in ((0, 3), (1, 3, 6), (0, 6, 3), (0, 3, 10), (0, 0, 3)):
+        with pytest.raises(UserError, match="--shots"):
+            make_split(ten, Options(imf=20, shots=bad))
+
+
+def test_digits_of_the_demo(tmp_path, tool, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(sys, "argv", ["dataset_tool.py", "--source=sklearn:digits", f"--dest={tmp_path}/d.zip",
+                                      "--split=pool"])
+    with pytest.raises(SystemExit) as e:
+        run_cli(dataset_tool.main)
+    assert not e.value.code
+    assert tool(f"--fn={tmp_path}/d.zip", "--n-max=114", "--imf=25", "--order=label")[0] == 0
+    spec = ImageDataset(tmp_path / "d.zip", fname="lt_25.json", use_labels=True).spec
+    assert spec.label.counts == (114, 79, 55, 38, 27, 19, 13, 9, 6, 4) and spec.num_images == 364
+    assert spec.label.shots == {"many": (0, 1, 2), "medium": (3, 4, 5), "few": (6, 7, 8, 9)}
+    assert spec.label.class_map == {k: k for k in range(10)} and spec.label.names == tuple("0123456789")
+
+
+def test_published_command_on_folder_and_zip(tmp_path, tool):
+    counts = np.random.RandomState(0).randint(30, 60, 20).tolist()
+    root = folder_with(tmp_path / "af", counts, class_names=[f"k{i}" for i in range(20)])
+    before = (tmp_path / "af.zip").read_bytes()
+    for fn in (root / "dataset.json", tmp_path / "af.zip"):
+        code, out, err = tool("--fn", fn, "--imf", 25, "--shot-labels", "--dname", "animals")
+        assert code == 0, err
+        assert "lt_25.json" in out and "few" in out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["af", "af.zip"]
+    files = ("lt_25.json", "class_0_4.json", "class_5_9.json", "class_10_19.json")
+    with zipfile.ZipFile(tmp_path / "af.zip") as z:
+        assert z.testzip() is None
+        for f in files:
+            assert json.loads(z.read(f)) == json.loads((root / f).read_text())
+    a, b = (ImageDataset(p, fname="lt_25.json", use_labels=True) for p in (root, tmp_path / "af.zip"))
+    assert a.spec.label == b.spec.label and a.fingerprint() == b.fingerprint()
+    assert np.array_equal(a.images_uint8(range(len(a))), b.images_uint8(range(len(b))))
+    order = sorted(range(20), key=lambda k: (-counts[k], k))
+    assert a.spec.label.names == tuple(f"k{k}" for k in order)
+    assert a.spec.label.class_map == {k: i for i, k in enumerate(order)}
+    assert a.spec.label.shots == {"many": tuple(range(5)), "medium": tuple(range(5, 10)), "few": tuple(range(10, 20))}
+    wanted = lt_dataset.profile(max(counts), 20, 25)
+    assert list(a.spec.label.counts) == [min(n, counts[k]) for n, k in zip(wanted, order)]
+    # The full reference in the network's numbering.
+    ref = reference_dataset(b.spec)
+    assert ref.class_ids.tolist() == [order.index(ref.get_details(i).raw_label) for i in range(len(ref))]
+    assert list(ref.spec.label.counts) == [counts[k] for k in order]
+    with pytest.warns(UserWarning, match="10 of the 20 class ids"):
+        few = ImageDataset(root, fname="class_10_19.json", use_labels=True)
+    assert len(few) == sum(counts[k] for k in order[10:])
+    assert list(few.spec.label.counts) == [0] * 10 + [counts[k] for k in order[10:]]
+    # Once more: the files in the zip are replaced, not doubled.
+    assert tool("--fn", tmp_path / "af.zip", "--imf", 25, "--shot-labels", "--dname", "animals")[0] == 0
+    with zipfile.ZipFile(tmp_path / "af.zip") as z:
+        assert len(set(z.namelist())) == len(z.namelist())
+        with zipfile.ZipFile(io.BytesIO(before)) as old:
+            assert all(z.read(n) == old.read(n) for n in old.namelist())
+    assert ImageDataset(tmp_path / "af.zip", fname="lt_25.json", use_labels=True).spec.label == b.spec.label
+
+
+def test_manifest(tmp_path, tool):
+    root = folder_with(tmp_path / "s", COUNTS)
+    assert tool("--fn", root / "dataset.json", "--imf", 10.5, "--seed", 3, "--reverse", "--order=label")[0] == 0
+    content = json.loads((root / "lt_10.5_reverse.json").read_text())
+    meta = content["meta"]
+    assert meta["seed"] == 3 and meta["imf"] == 10.5 and meta["order"] == "label" and meta["args"]["reverse"] is True
+    assert meta["class_map"] == {str(k): k for k in range(5)} and meta["full_counts"] == list(COUNTS)
+    assert meta["counts"] == np.bincount([k for _, k in content["labels"]]).tolist()
+    assert meta["source"]["file"] == "dataset.json" and len(meta["source"]["sha256"]) == 64
+    assert tool("--fn", root / "dataset.json")[0] == 0
+    assert len(json.loads((root / "lt_natural.json").read_text())["labels"]) == sum(COUNTS)
+
+
+def test_warns_when_the_table_does_not_fit(tmp_path, tool):
+    root = folder_with(tmp_path / "s", COUNTS)
+    code, out, _ = tool("--fn", root / "dataset.json", "--imf", 10, "--dname=cifar10")
+    assert code == 0 and "cifar10 has 10 classes, this set 5" in out
+
+
+def test_old_readers_see_only_labels(tmp_path, tool):
+    root = folder_with(tmp_path / "s", COUNTS)
+    tool("--fn", root / "dataset.json", "--imf", 10, "--shot-labels")
+    for file in root.glob("*.json"):
+        rows = json.loads(file.read_text())["labels"]
+        assert rows and all(len(r) == 2 and isinstance(r[0], str) and type(r[1]) is int for r in rows)
+
+
+@pytest.mark.parametrize("content, args, words", [
+    ({"labels": None}, ["--imf=5"], ["no labels"]),
+    ({"labels": []}, ["--imf=5"], ["no labels"]),
+    ({}, ["--imf=5"], ['no "labels"']),
+    ({"labels": [["a", 0], ["b", 0]]}, ["--imf=5"], ["one class"]),
+    ({"labels": [["a", 0], ["b", 2]]}, ["--imf=5"], ["class 1 has no image"]),
+    ({"labels": [["a", [0, 1]], ["b", [1, 1]]]}, ["--imf=5"], ["vectors"]),
+    ({"labels": [["a", 0], ["b", 0.5]]}, ["--imf=5"], ["fractional", "[0.5]"]),
+    ({"labels": [["a", 0], ["b", "x"]]}, ["--imf=5"], ["neither"]),
+    (None, ["--imf=0"], ["--imf=0", "positive"]),
+    (None, ["--imf=-2"], ["--imf=-2", "positive"]),
+    (None, ["--imf=nan"], ["--imf=nan"]),
+    (None, ["--imf=0.5"], ["--imf=0.5", "--reverse"]),
+    (None, ["--imf=5", "--n-max=0"], ["--n-max"]),
+    (None, ["--imf=5", "--min-per-class=0"], ["--min-per-class"]),
+    (None, ["--imf=5", "--shots=0,x"], ["--shots=0,x"]),
+    (None, ["--imf=1", "--shot-labels"], ["--shot-labels", "--shots"]),
+    (None, ["--imf=5", "--legacy"], ["--legacy needs --dname"]),
+    (None, ["--imf=5", "--legacy", "--dname=lsun", "--order=count"], ["--order"]),
+    (None, ["--imf=0", "--legacy", "--dname=lsun"], ["--imf=0"]),
+    ({"labels": [["a", 1], ["b", 2]]}, ["--imf=5", "--legacy", "--dname=lsun"], ["label 0"]),
+])
+def test_bad_input(tmp_path, tool, content, args, words):
+    content = {"labels": [list(p) for p in labels_of((4, 3, 5)).items()]} if content is None else content
+    file = tmp_path / "dataset.json"
+    file.write_text(json.dumps(content))
+    code, _, err = tool("--fn", file, *args)
+    lines = err.strip().splitlines()
+    assert code == 2 and len(lines) == 1 and all(w in lines[0] for w in words), err
+    assert [p.name for p in tmp_path.iterdir()] == ["dataset.json"]
+
+
+def test_bad_paths(tmp_path, tool):
+    (tmp_path / "noise.zip").write_bytes(b"noise")
+    with zipfile.ZipFile(tmp_path / "none.zip", "w") as z:
+        z.writestr("a.png", "x")
+    (tmp_path / "bad.json").write_text("{")
+    for fn, words in (("no.json", "no such file"), (".", "is a folder"), ("noise.zip", "not a readable zip"),
+                      ("none.zip", "no dataset.json"), ("bad.json", "not valid JSON")):
+        code, _, err = tool("--fn", tmp_path / fn, "--imf=5")
+        assert code == 2 and words in err and len(err.strip().splitlines()) == 1, err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.json", "noise.zip", "none.zip"]
+
+
+def test_legacy_rules_written_out():
+    labels = {f"{i}.png": k for i, k in enumerate([2, 0, 1, 1, 2, 0, 0, 2, 1, 3])}  # 0, 1, 2 tie; 2 is seen first
+    files, order, counts = lt_dataset.legacy_files(labels, "animals", 3, False, True, 5)
+    assert order == [1, 0, 2, 3] and counts == [3, 2, 1, 1]
+    assert set(files) == {"lt_3.json", "class_0_4.json", "class_5_9.json", "class_10_19.json"}
+    assert set(files["lt_3.json"]) == {"labels"}
+    assert [k for _, k in files["lt_3.json"]["labels"]] == [0, 0, 0, 1, 1, 2, 3]
+    rng = np.random.RandomState(5)
+    names = ["2.png", "3.png", "8.png"]
+    rng.shuffle(names)
+    assert [n for n, k in files["lt_3.json"]["labels"] if k == 0] == names
+    files, order, counts = lt_dataset.legacy_files(labels, "cifar10", 3, True, False, 0)
+    assert order == [3, 2, 1, 0] and counts == [1, 1, 2, 3] and set(files) == {"lt_3_reverse.json"}
+
+
+def test_as_a_script(tmp_path):
+    root = folder_with(tmp_path / "s", COUNTS)
+    script = str(Path(lt_dataset.__file__))
+    done = subprocess.run([sys.executable, script, "--fn", str(root / "dataset.json"), "--imf", "10"],
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and "lt_10.json" in done.stdout, done.stderr
+    bad = subprocess.run([sys.executable, script, "--fn", str(root / "dataset.json"), "--imf", "0"],
+                         capture_output=True, text=True)
+    assert bad.returncode == 2 and bad.stderr.startswith("Error: --imf=0") and len(bad.stderr.splitlines()) == 1

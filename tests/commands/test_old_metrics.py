@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`.metric` files of published runs: numbers come out, nothing is executed."""
+
+import os
+import pickle
+
+import pytest
+from click.testing import CliRunner
+
+from dnnlib.util import UserError
+from gantransfer.commands import old_metrics
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+def table(shift=0.0):
+    return {k: {"fid": 10.0 * k + shift, "kid": 0.1, "pr": {"0": 0.2, "1": 0.6}, "dc": {"0": 1.0, "1": 0.5}}
+            for k in range(3)}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("020000", table(1)), ("1000", table()), ("train_step-7", table(9))):
+        (tmp_path / f"{name}.metric").write_bytes(pickle.dumps(content))
+    (tmp_path / "030000.lock").touch()
+    return tmp_path
+
+
+def test_class_means_by_iteration(folder):
+    assert old_metrics.class_mean(folder) == {1000: 10.0, 20000: 11.0}
+    assert list(old_metrics.class_mean(folder, "pr.1").values()) == pytest.approx([0.6, 0.6])
+    assert old_metrics.read_metric(folder / "1000.metric")[2]["dc.0"] == 1.0
+    with pytest.raises(UserError, match="no lpips"):
+        old_metrics.class_mean(folder, "lpips")
+
+
+def test_names_are_put_right(folder):
+    out = CliRunner().invoke(old_metrics.main, [str(folder)])
+    assert out.exit_code == 0 and "recall 0.2" in out.output and "precision 0.6" in out.output
+    assert out.output.splitlines()[0].strip().startswith("1000")
+    one = CliRunner().invoke(old_metrics.main, [str(folder / "1000.metric"), "--json"])
+    assert '"fid": 10.0' in one.output
+
+
+@pytest.mark.parametrize("content", [
+    {0: {"fid": Evil()}}, Evil(), [1, 2], {}, {0: {"fid": "low"}}, {"cat": {"fid": 1.0}}, {0: {"fid": True}}], ids=str)
+def test_anything_else_is_refused_and_not_run(folder, content):
+    (folder / "5.metric").write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError, match="not a .metric file") as e:
+        old_metrics.read_metric(folder / "5.metric")
+    assert "\n" not in str(e.value) and not (folder / "pwned").exists()
+
+
+def test_damaged_and_absent_files(folder):
+    (folder / "6.metric").write_bytes(b"\x80\x04 cut off")
+    with pytest.raises(UserError):
+        old_metrics.read_metric(folder / "6.metric")
+    with pytest.raises(UserError, match="no such file"):
+        old_metrics.read_metric(folder / "absent.metric")
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match="no <iteration>"):
+        old_metrics.class_mean(folder / "empty")

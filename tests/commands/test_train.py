@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""train.py as typed: flags under both spellings, what implies which method, bad input, resuming and transfer."""
+
+import importlib
+import json
+import re
+
+import pytest
+import torch
+
+from dnnlib.util import run_cli
+from gantransfer.commands import train
+from gantransfer.data.labels import DataSpec
+from gantransfer.snapshot import load
+from tests.conftest import write_image_zip
+
+TINY = ["--cfg=tiny", "--cbase=64", "--cmax=8", "--batch=8", "--threads=1", "--metrics=none"]
+
+
+@pytest.fixture
+def call(capsys):
+    """train.py within this process, which saves the seconds of importing torch: (exit code, stdout, stderr)."""
+
+    def run(*argv, code=0):
+        with pytest.raises(SystemExit) as e:
+            run_cli(lambda: train.main([str(a) for a in argv], prog_name="train.py"))
+        out, err = capsys.readouterr()
+        assert (e.value.code or 0) == code, out[-2000:] + err[-2000:]
+        return out, err
+
+    return run
+
+
+def dry(call, *flags):
+    out, _ = call(*flags, "--dry-run")
+    return json.loads(out[out.index("{") : out.rindex("}") + 1]), out
+
+
+def test_help_names_every_method_flag(call):
+    text, _ = call("--help")
+    for flag in ("--data", "--cond", "--res_uc", "--t_start_kimg", "--lecam", "--diffaug", "--sampling", "--gpus",
+                 "--resume", "--augpipe", "--map_lr", "--wandb_proj", "--batch-gpu"):
+        assert flag in text, flag
+
+
+@pytest.mark.parametrize("flags, method", [
+    ([], "stylegan2"),
+    (["--cond=True", "--add_uc=True"], "utlo"),
+    (["--cond=1", "--res-uc=4"], "utlo"),
+    (["--cond", "--t_start_kimg=2", "--t_end_kimg=4"], "transitional"),
+    (["--cond", "--transition=2-4"], "transitional"),
+    (["--method=stylegan2", "--add_uc=False"], "stylegan2"),
+])
+def test_flags_choose_the_method(call, tiny_zip, flags, method):
+    options, out = dry(call, f"--data={tiny_zip}", *flags)
+    assert options["method"] == method and "Dry run" in out
+
+
+def test_published_utlo_command(run_script, call, tmp_path):
+    """The authors' command line, on a folder and on a zip."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.RandomState(0)
+    for k in range(20):
+        (tmp_path / "Image" / f"class{k:02d}").mkdir(parents=True)
+        for i in range(6):
+            noise = rng.randint(0, 255, (70, 80, 3)).astype("uint8")
+            Image.fromarray(noise).save(tmp_path / "Image" / f"class{k:02d}" / f"{i}.png")
+    for dest in ("af", "af.zip"):
+        data = tmp_path / dest
+        run_script("dataset_tool.py", f"--source={tmp_path / 'Image'}", f"--dest={data}", "--transform=center-crop",
+                   "--width=64", "--height=64")
+        fn = data if dest.endswith(".zip") else data / "dataset.json"
+        run_script("lt_dataset.py", "--fn", fn, "--imf", "25", "--shot-labels", "--dname", "animals")
+        options, out = dry(
+            call, "--outdir=training_runs_af", f"--data={data}", "--fname=lt_25.json", "--snap=500",
+            "--mirror=True", "--seed=69", "--gpus=4", "--batch=64", "--wandb_proj=utlo_af",
+            "--metrics=fid_shots,kid_shots,fid50k_full,kid50k_full", "--description=example-run-af", "--cond=True",
+            "--add_uc=True", "--res_uc=8", "--alpha=1.0")
+        assert options["method"] == "utlo" and options["batch_size"] == 64 and options["batch_gpu"] == 16
+        assert options["G_kwargs"]["res_uc"] == 8 and options["loss_kwargs"]["alpha"] == 1.0
+        assert options["metrics"] == ["fid_shots", "kid_shots", "fid50k_full", "kid50k_full"]
+        assert options["image_snapshot_ticks"] == 500 and options["training_set_kwargs"]["xflip"]
+        assert "example-run-af" in out
+
+
+def bad(name, *flags, says):
+    return pytest.param(list(flags), says, id=name)
+
+
+@pytest.mark.parametrize("flags, says", [
+    bad("no data", "--data=", says="--data"),
+    bad("no outdir", "--data=DATA", says="--outdir"),
+    bad("missing file", "--data=nowhere.zip", says="nowhere.zip"),
+    bad("not a zip", "--data=BROKEN", says="broken.zip"),
+    bad("empty zip", "--data=EMPTY", says="empty.zip"),
+    bad("no labels", "--data=PLAIN", "--cond=True", says="--cond"),
+    bad("unknown fname", "--data=DATA", "--fname=lt_9.json", says="lt_9.json"),
+    bad("fname with unknown files", "--data=DATA", "--fname=FOREIGN", says="nobody.png"),
+    bad("subset", "--data=DATA", "--subset=1000", says="--subset"),
+    bad("batch", "--data=DATA", "--batch=9", "--gpus=2", says="--batch"),
+    bad("batch-gpu", "--data=DATA", "--batch=8", "--batch-gpu=3", says="--batch-gpu"),
+    bad("mbstd", "--data=DATA", "--batch=12", "--batch-gpu=6", "--mbstd-group=4", says="--mbstd-group"),
+    bad("res_uc", "--data=DATA", "--cond=1", "--res_uc=5", says="--res_uc"),
+    bad("res_uc too large", "--data=DATA", "--cond=1", "--res_uc=32", says="--res_uc"),
+    bad("alpha without uc", "--data=DATA", "--cond=1", "--method=utlo", "--add_uc=False", "--alpha=1", says="--alpha"),
+    bad("another method's flag", "--data=DATA", "--method=stylegan2", "--res_uc=8", says="--res_uc"),
+    bad("two methods", "--data=DATA", "--res_uc=8", "--transition=1-2", says="--method"),
+    bad("unknown method", "--data=DATA", "--method=dcgan", says="--method"),
+    bad("unknown stage", "--data=DATA", "--stage=FT", says="--stage"),
+    bad("unknown metric", "--data=DATA", "--metrics=nope", says="nope"),
+    bad("unknown flag", "--data=DATA", "--resolution=3", says="--resolution"),
+    bad("unknown cfg", "--data=DATA", "--cfg=huge", says="--cfg"),
+    bad("diffaug", "--data=DATA", "--diffaug=sparkle", says="sparkle"),
+    bad("small images for filters", "--data=DATA", "--augpipe=bgcf", says="--augpipe"),
+    bad("transition order", "--data=DATA", "--cond=1", "--t_start_kimg=4", "--t_end_kimg=2", says="--t_end_kimg"),
+    bad("transition without labels", "--data=DATA", "--transition=1-2", says="--cond"),
+    bad("resume nothing", "--data=DATA", "--outdir=OUT", "--resume=latest", says="--resume=latest"),
+    bad("resume missing", "--data=DATA", "--outdir=OUT", "--resume=nowhere.pkl", says="nowhere.pkl"),
+    bad("resume garbage", "--data=DATA", "--outdir=OUT", "--resume=BROKEN", says="broken.zip"),
+    bad("balanced without labels", "--data=DATA", "--outdir=OUT", "--sampling=balanced", says="--cond"),
+    bad("too many processes", "--data=DATA", "--outdir=OUT", "--gpus=512", "--batch=512", says="--gpus"),
+])
+def test_bad_input(call, tiny_zip, tmp_path, flags, says):
+    names = {"DATA": tiny_zip, "BROKEN": tmp_path / "broken.zip", "EMPTY": tmp_path / "empty.zip",
+             "PLAIN": tmp_path / "plain.zip", "FOREIGN": tmp_path / "foreign.json", "OUT": tmp_path / "out"}
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 this is not a zip")
+    import zipfile
+
+    import numpy as np
+
+    zipfile.ZipFile(tmp_path / "empty.zip", "w").close()
+    write_image_zip(tmp_path / "plain.zip", [np.zeros((16, 16), np.uint8)] * 4)
+    (tmp_path / "foreign.json").write_text(json.dumps({"labels": [["nobody.png", 0]]}))
+    flags = [re.sub("[A-Z]{3,}$", lambda m: str(names[m[0]]), f) for f in flags]
+    if not any(f.startswith("--outdir") for f in flags) and says != "--outdir":
+        flags.append("--dry-run")
+    _, err = call("--cfg=tiny", "--metrics=none", *flags, code=2)
+    assert says in err.strip().splitlines()[-1], err
+    assert not list((tmp_path / "out").glob("*")), "nothing was trained, nothing may stay behind"
+
+
+def test_output_folder_not_writable(call, tiny_zip, tmp_path):
+    (tmp_path / "file").write_text("")
+    _, err = call(*TINY, f"--data={tiny_zip}", f"--outdir={tmp_path / 'file' / 'runs'}", "--kimg=0.01", code=2)
+    assert "file" in err and len(err.strip().splitlines()) == 1
+
+
+def test_detector_weights_are_checked_before_training(call, tiny_zip, tmp_path):
+    _, err = call("--cfg=tiny", f"--data={tiny_zip}", f"--outdir={tmp_path / 'o'}", "--metrics=fid50k_full", code=2)
+    assert "fid50k_full" in err and "--detector" in err
+    assert not (tmp_path / "o").exists()
+
+
+def test_options_of_a_continued_run_must_agree(call, tiny_zip, tmp_path):
+    base = [*TINY, f"--data={tiny_zip}", f"--outdir={tmp_path}", "--desc=a"]
+    call(*base, "--kimg=0.016")
+    out, _ = call(*base, "--kimg=0.016", "--resume=latest")
+    assert "Done" in out
+    (run,) = tmp_path.glob("00000-*")
+    _, err = call(*base, f"--resume={run}", "--gamma=7", "--kimg=0.016", code=2)
+    assert "gamma" in err
+    _, err = call(*base, f"--resume={run}", "--mirror=True", "--kimg=0.016", code=2)
+    assert "--mirror" in err
+    out, _ = call(*base, f"--resume={run}", "--kimg=0.032")
+    assert "Continuing" in out
+    assert load(max(run.glob("network-snapshot-*.pkl"))).cur_nimg == 32
+
+
+def snapshot_of(call, tmp_path, data, *flags):
+    call(*TINY, f"--data={data}", f"--outdir={tmp_path}", "--kimg=0.008", *flags)
+    return max(tmp_path.glob("*/network-snapshot-*.pkl"), key=lambda p: p.parent.name)
+
+
+def test_unconditional_source_to_conditional_target(call, tiny_zip, tmp_path):
+    """Every class starts as the source's images, the report accounts for each tensor."""
+    source = snapshot_of(call, tmp_path / "s", tiny_zip)
+    out, _ = call(*TINY, f"--data={tiny_zip}", f"--outdir={tmp_path / 't'}", "--cond=True", f"--resume={source}",
+                  "--kimg=0.008", "--glr=0", "--dlr=0")
+    assert "G from G of the stylegan2 source: copied" in out and "mapping.embed.weight" in out
+    target = load(max((tmp_path / "t").glob("*/network-snapshot-*.pkl")))
+    a, b = load(source).build("G"), target.build("G")
+    z = torch.randn(6, a.z_dim, generator=torch.Generator().manual_seed(0))
+    want = a(z, None, noise_mode="const")
+    for k in range(4):
+        c = torch.nn.functional.one_hot(torch.full([6], k), 4).float()
+        got = b(z, c, noise_mode="const")
+        assert (got - want).abs().max() <= 1e-5 * want.abs().max()
+
+
+@pytest.mark.parametrize("flags", [["--cond=True", "--add_uc=True", "--res_uc=4"], ["--cond=True", "--transition=0-1"]])
+@pytest.mark.parametrize("source_flags", [[], ["--cond=True"]], ids=["unconditional", "conditional"])
+def test_other_methods_start_from_a_stylegan2_snapshot(call, tiny_zip, tmp_path, flags, source_flags):
+    source = snapshot_of(call, tmp_path / "s", tiny_zip, *source_flags)
+    out, _ = call(*TINY, f"--data={tiny_zip}", f"--outdir={tmp_path / 't'}", *flags, f"--resume={source}",
+                  "--kimg=0.008")
+    copied = [int(n) for n in re.findall(r"source: copied (\d+)", out)]
+    assert len(copied) == 3 and min(copied) > 20, out
+
+
+def test_other_architecture_is_refused_by_name(call, tiny_zip, tmp_path):
+    source = snapshot_of(call, tmp_path / "s", tiny_zip)
+    _, err = call(*TINY, f"--data={tiny_zip}", f"--outdir={tmp_path / 't'}", f"--resume={source}", "--kimg=0.008",
+                  "--cmax=16", code=2)
+    assert "its generator has 8-8-4 channels from 4x4 up (here 16-8-4)" in err and "give --cbase=64 --cmax=8" in err
+
+
+def test_wandb_absent_is_said_once(call, tiny_zip, tmp_path):
+    try:
+        import wandb  # noqa: F401
+
+        pytest.skip("Weights & Biases is installed here")
+    except ImportError:
+        pass
+    out, _ = call(*TINY, f"--data={tiny_zip}", f"--outdir={tmp_path}", "--kimg=0.016", "--wandb_proj=x")
+    assert out.count("Weights & Biases is not installed") == 1 and "tick 1" in out
+
+
+def test_published_layout_of_a_run(call, tiny_zip, tmp_path):
+    call(*TINY, f"--data={tiny_zip}", f"--outdir={tmp_path}", "--cond=True", "--add_uc=True", "--res_uc=8",
+         "--kimg=0.016", "--metrics=smoke")
+    (run,) = tmp_path.glob("*")
+    names = {p.name for p in run.iterdir()}
+    assert {"training_options.json", "environment.json", "log.txt", "stats.jsonl", "reals.png", "fakes_init.png",
+            "fakes000000.png", "fakes_uc000000.png", "network-snapshot-000000.pkl",
+            "training-state-000000.pt"} <= names
+    assert any(n.startswith("metric-smoke") for n in names)
+    for line in (run / "stats.jsonl").read_text().splitlines():
+        row = json.loads(line, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+        assert {"Loss/G/loss", "Loss/scores/fake_uc", "Progress/kimg", "Timing/sec_per_kimg"} <= set(row)
+    content = torch.load(run / "network-snapshot-000000.pkl", weights_only=True)
+    assert content["format"] == "gantransfer-snapshot" and set(content["nets"]) == {"G", "D", "G_ema"}
+
+
+def test_stops_when_nothing_improves(call, tiny_zip, tmp_path):
+    """Learning rates of 0: the first rated snapshot stays the best, and training ends two later, also in two parts."""
+    flags = ["--cfg=tiny", "--cbase=32", "--cmax=4", "--batch=100", "--threads=1", "--metrics=smoke_fd_pixel16_64",
+             f"--data={tiny_zip}", "--glr=0", "--dlr=0", "--tick=1", "--snap=1", "--desc=x"]
+
+    def go(folder, *more):
+        out, _ = call(*flags, f"--outdir={tmp_path / folder}", *more)
+        (run,) = (tmp_path / folder).iterdir()
+        return out, sorted(p.name for p in run.glob("network-snapshot-*.pkl")), run
+
+    out, names, a = go("a", "--kimg=9", "--stop-after=2")
+    assert "has not improved for 2 snapshots; the best is network-snapshot-000001.pkl" in out and "--stop-after" in out
+    assert names == [f"network-snapshot-{k:06d}.pkl" for k in range(4)]
+    out, names, _ = go("a", "--kimg=9", "--stop-after=2", "--resume=latest")
+    assert "has not improved for 2 snapshots" in out and "Training for" not in out and len(names) == 4
+    _, _, b = go("b", "--kimg=2", "--stop-after=2", "--keep=best")
+    _, names, _ = go("b", "--kimg=9", "--stop-after=2", "--keep=best", f"--resume={b}")
+    assert names == ["network-snapshot-000001.pkl", "network-snapshot-000003.pkl"]
+    one, two = load(a / names[1]), load(b / names[1])
+    for key, record in one.nets.items():
+        assert all(torch.equal(t, two.nets[key].state[n]) for n, t in record.state.items())
+    _, names, _ = go("b", "--kimg=9", "--stop-after=3", f"--resume={b}")
+    assert names[-1] == "network-snapshot-000004.pkl"
+
+
+def test_held_out_images_are_what_metrics_see(call, tiny_zip, tmp_path):
+    base = ["--cfg=tiny", "--cbase=32", "--cmax=4", "--batch=100", "--threads=1", "--metrics=smoke_fd_pixel16_64",
+            "--cond=True", f"--data={tiny_zip}", f"--outdir={tmp_path}", "--kimg=1"]
+    call(*base, "--heldout=3", "--desc=count")
+    (run,) = tmp_path.glob("*-count")
+    line = json.loads((run / "metric-smoke_fd_pixel16_64.jsonl").read_text().splitlines()[0])
+    spec = DataSpec.from_dict(load(run / "network-snapshot-000001.pkl").data)
+    assert line["num_real"] == 12 and spec.num_images == 28 and spec.heldout == 3 and spec.label.counts == (7,) * 4
+    call(*base, f"--heldout={tiny_zip}", "--desc=path")
+    (run,) = tmp_path.glob("*-path")
+    line = json.loads((run / "metric-smoke_fd_pixel16_64.jsonl").read_text().splitlines()[0])
+    assert line["num_real"] == 40
+    for flag, says in (("--heldout=10", "class 0"), ("--heldout=0", "--heldout=0"), ("--heldout=no.zip", "no.zip")):
+        _, err = call(*base, flag, "--desc=bad", code=2)
+        assert says in err and len(err.strip().splitlines()) == 1 and not list(tmp_path.glob("*-bad"))
+    _, err = call(*[f for f in base if "metrics" not in f], "--metrics=none", "--stop-after=2", code=2)
+    assert "--stop-after" in err and "--metrics" in err
+
+
+def test_recorded_options_are_those_in_use(call, tiny_zip, tmp_path):
+    """What names a class names one of ours; readers are threads, not a torch DataLoader's settings."""
+    options, _ = dry(call, f"--data={tiny_zip}", "--cond=True", "--aug=ada", "--target=0.6", "--workers=2", *TINY)
+    assert options["reader_threads"] == 2 and "data_loader_kwargs" not in options
+    named = []
+
+    def walk(value):
+        for k, v in value.items() if isinstance(value, dict) else ():
+            if k == "class_name":
+                named.append(v)
+            walk(v)
+
+    walk(options)
+    assert len(named) == 7
+    for path in named:
+        module, _, name = path.rpartition(".")
+        assert isinstance(getattr(importlib.import_module(module), name), type), path
+
+
+def test_methods_with_their_sources_sizes_record_none_of_their_own():
+    from gantransfer.method import RunConfig
+    from gantransfer.methods import METHODS
+    from gantransfer.methods.stylegan2 import SOURCE_SIZES
+
+    data = DataSpec.from_dict(dict(name="x", resolution=16, channels=3, num_images=20,
+                                   label=dict(kind="class", dim=2, counts=[10, 10])))
+    for name in ("styletransfer", "mind_tune", "hypermod"):
+        method, run = METHODS[name], RunConfig(resume="source.pkl")
+        opts = method.Options(cfg="tiny")
+        method.resolve(opts, run, data)
+        config = method.config(opts, run, data)
+        assert not {"G_kwargs", "D_kwargs"} & config.keys(), name
+        assert all(opts.to_dict()[key] is None for key in SOURCE_SIZES), name
+
+
+def test_a_value_that_rates_nothing_is_refused_at_the_start(call, tiny_zip):
+    _, err = call(f"--data={tiny_zip}", "--metrics=is5k", "--best=is5k_std", "--cfg=tiny", "--dry-run", code=2)
+    assert "--best=is5k_std rates no snapshots" in err and err.count("\n") == 1

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison's arithmetic, and that every arm reads its own runs."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dnnlib.util import UserError
+from gantransfer.experiments import demo, jobs, longtail
+from gantransfer.snapshot import Snapshot
+
+
+def finished_run(folder, name, kimg=20):
+    run = folder / name
+    run.mkdir(parents=True)
+    Snapshot("stylegan2", {}, cur_nimg=kimg * 1000).save(run / f"network-snapshot-{kimg:06d}.pkl")
+    (run / f"training-state-{kimg:06d}.pt").write_bytes(b"")
+    return run
+
+
+def test_every_arm_finds_its_own_run(tmp_path):
+    arms = sorted({*longtail.ARMS, *demo.ARMS})
+    for i, (arm, seed) in enumerate(itertools.product(arms, (0, 1, 10))):
+        finished_run(tmp_path, f"{i:05d}-set-cond-kimg20-{jobs.run_desc(arm, seed)}")
+    found = [jobs.run_folder(tmp_path, jobs.run_desc(a, s), 20) for a, s in itertools.product(arms, (0, 1, 10))]
+    assert len({*found}) == len(found) == 3 * len(arms)
+    for (arm, seed), run in zip(itertools.product(arms, (0, 1, 10)), found):
+        assert run.name.endswith(f"-{arm}-seed{seed}")
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    job, done = jobs.train_job("x", tmp_path, "arm-a-seed0", 20, ["--cond=True"])
+    assert done is None and "--resume=latest" not in job.argv
+    run = finished_run(tmp_path, "00000-set-kimg20-res-uc4-arm-a-seed0")
+    assert jobs.train_job("x", tmp_path, "arm-a-seed0", 20, [])[1] == run / "network-snapshot-000020.pkl"
+    assert jobs.train_job("x", tmp_path, "arm-a-seed0", 40, [])[1] is None, "a longer run is another run"
+    (run / "training-state-000020.pt").unlink()  # stopped between the two
+    job, done = jobs.train_job("x", tmp_path, "arm-a-seed0", 20, [])
+    assert done is None and "--resume=latest" in job.argv
+
+
+def values(arms, shift, noise, seeds=5):
+    rng = np.random.RandomState(0)
+    base = rng.rand(seeds) * 10
+    return {a: [[{"class_fd_few": float(base[s] + shift[a] + noise * rng.randn())} for s in range(seeds)]
+                for _ in range(2)] for a in arms}
+
+
+def test_only_differences_beyond_t_under_every_judge_are_bold():
+    arms = ["baseline", "far", "near"]
+    v = values(arms, dict(baseline=0, far=-5, near=0), noise=0.3)
+    text = longtail.report(arms, v, {a: [1.0] * 5 for a in arms}, 20)
+    rows = {line.split(" minus ")[0]: text.splitlines()[i + 4] for i, line in enumerate(text.splitlines())
+            if " minus " in line}
+    assert "**-" in rows["far"] and "(5/5)" in rows["far"] and "**" not in rows["near"]
+    v["far"][1] = v["baseline"][1]  # the second judge sees no difference
+    text = longtail.report(arms, v, {a: [1.0] * 5 for a in arms}, 20)
+    assert "**" not in text.split("far minus")[1].split("near minus")[0].split("judge.")[1]
+
+
+def test_critical_values():
+    assert longtail.critical_t(3) == pytest.approx(4.303, abs=1e-3)
+    assert longtail.critical_t(5) == pytest.approx(2.776, abs=1e-3)
+    assert longtail.critical_t(1) == float("inf")
+
+
+def test_failing_command_is_named(tmp_path):
+    with pytest.raises(UserError, match="broken failed.*exit code 2.*Error: no such file or folder: nowhere"):
+        jobs.run_jobs([jobs.Job("broken", ["dataset_tool.py", "check", "nowhere"])])
+
+
+def test_tiny_comparison_end_to_end(tmp_path, run_script):
+    """Two arms, one seed, a few steps: all commands fit together, and running again does nothing."""
+    args = ["-m", "gantransfer", "experiment", "longtail", f"--dir={tmp_path}", "--arms=baseline,utlo-balanced", "--seeds=1",
+            "--kimg=1", "--judges=1", "--parallel=2"]
+    out = run_script(*args, timeout=600).stdout
+    assert "utlo-balanced minus baseline" in out and "| class_fd_few |" in out
+    result = json.loads((tmp_path / "compare.json").read_text())
+    assert result["versions"]["torch"] == torch.__version__
+    a, b = (result["values"][k][0][0]["class_fd"] for k in ("baseline", "utlo-balanced"))
+    assert a != b
+    again = run_script(*args).stdout
+    assert "0 of 2 trainings to do" in again and "tick" not in again

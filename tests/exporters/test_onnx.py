@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX files of every generator: the sampler's images to one grey level, for batches of all sizes, with labels and
+truncation as inputs; what cannot be exported is one line and no file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dnnlib.util import UserError
+from gantransfer.exporters import onnx as onnx_export
+from gantransfer.formats import onnx_info
+from gantransfer.importers import load_any
+from gantransfer.networks import (
+    alae,
+    biggan,
+    ccgan,
+    cgantransfer,
+    hypermod,
+    hypermod_stylegan1,
+    mindgan,
+    minegan,
+    stylegan1,
+    stylegan2,
+    styletransfer,
+    transitional,
+    utlo,
+)
+from gantransfer.networks.label_embedding import LabelToEmbedding
+from gantransfer.snapshot import NetRecord, Snapshot
+from torch_utils.ops import conv2d_each as each
+from torch_utils.ops import winograd
+
+pytest.importorskip("onnxscript", reason="needs onnx and onnxscript (extra `export`)")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra `export`)")
+
+SG2 = dict(z_dim=8, w_dim=8, img_resolution=16, img_channels=3, mapping_kwargs={"num_layers": 2},
+           synthesis_kwargs={"channel_base": 64, "channel_max": 4})
+BIG = dict(G_ch=4, dim_z=12, resolution=32, G_attn="0", n_classes=3, G_shared=True, shared_dim=6, hier=True)
+V1 = dict(channels=[4, 4, 4], code_dim=8, n_mlp=2, fused_from=2)
+MIND = dict(kind="stylegan2", w_dim=8, img_resolution=16, img_channels=3, channel_base=64, channel_max=4)
+CLASSES = dict(kind="class", dim=3)
+ANGLES = dict(kind="value", dim=1, meta=dict(unit="degrees", offset=10.0, scale=50.0))
+
+
+def lively(net):
+    """Every parameter and running mean that starts at a special value moves away from it."""
+    with torch.no_grad():
+        for name, t in [*net.named_parameters(), *net.named_buffers()]:
+            if name.endswith(("bias", "w_avg", "w_avg_uc", "buff", "running_mean", "stored_mean")) or "noise" in name:
+                t.add_(torch.randn_like(t) * 0.3)
+            elif name.endswith(("scores", "residual", "const", "transition")) or not t.any():
+                t.add_(torch.randn_like(t) * 0.2)
+    return net.eval()
+
+
+def snapshot(method, label, extra=None, **nets):
+    torch.manual_seed(0)
+    records = {k: NetRecord.of(lively(make())) for k, make in nets.items()}
+    kwargs = records["G_ema"].kwargs
+    size = kwargs.get("img_resolution") or kwargs.get("resolution") or 4 * 2 ** (len(kwargs.get("channels", "12")) - 1)
+    if "synthesis" in kwargs:
+        size = 16
+    data = dict(name="x", resolution=size, channels=3, num_images=9, label=label or dict(kind="none", dim=0))
+    return Snapshot(method, records, {}, data, extra=extra or {})
+
+
+def generator(kind, c_dim=3, **more):
+    return lambda: kind(**{**SG2, "c_dim": c_dim, **more})
+
+
+def wide(channels, resolution):
+    return dict(img_resolution=resolution, synthesis_kwargs=dict(channel_base=resolution * channels,
+                                                                 channel_max=channels))
+
+
+SNAPSHOTS = {
+    "stylegan2": lambda: snapshot("stylegan2", CLASSES, G_ema=generator(stylegan2.Generator)),
+    "utlo": lambda: snapshot("utlo", CLASSES, G_ema=generator(utlo.Generator, res_uc=8)),
+    # From 128 channels on convolutions of large batches run by Winograd's algorithm, in chunks of samples.
+    "stylegan2-wide": lambda: snapshot("stylegan2", CLASSES, G_ema=generator(stylegan2.Generator, **wide(128, 32))),
+    "hypermod": lambda: snapshot("hypermod", CLASSES, G_ema=generator(hypermod.Generator, exact=False, rank=2)),
+}
+SLOW = {
+    "stylegan2-unlabelled-512": lambda: snapshot("stylegan2", None, G_ema=generator(stylegan2.Generator, 0,
+                                                                                    **wide(512, 8))),
+    "stylegan2-resnet": lambda: snapshot("stylegan2", CLASSES, G_ema=generator(
+        stylegan2.Generator, synthesis_kwargs=dict(channel_base=64, channel_max=4, architecture="resnet"))),
+    "stylegan2-float16": lambda: snapshot("stylegan2", CLASSES, G_ema=generator(
+        stylegan2.Generator, synthesis_kwargs=dict(channel_base=64, channel_max=4, num_fp16_res=2, conv_clamp=256))),
+    "transitional": lambda: snapshot("transitional", CLASSES, G_ema=generator(transitional.Generator)),
+    "encoder": lambda: snapshot("encoder", None, G_ema=generator(stylegan2.Generator)),
+    "styletransfer": lambda: snapshot("styletransfer", CLASSES, dict(old_label=dict(kind="class", dim=4)),
+                                      G_ema=generator(styletransfer.StyleTransferGenerator, 4, new_dim=3)),
+    "hypermod-full-onehot": lambda: snapshot("hypermod", CLASSES, G_ema=generator(
+        hypermod.Generator, exact=False, rank=0, vectors="onehot")),
+    "hypermod-wide": lambda: snapshot("hypermod", CLASSES, G_ema=generator(hypermod.Generator, exact=False, rank=2,
+                                                                           **wide(128, 32))),
+    "hypermod-v1": lambda: snapshot("hypermod", CLASSES, G_ema=lambda: hypermod_stylegan1.Generator(
+        **V1, task_dim=6, num_classes=3, faithful=False)),
+    "hypermod-published": lambda: snapshot("hypermod", CLASSES, T_ema=lambda: hypermod.ClassNetwork(3, 6, 4),
+                                           G_ema=lambda: hypermod_stylegan1.Generator(**V1, task_dim=6, num_classes=0)),
+    "stylegan1": lambda: snapshot("stylegan1", None, G_ema=lambda: stylegan1.Generator(**V1)),
+    "biggan": lambda: snapshot("biggan", CLASSES, G_ema=lambda: biggan.Generator(**{**BIG, "G_ch": 8, "G_attn": "16"})),
+    "biggan-one-class": lambda: snapshot("biggan", None, G_ema=lambda: biggan.Generator(**{**BIG, "n_classes": 1})),
+    "minegan": lambda: snapshot("minegan", CLASSES, G_ema=lambda: minegan.MinedGenerator(
+        n_pretrain_classes=4, **{**BIG, "n_classes": 3})),
+    "cgantransfer": lambda: snapshot("cgantransfer", CLASSES, G_ema=lambda: cgantransfer.TransferGenerator(
+        n_pretrain_classes=4, **{**BIG, "n_classes": 3})),
+    "cgantransfer-again": lambda: snapshot("cgantransfer", CLASSES, G_ema=lambda: cgantransfer.TransferGenerator(
+        n_pretrain_classes=4, sets=2, label_sets=[1, 2, 2, 2], **{**BIG, "n_classes": 4})),
+    "ccgan-sngan": lambda: snapshot("ccgan", ANGLES, y2h=lambda: LabelToEmbedding(16), G_ema=lambda: ccgan.ARCHS[
+        "sngan"][0](z_dim=8, h_dim=16, ch=4, resolution=16, img_channels=3)),
+    "ccgan-sagan": lambda: snapshot("ccgan", ANGLES, G_ema=lambda: ccgan.ARCHS["sagan"][0](
+        z_dim=8, h_dim=1, ch=8, resolution=16, img_channels=3)),
+    "alae": lambda: snapshot("alae", None, F_ema=lambda: alae.Mapping(8, 2, 6),
+                             G_ema=lambda: alae.Generator(8, [4, 4, 4], 3)),
+    "alae-unfinished": lambda: snapshot("alae", None, dict(level=[1, 0.3]), F_ema=lambda: alae.Mapping(8, 2, 6),
+                                        G_ema=lambda: alae.Generator(8, [4, 4, 4], 3)),
+    "mind2mind": lambda: snapshot("mind2mind", CLASSES, G_ema=lambda: mindgan.MindGenerator(
+        dict(z_dim=8, c_dim=3, hidden=[8], offsets=True, prior="uniform"), MIND)),
+    "mind2mind-alae": lambda: snapshot("mind2mind", CLASSES, G_ema=lambda: mindgan.MindGenerator(
+        dict(z_dim=8, c_dim=3, hidden=[8]), dict(kind="alae", latent_size=8, channels=[4, 4, 4], img_channels=3))),
+    "mind2mind-gaussian": lambda: snapshot("mind2mind", CLASSES, G_ema=lambda: mindgan.MindGenerator(
+        dict(gaussian=True, c_dim=3, classes=3), MIND)),
+}
+HAS_W = {"stylegan", "utlo", "hypermod", "transitional", "encoder", "styletransfer", "alae", "mind2mind"}
+
+
+def open_session(path):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def gap(session, snap, n, psi=None, net="G_ema"):
+    """Largest difference of uint8 images of the file from the sampler's (through seeds, as a user makes them)."""
+    sampler = onnx_export._sampler_of(snap, net)
+    seeds, dim = list(range(n)), sampler.label_dim
+    z = np.stack([np.random.RandomState(s).randn(sampler.z_dim) for s in seeds]).astype(np.float32)
+    c = None
+    if dim:
+        c = torch.linspace(12, 57, n)[:, None] if sampler.spec.label.kind == "value" else torch.eye(dim)[
+            torch.arange(n) % dim]
+    feed = {"z": z} | ({} if c is None else {"c": c.numpy()})
+    kw = {} if psi is None else dict(truncation_psi=psi)
+    feed |= {k: np.array(v, np.float32) for k, v in kw.items()}
+    (made,) = session.run(["image"], feed)
+    expected = sampler(seeds, c, noise_mode="const", **kw)
+    raw = onnx_export.Exported(sampler.synthesise, 1.0)(**{k: torch.from_numpy(v) for k, v in feed.items()}).numpy()
+    assert np.abs(made - raw).max() <= 1e-3 * np.abs(raw).max()  # also where the images are beyond black and white
+    assert made.dtype == np.float32 and made.shape == tuple(expected.shape) and expected.float().std() > 1
+    return int(np.abs((made * 127.5 + 128).clip(0, 255).astype(np.uint8).astype(int) - expected.numpy()).max())
+
+
+@pytest.mark.parametrize("name", [*SNAPSHOTS, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
+def test_file_makes_the_samplers_images(name, tmp_path):
+    snap = {**SNAPSHOTS, **SLOW}[name]()
+    onnx_export.export_onnx(snap, tmp_path / "x.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
+    session = open_session(tmp_path / "x.onnx")
+    has_w = name.split("-")[0].rstrip("12") in HAS_W or name.startswith("mind2mind")
+    assert [i.name for i in session.get_overridable_initializers()] == (["truncation_psi"] if has_w else [])
+    for n in (1, 3, 5):
+        assert gap(session, snap, n) <= 1, n
+    if has_w:
+        assert gap(session, snap, 3, 0.5) <= 1 and gap(session, snap, 2, 0.0) <= 1
+    about = "\n".join(onnx_info.describe(tmp_path / "x.onnx"))
+    for said in (f"method      {snap.method}, network G_ema", "input       z: float32 [batch, ",
+                 "output      image: float32 [batch, 3, "):
+        assert said in about
+    assert ("input       c: float32 [batch, " in about) == (snap.data["label"]["dim"] > 0 or name == "encoder")
+
+
+def test_winograd_is_what_the_wide_network_would_use():
+    """The premise of 'stylegan2-wide': at its size the ordinary forward takes the path that export must not."""
+    x = torch.randn(2, 128, 32, 32).contiguous(memory_format=torch.channels_last)
+    assert winograd.usable(x, torch.randn(128, 128, 3, 3), (1, 1), (1, 1), 1)
+
+
+def test_trunc_is_the_value_of_an_input_that_is_left_out(tmp_path):
+    snap = SNAPSHOTS["stylegan2"]()
+    snap.nets["G"] = NetRecord.of(lively(generator(stylegan2.Generator)()))
+    onnx_export.export_onnx(snap, tmp_path / "x.onnx", net="G", trunc=0.6)
+    session = open_session(tmp_path / "x.onnx")
+    assert gap(session, snap, 2, 0.25, net="G") <= 1
+    z, c = np.random.RandomState(0).randn(2, 8).astype(np.float32), np.eye(3, dtype=np.float32)[:2]
+    (made,) = session.run(None, {"z": z, "c": c})
+    G = snap.build("G")
+    expected = G(torch.from_numpy(z), torch.from_numpy(c), noise_mode="const", truncation_psi=0.6)
+    assert np.abs(made - expected.numpy()).max() < 1e-4
+    assert np.abs(made - G(torch.from_numpy(z), torch.from_numpy(c), noise_mode="const").numpy()).max() > 1e-2
+
+
+def test_a_mean_of_w_that_is_not_finite_stays_out_of_the_graph(tmp_path):
+    snap = SNAPSHOTS["stylegan2"]()
+    snap.nets["G_ema"].state["mapping.w_avg"].fill_(float("nan"))
+    onnx_export.export_onnx(snap, tmp_path / "x.onnx")
+    session = open_session(tmp_path / "x.onnx")
+    assert not session.get_overridable_initializers() and gap(session, snap, 3) <= 1
+    with pytest.raises(UserError, match="--trunc: this generator has no mean of w"):
+        onnx_export.export_onnx(snap, tmp_path / "y.onnx", trunc=0.5)
+
+
+def refused(says, snap, tmp_path, **kw):
+    with pytest.raises(UserError, match=says) as e:
+        onnx_export.export_onnx(snap, tmp_path / "x.onnx", **kw)
+    assert "\n" not in str(e.value) and not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_exported_is_one_line_and_no_file(tmp_path, monkeypatch):
+    snap = SNAPSHOTS["stylegan2"]()
+    snap.nets["D"] = NetRecord.of(stylegan2.Discriminator(3, 16, 3, channel_base=64, channel_max=4))
+    refused("D is a Discriminator, not a generator; choose another with --net", snap, tmp_path, net="D")
+    refused("no network 'G'; it has G_ema, D", snap, tmp_path, net="G")
+    mind = Snapshot("mind2mind", {"M": snap.nets["G_ema"]}, {}, snap.data)
+    refused("needs the ALAE it was trained on", mind, tmp_path)
+    with monkeypatch.context() as m:  # the file is compared with the sampler
+        m.setattr(onnx_export, "_difference", lambda *a: 2)
+        refused("would differ by 2 of 255 from the sampler's", snap, tmp_path)
+    with monkeypatch.context() as m:  # whatever the exporter cannot do
+        m.setattr(utlo.SynthesisNetwork, "forward", lambda self, ws, **kw: ws[ws[:, 0, 0] > 0].new_zeros(
+            [int((ws > 9).sum()) + ws.shape[0], 3, 16, 16]))
+        refused(r"G_ema of this utlo snapshot cannot be written as ONNX \(.+\); the other endings", SNAPSHOTS["utlo"](),
+                tmp_path)
+    snap.nets["G_ema"].state["synthesis.b4.const"].fill_(float("nan"))
+    refused("makes images that are not finite", snap, tmp_path)
+
+
+def test_inspect_reads_files_of_others_and_refuses_what_is_none(tmp_path, run_script):
+    import onnx
+
+    x = onnx.helper.make_tensor_value_info("x\n", onnx.TensorProto.FLOAT, [None, 3])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None, 3])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x\n"], ["y"])], "g", [x], [y])
+    onnx.save_model(onnx.helper.make_model(graph, producer_name="somebody",
+                                           opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9),
+                    tmp_path / "other.onnx")
+    out = run_script("-m", "gantransfer", "inspect", tmp_path / "other.onnx").stdout
+    assert "made by     somebody" in out and "Relu 1" in out and r"x\n: float32 [0, 3]" in out
+    (tmp_path / "bad.onnx").write_bytes(b"no protobuf")
+    err = run_script("-m", "gantransfer", "inspect", tmp_path / "bad.onnx", check=2).stderr
+    assert "bad.onnx cannot be read as ONNX" in err and err.count("\n") == 1
+    with pytest.raises(UserError, match="not read back; gantransfer inspect"):
+        load_any(tmp_path / "other.onnx")
+
+
+def test_convolution_with_a_kernel_per_sample():
+    x, w = torch.randn(3, 4, 6, 5, dtype=torch.float64), torch.randn(3, 2, 4, 3, 3, dtype=torch.float64)
+    expected = torch.stack([torch.nn.functional.conv2d(x[i:i + 1], w[i], padding=1)[0] for i in range(3)])
+    torch.testing.assert_close(each.conv2d_each(x, w, 1), expected)
+    w = torch.randn(3, 4, 2, 4, 4, dtype=torch.float64)
+    expected = torch.stack([torch.nn.functional.conv_transpose2d(x[i:i + 1], w[i], stride=2, padding=1)[0]
+                            for i in range(3)])
+    torch.testing.assert_close(each.conv_transpose2d_each(x, w, 2, 1), expected)
+    with pytest.raises(ValueError, match="expected"):
+        each.conv2d_each(x, torch.randn(3, 2, 5, 3, 3))
