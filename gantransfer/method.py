@@ -136,7 +136,7 @@ class Method:
     # Networks have the source's sizes: a continued run gets its training state as `source`, extra["continues"] set.
     shaped_by_source: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False  # train.py then reads labels without being asked to
-    # Which way each value of `evaluate` is better (gantransfer/metrics/directions.py); snapshots are rated by nothing else.
+    # Which way each value of `evaluate` is better (metrics/directions.py); snapshots are rated by nothing else.
     better: ClassVar[dict[str, str]] = {}
 
     nets: dict[str, nn.Module]  # everything worth saving, by name

@@ -27,6 +27,20 @@ from gantransfer.formats.inert_pickle import Refused
 FORMAT = "gantransfer-snapshot"
 VERSION = 1
 _PACKAGES = ("gantransfer.networks.", "gantransfer.methods.")
+MOVED = {  # beginnings of class paths as files of earlier versions name them -> where the class is now
+    "gantransfer.networks.hyper1.": "gantransfer.networks.hypermod_stylegan1.",
+    "gantransfer.networks.style1.": "gantransfer.networks.stylegan1.",
+    "gantransfer.augment.AugmentPipe": "gantransfer.augment.ada.AugmentPipe",
+    "gantransfer.dataset.": "gantransfer.data.dataset.",
+}
+
+
+def class_path(path: str) -> str:
+    """A class path of any version as it is today."""
+    for old, new in MOVED.items():
+        if path.startswith(old):
+            return new + path[len(old):]
+    return path
 
 
 @dataclass
@@ -36,6 +50,10 @@ class NetRecord:
     cls: str  # dotted class path inside gantransfer.networks or gantransfer.methods
     kwargs: dict[str, Any]  # constructor arguments, JSON-able
     state: dict[str, torch.Tensor]  # state dict, on the CPU
+
+    def __post_init__(self) -> None:
+        if isinstance(self.cls, str):
+            self.cls = class_path(self.cls)
 
     @classmethod
     def of(cls, module: nn.Module) -> NetRecord:

@@ -35,12 +35,15 @@ from tests.conftest import ROOT, write_image_zip
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [*(p for p in [ROOT / "README.md"] if p.exists()), *DOCS]
-PROGRAM = r"(?:python3?(?: -W \w+)? (?:-m (?P<module>gantransfer\.\w+)|(?P<script>\w+)\.py)|torchrun (?P<run>\w*))"
+PROGRAM = (r"(?:(?:python3? -m )?gantransfer (?:(?P<room>experiment) )?(?P<command>[a-z]\w+)"
+           r"|python3?(?: -W \w+)? (?P<script>\w+)\.py|torchrun (?P<run>\w*))")
 OTHERS = {"--standalone", "--nproc-per-node", "--nnodes", "--rdzv-id", "--rdzv-backend", "--rdzv-endpoint",  # torchrun
           "--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--signal", "--requeue",  # sbatch
           "--index-url", "--help"}
-TABLES = [("train", "train.md"), ("dataset_tool", "dataset_tool.md"), ("lt_dataset", "lt_dataset.md"),
-          ("calc_metrics", "calc_metrics.md"), ("gantransfer.commands.judge", "calc_metrics.md"),
+TABLES = [("gantransfer.commands.train", "train.md"), ("gantransfer.commands.dataset_tool", "dataset_tool.md"),
+          ("gantransfer.commands.lt_dataset", "lt_dataset.md"),
+          ("gantransfer.commands.calc_metrics", "calc_metrics.md"),
+          ("gantransfer.commands.judge", "calc_metrics.md"),
           ("gantransfer.commands.generate", "generate.md"), ("gantransfer.experiments.demo", "compare.md"),
           ("gantransfer.experiments.longtail", "compare.md"), ("gantransfer.commands.convert", "convert.md"),
           ("gantransfer.experiments.cgantransfer", "cgantransfer.md"),
@@ -150,9 +153,10 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
             line = line.strip().removeprefix("$ ")
             m = re.match(rf"(?:srun )?{PROGRAM}", line)
             if m and m["run"] is not None:
-                m = re.search(r"(?P<module>(?!))?(?P<script>\w+)\.py", line)
+                m = re.search(r"(?P<room>(?!))?(?P<command>(?!))?(?P<script>\w+)\.py", line)
             if m:
-                found.append((m["module"] or m["script"], words_of(line[m.end():])))
+                room = "experiments" if m["room"] else "commands"
+                found.append((f"gantransfer.{room}.{m['command'] or m['script']}", words_of(line[m.end():])))
     return found
 
 
@@ -208,7 +212,8 @@ def documented(name: str, page: str) -> dict[str, list[str]]:
     """Flag -> cells, of the rows of a page that begin with a flag of the command."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     if page in ("compare.md", "hypermod.md"):  # several commands with flags of the same names
-        text = section(text, name.rpartition(".")[2])
+        heading = name.removeprefix("gantransfer.commands.").replace("gantransfer.experiments.", "experiment ")
+        text = section(text, heading.replace("experiment demo", "demo"))
     known, own = {}, options_of(command_of(name))
     for cells in rows(text):
         for flag in re.findall(r"`(--?[\w-]+)`", cells[0]):
@@ -218,7 +223,7 @@ def documented(name: str, page: str) -> dict[str, list[str]]:
 
 
 def default_of(name: str, p: click.Option):
-    if name == "train":
+    if name == "gantransfer.commands.train":
         for m in methods.METHODS.values():
             for f in dataclasses.fields(m.Options):
                 if f.name == p.name:
@@ -261,7 +266,7 @@ def test_flags_of_distill_are_told_with_their_defaults(name):
 
 def test_train_table_names_each_flag_once_and_whose_it_is():
     text = section((ROOT / "docs" / "train.md").read_text(encoding="utf-8"), "Flags")
-    own, seen = options_of(command_of("train")), []
+    own, seen = options_of(command_of("gantransfer.commands.train")), []
     for cells in rows(text):
         flags = re.findall(r"`(--?[\w-]+)`", cells[0])
         assert all(f in own for f in flags), cells[0]
@@ -269,7 +274,7 @@ def test_train_table_names_each_flag_once_and_whose_it_is():
         owners = [m for m, c in methods.METHODS.items() if seen[-1] in {f.name for f in dataclasses.fields(c.Options)}]
         if owners:
             assert cells[2] == ("all" if len(owners) == len(methods.METHODS) else ", ".join(owners)), cells[0]
-    assert sorted(seen) == sorted({p.name for p in command_of("train").params})
+    assert sorted(seen) == sorted({p.name for p in command_of("gantransfer.commands.train").params})
 
 
 def test_preset_table_is_the_one_in_the_code():
@@ -291,7 +296,7 @@ def test_metric_names_of_the_table_exist_and_are_all_there():
 
 
 def test_arms_of_the_comparison():
-    text = section((ROOT / "docs" / "compare.md").read_text(encoding="utf-8"), "compare")
+    text = section((ROOT / "docs" / "compare.md").read_text(encoding="utf-8"), "experiment longtail")
     named = {a: cells[1] for cells in rows(text) for a in re.findall(r"`([a-z0-9-]+)`", cells[0])}
     for arm, flags in longtail.ARMS.items():
         said = re.findall(r"--[\w-]+=[\w.-]+", named[arm].replace("=...", f"={arm}"))
@@ -337,7 +342,8 @@ def folder(tmp_path, monkeypatch, tiny_zip, digits, capsys):
 @pytest.fixture
 def snap(folder, capsys):
     """A trained snapshot as snap.pkl and SNAP.pkl, its run in done/."""
-    code, out, err = run("train", [*TINY, "--outdir=done", "--data=set.zip", "--cond=True", "--kimg=0.008"], capsys)
+    code, out, err = run("gantransfer.commands.train", [*TINY, "--outdir=done", "--data=set.zip", "--cond=True",
+                                                        "--kimg=0.008"], capsys)
     assert code == 0, out + err
     (made,) = folder.glob("done/00000-set-cond-tiny-kimg0.008/network-snapshot-*.pkl")
     for name in ("snap.pkl", "SNAP.pkl"):
@@ -375,7 +381,7 @@ def test_python_examples_run(path, snap, monkeypatch):
 def test_manifest_example_runs(folder, capsys):
     (folder / "datasets").mkdir()
     (folder / "set.zip").rename(folder / "datasets" / "digits.zip")
-    code, *_ = run("lt_dataset", ["--fn=datasets/digits.zip", "--imf=25", "--shot-labels"], capsys)
+    code, *_ = run("gantransfer.commands.lt_dataset", ["--fn=datasets/digits.zip", "--imf=25", "--shot-labels"], capsys)
     assert code == 0
     text = (ROOT / "docs" / "lt_dataset.md").read_text(encoding="utf-8")
     (example,) = blocks(text, "python")
@@ -394,7 +400,7 @@ def add_method(code: str, name: str, monkeypatch) -> None:
     exec(compile(code, f"{name}.py", "exec"), module.__dict__)
     (kind,) = [v for v in vars(module).values() if isinstance(v, type) and v.__dict__.get("name") == name]
     monkeypatch.setitem(methods.METHODS, name, kind)
-    spec = importlib.util.spec_from_file_location("train_with_example", ROOT / "train.py")
+    spec = importlib.util.spec_from_file_location("train_with_example", ROOT / "gantransfer" / "commands" / "train.py")
     train = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "train_with_example", train)
     spec.loader.exec_module(train)
@@ -430,8 +436,8 @@ def test_example_methods_train_resume_and_generate(name, flags, folder, monkeypa
 def test_parser_of_commands():
     text = ("```\npython -W ignore train.py --a=1 \\\n  --b\n$ gantransfer generate --c x\n"
             "srun torchrun --nnodes=2 train.py --d\n# python train.py --e\n```\npython train.py --f\n")
-    assert commands(text) == [("train", ["--a=1", "--b"]), ("gantransfer.commands.generate", ["--c", "x"]),
-                              ("train", ["--d"])]
+    assert commands(text) == [("gantransfer.commands.train", ["--a=1", "--b"]),
+                              ("gantransfer.commands.generate", ["--c", "x"]), ("gantransfer.commands.train", ["--d"])]
 
 
 @by_name(PAGES)

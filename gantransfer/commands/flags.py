@@ -2,7 +2,7 @@
 """What a flag may hold, for all commands: numbers, seeds, paths, and which class is meant.
 
 Click's own types let through what no command can use (nan, integers beyond 64 bits, a folder called ~); a command's
-option of one of these kinds is of a type from here (tests/commands/test_flags.py looks at every option). A value that does not
+option of one of these kinds is of a type from here (tests/commands/test_flags.py looks at all). A value that does not
 fit is one line that names the flag. Imports no torch, so that the data-set scripts start at once.
 """
 

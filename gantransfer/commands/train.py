@@ -234,7 +234,8 @@ class Setup:
     def resolved(self) -> dict[str, Any]:
         """training_options.json: the published keys, then our own."""
         f, run, spec = self.flags, self.run, self.dataset.spec
-        training_set = dict(class_name="gantransfer.data.dataset.ImageDataset", path=f["data"], use_labels=bool(f["cond"]),
+        training_set = dict(class_name="gantransfer.data.dataset.ImageDataset", path=f["data"],
+                            use_labels=bool(f["cond"]),
                             max_size=spec.num_images, xflip=bool(f["mirror"]), resolution=spec.resolution)
         if f["subset"]:
             training_set["random_seed"] = f["seed"]
@@ -459,6 +460,8 @@ class Setup:
 
     def _check_same(self, run_dir: Path) -> None:
         """A continued run must be the run it continues."""
+        from gantransfer.snapshot import class_path
+
         old = json_file.read(run_dir / "training_options.json", remedy="the run cannot be continued")
         free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
                 "reader_threads", "cudnn_benchmark", "allow_tf32", "cuda_graphs", "kimg_per_tick", "kernels",
@@ -470,6 +473,9 @@ class Setup:
         for options in (old, new):  # the data may have moved; what it holds may not have changed
             if isinstance(options.get("training_set_kwargs"), dict):
                 options["training_set_kwargs"].pop("path", None)
+            for part in options.values():
+                if isinstance(part, dict) and isinstance(part.get("class_name"), str):
+                    part["class_name"] = class_path(part["class_name"])
         if self.method.shaped_by_source:
             for key in [k for k, v in new["options"].items() if v is None]:
                 old.get("options", {}).pop(key, None)

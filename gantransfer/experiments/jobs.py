@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Job:
-    """One command: arguments after `python`, e.g. ['train.py', '--outdir=...'], or ['-m', 'gantransfer', 'judge', ...]."""
+    """One command: arguments after `python`, ['train.py', '--outdir=...'], or ['-m', 'gantransfer', 'judge', ...]."""
 
     name: str
     argv: list[str]

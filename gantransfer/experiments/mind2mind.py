@@ -67,7 +67,8 @@ def main(folder: Path, arms: str, seeds: int, kimg: int, epochs: int, source_kim
     folder.mkdir(parents=True, exist_ok=True)
     prepare(folder, judges)
     source, encoder = train_source(folder, source_kimg, encoder_kimg)
-    jobs.run_jobs([Job("encode", ["-m", "gantransfer", "encode", f"--data={folder / 'target.zip'}", f"--network={encoder}",
+    jobs.run_jobs([Job("encode", ["-m", "gantransfer", "encode", f"--data={folder / 'target.zip'}",
+                                  f"--network={encoder}",
                                   "--accept", "--device=cpu"])])
     snapshots = train_arms(folder, names, seeds, kimg, epochs, source, encoder, parallel)
     values = measure(folder, snapshots, encoder, judges)

@@ -4,7 +4,7 @@
 The published StyleGAN2-ADA snapshots are ordinary pickles that carry the source text of their classes; the usual way to
 load one executes that text, and a pickle can call any function on its own. Here `pickle_machine` reads it, which can
 only build data and only so much of it: the few names that such a file legitimately refers to are replaced by inert
-stand-ins of ours, and anything else is refused by name. `gantransfer/formats/torch_file.py` reads the files of `torch.save`
+stand-ins of ours, and anything else is refused by name. `formats/torch_file.py` reads the files of `torch.save`
 with the same stand-ins.
 """
 

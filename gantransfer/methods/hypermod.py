@@ -35,7 +35,8 @@ from gantransfer.networks import hypermod_stylegan1, stylegan1, stylegan2
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
-KINDS = {"stylegan2": (stylegan2.Generator, networks.Generator), "stylegan1": (stylegan1.Generator, hypermod_stylegan1.Generator)}
+KINDS = {"stylegan2": (stylegan2.Generator, networks.Generator),
+         "stylegan1": (stylegan1.Generator, hypermod_stylegan1.Generator)}
 
 
 @dataclass

@@ -25,7 +25,7 @@ from gantransfer.metrics.stats import FeatureSet, Selection, generated_features,
 DDOF = 1
 _GROUP = r"(_\w+)?"  # '' for all classes, then groups
 BETTER = {f"class_fd{_GROUP}": LOWER, f"fd{_GROUP}": LOWER, f"fd_pix64{_GROUP}": LOWER, f"accuracy{_GROUP}": HIGHER,
-          f"diversity{_GROUP}": HIGHER, f"nearest{_GROUP}": HIGHER}  # of each column, see gantransfer.metrics.directions
+          f"diversity{_GROUP}": HIGHER, f"nearest{_GROUP}": HIGHER}  # of each column, see metrics.directions
 PIXEL_VARIANCE = 100.0  # fd_pix64 reads as percent of the reference's total variance
 
 

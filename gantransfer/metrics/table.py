@@ -474,7 +474,8 @@ def _report(m: re.Match) -> Metric:
     def run(ctx: MetricContext) -> Outcome:
         r = class_report.class_report(ctx, detector, per_class)
         results = {f"{name}_{k}": v for k, v in r.results.items()}
-        return Outcome(results, detector, r.num_real, r.num_gen, class_report.DDOF, labels="uniform", per_class=r.per_class,
+        return Outcome(results, detector, r.num_real, r.num_gen, class_report.DDOF, labels="uniform",
+                       per_class=r.per_class,
                        extra={"notes": r.notes} if r.notes else {})
 
     better = {rf"{re.escape(name)}_{key}": d for key, d in class_report.BETTER.items()}

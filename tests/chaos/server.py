@@ -103,7 +103,7 @@ def _child(request: dict) -> None:
     sys.argv = [f"{name}.py", *argv]
     code = 1
     try:
-        run_cli(lambda: importlib.import_module(name).main(argv, prog_name=f"{name}.py"))
+        run_cli(lambda: importlib.import_module(f"gantransfer.commands.{name}").main(argv, prog_name=f"{name}.py"))
         code = 0
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else 0 if e.code is None else 1
@@ -120,7 +120,7 @@ def main() -> None:
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints is no answer
     for name in SCRIPTS:
-        importlib.import_module(name)
+        importlib.import_module(f"gantransfer.commands.{name}")
     from gantransfer import methods  # noqa: F401
 
     children: set[int] = set()

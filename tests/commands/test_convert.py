@@ -112,7 +112,7 @@ def test_safetensors_without_description_or_damaged(tmp_path):
 
 
 def test_plain_state_dict(snap, tmp_path, run_script):
-    run_script("-m", "gantransfer", "convert", tmp_path / "ours.pkl", tmp_path / "x.pt", check=2)  # extra holds a tensor
+    run_script("-m", "gantransfer", "convert", tmp_path / "ours.pkl", tmp_path / "x.pt", check=2)  # a tensor in extra
     del snap.extra["steps"]
     snap.save(tmp_path / "ours.pkl")
     run_script("-m", "gantransfer", "convert", tmp_path / "ours.pkl", tmp_path / "x.pt")

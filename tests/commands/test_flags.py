@@ -22,8 +22,8 @@ from gantransfer.data.labels import LabelSpec, label_array
 from tests.conftest import ROOT
 from torch_utils import random as rnd
 
-COMMANDS = ["train", "calc_metrics", "dataset_tool", "lt_dataset", *sorted(
-    f"gantransfer.{p.stem}" for p in (ROOT / "gantransfer").glob("*.py") if "def main(" in p.read_text("utf-8"))]
+COMMANDS = sorted(f"gantransfer.{room}.{p.stem}" for room in ("commands", "experiments")
+                  for p in (ROOT / "gantransfer" / room).glob("*.py") if "def main(" in p.read_text("utf-8"))
 # Texts that are neither a path nor a number. A new text option is entered here, or gets a type of flags.py.
 TEXTS = {
     "method", "stage", "metrics", "best", "desc", "description", "wandb_proj", "diffaug", "transition", "g_attn",

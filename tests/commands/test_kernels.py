@@ -11,9 +11,10 @@ import pytest
 from tests.conftest import ROOT
 from torch_utils import build
 
-COMMANDS = ("train", "calc_metrics", *(f"gantransfer.{name}" for name in (
-    "generate", "interpolate", "encode", "demo", "compare", "transfer_demo", "hypermod_demo", "mind_demo", "ccgan_demo",
-    "distill_demo")))
+COMMANDS = [*(f"gantransfer.commands.{name}" for name in (
+                "train", "calc_metrics", "generate", "interpolate", "encode")),
+            *(f"gantransfer.experiments.{name}" for name in (
+                "demo", "longtail", "cgantransfer", "hypermod", "mind2mind", "ccgan", "distill"))]
 TINY = ("--cfg=tiny", "--cbase=64", "--cmax=8", "--threads=1", "--metrics=none", "--kimg=0.016", "--tick=0.016")
 
 
@@ -33,7 +34,7 @@ def options(folder):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_one_flag_for_all_commands(name):
     (flag,) = [p for p in importlib.import_module(name).main.params if "--kernels" in getattr(p, "opts", ())]
-    train = next(p for p in importlib.import_module("train").main.params if p.name == "kernels")
+    train = next(p for p in importlib.import_module("gantransfer.commands.train").main.params if p.name == "kernels")
     assert isinstance(flag, click.Option) and (flag.help, flag.callback) == (train.help, train.callback)
     assert flag.default is None and flag.show_default == "auto" and not flag.expose_value
 

@@ -74,7 +74,8 @@ def test_failing_command_is_named(tmp_path):
 
 def test_tiny_comparison_end_to_end(tmp_path, run_script):
     """Two arms, one seed, a few steps: all commands fit together, and running again does nothing."""
-    args = ["-m", "gantransfer", "experiment", "longtail", f"--dir={tmp_path}", "--arms=baseline,utlo-balanced", "--seeds=1",
+    args = ["-m", "gantransfer", "experiment", "longtail", f"--dir={tmp_path}",
+            "--arms=baseline,utlo-balanced", "--seeds=1",
             "--kimg=1", "--judges=1", "--parallel=2"]
     out = run_script(*args, timeout=600).stdout
     assert "utlo-balanced minus baseline" in out and "| class_fd_few |" in out

@@ -16,7 +16,8 @@ from torch_utils.ops.upfirdn2d import setup_filter
 
 
 def hyper_generator(config: dict, state: dict, task: dict, path: str = "classes") -> hypermod_stylegan1.Generator:
-    G = hypermod_stylegan1.Generator(config["channels"], config["code_dim"], config["n_mlp"], config["fused_from_index"],
+    G = hypermod_stylegan1.Generator(config["channels"], config["code_dim"], config["n_mlp"],
+                                     config["fused_from_index"],
                                      task_dim=config["task_dim"], n_mlp_task=config["n_mlp_task"],
                                      num_classes=len(task["task.0.weight_orig"]), faithful=True, path=path)
     G.load_state_dict({**state, **{f"classes.{k}": t for k, t in task.items()}})

@@ -37,7 +37,8 @@ class Golden(Hypermod):
         return self.G.synthesis(styles.ws, classes=styles.classes, noise=self.noise, **kw)
 
 
-def method_of(G: hypermod_stylegan1.Generator, D: stylegan1.Discriminator | None, batch: int, teacher=None, **options) -> Golden:
+def method_of(G: hypermod_stylegan1.Generator, D: stylegan1.Discriminator | None, batch: int, teacher=None,
+              **options) -> Golden:
     """A method at work on exactly these networks."""
     n = G.c_dim
     label = LabelSpec("class", n, (1,) * n)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from gantransfer.metrics import inception_score, intra, kid, kmmd, label_score, ppl, precision_recall
+from gantransfer.metrics import inception_score, intra, kid, kmmd, label_score, ppl
+from gantransfer.metrics import precision_recall as pr
 from gantransfer.metrics.fid import Moments, RunningMoments, frechet_distance
 from tests.golden.conftest import assert_close, golden_files, load_npz
 
@@ -101,8 +102,8 @@ def test_precision_recall_density_coverage(case):
     ks = sorted({int(m[1]) for k in g if (m := re.fullmatch(r"precision_le_k(\d+)", k))})
     assert ks
     for k in ks:
-        closed, opened = precision_recall.precision_recall(real, fake, k), precision_recall.precision_recall(real, fake, k, strict=True)
-        dc = precision_recall.density_coverage(real, fake, k)
+        closed, opened = pr.precision_recall(real, fake, k), pr.precision_recall(real, fake, k, strict=True)
+        dc = pr.density_coverage(real, fake, k)
         counts = [(closed.precision, "precision_le", len(fake)), (closed.recall, "recall_le", len(real)),
                   (opened.precision, "precision_lt", len(fake)), (opened.recall, "recall_lt", len(real)),
                   (dc.density, "density_lt", len(fake) * k), (dc.coverage, "coverage_lt", len(real))]
@@ -110,8 +111,8 @@ def test_precision_recall_density_coverage(case):
             assert round(value * n) == round(float(g[f"{name}_k{k}"]) * n), f"{name}_k{k}: counts differ"
         assert_close(closed.precision, g[f"precision_nvidia_fp16_k{k}"], 1e-9, 0.01)
         assert_close(closed.recall, g[f"recall_nvidia_fp16_k{k}"], 1e-9, 0.01)
-    right = [*precision_recall.precision_recall(real, fake, 5, strict=True)], [*precision_recall.density_coverage(real, fake, 5)]
-    swapped = [*precision_recall.precision_recall(fake, real, 5, strict=True)], [*precision_recall.density_coverage(fake, real, 5)]
+    right = [*pr.precision_recall(real, fake, 5, strict=True)], [*pr.density_coverage(real, fake, 5)]
+    swapped = [*pr.precision_recall(fake, real, 5, strict=True)], [*pr.density_coverage(fake, real, 5)]
     for name, (p, d) in {"right_roles": right, "as_called": swapped}.items():
         assert_close(p, g[f"hypermod_{name}_pr_k5"], 1e-6, what=name)
         assert_close(d, g[f"hypermod_{name}_dc_k5"], 1e-6, what=name)

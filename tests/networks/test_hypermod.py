@@ -143,7 +143,8 @@ def test_constant_kernels_stay_finite():
     k.square().sum().backward()
     torch.testing.assert_close(k[0].detach(), w)
     assert scale.grad.isfinite().all() and shift.grad.isfinite().all()
-    assert hypermod_stylegan1.standardise(w).isfinite().all() and not hypermod_stylegan1.standardise_bias(torch.ones(4)).any()
+    assert hypermod_stylegan1.standardise(w).isfinite().all()
+    assert not hypermod_stylegan1.standardise_bias(torch.ones(4)).any()
 
 
 @pytest.mark.parametrize("kw", [dict(rank=2), dict(rank=0)], ids=str)
