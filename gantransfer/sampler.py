@@ -17,6 +17,7 @@ from dnnlib.util import UserError
 from gantransfer import label_means
 from gantransfer.data.dataset import DataSpec, LabelSpec, class_weights
 from torch_utils import random as rnd
+from torch_utils.pixels import to_uint8
 
 
 class Sampler(Protocol):
@@ -91,11 +92,6 @@ class GeneratorSampler:
                             "truncation scales z: omit the flag")
         if center == "class" and not self.label_dim:
             raise UserError("--trunc-center=class needs a model with labels; this one is unconditional: omit the flag")
-
-
-def to_uint8(x: torch.Tensor) -> torch.Tensor:
-    """[-1, 1] floats to uint8 as the published metrics do: clamp(127.5 x + 128) truncated."""
-    return (x.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
 class LabelSource:

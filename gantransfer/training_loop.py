@@ -39,6 +39,7 @@ from torch_utils import distributed as dist
 from torch_utils import random as rnd
 from torch_utils import stats
 from torch_utils.graphs import CudaGraphs
+from torch_utils.pixels import from_uint8
 
 # Beyond these training has diverged, though its numbers are finite. Trainings that go well stay a hundred times below:
 # losses (means over a tick) below about 1e3; weights below 2e3, the size of those that are stored a hundred times too
@@ -526,7 +527,7 @@ class _Loop:
 
 def normalised(x: torch.Tensor) -> torch.Tensor:
     """uint8 images to float32 in [-1, 1]; floats as they are. In place: each new tensor costs more than the sums."""
-    return x.float().div_(127.5).sub_(1) if x.dtype == torch.uint8 else x
+    return from_uint8(x) if x.dtype == torch.uint8 else x
 
 
 class _Loader:

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
+from torch_utils.pixels import from_uint8
+
 # 25 sub-policies of two operations (name, probability, magnitude 0..9): Cubuk et al., CVPR 2019, table 7.
 CIFAR10_POLICY = (
     (("invert", .1, 7), ("contrast", .2, 6)), (("rotate", .7, 2), ("translate_x", .3, 9)),
@@ -62,7 +64,7 @@ def autoaugment(x: Tensor, choices: torch.Generator, policy: tuple = CIFAR10_POL
     which = torch.randint(0, len(policy), [len(x)], generator=choices).tolist()
     draws = torch.rand([len(x), 2, 2], generator=choices).tolist()
     out = np.stack([_apply(image, policy[k], d) for image, k, d in zip(pixels, which, draws)])
-    return torch.from_numpy(out).to(x.device).float() / 127.5 - 1
+    return from_uint8(torch.from_numpy(out).to(x.device))
 
 
 def _apply(image: np.ndarray, sub: tuple, draws: list) -> np.ndarray:

@@ -29,6 +29,7 @@ from gantransfer.data.dataset import ImageDataset
 from gantransfer.formats import npz
 from gantransfer.formats.pickle_machine import Refused, one_line
 from gantransfer.latent.autoencoder import AutoEncoder
+from torch_utils.pixels import from_uint8
 
 FORMAT, BLOCK = 1, 512
 _KEYS = ("w", "index", "flip", "label", "mean", "eigval", "eigvec", "config")
@@ -207,7 +208,7 @@ def _block(path: Path, rows: int, ae: AutoEncoder) -> dict[str, np.ndarray] | No
 
 def _encode_batch(data: ImageDataset, ae: AutoEncoder, items: np.ndarray, n: int, measure: bool,
                   device: torch.device | str) -> tuple[np.ndarray, np.ndarray]:
-    x = torch.from_numpy(data.images_uint8(items % n)).to(device).float() / 127.5 - 1
+    x = from_uint8(torch.from_numpy(data.images_uint8(items % n)).to(device))
     flip = torch.from_numpy(items >= n).to(device)[:, None, None, None]
     x = torch.where(flip, x.flip(3), x)
     w = ae.encode(x)

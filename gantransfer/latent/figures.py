@@ -21,6 +21,7 @@ from gantransfer.metrics.directions import HIGHER, LOWER, UNRATED
 from gantransfer.networks.mindgan import CodeMapping, Critic
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
+from torch_utils.pixels import from_uint8
 
 FLOOR = 1e-4  # variances below this share of the largest are taken to be this large
 BYPASS = 0.2  # a residual above this is said aloud
@@ -89,7 +90,7 @@ class Figures:
 
     def features_of_items(self, items: np.ndarray) -> torch.Tensor:
         parts = [items[i:i + 32] for i in range(0, len(items), 32)]
-        return torch.cat([self.ae.features(self.dataset.read(p).to(self.device).float() / 127.5 - 1)
+        return torch.cat([self.ae.features(from_uint8(self.dataset.read(p).to(self.device)))
                           for p in parts]).double().cpu()
 
     # ---- figures ---------------------------------------------------------------------------------------------------

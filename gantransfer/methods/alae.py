@@ -25,8 +25,10 @@ from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.metrics.directions import HIGHER, LOWER
 from gantransfer.networks import alae as networks
 from torch_utils import distributed as dist
+from torch_utils import ema
 from torch_utils import random as rnd
 from torch_utils.lreq_adam import LREQAdam
+from torch_utils.pixels import from_uint8
 
 _COLUMNS = ("kimg", "batch", "level_kimg", "lr", "cbase", "cmax", "z_dim", "map_depth")
 CFGS: dict[str, dict[str, Any]] = {
@@ -246,14 +248,8 @@ class ALAE(method.Method):
             if phase in self._means:
                 mean = dist.all_reduce_sum(torch.stack(self._means.pop(phase)).mean(0)) / dist.world_size()
                 self.F.update_mean(mean, self.w_avg_beta)
-        half_life = self.opts.ema_kimg * 1000
-        beta = 0.5 ** (batch_size / half_life) if half_life else 0.0
-        with torch.no_grad():
-            for name in NETS:
-                ema, raw = self.nets[f"{name}_ema"], self.nets[name]
-                torch._foreach_lerp_(list(ema.parameters()), list(raw.parameters()), 1 - beta)
-                for mine, theirs in zip(ema.buffers(), raw.buffers()):
-                    mine.copy_(theirs)
+        for name in NETS:
+            ema.step_network(self.nets[f"{name}_ema"], self.nets[name], ema.decay(batch_size, self.opts.ema_kimg))
         lod = self.level[0]
         self.level = self.level_at(cur_nimg + batch_size)
         if self.level[0] != lod:
@@ -278,7 +274,7 @@ class ALAE(method.Method):
         w = F_.one(rnd.randn([128, F_.z_dim], rnd.step_generator(self.run.seed, 0xA1)).to(self.device))
         again = E(G(w.expand(-1, G.num_ws, -1), lod=lod, blend=blend, noise_mode="const"), lod=lod, blend=blend)
         spread = (w - F_.dlatent_avg.buff[0]).square().sum()
-        x = self.real(self.dataset.read(range(min(len(self.dataset), 128))).to(self.device).float() / 127.5 - 1)
+        x = self.real(from_uint8(self.dataset.read(range(min(len(self.dataset), 128))).to(self.device)))
         y = G(E(x, lod=lod, blend=blend).expand(-1, G.num_ws, -1), lod=lod, blend=blend, noise_mode="const")
         mse = (x - y.clamp(-1, 1)).square().mean().clamp(min=1e-12)
         out = dict(latent_error=float((again - w).square().sum() / spread.clamp(min=1e-12)),

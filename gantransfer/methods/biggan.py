@@ -26,6 +26,7 @@ from gantransfer.data.names import valid_text
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks import biggan as networks
 from torch_utils import distributed as dist
+from torch_utils import ema
 from torch_utils import random as rnd
 
 # kimg count generated images of the G steps. ema: half-life in kimg; 0.9999 per step of 2048 images is 14195.
@@ -315,10 +316,8 @@ class BigGAN(method.Method):
 
     def end_step(self, cur_nimg: int, batch_size: int) -> None:
         o = self.opts
-        half_life = o.ema_kimg * 1000
-        if o.ema_ramp:
-            half_life = min(half_life, cur_nimg * o.ema_ramp)
-        decay = 0.0 if cur_nimg < o.ema_start * 1000 else 0.5 ** (batch_size / max(half_life, 1e-8))
+        started = cur_nimg >= o.ema_start * 1000
+        decay = ema.decay(batch_size, o.ema_kimg, cur_nimg, o.ema_ramp) if started else 0.0
         networks.ema_(self.G_ema.state_dict(), self.G.state_dict(), decay)
         self.steps += 1
         self.augmentation.end_step(self.steps, batch_size)

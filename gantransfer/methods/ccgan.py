@@ -31,7 +31,9 @@ from gantransfer.metrics.directions import LOWER
 from gantransfer.networks import ccgan as networks
 from gantransfer.networks.label_embedding import ImageToLabel, LabelToEmbedding
 from torch_utils import distributed as dist
+from torch_utils import ema
 from torch_utils import random as rnd
+from torch_utils.pixels import from_uint8
 
 # kimg: of the GAN, to which embed_kimg is added; embed_kimg None: 200 epochs of the training set for x2y.
 _ALL = "color,translation,cutout"
@@ -264,7 +266,7 @@ class CcGAN(method.Method):
         draw = self.vicinity.draw(n, batch.choices)
         target, y_fake, w_real, w_fake = (torch.from_numpy(v).to(self.device, torch.float32) for v in (
             draw.target, draw.fake, draw.weight_real, draw.weight_fake))
-        real = self.reals.read(draw.real).to(self.device).float() / 127.5 - 1
+        real = from_uint8(self.reals.read(draw.real).to(self.device))
         with torch.no_grad():
             h = self.code(target)
             fake = self.G(rnd.randn([n, self.G.z_dim], batch.rng, self.device), self.code(y_fake))
@@ -313,13 +315,9 @@ class CcGAN(method.Method):
         networks.sweep(self.D, o.d_steps + 1)
         networks.sweep(self.G, 1)
         networks.update_running(self.G, _mean_over_processes)
-        half_life = o.ema_kimg * 1000
-        if o.ema_ramp:
-            half_life = min(half_life, (cur_nimg - self.gan_begin) * o.ema_ramp)
-        decay = 0.5 ** (batch_size / max(half_life, 1e-8))
-        own = self.G.state_dict()
-        for name, t in self.G_ema.state_dict().items():
-            t.lerp_(own[name], 1 - decay)
+        own, average = self.G.state_dict(), self.G_ema.state_dict()
+        ema.step(average.values(), [own[name] for name in average],
+                 ema.decay(batch_size, o.ema_kimg, cur_nimg - self.gan_begin, o.ema_ramp))
         self.steps += 1
         self.augmentation.end_step(self.steps, batch_size)
 

@@ -35,6 +35,7 @@ from gantransfer.metrics.directions import HIGHER, LOWER
 from gantransfer.networks import students
 from gantransfer.networks.students import Student
 from torch_utils import distributed as dist
+from torch_utils.pixels import from_uint8
 from torch_utils.step_statistics import StepStatistics
 
 # Published weights: CE, KL, temperature, feature loss.
@@ -583,7 +584,7 @@ def predict_images(net: Student, images: np.ndarray) -> np.ndarray:
     for start in range(0, len(images), CHUNK):
         part = images[start : start + CHUNK]
         full = np.concatenate([part, np.repeat(part[-1:], CHUNK - len(part), 0)])
-        x = torch.from_numpy(full).to(device).float() / 127.5 - 1
+        x = from_uint8(torch.from_numpy(full).to(device))
         out.append(net(x)[: len(part)].float().cpu().numpy())
     return np.concatenate(out) if out else np.zeros([0, net.outputs], np.float32)
 

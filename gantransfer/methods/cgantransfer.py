@@ -28,6 +28,7 @@ from gantransfer.methods.biggan import BigGAN, TrainingOptions, check_transfer_s
 from gantransfer.networks import biggan
 from gantransfer.networks import cgantransfer as networks
 from torch_utils import distributed as dist
+from torch_utils.pixels import from_uint8
 
 _COLUMNS = ("kimg", "batch", "glr", "score_lr", "dlr", "eps", "d_steps", "ema", "ramp", "ema_start")
 CFGS: dict[str, dict[str, Any]] = {
@@ -222,7 +223,7 @@ class CGANTransfer(BigGAN):
         D, rows = self._source_D.to(self.device), []
         for k in range(self.data.label.dim):
             members = (dataset.class_ids == k).nonzero()[0][:per_class]
-            x = torch.from_numpy(dataset.images_uint8(members)).to(self.device).float() / 127.5 - 1
+            x = from_uint8(torch.from_numpy(dataset.images_uint8(members)).to(self.device))
             rows.append(torch.cat([networks.affinities(D, part) for part in x.split(32)]).mean(0))
         a = torch.stack(rows)
         for G in (self.G, self.G_ema):

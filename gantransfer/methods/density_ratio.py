@@ -38,6 +38,7 @@ from gantransfer.networks.ratio_features import (
 )
 from gantransfer.networks.students import Student
 from gantransfer.snapshot import NetRecord, Snapshot
+from torch_utils.pixels import from_uint8
 from torch_utils.step_statistics import StepStatistics
 
 FEATURES = ("discriminator", "teacher", "sae", "resnet34")
@@ -157,7 +158,7 @@ class DensityRatioTraining(method.Method):
     def ratio_loss(self, batch: Batch) -> Tensor:
         seeds = torch.randint(2**31 - 1, [len(batch.x)], generator=batch.choices).tolist()
         with torch.no_grad():
-            fake = self.sampler_(seeds, batch.c).to(self.device).float() / 127.5 - 1
+            fake = from_uint8(self.sampler_(seeds, batch.c).to(self.device))
             x = classifier.crop_and_flip(torch.cat([fake, batch.x]), 0, self.opts.flip, batch.rng)
             phi, code = self.phi(x), self.code(batch.c)
         r = self.R(phi, torch.cat([code, code]))
@@ -263,7 +264,7 @@ def _in_chunks(f: Callable[[Tensor, Tensor], Tensor], images: np.ndarray, c: np.
         x, y = images[start : start + CHUNK], c[start : start + CHUNK]
         n = len(x)
         x, y = (np.concatenate([v, np.repeat(v[-1:], CHUNK - n, 0)]) for v in (x, y))
-        r = f(torch.from_numpy(x).to(device).float() / 127.5 - 1, torch.from_numpy(y).to(device))
+        r = f(from_uint8(torch.from_numpy(x).to(device)), torch.from_numpy(y).to(device))
         out.append(r[:n].double().cpu().numpy())
     return np.concatenate(out) if out else np.zeros(0)
 

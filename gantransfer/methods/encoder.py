@@ -31,7 +31,9 @@ from gantransfer.networks.latent_encoder import LatentEncoder
 from gantransfer.networks.stylegan2 import Discriminator
 from gantransfer.sampler import LabelSource
 from torch_utils import distributed as dist
+from torch_utils import ema
 from torch_utils import random as rnd
+from torch_utils.pixels import from_uint8
 
 _COLUMNS = ("kimg", "batch", "lr", "ema", "mapped", "fitted")
 CFGS: dict[str, dict[str, Any]] = {
@@ -232,10 +234,7 @@ class Encoder(method.Method):
         return (w - self.E.w_mean) @ (to_w / to_w.square().sum(1, keepdim=True)).t()
 
     def end_step(self, cur_nimg: int, batch_size: int) -> None:
-        half_life = self.opts.ema_kimg * 1000
-        beta = 0.5 ** (batch_size / max(min(half_life, 0.1 * cur_nimg), 1e-8)) if half_life else 0.0
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.E_ema.parameters()), list(self.E.parameters()), 1 - beta)
+        ema.step(self.E_ema.parameters(), self.E.parameters(), ema.decay(batch_size, self.opts.ema_kimg, cur_nimg, 0.1))
         done = min((cur_nimg + batch_size) / (self.run.kimg * 1000), 1.0)
         for group in self.opt.param_groups:
             group["lr"] = self.opts.lr * 0.5 * (1 + math.cos(math.pi * done))
@@ -258,7 +257,7 @@ class Encoder(method.Method):
             n = min(len(self.dataset), self.pairs)
             mse, far, rec, size = [], [], 0.0, 0.0
             for i in range(0, n, 32):
-                x = self.dataset.read(range(i, min(i + 32, n))).to(self.device).float() / 127.5 - 1
+                x = from_uint8(self.dataset.read(range(i, min(i + 32, n))).to(self.device))
                 w = E(x)
                 y = self.decode(w).clamp(-1, 1)
                 mse.append((x - y).square().mean((1, 2, 3)))

@@ -33,6 +33,7 @@ from gantransfer.methods.stylegan2 import SOURCE_SIZES, Draws, StyleGAN2, StyleG
 from gantransfer.networks import hypermod as networks
 from gantransfer.networks import hypermod_stylegan1, stylegan1, stylegan2
 from torch_utils import distributed as dist
+from torch_utils import ema
 from torch_utils import random as rnd
 
 KINDS = {"stylegan2": (stylegan2.Generator, networks.Generator),
@@ -449,15 +450,11 @@ class Hypermod(StyleGAN2):
 
     # ---- after the phases ------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def update_ema(self, cur_nimg: int, batch_size: int) -> None:
         """Of what is learned; all else is one tensor for both."""
         live, average = dict(self.G.named_parameters()), dict(self.G_ema.named_parameters())
-        half_life = self.opts.ema_kimg * 1000
-        if self.opts.ema_ramp:
-            half_life = min(half_life, cur_nimg * self.opts.ema_ramp)
-        beta = 0.5 ** (batch_size / max(half_life, 1e-8))
-        torch._foreach_lerp_([average[n] for n in self.learned], [live[n] for n in self.learned], 1 - beta)
+        ema.step([average[n] for n in self.learned], [live[n] for n in self.learned],
+                 ema.decay(batch_size, self.opts.ema_kimg, cur_nimg, self.opts.ema_ramp))
 
     def progress(self) -> dict[str, float]:
         return super().progress() | ({"aligning": float(self.aligning)} if self.align_nimg else {})

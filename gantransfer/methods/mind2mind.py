@@ -36,6 +36,7 @@ from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.metrics.directions import UNRATED
 from gantransfer.networks import mindgan
 from torch_utils import distributed as dist
+from torch_utils import ema
 from torch_utils import random as rnd
 
 _COLUMNS = ("normalize", "mind_prior", "reuse_batch", "ema_kimg", "label_dropout", "mind_heldout", "latent_aug")
@@ -495,10 +496,7 @@ class Mind2Mind(method.Method):
 
     def end_step(self, cur_nimg: int, batch_size: int) -> None:
         o = self.opts
-        half_life = o.ema_kimg * 1000
-        beta = 0.5 ** (batch_size / half_life) if half_life else 0.0
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.G_ema.mapping.parameters()), list(self.M.parameters()), 1 - beta)
+        ema.step(self.G_ema.mapping.parameters(), self.M.parameters(), ema.decay(batch_size, o.ema_kimg))
         self.steps += 1
         if o.latent_aug == "adaptive" and self.steps % self.steps_per_measure == 0:
             self._adapt(batch_size * self.steps_per_measure)

@@ -26,7 +26,7 @@ from gantransfer.data.dataset import DataSpec
 from gantransfer.data.names import valid_text
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.networks import stylegan2 as networks
-from torch_utils import build
+from torch_utils import build, ema
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
@@ -553,16 +553,9 @@ class StyleGAN2(method.Method):
         self.steps += 1
         self.augmentation.end_step(self.steps, batch_size)
 
-    @torch.no_grad()
     def update_ema(self, cur_nimg: int, batch_size: int) -> None:
         o = self.opts
-        half_life = o.ema_kimg * 1000
-        if o.ema_ramp:
-            half_life = min(half_life, cur_nimg * o.ema_ramp)
-        beta = 0.5 ** (batch_size / max(half_life, 1e-8))
-        torch._foreach_lerp_(list(self.G_ema.parameters()), list(self.G.parameters()), 1 - beta)
-        for mine, theirs in zip(self.G_ema.buffers(), self.G.buffers()):
-            mine.copy_(theirs)
+        ema.step_network(self.G_ema, self.G, ema.decay(batch_size, o.ema_kimg, cur_nimg, o.ema_ramp))
 
     def state(self) -> dict[str, Any]:
         return dict(pl_mean=self.pl_mean, lecam=self.lecam, steps=self.steps, **self.augmentation.state())

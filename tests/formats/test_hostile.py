@@ -102,7 +102,7 @@ def test_a_live_module_of_another_class_is_refused_and_its_source_stays_data(tmp
 def bounded(code: str, *args, seconds: float = 60, mib: int = 600) -> str:
     """Run code in a process of its own that may use `mib` more memory than torch needs; its output."""
     script = (f"import resource, sys; import torch\nfrom gantransfer.importers import load_any\n"
-              f"from gantransfer import inert_pickle\nfrom dnnlib.util import UserError\nload_any; "
+              f"from gantransfer.formats import inert_pickle\nfrom dnnlib.util import UserError\nload_any; "
               f"base = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
               f"resource.setrlimit(resource.RLIMIT_AS, (base + {mib} * 2**20,) * 2)\n{code}")
     start = time.monotonic()

@@ -25,7 +25,7 @@ import sys
 import torch
 import torch.nn.functional as F
 from dnnlib.util import run_cli
-from gantransfer.dataset import DataSpec, LabelSpec
+from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.methods.biggan import Draws

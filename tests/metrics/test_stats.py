@@ -195,18 +195,18 @@ WORKER = textwrap.dedent("""
     import numpy as np, torch
     torch.set_num_threads(1)
     from torch_utils import distributed as dist
-    from gantransfer.dataset import ImageDataset
-    from gantransfer.metrics import metrics, stats
-    from gantransfer.metrics.arrays import MetricError
+    from gantransfer.data.dataset import ImageDataset
+    from gantransfer.metrics import stats, table
+    from gantransfer.metrics.feature_matrix import MetricError
     from tests.metrics.conftest import NoisyMeans
     dist.init("cpu")
     data = ImageDataset(sys.argv[1], use_labels=True)
-    ctx = metrics.MetricContext(sampler=NoisyMeans(data), reference=data, training=data, cache_dir=sys.argv[3], batch=6)
+    ctx = table.MetricContext(sampler=NoisyMeans(data), reference=data, training=data, cache_dir=sys.argv[3], batch=6)
     names = ["fd_pix64_50", "kd_digits32_31_shots", "report_digits32_5", "fd_digits32_20_class"]
-    lines = [metrics.compute(n, ctx)["results"] for n in names]
+    lines = [table.compute(n, ctx)["results"] for n in names]
     real = stats.real_features(ctx, ctx.detector("pix64"), stats.Selection.first(data, 39), keep_rows=True)
     moments = stats.on_main(lambda: real.moments.scatter.numpy())
-    failed = metrics.compute("pr_pix64_3_k3", ctx)
+    failed = table.compute("pr_pix64_3_k3", ctx)
     everyone = dist.gather_object([lines, failed["error"]])
     assert all(e == everyone[0] for e in everyone), "ranks disagree"
     if dist.is_main():
