@@ -240,9 +240,11 @@ def atomic_path(path: str | os.PathLike, parents: bool = True) -> Iterator[Path]
 
     The file is flushed to disk before the rename, so that a kill or a power cut leaves the old file or the new one.
     While it is written it is locked, which tells `sweep_temporaries` that its owner lives. A full disk is an OSError
-    with the file's name, whatever the library that writes made of it.
+    with the file's name, whatever the library that writes made of it. UserError when a folder, a pipe or a device is
+    there (`replaceable`).
     """
     path = Path(path)
+    replaceable(path)
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -266,6 +268,7 @@ def atomic_path(path: str | os.PathLike, parents: bool = True) -> Iterator[Path]
             if full is None:
                 raise
             raise OSError(full, os.strerror(full), os.fspath(path)) from e
+        replaceable(path)  # it may be another one by now
         os.replace(tmp, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -399,8 +402,12 @@ class _Tee(io.TextIOBase):
         return self.streams[0].fileno()
 
 
+FLOAT32 = 3.4028234663852886e38  # the largest number of 32 bits
+
+
 def finite_numbers(text: str, flag: str) -> list[float]:
-    """'0.5,-1' -> [0.5, -1.0]. UserError naming `flag` for anything that is not a finite number."""
+    """'0.5,-1' -> [0.5, -1.0]. UserError naming `flag` for anything that is no finite number of 32 bits, as labels and
+    networks have them."""
     out = []
     for part in text.split(","):
         try:
@@ -409,6 +416,8 @@ def finite_numbers(text: str, flag: str) -> list[float]:
             raise UserError(f"{flag}={printable(text)} is not a list of numbers") from None
         if not math.isfinite(value):
             raise UserError(f"{flag}={printable(text)}: {part.strip()} is not a finite number")
+        if abs(value) > FLOAT32:
+            raise UserError(f"{flag}={printable(text)}: {part.strip()} is not a number of 32 bits")
         out.append(value)
     return out
 
@@ -456,9 +465,38 @@ def open_regular(path: str | os.PathLike) -> io.BufferedReader:
             os.close(fd)
             raise
     except FileNotFoundError:
-        raise UserError(f"no such file: {name}") from None
+        raise UserError(f"{name} is a link to a file that does not exist; remove or repair it" if os.path.islink(name)
+                        else f"no such file: {name}") from None
     except (OSError, ValueError) as e:
         raise UserError(f"cannot read {name}: {getattr(e, 'strerror', None) or e}") from None
+
+
+def replaceable(path: str | os.PathLike, flag: str = "") -> None:
+    """UserError, beginning with `flag`, unless `path` is absent or a regular file, also through links.
+
+    A rename replaces pipes and devices without a word: with the rights of root, `/dev/null` of the whole machine.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return  # absent, or a link to nowhere; what cannot be written says so when it is
+    _check_kind(f"{flag}{os.fspath(path)}", status)
+
+
+def check_writable(flag: str, path: str | None, is_file: bool) -> None:
+    """A mistyped destination is said before the work, not after it."""
+    if not path:
+        return
+    if is_file and os.path.isdir(path):
+        raise UserError(f"{flag}={path} is a folder; name a file")
+    if is_file:
+        replaceable(path, f"{flag}=")
+    place = os.path.abspath(path)
+    while not os.path.lexists(place) or is_file and place == os.path.abspath(path):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place) or not os.access(place, os.W_OK):
+        reason = "no permission to write" if os.path.isdir(place) else "not a folder"
+        raise UserError(f"{flag}={path}: cannot write there ({place}: {reason}); choose another place")
 
 
 def _check_kind(name: str, status: os.stat_result) -> None:

@@ -155,7 +155,7 @@ class _Destination:
                             + (" here" if suffix in h5.SUFFIXES else "") + "; give a name ending in .zip, or a folder")
         if self.is_zip and os.path.isdir(path):
             raise UserError(f"--dest={path} is a folder; remove it or choose another name")
-        if not self.is_zip and os.path.isfile(path):
+        if not self.is_zip and os.path.exists(path) and not os.path.isdir(path):
             raise UserError(f"--dest={path} is a file; give a new folder or a name ending in .zip")
         if not self.is_zip and os.path.isdir(path) and os.listdir(path):
             if not overwrite:
@@ -425,7 +425,7 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
     if has_labels:
         report(f"labels from {source.labelled}" + (" (--labels=none to ignore them)"
                                                    if source.labelled == "sub-folders" else ""))
-        report(histogram([label for _, label in labels], names))
+        report(histogram([label for _, label in labels], names, source.num_classes if renumber is None else 0))
     elif source.labelled == "none":
         report("no labels: the set serves unconditional training")
 
@@ -509,14 +509,15 @@ def dest_parent(dest: str) -> Path:
     return p
 
 
-def histogram(labels: list[Any], names: tuple[str, ...] = ()) -> str:
-    """Images per class as lines of text (a summary for vectors and above 40 classes)."""
+def histogram(labels: list[Any], names: tuple[str, ...] = (), dim: int = 0) -> str:
+    """Images per class as lines of text (a summary for vectors and above 40 classes). `dim`: classes that there are, if
+    more than the labels show."""
     if isinstance(labels[0], (list, tuple)):
         if len(labels[0]) > 1:
             return f"labels: vectors of length {len(labels[0])}"
         values = np.asarray(labels, np.float64)
         return f"labels: {len(np.unique(values))} continuous values from {values.min():g} to {values.max():g}"
-    counts = np.bincount(np.asarray(labels, np.int64))
+    counts = np.bincount(np.asarray(labels, np.int64), minlength=dim)
     present = counts[counts > 0]
     lines = [f"{len(present)} classes, {len(labels)} images: {present.min()} to {present.max()} per class"]
     if len(counts) > len(present):
@@ -587,10 +588,9 @@ class _Check:
             with contextlib.suppress(UserError):
                 kind, array = label_array(have, [labels[n] for n in have], self.fname)
                 report(f"labels from {self.fname}")
-                report(histogram(array.tolist(), class_names))
-                kind, array = label_array(list(labels), list(labels.values()), self.fname)
-                dead = [] if kind == "value" else sorted(
-                    set(range(num_classes(list(labels.values())))) - set(array.tolist()))
+                dim = 0 if kind == "value" else num_classes([labels[n] for n in have])
+                report(histogram(array.tolist(), class_names, dim))
+                dead = np.setdiff1d(np.arange(dim), array).tolist()
                 self._note(self.warnings, dead, "class ids have no image", plural="")
         else:
             report("no labels")

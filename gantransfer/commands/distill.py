@@ -29,7 +29,17 @@ import numpy as np
 
 from dnnlib import json_file, seeding
 from dnnlib.util import UserError, atomic_write, sha256, sole_writer
-from gantransfer.commands.flags import FLOAT, PATH, PATHS, SEED, FloatRange, IntRange, option_type, trained_classes
+from gantransfer.commands.flags import (
+    FLOAT,
+    MAX_SEEDS,
+    PATH,
+    PATHS,
+    SEED,
+    FloatRange,
+    IntRange,
+    option_type,
+    trained_classes,
+)
 from gantransfer.commands.run import processes, result_path, run_stage, settings
 from gantransfer.data import resolution
 from gantransfer.data.dataset import ImageDataset
@@ -481,6 +491,9 @@ def fakes(**flags: Any) -> None:
         rs_burn_in=flags["rs_burn_in"] or 1000,
         options=truncation_of(flags))
     labels = fake_sets.grid(label, data, flags["num_labels"])
+    if recipe.num_per_label * len(labels) > MAX_SEEDS:
+        raise UserError(f"--num-per-label={recipe.num_per_label} of {len(labels)} labels: these are more than "
+                        f"{MAX_SEEDS:,} images; make fewer at a time")
     if flags["dry_run"]:
         print(json.dumps(dict(dataclasses.asdict(recipe), labels=len(labels), **f.settings()), indent=2))
         return

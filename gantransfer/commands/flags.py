@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from dnnlib.util import UserError, expand_user, is_url, printable
+from dnnlib.util import FLOAT32, UserError, expand_user, is_url, printable
 from gantransfer.data.labels import LabelSpec
 from gantransfer.data.names import valid_text
 
@@ -59,7 +59,8 @@ class IntRange(_OneLine, click.IntRange):
 
 
 class FloatRange(_OneLine, click.FloatRange):
-    """A finite number, within bounds where there are some: nan and inf compare with nothing, and pass click's own."""
+    """A finite number of 32 bits, as networks calculate, within bounds where there are some: nan and inf compare with
+    nothing, and pass click's own."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
@@ -68,6 +69,8 @@ class FloatRange(_OneLine, click.FloatRange):
             self.fail(f"{_short(value)} is not a number", param, ctx)
         if not math.isfinite(number):
             self.fail(f"{_short(value)} is not a finite number", param, ctx)
+        if abs(number) > FLOAT32:
+            self.fail(f"{_short(value)} is too large for a number of 32 bits", param, ctx)
         return super().convert(number, param, ctx)
 
     def _describe_range(self) -> str:

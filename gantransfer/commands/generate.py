@@ -30,12 +30,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from dnnlib import seeding
-from dnnlib.util import UserError, atomic_path, finite_numbers
+from dnnlib.util import UserError, atomic_path, check_writable, finite_numbers
 from gantransfer import label_means
 from gantransfer.commands import kernels
 from gantransfer.commands.flags import (
     CLASS_HELP,
     FLOAT,
+    MAX_SEEDS,
     PATH,
     IntRange,
     asked_classes,
@@ -143,6 +144,11 @@ def make_plan(label: LabelSpec, *, seeds: list[int] | None, classes: list[int] |
                             f"--per-class=N for every class; {known_classes(label)}")
         classes = trained_classes(label)
 
+    count = (len(seeds) if per_class is None else per_class) * len(classes)
+    if count > MAX_SEEDS:
+        flag = "--seeds" if per_class is None else "--per-class"
+        raise UserError(f"{flag} in {len(classes)} classes: these are more than {MAX_SEEDS:,} images; make fewer at a "
+                        "time")
     if per_class is not None:
         columns, ids = per_class, [k for k in classes for _ in range(per_class)]
         seeds = list(range(first, first + len(ids)))
@@ -309,20 +315,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _check_writable(flag: str, path: str | None, is_file: bool) -> None:
-    """A mistyped destination is said before the work, not after it."""
-    if not path:
-        return
-    if is_file and os.path.isdir(path):
-        raise UserError(f"{flag}={path} is a folder; name a file")
-    place = os.path.abspath(path)
-    while not os.path.lexists(place) or is_file and place == os.path.abspath(path):
-        place = os.path.dirname(place)
-    if not os.path.isdir(place) or not os.access(place, os.W_OK):
-        reason = "no permission to write" if os.path.isdir(place) else "not a folder"
-        raise UserError(f"{flag}={path}: cannot write there ({place}: {reason}); choose another place")
-
-
 @click.command(context_settings={"max_content_width": 110})
 @click.option("--network", required=True, type=PATH, metavar="PATH",
               help="Snapshot: ours or a published pickle; file or URL")
@@ -371,7 +363,7 @@ def main(network: str, seeds: str | None, class_: str | None, per_class: int | N
     where = pick_device(device)
     is_zip = bool(outdir) and outdir.lower().endswith(".zip")
     for flag, path, is_file in (("--grid", grid, True), ("--outdir", outdir, is_zip)):
-        _check_writable(flag, path, is_file)
+        check_writable(flag, path, is_file)
     chosen = parse_seeds(seeds) if seeds else None
     snap = load_any(network)
     if snap.method not in METHODS:

@@ -151,6 +151,7 @@ def main(data: str, heldout: str | None, out: str, name: str, seed: int, epochs:
     """Train a small judge network on labelled images."""
     if not NAME.fullmatch(name) or name in reserved_names():
         raise UserError(f"--name={name}: letters, digits, '-' and '.' only, and not a published detector's name")
+    util.check_writable("--out", out, True)
     train = _load("--data", data)
     test, where = train, "on the training images themselves, for none could be held out; give --heldout"
     if heldout:

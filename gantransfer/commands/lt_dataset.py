@@ -29,6 +29,7 @@ from dnnlib.util import UserError, atomic_path, atomic_write, printable, regular
 from gantransfer.commands.flags import FLOAT, INT, PATH, SEED
 from gantransfer.data.container import Container
 from gantransfer.data.labels import label_array, num_classes, parse_label_file, shot_groups, some
+from gantransfer.data.names import zip_name
 
 ORDERS = ("count", "label", "label-desc", "random", "file")
 
@@ -41,6 +42,7 @@ KNOWN_SETS: dict[str, tuple[str, tuple[int, ...]]] = {
     "lsun": ("label-desc", (0, 3, 4, 5)),
 }
 GROUPS = ("many", "medium", "few")
+UTF8_NAME = 0x800  # the flag of zip members whose name is UTF-8
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,16 @@ def legacy_files(labels: dict[str, Any], dname: str, imf: float, reverse: bool, 
     return files, order, counts
 
 
+def _in_utf8(info: zipfile.ZipInfo) -> zipfile.ZipInfo:
+    """A member under the name that sets know it by, for writing: `zipfile` writes names in ASCII or UTF-8 only."""
+    if info.filename.isascii():
+        return info
+    out = zipfile.ZipInfo(zip_name(info), info.date_time)
+    out.compress_type, out.create_system, out.external_attr = (info.compress_type, info.create_system,
+                                                               info.external_attr)
+    return out
+
+
 def write_files(container: Container, fn: str, contents: dict[str, dict[str, Any]]) -> list[str]:
     """Write label files beside `fn`, or into the zip `fn`; all of them or, for a zip, none. Returns the names of those
     that took the place of other content."""
@@ -256,18 +268,20 @@ def write_files(container: Container, fn: str, contents: dict[str, dict[str, Any
     container.close()
     with sole_writer(fn, wait=True), atomic_path(fn) as temporary:
         with zipfile.ZipFile(fn) as old:  # as it is now: another command may have written since it was opened
-            names = set(old.namelist())
-        if any(place in names for place in data):
-            # A member cannot be replaced in place: copy the others.
+            members = old.infolist()
+        # A member cannot be replaced in place, and appending writes the directory anew in UTF-8, where names in an
+        # older encoding would no longer be those of their files: both copy the others.
+        if any(i.filename in data or not (i.filename.isascii() or i.flag_bits & UTF8_NAME) for i in members):
             with zipfile.ZipFile(fn) as old, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as new:
-                for info in old.infolist():
+                for info in members:
                     if info.filename not in data:
-                        new.writestr(info, old.read(info))
+                        new.writestr(_in_utf8(info), old.read(info))
         else:
             shutil.copyfile(fn, temporary)
         with zipfile.ZipFile(temporary, "a", zipfile.ZIP_STORED) as archive:
+            known = {i.filename: zip_name(i) for i in members}
             for place, text in data.items():
-                archive.writestr(zipfile.ZipInfo(place), text)
+                archive.writestr(zipfile.ZipInfo(known.get(place, place)), text)
     return replaced
 
 

@@ -504,7 +504,7 @@ class _ClassOrder:
         self.members = [np.flatnonzero(ids == k) for k in range(dim)]
         self.cdf = np.cumsum(class_weights([len(m) for m in self.members], policy))
         self.cdf /= self.cdf[-1]
-        self.seed, self.dim = seed % 2**64, dim
+        self.seed, self.dim = seed, dim
         self.before = [np.zeros(dim, np.int64)]  # images of each class used before block b
         self.rounds: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
 
@@ -593,7 +593,7 @@ class BatchSource:
                 block = self._by_class.block(b)
             else:
                 if self._walk is None or self._walk.position > b * self.BLOCK:
-                    self._walk = _WindowOrder(self.n, True, self.seed % 2**32)
+                    self._walk = _WindowOrder(self.n, True, self.seed)
                 self._walk.skip(b * self.BLOCK - self._walk.position)
                 block = np.asarray(self._walk.take(self.BLOCK), np.int64)
             self._blocks[b] = block

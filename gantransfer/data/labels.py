@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib.util import UserError, printable
+from dnnlib.util import FLOAT32, UserError, printable
 from gantransfer.data import confine
 from gantransfer.data.names import clean_name, valid_text
 
@@ -126,7 +126,7 @@ def is_number(v: Any) -> bool:
     """Whether a parsed label, or a part of one, is a number that the arrays of labels can hold."""
     if isinstance(v, bool) or not isinstance(v, (int, float)):
         return False
-    return -2**63 <= v < 2**63 if isinstance(v, int) else abs(v) <= 3.4028235e38  # float32; false for nan
+    return -2**63 <= v < 2**63 if isinstance(v, int) else abs(v) <= FLOAT32  # false for nan
 
 
 def label_array(names: Sequence[str], values: Sequence[Any], where: str) -> tuple[str, np.ndarray]:

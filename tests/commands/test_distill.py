@@ -288,6 +288,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(work, tmp_path, digits, capsys
         (["fakes", f"--data={values}", "--num-per-label=2", dest, snap], "has classes, the data values"),
         (["fakes", f"--data={plain}", "--num-per-label=2", dest, snap], "has no labels"),
         (["fakes", real, dest, snap], "--num-per-label is missing"),
+        (["fakes", real, "--num-per-label=99999999999", dest, snap], "more than 10,000,000 images"),
         (["fakes", real, "--num-per-label=2", f"--dest={tmp_path}/x", snap], "should end in .zip"),
         ([*make, snap, f"--teacher={work}/snap.pkl"], "is of method stylegan2"),
         ([*make, f"--network={work}/teacher/teacher.pkl"], "is of method cgan_kd, which makes no images"),

@@ -47,10 +47,8 @@ def folder_with(root: Path, counts, **top) -> Path:
     with zipfile.ZipFile(f"{root}.zip", "w") as z:
         z.writestr("dataset.json", content)
         for i, (n, k) in enumerate(labels.items()):
-            buffer = io.BytesIO()
-            Image.fromarray(np.full([8, 8], (37 * k + i) % 256, np.uint8)).save(buffer, "png")
-            (root / n).write_bytes(buffer.getvalue())
-            z.writestr(n, buffer.getvalue())
+            (root / n).write_bytes(_png((37 * k + i) % 256))
+            z.writestr(n, _png((37 * k + i) % 256))
     return root
 
 
@@ -191,6 +189,39 @@ def test_published_command_on_folder_and_zip(tmp_path, tool):
         with zipfile.ZipFile(io.BytesIO(before)) as old:
             assert all(z.read(n) == old.read(n) for n in old.namelist())
     assert ImageDataset(tmp_path / "af.zip", fname="lt_25.json", use_labels=True).spec.label == b.spec.label
+
+
+def _png(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full([8, 8], shade, np.uint8)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+class _Raw(zipfile.ZipInfo):
+    """A member whose name is written as it is, without a word about its encoding."""
+
+    def _encodeFilenameFlags(self):
+        return self.raw, self.flag_bits
+
+
+@pytest.mark.parametrize("encoding, words", [("utf-8", ("caf\u00e9", "\u1f00")), ("cp437", ("caf\u00e9", "\u00fc")),
+                                             ("cp932", ("\u732b\u8868", "\u72ac\u8868"))])
+def test_a_zip_with_names_in_an_older_encoding_stays_readable(tmp_path, tool, encoding, words):
+    rows, path = [], tmp_path / "old.zip"
+    with zipfile.ZipFile(path, "w") as z:
+        for k, (name, data) in enumerate([(f"{words[k % 2]}/p{k}.png", _png(k)) for k in range(12)]):
+            info = _Raw("x")
+            info.filename, info.raw = name, f"top/{name}".encode(encoding)
+            z.writestr(info, data)
+            rows.append([name, k % 2])
+        z.writestr("top/dataset.json", json.dumps({"labels": rows}))
+    before = ImageDataset(path, use_labels=True)
+    for seed in (0, 1):  # written into the zip, then replaced in it
+        assert tool("--fn", path, "--imf=2", "--seed", seed)[0] == 0
+        assert ImageDataset(path, use_labels=True).fingerprint() == before.fingerprint()
+        assert ImageDataset(path, fname="lt_2.json", use_labels=True).spec.label.counts == (6, 3)
+    with zipfile.ZipFile(path) as z:
+        assert z.testzip() is None and len(set(z.namelist())) == len(z.namelist()) == 14
 
 
 def test_manifest(tmp_path, tool):

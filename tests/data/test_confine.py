@@ -187,6 +187,9 @@ def test_only_regular_files_are_opened(irregular, tmp_path):
     (tmp_path / "full").write_bytes(b"abc")
     (tmp_path / "link").symlink_to("full")
     assert [util.open_regular(tmp_path / n).read() for n in ("empty", "full", "link")] == [b"", b"abc", b"abc"]
+    (tmp_path / "broken").symlink_to("nowhere")
+    with pytest.raises(UserError, match="broken is a link to a file that does not exist"):
+        util.open_regular(tmp_path / "broken")
     assert util.fetch(tmp_path) == tmp_path and util.open_url(tmp_path / "link").read() == b"abc"
 
 

@@ -205,8 +205,12 @@ def test_16_bit_colour_is_refused_by_training_and_scaled_by_conversion(tmp_path)
 def tiff(samples, bits, photometric, order="<", fmt=1, extra=None, planar=1):
     """An uncompressed one-strip TIFF."""
     h, w, c = samples.shape
-    kind = {8: "u1", 16: "u2" if fmt == 1 else "i2", 32: {1: "u4", 2: "i4", 3: "f4"}[fmt]}[bits]
-    body = samples.astype(order + kind).tobytes()
+    if bits == 12:  # two samples in three bytes
+        a, b = samples.reshape(-1, 2).T
+        body = np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], 1).astype(np.uint8).tobytes()
+    else:
+        kind = {8: "u1", 16: "u2" if fmt == 1 else "i2", 32: {1: "u4", 2: "i4", 3: "f4"}[fmt]}[bits]
+        body = samples.astype(order + kind).tobytes()
     tags = [(256, 4, [w]), (257, 4, [h]), (258, 3, [bits] * c), (259, 3, [1]), (262, 3, [photometric]), (273, 4, [8]),
             (277, 3, [c]), (278, 4, [h]), (279, 4, [len(body)]), (284, 3, [planar])]
     if extra is not None:
@@ -222,6 +226,13 @@ def tiff(samples, bits, photometric, order="<", fmt=1, extra=None, planar=1):
             packed = struct.pack(order + "I", at)
         entries += struct.pack(order + "HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
     return head + body + struct.pack(order + "H", len(tags)) + entries + b"\0\0\0\0" + rest
+
+
+def test_a_tiff_of_12_bits_says_itself_what_is_white():
+    grey = (np.arange(64) * 65).reshape(8, 8, 1)  # 0 to 4095
+    picture = read_picture(tiff(grey, 12, 1), "x")
+    assert picture.white == 4095 and np.array_equal(picture.pixels, grey)
+    assert np.array_equal(to_uint8(picture, "x"), expected(grey, 4095))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -510,10 +510,12 @@ def test_one_hot_labels_are_classes_for_every_command(tmp_path, tool, made):
     assert ImageDataset(path, fname="own.json", use_labels=True).spec.label.class_map == {2: 0, 0: 1}
 
 
-def test_one_hot_lists_keep_their_length(tmp_path, made):
+def test_one_hot_lists_keep_their_length(tmp_path, made, tool):
     rows = {"a.png": [1, 0, 0, 0], "b.png": [0, 1, 0, 0]}
     path = write(tmp_path / "x.zip", {**images(*rows), "dataset.json": labels(rows)})
-    made(path)
+    assert "2 class ids have no image: 2, 3" in made(path)[1]
+    for seen in (path, tmp_path / "made.zip"):  # the table and the warning say the same
+        assert tool("check", seen)[1].count("2 class ids have no image: 2, 3") == 2
     with pytest.warns(UserWarning, match="2 of the 4 class ids have no image"):
         assert ImageDataset(tmp_path / "made.zip", use_labels=True).label_dim == 4
 

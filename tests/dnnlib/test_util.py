@@ -72,6 +72,34 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_atomic_write_replaces_no_pipe_and_no_device(tmp_path):
+    """A rename over /dev/null, with the rights of root, would break the machine. Only nodes of our own are tried."""
+    os.mkfifo(tmp_path / "pipe")
+    os.symlink("pipe", tmp_path / "link")
+    (tmp_path / "folder").mkdir()
+    before = sorted(os.listdir(tmp_path))
+    for name, kind in (("pipe", "a pipe"), ("link", "a pipe"), ("folder", "a folder")):
+        with pytest.raises(util.UserError, match=f"{name} is {kind}, not a regular file"):
+            with util.atomic_path(tmp_path / name):
+                raise AssertionError("nothing is written before the complaint")
+    assert sorted(os.listdir(tmp_path)) == before and stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
+    with pytest.raises(util.UserError, match="late is a pipe"):  # it came while the file was written
+        with util.atomic_path(tmp_path / "late") as tmp:
+            tmp.write_bytes(b"x")
+            os.mkfifo(tmp_path / "late")
+    assert stat.S_ISFIFO(os.stat(tmp_path / "late").st_mode)
+    assert sorted(os.listdir(tmp_path)) == sorted([*before, "late"])
+    os.symlink("nowhere", tmp_path / "dangling")
+    with util.atomic_path(tmp_path / "dangling") as tmp:
+        tmp.write_bytes(b"y")
+    assert (tmp_path / "dangling").read_bytes() == b"y"
+    for name in ("pipe", "link", "folder"):
+        with pytest.raises(util.UserError, match=f"^--out=.*{name} is"):
+            util.check_writable("--out", str(tmp_path / name), True)
+    util.check_writable("--out", str(tmp_path / "new" / "x.pt"), True)
+
+
 def test_atomic_files_have_ordinary_permissions(tmp_path):
     old = os.umask(0o027)
     try:
@@ -289,6 +317,6 @@ def test_what_an_encoding_lacks_is_escaped():
 
 def test_lists_of_finite_numbers():
     assert util.finite_numbers("0.5, -1,1e3", "--label") == [0.5, -1, 1000]
-    for text in ("nan", "1,inf", "1e999", "", "a", "1,,2"):
+    for text in ("nan", "1,inf", "1e999", "1e39", "0,-1e39", "", "a", "1,,2"):  # 1e39 is infinite in 32 bits
         with pytest.raises(UserError, match="^--label="):
             util.finite_numbers(text, "--label")
