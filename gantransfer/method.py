@@ -63,7 +63,12 @@ class Reals(Protocol):
 
 @dataclass
 class Batch:
-    """One micro-batch, and where its randomness comes from."""
+    """One micro-batch, and where its randomness comes from.
+
+    The generators draw for the whole batch, and give the micro-batch's rows (torch_utils.random.StepGenerator): draw by
+    the functions of that module, images first. What looks across a batch (its mean, its deviation) has to see the
+    images of all processes: `mean_of_all`, `gather_rows` of torch_utils/distributed.py.
+    """
 
     x: torch.Tensor  # [n, C, H, W] float32 in [-1, 1], or float items of the method's own `Reals`
     c: torch.Tensor  # [n, label_dim] float32: one-hot, a vector, or width 0
@@ -203,7 +208,8 @@ class Method:
         """After all phases: EMA, controllers, schedules. `cur_nimg` does not count this step yet."""
 
     def state(self) -> dict[str, Any]:
-        """What resuming needs beside networks and optimisers: plain data and tensors."""
+        """What resuming needs beside networks and optimisers: plain data and tensors. Called on every process; the
+        first one's is kept, and given to all."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:

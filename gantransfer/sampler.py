@@ -134,8 +134,8 @@ class LabelSource:
         return self._of(u)
 
     def draw(self, n: int, rng: torch.Generator) -> torch.Tensor:
-        """float32 [n, label_dim] from one generator."""
-        return self._of(torch.rand([n], generator=rng, dtype=torch.float64))
+        """float32 [n, label_dim] from one generator on the CPU."""
+        return self._of(rnd.rand([n], rng, dtype=torch.float64))
 
     def _of(self, u: torch.Tensor) -> torch.Tensor:
         if self.cdf is not None:

@@ -2,8 +2,10 @@
 """The training loop: runs the phases of a method, and keeps score, snapshots and the state to resume from.
 
 It knows the contract in method.py and nothing of networks or losses. Everything is counted in images (`cur_nimg`).
-All randomness of a micro-batch is a function of (seed, cur_nimg, phase, repetition, micro-batch), so that a resumed
-run repeats the uninterrupted one, and the same global batch over more processes draws the same numbers.
+All randomness of a step is a function of (seed, cur_nimg, phase, repetition): a resumed run repeats the uninterrupted
+one. It is drawn for the whole batch, of which each micro-batch takes its rows, so that the same batch over more rounds
+or processes has the same images, latents and labels. A step has `rounds`, in each of which every process works on one
+micro-batch; what looks across a batch sees all images of the round.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from gantransfer.sampler import LabelSource
 from gantransfer.snapshot import NetRecord, Snapshot, find_snapshots, numbered, plain
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
-from torch_utils import stats
+from torch_utils import stats, whole_batch
 from torch_utils.graphs import CudaGraphs
 from torch_utils.pixels import from_uint8
 
@@ -153,12 +155,15 @@ class Stepper:
         self.phases: list[Phase] = method.phases()
         for net in method.nets.values():
             net.requires_grad_(False)
+            whole_batch.share(net)
         buffers: dict[tuple, FlatGradients] = {}
         self.grads = [buffers.setdefault(tuple(map(id, p.params)), FlatGradients(p.params)) for p in self.phases]
         self.repeat = max(1 if p.reuse else p.repeat for p in self.phases)
-        rounds = run.batch // run.batch_gpu
-        per_rank = rounds // dist.world_size()
-        self.micro = range(dist.rank() * per_rank, (dist.rank() + 1) * per_rank)
+        self.shares = run.batch // run.batch_gpu
+        rounds = self.shares // dist.world_size()
+        # Number m of a round r in process k is r + rounds * k, and has the rows m, m + shares, ... of the batch: all
+        # processes together have every rounds-th row, as one process with so many rounds.
+        self.micro = range(rounds * dist.rank(), rounds * (dist.rank() + 1))
         self.timer = _Timer(method.device, len(self.phases))
         self.eager = {p.name: p.eager or ("second order" if p.second_order else None) for p in self.phases}
         self.graphs = [PhaseGraph(method, p, self.accumulate, graphs) if graphs and not self.eager[p.name] else None
@@ -190,9 +195,9 @@ class Stepper:
                     if key not in cache:
                         cache[key] = fetch(*key)
                     x, c = cache[key]
-                    keys = (self.run.seed, cur_nimg, k, rep, m)
-                    choices = rnd.step_generator(*keys)
-                    rng = choices if x.device.type == "cpu" else rnd.step_generator(*keys, device=x.device)
+                    keys, share = (self.run.seed, cur_nimg, k, rep, 0), (m, self.shares)
+                    choices = rnd.step_generator(*keys, share=share)
+                    rng = choices if x.device.type == "cpu" else rnd.step_generator(*keys, device=x.device, share=share)
                     batch = Batch(x=x, c=c, rng=rng, choices=choices, cur_nimg=cur_nimg,
                                   draw_c=lambda n, g=choices, d=x.device: rnd.to_device(draw_c(n, g), d))
                     backward(phase, batch)
@@ -257,6 +262,7 @@ class _Loop:
             dist.print0(f"CUDA graphs:  {self.stepper.recorded()}")
         self.loader = _Loader(self.reals, self.source, self.device, out.workers)
         self.cur_nimg = self.index = self.tick = 0
+        self.snapshot_nimg = -1  # images shown at the newest snapshot
         self.elapsed, self.start_time = 0.0, time.time()  # seconds of earlier sessions of this run
         self.last_snapshot: Path | None = None
         self.writer: stats.StatsWriter | None = None
@@ -269,11 +275,12 @@ class _Loop:
     # ---- state -----------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
+        """What continues the run; called on every process."""
         m = self.method
         return dict(
             format=training_state.FORMAT, version=1, method=m.name, stage=m.stage, cur_nimg=self.cur_nimg,
             index=self.index,
-            tick=self.tick, elapsed=self._total_sec(),
+            tick=self.tick, elapsed=self._total_sec(), snapshot_nimg=self.snapshot_nimg,
             nets={k: {n: t.detach() for n, t in v.state_dict().items()} for k, v in m.nets.items()},
             records={k: [f"{type(v).__module__}.{type(v).__qualname__}", plain(v.init_kwargs)]
                      for k, v in m.nets.items()},
@@ -294,17 +301,19 @@ class _Loop:
             self.method.load_state(s["method_state"])
             self.collector.load_state(s["stats"])
         self.cur_nimg, self.index, self.tick, self.elapsed = s["cur_nimg"], s["index"], s["tick"], s["elapsed"]
+        self.snapshot_nimg = s.get("snapshot_nimg", self.cur_nimg)
 
     def _optimisers(self) -> list[torch.optim.Optimizer]:
         return list({id(p.opt): p.opt for p in self.stepper.phases}.values())
 
     def _write_state(self) -> None:
         self._check_weights()
+        state = self.state()
         if dist.is_main():
             self.folder.check()
             path = self.out.run_dir / f"training-state-{self.cur_nimg // 1000:06d}.pt"
             with atomic_path(path, parents=False) as tmp:
-                torch.save(self.state(), tmp)
+                torch.save(state, tmp)
             for old in find_states(self.out.run_dir)[self.out.keep_states :]:
                 old.unlink(missing_ok=True)
 
@@ -370,7 +379,8 @@ class _Loop:
 
     def _evaluate_unfinished(self) -> None:
         """A run killed between its snapshot and the end of its metrics computes them now."""
-        if self.tick > 1 and self._snapshot_path().exists():
+        # Not where training has gone on since: snapshots are called by thousands of images, and may share a name.
+        if self.tick > 1 and self.snapshot_nimg == self.cur_nimg and self._snapshot_path().exists():
             self._evaluate(self._snapshot_path())
 
     def _evaluate(self, snapshot: Path) -> None:
@@ -396,15 +406,15 @@ class _Loop:
         return bool(reason)
 
     def _step(self) -> None:
-        b, n = self.run.batch_gpu, self.run.batch
+        b, n, shares = self.run.batch_gpu, self.run.batch, self.stepper.shares
         first = self.cur_nimg // n * self.stepper.repeat
 
         def fetch(rep: int, m: int) -> tuple[torch.Tensor, torch.Tensor]:
-            return self.loader((first + rep) * n + m * b, b)
+            return self.loader((first + rep) * n + m, b, shares)
 
         for ahead in range(1, 4):
             later = first + ahead * self.stepper.repeat
-            self.loader.expect([((later + rep) * n + m * b, b) for rep in range(self.stepper.repeat)
+            self.loader.expect([((later + rep) * n + m, b, shares) for rep in range(self.stepper.repeat)
                                 for m in self.stepper.micro])
         self.stepper.step(self.index, self.cur_nimg, fetch, self.labels.draw)
         self.method.end_step(self.cur_nimg, n)
@@ -503,7 +513,7 @@ class _Loop:
             snap = self.method.snapshot(self.cur_nimg)
             snap.extra.setdefault("run", plain(vars(self.run)))
             snap.save(path, parents=False)
-        self.last_snapshot = path
+        self.last_snapshot, self.snapshot_nimg = path, self.cur_nimg
         return path
 
     def _snapshot_path(self) -> Path:
@@ -531,7 +541,8 @@ def normalised(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Loader:
-    """Real items number `position ..` of the stream, as floats on the device; reads ahead in threads.
+    """n real items number `position`, `position + step`, ... of the stream, as floats on the device; reads ahead in
+    threads.
 
     The order of requests repeats from step to step, shifted by a constant, so the next step's are known."""
 
@@ -540,15 +551,15 @@ class _Loader:
         self.pin = device.type == "cuda"
         # A set held in memory is indexed faster than it is handed between threads.
         self.pool = None if reals.in_memory else ThreadPoolExecutor(workers, thread_name_prefix="reader")
-        self.ahead: dict[tuple[int, int], Future] = {}
+        self.ahead: dict[tuple[int, ...], Future] = {}
 
-    def __call__(self, position: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        future = self.ahead.pop((position, n), None)
-        x, c = future.result() if future is not None else self._read(position, n)
+    def __call__(self, position: int, n: int, step: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        future = self.ahead.pop((position, n, step), None)
+        x, c = future.result() if future is not None else self._read(position, n, step)
         x = x.to(self.device, non_blocking=True)
         return normalised(x), c.to(self.device, non_blocking=True)
 
-    def expect(self, requests: list[tuple[int, int]]) -> None:
+    def expect(self, requests: list[tuple[int, int, int]]) -> None:
         """Start reading what will be asked for soon."""
         if self.pool is not None:
             for key in requests:
@@ -559,8 +570,8 @@ class _Loader:
         if self.pool is not None:
             self.pool.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, position: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        indices = self.source.indices(position, n)
+    def _read(self, position: int, n: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        indices = self.source.indices(position, (n - 1) * step + 1)[::step]
         x, c = self.reals.read(indices), torch.from_numpy(self.reals.labels(indices))
         return (x if x.is_cuda else x.pin_memory(), c.pin_memory()) if self.pin else (x, c)
 

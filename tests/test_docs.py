@@ -37,7 +37,8 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [*(p for p in [ROOT / "README.md"] if p.exists()), *DOCS]
 PROGRAM = (r"(?:(?:python3? -m )?gantransfer (?:(?P<room>experiment) )?(?P<command>[a-z]\w+)"
            r"|python3?(?: -W \w+)? (?P<script>\w+)\.py|torchrun (?P<run>\w*))")
-OTHERS = {"--standalone", "--nproc-per-node", "--nnodes", "--rdzv-id", "--rdzv-backend", "--rdzv-endpoint",  # torchrun
+OTHERS = {"--standalone", "--nproc-per-node", "--nnodes", "--rdzv-id", "--rdzv-backend", "--rdzv-endpoint",
+          "--max-restarts",  # torchrun
           "--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--signal", "--requeue",  # sbatch
           "--index-url", "--help"}
 TABLES = [("gantransfer.commands.train", "train.md"), ("gantransfer.commands.dataset_tool", "dataset_tool.md"),

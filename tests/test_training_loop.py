@@ -226,7 +226,7 @@ def test_two_processes_equal_one(tiny_zip, tmp_path):
     but visible after ten steps. A difference by design would show with every seed."""
     worst = {}
     for seed in (3, 1, 2):
-        flags = ["--batch-gpu=4", "--kimg=0.08", f"--seed={seed}", "--aug=ada", "--target=0.5", "--ada-kimg=0.05",
+        flags = ["--kimg=0.08", f"--seed={seed}", "--aug=ada", "--target=0.5", "--ada-kimg=0.05",
                  "--pl-weight=2", "--style-mix=0.9"]
         one, two = tmp_path / f"one{seed}", tmp_path / f"two{seed}"
         subprocess.run(command(tiny_zip, one, *flags), check=True, capture_output=True)
@@ -241,6 +241,43 @@ def test_two_processes_equal_one(tiny_zip, tmp_path):
         if worst[seed] <= 1e-4:
             break
     assert min(worst.values()) <= 1e-4, f"largest relative differences by seed: {worst}"
+
+
+TORCHRUN = """
+import os, signal, sys
+from dnnlib.util import run_cli
+from gantransfer import training_loop
+import train
+
+honest = training_loop._Loop._step
+
+def step(self):
+    if (os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"], self.cur_nimg) == ("0", "1", 64):
+        os.kill(os.getpid(), signal.SIGKILL)
+    honest(self)
+
+training_loop._Loop._step = step
+run_cli(train.main)
+"""
+
+
+@pytest.mark.slow
+def test_a_restart_by_torchrun_goes_on_with_the_run(tiny_zip, tmp_path):
+    (tmp_path / "job.py").write_text(TORCHRUN)
+    env = dict(os.environ, GANTRANSFER_DIST_TIMEOUT="60", PYTHONPATH=str(ROOT))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    for outdir, kimg in (("a", "--kimg=0.12"), ("b", "--kimg=0.12")):
+        flags = command(tiny_zip, tmp_path / outdir, kimg)[2:]
+        program = [*launch, tmp_path / "job.py"] if outdir == "a" else [sys.executable, ROOT / "train.py", "--gpus=2"]
+        p = subprocess.run([*program, *flags], capture_output=True, text=True, env=env, timeout=300)
+        if "more than" in p.stderr or "this machine has" in p.stderr:
+            pytest.skip(p.stderr.strip())
+        assert p.returncode == 0, p.stdout + p.stderr
+        if outdir == "a":
+            assert "Restart 1 by torchrun" in p.stdout and "Continuing at 0.0 kimg" in p.stdout
+        assert len(list((tmp_path / outdir).iterdir())) == 1, "a second run was begun"
+    a, b = final_tensors(tmp_path / "a"), final_tensors(tmp_path / "b")
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_divergence_is_named(tiny_zip, tmp_path):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import datetime
 import os
 import re
@@ -100,6 +101,8 @@ def init(kind: str = "auto") -> torch.device:
         torch.cuda.set_device(device)
     if os.environ.get("GANTRANSFER_LAUNCHED"):
         threading.Thread(target=_exit_with_launcher, daemon=True, name="launcher-watch").start()
+    elif "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_exit_with_agent, daemon=True, name="agent-watch").start()
     if launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_initialized():
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         try:
@@ -137,6 +140,47 @@ def _exit_with_launcher() -> None:
     os._exit(1)
 
 
+def _exit_with_agent(seconds: float = 0.5) -> None:
+    # torchrun's agent is the parent of its workers, and leaves no pipe: a killed one shows in that the parent changes.
+    agent = os.getppid()
+    while os.getppid() == agent:
+        time.sleep(seconds)
+    os._exit(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A job of torchrun, as the workers that it starts see it."""
+
+    run_id: str  # --rdzv-id; 'none' where none was given
+    agent: str  # the process that started this one: it outlives the workers that it starts again
+
+    def same(self, recorded: Any, restarts: int) -> bool:
+        """Whether `recorded`, a `dataclasses.asdict` of a job, was an earlier attempt of this one, which has been
+        started again `restarts` times. An id alone does not tell: people give the same one to one job after the
+        other."""
+        if not isinstance(recorded, dict) or recorded.get("run_id") != self.run_id:
+            return False
+        return recorded.get("agent") == self.agent or (restarts > 0 and self.run_id != "none")
+
+
+def job() -> Job | None:
+    """The torchrun job that this process belongs to; None outside torchrun."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    pid, began = os.getppid(), ""
+    with contextlib.suppress(OSError, IndexError):  # pids come again; with the time of the start they are unique
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as f:
+            began = f.read().rsplit(")", 1)[1].split()[19]
+    return Job(os.environ["TORCHELASTIC_RUN_ID"], f"{socket.gethostname()}:{pid}:{began}")
+
+
+def restarts() -> int:
+    """How often torchrun has started the workers of this job again (--max-restarts)."""
+    text = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return int(text) if text.isdigit() else 0
+
+
 def barrier() -> None:
     """Wait (on the host) until every rank is here."""
     if is_initialized():
@@ -159,6 +203,42 @@ def all_gather(x: torch.Tensor) -> torch.Tensor:
     out = x.new_zeros([world_size(), *x.shape])
     out[rank()] = x
     return all_reduce_sum(out)
+
+
+class _SumOfAll(torch.autograd.Function):
+    """The gradient of a sum over processes is the sum of the processes' gradients, which is differentiable again."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        return all_reduce_sum(x.detach().clone())
+
+    @staticmethod
+    def backward(ctx, dy: torch.Tensor) -> torch.Tensor:
+        return _SumOfAll.apply(dy)
+
+
+def sum_of_all(x: torch.Tensor) -> torch.Tensor:
+    """The sum of every process's x, differentiable any number of times. Every process must differentiate it."""
+    return _SumOfAll.apply(x) if is_initialized() else x
+
+
+def mean_of_all(x: torch.Tensor) -> torch.Tensor:
+    """The mean of every process's x, differentiable as `sum_of_all` is."""
+    return sum_of_all(x) / world_size() if is_initialized() else x
+
+
+def gather_rows(x: torch.Tensor) -> torch.Tensor:
+    """[n, ...] -> [n * processes, ...]: the rows of a round's images of all processes, in the order in which one
+    process has them (row k of process r is row k * processes + r). Differentiable as `sum_of_all` is."""
+    if not is_initialized():
+        return x
+    mine, nothing = rank(), torch.zeros_like(x)
+    return sum_of_all(torch.stack([x if r == mine else nothing for r in range(world_size())], 1).flatten(0, 1))
+
+
+def own_rows(x: torch.Tensor) -> torch.Tensor:
+    """The rows that this process has of what is made of `gather_rows`."""
+    return x[rank() :: world_size()]
 
 
 def any_rank(flag: bool) -> bool:

@@ -97,15 +97,25 @@ class Collector:
 
     def pending(self) -> dict[str, float]:
         """Means of what this rank reported since the last `collect`."""
-        return {k: v[1] / v[0] for k, v in self.state()["pending"].items() if v[0]}
+        return {k: v[1] / v[0] for k, v in self._pending().items() if v[0]}
 
     def state(self) -> dict:
-        """Everything as plain numbers: {'latest': last figures, 'pending': this rank's count, sum, squares}."""
+        """Everything as plain numbers: {'latest': last figures, 'pending': count, sum, squares over all ranks}.
+
+        A collective, as `collect` is."""
+        total: dict[str, list[float]] = {}
+        for pending in distributed.gather_object(self._pending()):
+            for name, values in pending.items():
+                total[name] = [a + b for a, b in zip(total.get(name, [0.0, 0.0, 0.0]), values)]
+        return {"latest": {k: dict(v) for k, v in self._latest.items()}, "pending": total}
+
+    def _pending(self) -> dict[str, list[float]]:
+        """This rank's."""
         pending = {name: [float(n), 0.0, 0.0] for name, n in self._counts.items()}
         for (name, _), sums in self._sums.items():
             for i, v in enumerate(sums.tolist()):
                 pending[name][1 + i] += v
-        return {"latest": {k: dict(v) for k, v in self._latest.items()}, "pending": pending}
+        return pending
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`, which rank 0 wrote: its pending values count once, not once per rank."""

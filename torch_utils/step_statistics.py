@@ -17,8 +17,8 @@ class StepStatistics:
     So that they do not depend on how a batch is split over processes, and all processes hold the same.
     """
 
-    def __init__(self, net: nn.Module):
-        self.norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    def __init__(self, *nets: nn.Module):
+        self.norms = [m for net in nets for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.momenta = [m.momentum for m in self.norms]
         self.old: list[tuple[Tensor, Tensor]] | None = None
         self.sums: Tensor | None = None

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
+from torch_utils import random as rnd
 from torch_utils.pixels import from_uint8
 
 # 25 sub-policies of two operations (name, probability, magnitude 0..9): Cubuk et al., CVPR 2019, table 7.
@@ -33,22 +34,23 @@ CIFAR10_POLICY = (
 GREY = 128  # what shears, shifts and turns leave open
 
 
-def crop_and_flip(x: Tensor, pad: int, flip: bool, rng: torch.Generator) -> Tensor:
-    """A window of the image padded with black, at one place per image, mirrored for half of them.
+def crop_and_flip(x: Tensor, pad: int, flip: bool, rng: torch.Generator, views: int = 1) -> Tensor:
+    """A window of the image padded with black, at one place per image, mirrored for half of them. `views`: rows that
+    belong to one image of the batch.
 
     Black is the published protocol of the classifiers trained with it; no generator is trained on these views, so that
     the border cannot get into images.
     """
     n, _, h, w = x.shape
     if pad:
-        at = torch.randint(0, 2 * pad + 1, [n, 2], generator=rng, device=rng.device).to(x.device)
+        at = rnd.randint(0, 2 * pad + 1, [n // views, views, 2], rng, x.device).flatten(0, 1)
         rows = torch.arange(h, device=x.device) + at[:, :1]
         cols = torch.arange(w, device=x.device) + at[:, 1:]
         padded = F.pad(x, (pad,) * 4, value=-1.0)
         each = torch.arange(n, device=x.device)[:, None, None]
         x = padded[each, :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
     if flip:
-        chosen = (torch.rand([n], generator=rng, device=rng.device) < 0.5).to(x.device)
+        chosen = rnd.rand([n // views, views], rng, x.device).flatten() < 0.5
         x = torch.where(chosen[:, None, None, None], x.flip(3), x)
     return x
 
@@ -61,8 +63,8 @@ def rotations(x: Tensor) -> Tensor:
 def autoaugment(x: Tensor, choices: torch.Generator, policy: tuple = CIFAR10_POLICY) -> Tensor:
     """One sub-policy per image, on 8-bit images as published. `choices` lives on the CPU."""
     pixels = (x.detach().float() * 127.5 + 127.5).round().clamp(0, 255).to("cpu", torch.uint8).numpy()
-    which = torch.randint(0, len(policy), [len(x)], generator=choices).tolist()
-    draws = torch.rand([len(x), 2, 2], generator=choices).tolist()
+    which = rnd.randint(0, len(policy), [len(x)], choices).tolist()
+    draws = rnd.rand([len(x), 2, 2], choices).tolist()
     out = np.stack([_apply(image, policy[k], d) for image, k, d in zip(pixels, which, draws)])
     return from_uint8(torch.from_numpy(out).to(x.device))
 

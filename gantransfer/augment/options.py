@@ -112,7 +112,7 @@ class Augmentation:
         return float(self.host_p)
 
     def state(self) -> dict[str, Any]:
-        s: dict[str, Any] = dict(signs=self.signs)
+        s: dict[str, Any] = dict(signs=dist.all_reduce_sum(self.signs.clone()))
         if self.pipe is not None:
             s["augment_p"] = self.pipe.p
         if self.ada is not None:
@@ -120,7 +120,9 @@ class Augmentation:
         return s
 
     def load_state(self, s: dict[str, Any]) -> None:
-        self.signs.copy_(s["signs"])
+        self.signs.copy_(s["signs"])  # of all processes
+        if not dist.is_main():
+            self.signs.zero_()
         if self.pipe is not None:
             self._set_p(float(s["augment_p"]))
         if self.ada is not None:

@@ -313,7 +313,7 @@ class Setup:
         self._preflight()
         if dist.is_main():
             self.dataset.check_headers()  # an image of another size shows now, not after hours
-        run_dir, state = self._continued() if self.continues else (None, None)
+        run_dir, state = self._continued() if self.continues else self._restarted()
         source, start = None, self.run.resume
         if state is not None:
             source = training_loop.as_source(state) if self.method.shaped_by_source else None
@@ -436,14 +436,39 @@ class Setup:
                                 f"start one without --resume, or name a run folder")
             if resume != "latest" and not find_states(runs[0]):
                 raise UserError(f"--resume={resume}: the folder has no training-state-*.pt")
-            try:
-                self.folder = run_folder.hold(runs[0], "it still trains; wait for its end or stop it, then continue")
-            except OSError as e:
-                raise UserError(f"--resume={resume}: {runs[0]} cannot be written: {e.strerror}") from None
-            states = find_states(runs[0])
-            choice = (runs[0], states[0] if states else None)  # no state yet: the run starts anew in its folder
-            if states:
-                self._check_same(runs[0])
+            choice = self._take(runs[0], f"--resume={resume}")
+        return dist.broadcast_object(choice)
+
+    def _take(self, run_dir: Path, flag: str) -> tuple[Path, Path | None]:
+        """Lock a run's folder: (folder, newest state). Without a state the run starts anew in its folder."""
+        from gantransfer.training_loop import find_states
+
+        try:
+            self.folder = run_folder.hold(run_dir, "it still trains; wait for its end or stop it, then continue")
+        except OSError as e:
+            raise UserError(f"{flag}: {run_dir} cannot be written: {e.strerror}") from None
+        states = find_states(run_dir)
+        if states:
+            self._check_same(run_dir)
+        return run_dir, states[0] if states else None
+
+    def _restarted(self) -> tuple[Path | None, Path | None]:
+        """As `_continued`, for a run that this very torchrun job has begun and whose processes it started again: what
+        the command says holds for the first start. (None, None) at the first start."""
+        from torch_utils import distributed as dist
+
+        choice, job = (None, None), dist.job()
+        if job is not None and dist.is_main():
+            count, outdir = dist.restarts(), Path(self.flags["outdir"])
+            runs = matching_runs(outdir, self.run_name())
+            mine = next((r for r in runs if job.same(_job_of(r), count)), None)
+            if mine is not None:
+                choice = self._take(mine, f"--outdir={outdir}")
+                print(f"Restart {count} by torchrun: {mine} goes on" if choice[1] else
+                      f"Restart {count} by torchrun: {mine} has no training state yet and starts anew")
+            elif count:
+                print(f"Restart {count} by torchrun: the processes before had not begun a run in {outdir}; a new one "
+                      f"starts")
         return dist.broadcast_object(choice)
 
     def _new_folder(self) -> Path:
@@ -466,6 +491,7 @@ class Setup:
         free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
                 "reader_threads", "cudnn_benchmark", "allow_tf32", "cuda_graphs", "kimg_per_tick", "kernels",
                 "runtime", "best", "stop_after", "keep", "reference"}
+        free |= {"batch_gpu"}  # what matters is the number of rounds
         free |= {"data_loader_kwargs"}  # of earlier versions, which recorded a loader that they did not have
         if self.method.shaped_by_source:  # and sizes that such methods take from their source
             free |= {"G_kwargs", "D_kwargs"}
@@ -488,6 +514,19 @@ class Setup:
             raise UserError(f"{run_dir} was trained on other data than --data={self.flags['data']} holds now "
                             f"(or with other --fname, --cond, --mirror, --subset, --heldout); continue on the same "
                             f"data")
+        try:
+            rounds = old["batch_size"] // (old["batch_gpu"] * old["num_gpus"])
+        except (KeyError, TypeError, ZeroDivisionError):
+            rounds = None
+        now = self.run.batch // (self.run.batch_gpu * self.run.num_procs)
+        if rounds and old["batch_size"] == self.run.batch and rounds != now:
+            each = self.run.batch // (rounds * self.run.num_procs)
+            fits = each * rounds * self.run.num_procs == self.run.batch
+            raise UserError(
+                f"{run_dir} was started with {rounds} round{'s' * (rounds > 1)} of {self.run.batch // rounds} images "
+                f"per step, not {now} of {self.run.batch // now}, and what looks across a batch looks at a round; "
+                + (f"give --batch-gpu={each} to continue it with --gpus={self.run.num_procs}" if fits else
+                   f"continue it with --gpus={old['num_gpus']} --batch-gpu={old['batch_gpu']}"))
         for key in sorted((set(old) | set(new)) - free):
             if old.get(key) != new.get(key):
                 a, b = old.get(key), new.get(key)
@@ -574,6 +613,14 @@ def matching_runs(outdir: Path, name: str) -> list[Path]:
     return sorted(runs, key=lambda p: int(p.name.split("-")[0]), reverse=True)
 
 
+def _job_of(run_dir: Path) -> Any:
+    """What a run's record says of the torchrun job that began it."""
+    try:
+        return json_file.read(run_dir / "environment.json").get("job")
+    except (UserError, AttributeError):
+        return None
+
+
 def has_labels(path: str) -> bool:
     """Whether the set has usable labels that --cond=False leaves unused."""
     from gantransfer.data.dataset import ImageDataset
@@ -593,6 +640,7 @@ def environment(dataset: Any) -> dict[str, Any]:
     import torch
 
     import gantransfer
+    from torch_utils import distributed as dist
 
     try:
         commit = subprocess.run(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse", "HEAD"],
@@ -603,4 +651,5 @@ def environment(dataset: Any) -> dict[str, Any]:
                 python=platform.python_version(), platform=platform.platform(), cuda=torch.version.cuda,
                 gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
                 command=sys.argv, data_fingerprint=dataset.fingerprint(),
+                **({"job": dataclasses.asdict(job)} if (job := dist.job()) else {}),
                 started=time.strftime("%Y-%m-%dT%H:%M:%S%z"))

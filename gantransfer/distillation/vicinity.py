@@ -8,13 +8,14 @@ with |y - t| <= kappa; 'soft' (SVDL) those with a weight exp(-nu (y - t)^2) of a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from dnnlib.util import UserError
+from torch_utils import random as rnd
 
 KINDS = ("hard", "soft")
 LOSSES = ("hinge", "vanilla")
@@ -90,6 +91,9 @@ class Vicinity:
     def targets(self, n: int, rng: torch.Generator) -> np.ndarray:
         """float64 [n]: distinct training labels, equally likely, plus noise; redrawn until they lie in [0, 1] and some
         image is near. (The published code lets targets leave [0, 1].)"""
+        return rnd.of_whole(n, rng, lambda whole: self._targets(whole, rng))
+
+    def _targets(self, n: int, rng: torch.Generator) -> np.ndarray:
         base = self.distinct[self._whole(len(self.distinct), n, rng)]
         t = np.full(n, np.nan)
         left = np.arange(n)
@@ -105,7 +109,12 @@ class Vicinity:
 
     def draw(self, n: int, rng: torch.Generator) -> Draw:
         """Everything random about one discriminator step. `rng` lives on the CPU."""
-        t = self.targets(n, rng)
+        k, of = rnd.share_of(rng)
+        whole = self._draw(n * of, rng)
+        return Draw(*(getattr(whole, f.name)[k::of] for f in fields(whole)))
+
+    def _draw(self, n: int, rng: torch.Generator) -> Draw:
+        t = self.targets(n, rng) if rnd.share_of(rng)[1] == 1 else self._targets(n, rng)
         near = self.near(t, self.distinct)
         u = torch.rand(2, n, generator=rng, dtype=torch.float64).numpy()
         if self.kind == "soft" and self.normalise:

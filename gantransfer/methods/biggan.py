@@ -174,9 +174,6 @@ class BigGAN(method.Method):
         self.G, self.D, self.G_ema = self.nets["G"].train(), self.nets["D"].train(), self.nets["G_ema"].eval()
         for k, block in enumerate(self.D.blocks):
             networks.freeze_sn(block, k < opts.freezed)
-        if dist.world_size() > 1:
-            for norm in self.G.norms():
-                norm.gather = dist.all_gather
         self.augmentation = options.Augmentation(opts, self.device)
         self.steps = 0
 
@@ -340,8 +337,6 @@ class BigGAN(method.Method):
         depend on the weights, the training set's labels and how they are drawn, and the run's seed."""
         G = copy.deepcopy(self.G_ema).eval().requires_grad_(False)
         if self.opts.standing:
-            for norm in G.norms():
-                norm.gather = None
             policy = self.run.sampling_labels or self.run.sampling
             labels = sampler.LabelSource(self.data.label, policy)
             rng = rnd.step_generator(self.run.seed, 0x57A7)

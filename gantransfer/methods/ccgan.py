@@ -256,7 +256,7 @@ class CcGAN(method.Method):
     def code_loss(self, batch: Batch) -> torch.Tensor:
         k = self.vicinity._whole(len(self.vicinity.distinct), CODE_BATCH, batch.choices)
         y = torch.from_numpy(self.vicinity.distinct[k]).to(self.device, torch.float32)
-        y = (y + CODE_NOISE * rnd.randn([CODE_BATCH], batch.rng, self.device)).clamp(0, 1)
+        y = (y + CODE_NOISE * rnd.randn([CODE_BATCH], batch.rng, self.device, common=True)).clamp(0, 1)
         loss = (self.x2y.h2y(self.y2h(y))[:, 0] - y).square()
         self.report("Loss/code", loss.detach())
         return loss

@@ -35,6 +35,7 @@ from gantransfer.metrics.directions import HIGHER, LOWER
 from gantransfer.networks import students
 from gantransfer.networks.students import Student
 from torch_utils import distributed as dist
+from torch_utils import random as rnd
 from torch_utils.pixels import from_uint8
 from torch_utils.step_statistics import StepStatistics
 
@@ -178,7 +179,7 @@ class CGANKD(method.Method):
         if opts.kd in ("fitnet", "vid"):
             self.extra = [m.to(self.device) for m in self._regressors()]
             self.nets["regressors"] = Regressors(self.extra)
-        self.statistics = StepStatistics(self.net if stage != "head" else nn.Identity())
+        self.statistics = StepStatistics(*([self.net] if stage != "head" else []), *self.extra)
         self.tests: ImageDataset | None = None
 
     def _regressors(self) -> list[nn.Module]:
@@ -263,8 +264,7 @@ class CGANKD(method.Method):
         if not self.opts.dropout or self.stage == "head":
             yield self._loss(batch)
             return
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(torch.randint(2**62, [], generator=batch.choices)))
+        with rnd.dropout(batch.choices, self.net):
             yield self._loss(batch)
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -319,17 +319,17 @@ class CGANKD(method.Method):
         if kd == "vid":
             return sum(net(a, b) for net, (a, b) in zip(self.extra, maps))
         if kd == "sp":
-            return losses.similarity(*maps[-1])
-        return {"rkd": losses.relations, "pkt": losses.probabilities}[kd](s[-1], t[-1])
+            return losses.similarity(*map(of_round, maps[-1]))
+        return {"rkd": losses.relations, "pkt": losses.probabilities}[kd](of_round(s[-1]), of_round(t[-1]))
 
     def _views(self, batch: Batch) -> Tensor:
         x = classifier.rotations(classifier.crop_and_flip(batch.x, 0, self.opts.flip, batch.rng))
-        return classifier.crop_and_flip(x, self.opts.crop, self.opts.flip, batch.rng)
+        return classifier.crop_and_flip(x, self.opts.crop, self.opts.flip, batch.rng, views=4)
 
     def _head_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             pooled = self.net(self._views(batch), features=True).features[-1]
-        loss = losses.projection_loss(self.net.project(pooled))
+        loss = losses.projection_loss(of_round(self.net.project(pooled), 4)).mean()
         self.report("Loss/head", loss.detach())
         return loss
 
@@ -339,8 +339,9 @@ class CGANKD(method.Method):
             t = self.teacher(x, features=True)
             t_rep = self.teacher.project(t.features[-1])
         s = self.net(x, features=True)
-        out = losses.sskd(s.logits, t.logits, self.net.project(s.features[-1]), t_rep, y, kd_T=o.T, tf_T=o.tf_T,
-                          ss_T=o.ss_T, ratio_tf=o.ratio_tf, ratio_ss=o.ratio_ss)
+        rows = (of_round(v, 4) for v in (s.logits, t.logits, self.net.project(s.features[-1]), t_rep))
+        out = losses.sskd(*rows, of_round(y), kd_T=o.T, tf_T=o.tf_T, ss_T=o.ss_T, ratio_tf=o.ratio_tf,
+                          ratio_ss=o.ratio_ss)
         for key in ("ce", "kd", "tf", "ss"):
             self.report(f"Loss/{key}", getattr(out, key).detach())
         return o.ce_weight * out.ce + o.kd_weight * out.kd + o.tf_weight * out.tf + o.ss_weight * out.ss
@@ -372,6 +373,12 @@ class CGANKD(method.Method):
     @classmethod
     def sampler_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> Any:
         raise UserError(f"this snapshot is a {snap.stage} of cGAN-KD: it judges images and makes none")
+
+
+def of_round(x: Tensor, views: int = 1) -> Tensor:
+    """Rows of this process's images, `views` each, -> those of the images of all processes: what compares images with
+    each other compares those of the whole batch."""
+    return dist.gather_rows(x.unflatten(0, (-1, views))).flatten(0, 1)
 
 
 class Regressors(nn.ModuleList):

@@ -38,6 +38,8 @@ from gantransfer.networks.ratio_features import (
 )
 from gantransfer.networks.students import Student
 from gantransfer.snapshot import NetRecord, Snapshot
+from torch_utils import distributed as dist
+from torch_utils import random as rnd
 from torch_utils.pixels import from_uint8
 from torch_utils.step_statistics import StepStatistics
 
@@ -139,8 +141,7 @@ class DensityRatioTraining(method.Method):
         return [Phase(self.stage, params, self.opt)]
 
     def loss(self, phase: str, batch: Batch) -> Iterator[Tensor]:
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(torch.randint(2**62, [], generator=batch.choices)))  # dropout
+        with rnd.dropout(batch.choices, *self.nets.values()):
             yield self.ratio_loss(batch) if phase == "ratio" else self.features_loss(batch)
 
     def features_loss(self, batch: Batch) -> Tensor:
@@ -156,14 +157,14 @@ class DensityRatioTraining(method.Method):
         return loss
 
     def ratio_loss(self, batch: Batch) -> Tensor:
-        seeds = torch.randint(2**31 - 1, [len(batch.x)], generator=batch.choices).tolist()
+        seeds = rnd.randint(0, 2**31 - 1, [len(batch.x)], batch.choices).tolist()
         with torch.no_grad():
             fake = from_uint8(self.sampler_(seeds, batch.c).to(self.device))
             x = classifier.crop_and_flip(torch.cat([fake, batch.x]), 0, self.opts.flip, batch.rng)
             phi, code = self.phi(x), self.code(batch.c)
         r = self.R(phi, torch.cat([code, code]))
         r_fake, r_real = r[: len(fake)], r[len(fake) :]
-        loss = csp_loss(r_fake, r_real, self.opts.lam)
+        loss = csp_loss(dist.gather_rows(r_fake), dist.gather_rows(r_real), self.opts.lam)  # it squares a mean
         for name, value in (("loss", loss.loss), ("fake", r_fake), ("real", r_real), ("dead", (r == 0).float())):
             self.report(f"Ratio/{name}", value.detach())
         return loss.loss

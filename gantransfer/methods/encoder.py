@@ -170,7 +170,7 @@ class Encoder(method.Method):
     def _latents(self, n: int, rng: torch.Generator) -> torch.Tensor:
         """w [n, w_dim] of the source's mapping network."""
         z = rnd.randn([n, self.G.z_dim], rng).to(self.device)
-        c = self.labels.draw(n, torch.Generator().manual_seed(int(rnd.randint(0, 2**31, [], rng)))).to(self.device)
+        c = self.labels.draw(n, rnd.derived(rng)).to(self.device)
         return self.G.mapping(z, c, update_w_avg=False)[:, 0]
 
     # ---- training --------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ class Encoder(method.Method):
         if o.lambda_feat and self.D is not None:
             with torch.no_grad():
                 wanted = self.blocks(x)
-            terms = [(a - b).square().mean((1, 2, 3)) / b.var().clamp(min=1e-8)
+            terms = [(a - b).square().mean((1, 2, 3)) / variance(b).clamp(min=1e-8)
                      for a, b in zip(self.blocks(again), wanted)]
             features = torch.stack(terms).sum(0)
             self.report("Loss/features", features)
@@ -308,6 +308,15 @@ class Encoder(method.Method):
         spec = DataSpec.from_dict({**snap.data, "label": label.to_dict()})
         return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
                                         styles=lambda z, c: G.mapping(z, c, update_w_avg=False), render=G.synthesis)
+
+
+def variance(x: torch.Tensor) -> torch.Tensor:
+    """Variance over everything, of all processes; for what carries no gradient."""
+    if not dist.is_initialized():
+        return x.var()
+    count = x.numel() * dist.world_size()
+    mean = dist.all_reduce_sum(x.sum()) / count
+    return dist.all_reduce_sum((x - mean).square().sum()) / (count - 1)
 
 
 def small(x: torch.Tensor) -> torch.Tensor:

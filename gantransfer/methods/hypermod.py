@@ -375,8 +375,7 @@ class Hypermod(StyleGAN2):
         """[n]: distance of every block's features to the source's, for the same latents, noise and any label."""
         with torch.no_grad():
             ws = self.G.styles(d.z)
-        same = torch.Generator(batch.rng.device)
-        same.set_state(batch.rng.get_state())
+        same = rnd.twin(batch.rng)
         classes = self.G.classes_of(d.c)
         if "G_src" in self.nets:
             teacher: list[torch.Tensor] = []
@@ -443,8 +442,9 @@ class Hypermod(StyleGAN2):
         return self.D.b4.features(*self.D.run_blocks(None, x))
 
     def contrast(self, first: torch.Tensor, second: torch.Tensor, kind: str) -> torch.Tensor:
-        """[1]: weighted Barlow-Twins loss of two views."""
-        loss = networks.barlow_twins(self.features(first), self.features(second), self.opts.contrastive_lambda)
+        """[1]: weighted Barlow-Twins loss of two views, of the images of all processes."""
+        loss = networks.barlow_twins(*(dist.gather_rows(self.features(x)) for x in (first, second)),
+                                     self.opts.contrastive_lambda)
         self.report(f"Loss/contrastive/{kind}", loss)
         return self.opts.contrastive_weight * loss.reshape(1)
 

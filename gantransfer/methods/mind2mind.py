@@ -463,6 +463,7 @@ class Mind2Mind(method.Method):
     def moment_gap(self, code: torch.Tensor, d: Draws) -> torch.Tensor:
         """Squared distance of each class's generated mean to its shrunken mean, averaged over the batch's images."""
         c = d.c if d.keep is None else d.c * d.keep
+        c, code = dist.gather_rows(c), dist.gather_rows(code)
         count = c.sum(0)
         means = (c.t() @ code) / count.clamp(min=1)[:, None]
         gaps = (means - self.class_means.to(code)).square().sum(1)
@@ -472,20 +473,22 @@ class Mind2Mind(method.Method):
         """Jitter, and mixing with another code of the same label; each with probability p."""
         if d.aug is None:
             return code
-        partner = self._partners(d)
+        # Partners are found in the whole batch, or a rare class would have them on one process only.
+        partner = dist.own_rows(self._partners(dist.gather_rows(d.c), dist.gather_rows(d.aug["order"])))
         share = torch.where(d.aug["where"][:, :1] < self.p, d.aug["share"] / 2, 0.0)
-        code = torch.lerp(code, code[partner], share)
+        code = torch.lerp(code, dist.gather_rows(code)[partner], share)
         jitter = d.aug["jitter"] * self.figures.deviation
         return code + torch.where(d.aug["where"][:, 1:] < self.p, JITTER, 0.0) * jitter
 
-    def _partners(self, d: Draws) -> torch.Tensor:
-        """For each sample another one of its class (itself if there is none): the next in a random order, in a ring."""
-        n = len(d.z)
-        label = d.c.argmax(1) if self.data.label.kind == "class" else torch.zeros(n, dtype=torch.int64,
-                                                                                 device=d.z.device)
+    def _partners(self, c: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        """For each sample another one of its class (itself if there is none): the next in a random order, in a ring.
+        c: labels [n, label_dim]; order: uniform numbers [n]."""
+        n = len(order)
+        label = c.argmax(1) if self.data.label.kind == "class" else torch.zeros(n, dtype=torch.int64,
+                                                                               device=order.device)
         if self.data.label.kind == "value":
-            return torch.arange(n, device=d.z.device)
-        order = torch.argsort(label.double() + d.aug["order"].double() * 0.999)
+            return torch.arange(n, device=order.device)
+        order = torch.argsort(label.double() + order.double() * 0.999)
         ring = label[order]
         first = torch.searchsorted(ring, ring)
         last = torch.searchsorted(ring, ring, right=True)
@@ -528,7 +531,9 @@ class Mind2Mind(method.Method):
         return self.M.to_prior(rnd.randn([n, self.opts.z_dim], rng).to(self.device))
 
     def state(self) -> dict[str, Any]:
-        return dict(p=self.p, steps=self.steps, seconds=self.seconds, overfit=self.overfit)
+        # `accepted` and `acceptance` are the encoder's, which a continued run finds where the source has them.
+        return dict(p=self.p, steps=self.steps, seconds=self.seconds, overfit=self.overfit, accepted=self.ae.accepted,
+                    acceptance=self.ae.figures)
 
     def load_state(self, s: dict[str, Any]) -> None:
         self.p, self.steps, self.seconds, self.overfit = s["p"], s["steps"], dict(s["seconds"]), s["overfit"]

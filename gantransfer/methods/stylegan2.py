@@ -133,8 +133,9 @@ class StyleGAN2(method.Method):
             raise UserError(f"--batch={run.batch} is not a multiple of --batch-gpu={run.batch_gpu} x "
                             f"--gpus={run.num_procs}; change one of them")
         o.mbstd_group = o.mbstd_group or mbstd
-        if run.batch_gpu > o.mbstd_group and run.batch_gpu % o.mbstd_group:
-            raise UserError(f"{run.batch_gpu} images per process and round do not split into minibatch-deviation "
+        whole = run.batch_gpu * run.num_procs
+        if whole > o.mbstd_group and whole % o.mbstd_group:
+            raise UserError(f"{whole} images per round do not split into minibatch-deviation "
                             f"groups of {o.mbstd_group}; set --mbstd-group or --batch-gpu so that they divide")
         if o.fp32 and o.precision not in ("auto", "fp32"):
             raise UserError(f"--fp32=True and --precision={o.precision} exclude each other; leave one of them away")
@@ -343,6 +344,8 @@ class StyleGAN2(method.Method):
         """`Phase.eager` of the adversarial losses."""
         if "recordable" not in vars(type(self)):
             return f"{self.name} is not prepared"
+        if dist.world_size() > 1 and self.run.batch_gpu % self.opts.mbstd_group:
+            return "minibatch deviation gathers over processes"
         if key == "D" and self.opts.lecam:
             return "LeCam's first step is unlike the others"
         return None
@@ -426,7 +429,7 @@ class StyleGAN2(method.Method):
         (grad,) = torch.autograd.grad((img * noise).sum(), ws, create_graph=True)  # [k, num_ws, w_dim]
         lengths = grad.square().sum(2).mean(1).sqrt()
         # The mean is part of the graph, as published; every micro-batch starts from the step's first mean.
-        mean = self.pl_mean + self.pl_decay * (lengths.mean() - self.pl_mean)
+        mean = self.pl_mean + self.pl_decay * (dist.mean_of_all(lengths.mean()) - self.pl_mean)
         self._remember("Greg", "pl_mean", mean.detach())
         penalty = (lengths - mean).square()
         self.report("Loss/pl_penalty", penalty)

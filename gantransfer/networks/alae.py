@@ -175,7 +175,7 @@ class Generator(nn.Module):
             if noise_mode == "const":
                 return rnd.fixed_randn((1, 1, *x.shape[2:]), layer).to(x.device)
             if noise_mode == "batch":
-                return rnd.randn([1, 1, *x.shape[2:]], rng, x.device)
+                return rnd.randn([1, 1, *x.shape[2:]], rng, x.device, common=True)
             return rnd.randn([len(ws), 1, *x.shape[2:]], rng, x.device)
 
         x = before = self.const

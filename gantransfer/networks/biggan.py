@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from torch_utils import whole_batch
 from torch_utils.ops.cond_batch_norm import cond_batch_norm
 from torch_utils.ops.convolution import conv2d
 
@@ -480,7 +481,9 @@ def freeze_sn(net: nn.Module, frozen: bool = True) -> None:
 
 @torch.no_grad()
 def standing_statistics(G: Generator, inputs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Replace the norms' statistics by their mean over training forwards of the (z, c) in `inputs`; ends in eval."""
+    """Replace the norms' statistics by their mean over training forwards of the (z, c) in `inputs`; ends in eval.
+    By this process alone."""
+    whole_batch.alone(G)
     norms = G.norms()
     for m in norms:
         m.start_standing()

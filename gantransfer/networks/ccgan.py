@@ -10,12 +10,13 @@ so that results do not depend on how a batch is cut.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from torch_utils import whole_batch
 from torch_utils.ops.cond_batch_norm import cond_batch_norm
 from torch_utils.ops.convolution import conv2d
 
@@ -104,9 +105,11 @@ def sweep(net: nn.Module, times: int = 1) -> None:
 class BatchStatistics(nn.Module):
     """Running mean and variance, and the statistics of the training forwards since the last `update_running`.
 
-    Training uses the batch's own statistics and only notes them; `update_running` averages what was noted, so that
-    micro-batches and processes have one set of running statistics.
+    Training uses the batch's own statistics, those of all processes, and only notes them; `update_running` averages
+    what was noted, so that micro-batches have one set of running statistics.
     """
+
+    gather: Callable[[torch.Tensor], torch.Tensor] | None = None  # stacks over processes; None = each for itself
 
     def __init__(self, channels: int, momentum: float, affine: bool = False):
         super().__init__()
@@ -124,7 +127,8 @@ class BatchStatistics(nn.Module):
             return cond_batch_norm(x, gain, bias, mean, var, training=False, eps=self.eps, act="relu", up=up)
         mean, var = torch.zeros_like(mean), torch.zeros_like(var)
         # With momentum 1 the buffers receive the batch's own statistics.
-        out = cond_batch_norm(x, gain, bias, mean, var, momentum=1.0, eps=self.eps, act="relu", up=up)
+        out = cond_batch_norm(x, gain, bias, mean, var, momentum=1.0, eps=self.eps, act="relu", up=up,
+                              gather=self.gather)
         self._noted.append(torch.stack([mean, var]))
         return out
 
@@ -172,7 +176,9 @@ def update_running(net: nn.Module, reduce=lambda t: t) -> None:
 
 @torch.no_grad()
 def standing_statistics(G: nn.Module, inputs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Set the running statistics to the mean over training-mode forwards of `inputs` (z, h); ends in eval mode."""
+    """Set the running statistics to the mean over training-mode forwards of `inputs` (z, h); ends in eval mode.
+    By this process alone."""
+    whole_batch.alone(G)
     G.train()
     for z, h in inputs:
         G(z, h)

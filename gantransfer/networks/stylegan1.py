@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gantransfer.networks.stylegan2 import plain, untruncated
+from torch_utils import distributed as dist
 from torch_utils import random
 from torch_utils.ops.convolution import conv2d, conv_transpose2d
 
@@ -72,9 +73,11 @@ def upsample(x: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def batch_deviation(x: torch.Tensor) -> torch.Tensor:
-    """[N, C, H, W] -> [N, C + 1, H, W]: one more channel, everywhere the mean deviation over the whole batch."""
-    s = ((x - x.mean(0)).square().mean(0) + 1e-8).sqrt().mean()
+def batch_deviation(x: torch.Tensor, whole: bool = False) -> torch.Tensor:
+    """[N, C, H, W] -> [N, C + 1, H, W]: one more channel, everywhere the mean deviation over the batch.
+    `whole`: over the batches of all processes."""
+    y = dist.gather_rows(x) if whole else x
+    s = ((y - y.mean(0)).square().mean(0) + 1e-8).sqrt().mean()
     return torch.cat([x, s.expand(len(x), 1, *x.shape[2:])], 1)
 
 
@@ -373,6 +376,8 @@ def mix_at(styles: Sequence[torch.Tensor], crossovers: Sequence[int]) -> torch.T
 class CriticBlock(nn.Module):
     """[N, in, R, R] -> [N, out, R/2, R/2]; the last one [N, in, 4, 4] -> [N, out, 1, 1]."""
 
+    gather = None  # torch_utils/whole_batch.py
+
     def __init__(self, in_channels: int, out_channels: int, fused: bool, last: bool):
         super().__init__()
         self.last = last
@@ -387,7 +392,9 @@ class CriticBlock(nn.Module):
         self.conv2 = nn.Sequential(Blur(out_channels), *down, act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv2(self.conv1(batch_deviation(x) if self.last else x))
+        if self.last:
+            x = batch_deviation(x, whole=self.training and self.gather is not None)
+        return self.conv2(self.conv1(x))
 
 
 class Discriminator(nn.Module):

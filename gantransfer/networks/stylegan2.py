@@ -21,6 +21,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from torch_utils import distributed as dist
 from torch_utils import random
 from torch_utils.ops import upfirdn2d
 from torch_utils.ops.bias_act import activate_, activation_funcs, bias_act, folds_gain
@@ -477,24 +478,35 @@ class DiscriminatorBlock(nn.Module):
 
 class MinibatchStd(nn.Module):
     """Append `num_channels` maps with the standard deviation over groups of samples: [N, C, H, W] -> [N, C + F, H, W].
-    Sample n belongs to group n mod (N / group_size)."""
+    Sample n belongs to group n mod (N / group_size).
+
+    In training they can be those of the samples of all processes. They lie as the rows of a batch do
+    (`distributed.gather_rows`): where a process has whole groups, it needs no other."""
+
+    gather = None  # torch_utils/whole_batch.py
 
     def __init__(self, group_size, num_channels=1):
         super().__init__()
         self.group_size, self.num_channels = group_size, num_channels
 
     def forward(self, x):
-        n, c, h, w = x.shape
-        g = n if self.group_size is None else min(self.group_size, n)
+        n = len(x)
+        whole = n * dist.world_size() if self.training and self.gather is not None else n
+        g = whole if self.group_size is None else min(self.group_size, whole)
+        if g and n % g and whole % g == 0:
+            return torch.cat([x, dist.own_rows(self._deviation(dist.gather_rows(x), g))], 1)
         if g and n % g:
             raise ValueError(f"minibatch standard deviation: {n} samples cannot be split into groups of {g}; choose a "
                              "batch (per step and per GPU) that mbstd_group_size divides, or change mbstd_group_size")
-        f = self.num_channels
+        return torch.cat([x, self._deviation(x, g)], 1)
+
+    def _deviation(self, x, g):
+        """[N, F, H, W] over groups of g."""
+        (n, c, h, w), f = x.shape, self.num_channels
         y = x.reshape(max(g, 1), -1, f, c // f, h, w)
         y = (y - y.mean(0)).square().mean(0)
         y = (y + 1e-8).sqrt().mean((2, 3, 4))  # [N / g, F]
-        y = y.repeat(g, 1)[:, :, None, None].expand(n, f, h, w)
-        return torch.cat([x, y], 1)
+        return y.repeat(g, 1)[:, :, None, None].expand(n, f, h, w)
 
 
 class DiscriminatorEpilogue(nn.Module):

@@ -89,7 +89,7 @@ def waiting(dataset: ImageDataset, batch: int, step_ms: float, workers: int, dev
     loader = training_loop._Loader(dataset, BatchSource(dataset, 0), device, workers)
     waited, start = 0.0, time.perf_counter()
     for k in range(steps):
-        loader.expect([((k + ahead) * batch, batch) for ahead in range(1, 4)])
+        loader.expect([((k + ahead) * batch, batch, 1) for ahead in range(1, 4)])
         began = time.perf_counter()
         loader(k * batch, batch)
         waited += time.perf_counter() - began if k else 0.0  # the first batch has had nobody to read it

@@ -168,6 +168,24 @@ def test_options_of_a_continued_run_must_agree(call, tiny_zip, tmp_path):
     assert load(max(run.glob("network-snapshot-*.pkl"))).cur_nimg == 32
 
 
+def test_a_continued_run_keeps_its_rounds(call, tiny_zip, tmp_path):
+    """Not the images per process: what looks across a batch looks at a round of all processes."""
+    base = [*TINY, f"--data={tiny_zip}", f"--outdir={tmp_path}", "--mbstd_group=2"]
+    call(*base, "--batch-gpu=4", "--kimg=0.008")
+    (run,) = tmp_path.glob("00000-*")
+    again = [*base, f"--resume={run}", "--kimg=0.016"]
+    _, err = call(*again, code=2)
+    assert "2 rounds of 4 images per step, not 1 of 8" in err and "--batch-gpu=4 to continue it with --gpus=1" in err
+    record = run / "training_options.json"
+    options = json.loads(record.read_text())
+    record.write_text(json.dumps(options | dict(num_gpus=2, batch_gpu=2)))  # by two processes: as many rounds
+    out, _ = call(*again, "--batch-gpu=4")
+    assert "Continuing" in out
+    record.write_text(json.dumps(options | dict(num_gpus=8, batch_gpu=1)))
+    _, err = call(*again, "--batch-gpu=4", code=2)
+    assert "1 round of 8 images per step, not 2 of 4" in err and "give --batch-gpu=8" in err
+
+
 def snapshot_of(call, tmp_path, data, *flags):
     call(*TINY, f"--data={data}", f"--outdir={tmp_path}", "--kimg=0.008", *flags)
     return max(tmp_path.glob("*/network-snapshot-*.pkl"), key=lambda p: p.parent.name)

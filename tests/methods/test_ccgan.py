@@ -191,7 +191,7 @@ def test_a_killed_run_continues_to_the_same_weights(path, tmp_path):
 
 def test_two_processes_train_the_same_model(path, tmp_path, run_script):
     base = ["train.py", "--method=ccgan", f"--data={path}", "--metrics=none", "--threads=1", "--batch=8",
-            "--batch-gpu=4", "--kimg=0.096", "--embed_kimg=0.064", "--tick=1", "--kernels=ref",
+            "--kimg=0.096", "--embed_kimg=0.064", "--tick=1", "--kernels=ref",
             *(f"--{k}={v}" for k, v in SMALL.items())]
     snaps = []
     for n in (1, 2):
@@ -200,6 +200,8 @@ def test_two_processes_train_the_same_model(path, tmp_path, run_script):
         snaps.append(load(sorted(run.glob("network-snapshot-*.pkl"))[-1]))
     for name in ("G", "D", "y2h"):
         for key, t in snaps[0].nets[name].state.items():
+            if name == "G" and (key.endswith("running_mean") or key.endswith(".bias") and "conv" in key):
+                continue  # batch norm cancels the biases: their gradient is rounding, which Adam turns into full steps
             assert torch.allclose(t, snaps[1].nets[name].state[key], rtol=2e-3, atol=2e-4), f"{name}.{key}"
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -295,6 +296,33 @@ def test_torchrun_starts_the_same_script(job):
         "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
     assert code == 0, err
     assert sorted(out.splitlines()) == ["rank 0 of 2: 2.0", "rank 1 of 2: 2.0"]
+
+
+def test_killing_torchrun_leaves_no_orphans(job, tmp_path):
+    p = job.start("open(f'pid{rank}.tmp', 'w').write(str(os.getpid()))\nos.rename(f'pid{rank}.tmp', f'pid{rank}')\n"
+                  "time.sleep(60)", "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+    files = [tmp_path / f"pid{k}" for k in (0, 1)]
+    wait_for(*files, seconds=60)
+    p.kill()
+    end = time.monotonic() + 10
+    while any(alive(int(f.read_text())) for f in files):
+        assert time.monotonic() < end, "a rank outlived its agent"
+        time.sleep(0.05)
+
+
+def test_an_earlier_attempt_of_a_job_is_told_from_another_job(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert dist.job() is None and dist.restarts() == 0
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "100")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    mine, record = dist.job(), dataclasses.asdict(dist.job())
+    assert mine == dist.job() and dist.restarts() == 1
+    assert mine.same(record, 0) and mine.same(record, 1)
+    other = {**record, "agent": "host:1:2"}  # the same id given to two jobs; or rank 0 moved to another machine
+    assert not mine.same(other, 0) and mine.same(other, 1)
+    assert not mine.same({**record, "run_id": "101"}, 1) and not mine.same(None, 1)
+    unnamed = dist.Job("none", "here:3:4")
+    assert not unnamed.same({"run_id": "none", "agent": "host:1:2"}, 1)
 
 
 def test_progress_bars_of_rank_0_show_before_the_line_ends(job, tmp_path):

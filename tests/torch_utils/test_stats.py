@@ -123,7 +123,7 @@ def test_ranks_agree_on_names_and_figures():
     assert first["both"] == pytest.approx({"num": 6, "mean": both.mean(), "std": both.std()})
     assert first["only0"]["mean"] == 1 and first["only1"]["mean"] == 11 and first["only1"]["num"] == 3
     assert second["both"]["num"] == 2 and second["both"]["mean"] == 1.5 and second["only1"] == first["only1"]
-    assert restored["both"]["num"] == 1 and restored["both"]["mean"] == 1, "pending values of rank 0 count once"
+    assert restored["both"]["num"] == 2 and restored["both"]["mean"] == 1.5, "pending values of all ranks count once"
 
 
 def test_json_is_strict_and_plain(tmp_path):

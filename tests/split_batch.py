@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses and gradients of every method at equal weights, on one process and on two: a program for test_split_batch.py.
+
+`python -m tests.split_batch FOLDER WORLD CASE...` writes FOLDER/WORLD.pt: for each case and step the gradients that the
+loop applies, and the means of what is reported. Each step starts from the state that one process had, which the run
+with WORLD=1 leaves in FOLDER, so that rounding cannot grow from step to step. FOLDER holds set.zip and values.zip.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnnlib.util import run_cli
+from gantransfer import snapshot, training_loop
+from gantransfer.data.dataset import ImageDataset
+from gantransfer.method import Method, RunConfig
+from gantransfer.methods import METHODS
+from gantransfer.methods.cgan_kd import CGANKD
+from gantransfer.methods.density_ratio import DensityRatioTraining
+from torch_utils import distributed as dist
+
+STYLE = dict(cfg="tiny", cbase=64, cmax=8, z_dim=8, w_dim=8, precision="fp32")
+REGULAR = dict(STYLE, aug="fixed", p=0.5, augpipe="bgc", pl_weight=2.0, style_mix=0.9,
+               lecam=0.01, d_reg_interval=1, g_reg_interval=1)
+BIG = dict(cfg="tiny", standing=1, aug="noaug", diffaug="light", gamma=0.5)
+KD = dict(arch="resnet8", flip=True)
+# name: (method, stage, needs continuous labels, source, options)
+CASES: dict[str, tuple[str, str | None, bool, str | None, dict[str, Any]]] = {
+    "stylegan2": ("stylegan2", None, False, None, REGULAR),
+    "one group": ("stylegan2", None, False, None, dict(STYLE, mbstd_group=8, r1_aug=True)),
+    "utlo": ("utlo", None, False, None, dict(STYLE, res_uc=4, diffaug="light")),
+    "transitional": ("transitional", None, False, None, dict(STYLE, t_start_kimg=0.0, t_end_kimg=0.02)),
+    "biggan": ("biggan", None, False, None, dict(BIG, g_ch=2, d_ch=2)),
+    "cgantransfer": ("cgantransfer", None, False, "biggan", BIG),
+    "minegan": ("minegan", None, False, "biggan", BIG),
+    "styletransfer": ("styletransfer", None, False, "stylegan2", dict(cfg="tiny")),
+    "hypermod": ("hypermod", None, False, "plain", dict(cfg="tiny", contrastive=True, hyper_init="random",
+                                                         align_kimg=0.008)),
+    "alae": ("alae", None, False, None, dict(cfg="tiny", level_kimg=0.0)),
+    "encoder": ("encoder", None, False, "plain", dict(cfg="tiny")),
+    "mind2mind": ("mind2mind", None, False, "encoder", dict(accept_encoder=True, latent_aug="fixed", p=0.5,
+                                                            moment_weight=1.0, hidden_g="16", hidden_d="16")),
+    "mind_tune": ("mind_tune", None, False, "mind2mind", dict(cfg="tiny")),
+    "ccgan": ("ccgan", None, True, None, dict(cfg="tiny", embed_kimg=0.0, label_input="nli")),
+    "ccgan code": ("ccgan", None, True, None, dict(cfg="tiny", embed_kimg=0.016)),
+    "teacher": ("cgan_kd", "teacher", False, None, dict(KD, dropout=0.5)),
+    "head": ("cgan_kd", "head", False, "teacher", KD),
+    **{f"student {kd}": ("cgan_kd", "student", False, None, dict(KD, kd=kd))
+       for kd in ("blkd", "uda", "fitnet", "sp", "rkd", "pkt", "vid", "sskd")},
+    "ratio features": ("density_ratio", "features", False, None, dict(features="resnet34", feature_width=8)),
+    "sparse features": ("density_ratio", "features", True, None, dict(features="sae", feature_width=8)),
+    "ratio": ("density_ratio", "ratio", False, "stylegan2", dict(features="teacher", width="tiny")),
+}
+STEPS, BATCH = 3, 8
+KINDS = {**METHODS, CGANKD.name: CGANKD, DensityRatioTraining.name: DensityRatioTraining}
+SOURCES: dict[str, tuple[str, str | None, bool, str | None, dict[str, Any]]] = {
+    **{k: CASES[k] for k in ("encoder", "teacher", "head", "mind2mind")},
+    "stylegan2": ("stylegan2", None, False, None, STYLE), "plain": ("stylegan2", None, False, None, STYLE),
+    "biggan": ("biggan", None, False, None, dict(BIG, g_ch=2, d_ch=2)),
+}
+
+
+def source_of(folder: Path, name: str | None) -> snapshot.Snapshot | None:
+    """An untrained network, made by the run of one process."""
+    if name is None:
+        return None
+    path = folder / f"source-{name}.pkl"
+    if not path.exists():
+        m, dataset, _ = made(folder, SOURCES[name], 1, labels=name != "plain")
+        m.prepare(dataset)
+        m.snapshot(0).save(path)
+    return snapshot.load(path)
+
+
+def made(folder: Path, case: tuple, world: int, labels: bool = True, state: Path | None = None,
+         **run_options: Any) -> tuple[Method, ImageDataset, RunConfig]:
+    """`state`: of a run that the method goes on with."""
+    name, stage, values, source, options = case
+    kind = KINDS[name]
+    start, options = source_of(folder, source), dict(options)
+    if options.get("kd", "none") != "none" or options.get("features") == "teacher":
+        teacher = "head" if options.get("kd") == "sskd" else "teacher"
+        source_of(folder, teacher)
+        options["teacher"] = str(folder / f"source-{teacher}.pkl")
+    if source in ("teacher", "head"):
+        options["teacher"] = str(folder / f"source-{source}.pkl")
+        options["kd"], start = "sskd", None
+    if "accept_encoder" in options:
+        options["cache"] = str(folder / "latents.npz")
+    if options.get("features") == "teacher":
+        options["network"] = str(folder / f"source-{source}.pkl")
+    labels = labels and name not in ("alae", "encoder")
+    dataset = ImageDataset(folder / ("values.zip" if values else "set.zip"), use_labels=labels)
+    run = RunConfig(**dict(num_procs=world, batch=BATCH, kimg=1.0, metrics="none") | run_options)
+    opts = kind.Options(**options)
+    opts.given = frozenset(options)
+    kind.resolve(opts, run, dataset.spec)
+    if state is not None:
+        start = training_loop.as_source(state) if kind.shaped_by_source else start if name == "density_ratio" else None
+    torch.manual_seed(0)
+    return kind(opts, dataset.spec, run, start, stage or kind.stages[0]), dataset, run
+
+
+def steps(folder: Path, name: str, world: int) -> list[dict[str, Any]]:
+    m, dataset, run = made(folder, CASES[name], world)
+    loop = training_loop._Loop(m, dataset, run, training_loop.Outputs(folder), None, None)
+    found: list[torch.Tensor] = []
+    plain = training_loop.FlatGradients.finish
+
+    def finish(self: training_loop.FlatGradients) -> torch.Tensor:
+        bad = plain(self)
+        found.append(self.flat.clone())
+        return bad
+
+    training_loop.FlatGradients.finish = finish
+    out = []
+    try:
+        for k in range(STEPS):
+            path = folder / f"state-{name}-{k}.pt"
+            if world == 1:
+                torch.save(loop.state(), path)
+            else:
+                loop.load_state(path)
+            found.clear()
+            loop._step()
+            means = {key: v["mean"] for key, v in loop.collector.collect().items() if v["num"]}
+            after = {f"{n}.{key}": t.clone() for n, net in m.nets.items() for key, t in net.state_dict().items()
+                     if key.rsplit(".", 1)[-1] not in dict(net.named_parameters()) and t.is_floating_point()}
+            after = {key: t for key, t in after.items() if not any(
+                key == f"{n}.{p}" for n, net in m.nets.items() for p, _ in net.named_parameters())}
+            out.append(dict(gradients=[g.clone() for g in found], means=means, buffers=after))
+            if world > 1:
+                dist.assert_replicas_equal({f"{n}.{key}": t for n, net in m.nets.items()
+                                            for key, t in net.state_dict().items()})
+    finally:
+        training_loop.FlatGradients.finish = plain
+        loop.close()
+    return out
+
+
+def main() -> None:
+    folder, world = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(1)
+    if world > 1:
+        if not dist.launched():
+            sys.exit(dist.launch(world, kind="cpu"))
+        dist.init("cpu")
+    found = {name: steps(folder, name, world) for name in sys.argv[3:]}
+    if dist.is_main():
+        torch.save(found, folder / f"{world}.pt")
+    dist.shutdown()
+
+
+if __name__ == "__main__":
+    run_cli(main)
