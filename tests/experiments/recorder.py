@@ -81,8 +81,6 @@ def record(study: str, flags: list[str], folder: Path, monkeypatch, made: dict |
         for name in ("gantransfer.importers.load_any", "gantransfer.latent.cache.read",
                      "gantransfer.distillation.fakes.read"):
             patch.setattr(name, finish)
-        if hasattr(module, "load_any"):
-            patch.setattr(module, "load_any", finish)
         if study == "distill":
             patch.setattr(module, "agreements", lambda *_: dict.fromkeys((
                 "teacher_drawn", "teacher_filtered", "teacher_final", "judge_raw", "judge_filtered",
