@@ -59,15 +59,15 @@ def save_sheet(path: Path, blocks: Mapping[str, Sequence[np.ndarray]], rows: Seq
         strips = np.pad(np.stack(strips), ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=255)
         sheet = image_grid(strips, 1, row_labels=rows, zoom=zoom)
         left = sheet.width - strips.shape[3] * zoom
-        bands.append((sheet, [(left + x, t) for x, t in zip(_starts(part, size, zoom), part)]))
+        bands.append((sheet, 0, [(left + x, t) for x, t in zip(_starts(part, size, zoom), part)]))
     if strip:
         images = strip[1]
         sheet = image_grid(images, -(-len(images) // 2), zoom=max(32 // images.shape[-1], 1), gap=3).convert("RGB")
-        bands.append((sheet, [(0, strip[0])]))
-    out = Image.new("RGB", (max(s.width for s, _ in bands), sum(s.height + TOP for s, _ in bands)), "white")
+        bands.append((sheet, left, [(left, strip[0])]))
+    out = Image.new("RGB", (max(s.width + x for s, x, _ in bands), sum(s.height + TOP for s, *_ in bands)), "white")
     pen, y = ImageDraw.Draw(out), 0
-    for sheet, names in bands:
-        out.paste(sheet, (0, y + TOP))
+    for sheet, indent, names in bands:
+        out.paste(sheet, (indent, y + TOP))
         for x, title in names:
             pen.text((x + 2, y + 4), title, fill="black")
         y += sheet.height + TOP
