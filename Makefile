@@ -12,7 +12,7 @@ STAMP = $(VENV)/.gantransfer-installed
 .PHONY: demo test lint clean venv
 
 demo: $(STAMP)
-	$(RUN) -m gantransfer.experiments.demo $(ARGS)
+	$(RUN) -m gantransfer demo $(ARGS)
 
 test: $(STAMP)
 	$(RUN) -m pytest $(ARGS)

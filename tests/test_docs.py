@@ -301,7 +301,7 @@ def test_arms_of_the_comparison():
     named = {a: cells[1] for cells in rows(text) for a in re.findall(r"`([a-z0-9-]+)`", cells[0])}
     for arm, flags in longtail.ARMS.items():
         said = re.findall(r"--[\w-]+=[\w.-]+", named[arm].replace("=...", f"={arm}"))
-        assert said == flags, arm
+        assert said == flags.flags, arm
 
 
 # ---- examples and messages, run ------------------------------------------------------------------------------

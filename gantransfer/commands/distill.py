@@ -683,7 +683,7 @@ def gan_on(outdir: Path, real: list[str], text: str, kimg: float, seed: int) -> 
     job, done = jobs.train_job("gan", outdir / "gan", f"seed{seed}", kimg,
                                [*real, "--cond=True", f"--seed={seed}", *rest])
     if job:
-        print(f"$ python {' '.join(job.argv)}", flush=True)
+        print(f"$ {job}", flush=True)
         jobs.run_jobs([job], threads=jobs.cores())
         done = jobs.final_snapshot(jobs.run_folder(outdir / "gan", f"seed{seed}", kimg), kimg)
     return str(done)

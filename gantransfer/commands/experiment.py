@@ -1,34 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gantransfer experiment STUDY`: a study of gantransfer/experiments, imported when it is called."""
+"""`gantransfer experiment STUDY`: a study of gantransfer/experiments, imported when it is called.
+
+A study is a file of that folder whose docstring begins with `gantransfer experiment NAME: what it compares`.
+"""
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 
 import click
 
-STUDIES = {
-    "longtail": "long-tailed classes: baseline, UTLO, balanced sampling, ...",
-    "cgantransfer": "new classes from few images: cGANTransfer, MineGAN, fine-tuning, ...",
-    "hypermod": "classes for an unconditional generator: Hyper-Modulation, fine-tuning, ...",
-    "mind2mind": "a new domain through a frozen auto-encoder: Mind2Mind, fine-tuning, FreezeD",
-    "distill": "classifiers taught by generated images: cGAN-KD",
-    "ccgan": "regressors taught by generated images of a continuous label: CcGAN and cGAN-KD",
-}
+
+@cache
+def studies() -> dict[str, str]:
+    """Name -> one line, read off the files; nothing is imported."""
+    found = {}
+    for path in sorted(Path(__file__).parents[1].joinpath("experiments").glob("*.py")):
+        with open(path, encoding="utf-8") as f:
+            head = f.read(400)
+        if m := re.search(rf'^"""gantransfer experiment {path.stem}: (.+)\.$', head, re.M):
+            found[path.stem] = m[1]
+    return found
 
 
 class Studies(click.Group):
-    """Looks a study up by name; nothing is imported for the list."""
+    """Looks a study up by name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(STUDIES)
+        return list(studies())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return import_module(f"gantransfer.experiments.{name}").main if name in STUDIES else None
+        return import_module(f"gantransfer.experiments.{name}").main if name in studies() else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Studies"):
-            formatter.write_dl(list(STUDIES.items()))
+            formatter.write_dl(list(studies().items()))
 
 
 @click.command(cls=Studies, context_settings={"max_content_width": 110})

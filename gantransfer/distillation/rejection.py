@@ -51,6 +51,9 @@ def calibrate(d_real: np.ndarray, d_fake: np.ndarray, ridge: float = 1e-6) -> Ca
     (the logit ranks generated images as more real) becomes 0, which rejects nothing. Raises UserError for logits that
     are not finite or of which one side is missing.
     """
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
     d_real, d_fake = (np.asarray(d, np.float64).reshape(-1) for d in (d_real, d_fake))
     if not len(d_real) or not len(d_fake) or not (np.isfinite(d_real).all() and np.isfinite(d_fake).all()):
         raise UserError("the discriminator's logits are not finite, or there are none; use another snapshot")
@@ -59,23 +62,17 @@ def calibrate(d_real: np.ndarray, d_fake: np.ndarray, ridge: float = 1e-6) -> Ca
     x = np.stack([(d - mean) / spread, np.ones_like(d)], 1)
     target = np.concatenate([np.ones(len(d_real)), np.zeros(len(d_fake))])
     weight = np.concatenate([np.full(len(d_real), 0.5 / len(d_real)), np.full(len(d_fake), 0.5 / len(d_fake))])
-    w = np.zeros(2)
 
-    def objective(w: np.ndarray) -> float:
+    def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
         a = x @ w
-        return float((weight * (np.logaddexp(0, a) - target * a)).sum() + 0.5 * ridge * w @ w)
+        value = (weight * (np.logaddexp(0, a) - target * a)).sum() + 0.5 * ridge * w @ w
+        return float(value), x.T @ (weight * (expit(a) - target)) + ridge * w
 
-    for _ in range(100):  # Newton with halved steps: the objective is convex
-        p = 1 / (1 + np.exp(-np.clip(x @ w, -500, 500)))
-        gradient = x.T @ (weight * (p - target)) + ridge * w
-        hessian = (x * (weight * p * (1 - p))[:, None]).T @ x + ridge * np.eye(2)
-        step, before = np.linalg.solve(hessian, gradient), objective(w)
-        size = 1.0
-        while objective(w - size * step) > before and size > 1e-6:
-            size /= 2
-        w = w - size * step
-        if np.abs(size * step).max() < 1e-10:
-            break
+    def hessian(w: np.ndarray) -> np.ndarray:
+        p = expit(x @ w)
+        return (x * (weight * p * (1 - p))[:, None]).T @ x + ridge * np.eye(2)
+
+    w = minimize(objective, np.zeros(2), jac=True, hess=hessian, method="trust-exact", options=dict(gtol=1e-12)).x
     if w[0] < 0:
         return Calibration(0.0, 0.0)
     return Calibration(float(w[0] / spread), float(w[1] - w[0] * mean / spread))

@@ -1,34 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gantransfer experiment distill: cGAN-KD on real handwritten digits, in minutes on a CPU.
+"""gantransfer experiment distill: classifiers taught by generated images: cGAN-KD.
 
 For every fold of the digits: a GAN, a teacher, fakes, filtered fakes, and students that all see equally many images:
 real ones only (NOKD), with a distillation loss (KD), with generated images as they come (raw), filtered and relabelled
 (cGAN-KD), and with both. Tested on the fold's own images, so that with five folds every image is tested once. Every
-step is a command of the README; what is there already is kept. With --folds=5 this is the comparison of the README.
+step is a command; what is there already is kept. With --folds=5 this is the published comparison.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import click
 import numpy as np
-import torch
 
 from dnnlib import json_file
-from dnnlib.util import UserError, atomic_path, atomic_write, format_time
-from gantransfer.commands import distill, kernels
-from gantransfer.commands.flags import FloatRange, IntRange, PathObject
-from gantransfer.data.dataset import ImageDataset
-from gantransfer.detectors.judge import DigitsJudge
-from gantransfer.detectors.weights import package_data, read_state
-from gantransfer.distillation import fakes
-from gantransfer.experiments import jobs
-from gantransfer.experiments.jobs import Job
-from gantransfer.metrics.paired import critical_t, difference, spread, versions
-from gantransfer.pictures.grids import image_grid
+from dnnlib.util import atomic_write
+from gantransfer.commands.flags import IntRange
+from gantransfer.experiments import harness, sheets
+from gantransfer.experiments.harness import Arm, student_result
+from gantransfer.metrics.paired import critical_t, spread, table, versions
 
 FOLDS = 5
 # Settings of the real data: (title, flags of the GAN, sampling of every classifier)
@@ -36,11 +28,12 @@ SETTINGS = {
     "longtail": ("long-tailed, imbalance 25", ["--add_uc=True", "--res_uc=4", "--sampling=balanced"], "balanced"),
     "balanced": ("all images of four folds", [], "empirical"),
 }
-# Students: (title, fakes, distillation loss)
+# Students; the last word: which fakes they see
+KD = ["--kd=blkd"]  # with the teacher
 ARMS = {
-    "nokd": ("NOKD", None, False), "kd": ("KD", None, True), "raw": ("raw fakes", "raw", False),
-    "raw-kd": ("raw fakes + KD", "raw", True), "cgankd": ("cGAN-KD", "processed", False),
-    "cgankd-kd": ("cGAN-KD + KD", "processed", True),
+    "nokd": Arm("NOKD", [], None), "kd": Arm("KD", KD, None), "raw": Arm("raw fakes", [], "raw"),
+    "raw-kd": Arm("raw fakes + KD", KD, "raw"), "cgankd": Arm("cGAN-KD", [], "processed"),
+    "cgankd-kd": Arm("cGAN-KD + KD", KD, "processed"),
 }
 PRIMARY = ("longtail", "nokd", "cgankd-kd", "accuracy")
 TESTED = [("nokd", "kd"), ("nokd", "raw"), ("raw", "cgankd"), ("nokd", "cgankd"), ("nokd", "cgankd-kd"),
@@ -49,96 +42,77 @@ COLUMNS = {"longtail": ("accuracy", "accuracy_many", "accuracy_medium", "accurac
 PER_CLASS, RHO, SHARE, IMBALANCE = 500, 0.9, 0.5, 25
 
 
-@click.command()
-@click.option("--dir", "folder", type=PathObject(file_okay=False, path_type=Path), default="runs/distill_demo",
-              show_default=True, help="Where everything goes; running again continues")
-@click.option("--folds", type=IntRange(1, FOLDS), default=1, show_default=True,
-              help="Folds tested, each with a seed, a class order and networks of its own; 5 = every image once")
-@click.option("--settings", default="longtail", show_default=True, help=f"Of {', '.join(SETTINGS)}")
-@click.option("--gan-kimg", type=IntRange(min=1), default=12, show_default=True, help="Length of the GANs")
-@click.option("--student-kimg", type=FloatRange(min=1), default=40, show_default=True,
-              help="Images that every student sees, in thousands")
-@click.option("--kernels", **kernels.FLAG)
-@click.option("--out", type=PathObject(dir_okay=False, path_type=Path),
-              help="Also write the table here (.md; the values beside it as .json)")
+@harness.flags(
+    "runs/distill_demo",
+    click.option("--folds", type=IntRange(1, FOLDS), default=1, show_default=True,
+                 help="Folds tested, each with a seed, a class order and networks of its own; 5 = every image once"),
+    click.option("--settings", default="longtail", show_default=True, help=f"Of {', '.join(SETTINGS)}"),
+    click.option("--gan-kimg", type=IntRange(min=1), default=12, show_default=True, help="Length of the GANs"),
+    harness.student_kimg(40), harness.OUT_TABLE)
 def main(folder: Path, folds: int, settings: str, gan_kimg: int, student_kimg: float, out: Path | None) -> None:
     """Teach small networks through generated digits: train, generate, filter, compare, look."""
-    start, chosen = time.time(), [s.strip() for s in settings.split(",") if s.strip()]
-    for s in chosen:
-        if s not in SETTINGS:
-            raise UserError(f"--settings={settings}: {s} is not known; there are {', '.join(SETTINGS)}")
-    folder.mkdir(parents=True, exist_ok=True)
+    chosen = harness.chosen(settings, SETTINGS, flag="--settings")
+    study = harness.Study(folder, ["data", *(f"{what} of {s}, fold {f}" for s in chosen for f in range(folds) for what
+                                             in ("GAN", "teacher", "fakes", "students")), "table and picture"])
+    study.step()
     data = folder / "digits.zip"
-    if not data.exists():
-        jobs.run_jobs([Job("data", ["dataset_tool.py", "--source=sklearn:digits", f"--dest={data}"])])
-    results: dict[str, list[dict]] = {s: [] for s in chosen}
-    for setting in chosen:
-        for fold in range(folds):
-            results[setting].append(one_fold(folder / f"{setting}-fold{fold}", data, fold, setting, gan_kimg,
-                                             student_kimg))
-    text = report(results, gan_kimg, student_kimg)
+    study.run(harness.data_jobs("digits", {data: {}}))
+    results = {s: [one_fold(study, folder / f"{s}-fold{fold}", data, fold, s, gan_kimg, student_kimg)
+                   for fold in range(folds)] for s in chosen}
+    study.step()
     picture = folder / "distill.png"
     draw(picture, data, folder / f"{chosen[0]}-fold0")
-    with atomic_write(folder / "table.md") as f:
-        f.write(text + "\n")
     command = dict(folds=folds, settings=chosen, gan_kimg=gan_kimg, student_kimg=student_kimg, rho=RHO,
                    fakes_per_class=PER_CLASS, fake_batch_share=SHARE, imbalance=IMBALANCE)
-    for path in filter(None, [folder / "table.json", out.with_suffix(".json") if out else None]):
-        with atomic_write(path) as f:
-            json.dump(dict(command=command, primary=PRIMARY, versions=versions(), results=results), f, indent=1)
-    if out:
-        with atomic_write(out) as f:
-            f.write(text + "\n")
-    print(f"\n{text}\n\nTable: {folder / 'table.md'}   picture: {picture}")
-    print(f"Done in {format_time(time.time() - start)}.")
+    study.finish(report(results, gan_kimg, student_kimg),
+                 dict(command=command, primary=PRIMARY, versions=versions(), results=results),
+                 ("table.md", "table.json"), picture, out)
 
 
-def one_fold(folder: Path, data: Path, fold: int, setting: str, gan_kimg: int, student_kimg: float) -> dict:
+def one_fold(study: harness.Study, folder: Path, data: Path, fold: int, setting: str, gan_kimg: int,
+             student_kimg: float) -> dict:
     """Everything of one fold and setting; the figures."""
+    from gantransfer.commands import distill
+    from gantransfer.data.dataset import ImageDataset
+
     folder.mkdir(parents=True, exist_ok=True)
-    title, gan_flags, sampling = SETTINGS[setting]
+    _, gan_flags, sampling = SETTINGS[setting]
     train, test = folder / "train.json", folder / "test.json"
     if not test.exists():
         split(data, fold, setting, train, test)
-    real = [f"--data={data}", f"--fname={train}"]
-    seed = f"--seed={fold}"
-
-    job, snapshot = jobs.train_job(f"{setting}{fold}", folder / "gan", f"seed{fold}", gan_kimg, [
-        "--cfg=tiny", *real, "--cond=True", seed, "--metrics=none", "--threads=1", *gan_flags])
-    if job:
-        print(f"$ python {' '.join(job.argv)}", flush=True)
-        jobs.run_jobs([job])
-        snapshot = jobs.final_snapshot(jobs.run_folder(folder / "gan", f"seed{fold}", gan_kimg), gan_kimg)
-
+    real, seed = [f"--data={data}", f"--fname={train}"], f"--seed={fold}"
+    study.step()
+    (snapshot,) = study.train([(f"{setting}{fold}", folder / "gan", f"seed{fold}", gan_kimg, [
+        "--cfg=tiny", *real, "--cond=True", seed, "--metrics=none", "--threads=1", *gan_flags])])
+    study.step()
     common = ["--preset=digits", *real, f"--test={data}", f"--test-fname={test}", seed, f"--sampling={sampling}",
               "--threads=1"]
     distill.call(distill.teacher, *common, f"--outdir={folder / 'teacher'}")
-    teacher = folder / "teacher" / "teacher.pkl"
+    teacher = f"--teacher={folder / 'teacher' / 'teacher.pkl'}"
+    study.step()
     files = {"raw": folder / "raw.zip", "processed": folder / "processed.zip"}
     if not files["raw"].exists():
-        distill.call(distill.fakes, *real, f"--network={snapshot}", f"--teacher={teacher}", seed, "--rho=1",
+        distill.call(distill.fakes, *real, f"--network={snapshot}", teacher, seed, "--rho=1",
                      f"--num-per-label={PER_CLASS}", f"--dest={files['raw']}", "--threads=1")
     if not files["processed"].exists():
         distill.call(distill.refilter, f"--fakes={files['raw']}", f"--rho={RHO}", "--replace=True",
                      f"--dest={files['processed']}")
-    out = dict(fold=fold, students={}, teacher=last(folder / "teacher"), fakes=agreements(files, data, train),
+    study.step()
+    out = dict(fold=fold, students={}, teacher=student_result(folder / "teacher"), fakes=agreements(files),
                train_counts=list(ImageDataset(data, fname=str(train), use_labels=True).spec.label.counts),
                tested=len(json_file.read(test)["labels"]))
-    for arm, (_, source, kd) in ARMS.items():
-        words = [f"--fakes={files[source]}", f"--fake_batch_share={SHARE}"] if source else []
-        words += ["--kd=blkd", f"--teacher={teacher}"] if kd else []
-        distill.call(distill.student, *common, f"--kimg={student_kimg:g}", f"--outdir={folder / arm}", *words)
-        out["students"][arm] = last(folder / arm)
+    for name, arm in ARMS.items():
+        words = [f"--fakes={files[arm.more]}", f"--fake_batch_share={SHARE}"] if arm.more else []
+        words += [*arm.flags, teacher] if arm.flags else []
+        distill.call(distill.student, *common, f"--kimg={student_kimg:g}", f"--outdir={folder / name}", *words)
+        out["students"][name] = student_result(folder / name)
     return out
-
-
-def last(folder: Path) -> dict[str, float]:
-    r = json_file.read(folder / "results.json")
-    return dict(r["last"], images_seen=r["images_seen"], seconds=r["seconds"])
 
 
 def split(data: Path, fold: int, setting: str, train: Path, test: Path) -> None:
     """Label files: a fifth of every class is tested. Long-tailed: a class order and a choice of images per fold."""
+    from gantransfer.data.dataset import ImageDataset
+
     whole = ImageDataset(data, use_labels=True)
     ids, names = whole.class_ids, [whole.get_details(i).name for i in range(len(whole))]
     parts, rng = np.zeros(len(ids), int), np.random.RandomState(0)
@@ -157,8 +131,15 @@ def split(data: Path, fold: int, setting: str, train: Path, test: Path) -> None:
             json.dump(dict(labels=[[names[i], int(ids[i])] for i in np.flatnonzero(chosen)]), f)
 
 
-def agreements(files: dict[str, Path], data: Path, train: Path) -> dict[str, float]:
+def agreements(files: dict[str, Path]) -> dict[str, float]:
     """Share of fakes whose label is the choice of the teacher, and of a judge trained apart from all this."""
+    import torch
+
+    from gantransfer.data.dataset import ImageDataset
+    from gantransfer.detectors.judge import DigitsJudge
+    from gantransfer.detectors.weights import package_data, read_state
+    from gantransfer.distillation import fakes
+
     judge = DigitsJudge().eval()
     judge.load_state_dict(read_state(package_data() / "digits32.pt"))
     out = {}
@@ -182,49 +163,43 @@ def report(results: dict[str, list[dict]], gan_kimg: int, student_kimg: float) -
     lines = [f"Real digits, {n} of {FOLDS} folds, each with its own seed, GAN, teacher and students; every student "
              f"sees {student_kimg:g} thousand images; half of them generated where there are fakes; GANs of {gan_kimg} "
              f"kimg; {PER_CLASS} fakes per class, rho {RHO}. Mean +- sample standard deviation over folds. "
-             f"Primary, fixed before the runs: {PRIMARY[3]}, {SETTINGS[PRIMARY[0]][0]}, {ARMS[PRIMARY[2]][0]} minus "
-             f"{ARMS[PRIMARY[1]][0]}."]
+             f"Primary, fixed before the runs: {PRIMARY[3]}, {SETTINGS[PRIMARY[0]][0]}, {ARMS[PRIMARY[2]].title} minus "
+             f"{ARMS[PRIMARY[1]].title}."]
     for setting, folds in results.items():
         columns = [c for c in COLUMNS[setting] if all(c in f["students"]["nokd"] for f in folds)]
-        total = sum(f["tested"] for f in folds)
+        rows = {"teacher": [f["teacher"] for f in folds],
+                **{arm.title: [f["students"][a] for f in folds] for a, arm in ARMS.items()}}
         lines += ["", f"{SETTINGS[setting][0]} ({spread([sum(f['train_counts']) for f in folds])} training images, "
-                      f"{total} tested once):", "",
-                  "| | " + " | ".join(c.replace("_", " ") for c in columns) + " |", "|---|" + "---|" * len(columns)]
-        rows = [("teacher", [f["teacher"] for f in folds])]
-        rows += [(ARMS[a][0], [f["students"][a] for f in folds]) for a in ARMS]
-        for title, values in rows:
-            lines.append(f"| {title} | " + " | ".join(spread([v[c] for v in values]) for c in columns) + " |")
+                      f"{sum(f['tested'] for f in folds)} tested once):", ""]
+        lines += table(["", *map(harness.name_of, columns)],
+                       [[name, *(spread([v[c] for v in values]) for c in columns)] for name, values in rows.items()])
         if n > 1:
             lines += ["", f"Paired differences, mean +- standard error; bold beyond {critical_t(n):.2f} standard "
-                          "errors (t, 5 %); tests are not corrected for their number.", "",
-                      "| | " + " | ".join(c.replace("_", " ") for c in columns) + " |", "|---|" + "---|" * len(columns)]
-            for a, b in TESTED:
-                cells = [difference(*[[[f["students"][x][c] for f in folds]] for x in (a, b)]).cell() for c in columns]
-                lines.append(f"| {ARMS[b][0]} minus {ARMS[a][0]} | " + " | ".join(cells) + " |")
-        lines += ["", "| label of a fake is the choice of | drawn | filtered | relabelled |", "|---|---|---|---|"]
-        for who, keys in (("the teacher", ("teacher_drawn", "teacher_filtered", "teacher_final")),
-                          ("an independent judge", ("judge_raw", "judge_filtered", "judge_processed"))):
-            lines.append(f"| {who} | " + " | ".join(spread([f["fakes"][k] for f in folds]) for k in keys) + " |")
+                          "errors (t, 5 %); tests are not corrected for their number.", ""]
+            lines += harness.difference_table(
+                "", columns, {f"{ARMS[b].title} minus {ARMS[a].title}": (a, b) for a, b in TESTED},
+                lambda a, c, folds=folds: [[f["students"][a][c] for f in folds]])
+        stages = {"the teacher": ("teacher_drawn", "teacher_filtered", "teacher_final"),
+                  "an independent judge": ("judge_raw", "judge_filtered", "judge_processed")}
+        lines += ["", *table(["label of a fake is the choice of", "drawn", "filtered", "relabelled"], [
+            [who, *(spread([f["fakes"][k] for f in folds]) for k in keys)] for who, keys in stages.items()])]
     return "\n".join(lines)
 
 
 def draw(path: Path, data: Path, folder: Path, columns: int = 8) -> None:
     """A row per class: training images | fakes with the smallest | with the largest errors, which the filter drops."""
+    from gantransfer.data.dataset import ImageDataset
+    from gantransfer.distillation import fakes
+
     real = ImageDataset(data, fname=str(folder / "train.json"), use_labels=True)
-    made = fakes.read(str(folder / "raw.zip"))
-    images = ImageDataset(folder / "raw.zip", use_labels=True)
-    gap = np.full((1, real.resolution, real.resolution // 2), 255, np.uint8)
+    scores, images = fakes.read(str(folder / "raw.zip")).scores, ImageDataset(folder / "raw.zip", use_labels=True)
     order = sorted(range(10), key=lambda k: -real.spec.label.counts[k])
-    strips = []
+    train, kept, dropped = sheets.reals(real, columns), [], []
     for k in order:
-        blocks = [real.images_uint8(np.resize(np.flatnonzero(real.class_ids == k), columns))]
-        mine = np.flatnonzero(made.scores["assigned"] == k)
-        mine = mine[np.argsort(made.scores["error"][mine], kind="stable")]
-        kept = mine[: int(RHO * len(mine))]
-        blocks.append(images.images_uint8(kept[np.linspace(0, len(kept) - 1, columns).astype(int)]))
-        blocks.append(images.images_uint8(mine[-columns:][::-1]))
-        strips.append(np.concatenate([tile for b in blocks for tile in (*b, gap)][:-1], axis=2))
-    names = [f"{k} ({real.spec.label.counts[k]})" for k in order]
-    sheet = image_grid(np.stack(strips), 1, row_labels=names, zoom=2)
-    with atomic_path(path) as tmp:
-        sheet.save(tmp, format="PNG")
+        mine = np.flatnonzero(scores["assigned"] == k)
+        mine = mine[np.argsort(scores["error"][mine], kind="stable")]
+        good = mine[: int(RHO * len(mine))]
+        kept.append(images.images_uint8(good[np.linspace(0, len(good) - 1, columns).astype(int)]))
+        dropped.append(images.images_uint8(mine[-columns:][::-1]))
+    sheets.save_sheet(path, {"training images": [train[k] for k in order], "fakes that are kept": kept,
+                             "fakes that are dropped": dropped}, [f"{k} ({real.spec.label.counts[k]})" for k in order])

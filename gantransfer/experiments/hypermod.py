@@ -1,107 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gantransfer experiment hypermod: an unconditional generator learns classes, on real handwritten digits.
+"""gantransfer experiment hypermod: classes for an unconditional generator: Hyper-Modulation, fine-tuning and more.
 
 Trains a small StyleGAN2 on unlabelled digits, then gives it the ten classes from ten labelled images each, in several
 ways: hyper-modulation from the exact start; conditional fine-tuning of the same snapshot; hyper-modulation from random
 hypernetworks after self-alignment; and more. All see equally many real images. Measures each against held-out digits
-and draws the picture. Running again continues; with --seeds=5 it is the comparison of docs/hypermod.md.
+and draws the picture. With --seeds=5 it is the comparison of docs/hypermod.md.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import time
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import numpy as np
 
-from dnnlib.util import UserError, atomic_path, atomic_write, format_time
-from gantransfer.commands import kernels
-from gantransfer.commands.flags import SEED, IntRange, PathObject, integers
-from gantransfer.experiments import jobs
-from gantransfer.experiments.jobs import Job
-from gantransfer.metrics.paired import critical_t, difference, read_result, spread, train_seconds, versions
-from gantransfer.pictures.grids import image_grid
-from gantransfer.sampler import one_hot
+from dnnlib.util import UserError
+from gantransfer.commands.flags import SEED, IntRange
+from gantransfer.experiments import harness, jobs, sheets
+from gantransfer.experiments.harness import Arm
+from gantransfer.metrics.paired import spread, table, train_seconds, versions
 
-HYPER = ["--method=hypermod"]
-FINETUNE = ["--method=stylegan2"]
-# name: (title, flags, kimg of self-alignment before training)
-ARMS: dict[str, tuple[str, list[str], int]] = {
-    "hypermod": ("hypermod", HYPER, 0),
-    "projection": ("hypermod, projection", [*HYPER, "--d-head=projection"], 0),
-    "finetune": ("fine-tuning", FINETUNE, 0),
-    "aligned": ("random, aligned", [*HYPER, "--hyper-init=random"], 2),
-    "random": ("random, not aligned", [*HYPER, "--hyper-init=random"], 0),
-    "full": ("full rank", [*HYPER, "--hyper-rank=full"], 0),
-    "table": ("no class network", [*HYPER, "--class-vectors=onehot"], 0),
-    "contrastive": ("contrastive", [*HYPER, "--contrastive=True"], 0),
-    "base-too": ("base trained too", [*HYPER, "--finetune=True"], 0),
-    "freezed": ("FreezeD", [*FINETUNE, "--freezed=2"], 0),
+HYPER, FINETUNE = ["--method=hypermod"], ["--method=stylegan2"]
+ARMS = {  # the last number: kimg of self-alignment before training
+    "hypermod": Arm("hypermod", HYPER, 0),
+    "projection": Arm("hypermod, projection", [*HYPER, "--d-head=projection"], 0),
+    "finetune": Arm("fine-tuning", FINETUNE, 0),
+    "aligned": Arm("random, aligned", [*HYPER, "--hyper-init=random"], 2),
+    "random": Arm("random, not aligned", [*HYPER, "--hyper-init=random"], 0),
+    "full": Arm("full rank", [*HYPER, "--hyper-rank=full"], 0),
+    "table": Arm("no class network", [*HYPER, "--class-vectors=onehot"], 0),
+    "contrastive": Arm("contrastive", [*HYPER, "--contrastive=True"], 0),
+    "base-too": Arm("base trained too", [*HYPER, "--finetune=True"], 0),
+    "freezed": Arm("FreezeD", [*FINETUNE, "--freezed=2"], 0),
 }
-COLUMNS = {"class_fd": "per-class FD", "accuracy": "accuracy", "diversity": "diversity", "nearest": "nearest training",
-           "fd_pix64": "pixel FD"}
+COLUMNS = ("class_fd", "accuracy", "diversity", "nearest", "fd_pix64")
 PRIMARY = "class_fd"
-METRIC = "report_digits32"
 
 
-@click.command()
-@click.option("--dir", "folder", type=PathObject(file_okay=False, path_type=Path), default="runs/hypermod_demo",
-              show_default=True, help="Where everything goes; running again continues")
-@click.option("--arms", default="hypermod,projection,finetune", show_default=True,
-              help=f"Comma-separated; the first is compared with the others. Known: {', '.join(ARMS)}; all")
-@click.option("--seeds", type=IntRange(min=1), default=1, show_default=True, help="Repetitions, other images")
-@click.option("--first-seed", type=SEED, default=0, show_default=True, help="Number of the first one")
-@click.option("--kimg", "lengths", default="8", show_default=True, help="Where to measure; the last is the length")
-@click.option("--shots", type=IntRange(min=2, max=114), default=10, show_default=True, help="Images per class")
-@click.option("--source-kimg", type=IntRange(min=1), default=20, show_default=True, help="Length of pre-training")
-@click.option("--judges", type=IntRange(min=1), default=1, show_default=True, help="Judge networks")
-@click.option("--flags", metavar="LIST", help="More flags for an arm: ARM:--flag=value,...")
-@click.option("--validate", is_flag=True, help="Measure against pool images that no arm trains on, for choosing flags")
-@click.option("--kernels", **kernels.FLAG)
-@click.option("--parallel", type=IntRange(min=1), help="Trainings at once [default: cores]")
-@click.option("--out", type=PathObject(dir_okay=False, path_type=Path), help="Also write the results here (JSON)")
+@harness.flags(
+    "runs/hypermod_demo",
+    click.option("--arms", default="hypermod,projection,finetune", show_default=True,
+                 help=f"Comma-separated; the first is compared with the others. Known: {', '.join(ARMS)}; all"),
+    click.option("--seeds", type=IntRange(min=1), default=1, show_default=True, help="Repetitions, other images"),
+    click.option("--first-seed", type=SEED, default=0, show_default=True, help="Number of the first one"),
+    click.option("--kimg", "lengths", default="8", show_default=True, help="Where to measure; the last is the length"),
+    harness.SHOTS, harness.source_kimg(20), harness.JUDGES,
+    click.option("--flags", metavar="LIST", help="More flags for an arm: ARM:--flag=value,..."),
+    click.option("--validate", is_flag=True,
+                 help="Measure against pool images that no arm trains on, for choosing flags"),
+    harness.PARALLEL, harness.OUT_JSON)
 def main(folder: Path, arms: str, seeds: int, first_seed: int, lengths: str, shots: int, source_kimg: int, judges: int,
          flags: str | None, validate: bool, parallel: int | None, out: Path | None) -> None:
     """Ten digit classes from ten labelled images each and an unconditional StyleGAN2: train, measure, look."""
-    start, names = time.time(), list(ARMS) if arms == "all" else [a.strip() for a in arms.split(",")]
-    unknown = [a for a in names if a not in ARMS]
-    if unknown or len(set(names)) < len(names):
-        raise UserError(f"--arms={arms}: {unknown[0] if unknown else 'an arm'} is not known or given twice; there are "
-                        f"{', '.join(ARMS)}")
-    try:
-        points = sorted(set(integers(lengths, "--kimg")))
-    except UserError:
-        raise UserError(f"--kimg={lengths} is not a list of whole numbers, such as 2,4,8") from None
-    if points[0] < 1:
-        raise UserError(f"--kimg={lengths}: snapshots are written at whole numbers from 1 on")
-    more = extra_flags(flags or "")
-    folder.mkdir(parents=True, exist_ok=True)
-    parallel, numbers = parallel or jobs.cores(), range(first_seed, first_seed + seeds)
-    source = prepare(folder, numbers, shots, judges, source_kimg, parallel)
-    snapshots = train(folder, source, names, numbers, points, more, parallel)
-    reference = folder / ("digits16.zip" if validate else "digits16-ref.zip")
-    measure(snapshots, reference, folder, judges, parallel)
-
-    values = {key: [read_result(path, j, METRIC) for j in range(judges)] for key, path in snapshots.items()}
-    text = report(names, numbers, points, values, snapshots)
-    draw(folder / "hypermod.png", folder, source, numbers[0], {a: snapshots[a, numbers[0], points[-1]] for a in names})
+    names, points, more = harness.chosen(arms, ARMS, [*ARMS]), harness.kimg_points(lengths, 1), extra_flags(flags or "")
+    numbers = range(first_seed, first_seed + seeds)
+    study = harness.Study(folder, ("data", "judges and splits", "source", "trainings", "figures", "table and picture"),
+                          parallel or jobs.cores())
+    study.step()
+    data, ref, todo = harness.digits(folder)
+    study.run(todo)
+    study.step()
+    judge_files = [folder / f"judge{j}.pt" for j in range(judges)]
+    study.run([*harness.judge_jobs(data, ref, judge_files),
+               *(job for s in numbers for job in harness.split_job(data, few(folder, s), s, 1, shots))])
+    study.step()
+    (source,) = study.train([("source", folder / "runs", "source", source_kimg, [
+        "--method=stylegan2", "--cfg=tiny", f"--data={data}", "--seed=0", "--metrics=none", "--threads=1"])])
+    study.step()
+    study.train([run(folder, source, a, s, points[-1], more) for s in numbers for a in names])
+    snapshots = {(a, s, k): jobs.run_folder(folder / "runs", jobs.run_desc(a, s), points[-1] + ARMS[a].more)
+                 / f"network-snapshot-{k + ARMS[a].more:06d}.pkl" for s in numbers for a in names for k in points}
+    study.step()
+    reference = data if validate else ref
+    harness.measure(study, {f"{a}/{s} {k} kimg": path for (a, s, k), path in snapshots.items()}, reference, judge_files)
+    study.step()
+    values = {key: harness.measured(path, judges) for key, path in snapshots.items()}
+    seconds = {key: train_seconds(path) for key, path in snapshots.items()}
+    draw(folder / "hypermod.png", few(folder, numbers[0]),
+         {"the source": source, **{ARMS[a].title: snapshots[a, numbers[0], points[-1]] for a in names}})
     result = dict(command=dict(arms=names, seeds=list(numbers), kimg=points, shots=shots, source_kimg=source_kimg,
                                judges=judges, flags=flags, reference=reference.name),
                   primary=PRIMARY, versions=versions(),
-                  values=[dict(arm=a, seed=s, kimg=k, judges=v, seconds=train_seconds(snapshots[a, s, k]))
+                  values=[dict(arm=a, seed=s, kimg=k, judges=v, seconds=seconds[a, s, k])
                           for (a, s, k), v in values.items()])
-    with atomic_write(folder / "table.md") as f:
-        f.write(text + "\n")
-    for path in filter(None, [folder / "values.json", out]):
-        with atomic_write(path) as f:
-            json.dump(result, f, indent=1)
-    print(f"\n{text}\n\nTable: {folder / 'table.md'}   picture: {folder / 'hypermod.png'}   values: "
-          f"{folder / 'values.json'}\nDone in {format_time(time.time() - start)}.")
+    study.finish(report(names, numbers, points, values, seconds), result,
+                 picture=folder / "hypermod.png", out=out)
 
 
 def extra_flags(text: str) -> dict[str, list[str]]:
@@ -115,118 +98,43 @@ def extra_flags(text: str) -> dict[str, list[str]]:
     return out
 
 
-def prepare(folder: Path, seeds: Sequence[int], shots: int, judges: int, source_kimg: int, parallel: int) -> Path:
-    """Data sets, a choice of labelled images per seed, judges and the source; returns the source's snapshot."""
-    jobs.run_jobs(jobs.digits_jobs(folder))
-    pool, ref = folder / "digits16.zip", folder / "digits16-ref.zip"
-    todo = [Job(f"judge{j}", ["-m", "gantransfer", "judge", f"--data={pool}", f"--seed={j}", f"--heldout={ref}",
-                              f"--out={folder / f'judge{j}.pt'}"])
-            for j in range(judges) if not (folder / f"judge{j}.pt").exists()]
-    for s in seeds:
-        if not few(folder, s).exists():
-            with atomic_path(few(folder, s)) as tmp:
-                shutil.copyfile(pool, tmp)
-        if "lt_1.json" not in zipfile.ZipFile(few(folder, s)).namelist():
-            todo.append(Job(f"split{s}", ["lt_dataset.py", f"--fn={few(folder, s)}", "--imf=1", f"--n-max={shots}",
-                                          "--order=label", f"--seed={s}"]))
-    job, _ = jobs.train_job("source", folder / "runs", "source", source_kimg, [
-        "--method=stylegan2", "--cfg=tiny", f"--data={pool}", "--seed=0", "--metrics=none", "--threads=1"])
-    jobs.run_jobs(todo + ([job] if job else []), parallel=parallel)
-    source = jobs.final_snapshot(jobs.run_folder(folder / "runs", "source", source_kimg), source_kimg)
-    if source is None:
-        raise UserError(f"the source has no final snapshot in {folder / 'runs'}; run again to continue")
-    return source
-
-
 def few(folder: Path, seed: int) -> Path:
     return folder / f"few{seed}.zip"
 
 
-def train(folder: Path, source: Path, names: list[str], seeds: Sequence[int], points: list[int],
-          more: dict[str, list[str]], parallel: int) -> dict[tuple[str, int, int], Path]:
-    """Snapshot of every arm, seed and length. Seed by seed, so that a run stopped early still has whole pairs."""
-    todo, folders = [], {}
-    for s in seeds:
-        for arm in names:
-            _, flags, align = ARMS[arm]
-            flags = [*flags, *more.get(arm, []), *([f"--align-kimg={align}"] if align else [])]
-            job, _ = jobs.train_job(f"{arm}/{s}", folder / "runs", jobs.run_desc(arm, s), points[-1] + align, [
-                *flags, "--cfg=tiny", f"--source={source}", f"--data={few(folder, s)}", "--fname=lt_1.json",
-                "--cond=True", f"--seed={s}", "--snap=1", "--ema-kimg=0.5", "--metrics=none", "--threads=1"])
-            todo += [job] if job else []
-    print(f"{len(todo)} of {len(seeds) * len(names)} trainings to do, {parallel} at a time")
-    jobs.run_jobs(todo, parallel=parallel)
-    for s in seeds:
-        for arm in names:
-            folders[arm, s] = jobs.run_folder(folder / "runs", jobs.run_desc(arm, s), points[-1] + ARMS[arm][2])
-    return {(arm, s, k): folders[arm, s] / f"network-snapshot-{k + ARMS[arm][2]:06d}.pkl"
-            for s in seeds for arm in names for k in points}
+def run(folder: Path, source: Path, arm: str, seed: int, kimg: int, more: dict[str, list[str]]) -> tuple:
+    """The training of an arm, for Study.train: all arms see `kimg`; alignment comes on top."""
+    align = ARMS[arm].more
+    return f"{arm}/{seed}", folder / "runs", jobs.run_desc(arm, seed), kimg + align, [
+        *ARMS[arm].flags, *more.get(arm, []), *([f"--align-kimg={align}"] if align else []), "--cfg=tiny",
+        f"--source={source}", f"--data={few(folder, seed)}", "--fname=lt_1.json", "--cond=True", f"--seed={seed}",
+        "--snap=1", "--ema-kimg=0.5", "--metrics=none", "--threads=1"]
 
 
-def measure(snapshots: dict[tuple[str, int, int], Path], reference: Path, folder: Path, judges: int,
-            parallel: int) -> None:
-    todo = [Job(f"{a}/{s} {k} kimg judge{j}", [
-        "calc_metrics.py", f"--metrics={METRIC}", f"--network={path}", f"--data={reference}",
-        f"--detector=digits32={folder / f'judge{j}.pt'}", f"--outdir={path.parent / f'judge{j}'}"])
-        for (a, s, k), path in snapshots.items() for j in range(judges) if read_result(path, j, METRIC) is None]
-    jobs.run_jobs(todo, parallel=parallel, quiet=True)
-
-
-def report(names: list[str], seeds: Sequence[int], points: list[int], values: dict, snapshots: dict) -> str:
+def report(names: list[str], seeds: Sequence[int], points: list[int], values: dict, seconds: dict) -> str:
     """Markdown: a table per length, a row per arm; with several seeds paired differences."""
-    judges = len(values[names[0], seeds[0], points[-1]])
-
-    def of(arm: str, k: int, column: str) -> list[list[float]]:
-        return [[values[arm, s, k][j][column] for s in seeds] for j in range(judges)]
-
-    before = "".join(f"; '{ARMS[a][0]}' was aligned for {ARMS[a][2]} kimg before" for a in names if ARMS[a][2])
-    lines = [f"Ten digit classes from one unconditional source; {len(seeds)} seed(s), {judges} judge(s). Primary "
-             f"column, fixed before the runs: {COLUMNS[PRIMARY]}. All arms see equally many real images{before}."]
-    for k in points:
-        lines += ["", f"| {k} kimg | " + " | ".join(COLUMNS.values()) + " | seconds |",
-                  "|---|" + "---|" * (len(COLUMNS) + 1)]
-        for a in names:
-            cells = [spread([float(np.mean(v)) for v in zip(*of(a, k, c))]) for c in COLUMNS]
-            cells.append(spread([train_seconds(snapshots[a, s, k]) for s in seeds]))
-            lines.append(f"| {ARMS[a][0]} | " + " | ".join(cells) + " |")
-    if len(seeds) > 1:
-        for k in points:
-            lines += ["", f"{ARMS[names[0]][0]} minus the arm, {k} kimg, paired: mean +- standard error; bold beyond "
-                          f"{critical_t(len(seeds)):.2f} standard errors (t, 5 %) under every judge.", "",
-                      "| | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---|" * len(COLUMNS)]
-            lines += [f"| {ARMS[a][0]} | " + " | ".join(difference(of(a, k, c), of(names[0], k, c)).cell()
-                                                        for c in COLUMNS) + " |" for a in names[1:]]
+    judges = range(len(values[names[0], seeds[0], points[-1]]))
+    before = "".join(f"; '{ARMS[a].title}' was aligned for {ARMS[a].more} kimg before" for a in names if ARMS[a].more)
+    lines = [f"Ten digit classes from one unconditional source; {len(seeds)} seed(s), {len(judges)} judge(s). Primary "
+             f"column, fixed before the runs: {harness.NAMES[PRIMARY]}. All arms see equally many real images{before}."]
+    tables = {k: lambda a, c, k=k: [[values[a, s, k][j][c] for s in seeds] for j in judges] for k in points}
+    for k, of in tables.items():
+        lines += ["", *table([f"{k} kimg", *map(harness.name_of, COLUMNS), "seconds"], [
+            [ARMS[a].title, *(harness.mean_cell(of(a, c)) for c in COLUMNS),
+             spread([seconds[a, s, k] for s in seeds])] for a in names])]
+    for k, of in tables.items() if len(seeds) > 1 else ():
+        lines += ["", f"{ARMS[names[0]].title} minus the arm, {k} kimg, paired: mean +- standard error; "
+                      f"{harness.bold(len(seeds))}.", ""]
+        lines += harness.difference_table("", COLUMNS, {ARMS[a].title: (a, names[0]) for a in names[1:]}, of)
     return "\n".join(lines)
 
 
-def draw(path: Path, folder: Path, source: Path, seed: int, snapshots: dict[str, Path]) -> None:
+def draw(path: Path, training: Path, snapshots: dict[str, Path]) -> None:
     """A row per class: its training images | the source without labels | each arm, from the same latents."""
-    from PIL import Image, ImageDraw
-
     from gantransfer.data.dataset import ImageDataset
-    from gantransfer.importers import load_any
-    from gantransfer.methods import METHODS
 
-    def sampler(p: Path):
-        snap = load_any(p)
-        return METHODS[snap.method].sampler_from(snap)
-
-    data = ImageDataset(str(few(folder, seed)), fname="lt_1.json", use_labels=True)
-    columns, size, zoom = 8, data.resolution, 2
-    unlabelled, arms = sampler(source), {a: sampler(p) for a, p in snapshots.items()}
-    gap = np.full((data.num_channels, size, size // 2), 255, np.uint8)
-    strips = []
-    for k in range(data.label_dim):
-        members, latents = np.flatnonzero(data.class_ids == k), [1000 * k + i for i in range(columns)]
-        blocks = [data.images_uint8(np.resize(members, columns)), unlabelled(latents).numpy()]
-        blocks += [s(latents, one_hot([k] * columns, data.label_dim)).numpy() for s in arms.values()]
-        strips.append(np.concatenate([tile for b in blocks for tile in (*b, gap)][:-1], axis=2))
-    sheet = image_grid(np.stack(strips), 1, row_labels=[str(n) for n in data.spec.label.names], zoom=zoom)
-    out = Image.new("RGB", (sheet.width, sheet.height + 18), "white")
-    out.paste(sheet, (0, 18))
-    pitch = (columns * size + size // 2) * zoom
-    left = max(sheet.width - pitch * (2 + len(arms)) + size // 2 * zoom, 0)
-    for i, title in enumerate(["training images", "the source", *(ARMS[a][0] for a in arms)]):
-        ImageDraw.Draw(out).text((left + i * pitch + 2, 3), title, fill="black")
-    with atomic_path(path) as tmp:
-        out.save(tmp, format="PNG")
+    data = ImageDataset(str(training), fname="lt_1.json", use_labels=True)
+    blocks = {"training images": sheets.reals(data, 8)}
+    for title, snapshot in snapshots.items():
+        blocks[title] = sheets.generated(sheets.sampler_of(snapshot), data.label_dim, 8, labels=title != "the source")
+    sheets.save_sheet(path, blocks, [str(n) for n in data.spec.label.names])

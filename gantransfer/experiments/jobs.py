@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the project's own commands, several at a time, with their progress lines prefixed; and the digits data set.
-
-`demo` and `compare` are made of these: they only call commands that the README teaches.
-"""
+"""Run the project's own commands as processes, several at a time, with their output prefixed; find what they made."""
 
 from __future__ import annotations
 
@@ -17,17 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnnlib.util import UserError
-from gantransfer import snapshot
 
-ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = Path(__file__).resolve().parents[2]  # where gantransfer was imported from, installed or a checkout
 
 
 @dataclass
 class Job:
-    """One command: arguments after `python`, ['train.py', '--outdir=...'], or ['-m', 'gantransfer', 'judge', ...]."""
+    """One command: what follows `gantransfer`, ['train', '--outdir=...']."""
 
     name: str
     argv: list[str]
+
+    def __str__(self) -> str:
+        return f"gantransfer {' '.join(self.argv)}"
 
 
 def run_jobs(jobs: Sequence[Job], parallel: int = 1, threads: int = 1, quiet: bool = False) -> None:
@@ -48,7 +47,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int = 1, threads: int = 1, quiet: bo
                 if process.returncode:
                     last = next((t for t in reversed(tail) if t.startswith("Error")), tail[-1] if tail else "")
                     raise UserError(f"{job.name} failed (exit code {process.returncode}): {last}; "
-                                    f"the command was: python {' '.join(job.argv)}")
+                                    f"the command was: {job}")
             time.sleep(0.05)
     finally:
         for _, process, _, _ in running:
@@ -58,11 +57,12 @@ def run_jobs(jobs: Sequence[Job], parallel: int = 1, threads: int = 1, quiet: bo
 
 
 def _start(job: Job, threads: int, lock: threading.Lock, quiet: bool):
-    env = dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="PASSIVE", PYTHONUNBUFFERED="1")
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
-    argv = [str(ROOT / job.argv[0]) if job.argv[0].endswith(".py") else job.argv[0], *job.argv[1:]]
-    process = subprocess.Popen([sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env,
-                               text=True, errors="replace")
+    # The child takes the packages of this process, not what lies in the current folder.
+    env = dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="PASSIVE", PYTHONUNBUFFERED="1",
+               PYTHONSAFEPATH="1")
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGES), env.get("PYTHONPATH")]))
+    process = subprocess.Popen([sys.executable, "-m", "gantransfer", *job.argv], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, env=env, text=True, errors="replace")
     tail: list[str] = []
 
     def pump() -> None:
@@ -95,6 +95,8 @@ def run_folder(outdir: Path, desc: str, kimg: float) -> Path | None:
 
 def final_snapshot(run_dir: Path | None, kimg: float) -> Path | None:
     """The snapshot of a finished run of `kimg` thousand images, or None."""
+    from gantransfer import snapshot
+
     if run_dir is None:
         return None
     paths = snapshot.find_snapshots(run_dir)
@@ -110,14 +112,4 @@ def train_job(name: str, outdir: Path, desc: str, kimg: float, flags: Sequence[s
     if done:
         return None, done
     resume = ["--resume=latest"] if run_dir else []
-    return Job(name, ["train.py", f"--outdir={outdir}", f"--desc={desc}", f"--kimg={kimg:g}", *flags, *resume]), None
-
-
-def digits_jobs(folder: Path) -> list[Job]:
-    """The commands that make what is missing of digits16.zip (pool) and digits16-ref.zip (held out)."""
-    jobs = []
-    for split, name in (("pool", "digits16.zip"), ("reference", "digits16-ref.zip")):
-        if not (folder / name).exists():
-            jobs.append(Job("data", ["dataset_tool.py", "--source=sklearn:digits", f"--split={split}",
-                                     f"--dest={folder / name}"]))
-    return jobs
+    return Job(name, ["train", f"--outdir={outdir}", f"--desc={desc}", f"--kimg={kimg:g}", *flags, *resume]), None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,9 @@ import numpy as np
 from dnnlib import json_file
 
 
-def read_result(snapshot: Path, judge: int, metric: str = "report_digits32") -> dict[str, float] | None:
-    """The numbers of one snapshot under one judge (folder `judge<j>` beside it), or None."""
-    path = snapshot.parent / f"judge{judge}" / f"metric-{metric}.jsonl"
-    for r in json_file.lines(path):
+def read_result(folder: Path, metric: str, snapshot: Path) -> dict[str, float] | None:
+    """The numbers of one snapshot in `metric-<metric>.jsonl` of a folder, or None."""
+    for r in json_file.lines(folder / f"metric-{metric}.jsonl"):
         if Path(r["snapshot_pkl"]).name == snapshot.name:
             return {k.removeprefix(f"{metric}_"): v for k, v in r["results"].items() if isinstance(v, int | float)}
     return None
@@ -80,11 +80,23 @@ class Difference:
 
 def difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Difference:
     """Compare values [judges][seeds] of two arms whose seeds are pairs."""
-    d = np.asarray(b, np.float64) - np.asarray(a, np.float64)
-    n = d.shape[1]
-    error = d.std(1, ddof=1) / math.sqrt(n) if n > 1 else np.full(len(d), math.nan)
+    from scipy import stats
+
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    d, n = b - a, a.shape[1]
+    if n > 1:
+        with warnings.catch_warnings():  # of equal pairs, whose error of 0 proves nothing
+            warnings.simplefilter("ignore", RuntimeWarning)
+            error, p = stats.sem(d, axis=1), stats.ttest_rel(b, a, axis=1).pvalue
+        beyond = (error > 0) & (p < 0.05)
+    else:
+        error, beyond = np.full(len(d), math.nan), np.zeros(len(d), bool)
     mean = d.mean(1)
-    with np.errstate(invalid="ignore"):
-        beyond = (error > 0) & (np.abs(mean) > critical_t(n) * error)
     sure = bool(beyond.all()) and len(set(np.sign(mean))) == 1
     return Difference(mean, error, (d < 0).sum(1), n, sure)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    first, *rest = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in (head, *rows)]
+    return [first, "|" + "---|" * len(head), *rest]

@@ -1,46 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """The walk-through of hyper-modulation: its commands, its table, its messages."""
 
-import json
-
 import numpy as np
 import pytest
 
 from dnnlib.util import UserError
 from gantransfer.commands.train import main as train
 from gantransfer.experiments import hypermod as demo
-from gantransfer.experiments import jobs
 
 
-def test_every_arm_is_a_command_that_train_knows(tmp_path, monkeypatch):
+def test_every_arm_is_a_command_that_train_knows(tmp_path):
     """All arms of a seed share the source, the images, the length and the seed; alignment comes on top."""
-    asked = []
-    monkeypatch.setattr(jobs, "run_jobs", lambda todo, **kw: asked.extend(todo))
-    monkeypatch.setattr(jobs, "run_folder", lambda outdir, desc, kimg: None)
-    with pytest.raises(TypeError):  # nothing was trained, so there are no folders to name
-        demo.train(tmp_path, tmp_path / "s.pkl", list(demo.ARMS), [3], [8], {"full": ["--glr=0.01"]}, 1)
     known = {o for p in train.params for o in p.opts}
-    assert len(asked) == len(demo.ARMS)
-    for job, (arm, (_, flags, align)) in zip(asked, demo.ARMS.items()):
-        words = {w.split("=")[0]: w.partition("=")[2] for w in job.argv[1:]}
+    for arm, (_, flags, align) in ((a, (x.title, x.flags, x.more)) for a, x in demo.ARMS.items()):
+        _, outdir, desc, kimg, argv = demo.run(tmp_path, tmp_path / "s.pkl", arm, 3, 8, {"full": ["--glr=0.01"]})
+        words = {w.split("=")[0]: w.partition("=")[2] for w in argv}
         assert set(words) <= known, arm
-        assert all(f in job.argv for f in flags)
-        assert float(words["--kimg"]) == 8 + align and words["--seed"] == "3"
+        assert all(f in argv for f in flags)
+        assert (outdir, desc, kimg) == (tmp_path / "runs", f"arm-{arm}-seed3", 8 + align) and words["--seed"] == "3"
         assert words["--source"] == str(tmp_path / "s.pkl") and words["--data"] == str(demo.few(tmp_path, 3))
         assert ("--align-kimg" in words) == bool(align) and ("--glr" in words) == (arm == "full")
 
 
-def test_table_and_differences(tmp_path):
-    rng, names, values, snapshots = np.random.RandomState(0), ["hypermod", "aligned"], {}, {}
+def test_table_and_differences():
+    rng, names, values, seconds = np.random.RandomState(0), ["hypermod", "aligned"], {}, {}
     for a, level in zip(names, (20.0, 60.0)):
         for s in range(3):
-            path = tmp_path / f"{a}{s}" / "network-snapshot-000008.pkl"
-            path.parent.mkdir()
-            line = {"Progress/kimg": {"mean": 8}, "Timing/total_sec": {"mean": 5.0 + s}}
-            (path.parent / "stats.jsonl").write_text(json.dumps(line) + "\n")
-            snapshots[a, s, 8] = path
+            seconds[a, s, 8] = 5.0 + s
             values[a, s, 8] = [{c: level + rng.rand() for c in demo.COLUMNS} for _ in range(2)]
-    text = demo.report(names, range(3), [8], values, snapshots)
+    text = demo.report(names, range(3), [8], values, seconds)
     assert "aligned for 2 kimg before" in text and "3 seed(s), 2 judge(s)" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| hypermod | 2")]
     assert row.endswith("| 6 +- 1 |") and len(row.split("|")) == 2 + 1 + len(demo.COLUMNS) + 1

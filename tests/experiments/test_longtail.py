@@ -10,6 +10,7 @@ import torch
 
 from dnnlib.util import UserError
 from gantransfer.experiments import demo, jobs, longtail
+from gantransfer.metrics.paired import critical_t
 from gantransfer.snapshot import Snapshot
 
 
@@ -62,14 +63,14 @@ def test_only_differences_beyond_t_under_every_judge_are_bold():
 
 
 def test_critical_values():
-    assert longtail.critical_t(3) == pytest.approx(4.303, abs=1e-3)
-    assert longtail.critical_t(5) == pytest.approx(2.776, abs=1e-3)
-    assert longtail.critical_t(1) == float("inf")
+    assert critical_t(3) == pytest.approx(4.303, abs=1e-3)
+    assert critical_t(5) == pytest.approx(2.776, abs=1e-3)
+    assert critical_t(1) == float("inf")
 
 
 def test_failing_command_is_named(tmp_path):
     with pytest.raises(UserError, match="broken failed.*exit code 2.*Error: no such file or folder: nowhere"):
-        jobs.run_jobs([jobs.Job("broken", ["dataset_tool.py", "check", "nowhere"])])
+        jobs.run_jobs([jobs.Job("broken", ["dataset_tool", "check", "nowhere"])])
 
 
 def test_tiny_comparison_end_to_end(tmp_path, run_script):
@@ -78,7 +79,8 @@ def test_tiny_comparison_end_to_end(tmp_path, run_script):
             "--arms=baseline,utlo-balanced", "--seeds=1",
             "--kimg=1", "--judges=1", "--parallel=2"]
     out = run_script(*args, timeout=600).stdout
-    assert "utlo-balanced minus baseline" in out and "| class_fd_few |" in out
+    assert "UTLO + balanced minus baseline" in out and "| per-class FD, rare classes (primary) |" in out
+    assert [f"Step {i} of 5: " in out for i in range(1, 7)] == [True] * 5 + [False]
     result = json.loads((tmp_path / "compare.json").read_text())
     assert result["versions"]["torch"] == torch.__version__
     a, b = (result["values"][k][0][0]["class_fd"] for k in ("baseline", "utlo-balanced"))

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What studies share: flags, numbered steps, data, judges, trainings of arms with paired seeds, figures, tables, files.
+
+A study is a file of this folder whose first line is `\"""gantransfer experiment NAME: what it compares`. It holds its
+arms, flags, columns and primary column. What is there already is kept, so that a study that was stopped continues.
+Nothing here imports torch before a study starts.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from dnnlib import json_file
+from dnnlib.util import UserError, atomic_path, atomic_write, format_time
+from gantransfer.commands import kernels
+from gantransfer.commands.flags import FloatRange, IntRange, PathObject, integers
+from gantransfer.experiments import jobs
+from gantransfer.experiments.jobs import Job
+from gantransfer.metrics.paired import critical_t, difference, read_result, spread, table
+
+METRIC = "report_digits32"
+# Figures of a judge's report, as the tables call them.
+NAMES = {"class_fd": "per-class FD", "fd": "FD", "fd_pix64": "pixel FD", "accuracy": "accuracy",
+         "diversity": "diversity", "nearest": "nearest training"}
+GROUPS = {"many": "frequent classes", "medium": "medium classes", "few": "rare classes"}
+BOLD = "bold: beyond {:.2f} standard errors (Student's t, 5 %) under every judge"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of a table: a title and flags of `train`; `more` is what the study itself knows of it."""
+
+    title: str
+    flags: Sequence[str] = ()
+    more: Any = None
+
+
+# ---- flags ---------------------------------------------------------------------------------------------------------
+
+JUDGES = click.option("--judges", type=IntRange(min=1), default=1, show_default=True, help="Judge networks")
+SHOTS = click.option("--shots", type=IntRange(min=2, max=114), default=10, show_default=True, help="Images per class")
+PARALLEL = click.option("--parallel", type=IntRange(min=1), help="Trainings at once [default: cores]")
+OUT_JSON = click.option("--out", type=PathObject(dir_okay=False, path_type=Path),
+                        help="Also write the results here (JSON)")
+OUT_TABLE = click.option("--out", type=PathObject(dir_okay=False, path_type=Path),
+                         help="Also write the table here (.md; the values beside it as .json)")
+
+
+def source_kimg(default: int) -> Callable:
+    return click.option("--source-kimg", type=IntRange(min=1), default=default, show_default=True,
+                        help="Length of pre-training")
+
+
+def student_kimg(default: int) -> Callable:
+    return click.option("--student-kimg", type=FloatRange(min=1), default=default, show_default=True,
+                        help="Images that every student sees, in thousands")
+
+
+def flags(folder: str, *own: Callable) -> Callable:
+    """A study's command: --dir, its own options, --kernels."""
+    first = click.option("--dir", "folder", type=PathObject(file_okay=False, path_type=Path), default=folder,
+                         show_default=True, help="Where everything goes; running again continues")
+
+    def add(function: Callable) -> click.Command:
+        for option in reversed([first, *own, click.option("--kernels", **kernels.FLAG)]):
+            function = option(function)
+        return click.command()(function)
+
+    return add
+
+
+def chosen(text: str, known: Mapping[str, Any], every: Sequence[str] = (), flag: str = "--arms") -> list[str]:
+    """Names of a comma-separated list; 'all' stands for `every`. UserError for one unknown or given twice."""
+    names = list(every) if every and text == "all" else [t.strip() for t in text.split(",") if t.strip()]
+    unknown = [n for n in names if n not in known]
+    if unknown or len(names) != len(set(names)) or not names:
+        raise UserError(f"{flag}={text}: {unknown[0] if unknown else 'an arm'} is not known or given twice; there are "
+                        f"{', '.join(known)}")
+    return names
+
+
+def kimg_points(text: str, every: int) -> list[int]:
+    """Lengths at which snapshots are measured, ascending; they are written every `every` kimg."""
+    try:
+        points = sorted(set(integers(text, "--kimg")))
+    except UserError:
+        raise UserError(f"--kimg={text} is not a list of whole numbers, such as 2,4,8") from None
+    if points[0] < every or any(k % every for k in points):
+        which = "whole" if every == 1 else "even" if every == 2 else f"multiples of {every}:"
+        raise UserError(f"--kimg={text}: snapshots are written at {which} numbers from {every} on")
+    return points
+
+
+def need_digits() -> None:
+    try:
+        import sklearn  # noqa: F401
+    except ImportError:
+        raise UserError("the demo's digits come with scikit-learn: pip install scikit-learn") from None
+
+
+# ---- one run of a study --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Study:
+    """A folder and the steps, which are announced as 'Step 3 of 7: ...'."""
+
+    folder: Path
+    steps: Sequence[str]
+    parallel: int = 1
+    done: int = 0
+    start: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        need_digits()
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def step(self, note: str = "") -> None:
+        """The next step begins."""
+        print(f"Step {self.done + 1} of {len(self.steps)}: {self.steps[self.done]}{note and f' ({note})'}", flush=True)
+        self.done += 1
+
+    def run(self, todo: Sequence[Job], quiet: bool = False, threads: int = 1) -> None:
+        if len(todo) == 1 or threads > 1:
+            print(*(f"$ {job}" for job in todo), sep="\n", flush=True)
+        jobs.run_jobs(todo, parallel=1 if threads > 1 else self.parallel, quiet=quiet, threads=threads)
+
+    def train(self, runs: Sequence[tuple[str, Path, str, float, Sequence[str]]]) -> list[Path]:
+        """Train what is not finished: (name, outdir, desc, kimg, flags) -> final snapshots."""
+        todo = [job for job, _ in (jobs.train_job(*r) for r in runs) if job]
+        print(f"{len(todo)} of {len(runs)} trainings to do, {self.parallel} at a time", flush=True)
+        self.run(todo)
+        found = [jobs.final_snapshot(jobs.run_folder(outdir, desc, kimg), kimg) for _, outdir, desc, kimg, _ in runs]
+        for (name, outdir, *_), path in zip(runs, found):
+            if path is None:
+                raise UserError(f"{name} has no final snapshot in {outdir}; run again to continue")
+        return found
+
+    def finish(self, text: str, result: Any = None, names: tuple[str, str] = ("table.md", "values.json"),
+               picture: Path | None = None, out: Path | None = None) -> None:
+        """Write the table (Markdown) and the values (JSON), tell where they are. `out` is a copy: of the values, or,
+        called .md, of the table, with the values beside it.
+        """
+        files = {self.folder / names[0]: text}
+        if result is not None:
+            values = json.dumps(result, indent=1)
+            files[self.folder / names[1]] = values
+            if out and out.suffix == ".md":
+                files |= {out: text, out.with_suffix(".json"): values}
+            elif out:
+                files[out] = values
+        for path, content in files.items():
+            with atomic_write(path) as f:
+                f.write(content + "\n")
+        print(f"\n{text}\n\nWritten: {', '.join(map(str, [*files, *([picture] if picture else [])]))}")
+        print(f"Done in {format_time(time.time() - self.start)}.")
+
+
+# ---- data and judges -----------------------------------------------------------------------------------------------
+
+
+def data_jobs(source: str, sets: Mapping[Path, Mapping[str, Any]]) -> list[Job]:
+    """Commands that make the missing ones of the data sets: path -> flags."""
+    return [Job("data", ["dataset_tool", f"--source=sklearn:{source}", *(f"--{k}={v}" for k, v in more.items()),
+                         f"--dest={path}"]) for path, more in sets.items() if not path.exists()]
+
+
+def digits(folder: Path) -> tuple[Path, Path, list[Job]]:
+    """digits16.zip (pool), digits16-ref.zip (held out), and the commands that make them."""
+    data, ref = folder / "digits16.zip", folder / "digits16-ref.zip"
+    return data, ref, data_jobs("digits", {data: dict(split="pool"), ref: dict(split="reference")})
+
+
+def judge_jobs(data: Path, heldout: Path, paths: Sequence[Path], name: str = "judge{}",
+               more: Callable[[int], list[str]] = lambda j: []) -> list[Job]:
+    """Commands that train the missing judges, one per seed."""
+    return [Job(name.format(j), ["judge", f"--data={data}", f"--heldout={heldout}", f"--seed={j}", *more(j),
+                                 f"--out={path}"]) for j, path in enumerate(paths) if not path.exists()]
+
+
+def split_job(pool: Path, path: Path, seed: int | None, imf: float, n_max: int, order: str = "label") -> list[Job]:
+    """A copy of the pool with a label file of a subset of its images: the command that writes it, where missing."""
+    if not path.exists():
+        with atomic_path(path) as tmp:
+            shutil.copyfile(pool, tmp)
+    if f"lt_{imf:g}.json" in zipfile.ZipFile(path).namelist():
+        return []
+    return [Job("split" if seed is None else f"split{seed}", [
+        "lt_dataset", f"--fn={path}", f"--imf={imf:g}", f"--n-max={n_max}", f"--order={order}",
+        *([] if seed is None else [f"--seed={seed}"])])]
+
+
+# ---- figures -------------------------------------------------------------------------------------------------------
+
+
+def report_job(name: str, network: Path, data: Path, detectors: Mapping[str, Path], *more: str) -> Job:
+    """The table of figures per class of a snapshot, under each detector."""
+    return Job(name, ["calc_metrics", f"--metrics={','.join(f'report_{d}' for d in detectors)}",
+                      f"--network={network}", f"--data={data}", *(f"--detector={d}={p}" for d, p in detectors.items()),
+                      *more])
+
+
+def measured(network: Path, judges: int) -> list[dict[str, float] | None]:
+    """A snapshot's figures, which `measure` made, per judge."""
+    return [read_result(network.parent / f"judge{j}", METRIC, network) for j in range(judges)]
+
+
+def measure(study: Study, snapshots: Mapping[str, Path], data: Path, judges: Sequence[Path]) -> None:
+    """Figures of snapshots, by name, under every judge: those that are missing."""
+    study.run([report_job(f"{name} judge{j}", path, data, {"digits32": judge},
+                          f"--outdir={path.parent / f'judge{j}'}")
+               for name, path in snapshots.items() for j, judge in enumerate(judges)
+               if measured(path, len(judges))[j] is None], quiet=True)
+
+
+def name_of(key: str, primary: str | Sequence[str] = ()) -> str:
+    """What a table calls a figure: class_fd_few -> per-class FD, rare classes."""
+    base, _, group = key.rpartition("_")
+    text = f"{NAMES[base]}, {GROUPS[group]}" if group in GROUPS and base in NAMES else NAMES.get(key, key)
+    return text + " (primary)" * (key == primary or key in primary and not isinstance(primary, str))
+
+
+Values = Sequence[Sequence[float]]  # [judges][seeds]
+
+
+def mean_cell(values: Values) -> str:
+    """Mean over judges, then mean and spread over seeds."""
+    return spread([float(np.mean(v)) for v in zip(*values)])
+
+
+def difference_table(corner: str, columns: Sequence[str], rows: Mapping[str, tuple[str, str]],
+                     of: Callable[[str, str], Values], names: Callable[[str], str] = name_of) -> list[str]:
+    """A row per pair: title -> (a, b), cells b minus a, `of(arm, column)`."""
+    return table([corner, *map(names, columns)],
+                 [[title, *(difference(of(a, c), of(b, c)).cell() for c in columns)] for title, (a, b) in rows.items()])
+
+
+def bold(seeds: int) -> str:
+    return BOLD.format(critical_t(seeds))
+
+
+# ---- students (cGAN-KD) --------------------------------------------------------------------------------------------
+
+
+def student_result(folder: Path) -> dict[str, float]:
+    """Last figures of a finished student or teacher."""
+    r = json_file.read(folder / "results.json")
+    return dict(r["last"], images_seen=r["images_seen"], seconds=r["seconds"])
