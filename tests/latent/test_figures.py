@@ -89,7 +89,7 @@ def test_figures_of_the_data_and_its_auto_encoder():
 
 def test_copies_of_the_data():
     out = figures()[0].now()
-    for name in ("latent_fd", "source_fd", "critic_gap_heldout", "bound_latent_gap", "class_mean_gap", "memorisation"):
+    for name in ("latent_fd", "source_fd", "critic_gap_heldout", "bound_latent_gap", "class_mean_gap"):
         assert out[name] == pytest.approx(0, abs=1e-4), name
     assert (out["latent_precision"], out["latent_recall"]) == (1, 1)
     assert out["bypass_residual"] == pytest.approx(WRONG, rel=1e-3)
@@ -114,7 +114,7 @@ def test_a_shift_is_measured_in_deviations_of_the_data():
 def test_twice_the_spread():
     out = figures(lambda x: x.mean(0) + 2 * (x - x.mean(0)))[0].now()
     assert out["latent_fd"] == pytest.approx(D, rel=1e-4)  # (2 - 1)^2 in each of D whitened coordinates
-    assert out["latent_kd"] > 0.01 and out["memorisation"] != 0
+    assert out["latent_kd"] > 0.01
 
 
 def test_no_bound_for_losses_that_measure_no_distance():
