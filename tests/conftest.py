@@ -28,6 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 DURATIONS = Path(__file__).with_name("durations.json")  # seconds of each file, as --record-durations wrote them
 
 
+def _file(nodeid: str) -> str:
+    return nodeid.split("::")[0].removeprefix("tests/")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record-durations", action="store_true",
                      help="write the seconds of each test file to tests/durations.json, by which files are ordered")
@@ -49,20 +53,22 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Seconds of set-up, call and tear-down, by file. With several processes, reports come to the first."""
-    file = report.nodeid.split("::")[0].removeprefix("tests/")
-    _SECONDS[file] = _SECONDS.get(file, 0.0) + report.duration
+    _SECONDS[_file(report.nodeid)] = _SECONDS.get(_file(report.nodeid), 0.0) + report.duration
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.getoption("record_durations") and not hasattr(session.config, "workerinput"):
-        seconds = {f: round(s) for f, s in sorted(_SECONDS.items()) if s >= 1}
+        seconds = {f: round(s) for f, s in sorted(_SECONDS.items())}
         DURATIONS.write_text(json.dumps(seconds, indent=0) + "\n", encoding="utf-8")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The longest files first, so that processes end at about the same time.
+    # The longest files first, so that processes end at about the same time; guessed where nothing was recorded.
     known = json.loads(DURATIONS.read_text(encoding="utf-8")) if DURATIONS.exists() else {}
-    items.sort(key=lambda item: -known.get(item.nodeid.split("::")[0].removeprefix("tests/"), 0))
+    guessed: dict[str, int] = {}
+    for item in items:
+        guessed[_file(item.nodeid)] = guessed.get(_file(item.nodeid), 0) + (15 if "slow" in item.keywords else 1)
+    items.sort(key=lambda item: -known.get(_file(item.nodeid), guessed[_file(item.nodeid)]))
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
