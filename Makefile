@@ -2,10 +2,12 @@
 #   VENV=DIR        environment to use; created when absent
 #   PYTHON=python3  interpreter that creates it (3.10 or newer)
 #   TORCH="..."     what pip installs as torch, e.g. TORCH="torch==2.13.0 --index-url URL" for another build
+#   JOBS=2          processes that run the tests; one thread each
 #   ARGS="..."      further arguments of the command, e.g. make test ARGS="-k dataset"
 VENV ?= .venv
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+JOBS ?= 2
 RUN = $(VENV)/bin/python
 STAMP = $(VENV)/.gantransfer-installed
 
@@ -15,7 +17,7 @@ demo: $(STAMP)
 	$(RUN) -m gantransfer demo $(ARGS)
 
 test: $(STAMP)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n $(JOBS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

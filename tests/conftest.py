@@ -25,6 +25,18 @@ import dnnlib.util
 ROOT = Path(__file__).resolve().parents[1]
 
 
+DURATIONS = Path(__file__).with_name("durations.json")  # seconds of each file, as --record-durations wrote them
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.split("::")[0].removeprefix("tests/")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-durations", action="store_true",
+                     help="write the seconds of each test file to tests/durations.json, by which files are ordered")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # One thread: float32 sums do not depend on the machine. Child processes inherit it.
     torch.set_num_threads(1)
@@ -39,7 +51,24 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[_CACHE], ignore_errors=True)
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Seconds of set-up, call and tear-down, by file. With several processes, reports come to the first."""
+    _SECONDS[_file(report.nodeid)] = _SECONDS.get(_file(report.nodeid), 0.0) + report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("record_durations") and not hasattr(session.config, "workerinput"):
+        seconds = {f: round(s) for f, s in sorted(_SECONDS.items())}
+        DURATIONS.write_text(json.dumps(seconds, indent=0) + "\n", encoding="utf-8")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The longest files first, so that processes end at about the same time; guessed where nothing was recorded.
+    known = json.loads(DURATIONS.read_text(encoding="utf-8")) if DURATIONS.exists() else {}
+    guessed: dict[str, int] = {}
+    for item in items:
+        guessed[_file(item.nodeid)] = guessed.get(_file(item.nodeid), 0) + (15 if "slow" in item.keywords else 1)
+    items.sort(key=lambda item: -known.get(_file(item.nodeid), guessed[_file(item.nodeid)]))
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
@@ -47,6 +76,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 _CACHE = pytest.StashKey[str]()
+_SECONDS: dict[str, float] = {}
 
 
 def write_image_zip(path: Path, images: Sequence[np.ndarray], labels: Sequence[Any] | None = None,

@@ -221,6 +221,18 @@ def test_states_and_snapshots_sort_by_number(tmp_path):
     assert [p.stem[17:] for p in find_snapshots(tmp_path)] == ["000100", "999996", "1000000"]
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_logs_keep_what_was_before_and_at_the_state(tmp_path, fresh):
+    """The line of the state itself is not written again: it must stay."""
+    numbers = (0.0, 0.016, 0.024, 0.032)
+    (tmp_path / "stats.jsonl").write_text("".join(json.dumps({"Progress/kimg": {"mean": k}}) + "\n" for k in numbers))
+    (tmp_path / "metric-x.jsonl").write_text("".join(json.dumps(dict(kimg=k)) + "\n" for k in numbers) + '{"kimg": 0')
+    training_loop.trim_logs(tmp_path, 0.024, fresh)
+    for name in ("stats.jsonl", "metric-x.jsonl"):
+        assert len((tmp_path / name).read_text().splitlines()) == (0 if fresh else 3), name
+    assert fresh or json.loads((tmp_path / "metric-x.jsonl").read_text().splitlines()[-1]) == dict(kimg=0.024)
+
+
 def test_two_processes_equal_one(tiny_zip, tmp_path):
     """Sums over processes round differently, and rounding may carry an activation over a kink of the leaky ReLU: rare,
     but visible after ten steps. A difference by design would show with every seed."""

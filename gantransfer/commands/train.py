@@ -184,6 +184,9 @@ class Setup:
         resume = best.resolve(flags["resume"])
         flags["source"] = best.resolve(flags["source"])
         self.continues = resume is not None and (resume == "latest" or is_run_folder(resume))
+        if self.continues and resume != "latest" and not flags["source"]:  # the run knows what weights it began with
+            flags["source"] = json_file.read(Path(resume) / "training_options.json",
+                                             remedy="the run cannot be continued").get("resume_pkl")
         names = {f.name for f in dataclasses.fields(self.method.Options)}
         self.opts = self.method.Options(**{k: given[k] for k in names if given.get(k) is not None})
         self.opts.given = frozenset(k for k in names if given.get(k) is not None)

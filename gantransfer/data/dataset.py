@@ -13,7 +13,7 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from gantransfer.data.labels import (
     value_meta,
 )
 
-__all__ = ["POLICIES", "BatchSource", "DataSpec", "ImageDataset", "InfiniteSampler", "LabelSpec", "class_weights",
+__all__ = ["POLICIES", "BatchSource", "DataSpec", "ImageDataset", "LabelSpec", "class_weights",
            "reference_dataset", "shot_groups"]
 
 
@@ -423,44 +423,19 @@ def _class_names(own: LabelFile, main: LabelFile | None, known: dict[int, int], 
     return tuple(names[:dim])
 
 
-class InfiniteSampler(torch.utils.data.Sampler):
+class _WindowOrder:
     """Endless order over n items: shuffled once, then each item swapped back into the window behind it after its use.
 
     order = RandomState(seed).shuffle(0..n-1); at position p = 0, 1, ...: i = p mod n; order[i] is used; then, with
-    window = rint(n * window_size) >= 2, order[i] is swapped with order[(i - randint(window)) mod n]. Every process
-    walks the same order and takes the positions p with p mod num_replicas = rank, beginning at `start`.
+    window = rint(n / 2) >= 2, order[i] is swapped with order[(i - randint(window)) mod n]. Draws are made in one call
+    per chunk; RandomState gives the same numbers.
     """
 
-    def __init__(self, n: int, rank: int = 0, num_replicas: int = 1, shuffle: bool = True, seed: int = 0,
-                 window_size: float = 0.5, start: int = 0):
-        if not (n > 0 and 0 <= rank < num_replicas and 0 <= window_size <= 1 and start >= 0):
-            raise ValueError(f"InfiniteSampler(n={n}, rank={rank}, num_replicas={num_replicas}, "
-                             f"window_size={window_size}, start={start})")
-        super().__init__()
-        self.n, self.rank, self.num_replicas, self.start = n, rank, num_replicas, start
-        self.shuffle, self.seed, self.window_size = shuffle, seed, window_size
-
-    def __iter__(self) -> Iterator[int]:
-        order = _WindowOrder(self.n, self.shuffle, self.seed, self.window_size)
-        order.skip(self.start)
-        position = self.start
-        while True:
-            for index in order.take(256):
-                if position % self.num_replicas == self.rank:
-                    yield index
-                position += 1
-
-
-class _WindowOrder:
-    """State of InfiniteSampler's order. Draws are made in one call per chunk; RandomState gives the same numbers."""
-
-    def __init__(self, n: int, shuffle: bool, seed: int, window_size: float = 0.5):
+    def __init__(self, n: int, seed: int):
         order = np.arange(n)
-        self.rng = None
-        self.window = int(np.rint(n * window_size)) if shuffle else 0
-        if shuffle:
-            self.rng = seeding.numpy_rng(seed)
-            self.rng.shuffle(order)
+        self.window = int(np.rint(n / 2))
+        self.rng = seeding.numpy_rng(seed)
+        self.rng.shuffle(order)
         self.n, self.position, self.order = n, 0, order.tolist()
 
     def _swaps(self, m: int) -> tuple[list[int], list[int]]:
@@ -548,9 +523,10 @@ class BatchSource:
     """The endless stream of reals: which item of the data set is real image number p.
 
     A function of seed, policy and position only, whatever the batch size or the number of processes. 'empirical' walks
-    InfiniteSampler's order; the other policies draw a class by `class_weights` and then an image of that class, without
-    replacement until the class is used up; mirrored copies are items of their own. May be called from several threads;
-    positions a little behind the last one cost nothing, far jumps forward about 0.1 s per million images.
+    the published order (`_WindowOrder`); the other policies draw a class by `class_weights` and then an image of that
+    class, without replacement until the class is used up; mirrored copies are items of their own. May be called from
+    several threads; positions a little behind the last one cost nothing, far jumps forward about 0.1 s per million
+    images.
     Raises UserError for a policy other than 'empirical' on a set without classes.
     """
 
@@ -593,7 +569,7 @@ class BatchSource:
                 block = self._by_class.block(b)
             else:
                 if self._walk is None or self._walk.position > b * self.BLOCK:
-                    self._walk = _WindowOrder(self.n, True, self.seed)
+                    self._walk = _WindowOrder(self.n, self.seed)
                 self._walk.skip(b * self.BLOCK - self._walk.position)
                 block = np.asarray(self._walk.take(self.BLOCK), np.int64)
             self._blocks[b] = block

@@ -240,6 +240,8 @@ def test_rosinality_stylegan2(sizes, tmp_path, run_script):
         expected = net(z, None, noise_mode="const", truncation_psi=0.5)
         made = snap.build("G_ema")(z, None, noise_mode="const", truncation_psi=0.5)
     assert torch.allclose(made, expected, atol=1e-5) and snap.sampler()(seeds=[0]).shape[0] == 1
+    for key, value in net.state_dict().items():  # noise maps too, which images show only where the strength is large
+        assert torch.equal(snap.nets["G_ema"].state[key], value), key
     account = snap.extra["networks"]["G_ema"]["account"]
     taken = [r[0] for r in account["renamed"]] + [r[0] for r in account["dropped"]]
     assert sorted(taken) == sorted([*g, "latent_avg"]), "every foreign tensor is accounted for"

@@ -20,7 +20,7 @@ from PIL import Image
 from dnnlib.util import UserError
 from gantransfer.data import decode as pixels
 from gantransfer.data.container import Container
-from gantransfer.data.dataset import BatchSource, ImageDataset, InfiniteSampler, reference_dataset
+from gantransfer.data.dataset import BatchSource, ImageDataset, reference_dataset
 from gantransfer.data.decode import decode
 from gantransfer.data.labels import DataSpec, LabelSpec, class_weights, shot_groups
 
@@ -454,43 +454,22 @@ def test_data_tools_start_without_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
-def simple_sampler(n, rank, num_replicas, shuffle, seed, window_size):
+def published_order(n, seed):
     """The published order, step by step."""
-    order = np.arange(n)
-    rng, window = None, 0
-    if shuffle:
-        rng = np.random.RandomState(seed)
-        rng.shuffle(order)
-        window = int(np.rint(n * window_size))
-    idx = 0
-    while True:
-        i = idx % n
-        if idx % num_replicas == rank:
-            yield int(order[i])
+    order, rng, window = np.arange(n), np.random.RandomState(seed), int(np.rint(n * 0.5))
+    rng.shuffle(order)
+    for i in itertools.cycle(range(n)):
+        yield int(order[i])
         if window >= 2:
             j = (i - rng.randint(window)) % n
             order[i], order[j] = order[j], order[i]
-        idx += 1
 
 
-@pytest.mark.parametrize("n, rank, replicas, shuffle, seed, window", [
-    (10, 0, 1, True, 0, 0.5), (700, 0, 1, True, 3, 0.5), (7, 1, 3, True, 1, 1.0), (5, 0, 1, False, 0, 0.5),
-    (1, 0, 1, True, 0, 0.5), (3, 0, 2, True, 5, 0.0), (2, 1, 2, True, 8, 1.0)])
-def test_sampler_order_and_start(n, rank, replicas, shuffle, seed, window):
-    args = dict(rank=rank, num_replicas=replicas, shuffle=shuffle, seed=seed, window_size=window)
-    expected = list(itertools.islice(simple_sampler(n, rank, replicas, shuffle, seed, window), 1500))
-    assert list(itertools.islice(InfiniteSampler(n, **args), 1500)) == expected
-    for start in (1, 17, 1000):
-        skipped = sum(p % replicas == rank for p in range(start))
-        assert list(itertools.islice(InfiniteSampler(n, start=start, **args), 300)) == expected[skipped: skipped + 300]
-
-
-def test_sampler_replicas_share_one_order():
-    whole = list(itertools.islice(InfiniteSampler(50, seed=2), 300))
-    parts = [list(itertools.islice(InfiniteSampler(50, rank=r, num_replicas=3, seed=2), 100)) for r in range(3)]
-    assert [parts[p % 3][p // 3] for p in range(300)] == whole
-    with pytest.raises(ValueError):
-        InfiniteSampler(0)
+@pytest.mark.parametrize("n, seed", [(10, 0), (700, 3), (7, 1), (1, 0), (3, 5), (2, 8), (50, 2)])
+def test_published_order_from_any_position(n, seed):
+    expected = list(itertools.islice(published_order(n, seed), 9000))
+    for start in (0, 1, 17, 1000, 5000):
+        assert BatchSource(range(n), seed).indices(start, 3000).tolist() == expected[start : start + 3000]
 
 
 class Ids:
@@ -522,7 +501,7 @@ def test_stream_is_a_function_of_position(policy):
     assert np.array_equal(halves.reshape(-1), whole[:1280])
     assert not np.array_equal(BatchSource(d, 6, policy).indices(0, 100), whole[:100])
     if policy == "empirical":
-        assert whole[:2000].tolist() == list(itertools.islice(InfiniteSampler(len(d), seed=5), 2000))
+        assert whole[:2000].tolist() == list(itertools.islice(published_order(len(d), 5), 2000))
 
 
 @pytest.mark.parametrize("policy", ["sqrt", "effective", "balanced"])

@@ -165,6 +165,20 @@ def test_subsampling_by_a_ratio(tmp_path, mode, quantile):
     assert (again == raw.images).all()
 
 
+def test_the_images_that_find_the_largest_ratio_are_never_candidates(tmp_path):
+    """Else the one that sets the bound is accepted for certain."""
+    source, asked = fake_sets.Generator(Bars(CLASSES), "b"), []
+    draw = source.draw
+    source.draw = lambda c, seeds, first: asked.append((int(c[0].argmax()), list(seeds))) or draw(c, seeds, first)
+    recipe = Recipe(30, rs_burn_in=64, rs_batch=32)
+    raw = fake_sets.draw(source, np.eye(4, dtype=np.float32), recipe, tmp_path / "p", ratio=Preference(),
+                         progress=False)
+    for k in range(4):
+        seeds = [s for label, part in asked if label == k for s in part]
+        assert raw.reports["abcd"[k]]["burn_in"] == 64 and len(seeds) >= 64 + raw.reports["abcd"[k]]["drawn"]
+        assert set(seeds[:64]).isdisjoint(seeds[64:]) and len(set(seeds)) == len(seeds)
+
+
 def test_parts_are_not_made_twice_and_not_mixed_up(tmp_path):
     sampler, labels = Bars(CLASSES), np.eye(4, dtype=np.float32)
     fake_sets.open_parts(tmp_path / "p", dict(seed=1))

@@ -297,6 +297,8 @@ def test_nothing_a_command_prints_moves_the_cursor(capsys, tmp_path):
     before = sys.stdout, sys.stderr
     with pytest.raises(SystemExit) as e, warnings.catch_warnings():
         warnings.simplefilter("always")
+        # Printed as outside of tests; pytest would only record it, and cannot send a surrogate to another process.
+        warnings.showwarning = lambda m, kind, file, line, *_: sys.stderr.write(warnings.formatwarning(m, kind, "x", 1))
         util.run_cli(command)
     assert e.value.code == 2 and (sys.stdout, sys.stderr) == before
     out, err = capsys.readouterr()
@@ -304,6 +306,7 @@ def test_nothing_a_command_prints_moves_the_cursor(capsys, tmp_path):
     assert not any(c in text for text in shown for c in "\x1b\u202e\ud800\x85\u2028")
     assert all(r"b\u202ec\ud800d\x85e" in text for text in shown)
     assert err.splitlines()[-1] == "Error: " + util.printable(HOSTILE)  # one line
+    assert "UserWarning: " + util.printable(HOSTILE.splitlines()[0]) in err
 
 
 def test_what_an_encoding_lacks_is_escaped():

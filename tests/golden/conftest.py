@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the golden numbers are, and how they are compared.
 
-Golden sets live outside the repository: `$GANTRANSFER_GOLDEN` or `../shared/golden` beside it. An absent area skips
-its tests with the reason.
+The whole sets live outside the repository: `$GANTRANSFER_GOLDEN` or `../shared/golden` beside it. Where they are
+absent, the smallest files of each method are read from `small` here; tests of the others are skipped with the reason.
 """
 
 from __future__ import annotations
@@ -15,19 +15,31 @@ import pytest
 
 from dnnlib.util import env_path
 
+SMALL = Path(__file__).parent / "small"
+
 
 def golden_root() -> Path:
     default = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
-    return Path(env_path("GANTRANSFER_GOLDEN") or default)
+    given = env_path("GANTRANSFER_GOLDEN")
+    return Path(given) if given else default if default.is_dir() else SMALL
 
 
 def golden_files(area: str, pattern: str) -> list:
     """Paths of `area` matching `pattern` as pytest parameters; one skipped parameter when there is none."""
-    files = sorted((golden_root() / area).glob(pattern))
-    if files:
-        return [pytest.param(f, id=f.name) for f in files]
+    for root in (golden_root(), SMALL):
+        files = sorted((root / area).glob(pattern))
+        if files:
+            return [pytest.param(f, id=f.name) for f in files]
     reason = f"no golden files {area}/{pattern} under {golden_root()} (set GANTRANSFER_GOLDEN)"
-    return [pytest.param(None, id=f"no-{area}", marks=pytest.mark.skip(reason=reason))]
+    return [pytest.param(None, id=f"no-{area}-{pattern}", marks=pytest.mark.skip(reason=reason))]
+
+
+def golden_file(area: str, name: str) -> Path:
+    """One file, wherever it is; skips the test where it is nowhere."""
+    found = golden_files(area, name)[0].values[0]
+    if found is None:
+        pytest.skip(f"no golden file {area}/{name} under {golden_root()} (set GANTRANSFER_GOLDEN)")
+    return found
 
 
 def load_npz(path: Path) -> tuple[dict, dict[str, np.ndarray]]:

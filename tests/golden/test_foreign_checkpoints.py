@@ -11,7 +11,7 @@ import torch
 
 from dnnlib.util import UserError
 from gantransfer.importers import load_any
-from tests.golden.conftest import golden_files, golden_root, load_npz
+from tests.golden.conftest import golden_file, golden_files, load_npz
 
 
 def states(arrays, *prefixes):
@@ -87,9 +87,7 @@ def test_alae(path, tmp_path):
 
 @pytest.mark.parametrize("name", ["celeba", "mnist"])
 def test_alae_of_the_published_sizes(name, tmp_path):
-    listing = golden_root() / "mind2mind" / "alae_state_dict_shapes.json"
-    if not listing.is_file():
-        pytest.skip(f"no {listing}")
+    listing = golden_file("mind2mind", "alae_state_dict_shapes.json")
     shapes = json.loads(listing.read_text()).get(name)
     if shapes is None:
         pytest.skip(f"no {name} in {listing}")
