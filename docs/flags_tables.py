@@ -86,7 +86,8 @@ def default_and_meaning(f: dataclasses.Field, preset: object = None) -> tuple[st
 
 def value(f: dataclasses.Field) -> str:
     kind = f.metadata["type"]
-    return f.metadata["metavar"] or {bool: "BOOL", int: "N", float: "X"}.get(kind, "NAME")
+    metavar = f.metadata["metavar"] or {bool: "BOOL", int: "N", float: "X"}.get(kind, "NAME")
+    return metavar.replace("|", " or ")
 
 
 def meaning(f: dataclasses.Field, text: str) -> str:
