@@ -123,7 +123,7 @@ def link(name: str, target: Path, page: Path) -> str:
     title = re.search(r"^# (.*)$", text, re.M)[1]
     file = os.path.relpath(target, page.parent).replace(os.sep, "/")
     anchor = re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
-    said = heading.lower() if target.parent == DOCS else title.split(":")[0]
+    said = heading.lower() if target.parent == DOCS or target == page else title.split(":")[0]
     return f"[{said}]({file}#{anchor})"
 
 
