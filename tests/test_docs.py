@@ -23,6 +23,7 @@ import pytest
 import torch
 from PIL import Image
 
+import gantransfer
 from dnnlib.util import run_cli
 from gantransfer import methods
 from gantransfer.distillation import presets
@@ -33,8 +34,8 @@ from gantransfer.metrics import table as metrics
 from gantransfer.snapshot import load
 from tests.conftest import ROOT, write_image_zip
 
-DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [*(p for p in [ROOT / "README.md"] if p.exists()), *DOCS]
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 PROGRAM = (r"(?:(?:python3? -m )?gantransfer (?:(?P<room>experiment) )?(?P<command>[a-z]\w+)"
            r"|python3?(?: -W \w+)? (?P<script>\w+)\.py|torchrun (?P<run>\w*))")
 OTHERS = {"--standalone", "--nproc-per-node", "--nnodes", "--rdzv-id", "--rdzv-backend", "--rdzv-endpoint",
@@ -47,14 +48,16 @@ TABLES = [("gantransfer.commands.train", "train.md"), ("gantransfer.commands.dat
           ("gantransfer.commands.judge", "calc_metrics.md"),
           ("gantransfer.commands.generate", "generate.md"), ("gantransfer.experiments.demo", "compare.md"),
           ("gantransfer.experiments.longtail", "compare.md"), ("gantransfer.commands.convert", "convert.md"),
-          ("gantransfer.experiments.cgantransfer", "cgantransfer.md"),
-          ("gantransfer.commands.inspect", "convert.md"), ("gantransfer.commands.bake", "hypermod.md"),
-          ("gantransfer.commands.interpolate", "hypermod.md"), ("gantransfer.commands.old_metrics", "hypermod.md"),
-          ("gantransfer.experiments.hypermod", "hypermod.md"), ("gantransfer.commands.encode", "mind2mind.md"),
-          ("gantransfer.experiments.mind2mind", "mind2mind.md"), ("gantransfer.commands.distill", "distill.md"),
+          ("gantransfer.experiments.cgantransfer", "methods/cgantransfer.md"),
+          ("gantransfer.commands.inspect", "convert.md"), ("gantransfer.commands.bake", "methods/hypermod.md"),
+          ("gantransfer.commands.interpolate", "methods/hypermod.md"),
+          ("gantransfer.commands.old_metrics", "methods/hypermod.md"),
+          ("gantransfer.experiments.hypermod", "methods/hypermod.md"),
+          ("gantransfer.commands.encode", "methods/mind2mind.md"),
+          ("gantransfer.experiments.mind2mind", "methods/mind2mind.md"), ("gantransfer.commands.distill", "distill.md"),
           ("gantransfer.experiments.distill", "distill.md")]
 # Sub-command of distill: the sections of its page that hold its flags.
-DISTILL = {"teacher": ["Every training stage", "teacher"], "student": ["Every training stage", "teacher", "student"],
+DISTILL = {"teacher": ["Every training stage", "teacher"], "student": ["Every training stage", "student"],
            "ratio": ["Every training stage", "ratio"], "fakes": ["Every training stage", "fakes"],
            "refilter": ["fakes", "refilter"], "select-rho": ["Every training stage", "select-rho"],
            "report": ["report"]}
@@ -142,6 +145,12 @@ def options_of(command: click.Command) -> dict[str, click.Option]:
     return {o: p for p in command.params if isinstance(p, click.Option) for o in [*p.opts, *p.secondary_opts]}
 
 
+def method_flags() -> set[str]:
+    """The flags of all methods, in both spellings."""
+    names = {f.name for m in methods.METHODS.values() for f in dataclasses.fields(m.Options)}
+    return {f"--{n}" for n in names} | {f"--{n.replace('_', '-')}" for n in names}
+
+
 def words_of(line: str) -> list[str]:
     return shlex.split(re.sub(r"#####\S*", "", line), comments=True)
 
@@ -162,7 +171,7 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 
 
 def all_flags() -> set[str]:
-    every = set(OTHERS)
+    every = OTHERS | method_flags()
     for name, _ in TABLES:
         command = command_of(name)
         every |= set(options_of(command))
@@ -182,7 +191,8 @@ def test_commands_have_the_flags_they_are_shown_with(path):
         for word in words:
             if word.startswith("--") or re.fullmatch(r"-\w", word):
                 flag = word.split("=")[0]
-                assert flag in {*options_of(command), *added, "--help"}, f"{path.name}: {name} has no {flag}"
+                known = {*options_of(command), *added, "--help", *(method_flags() if name.endswith(".train") else ())}
+                assert flag in known, f"{path.name}: {name} has no {flag}"
 
 
 @by_name(PAGES)
@@ -210,9 +220,9 @@ def test_linked_files_and_headings_exist(path):
 
 
 def documented(name: str, page: str) -> dict[str, list[str]]:
-    """Flag -> cells, of the rows of a page that begin with a flag of the command."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    if page in ("compare.md", "hypermod.md"):  # several commands with flags of the same names
+    """Flag -> cells, of the rows of a page that begin with a flag of the command; not of the generated tables."""
+    text = flags_tables().TABLE.sub("", (ROOT / "docs" / page).read_text(encoding="utf-8"))
+    if page in ("compare.md", "methods/hypermod.md"):  # several commands with flags of the same names
         heading = name.removeprefix("gantransfer.commands.").replace("gantransfer.experiments.", "experiment ")
         text = section(text, heading.replace("experiment demo", "demo"))
     known, own = {}, options_of(command_of(name))
@@ -223,22 +233,16 @@ def documented(name: str, page: str) -> dict[str, list[str]]:
     return known
 
 
-def default_of(name: str, p: click.Option):
-    if name == "gantransfer.commands.train":
-        for m in methods.METHODS.values():
-            for f in dataclasses.fields(m.Options):
-                if f.name == p.name:
-                    return f.default
-    return p.default
-
-
 @pytest.mark.parametrize("name, page", TABLES)
 def test_flag_tables_are_complete_and_tell_the_defaults(name, page):
-    known = documented(name, page)
+    """Those of the methods are generated: see below."""
+    known, generated = documented(name, page), method_flags() if name.endswith(".train") else set()
     for p in (p for p in command_of(name).params if isinstance(p, click.Option)):
+        if set(p.opts) & generated:
+            continue
         names = [f for f in p.opts if f in known]
         assert names, f"docs/{page} says nothing of {p.opts[0]}"
-        default, cell = default_of(name, p), known[names[0]][1]
+        default, cell = p.default, known[names[0]][1]
         if isinstance(default, bool) and p.is_flag:
             assert default is False and cell in ("off", "an error", ""), f"{p.opts[0]}: {cell}"
         elif isinstance(default, str | int | float):
@@ -253,33 +257,80 @@ def test_flags_of_distill_are_told_with_their_defaults(name):
              for f in re.findall(r"`(--[\w-]+)`", c[0])}
     own = {"teacher": cgan_kd.CGANKDOptions, "student": cgan_kd.CGANKDOptions,
            "ratio": density_ratio.DensityRatioOptions}.get(name)
-    fields = {f.name: f.default for f in dataclasses.fields(own)} if own else {}
-    for p in command.params:
+    generated = {f.name for f in dataclasses.fields(own)} if own else set()
+    assert generated - {p.name for p in command.params} <= (flags_tables().NO_FLAGS if name == "ratio" else generated)
+    for p in (p for p in command.params if p.name not in generated):
         flags = [f for f in p.opts if f in cells]
         assert flags, f"docs/distill.md says nothing of {p.opts[0]} of {name}"
-        default = fields.get(p.name, p.default)
-        if isinstance(default, str | int | float) and not p.is_flag:
-            assert cells[flags[0]][1] == f"`{default}`", f"{name} {p.opts[0]} has the default {default}"
+        if isinstance(p.default, str | int | float) and not p.is_flag:
+            assert cells[flags[0]][1] == f"`{p.default}`", f"{name} {p.opts[0]} has the default {p.default}"
     table = {re.findall(r"`(.+?)`", c[0])[0] for c in rows(section(page, "Presets"))}
     assert table == set(presets.PRESETS)
     assert {c[0].strip("`") for c in rows(section(page, "What the stages do"))} == set(cgan_kd.KD)
 
 
-def test_train_table_names_each_flag_once_and_whose_it_is():
+def test_train_table_names_each_shared_flag_once():
     text = section((ROOT / "docs" / "train.md").read_text(encoding="utf-8"), "Flags")
+    text = text[:text.index("### Augmentation")]
     own, seen = options_of(command_of("gantransfer.commands.train")), []
     for cells in rows(text):
         flags = re.findall(r"`(--?[\w-]+)`", cells[0])
         assert all(f in own for f in flags), cells[0]
         seen.append(own[flags[-1]].name)
-        owners = [m for m, c in methods.METHODS.items() if seen[-1] in {f.name for f in dataclasses.fields(c.Options)}]
-        if owners:
-            assert cells[2] == ("all" if len(owners) == len(methods.METHODS) else ", ".join(owners)), cells[0]
-    assert sorted(seen) == sorted({p.name for p in command_of("gantransfer.commands.train").params})
+    fields = {f.name for m in methods.METHODS.values() for f in dataclasses.fields(m.Options)}
+    assert sorted(seen) == sorted({p.name for p in command_of("gantransfer.commands.train").params} - fields)
+
+
+# ---- the generated tables ------------------------------------------------------------------------------------
+
+
+def flags_tables():
+    """The script docs/flags_tables.py as a module."""
+    spec = importlib.util.spec_from_file_location("flags_tables", ROOT / "docs" / "flags_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@by_name(DOCS)
+def test_generated_flag_tables_do_not_lag(path):
+    tool = flags_tables()
+    assert tool.rewritten(path) == path.read_text(encoding="utf-8"), "run: python docs/flags_tables.py"
+
+
+def test_every_options_class_has_one_table_and_every_method_a_page():
+    tool = flags_tables()
+    found = [n for p in DOCS for _, n, *_ in tool.TABLE.findall(p.read_text(encoding="utf-8"))]
+    assert sorted(found) == sorted(tool.option_classes())
+    pages = {p.stem for p in DOCS if p.parent.name == "methods"}
+    assert pages == {*methods.METHODS, "cgan_kd", "density_ratio"}
+    for name, m in methods.METHODS.items():
+        page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+        assert f"<!-- flags: {tool.dotted(m.Options)} -->" in page, name
+        tables = {c for c in m.Options.__mro__ if tool.dotted(c) in found}
+        assert {f.name for c in tables for f in tool.own(c)} == {f.name for f in dataclasses.fields(m.Options)}, name
+
+
+def test_generated_rows_tell_defaults_choices_and_presets():
+    tool, own = flags_tables(), {}
+    for cls in tool.option_classes().values():
+        made = tool.table(cls, ROOT / "docs" / "methods" / "utlo.md")
+        cells = {re.search(r"--(\w+)", c[0])[1]: c for c in rows(made)}
+        assert set(cells) == {f.name for f in tool.own(cls)}
+        own[cls.__name__] = cells
+        for f in tool.own(cls):
+            if f.default is not None:
+                assert cells[f.name][1] == f"`{f.default}`"
+            assert all(str(c) in cells[f.name][2] for c in f.metadata["choices"] or ()), f.name
+    assert own["BigGANOptions"]["z_dim"][1] == "`120` (preset)"  # whatever a help shared with other methods says
+    assert own["StyleGAN2Options"]["glr"][1] == "`0.0025` (preset)"
+    assert own["Mind2MindOptions"]["mind_heldout"][1] == "0.1, at most 1000"
+    assert own["HypermodOptions"]["d_reg_interval"][1] == "16; 0 with --base=stylegan1"
+    assert own["TransitionalOptions"]["transition"][1] == "none"
 
 
 def test_preset_table_is_the_one_in_the_code():
-    text = section((ROOT / "docs" / "train.md").read_text(encoding="utf-8"), "Presets")
+    text = section((ROOT / "docs" / "methods" / "stylegan2.md").read_text(encoding="utf-8"), "Presets")
     table = {c[0]: c[1:] for c in rows(text)}
     assert table == {name: ["-" if v is None else f"{v:g}".replace("1e+05", "100000") for v in cfg.values()]
                      for name, cfg in CFGS.items()}
@@ -450,7 +501,10 @@ def test_tables_are_whole_and_nothing_is_said_twice(path):
 def test_no_paragraph_stands_on_two_pages():
     where: dict[str, list[str]] = {}
     for path in PAGES:
-        for p in set(paragraphs(path.read_text(encoding="utf-8"))):
+        if path.parent.name == "results":
+            continue  # written by experiments, as they print it
+        text = flags_tables().TABLE.sub("", path.read_text(encoding="utf-8"))  # links of those may be alike
+        for p in set(paragraphs(text)):
             if len(p) >= 80:
                 where.setdefault(p, []).append(path.name)
     assert {p: pages for p, pages in where.items() if len(pages) > 1} == {}
@@ -474,4 +528,25 @@ def test_parsers_of_broken_tables_and_repetition():
 
 def test_parser_of_tables():
     assert rows("| A | B |\n|---|---|\n| `--a` | 1 |\n\n| --b | |\n") == [["`--a`", "1"], ["--b", ""]]
-    assert Path(PAGES[-1]).parent.name == "docs"
+    assert Path(PAGES[-1]).parent.name in ("docs", "methods", "results")
+
+
+def test_readme_is_read_in_one_sitting():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1200
+
+
+def test_every_page_has_a_place_on_the_site_and_is_linked():
+    """`mkdocs build --strict` says more; this needs no mkdocs."""
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    placed = re.findall(r"([\w/.-]+\.md)$", nav, re.M)
+    ours = [str(p.relative_to(ROOT / "docs")) for p in DOCS]
+    assert sorted(placed) == sorted([*ours, "index.md", "contributing.md", "changelog.md"])
+    linked = {(p.parent / t.partition("#")[0]).resolve() for p in PAGES
+              for t in re.findall(r"\]\(([^)\s]+)\)", p.read_text(encoding="utf-8")) if not t.startswith("http")}
+    assert not {p.name for p in DOCS if p.parent.name != "results" and p.resolve() not in linked}
+
+
+def test_citation_and_package_say_the_same():
+    cff = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.+)$", cff, re.M)[1] == gantransfer.__version__
+    assert re.search(r"^license: (.+)$", cff, re.M)[1] in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
