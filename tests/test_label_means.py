@@ -111,6 +111,15 @@ def test_the_default_is_the_published_centre_and_the_cutoff_counts_layers():
     assert not torch.equal(cut[1], cut[0]) and not torch.equal(cut[1], cut[2])
 
 
+@pytest.mark.parametrize("psi", [-1.0, 0.0, 0.7, 1.5])
+def test_psi_scales_the_distance_from_the_mean_on_either_side(psi):
+    ws, center = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+    torch.testing.assert_close(label_means.pull(ws, center, psi), center + psi * (ws - center))
+    cut = label_means.pull(ws, center, psi, 2)
+    torch.testing.assert_close(cut[:, :2], center[:, :2] + psi * (ws - center)[:, :2])
+    assert torch.equal(cut[:, 2:], ws[:, 2:])
+
+
 def test_every_label_is_measured_once_and_anew_when_the_network_changes(monkeypatch):
     s, asked = sampler("stylegan2"), []
     styles = s.means.styles

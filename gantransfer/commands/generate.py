@@ -87,7 +87,7 @@ def split_label_set(text: str | None, sampler: Sampler) -> tuple[str | None, str
             return None, text
         known = ", ".join(f"{k}:0 to {k}:{v.dim - 1}" for k, v in sampler.label_sets.items())
         raise UserError(f"--class={text}: " + (f"this model has {known}" if known else
-                                               "this model has one set of classes; leave the part before ':' away"))
+                                               "this model has one set of classes; omit the part before ':'"))
     parts = [p.strip() for p in rest.split(",")]
     others = [p for p in parts if p.partition(":")[0] in sampler.label_sets and not p.startswith(f"{name}:")]
     if others:

@@ -179,7 +179,7 @@ class ImageDataset(torch.utils.data.Dataset):
 
     def _restrict(self, own: LabelFile, fname: str) -> None:
         if own.labels is None:
-            raise UserError(f"--fname={fname} lists no images (its labels are null); leave --fname away")
+            raise UserError(f"--fname={fname} lists no images (its labels are null); omit --fname")
         have = set(self._names)
         unknown = [n for n in own.labels if n not in have]
         if unknown:

@@ -157,22 +157,22 @@ def _open(path: str) -> Iterator[Any]:
 _PATIENCE = 30  # seconds for a first look at a file
 
 
-def _survives(path: str) -> None:
-    """UserError for a file over which HDF5's own code crashes or never ends.
+def survives(path: str, look: str = "gantransfer.data.h5_look", library: str = "HDF5") -> None:
+    """UserError for a file over which the library's own code crashes or never ends.
 
-    Damaged files can do both, and no Python code can stop that: another process looks at the file first.
+    Damaged files can do both, and no Python code can stop that: another process, `python -m LOOK`, looks first.
     """
     package = Path(__file__).resolve().parent.parent
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))}
     try:
-        done = subprocess.run([sys.executable, "-m", "gantransfer.data.h5_look", os.path.abspath(path)], env=env,
+        done = subprocess.run([sys.executable, "-m", look, os.path.abspath(path)], env=env,
                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                               timeout=_PATIENCE + os.path.getsize(path) / 1e8)
         reason = "crashes over it" if done.returncode < 0 else ""
     except subprocess.TimeoutExpired:
         reason = "comes to no end with it"
     if reason:
-        raise UserError(f"{path} is not a readable HDF5 file (the HDF5 library {reason}); copy the file again")
+        raise UserError(f"{path} is not readable as {library} (the {library} library {reason}); copy it again")
 
 
 # Filters that HDF5 and h5py bring: deflate, shuffle, checksum, szip, nbit, scale-offset, lzf. Others are programs that
@@ -247,7 +247,7 @@ def read(path: str, split: str | None = None, kind: str = "auto", label_range: t
     """
     module(path, "reading")
     if not trusted:
-        _survives(path)
+        survives(path)
     with _open(path) as f:
         known = {k for _, parts, _ in LAYOUTS.values() for p in parts.values() for part in p for k in part if k}
         known |= {k.replace("images", "types") for k in known if k.startswith("images_")}

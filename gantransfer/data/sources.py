@@ -12,7 +12,7 @@ import re
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dnnlib import seeding
-from dnnlib.util import UserError, open_regular, regular_file
+from dnnlib.util import UserError, open_regular, printable, regular_file
+from gantransfer import lmdb_look
 from gantransfer.data import confine, h5
 from gantransfer.data.container import Container
 from gantransfer.data.decode import Picture, read_picture
@@ -368,12 +369,20 @@ def _lmdb(path: str, options: SourceOptions) -> Source:
     if not options.follow_links and not confine.is_inside(data, path):
         raise UserError(f"{data} is a link out of the folder; {confine.FOLLOW}")
 
+    h5.survives(path, "gantransfer.lmdb_look", "LMDB")
+
     def within(visit: Callable[[Any], Any]) -> Any:
+        return next(each(lambda txn: [visit(txn)]))
+
+    def each(visit: Callable[[Any], Iterable[Any]]) -> Iterator[Any]:
         try:
             with lmdb.open(path, readonly=True, lock=False) as db, db.begin(write=False) as txn:
-                return visit(txn)
+                if lmdb_look.end(db) > os.path.getsize(data):
+                    raise UserError(f"{path} is cut short: it should have {lmdb_look.end(db):,} bytes and has "
+                                    f"{os.path.getsize(data):,}; copy it again")
+                yield from visit(txn)
         except lmdb.Error as e:
-            raise UserError(f"cannot open {path} as an LMDB database ({e})") from None
+            raise UserError(f"{path} is not readable as LMDB ({e}); copy it again") from None
 
     length = within(lambda txn: txn.get(b"length"))
     if length is not None:
@@ -382,18 +391,29 @@ def _lmdb(path: str, options: SourceOptions) -> Source:
         raise UserError(f"--labels={options.labels}: an LSUN database has no labels")
 
     def items() -> Iterator[Item]:
-        with lmdb.open(path, readonly=True, lock=False) as db, db.begin(write=False) as txn:
-            for key, value in txn.cursor():
-                where = f"record {key.decode('latin1')} of {path}"
-                yield Item(where, partial(read_picture, bytes(value), where, options.max_pixels))
+        for key, value in each(partial(_records, path)):
+            where = f"record {printable(key.decode('latin1'))} of {path}"
+            yield Item(where, partial(read_picture, value, where, options.max_pixels))
 
     return Source(path, within(lambda txn: txn.stat()["entries"]), items, tolerant=True)
 
 
+def _records(path: str, txn: Any) -> Iterator[tuple[bytes, bytes]]:
+    """All records of a database. UserError where there are more than its file can hold: its pages go in circles."""
+    most = os.path.getsize(os.path.join(path, "data.mdb")) // 8
+    for n, record in enumerate(txn.cursor()):
+        if n > most:
+            raise UserError(f"{path} is not readable as LMDB (its pages go in circles); copy it again")
+        yield record
+
+
 def _sized_lmdb(path: str, options: SourceOptions, within: Callable[[Callable], Any], count: int) -> Source:
-    sizes = within(lambda txn: {int(m[1]) for k, _ in txn.cursor() if (m := re.fullmatch(rb"(\d{1,6})-0{5,}", k))})
+    sizes = within(lambda txn: {int(m[1]) for k, _ in _records(path, txn)
+                                if (m := re.fullmatch(rb"(\d{1,6})-0{5,}", k))})
     if not sizes or not count:
         raise UserError(f"{path} holds no images: no record SIZE-00000")
+    if count > (entries := within(lambda txn: txn.stat()["entries"])):
+        raise UserError(f"{path} says that it has {count:,} images, but it has {entries:,} records; copy it again")
     if options.labels not in ("auto", "none"):
         raise UserError(f"--labels={options.labels}: an LMDB brings its own labels; use auto or none")
     size, labels = max(sizes), None

@@ -146,7 +146,7 @@ def _truncates(model: Exported, inputs: dict[str, torch.Tensor]) -> bool:
     except (ValueError, TypeError, AttributeError):
         good = False
     if not good and model.psi != 1:
-        raise UserError("--trunc: this generator has no mean of w to pull towards; leave the flag away")
+        raise UserError("--trunc: this generator has no mean of w to pull towards; omit the flag")
     return good
 
 

@@ -25,9 +25,13 @@ def describe(path: str | os.PathLike) -> list[str]:
     try:
         model = onnx.load_model(os.fspath(path), load_external_data=False)  # names no other file's content
         onnx.checker.check_model(model)
-    except Exception as e:  # protobuf and the checker raise classes of their own
+        return [line if line.isprintable() else ascii(line) for line in _lines(onnx, model)]  # names are anybody's
+    except Exception as e:  # protobuf and the checker raise classes of their own, and texts may be none
         raise UserError(f"{path} cannot be read as ONNX: {(str(e).strip().splitlines() or [type(e).__name__])[0][:160]}"
                         ) from None
+
+
+def _lines(onnx: Any, model: Any) -> list[str]:
     given = {t.name: t for t in model.graph.initializer}
     about = _noted(model)
     lines = [f"made by     {model.producer_name or 'not recorded'} {model.producer_version}".rstrip()]
@@ -49,7 +53,7 @@ def describe(path: str | os.PathLike) -> list[str]:
                  + ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import))
     lines.append("operators   " + ", ".join(f"{k} {n}" for k, n in Counter(
         n.op_type for n in model.graph.node).most_common(12)))
-    return [line if line.isprintable() else ascii(line) for line in lines]  # names in a file are anybody's
+    return lines
 
 
 def _noted(model: Any) -> dict[str, Any]:

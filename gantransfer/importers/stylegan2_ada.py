@@ -107,6 +107,8 @@ def convert(source: Source) -> Result:
                 if isinstance(kwargs.get(part), dict):
                     kwargs[part] = {k: v for k, v in kwargs[part].items() if k != "res_uc"}
             kwargs["res_uc"] = res_uc
+            if kind == "Discriminator" and res_uc == kwargs.get("img_resolution"):
+                kwargs["faithful"] = True  # the original's takes such images in twice
         parts[name] = _part(f"gantransfer.networks.{method}.{kind}", kwargs, tensors[name])
         for key, value in dropped.items():
             parts[name].ledger.rows["dropped"].append([f"argument {key} = {value}", "no property of the images"])

@@ -90,7 +90,7 @@ class ALAE(method.Method):
     @classmethod
     def resolve(cls, o: ALAEOptions, run: RunConfig, data: DataSpec) -> None:
         if data.label.dim:
-            raise UserError("--method=alae has no labels; leave --cond away (labels come in with --method=mind2mind)")
+            raise UserError("--method=alae has no labels; omit --cond (labels come in with --method=mind2mind)")
         resolution.require(data.resolution, data.path or data.name, 8, "--method=alae")
         cfg = CFGS[o.cfg]
         for key in ("lr", "level_kimg", "cmax", "z_dim", "map_depth"):

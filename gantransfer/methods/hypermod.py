@@ -94,7 +94,7 @@ class Hypermod(StyleGAN2):
             raise UserError("--method=hypermod learns labels; give --cond=True and a data set with labels")
         for key in SOURCE_SIZES:
             if getattr(o, key) is not None:
-                raise UserError(f"--{key}: --method=hypermod has the sizes of its source; leave the flag away")
+                raise UserError(f"--{key}: --method=hypermod has the sizes of its source; omit the flag")
         v1 = o.base == "stylegan1"
         cls._resolve_hyper(o, v1)
         if v1:  # as published, unless said otherwise
@@ -129,7 +129,7 @@ class Hypermod(StyleGAN2):
             raise UserError(f"--hyper_rank={o.hyper_rank} is neither a whole number from 1 on nor 'full'")
         if o.align_kimg and o.hyper_init == "exact":
             raise UserError("--align_kimg: with --hyper_init=exact the generator equals its source from the start, so "
-                            "that there is nothing to align; leave it away, or give --hyper_init=random")
+                            "that there is nothing to align; omit it, or give --hyper_init=random")
         o.align_kimg = o.align_kimg or 0.0
         o.vector_dim = o.vector_dim or (16 if o.cfg == "tiny" else 64)
         if v1 and o.hyper_rank != "full":

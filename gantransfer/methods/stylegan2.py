@@ -138,7 +138,7 @@ class StyleGAN2(method.Method):
             raise UserError(f"{whole} images per round do not split into minibatch-deviation "
                             f"groups of {o.mbstd_group}; set --mbstd-group or --batch-gpu so that they divide")
         if o.fp32 and o.precision not in ("auto", "fp32"):
-            raise UserError(f"--fp32=True and --precision={o.precision} exclude each other; leave one of them away")
+            raise UserError(f"--fp32=True and --precision={o.precision} exclude each other; omit one of them")
         o.precision = "fp32" if o.fp32 else o.precision
         o.fp32 = o.precision == "fp32"
         run.kimg = run.kimg if run.kimg is not None else cfg["kimg"]

@@ -94,7 +94,17 @@ class UTLO(StyleGAN2):
             warm = networks.from_base_state(state, net)
             fitting = {k: v for k, v in warm.state.items() if k not in warm.fresh}
             state = {**fitting, **{k: state[k] for k in warm.dropped if k in state}}
+        elif name == "D" and source.nets[name].kwargs.get("faithful"):
+            net.compute_as_published()
         return super().transfer_net(name, source, state, net)
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "faithful": self.D.faithful}
+
+    def load_state(self, s: dict[str, Any]) -> None:
+        super().load_state(s)
+        if s.get("faithful"):
+            self.D.compute_as_published()
 
     # ---- losses ----------------------------------------------------------------------------------------------------
 

@@ -618,7 +618,7 @@ def preflight(names: Sequence[str], spec: DataSpec, detectors: Mapping[str, str 
                 raise UserError(e.describe(name)) from None
         if metric.classes and spec.label.kind != "class":
             raise UserError(f"metric '{name}' needs class labels, and {spec.name} has none in use (train with --cond=1 "
-                            "on a labelled set, or leave this metric away)")
+                            "on a labelled set, or omit this metric)")
         if metric.value and (spec.label.kind != "value" or spec.label.dim != 1):
             raise UserError(f"metric '{name}' needs one continuous label per image, and {spec.name} has none in use")
         if metric.shots and not any(spec.label.shots.get(g) for g in metric.shots):

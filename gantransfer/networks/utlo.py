@@ -192,6 +192,10 @@ class Discriminator(stylegan2.Discriminator):
             self.fromrgb_uc = FromRGB(img_channels, channels_at(res_uc, channel_base, channel_max))
             self.b4 = head
 
+    def compute_as_published(self):
+        """`faithful` from now on, in records of the network too: for the authors' tensors."""
+        self.faithful = self.init_kwargs["faithful"] = True
+
     def forward_uc(self, img_uc, *, force_fp32=False):
         if not self.res_uc:
             raise ValueError("forward_uc needs a discriminator with res_uc > 0")

@@ -462,7 +462,7 @@ def attacks(place: Path) -> list[tuple[str, str, bytes | Path, Callable[[Path], 
     found += [(f"safetensors: {k}", "x.safetensors", v, network) for k, v in safetensors().items()]
     found += [(f"labels: {k}", "dataset.json", v, label_file) for k, v in labels().items()]
     found += [(f"descriptor: {k}", "x.detector.json", v, read_descriptor) for k, v in descriptors().items()]
-    found += [(f"picture: {k}", k, v, seeds.picture) for k, v in pictures().items() if seeds.pictures_can_be_read()]
+    found += [(f"picture: {k}", k, v, seeds.picture) for k, v in pictures().items()]
     found += [(f"data set: {k}", "x.zip", v, images) for k, v in data_sets().items() if k != "labels of others"]
     found += [(f"archive: {k}", k, v, source) for k, v in archives().items()]
     found += hdf5(place)

@@ -194,8 +194,9 @@ class _Watch:
     def __call__(self, event: str, args: tuple) -> None:
         if not self.on:
             return
-        if event == "subprocess.Popen" and list(args[1][1:3]) == ["-m", "gantransfer.data.h5_look"]:
-            return  # the project's own look at an HDF5 file
+        if event == "subprocess.Popen" and args[1][1] == "-m" and args[1][2] in (
+                "gantransfer.data.h5_look", "gantransfer.lmdb_look"):
+            return  # the project's own look at a file
         if event in self.EVENTS or event in self.FILES and not self._ours(args[0]):
             self.seen.append(f"{event} {args!r}"[:200])
         elif event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+") and not self._ours(args[0]):
@@ -265,7 +266,7 @@ def work(seconds: float, seed: int, place: Path, only: str = "", memory: Path | 
         rng.shuffle(order)
         for name in order:
             s = files[name]
-            if name.startswith("HDF5") and len(order) > 2 and rng.random() > 0.15:
+            if name.startswith(("HDF5", "LMDB")) and len(order) > 2 and rng.random() > 0.15:
                 continue  # each takes a process of its own, and as long as thousands of others
             path, until = area / s.name, time.monotonic() + SLICE
             while time.monotonic() < until:

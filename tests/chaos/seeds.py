@@ -6,10 +6,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import importlib
-import importlib.util
 import io
 import json
 import pickle
+import shutil
 import struct
 import sys
 import types
@@ -66,11 +66,6 @@ def picture(path: Path) -> Any:
     with contextlib.suppress(UserError):  # training takes fewer modes
         decode.decode(data, path.name)
     return decode.read_picture(data, path.name)
-
-
-def pictures_can_be_read() -> bool:
-    """False where images are still decoded in `container`."""
-    return importlib.util.find_spec("gantransfer.data.decode") is not None
 
 
 def quantised(extension: str) -> bytes | None:
@@ -267,6 +262,40 @@ def make(folder: Path) -> dict[str, Seed]:
                 f["fake_labels"] = np.arange(4.0) / 2
                 f.attrs["label_meta"] = json.dumps(dict(kind="regression", unit="", offset=0, scale=1, min=0, max=2))
             add(f"HDF5{kind}", "x.h5", folder / "x.h5", hdf5)
+    with contextlib.suppress(ImportError):
+        import lmdb
+
+        def database(path: Path) -> Any:
+            place = path.parent / "x_lmdb"
+            place.mkdir()
+            shutil.copyfile(path, place / "data.mdb")
+            try:
+                for item in sources.open_source(str(place), sources.SourceOptions()).items():
+                    item.load()
+            finally:
+                (place / "data.mdb").unlink()
+                place.rmdir()
+
+        png = quantised(".png")
+        for kind, records in (("LSUN", {b"a": png, b"b": png}), ("sized", {
+                b"length": b"2", b"num_classes": b"2", **{b"16-0000%d" % i: png for i in range(2)},
+                **{b"label-0000%d" % i: b"%d" % i for i in range(2)}})):
+            with lmdb.open(str(folder / f"{kind}_lmdb"), map_size=2**20) as db, db.begin(write=True) as txn:
+                for key, value in records.items():
+                    txn.put(key, value)
+            add(f"LMDB, {kind}", "data.mdb", folder / f"{kind}_lmdb/data.mdb", database)
+    with contextlib.suppress(ImportError):
+        from onnx import TensorProto, helper
+
+        from gantransfer.formats import onnx_info
+
+        ends = [helper.make_tensor_value_info(k, TensorProto.FLOAT, ["batch", 3]) for k in "xy"]
+        model = helper.make_model(helper.make_graph(
+            [helper.make_node("Add", ["x", "a"], ["y"])], "g", ends[:1], ends[1:],
+            [helper.make_tensor("a", TensorProto.FLOAT, [3], [1.0, 2, 3])]))
+        helper.set_model_props(model, {onnx_info.KEY: json.dumps(dict(method="stylegan2", net="G_ema", label=dict(
+            kind="class", dim=2, names=["a", "b"])))})
+        add("ONNX", "x.onnx", model.SerializeToString(), onnx_info.describe)
     batch = {"data": rng.randint(0, 256, (2, 3072), dtype=np.uint8), "labels": [1, 2], "batch_label": "x"}
     for protocol in (0, 2):
         add(f"CIFAR batch {protocol}", "data_batch_1", pickle.dumps(batch, protocol),
@@ -274,7 +303,7 @@ def make(folder: Path) -> dict[str, Seed]:
     idx = struct.pack(">HBBIII", 0, 8, 3, 2, 4, 4) + bytes(32)
     add("IDX", "train-images-idx3-ubyte", idx, lambda p: sources._idx(str(p)))
     add("IDX, compressed", "train-images-idx3-ubyte.gz", gzip.compress(idx), lambda p: sources._idx(str(p)))
-    for extension in sorted(IMAGE_EXTENSIONS) if pictures_can_be_read() else ():
+    for extension in sorted(IMAGE_EXTENSIONS):
         if (data := quantised(extension)) is not None:
             add(f"image {extension}", f"a{extension}", data, picture)
 

@@ -641,6 +641,53 @@ def test_lsun(tmp_path, tool, monkeypatch):
         assert np.array_equal(image, dataset_tool.transform_image(p, "center-crop", 16, 16))
 
 
+def test_a_damaged_database_is_one_line(tmp_path, tool):
+    """Its pages are memory: one behind the file's end ends the process, one that points back is read for ever."""
+    lmdb = pytest.importorskip("lmdb")
+    buffer = io.BytesIO()
+    Image.fromarray(picture(0)).save(buffer, "png")
+    for kind, records in (("a", {b"k%d" % i: buffer.getvalue() for i in range(9)}), (
+            "b", {b"length": b"1000000000", b"num_classes": b"2", b"16-00000": b"x", b"label-00000": b"1"})):
+        with lmdb.open(str(tmp_path / f"{kind}_lmdb"), map_size=1 << 20) as db, db.begin(write=True) as txn:
+            for key, value in records.items():
+                txn.put(key, value)
+    code, _, err = tool(f"--source={tmp_path}/b_lmdb", f"--dest={tmp_path}/out.zip")
+    assert code == 2 and "1,000,000,000 images, but it has 4 records" in only_line(err)
+    whole = (tmp_path / "a_lmdb/data.mdb").read_bytes()
+    for data, words in ((whole[:8192], "cut short"), (whole[:-1], "cut short"), (b"", "not readable as LMDB")):
+        (tmp_path / "a_lmdb/data.mdb").write_bytes(data)
+        code, _, err = tool(f"--source={tmp_path}/a_lmdb", f"--dest={tmp_path}/out.zip")
+        assert code == 2 and words in only_line(err) and not (tmp_path / "out.zip").exists()
+
+
+@pytest.mark.parametrize("program, said", [("import time; time.sleep(60)", "comes to no end"), (
+    "import os, signal; os.kill(os.getpid(), signal.SIGBUS)", "crashes")])
+def test_a_database_that_ends_its_library_is_one_line(tmp_path, tool, monkeypatch, program, said):
+    lmdb = pytest.importorskip("lmdb")
+    with lmdb.open(str(tmp_path / "a_lmdb"), map_size=1 << 20) as db, db.begin(write=True) as txn:
+        txn.put(b"a", b"b")
+    real = sources.h5.subprocess.run
+
+    def stand_in(words, timeout, **kw):
+        assert words[1:3] == ["-m", "gantransfer.lmdb_look"]
+        return real([words[0], "-c", program], timeout=2 if "sleep" in program else 60, **kw)
+
+    monkeypatch.setattr(sources.h5.subprocess, "run", stand_in)
+    code, _, err = tool(f"--source={tmp_path}/a_lmdb", f"--dest={tmp_path}/out.zip")
+    assert code == 2 and said in only_line(err)
+
+
+def test_records_in_circles(tmp_path):
+    class Circle:
+        def cursor(self):
+            while True:
+                yield b"a", b"b"
+
+    (tmp_path / "data.mdb").write_bytes(bytes(800))
+    with pytest.raises(UserError, match="circles"):
+        list(sources._records(str(tmp_path), Circle()))
+
+
 def test_lsun_without_the_package(tmp_path, tool, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
     (tmp_path / "church_lmdb").mkdir()

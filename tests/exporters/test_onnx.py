@@ -240,6 +240,11 @@ def test_inspect_reads_files_of_others_and_refuses_what_is_none(tmp_path, run_sc
     out = run_script("-m", "gantransfer", "inspect", tmp_path / "other.onnx").stdout
     assert "made by     somebody" in out and "Relu 1" in out and r"x\n: float32 [0, 3]" in out
     (tmp_path / "bad.onnx").write_bytes(b"no protobuf")
+    graph.input[0].type.tensor_type.shape.dim[0].dim_param = "rows"
+    named = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    (tmp_path / "texts.onnx").write_bytes(named.SerializeToString().replace(b"rows", b"\xff\xfe\xff\xfe"))
+    with pytest.raises(UserError, match="texts.onnx cannot be read as ONNX"):
+        onnx_info.describe(tmp_path / "texts.onnx")
     err = run_script("-m", "gantransfer", "inspect", tmp_path / "bad.onnx", check=2).stderr
     assert "bad.onnx cannot be read as ONNX" in err and err.count("\n") == 1
     with pytest.raises(UserError, match="not read back; gantransfer inspect"):

@@ -16,10 +16,12 @@ import torch
 from dnnlib.util import EasyDict, UserError, run_cli
 from gantransfer import importers
 from gantransfer.commands import calc_metrics, distill, train
-from gantransfer.data.dataset import ImageDataset
+from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.formats import inert_pickle
 from gantransfer.importers import load_any, strangers
-from gantransfer.networks import alae, biggan, stylegan2
+from gantransfer.method import RunConfig
+from gantransfer.methods import METHODS
+from gantransfer.networks import alae, biggan, stylegan2, utlo
 from tests.conftest import write_image_zip
 from tests.importers.test_importers import SMALL_D, SMALL_G, Persistent, persistence, randomise, small_networks, write  # noqa: F401
 
@@ -74,6 +76,8 @@ def test_flat_arguments_of_the_stylegan3_code(tmp_path, persistence, c_dim):  # 
     assert sg3.method == "stylegan2" and sg3.nets["G"].kwargs["synthesis_kwargs"] == dict(
         channel_base=64, channel_max=6, num_fp16_res=4, conv_clamp=256)  # what was left out is that code's default
     assert [sg3.nets["D"].kwargs[k] for k in ("num_fp16_res", "conv_clamp")] == [4, 256]
+    beta = {k: s.build("G").mapping.w_avg_beta for k, s in snaps.items()}  # training goes on with it
+    assert beta == dict(sg3=0.998, ada=0.995, told=0.998)
     assert "num_fp16_res" not in ada.nets["D"].kwargs
     assert [snaps["told"].nets["G"].kwargs["synthesis_kwargs"][k] for k in ("num_fp16_res", "conv_clamp")] == [0, None]
     assert torch.equal(image(sg3.build("G_ema")), image(ada.build("G_ema")))
@@ -116,6 +120,11 @@ def test_relatives_are_refused_by_name(tmp_path, persistence):  # noqa: F811
     with pytest.raises(UserError, match="StyleGAN3 generator"):
         load_any(tmp_path / "s.pt")
     assert strangers.by_pickle(pickle.dumps(dict(a=1))) is None
+    for name, words in (("mapping.x_avg", "StyleGAN-T"), ("mapping.clip.model.x", "StyleGAN-T"),
+                        ("synthesis.b4.input.const", "StyleGAN-T"), ("mapping.embed_proj.weight", "StyleGAN-XL"),
+                        ("synthesis.superres.weight", "StyleGAN-XL"), ("synthesis.input.freqs", "StyleGAN3")):
+        assert strangers.by_tensors({"mapping.fc0.weight", name}).startswith(words), name
+    assert strangers.by_tensors({"mapping.fc0.weight", "mapping.w_avg", "synthesis.b4.const"}) is None
     with pytest.raises(UserError, match="ema .a EDMPrecond"):
         load_any(write(tmp_path / "x.pkl", persistence, dict(ema=Persistent(persistence, G, "EDMPrecond", {}))))
 
@@ -256,6 +265,33 @@ def test_utlo_without_label_free_layers(tmp_path, persistence):  # noqa: F811
     assert {r[0] for r in snap.extra["networks"]["D"]["account"]["dropped"]} == {
         f"fromrgb_uc.fromrgb.{k}" for k in ("weight", "bias", "resample_filter")}
     snap.build("D")
+
+
+@pytest.mark.parametrize("res_uc", [8, 16])
+def test_utlo_judges_small_images_as_the_original_does(tmp_path, persistence, res_uc):  # noqa: F811
+    """With the image's own resolution the original's discriminator takes them in twice; a run goes on with that."""
+    G, _ = small_networks("utlo", dict(res_uc=res_uc))
+    d_kwargs = dict(SMALL_D, res_uc=res_uc)
+    D = drawn(utlo.Discriminator(**d_kwargs, faithful=True), 2).eval()
+    ours = utlo.Discriminator(**d_kwargs).eval()
+    ours.load_state_dict(D.state_dict())
+    g = Persistent(persistence, G, "Generator", SMALL_G, res_uc=res_uc)
+    d = Persistent(persistence, D, "Discriminator", d_kwargs)
+    snap = load_any(write(tmp_path / "x.pkl", persistence, dict(G=g, D=d, G_ema=g)))
+    x = torch.randn(2, 3, res_uc, res_uc)
+    torch.testing.assert_close(snap.build("D").forward_uc(x), D.forward_uc(x))
+    assert torch.equal(ours.forward_uc(x), D.forward_uc(x)) == (res_uc < 16)
+
+    method = METHODS["utlo"]
+    o = method.Options(cfg="tiny", res_uc=res_uc, z_dim=8, w_dim=8, cbase=64, cmax=6, map_depth=2, aug="noaug")
+    data, run = DataSpec("x", 16, 3, 9, LabelSpec("class", 3, counts=(3, 3, 3))), RunConfig(batch=4, kimg=1)
+    method.resolve(o, run, data)
+    trained = method(o, data, run, source=snap)
+    again = method(o, data, run)
+    again.D.load_state_dict(trained.D.state_dict())
+    again.load_state(trained.state())
+    for net in (trained.D, again.D, again.snapshot(0).build("D")):
+        torch.testing.assert_close(net.eval().forward_uc(x), D.forward_uc(x))
 
 
 def test_unconditional_transitional_training(tmp_path, persistence):  # noqa: F811
