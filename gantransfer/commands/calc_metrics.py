@@ -18,14 +18,14 @@ import click
 
 from dnnlib.util import UserError
 from gantransfer.commands import kernels
-from gantransfer.commands.flags import CLASS_HELP, FLOAT, PATH, PATHS, SEED, IntRange, note, parse_classes
+from gantransfer.commands.flags import CLASS_HELP, FLOAT, PATH, PATHS, SEED, SNAPSHOT, IntRange, note, parse_classes
 
 BOOL = click.BOOL
 LABELS = ("reference", "uniform", "training")
 
 
 @click.command(context_settings={"max_content_width": 110})
-@click.option("--network", type=PATH, metavar="FILE|URL",
+@click.option("--network", type=SNAPSHOT, metavar="FILE|URL",
               help="Snapshot or foreign network pickle; or a zip or folder of images [default: newest of runs/]")
 @click.option("--metrics", default="fid50k_full", show_default=True, metavar="LIST", help="Comma-separated; see below")
 @click.option("--data", type=PATH, metavar="PATH",

@@ -37,6 +37,7 @@ from gantransfer.commands.flags import (
     CLASS_HELP,
     FLOAT,
     PATH,
+    SNAPSHOT,
     IntRange,
     asked_classes,
     integers,
@@ -324,7 +325,7 @@ def _check_writable(flag: str, path: str | None, is_file: bool) -> None:
 
 
 @click.command(context_settings={"max_content_width": 110})
-@click.option("--network", type=PATH, metavar="PATH",
+@click.option("--network", type=SNAPSHOT, metavar="PATH",
               help="Snapshot: ours or a published pickle; file or URL [default: newest of runs/]")
 @click.option("--seeds", metavar="LIST", help="One image per seed (and class): 0-63 or 1,5,9; any whole numbers")
 @click.option("--class", "--classes", "class_", metavar="LIST",

@@ -48,7 +48,8 @@ def newest_snapshot(missing: str, runs: str = "runs") -> str:
     folders = [p for p in Path(runs).glob("[0-9]*-*") if p.is_dir()] if Path(runs).is_dir() else []
     for folder in sorted(folders, key=lambda p: int(re.match("[0-9]+", p.name)[0]), reverse=True):
         if found := find_snapshots(folder):
-            print(f"No --network: taking the newest of {runs}/, {found[-1]}")
+            if not dist.launched():
+                print(f"No --network: taking the newest of {runs}/, {found[-1]}")
             return str(found[-1])
     raise UserError(missing)
 

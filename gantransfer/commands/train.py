@@ -30,7 +30,7 @@ import click
 from dnnlib import json_file, run_folder, seeding
 from dnnlib.util import Logger, Stopped, UserError, atomic_write, cache_dir, printable
 from gantransfer.commands import kernels
-from gantransfer.commands.flags import PATH, PATHS, SEED, FloatRange, IntRange, _OneLine, option_type
+from gantransfer.commands.flags import PATH, PATHS, SEED, SNAPSHOT, FloatRange, IntRange, _OneLine, option_type
 from gantransfer.data import resolution
 
 if TYPE_CHECKING:
@@ -80,8 +80,9 @@ SECTIONS: dict[str, list[click.Option]] = {
     "Method and start": [
         Flag("stage", "Stage of a method that has several", metavar="NAME"),
         Flag("resume", "Start from weights (file, URL, published name), or 'latest' / a run folder to continue a run "
-             "exactly; RUN:best or RUN:best:METRIC is a run's best snapshot", PATH, metavar="PATH"),
-        Flag("source", "Source model of a transfer method", PATH, metavar="PATH"),
+             "exactly; RUN:latest, RUN:best or RUN:best:METRIC are weights of a run's snapshot", PATH, metavar="PATH"),
+        Flag("source", "Source model of a transfer method: file, URL, RUN, RUN:latest, RUN:best", SNAPSHOT,
+             metavar="PATH"),
         click.Option(["-n", "--dry-run", "--dry_run", "dry_run"], is_flag=True,
                      help="Check all that a run checks, print the resolved options and the time it takes, and stop"),
     ],
@@ -328,7 +329,6 @@ class Setup:
             raise UserError(f"--subset={flags['subset']} is more than the "
                             f"{self.dataset.spec.num_images} images there are")
         resume = best.resolve(flags["resume"])
-        flags["source"] = best.resolve(flags["source"])
         self.continues = resume is not None and (resume == "latest" or is_run_folder(resume))
         names = {f.name for f in dataclasses.fields(self.method.Options)}
         self.opts = self.method.Options(**{k: given[k] for k in names if given.get(k) is not None})
