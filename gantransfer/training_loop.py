@@ -47,6 +47,7 @@ from torch_utils.pixels import from_uint8
 # losses (means over a tick) below about 1e3; weights below 2e3, the size of those that are stored a hundred times too
 # large for a lower learning rate; variances and other buffers below about 1e4.
 MAX_LOSS, MAX_WEIGHT, MAX_BUFFER = 1e6, 1e5, 1e12
+SILENCE = 20  # seconds after which a line comes between ticks
 # (method, cur_nimg, snapshot file) -> new values by name; called on every process
 Evaluate = Callable[[Method, int, Path], dict[str, float]]
 
@@ -107,6 +108,43 @@ def run(method: Method, dataset: ImageDataset, run: RunConfig, out: Outputs, sta
             own.release()
     terminate.hand_on()
     return shown
+
+
+class _Enough(Exception):
+    """The time for a measurement is used up."""
+
+
+def pace(method: Method, dataset: ImageDataset, run: RunConfig, budget: float = 5.0) -> tuple[float, bool]:
+    """(seconds per kimg here, whether it is only a lower bound), by a step or two of all phases that run at the start.
+
+    Each phase is weighed by how often it runs. Stops within `budget` seconds and a micro-batch. Nothing is written,
+    but the networks of `method` have learned afterwards: take it for nothing else.
+    """
+    loop, begin, alone = _Loop(method, dataset, run, Outputs(Path(), workers=1), None, None), time.time(), (
+        dist.world_size() == 1)
+    seconds = 0.0
+
+    def fetch(rep: int, m: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if alone and time.time() - begin > budget:
+            raise _Enough
+        return loop.loader(m * run.batch_gpu, run.batch_gpu)
+
+    try:
+        for _ in range(2):  # the first one also pays for what is done once
+            loop.stepper.step(0, loop.cur_nimg, fetch, loop.labels.draw)
+            seconds = sum(ms / 1000 / p.every for ms, p in zip(loop.stepper.timer.collect(), loop.stepper.phases))
+            after = time.time()
+            method.end_step(loop.cur_nimg, run.batch)
+            seconds += time.time() - after
+            loop.cur_nimg += run.batch
+            if alone and time.time() - begin > budget / 2:
+                break
+    except _Enough:
+        if not seconds:
+            return (time.time() - begin) / run.batch * 1000, True
+    finally:
+        loop.close()
+    return seconds / run.batch * 1000, False
 
 
 class FlatGradients:
@@ -332,6 +370,7 @@ class _Loop:
         total = int(round(self.run.kimg * 1000))
         self.start_time = tick_time = time.time()
         tick_nimg, maintenance = self.cur_nimg, 0.0
+        self.paced = None
         if dist.is_main():
             self._prepare_folder()
         self._broadcast()
@@ -347,9 +386,11 @@ class _Loop:
             dist.print0(f"Done: {self.cur_nimg / 1000:.1f} of {self.run.kimg:g} kimg were trained before")
             return True
         dist.print0(f"Training for {self.run.kimg:g} kimg")
+        self.said = time.time()
         while True:
             self._step()
             done, stop, written = self.cur_nimg >= total, self.terminate(), False
+            self.paced = self.paced or (time.time(), self.cur_nimg, time.time() - self.said)
             # Ticks end on a fixed grid of images, so that a resumed run has the uninterrupted run's ticks.
             if done or self.tick == 0 or self.cur_nimg >= self.tick * self.run.tick * 1000:
                 now = time.time()
@@ -367,8 +408,14 @@ class _Loop:
                         done = self._rate() or done
                 elif self.out.image_ticks and tick % self.out.image_ticks == 0:
                     self._images(f"fakes{self.cur_nimg // 1000:06d}")
-                tick_time, tick_nimg = time.time(), self.cur_nimg
+                self.said = tick_time = time.time()
+                tick_nimg = self.cur_nimg
                 maintenance = tick_time - now
+            elif time.time() - self.said > SILENCE:
+                self.said = time.time()
+                dist.print0(f"  kimg {self.cur_nimg / 1000:.2f} of {self.run.kimg:g}, sec/kimg "
+                            f"{(self.said - tick_time) / (self.cur_nimg - tick_nimg) * 1000:.2f}, "
+                            f"left {self._left()}")
             if stop:
                 if not written:
                     self._check_losses(self.collector.pending())
@@ -472,6 +519,14 @@ class _Loop:
     def _total_sec(self) -> float:
         return self.elapsed + time.time() - self.start_time
 
+    def _left(self) -> str:
+        """The time that the rest takes at the pace since this session's first step, which is slower than all others;
+        snapshots and metrics count."""
+        at, nimg, first = self.paced
+        images = self.cur_nimg - nimg
+        pace = (time.time() - at) / images if images else first / self.run.batch
+        return util.format_time(max(self.run.kimg * 1000 - self.cur_nimg, 0) * pace)
+
     def _tick(self, tick_sec: float, images: int, maintenance: float) -> None:
         if dist.is_main():
             self.folder.check()
@@ -492,6 +547,7 @@ class _Loop:
         summary = c.collect()
         extra = "".join(f" {k} {v:<8.3f}" for k, v in m.progress().items())
         dist.print0(f"tick {self.tick:<5d} kimg {self.cur_nimg / 1000:<8.1f} time {util.format_time(total_sec):<12s} "
+                    f"left {self._left():<12s} "
                     f"sec/tick {tick_sec:<7.1f} sec/kimg {tick_sec / max(images, 1) * 1000:<7.2f} "
                     f"maintenance {maintenance:<6.1f} cpumem {cpu_gb:<6.2f} gpumem {gpu_gb:<6.2f}{extra}".rstrip())
         if dist.is_main():

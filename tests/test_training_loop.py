@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -372,3 +373,31 @@ def test_disk_full_keeps_last_state(tiny_zip, tmp_path, monkeypatch):
         training_loop.run(m2, dataset, config2, out, training_loop.find_states(tmp_path)[0])
     assert {p.name: p.read_bytes() for p in tmp_path.glob("training-state-*.pt")} == before
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_lines_come_between_ticks_and_all_tell_the_time_left(tiny_zip, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training_loop, "SILENCE", 0)
+    m, dataset, config = build(tiny_zip)
+    config.kimg, config.tick = 0.032, 0.024
+    training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path, image_ticks=None, network_ticks=None))
+    lines = [line for line in capsys.readouterr().out.splitlines() if " left " in line]
+    assert [line.split()[:3] for line in lines] == [
+        ["tick", "0", "kimg"], ["kimg", "0.02", "of"], ["tick", "1", "kimg"], ["tick", "2", "kimg"]]
+    assert "left 0s" in lines[-1] and re.search(r"sec/kimg [\d.]+, left \d", lines[1])
+
+
+def test_pace_weighs_phases_by_how_often_they_run_and_stops_in_time(tiny_zip, monkeypatch):
+    m, dataset, config = build(tiny_zip)
+    steps = []
+
+    def step(self, index, cur_nimg, fetch, draw_c):
+        steps.append(index)
+        fetch(0, 0)
+        self.timer.seconds = [0.1 * p.every for p in self.phases]
+
+    monkeypatch.setattr(training_loop.Stepper, "step", step)
+    seconds, least = training_loop.pace(m, dataset, config)
+    per_step = 0.1 * len(m.phases())
+    assert steps == [0, 0] and not least and seconds == pytest.approx(per_step / config.batch * 1000, rel=0.2)
+    seconds, least = training_loop.pace(m, dataset, config, budget=-1.0)
+    assert least and len(steps) == 3

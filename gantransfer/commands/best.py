@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which snapshot of a run is the best by a metric measured in its folder: `RUN:best` as a path, and when to stop."""
+"""Which snapshot of a run `RUN`, `RUN:latest` or `RUN:best` means, the best by a metric measured in its folder; when to
+stop."""
 
 from __future__ import annotations
 
@@ -103,16 +104,23 @@ def keep_best(run_dir: Path, metric: str | None) -> None:
 
 
 def resolve(text: str | None) -> str | None:
-    """'RUN:best' or 'RUN:best:METRIC' -> path of the snapshot; any other text as it is. UserError if none is rated.
+    """'RUN:latest', 'RUN:best' or 'RUN:best:METRIC' -> path of the snapshot; any other text as it is. UserError if
+    there is none, or none is rated.
 
-    Without METRIC it is the one that the run was rated by (train.py --best), or the first there is.
+    Without METRIC the best is the one that the run was rated by (train.py --best), or the first there is.
     """
-    match = re.fullmatch(r"(.+):best(?::(\w+))?", text or "")
+    match = re.fullmatch(r"(.+):(?:latest|best(?::(\w+))?)", text or "")
     if not match or not Path(match[1]).is_dir():
         if match and "://" not in text:
             raise UserError(f"{text}: {match[1]} is not a run folder")
         return text
     run_dir = Path(match[1])
+    if text.endswith(":latest") and not text.endswith(":best:latest"):
+        found = find_snapshots(run_dir)
+        if not found:
+            raise UserError(f"{text}: the folder has no network-snapshot-*.pkl")
+        print(f"{text}: {found[-1].name}")
+        return str(found[-1])
     rows = [r for r in ratings(run_dir) if (run_dir / r.snapshot).exists()]
     rated = of_metric(rows, match[2] or _recorded(run_dir)) or ([] if match[2] else of_metric(rows, None))
     if not rated:
@@ -124,6 +132,13 @@ def resolve(text: str | None) -> str | None:
     best = best_of(rated)
     print(f"{text}: {best.snapshot}, {best.key} {best.value:.4g}")
     return str(run_dir / best.snapshot)
+
+
+def named(text: str) -> str:
+    """`resolve`, and a run folder alone is its newest snapshot: for flags that name a model and nothing else."""
+    if Path(text).is_dir() and find_snapshots(text):
+        text += ":latest"
+    return resolve(text)
 
 
 def _recorded(run_dir: Path) -> str | None:

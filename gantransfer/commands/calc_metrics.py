@@ -18,15 +18,15 @@ import click
 
 from dnnlib.util import UserError
 from gantransfer.commands import kernels
-from gantransfer.commands.flags import CLASS_HELP, FLOAT, PATH, PATHS, SEED, IntRange, note, parse_classes
+from gantransfer.commands.flags import CLASS_HELP, FLOAT, PATH, PATHS, SEED, SNAPSHOT, IntRange, note, parse_classes
 
 BOOL = click.BOOL
 LABELS = ("reference", "uniform", "training")
 
 
 @click.command(context_settings={"max_content_width": 110})
-@click.option("--network", type=PATH, metavar="FILE|URL",
-              help="Snapshot or foreign network pickle; or a zip or folder of images")
+@click.option("--network", type=SNAPSHOT, metavar="FILE|URL",
+              help="Snapshot or foreign network pickle; or a zip or folder of images [default: newest of runs/]")
 @click.option("--metrics", default="fid50k_full", show_default=True, metavar="LIST", help="Comma-separated; see below")
 @click.option("--data", type=PATH, metavar="PATH",
               help="Real images (default: the whole data set the model was trained on)")
@@ -116,7 +116,10 @@ def main(**flags: Any) -> None:
         if not flags["network"]:
             return
     if not flags["network"] and not flags["write_ref"]:
-        raise UserError("--network is missing: name a snapshot (network-snapshot-*.pkl), or a zip of images")
+        from gantransfer.commands.run import newest_snapshot
+
+        flags["network"] = newest_snapshot("--network is missing and runs/ has no snapshot: name one "
+                                           "(network-snapshot-*.pkl), or a zip of images")
     if flags["write_ref"] and not flags["data"]:
         raise UserError("--write-ref needs --data, the real images")
     names = table.parse_names(flags["metrics"])

@@ -143,7 +143,17 @@ def paths(text: str, flag: str = "paths") -> str:
     return ",".join(one(part) for part in text.split(","))
 
 
-PATH, PATHS = _Text("path", path), _Text("paths", paths)
+def snapshot(text: str, flag: str = "snapshot") -> str:
+    """A model: a path or URL as it is, and RUN, RUN:latest, RUN:best, RUN:best:METRIC as the snapshot that is meant."""
+    text = path(text, flag)
+    if not re.search(r":(latest|best(:\w+)?)$", text) and not os.path.isdir(text):
+        return text
+    from gantransfer.commands import best
+
+    return best.named(text)
+
+
+PATH, PATHS, SNAPSHOT = _Text("path", path), _Text("paths", paths), _Text("path", snapshot)
 
 
 class PathObject(_OneLine, click.Path):

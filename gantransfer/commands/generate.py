@@ -38,6 +38,7 @@ from gantransfer.commands.flags import (
     FLOAT,
     MAX_SEEDS,
     PATH,
+    SNAPSHOT,
     IntRange,
     asked_classes,
     integers,
@@ -316,8 +317,8 @@ def pick_device(name: str) -> torch.device:
 
 
 @click.command(context_settings={"max_content_width": 110})
-@click.option("--network", required=True, type=PATH, metavar="PATH",
-              help="Snapshot: ours or a published pickle; file or URL")
+@click.option("--network", type=SNAPSHOT, metavar="PATH",
+              help="Snapshot: ours or a published pickle; file or URL [default: newest of runs/]")
 @click.option("--seeds", metavar="LIST", help="One image per seed (and class): 0-63 or 1,5,9; any whole numbers")
 @click.option("--class", "--classes", "class_", metavar="LIST",
               help=f"Classes: {CLASS_HELP}; new:3 or old:17 of a transferred model [default: those that had images]")
@@ -343,7 +344,7 @@ def pick_device(name: str) -> torch.device:
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
 @click.option("--kernels", **kernels.FLAG)
 @click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
-def main(network: str, seeds: str | None, class_: str | None, per_class: int | None, labels: str | None,
+def main(network: str | None, seeds: str | None, class_: str | None, per_class: int | None, labels: str | None,
          label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None, trunc_center: str,
          noise_mode: str, grid: str | None, outdir: str | None, add_uc: bool, zoom: int, mix_rows: str | None,
          mix_cols: str | None, mix_layers: str | None, device: str, batch: int) -> None:
@@ -365,6 +366,10 @@ def main(network: str, seeds: str | None, class_: str | None, per_class: int | N
     for flag, path, is_file in (("--grid", grid, True), ("--outdir", outdir, is_zip)):
         check_writable(flag, path, is_file)
     chosen = parse_seeds(seeds) if seeds else None
+    if not network:
+        from gantransfer.commands.run import newest_snapshot
+
+        network = newest_snapshot("--network is missing and runs/ has no snapshot: name one")
     snap = load_any(network)
     if snap.method not in METHODS:
         raise UserError(f"{network} is of the method {snap.method}, which makes no images in this version; name the "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,17 @@ def processes(kind: str = "auto", threads: int | None = None) -> Iterator[torch.
     finally:
         torch.set_num_threads(before)
         dist.shutdown()
+
+
+def newest_snapshot(missing: str, runs: str = "runs") -> str:
+    """The last snapshot of the newest run of `runs`, said in a line; UserError `missing` where there is none."""
+    folders = [p for p in Path(runs).glob("[0-9]*-*") if p.is_dir()] if Path(runs).is_dir() else []
+    for folder in sorted(folders, key=lambda p: int(re.match("[0-9]+", p.name)[0]), reverse=True):
+        if found := find_snapshots(folder):
+            if not dist.launched():
+                print(f"No --network: taking the newest of {runs}/, {found[-1]}")
+            return str(found[-1])
+    raise UserError(missing)
 
 
 def result_path(outdir: Path, stage: str) -> Path:

@@ -8,7 +8,9 @@ from dnnlib import signals
 if __name__ == "__main__":
     signals.end_in_one_line()
 
+import contextlib
 import dataclasses
+import hashlib
 import os
 
 # Threads that wait must sleep, not spin: small networks on a busy machine are 15 times slower otherwise (measured).
@@ -18,30 +20,106 @@ import json
 import re
 import sys
 import time
+from collections import Counter
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dnnlib import json_file, run_folder, seeding
-from dnnlib.util import Logger, Stopped, UserError, atomic_write, printable
+from dnnlib.util import Logger, Stopped, UserError, atomic_write, cache_dir, printable
 from gantransfer.commands import kernels
-from gantransfer.commands.flags import PATH, PATHS, SEED, FloatRange, IntRange, option_type
+from gantransfer.commands.flags import PATH, PATHS, SEED, SNAPSHOT, FloatRange, IntRange, _OneLine, option_type
 from gantransfer.data import resolution
-from gantransfer.method import Method, RunConfig
 
-BOOL = click.BOOL
+if TYPE_CHECKING:
+    from gantransfer.method import Method
+
 # Options of more than one method keep one meaning; these choose the method when --method is left out.
 IMPLIES = {"add_uc": "utlo", "res_uc": "utlo", "alpha": "utlo", "t_start_kimg": "transitional",
            "t_end_kimg": "transitional", "transition": "transitional"}
+WEEK = 7 * 86400
+POLICIES = click.Choice(["empirical", "sqrt", "effective", "balanced"])
 
 
-def flag(name: str, help: str, type: Any = str, default: Any = None, **kw: Any) -> Any:
-    """One option under both spellings, `--a-b` and `--a_b`. A bare `--flag` means true for booleans."""
-    names = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
-    if type is bool:
-        kw.update(is_flag=False, flag_value="true", metavar="BOOL")
-    return click.option(*names, name, type=BOOL if type is bool else type, default=default, help=help, **kw)
+class Flag(click.Option):
+    """One option under both spellings, `--a-b` and `--a_b`; the help shows one. A bare `--flag` means true."""
+
+    def __init__(self, name: str, help: str, type: Any = str, default: Any = None, **kw: Any):
+        names = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
+        if type is bool:
+            kw.update(is_flag=False, flag_value="true", metavar="BOOL")
+        kw.setdefault("show_default", default is not None and default is not False)
+        super().__init__([*names, name], type=click.BOOL if type is bool else type, default=default, help=help, **kw)
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        return record and (record[0].replace(f"{self.opts[0]}, {self.opts[-1]}", self.opts[0]), record[1])
+
+
+class MethodName(_OneLine, click.Choice):
+    """A method's name; a wrong one is one line."""
+
+    def fail(self, message: str, param: Any = None, ctx: Any = None) -> Any:
+        raise UserError(f"--method: {message.rstrip('.')}")
+
+
+SECTIONS: dict[str, list[click.Option]] = {
+    "Data and output": [
+        Flag("data", "Training images: zip or folder made by dataset_tool.py [default: handwritten digits]",
+             PATH, metavar="PATH"),
+        Flag("outdir", "Where run folders are made", PATH, "runs", metavar="DIR"),
+        Flag("fname", "Label file in --data that also selects the images, e.g. lt_25.json", PATH, metavar="NAME"),
+        Flag("cond", "Train a conditional model on the data set's labels", bool, False),
+        Flag("subset", "Train on this many images only", IntRange(min=1)),
+        Flag("mirror", "Add mirrored images", bool, False),
+        Flag("desc", "Added to the run folder's name", metavar="TEXT"),
+        Flag("description", "As --desc", metavar="TEXT"),
+    ],
+    "Method and start": [
+        Flag("stage", "Stage of a method that has several", metavar="NAME"),
+        Flag("resume", "Start from weights (file, URL, published name), or 'latest' / a run folder to continue a run "
+             "exactly; RUN:latest, RUN:best or RUN:best:METRIC are weights of a run's snapshot", PATH, metavar="PATH"),
+        Flag("source", "Source model of a transfer method: file, URL, RUN, RUN:latest, RUN:best", SNAPSHOT,
+             metavar="PATH"),
+        click.Option(["-n", "--dry-run", "--dry_run", "dry_run"], is_flag=True,
+                     help="Check all that a run checks, print the resolved options and the time it takes, and stop"),
+    ],
+    "Schedule": [
+        Flag("kimg", "Length of the run in thousands of images", FloatRange(min=0, min_open=True)),
+        Flag("batch", "Images per step, over all processes", IntRange(min=1)),
+        Flag("batch_gpu", "Images per process and round; smaller saves memory", IntRange(min=1)),
+        Flag("sampling", "Which reals and labels: as in the data, or towards class balance", POLICIES, "empirical"),
+        Flag("sampling_labels", "Labels of generated images, if other than --sampling", POLICIES),
+        Flag("seed", "Random seed: any whole number", SEED, 0),
+    ],
+    "Snapshots and metrics": [
+        Flag("tick", "kimg per status line", FloatRange(min=0, min_open=True)),
+        Flag("snap", "Snapshot every so many ticks", IntRange(min=1)),
+        Flag("metrics", "Comma-separated metrics, or none", metavar="LIST"),
+        Flag("detector", "Detector weights for the metrics: FILE, or NAME=FILE, comma-separated", PATHS,
+             metavar="LIST"),
+        Flag("heldout", "Reals that metrics compare with and training does not see: so many per class of --data, or "
+             "another data set [default: metrics compare with all of --data]", PATH, metavar="N|PATH"),
+        Flag("best", "Metric that rates the run's snapshots [default: the first of --metrics]", metavar="METRIC"),
+        Flag("stop_after", "Stop when so many snapshots in a row were no better than the best before them",
+             IntRange(min=1)),
+        Flag("keep", "Which snapshots stay: all, or the best and the newest", click.Choice(["all", "best"]), "all"),
+        Flag("eval_at_start", "Also evaluate the untrained network", bool, False),
+        Flag("wandb_proj", "Log to this Weights & Biases project", metavar="NAME"),
+    ],
+    "Machine": [
+        Flag("gpus", "Number of processes: one per GPU, or on the CPU", IntRange(min=1), 1),
+        Flag("device", "auto, cuda or cpu", click.Choice(["auto", "cuda", "cpu"]), "auto"),
+        Flag("workers", "Image-reading threads per process", IntRange(min=1), 3),
+        Flag("threads", "CPU threads per process (default: cores / processes; 1 with --cfg=tiny)", IntRange(min=1)),
+        click.Option(["--kernels"], **kernels.FLAG),
+        Flag("nobench", "Disable cuDNN benchmarking", bool, False),
+        Flag("allow_tf32", "Allow TF32 in training", bool, False),
+        Flag("graphs", "Record first-order phases as CUDA graphs and replay them", bool, False),
+    ],
+}
 
 
 def own_field(method: type[Method], name: str) -> Any:
@@ -49,100 +127,145 @@ def own_field(method: type[Method], name: str) -> Any:
     return next(f.metadata for f in dataclasses.fields(method.Options) if f.name == name)
 
 
-def method_flags(command: Any) -> Any:
-    """Every field of every method's Options as a flag; the default None means: the method decides."""
+class Train(click.Command):
+    """The shared flags, and those of every method. `--help` shows the shared ones in sections, and of the methods the
+    one that is chosen: it needs no method's code, and so no torch."""
+
+    @property
+    def params(self) -> list[click.Parameter]:  # one list, for click adds --help to it
+        if len(self.listed) <= len(self.shared):
+            self.listed += method_flags()
+        return self.listed
+
+    @params.setter
+    def params(self, params: list[click.Parameter]) -> None:
+        self.shared, self.listed = tuple(params), list(params)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with contextlib.suppress(click.UsageError):  # for --help, which comes first whatever else there is
+            typed, _, _ = self.make_parser(ctx).parse_args(list(args))
+            ctx.meta["method"] = typed.get("method") or next((IMPLIES[k] for k in typed if k in IMPLIES), None)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as e:
+            owners = {f"--{o['name']}": name for name, m in method_table().items() for o in m["options"]}
+            e.possibilities = [f"{p} of --method={owners[k]}" if (k := p.replace("-", "_").replace("__", "--", 1)) in
+                               owners else p for p in e.possibilities or ()]
+            raise
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        table, chosen = method_table(), ctx.meta.get("method")
+        own = method_flags()
+        for title, options in SECTIONS.items():
+            options = [o for o in own if o.name == "method"] * (title == "Method and start") + options
+            with formatter.section(title):
+                formatter.write_dl([record for o in options if (record := o.get_help_record(ctx))])
+        if chosen in table:
+            stages = table[chosen]["stages"]
+            with formatter.section(f"--method={chosen}"):
+                formatter.write_text(table[chosen]["about"])
+                if len(stages) > 1:
+                    formatter.write_text(f"Stages, for --stage: {', '.join(stages)}")
+                count = Counter(o["name"] for m in table.values() for o in m["options"])
+                fields = sorted(table[chosen]["options"], key=lambda o: count[o["name"]])  # its very own first
+                formatter.write_dl([r for o in fields if (r := method_flag(o).get_help_record(ctx))])
+        else:
+            with formatter.section("Methods (`--method=NAME --help` adds a method's own flags)"):
+                formatter.write_dl([(name, m["about"]) for name, m in table.items()])
+
+
+@cache
+def method_table() -> dict[str, dict[str, Any]]:
+    """Of each method: {about, stages, options: [{name, help, default, type, ...}]}."""
+    return describe() if "gantransfer.methods" in sys.modules else kept_description()
+
+
+def describe() -> dict[str, dict[str, Any]]:
+    """The table as the methods' code says, JSON-able. Imports them, which takes seconds."""
     from gantransfer.methods import METHODS
 
-    seen: dict[str, list[str]] = {}
-    specs = {}
-    for name, method in METHODS.items():
-        for f in dataclasses.fields(method.Options):
-            seen.setdefault(f.name, []).append(name)
-            specs.setdefault(f.name, f)
-    for name, f in reversed(specs.items()):
-        m = f.metadata
-        choices = dict.fromkeys(c for owner in seen[name] for c in own_field(METHODS[owner], name)["choices"] or ())
-        kind = option_type({**m, "choices": list(choices)})
-        owners = "" if len(seen[name]) == len(METHODS) else f" [{', '.join(seen[name])}]"
-        extra = {"metavar": m["metavar"]} if m["metavar"] else {}
-        default = "" if f.default is None else f" [default: {f.default}]"
-        command = flag(name, m["help"] + default + owners, kind, **extra)(command)
-    return command
+    def fields(m: type[Method]) -> list[dict[str, Any]]:
+        return [dict(f.metadata, name=f.name, default=f.default, type=f.metadata["type"].__name__)
+                for f in dataclasses.fields(m.Options)]
+
+    def about(m: type[Method]) -> str:
+        text = getattr(sys.modules.get(m.__module__), "__doc__", None) or m.__doc__ or ""
+        first = " ".join(text.strip().split("\n\n")[0].split())
+        return re.split(r"\. (?=[A-Z])", first)[0].rstrip(".")
+
+    return {name: dict(about=about(m), stages=m.stages, options=fields(m)) for name, m in METHODS.items()}
 
 
-@click.command(context_settings={"max_content_width": 110})
-# What to train on, and where to.
-@flag("outdir", "Where run folders are made", required=False, type=PATH, metavar="DIR")
-@flag("data", "Training images: zip or folder made by dataset_tool.py", type=PATH, metavar="PATH")
-@flag("fname", "Label file in --data that also selects the images, e.g. lt_25.json", type=PATH, metavar="NAME")
-@flag("cond", "Train a conditional model on the data set's labels", bool, False)
-@flag("subset", "Train on this many images only", IntRange(min=1))
-@flag("mirror", "Add mirrored images", bool, False)
-# Method and start.
-@flag("method", "Which method; left out, the other flags decide (stylegan2 unless they say otherwise)", metavar="NAME")
-@flag("stage", "Stage of a method that has several", metavar="NAME")
-@flag("resume", "Start from weights (file, URL, published name), or 'latest' / a run folder to continue a run exactly; "
-      "RUN:best or RUN:best:METRIC is a run's best snapshot",
-      type=PATH, metavar="PATH")
-@flag("source", "Source model of a transfer method", type=PATH, metavar="PATH")
-# Schedule.
-@flag("kimg", "Length of the run in thousands of images", FloatRange(min=0, min_open=True))
-@flag("batch", "Images per step, over all processes", IntRange(min=1))
-@flag("batch_gpu", "Images per process and round; smaller saves memory", IntRange(min=1))
-@flag("sampling", "Which reals and labels: as in the data, or towards class balance",
-      click.Choice(["empirical", "sqrt", "effective", "balanced"]), "empirical")
-@flag("sampling_labels", "Labels of generated images, if other than --sampling",
-      click.Choice(["empirical", "sqrt", "effective", "balanced"]))
-@flag("seed", "Random seed: any whole number", SEED, 0)
-# Machine.
-@flag("gpus", "Number of processes: one per GPU, or on the CPU", IntRange(min=1), 1)
-@flag("device", "auto, cuda or cpu", click.Choice(["auto", "cuda", "cpu"]), "auto")
-@flag("workers", "Image-reading threads per process", IntRange(min=1), 3)
-@flag("threads", "CPU threads per process (default: cores / processes; 1 with --cfg=tiny)", IntRange(min=1))
-@click.option("--kernels", **kernels.FLAG)
-@flag("nobench", "Disable cuDNN benchmarking", bool, False)
-@flag("allow_tf32", "Allow TF32 in training", bool, False)
-@flag("graphs", "Record first-order phases as CUDA graphs and replay them", bool, False)
-# Output.
-@flag("snap", "Snapshot every so many ticks", IntRange(min=1))
-@flag("tick", "kimg per status line", FloatRange(min=0, min_open=True))
-@flag("metrics", "Comma-separated metrics, or none", metavar="LIST")
-@flag("detector", "Detector weights for the metrics: FILE, or NAME=FILE, comma-separated", type=PATHS, metavar="LIST")
-@flag("heldout", "Reals that metrics compare with and training does not see: so many per class of --data, or another "
-      "data set [default: metrics compare with all of --data]", type=PATH, metavar="N|PATH")
-@flag("best", "Metric that rates the run's snapshots [default: the first of --metrics]", metavar="METRIC")
-@flag("stop_after", "Stop when so many snapshots in a row were no better than the best before them",
-      IntRange(min=1))
-@flag("keep", "Which snapshots stay: all, or the best and the newest", click.Choice(["all", "best"]), "all")
-@flag("eval_at_start", "Also evaluate the untrained network", bool, False)
-@flag("desc", "Added to the run folder's name", metavar="TEXT")
-@flag("description", "As --desc", metavar="TEXT")
-@flag("wandb_proj", "Log to this Weights & Biases project", metavar="NAME")
-@click.option("-n", "--dry-run", "--dry_run", "dry_run", is_flag=True, help="Print the resolved options and stop")
-@method_flags
+def kept_description() -> dict[str, dict[str, Any]]:
+    """`describe` from the user's cache, beside a hash of the source files: made anew when they change."""
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
+    place = hashlib.sha256(str(package).encode()).hexdigest()[:12]
+    path, key = cache_dir("help", f"methods-{place}.json"), digest.hexdigest()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["key"] == key:
+            return kept["methods"]
+    table = describe()
+    with contextlib.suppress(OSError), atomic_write(path) as f:
+        json.dump({"key": key, "methods": table}, f)
+    return table
+
+
+def method_flag(field: dict[str, Any]) -> Flag:
+    """A field of a method's Options as a flag; the default None means: the method decides."""
+    kind = option_type(dict(field, type={"int": int, "float": float, "bool": bool, "str": str}[field["type"]]))
+    default = "" if field["default"] is None else f" [default: {field['default']}]"
+    extra = {"metavar": field["metavar"]} if field["metavar"] else {}
+    return Flag(field["name"], field["help"] + default, kind, **extra)
+
+
+@cache
+def method_flags() -> list[Flag]:
+    """--method, and every flag of every method once."""
+    table = method_table()
+    found: dict[str, dict[str, Any]] = {}
+    for m in table.values():
+        for field in m["options"]:
+            known = found.setdefault(field["name"], dict(field, choices=[]))
+            known["choices"] += [c for c in field["choices"] or () if c not in known["choices"]]
+    name = Flag("method", "Which method [default: stylegan2, or whose flags are given]", MethodName(list(table)),
+                metavar="NAME")
+    return [name, *map(method_flag, found.values())]
+
+
+@click.command(cls=Train, params=[o for options in SECTIONS.values() for o in options],
+               context_settings={"max_content_width": 110})
 def main(**flags: Any) -> None:
-    """Train a GAN on a data set made by dataset_tool.py.
+    """Train a GAN on a data set made by dataset_tool.py, or first on the handwritten digits that are at hand.
 
     \b
+    # UTLO on digits of which some are rare
+    python train.py --cond=True --add_uc=True
     # a conditional StyleGAN2-ADA, and UTLO on a long-tailed set
-    python train.py --outdir=runs --data=set.zip --cond=True
-    python train.py --outdir=runs --data=set.zip --fname=lt_25.json --cond=True --add_uc=True
+    python train.py --data=set.zip --cond=True
+    python train.py --data=set.zip --fname=lt_25.json --cond=True --add_uc=True
     # continue the newest run of --outdir exactly where it stopped
-    python train.py --outdir=runs --data=set.zip --cond=True --resume=latest
+    python train.py --data=set.zip --cond=True --resume=latest
     """
     given = {k: v for k, v in flags.items()
              if click.get_current_context().get_parameter_source(k) == click.core.ParameterSource.COMMANDLINE}
     from torch_utils import distributed as dist
 
+    if flags["data"] is None and flags["fname"] is None:
+        train_on_digits(flags, given)
     setup = Setup(flags, given)
     if flags["dry_run"]:
         print("Training options:")
         print(json.dumps(setup.resolved(), indent=2))
-        print(f"Run folder: {os.path.join(flags['outdir'] or '', '#####-' + setup.run_name())}")
+        print(f"Run folder: {os.path.join(flags['outdir'] or '', '#####-' + setup.run_name())}", flush=True)
+        setup.launch(dist.resolve_device(flags["device"]), dry=True)
         print("Dry run; exiting.")
         return
     if not flags["outdir"]:
-        raise UserError("--outdir is missing: name the folder that shall hold the run")
+        raise UserError("--outdir is empty: name the folder that shall hold the run, or omit it for runs/")
     kind = dist.resolve_device(flags["device"])
     if flags["graphs"] and kind != "cuda":
         raise UserError("--graphs records CUDA graphs, and this run is on the CPU; leave --graphs away")
@@ -152,6 +275,29 @@ def main(**flags: Any) -> None:
     setup.launch(kind)
 
 
+def train_on_digits(flags: dict[str, Any], given: dict[str, Any]) -> None:
+    """Without --data: the digits, what suits them where nothing else is given, and a line about it."""
+    from gantransfer.commands import digits
+    from torch_utils import distributed as dist
+
+    data, flags["fname"], heldout = digits.long_tailed()
+    flags["data"] = str(data)
+    method = choose_method(flags, given)
+    chosen = {}
+    if any("tiny" in (f.metadata["choices"] or ()) for f in dataclasses.fields(method.Options) if f.name == "cfg"):
+        chosen["cfg"] = "tiny"
+    flags["heldout"] = flags["heldout"] or str(heldout)
+    if flags["cond"] or method.needs_labels:
+        flags["metrics"] = flags["metrics"] or "report_digits32"  # judged by the network that is shipped for them
+    chosen = {k: v for k, v in chosen.items() if given.get(k) is None}
+    flags.update(chosen)
+    given.update(chosen)
+    if not dist.launched():
+        print(f"No --data: training on long-tailed handwritten digits ({data})"
+              + "".join(f" with --{k}={v}" for k, v in chosen.items())
+              + "; for images of yours: dataset_tool.py --source=FOLDER --dest=set.zip, then --data=set.zip")
+
+
 class Setup:
     """Flags resolved against the data: method, options, run configuration."""
 
@@ -159,6 +305,7 @@ class Setup:
         from gantransfer.commands import best
         from gantransfer.data.dataset import ImageDataset
         from gantransfer.importers import RESUME_NAMES
+        from gantransfer.method import RunConfig
 
         self.folder: run_folder.RunFolder | None = None  # locked, on rank 0
         self.flags, self.given = flags, dict(given, resume_names=tuple(RESUME_NAMES))
@@ -182,7 +329,6 @@ class Setup:
             raise UserError(f"--subset={flags['subset']} is more than the "
                             f"{self.dataset.spec.num_images} images there are")
         resume = best.resolve(flags["resume"])
-        flags["source"] = best.resolve(flags["source"])
         self.continues = resume is not None and (resume == "latest" or is_run_folder(resume))
         if self.continues and resume != "latest" and not flags["source"]:  # the run knows what weights it began with
             flags["source"] = json_file.read(Path(resume) / "training_options.json",
@@ -212,6 +358,7 @@ class Setup:
         return int(text)
 
     def _metrics(self) -> list[str]:
+        from gantransfer.method import Method
         from gantransfer.metrics import directions, table
 
         names = table.parse_names(self.run.metrics)
@@ -271,13 +418,13 @@ class Setup:
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
-    def launch(self, kind: str) -> None:
+    def launch(self, kind: str, dry: bool = False) -> None:
         import torch
 
         from torch_utils import distributed as dist
 
         device = dist.init(kind)
-        if dist.world_size() != self.run.num_procs:
+        if dist.world_size() != self.run.num_procs and not dry:
             raise UserError(f"--gpus={self.run.num_procs} but {dist.world_size()} processes were started")
         try:
             if device.type == "cpu":
@@ -287,7 +434,7 @@ class Setup:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(self.flags["allow_tf32"])
             self.run.device = str(device)
             self.kernels = self._kernels(device)
-            self._run(device)
+            self._rehearse(device) if dry else self._run(device)
         finally:
             if self.folder:
                 self.folder.release()
@@ -303,6 +450,48 @@ class Setup:
             raise UserError(str(e).splitlines()[0] + "; `gantransfer doctor` tells what is missing") from None
         return "compiled" if native else "PyTorch reference" + (
             "" if build.mode() == "ref" else " (slower; `gantransfer doctor` tells what the compiler lacks)")
+
+    def _rehearse(self, device: Any) -> None:
+        """What a run does before its first step, and a few steps for their time; nothing is written."""
+        from dnnlib.util import format_time, is_url
+        from gantransfer.importers import RESUME_NAMES, load_any
+
+        self._preflight()
+        self.dataset.check_headers()
+        start = self.run.resume
+        if self.continues or start in RESUME_NAMES or start and is_url(start):
+            print(f"Time: not measured, for {start or self.flags['resume']} is read by the run itself")
+            return
+        source = None if start in (None, "noresume") else load_any(start)
+        self.method.check_source(self.opts, self.dataset.spec, source, self.stage)
+        seconds, least = self._pace(source, device)
+        about, procs = "at least" if least else "about", self.run.num_procs
+        where = f" in one process of {procs}" if procs > 1 else ""
+        print(f"Time: {about} {seconds:.3g} s per kimg (a few steps{where} were timed), {about} "
+              f"{format_time(seconds * self.run.kimg)} for {self.run.kimg:g} kimg; metrics come on top")
+
+    def _pace(self, source: Any, device: Any) -> tuple[float, bool]:
+        import torch
+
+        from gantransfer import training_loop
+
+        torch.manual_seed(seeding.number(self.run.seed))
+        trainer = self.method(self.opts, self.dataset.spec, self.run, source, self.stage, device)
+        return training_loop.pace(trainer, self.dataset, self.run)
+
+    def _warn_of_weeks(self, source: Any, device: Any) -> None:
+        """A run that takes longer than anybody waits is said before it begins. Timed only where that can be."""
+        from dnnlib.util import format_time
+        from torch_utils import distributed as dist
+
+        if self.run.kimg < (200 if device.type == "cpu" else 5000):
+            return
+        seconds, least = self._pace(source, device)
+        if seconds * self.run.kimg > WEEK:
+            dist.print0(f"Note:         {self.run.kimg:g} kimg will take {'at least' if least else 'about'} "
+                        f"{format_time(seconds * self.run.kimg)} here, at {seconds:.3g} s per kimg; give a shorter "
+                        f"--kimg, smaller networks (--cfg=tiny, --cmax) or images"
+                        + ("" if device.type == "cuda" else ", or a machine with a GPU"))
 
     def _run(self, device: Any) -> None:
         import torch
@@ -333,6 +522,8 @@ class Setup:
                 except OSError as e:
                     raise UserError(f"--outdir={self.flags['outdir']} cannot be written: {e.strerror}") from None
             self._announce(run_dir, state)
+            if state is None:
+                self._warn_of_weeks(source, device)
             torch.manual_seed(seeding.number(self.run.seed))
             trainer = self.method(self.opts, self.dataset.spec, self.run, source, self.stage, device)
             out = training_loop.Outputs(run_dir, self.run.snap, self.run.snap,
@@ -342,7 +533,8 @@ class Setup:
                                         folder=self.folder)
             training_loop.run(trainer, self.dataset, self.run, out, state,
                               CudaGraphs(device) if self.flags["graphs"] else None)
-            dist.print0(f"Run folder: {run_dir}")
+            if dist.is_main():
+                self._tell(run_dir)
         except (UserError, OSError, Stopped, KeyboardInterrupt):
             if self.folder and not training_loop.find_states(run_dir) and not find_snapshots(run_dir):
                 if logger:
@@ -352,6 +544,25 @@ class Setup:
         finally:
             if logger:
                 logger.close()
+
+    def _tell(self, run_dir: Path) -> None:
+        """What there is now, where, and how good."""
+        from gantransfer.commands import best
+        from gantransfer.snapshot import find_snapshots
+
+        print(f"Run folder:   {run_dir}")
+        sheets, snapshots = sorted(run_dir.glob("fakes[0-9]*.png")), find_snapshots(run_dir)
+        if sheets:
+            print(f"Sheet:        {sheets[-1]}")
+        if snapshots:
+            print(f"Snapshot:     {snapshots[-1]}")
+            rows = [r for r in best.ratings(run_dir)
+                    if r.snapshot == snapshots[-1].name and best.rates(r.metric, r.key)]
+            keys = [r.key for r in rows]
+            whole = [r for r in rows if not any(r.key.startswith(f"{k}_") for k in keys)]  # no groups of classes
+            if whole:
+                print("Figures:      " + "   ".join(f"{r.key.removeprefix(f'{r.metric}_')} {r.value:.4g}"
+                                                    for r in whole[:3]))
 
     def _preflight(self) -> None:
         """Anything a metric lacks is said before the first tick, not after the first snapshot."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RUN:best names the snapshot with the best value."""
+"""RUN:best names the snapshot with the best value, RUN and RUN:latest the newest."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import re
 import pytest
 
 from dnnlib.util import UserError
-from gantransfer.commands import best
+from gantransfer.commands import best, flags
 
 
 def test_best(tmp_path):
@@ -159,3 +159,17 @@ def test_a_best_snapshot_that_is_gone_leaves_the_best_that_is_there(tmp_path):
     (tmp_path / "network-snapshot-000000.pkl").unlink()
     best.keep_best(tmp_path, None)
     assert [p.stem[-1] for p in sorted(tmp_path.glob("*.pkl"))] == ["1", "3"]
+
+
+def test_newest_snapshot_of_a_run(tmp_path, capsys):
+    for kimg in (2, 10):
+        (tmp_path / f"network-snapshot-{kimg:06d}.pkl").write_bytes(b"")
+    newest = str(tmp_path / "network-snapshot-000010.pkl")
+    assert best.resolve(f"{tmp_path}:latest") == flags.snapshot(f"{tmp_path}:latest") == newest
+    assert flags.snapshot(str(tmp_path)) == newest and "000010.pkl" in capsys.readouterr().out
+    assert best.resolve(str(tmp_path)) == str(tmp_path)  # --resume=RUN continues it
+    (tmp_path / "empty").mkdir()
+    assert flags.snapshot(f"{tmp_path}/empty") == f"{tmp_path}/empty"  # a folder of images, a BigGAN
+    for text, says in ((f"{tmp_path}/empty:latest", "no network-snapshot"), (f"{tmp_path}/none:latest", "not a run")):
+        with pytest.raises(UserError, match=says):
+            flags.snapshot(text)

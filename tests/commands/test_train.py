@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """train.py as typed: flags under both spellings, what implies which method, bad input, resuming and transfer."""
 
+import dataclasses
 import importlib
 import json
 import re
@@ -8,9 +9,12 @@ import re
 import pytest
 import torch
 
-from dnnlib.util import run_cli
-from gantransfer.commands import train
+from dnnlib.util import UserError, format_time, run_cli
+from gantransfer import training_loop
+from gantransfer.commands import digits, train
+from gantransfer.commands.run import newest_snapshot
 from gantransfer.data.labels import DataSpec
+from gantransfer.methods import METHODS
 from gantransfer.snapshot import load
 from tests.conftest import write_image_zip
 
@@ -31,16 +35,120 @@ def call(capsys):
     return run
 
 
-def dry(call, *flags):
-    out, _ = call(*flags, "--dry-run")
+def dry(call, *flags, code=0):
+    out, _ = call(*flags, "--dry-run", code=code)
     return json.loads(out[out.index("{") : out.rindex("}") + 1]), out
 
 
-def test_help_names_every_method_flag(call):
+def test_help_shows_shared_flags_in_sections_and_methods_with_a_line(call):
     text, _ = call("--help")
-    for flag in ("--data", "--cond", "--res_uc", "--t_start_kimg", "--lecam", "--diffaug", "--sampling", "--gpus",
-                 "--resume", "--augpipe", "--map_lr", "--wandb_proj", "--batch-gpu"):
-        assert flag in text, flag
+    for flag in ("--data", "--cond", "--sampling", "--gpus", "--resume", "--wandb_proj", "--batch_gpu"):
+        assert re.search(rf"^  (-n, )?{flag} ", text, re.M), flag
+    assert "--res_uc" not in text and "stylegan2, utlo" not in text and "stylegan2|utlo" not in text
+    assert [line for line in text.splitlines() if re.fullmatch(r"\S.*:", line)][:3] == [
+        "Data and output:", "Method and start:", "Schedule:"]
+    for name in METHODS:
+        assert re.search(rf"^  {name}  +\S", text, re.M), name
+
+
+@pytest.mark.parametrize("args", [["--method=utlo", "--help"], ["--help", "--method=utlo"], ["--alpha=1", "--help"]])
+def test_help_of_a_method_adds_its_flags_with_their_defaults(call, args):
+    text, _ = call(*args)
+    own = text[text.index("--method=utlo:"):]
+    for f in dataclasses.fields(METHODS["utlo"].Options):
+        assert f"--{f.name} " in own, f.name
+    assert re.search(r"--res_uc [^\[]*\[default:\s+8\]", own), own
+    assert "--t_start_kimg" not in own
+
+
+def test_help_imports_no_torch_and_is_quick(run_script):
+    """In under a second of processor time, once the table of methods is in the cache; it follows the source files."""
+    train.kept_description()
+    code = ("import sys, time; from gantransfer.commands import train\n"
+            "try: train.main(['--help'])\n"
+            "except SystemExit: print('SAYS', 'torch' in sys.modules, time.process_time() < 1)")
+    assert "SAYS False True" in run_script("-c", code).stdout
+
+
+def test_table_of_methods_is_made_anew_when_a_source_file_changes(monkeypatch, tmp_path):
+    monkeypatch.setenv("GANTRANSFER_CACHE_DIR", str(tmp_path))
+    fresh = train.kept_description()
+    (path,) = (tmp_path / "help").glob("*.json")
+    kept = json.loads(path.read_text())
+    kept["methods"]["utlo"]["about"] = "kept"
+    path.write_text(json.dumps(kept))
+    assert train.kept_description()["utlo"]["about"] == "kept"  # the same files: the cache is read
+    path.write_text(json.dumps(dict(kept, key="of other files")))
+    again = json.loads(json.dumps([train.kept_description(), fresh]))
+    assert again[0] == again[1]
+    path.write_text("half a fi")
+    assert train.kept_description()["utlo"]["about"] == fresh["utlo"]["about"]
+
+
+def test_unknown_flag_names_the_method_that_has_it(call):
+    _, err = call("--alphaa=2", code=2)
+    assert "--alpha of --method=utlo" in err
+
+
+def test_without_data_it_trains_on_digits(call, tmp_path, monkeypatch):
+    """The command of the README, shortened: everything else is what it finds out by itself."""
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    small = ["--cbase=64", "--cmax=8", "--kimg=0.032", "--metrics=smoke"]
+    out, _ = call("--cond=True", "--add_uc=True", *small)
+    assert out.startswith("No --data: ") and "--dest=set.zip" in out.splitlines()[0]
+    (run,) = (tmp_path / "runs").glob("00000-*")
+    options = json.loads((run / "training_options.json").read_text())
+    assert options["method"] == "utlo" and options["training_set_kwargs"]["max_size"] == 364
+    assert options["options"]["cfg"] == "tiny" and options["reference"].endswith("digits16-ref.zip")
+    for kind in ("Sheet: ", "Snapshot: ", "Figures: "):
+        assert sum(line.startswith(kind) for line in out.splitlines()) == 1, out
+    shown = re.search(r"^Sheet: +(.*)$", out, re.M)[1]
+    assert (tmp_path / shown).is_file()
+
+    call("--cond=True", "--add_uc=True", *small)
+    newest = newest_snapshot("none")
+    assert "/00001-" in newest.replace("\\", "/")
+    out, _ = call("--cond=True", "--add_uc=True", "--resume=latest", *small)
+    assert "were trained before" in out
+
+
+def test_without_data_and_scikit_learn(call, monkeypatch, tmp_path):
+    monkeypatch.setenv("GANTRANSFER_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    _, err = call("--cond=True", code=2)
+    assert "pip install gantransfer[demo]" in err and len(err.splitlines()) == 1
+
+
+def test_newest_snapshot_of_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="nothing here"):
+        newest_snapshot("nothing here")
+
+
+def test_dry_run_checks_what_the_run_checks_and_tells_the_time(call, tiny_zip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out, _ = call(*TINY, f"--data={tiny_zip}", "--kimg=5", "--dry-run")
+    per_kimg, whole = re.search(r"about ([\d.e+]+) s per kimg .* about (.*) for 5 kimg", out).groups()
+    assert whole == format_time(float(per_kimg) * 5) or abs(float(per_kimg) * 5 - 60) < 60
+    _, err = call(*TINY[:-1], f"--data={tiny_zip}", "--metrics=fd_x_1k", "--detector=x=nowhere.pt", "--dry-run", code=2)
+    assert "nowhere.pt" in err
+    _, err = call(*TINY, f"--data={tiny_zip}", "--resume=nowhere.pkl", "--dry-run", code=2)
+    assert "nowhere.pkl" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_weeks_is_said_before_it_begins(call, tiny_zip, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_loop, "pace", lambda *a: (3600.0, False))
+
+    def begin(self):
+        raise UserError("begun")
+
+    monkeypatch.setattr(training_loop._Loop, "_train", lambda self: begin(self))
+    out, _ = call(*TINY, f"--data={tiny_zip}", f"--outdir={tmp_path}", "--kimg=240", code=2)
+    assert "240 kimg will take about 10d 00h 00m here" in out and "--kimg" in out
+    out, _ = call(*TINY, f"--data={tiny_zip}", f"--outdir={tmp_path}", "--kimg=150", code=2)
+    assert "will take" not in out
 
 
 @pytest.mark.parametrize("flags, method", [
@@ -52,7 +160,7 @@ def test_help_names_every_method_flag(call):
     (["--method=stylegan2", "--add_uc=False"], "stylegan2"),
 ])
 def test_flags_choose_the_method(call, tiny_zip, flags, method):
-    options, out = dry(call, f"--data={tiny_zip}", *flags)
+    options, out = dry(call, f"--data={tiny_zip}", "--metrics=none", "--cbase=64", "--cmax=8", *flags)
     assert options["method"] == method and "Dry run" in out
 
 
@@ -77,7 +185,7 @@ def test_published_utlo_command(run_script, call, tmp_path):
             call, "--outdir=training_runs_af", f"--data={data}", "--fname=lt_25.json", "--snap=500",
             "--mirror=True", "--seed=69", "--gpus=4", "--batch=64", "--wandb_proj=utlo_af",
             "--metrics=fid_shots,kid_shots,fid50k_full,kid50k_full", "--description=example-run-af", "--cond=True",
-            "--add_uc=True", "--res_uc=8", "--alpha=1.0")
+            "--add_uc=True", "--res_uc=8", "--alpha=1.0", code=2)  # the weights for FID are not on this machine
         assert options["method"] == "utlo" and options["batch_size"] == 64 and options["batch_gpu"] == 16
         assert options["G_kwargs"]["res_uc"] == 8 and options["loss_kwargs"]["alpha"] == 1.0
         assert options["metrics"] == ["fid_shots", "kid_shots", "fid50k_full", "kid50k_full"]
@@ -91,7 +199,7 @@ def bad(name, *flags, says):
 
 @pytest.mark.parametrize("flags, says", [
     bad("no data", "--data=", says="--data"),
-    bad("no outdir", "--data=DATA", says="--outdir"),
+    bad("no outdir", "--data=DATA", "--outdir=", says="--outdir"),
     bad("missing file", "--data=nowhere.zip", says="nowhere.zip"),
     bad("not a zip", "--data=BROKEN", says="broken.zip"),
     bad("empty zip", "--data=EMPTY", says="empty.zip"),
