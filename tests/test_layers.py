@@ -126,7 +126,7 @@ def inside(name: str, rooms: tuple[str, ...]) -> bool:
 
 def is_command(name: str) -> bool:
     """True for what asks and prints: commands, studies, and the scripts at the top of a checkout."""
-    return inside(below(name), ("commands", "experiments", "__main__", "data.h5_look")) or name in SCRIPTS
+    return inside(below(name), ("commands", "experiments", "__main__", "data.h5_look", "data.lmdb_look")) or name in SCRIPTS
 
 
 def library() -> list[str]:

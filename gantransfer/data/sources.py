@@ -23,8 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dnnlib import seeding
 from dnnlib.util import UserError, open_regular, printable, regular_file
-from gantransfer import lmdb_look
-from gantransfer.data import confine, h5
+from gantransfer.data import confine, h5, lmdb_look
 from gantransfer.data.container import Container
 from gantransfer.data.decode import Picture, read_picture
 from gantransfer.data.folder_labels import are_shards, class_folders, folder_labels
@@ -369,7 +368,7 @@ def _lmdb(path: str, options: SourceOptions) -> Source:
     if not options.follow_links and not confine.is_inside(data, path):
         raise UserError(f"{data} is a link out of the folder; {confine.FOLLOW}")
 
-    h5.survives(path, "gantransfer.lmdb_look", "LMDB")
+    h5.survives(path, "gantransfer.data.lmdb_look", "LMDB")
 
     def within(visit: Callable[[Any], Any]) -> Any:
         return next(each(lambda txn: [visit(txn)]))

@@ -669,7 +669,7 @@ def test_a_database_that_ends_its_library_is_one_line(tmp_path, tool, monkeypatc
     real = sources.h5.subprocess.run
 
     def stand_in(words, timeout, **kw):
-        assert words[1:3] == ["-m", "gantransfer.lmdb_look"]
+        assert words[1:3] == ["-m", "gantransfer.data.lmdb_look"]
         return real([words[0], "-c", program], timeout=2 if "sleep" in program else 60, **kw)
 
     monkeypatch.setattr(sources.h5.subprocess, "run", stand_in)
