@@ -4,7 +4,7 @@ arXiv:1801.01401). Negative values are legitimate for near-equal distributions a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from dnnlib import seeding
 from gantransfer.metrics.feature_matrix import Array, MetricError, as_pair
 
 _BLOCK = 4096  # rows of a kernel block: 4096 x 4096 float64 = 128 MiB
-Kernel = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def cubic_kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -22,32 +21,22 @@ def cubic_kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return k * k * k
 
 
-def gaussian_kernel(sigma: float) -> Kernel:
-    """exp(-|a-b|^2 / (2 sigma^2)) for all pairs of rows."""
-
-    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        d2 = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
-        return (d2.clamp(min=0) / (-2 * sigma**2)).exp()
-
-    return kernel
-
-
-def mmd2_unbiased(x: Array, y: Array, kernel: Kernel = cubic_kernel) -> float:
+def mmd2_unbiased(x: Array, y: Array) -> float:
     """Unbiased squared MMD of two sets of equal size m >= 2: diagonals of the within-set kernels are left out."""
     x, y = as_pair(x, y)
     m = len(x)
     if m != len(y) or m < 2:
         raise MetricError(f"unbiased MMD needs two sets of one size >= 2, got {m} and {len(y)} rows")
     x, y = x.double(), y.double()
-    within = _kernel_sum(x, x, kernel, diagonal=False) + _kernel_sum(y, y, kernel, diagonal=False)
-    return within / (m * (m - 1)) - 2 * _kernel_sum(x, y, kernel) / m**2
+    within = _kernel_sum(x, x, diagonal=False) + _kernel_sum(y, y, diagonal=False)
+    return within / (m * (m - 1)) - 2 * _kernel_sum(x, y) / m**2
 
 
-def _kernel_sum(a: torch.Tensor, b: torch.Tensor, kernel: Kernel, diagonal: bool = True) -> float:
+def _kernel_sum(a: torch.Tensor, b: torch.Tensor, diagonal: bool = True) -> float:
     total = 0.0
     for i, p in enumerate(a.split(_BLOCK)):
         for j, q in enumerate(b.split(_BLOCK)):
-            k = kernel(p, q)
+            k = cubic_kernel(p, q)
             total += float(k.sum() if diagonal or i != j else k.sum() - k.diagonal().sum())
     return total
 
@@ -82,7 +71,7 @@ def kid(real: Array, fake: Array, num_subsets: int = 100, max_subset_size: int =
     return float(values.mean()), float(values.std())
 
 
-def kid_full(real: Array, fake: Array, kernel: Kernel = cubic_kernel) -> float:
+def kid_full(real: Array, fake: Array) -> float:
     """One unbiased MMD^2 on the first min(N, M) rows of both sets, in row order."""
     m = min(len(real), len(fake))
-    return mmd2_unbiased(real[:m], fake[:m], kernel)
+    return mmd2_unbiased(real[:m], fake[:m])

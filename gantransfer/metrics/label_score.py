@@ -22,13 +22,3 @@ def label_score(predicted: np.ndarray, requested: np.ndarray, scale: float = 1.0
     if error.ndim != 1 or not len(error) or not np.isfinite(error).all():
         raise MetricError("label score needs two equally long, finite vectors")
     return float(error.mean()), float(error.std())
-
-
-def attribute_entropy(predicted: np.ndarray, groups: np.ndarray, num_attributes: int) -> dict[int, float]:
-    """Diversity of CcGAN: entropy (nats) of the predicted attribute [M] within each group (label centre) [M]."""
-    predicted, groups = np.asarray(predicted, np.int64), np.asarray(groups, np.int64)
-    result = {}
-    for g in np.unique(groups):
-        p = np.bincount(predicted[groups == g], minlength=num_attributes) / (groups == g).sum()
-        result[int(g)] = float(-(p[p > 0] * np.log(p[p > 0])).sum())
-    return result

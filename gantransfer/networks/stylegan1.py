@@ -363,13 +363,6 @@ def mix(ws: torch.Tensor, other: torch.Tensor, first: int, last: int) -> torch.T
     return torch.cat([ws[:, :first], other[:, first : last + 1], ws[:, last + 1 :]], 1)
 
 
-def mix_at(styles: Sequence[torch.Tensor], crossovers: Sequence[int]) -> torch.Tensor:
-    """Block i takes style number (how many crossovers are smaller than i). styles: K of [N, blocks, D]; crossovers:
-    K - 1 distinct block indices, in any order."""
-    cuts = sorted(crossovers)
-    return torch.stack([styles[sum(c < i for c in cuts)][:, i] for i in range(styles[0].shape[1])], 1)
-
-
 # ---- discriminator ---------------------------------------------------------------------------------------------------
 
 
