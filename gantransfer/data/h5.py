@@ -162,7 +162,7 @@ def _survives(path: str) -> None:
 
     Damaged files can do both, and no Python code can stop that: another process looks at the file first.
     """
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))}
     try:
         done = subprocess.run([sys.executable, "-m", "gantransfer.data.h5_look", os.path.abspath(path)], env=env,
