@@ -47,8 +47,8 @@ TABLES = [("gantransfer.commands.train", "train.md"), ("gantransfer.commands.dat
           ("gantransfer.commands.generate", "generate.md"), ("gantransfer.experiments.demo", "compare.md"),
           ("gantransfer.experiments.longtail", "compare.md"), ("gantransfer.commands.convert", "convert.md"),
           ("gantransfer.experiments.cgantransfer", "cgantransfer.md"),
-          ("gantransfer.commands.inspect", "convert.md"), ("gantransfer.commands.bake", "hypermod.md"),
-          ("gantransfer.commands.interpolate", "hypermod.md"), ("gantransfer.commands.old_metrics", "hypermod.md"),
+          ("gantransfer.commands.inspect", "convert.md"),
+          ("gantransfer.commands.interpolate", "hypermod.md"),
           ("gantransfer.experiments.hypermod", "hypermod.md"), ("gantransfer.commands.encode", "mind2mind.md"),
           ("gantransfer.experiments.mind2mind", "mind2mind.md"), ("gantransfer.commands.distill", "distill.md"),
           ("gantransfer.experiments.distill", "distill.md")]
