@@ -12,6 +12,7 @@ import hashlib
 
 import numpy as np
 
+MAX_SEEDS = 10**7  # of one command: more images than any data set has
 PLAIN = 2**32  # seeds from 0 to below this one are themselves
 
 

@@ -41,11 +41,13 @@ RULES = [
     ("phase_graph", ("method",)),
     ("source_fit", ("data", "snapshot")),
     ("training_state", ("formats",)),
-    ("pictures", ("sampler",)),
+    ("pictures", ("data", "label_means", "networks.hypermod", "sampler")),
     # what is done with one
     ("training_loop", (*SPINE, "phase_graph", "pictures", "training_state")),
     ("importers", ("data", "formats", "networks", "snapshot", "exporters.weights")),
     ("exporters.weights", ("data", "formats", "snapshot")),
+    ("exporters.bake", ("data", "networks", "snapshot")),
+    ("exporters.files", ("exporters", "snapshot")),
     ("exporters.onnx", ("data", "formats", "methods", "sampler", "snapshot")),
     ("exporters", ()),
     ("latent", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "source_fit", "metrics.directions")),
@@ -126,7 +128,8 @@ def inside(name: str, rooms: tuple[str, ...]) -> bool:
 
 def is_command(name: str) -> bool:
     """True for what asks and prints: commands, studies, and the scripts at the top of a checkout."""
-    return inside(below(name), ("commands", "experiments", "__main__", "data.h5_look", "data.lmdb_look")) or name in SCRIPTS
+    return name in SCRIPTS or inside(below(name), (
+        "commands", "experiments", "__main__", "data.h5_look", "data.lmdb_look"))
 
 
 def library() -> list[str]:

@@ -12,11 +12,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import click
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 import gantransfer
+from gantransfer.__main__ import main
 from tests.conftest import ROOT
 
 if sys.version_info >= (3, 11):
@@ -111,7 +113,7 @@ def test_wheel_holds_the_packages_their_data_and_nothing_else(tmp_path):
     assert wheel.name.startswith(f"gantransfer-{gantransfer.__version__}-")
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {str(f.relative_to(ROOT)) for p in PACKAGES for f in (ROOT / p).rglob("*.py")}
-    expected |= {str(f.relative_to(ROOT)) for f in (ROOT / "gantransfer" / "data").glob("*") if f.is_file()}
+    expected |= {str(f.relative_to(ROOT)) for f in (ROOT / "gantransfer" / "assets").glob("*")}
     if any((ROOT / "csrc").glob("*.cpp")):
         expected |= {f"torch_utils/csrc/{f.name}" for f in (ROOT / "csrc").glob("*.*")}
     code = {n for n in names if ".dist-info/" not in n}
@@ -125,7 +127,8 @@ def commands(text: str) -> list[str]:
     lines = [line.strip().removeprefix("$ ") for b in blocks for line in b.replace("\\\n", " ").splitlines()]
     found = []
     for line in lines:
-        m = re.search(r"\bpython3? (?:-W \w+ )?(-m [\w.]+|[\w/]+\.py)\b|^(make [\w.]+)", line)
+        m = re.search(r"(?:^|-m )(gantransfer [a-z]\w+(?: [a-z]\w+)?)", line)
+        m = m or re.search(r"\bpython3? (?:-W \w+ )?(-m [\w.]+|[\w/]+\.py)\b|^(make [\w.]+)", line)
         m = m or re.search(r"\btorchrun\b.* ([\w/]+\.py)\b", line)
         if m:
             found.append(next(g for g in m.groups() if g))
@@ -137,7 +140,12 @@ def test_commands_of_the_documents_exist(path):
     targets = set(re.findall(r"^([\w. ]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     targets = {t for line in targets for t in line.split()}
     for command in commands(path.read_text(encoding="utf-8")):
-        if command.startswith("make "):
+        if command.startswith("gantransfer "):
+            words, known = command.split()[1:], main
+            for word in words[: 2 if words[0] in ("distill", "experiment") else 1]:
+                known = known.get_command(click.Context(known), word)
+                assert known is not None, f"{path.name}: {command}"
+        elif command.startswith("make "):
             assert command[5:] in targets, f"{path.name}: {command}"
         elif command.startswith("-m "):
             name = command[3:]
@@ -148,5 +156,5 @@ def test_commands_of_the_documents_exist(path):
 
 def test_commands_are_found_in_text():
     text = ("text python no.py\n```\nmake demo\n$ python -W ignore train.py --x \\\n  --y\n"
-            "gantransfer generate --a\ntorchrun --nnodes=2 train.py\n```\n")
-    assert commands(text) == ["make demo", "train.py", "-m gantransfer.commands.generate", "train.py"]
+            "gantransfer generate --a\npython -m gantransfer distill fakes --b\ntorchrun --nnodes=2 train.py\n```\n")
+    assert commands(text) == ["make demo", "train.py", "gantransfer generate", "gantransfer distill fakes", "train.py"]

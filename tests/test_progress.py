@@ -8,8 +8,8 @@ import time
 import numpy as np
 import torch
 
-from gantransfer.commands import interpolate
 from gantransfer.metrics import stats
+from gantransfer.pictures import walks
 
 
 class Terminal(io.StringIO):
@@ -52,6 +52,6 @@ def test_interpolation(monkeypatch):
             slow_start(screen, calls)
             return np.zeros([len(z), 3, 4, 4], np.uint8)
 
-    sheet = interpolate.sheet(Walk(), "z_shift", [0, 1, 2], 0, 1, 3, lambda a, b, t: a)
+    sheet = walks.sheet(Walk(), "z_shift", [0, 1, 2], 0, 1, 3, lambda a, b, t: a)
     assert sheet.shape == (3, 3, 3, 4, 4)
     assert screen.getvalue().startswith("gantransfer: compiling\n") and "rows" in screen.getvalue()

@@ -10,49 +10,26 @@ printed table.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
-from dnnlib.util import UserError
-from gantransfer.commands.flags import FLOAT, PATH, IntRange
-from gantransfer.exporters import weights
-from gantransfer.importers import IMPORTERS, load_any
-from gantransfer.importers.common import not_usable
-from gantransfer.importers.ledger import table
-from gantransfer.snapshot import Snapshot
+from dnnlib.util import UserError, finite_numbers
+from gantransfer.commands.flags import (
+    FLOAT,
+    ONE_CLASS_HELP,
+    PATH,
+    IntRange,
+    one_class,
+    warn_untrained,
+)
 
-FORMATS = ("auto", "gantransfer", *(i.name for i in IMPORTERS))
-ENDINGS = (".pkl", ".safetensors", ".pt", ".onnx")
+if TYPE_CHECKING:
+    from gantransfer.snapshot import Snapshot
 
-
-def report(snap: Snapshot, full: bool = False) -> str:
-    """What an import did, tensor by tensor; empty for a snapshot of ours that was never imported."""
-    if "networks" not in snap.extra:
-        return ""
-    lines = [f"format {snap.extra.get('format', 'stylegan2-ada')}, method {snap.method}",
-             table(snap.extra["networks"], snap.extra.get("left_out", {}), full)]
-    lines += [f"assumed, because the file does not say: {k} = {v}" for k, v in snap.extra.get("assumed", {}).items()]
-    lines += [f"not usable yet: {name}: {why}" for name, why in not_usable(snap.nets).items()]
-    if "needs" in snap.extra:
-        lines.append(f"needs {snap.extra['needs']}")
-    return "\n".join(lines)
-
-
-def write(snap: Snapshot, dest: str, net: str, trunc: float, opset: int) -> None:
-    """Write `snap` in the form that the ending of `dest` names. Raises UserError for another ending."""
-    ending = os.path.splitext(dest)[1].lower()
-    if ending == ".pkl":
-        snap.save(dest)
-    elif ending == ".safetensors":
-        weights.save_safetensors(snap, dest)
-    elif ending == ".pt":
-        weights.save_state(snap, net, dest)
-    elif ending == ".onnx":
-        from gantransfer.exporters.onnx import export_onnx
-
-        export_onnx(snap, dest, net=net, trunc=trunc, opset=opset)
-    else:
-        raise UserError(f"DEST={dest} should end in {', '.join(ENDINGS)}")
+# The names of importers.IMPORTERS; said here because --help imports none of them.
+FORMATS = ("auto", "gantransfer", "stylegan2-ada", "rosinality-stylegan2", "hypermod",
+           "rosinality-stylegan1", "alae", "mindgan", "biggan")
 
 
 @click.command(context_settings={"max_content_width": 110})
@@ -65,14 +42,19 @@ def write(snap: Snapshot, dest: str, net: str, trunc: float, opset: int) -> None
 @click.option("--trunc", type=FLOAT, default=1, show_default=True,
               help=".onnx: truncation psi, where that input is left out")
 @click.option("--opset", type=IntRange(18, 24), default=18, show_default=True, help=".onnx: version of operators")
-@click.option("--bake", is_flag=True, help="Turn a cgantransfer snapshot into an ordinary BigGAN of its new classes")
+@click.option("--bake", is_flag=True, help="Leave the method behind: of a hypermod snapshot one class as an "
+              "unconditional StyleGAN2, of a cgantransfer snapshot an ordinary BigGAN of its new classes")
+@click.option("--class", "class_", metavar="CLASS", help=f"--bake of hypermod: the class: {ONE_CLASS_HELP}")
+@click.option("--label", metavar="V,V,...", help="--bake of hypermod: instead of --class a weight for every class; "
+              "they should sum to one")
 @click.option("--decoder", type=PATH, metavar="PATH",
               help="Of a MindGAN: the ALAE it was trained on; gives a complete generator")
 @click.option("--baseline", type=click.Choice(["gaussian", "class_gaussian"]),
               help="Of a mind2mind snapshot: Gaussian latents in place of the trained ones")
 @click.option("--full", is_flag=True, help="List also the tensors that were copied under their own names")
 def main(source: str, dest: str, format_: str, copy: str | None, net: str, trunc: float, opset: int,
-         bake: bool, decoder: str | None, baseline: str | None, full: bool) -> None:
+         bake: bool, class_: str | None, label: str | None, decoder: str | None, baseline: str | None,
+         full: bool) -> None:
     """Convert a checkpoint: foreign to ours, ours to plain weights or ONNX. Nothing in SOURCE is executed.
 
     \b
@@ -80,21 +62,26 @@ def main(source: str, dest: str, format_: str, copy: str | None, net: str, trunc
     gantransfer convert mindgan.pth mind.pkl --decoder=model_submitted.pth
     gantransfer convert SNAP.pkl weights.safetensors
     gantransfer convert SNAP.pkl generator.onnx --trunc=0.7
+    gantransfer convert SNAP.pkl three.pkl --bake --class=3
     """
+    from gantransfer.exporters.files import ENDINGS, write
+    from gantransfer.importers import load_any
+    from gantransfer.importers.account import report
+
     if os.path.splitext(dest)[1].lower() not in ENDINGS:
         raise UserError(f"DEST={dest} should end in {', '.join(ENDINGS)}")
     if os.path.isdir(dest):
         raise UserError(f"DEST={dest} is a folder; name a file")
     if os.path.exists(dest) and os.path.exists(source) and os.path.samefile(source, dest):
         raise UserError("DEST is SOURCE; name another file")
+    if not bake and (class_ is not None or label is not None):
+        raise UserError(f"{'--class' if class_ is not None else '--label'} belongs to --bake")
     snap = load_any(source, format_, copy or "")
     text = report(snap, full)
     if text:
         print(text)
     if bake:
-        from gantransfer.methods import cgantransfer
-
-        snap = cgantransfer.bake(snap)
+        snap = baked(snap, class_, label)
     if decoder:
         from gantransfer.methods import mind2mind
 
@@ -105,3 +92,30 @@ def main(source: str, dest: str, format_: str, copy: str | None, net: str, trunc
         snap = mind2mind.baseline(snap, baseline)
     write(snap, dest, net, trunc, opset)
     print(f"{dest}: {', '.join(snap.nets) if dest.lower().endswith(('.pkl', '.safetensors')) else net}")
+
+
+def baked(snap: Snapshot, class_: str | None, label: str | None) -> Snapshot:
+    """--bake: a snapshot of hypermod or cgantransfer as one of the method that it was adapted from."""
+    if snap.method == "cgantransfer":
+        from gantransfer.methods import cgantransfer
+
+        if class_ is not None or label is not None:
+            raise UserError(f"{'--class' if class_ is not None else '--label'}: a cgantransfer snapshot is baked with "
+                            "all its new classes; omit it")
+        return cgantransfer.bake(snap)
+    import torch
+
+    from gantransfer.data.labels import DataSpec
+    from gantransfer.exporters import bake
+
+    bake.check(snap)
+    spec = DataSpec.from_dict(snap.data).label
+    if (class_ is None) == (label is None):
+        raise UserError(f"which class? give --class=0 to --class={spec.dim - 1}, or --label with a weight for each")
+    if label is None:
+        return bake.bake(snap, torch.eye(spec.dim)[[one_class(class_, spec)]])
+    weights = finite_numbers(label, "--label")
+    if len(weights) != spec.dim:
+        raise UserError(f"--label={label}: {len(weights)} numbers for {spec.dim} classes")
+    warn_untrained([k for k, w in enumerate(weights) if w], spec, "--label")
+    return bake.bake(snap, torch.tensor([weights]))

@@ -29,21 +29,11 @@ import numpy as np
 
 from dnnlib import json_file, seeding
 from dnnlib.util import UserError, atomic_write, sha256, sole_writer
-from gantransfer.commands.flags import (
-    FLOAT,
-    MAX_SEEDS,
-    PATH,
-    PATHS,
-    SEED,
-    FloatRange,
-    IntRange,
-    option_type,
-    trained_classes,
-)
+from gantransfer.commands.flags import FLOAT, MAX_SEEDS, PATH, PATHS, SEED, FloatRange, IntRange, option_type
 from gantransfer.commands.run import processes, result_path, run_stage, settings
 from gantransfer.data import resolution
 from gantransfer.data.dataset import ImageDataset
-from gantransfer.data.labels import some
+from gantransfer.data.labels import some, trained_classes
 from gantransfer.distillation import class_match, selection
 from gantransfer.distillation import fakes as fake_sets
 from gantransfer.distillation.presets import PRESETS

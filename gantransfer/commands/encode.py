@@ -14,23 +14,20 @@ if __name__ == "__main__":
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import numpy as np
-import torch
-from tqdm import tqdm
 
 from dnnlib.util import UserError, sole_writer
 from gantransfer.commands import kernels
-from gantransfer.commands.flags import PATH, PATHS, IntRange
-from gantransfer.commands.generate import pick_device
-from gantransfer.data import resolution
-from gantransfer.data.dataset import ImageDataset
-from gantransfer.importers import load_any
-from gantransfer.latent import autoencoder
-from gantransfer.latent import cache as latents
-from gantransfer.latent.autoencoder import AutoEncoder
-from gantransfer.sampler import to_uint8
+from gantransfer.commands.flags import PATH, PATHS, IntRange, pick_device
+
+if TYPE_CHECKING:
+    import torch
+
+    from gantransfer.data.dataset import ImageDataset
+    from gantransfer.latent.autoencoder import AutoEncoder
+    from gantransfer.latent.cache import Cache
 
 
 @click.command(context_settings={"max_content_width": 110})
@@ -60,6 +57,14 @@ def main(data: str, network: str, cache: str | None, xflip: bool, fp16: bool, re
     \b
     gantransfer encode --data=target.zip --network=runs/00001-source/network-snapshot-000200.pkl
     """
+    from tqdm import tqdm
+
+    from gantransfer.data import resolution
+    from gantransfer.importers import load_any
+    from gantransfer.latent import autoencoder
+    from gantransfer.latent import cache as latents
+    from gantransfer.latent.reconstructions import floor_lines
+
     where, part = pick_device(device), parse_shard(shard)
     path = Path(cache) if cache else latents.default_path(data)
     ae = autoencoder.load(load_any(network), where, network)
@@ -119,49 +124,10 @@ def say_acceptance(ae: AutoEncoder, name: str, accept: bool) -> None:
         print(f"Warning: {text}; its latents may not say what the generator needs")
 
 
-def floor_lines(cache: latents.Cache, images: ImageDataset) -> list[str]:
-    """What the reconstructions are like, in words."""
-    if cache.recon is None:
-        return []
-    base = cache.flip == 0
-    mse = cache.recon[base, 0].astype(np.float64)
-    lines = [f"floor: reconstruction error {mse.mean():.4g} (mean squared, images in [-1, 1]), PSNR "
-             f"{10 * math.log10(4 / max(mse.mean(), 1e-12)):.2f} dB, feature distance "
-             f"{cache.recon[base, 1].mean():.4g} per image"]
-    middle = np.median(mse)
-    far = np.flatnonzero(mse > middle + 6 * np.median(np.abs(mse - middle)))
-    if len(far):
-        worst = far[np.argsort(-mse[far])][:5]
-        names = ", ".join(f"{images.get_details(int(cache.index[base][i])).name} ({mse[i]:.3g})" for i in worst)
-        lines.append(f"Warning: {len(far)} of {len(mse)} images are reproduced far worse than the rest: {names}")
-    return lines
-
-
-class Reconstructions:
-    """A sampler of reconstructed images: seed k is image k (of the class asked for), counted round and round."""
-
-    views, label_sets = ("image",), {}
-
-    def __init__(self, cache: latents.Cache, ae: AutoEncoder, images: ImageDataset, device: torch.device | str):
-        self.spec, self.ae, self.device = images.spec, ae, device
-        base = np.flatnonzero(cache.flip == 0)
-        self.w = cache.w[base[np.argsort(cache.index[base])]]
-        ids = images.class_ids
-        self.members = None if ids is None else [np.flatnonzero(ids == k) for k in range(images.label_dim)]
-
-    @torch.no_grad()
-    def __call__(self, seeds, c=None, **kw):
-        if self.members is None:
-            rows = [s % len(self.w) for s in seeds]
-        else:
-            rows = [self.members[k][s % len(self.members[k])] for s, k in zip(seeds, c.argmax(1).tolist())]
-        w = torch.from_numpy(self.w[rows].astype(np.float32)).to(self.device)
-        return to_uint8(self.ae.decode(w))
-
-
-def print_floor_metric(name: str, detector: str | None, cache: latents.Cache, ae: AutoEncoder, images: ImageDataset,
+def print_floor_metric(name: str, detector: str | None, cache: Cache, ae: AutoEncoder, images: ImageDataset,
                        device: torch.device | str) -> dict[str, float]:
     """Compute a metric of the reconstructions against the images they are of, and print it."""
+    from gantransfer.latent.reconstructions import Reconstructions
     from gantransfer.metrics import table
 
     detectors = {}

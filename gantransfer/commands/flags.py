@@ -13,16 +13,19 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from dnnlib.seeding import MAX_SEEDS
 from dnnlib.util import FLOAT32, UserError, expand_user, is_url, printable
-from gantransfer.data.labels import LabelSpec
+from gantransfer.data.labels import LabelSpec, known_classes, trained_classes
 from gantransfer.data.names import valid_text
 
+if TYPE_CHECKING:
+    import torch
+
 INT64 = 2**63
-MAX_SEEDS = 10**7  # in one list
 SEED_DIGITS = 1000
 
 
@@ -324,23 +327,6 @@ def one_class(text: str, label: LabelSpec, flag: str = "--class") -> int:
     return found[0]
 
 
-def known_classes(label: LabelSpec, ids: Sequence[int] | None = None, owner: str = "the model") -> str:
-    """'the model knows 0 to 9 (ash, birch, ...)'."""
-    ids = range(label.dim) if ids is None else ids
-    shown = [printable(n) for n in label.names[:10]]
-    names = ", ".join(shown) + (", ..." if len(label.names) > 10 else "")
-    whole = not len(ids) or list(ids) == list(range(ids[0], ids[-1] + 1))
-    what = (f"{ids[0]} to {ids[-1]}" if len(ids) else "none") if whole else (
-        ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else ""))
-    return f"{owner} knows {what}" + (f" ({names})" if names else "")
-
-
-def trained_classes(label: LabelSpec) -> list[int]:
-    """Ids of the classes that had images; all where that is not known (an imported network)."""
-    found = [k for k, n in enumerate(label.counts) if n > 0 and k < label.dim]
-    return found or list(range(label.dim))
-
-
 def warn_untrained(classes: Sequence[int], label: LabelSpec, flag: str = "--class",
                    say: Callable[[str], None] = note) -> None:
     """A line when `classes` asks for ones whose input was never trained."""
@@ -350,3 +336,21 @@ def warn_untrained(classes: Sequence[int], label: LabelSpec, flag: str = "--clas
         many = len(dead) > 1
         say(f"{flag}: class{'es' * many} {shown} had no training image: {'their' if many else 'its'} input was never "
             f"trained, and {'their' if many else 'its'} images mean nothing")
+
+
+# ---- machine and places ----------------------------------------------------------------------------------------------
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto' is the GPU if there is one. Raises UserError for a device that this machine lacks."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device={name} is not a device; use cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device=cpu")
+    return device

@@ -8,90 +8,41 @@ is read off its instructions, so that a hostile file can be looked at too.
 from __future__ import annotations
 
 import json
+import math
 import os
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import click
 
-from dnnlib.util import UserError, fetch, is_url, printable
-from gantransfer.commands.convert import report
+from dnnlib.util import UserError, printable
 from gantransfer.commands.flags import PATH
-from gantransfer.formats import inert_pickle, onnx_info, torch_file
-from gantransfer.formats.inert_pickle import Refused
-from gantransfer.importers import load_any, open_source
-from gantransfer.importers.common import Source, not_usable
-from gantransfer.snapshot import Snapshot
-
-
-def names(source: Source) -> list[tuple[str, bool]]:
-    """('module.name', known) of everything that the pickles of a file or folder refer to."""
-    found: dict[str, bool] = {}
-    files = sorted(p for p in source.path.iterdir() if p.is_file()) if source.kind == "folder" else [source.path]
-    for path in files:
-        with open(path, "rb") as f:
-            start = f.read(16)
-        try:
-            if start.startswith(torch_file.LEGACY_START[:13]) or start.startswith(torch_file.ZIP_START):
-                found.update(pair for data in torch_file.pickles(path) for pair in inert_pickle.names_in(data))
-            elif start[:1] == b"\x80" or source.kind == "":
-                found.update(inert_pickle.names_in(path.read_bytes()))
-        except (Refused, zipfile.BadZipFile):
-            continue
-    return list(found.items())
-
-
-def describe(snap: Snapshot) -> list[str]:
-    """Lines on a snapshot: method, data, networks, options."""
-    label = snap.data.get("label") or {}
-    kind = {"class": "classes", "value": "label values"}.get(label.get("kind"), "")
-    lines = [f"method      {snap.method}" + (f", stage {snap.stage}" if snap.stage != "main" else ""),
-             f"trained     {snap.cur_nimg / 1000:g} kimg" if snap.cur_nimg else "trained     not recorded",
-             f"data        {snap.data.get('name') or 'not recorded'}, {snap.data.get('resolution', '?')} pixels, "
-             f"{snap.data.get('channels', '?')} channels" + (f", {label.get('dim')} {kind}" if kind else ", no labels")]
-    for name, r in snap.nets.items():
-        numbers = sum(t.numel() for t in r.state.values())
-        lines.append(f"network     {name}: {r.cls.removeprefix('gantransfer.networks.')}, {len(r.state)} tensors, "
-                     f"{numbers:,} numbers")
-        lines.append(f"            {json.dumps(r.kwargs)}")
-        lines += [f"            not usable yet: {why}" for why in not_usable({name: r}).values()]
-    if snap.options:
-        lines.append(f"options     {json.dumps(_short(snap.options))}")
-    rest = {k: v for k, v in snap.extra.items() if k not in ("networks", "left_out", "assumed")}
-    if rest:
-        lines.append(f"provenance  {json.dumps(_short(rest))}")
-    return lines
-
-
-def _onnx(file: str) -> list[str]:
-    path = fetch(file)
-    if not path.is_file():
-        raise UserError(f"{file} is a folder; name a file")
-    lines = onnx_info.describe(path)  # before the first line is printed
-    return [f"{path.name if is_url(file) else Path(file).name}: ONNX, {os.path.getsize(path):,} bytes", *lines]
-
-
-def _short(value: Any) -> Any:
-    """JSON-able, with tensors and long lists cut down."""
-    if isinstance(value, dict):
-        return {str(k): _short(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_short(v) for v in value[:8]] + ([f"... {len(value) - 8} more"] if len(value) > 8 else [])
-    return value if value is None or isinstance(value, bool | int | float | str) else f"<{type(value).__name__}>"
 
 
 @click.command(context_settings={"max_content_width": 110})
 @click.argument("file", type=PATH)
 @click.option("--tensors", is_flag=True, help="List every tensor and what became of it")
-def main(file: str, tensors: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Of .metric files: one JSON object per checkpoint")
+def main(file: str, tensors: bool, as_json: bool) -> None:
     """What is in a checkpoint, ours or foreign, or in an .onnx file, and what would be refused. Runs nothing.
+
+    Of a published Hyper-Modulation run's `.metric` file, or a folder of them: the class means, under their right names.
 
     \b
     gantransfer inspect network-snapshot-000200.pkl
+    gantransfer inspect data/training-runs/00000-x/metrics
     """
+    found = metric_files(file)
+    if found:
+        print_metrics(found, as_json)
+        return
+    if as_json:
+        raise UserError(f"--json is for .metric files, and {file} is none")
+    from gantransfer.importers import load_any, open_source
+    from gantransfer.importers.account import report
+    from gantransfer.importers.look import describe, describe_onnx, names
+
     if file.lower().endswith(".onnx"):  # such files have no mark of their own
-        for line in _onnx(file):
+        for line in describe_onnx(file):
             print(line)
         return
     source = open_source(file)
@@ -115,3 +66,27 @@ def main(file: str, tensors: bool) -> None:
         for name, r in snap.nets.items():
             for key, t in r.state.items():
                 print(f"  {printable(f'{name}.{key}')}  {list(t.shape)} {str(t.dtype).removeprefix('torch.')}")
+
+
+def metric_files(file: str) -> list[Path]:
+    """The .metric files that FILE names: itself, or `<iteration>.metric` in it."""
+    from gantransfer.formats import metric_file
+
+    path = Path(file)
+    if not path.is_dir():
+        return [path] if path.suffix == ".metric" else []
+    return metric_file.metric_files(path) if any(path.glob("*.metric")) else []
+
+
+def print_metrics(files: list[Path], as_json: bool) -> None:
+    """A line of class means per checkpoint."""
+    from gantransfer.formats.metric_file import NAMES, read_metric
+
+    for path in files:
+        table = read_metric(path)
+        means = {NAMES.get(k, k): math.fsum(row.get(k, math.nan) for row in table.values()) / len(table)
+                 for k in next(iter(table.values()))}
+        if as_json:
+            print(json.dumps(dict(checkpoint=path.stem, classes=len(table), class_mean=means)))
+        else:
+            print(f"{path.stem:>10s}  " + "  ".join(f"{k} {v:.4g}" for k, v in means.items()))

@@ -162,7 +162,7 @@ def survives(path: str, look: str = "gantransfer.data.h5_look", library: str = "
 
     Damaged files can do both, and no Python code can stop that: another process, `python -m LOOK`, looks first.
     """
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))}
     try:
         done = subprocess.run([sys.executable, "-m", look, os.path.abspath(path)], env=env,

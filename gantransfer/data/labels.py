@@ -278,3 +278,20 @@ def class_weights(counts: Sequence[int], policy: str) -> np.ndarray:
         # (1 - beta^n) / (1 - beta) with 1 - beta = 1/N, without cancellation for large N.
         w[n > 0] = m / (-np.expm1(m * np.log1p(-1 / total)) * total) if total > 1 else 1
     return w / w.sum()
+
+
+def known_classes(label: LabelSpec, ids: Sequence[int] | None = None, owner: str = "the model") -> str:
+    """'the model knows 0 to 9 (ash, birch, ...)'."""
+    ids = range(label.dim) if ids is None else ids
+    shown = [printable(n) for n in label.names[:10]]
+    names = ", ".join(shown) + (", ..." if len(label.names) > 10 else "")
+    whole = not len(ids) or list(ids) == list(range(ids[0], ids[-1] + 1))
+    what = (f"{ids[0]} to {ids[-1]}" if len(ids) else "none") if whole else (
+        ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else ""))
+    return f"{owner} knows {what}" + (f" ({names})" if names else "")
+
+
+def trained_classes(label: LabelSpec) -> list[int]:
+    """Ids of the classes that had images; all where that is not known (an imported network)."""
+    found = [k for k, n in enumerate(label.counts) if n > 0 and k < label.dim]
+    return found or list(range(label.dim))

@@ -113,20 +113,20 @@ def scores(folder: Path, others: Path, test: Path, made: dict[str, Path], seed: 
 
     The judge learns from all digits at other angles.
     """
-    from gantransfer.commands import judge
     from gantransfer.data.dataset import ImageDataset
+    from gantransfer.detectors import judge_training
 
     path = folder / "label_score.json"
     if not path.exists():
         learn = ImageDataset(others, use_labels=True)
         every = np.arange(len(learn))
-        net = judge.train_judge(learn.images_uint8(every), learn.labels(every)[:, 0], seed=seed + 1000, epochs=60,
-                                label=learn.spec.label)
+        net = judge_training.train_judge(learn.images_uint8(every), learn.labels(every)[:, 0], seed=seed + 1000,
+                                         epochs=60, label=learn.spec.label)
         values = {}
         for name, zip_path in {"held-out reals": test, **made}.items():
             data = ImageDataset(zip_path, use_labels=True)
             rows = np.arange(len(data))
-            values[name] = judge.mean_error(net, data.images_uint8(rows), data.labels(rows)[:, 0])
+            values[name] = judge_training.mean_error(net, data.images_uint8(rows), data.labels(rows)[:, 0])
         with atomic_write(path) as f:
             json.dump(values, f)
     return json_file.read(path)

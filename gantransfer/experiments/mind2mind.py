@@ -132,9 +132,9 @@ class Ruler:
 def measure(folder: Path, snapshots: dict[tuple[str, int], list[Path]], encoder: Path,
             judges: int) -> dict[str, list[dict[str, float]]]:
     """Reports of every snapshot, of the baselines of the last Mind2Mind snapshots, and of the reconstructions."""
-    from gantransfer.commands.encode import Reconstructions
     from gantransfer.importers import load_any
     from gantransfer.latent import autoencoder, cache
+    from gantransfer.latent.reconstructions import Reconstructions
     from gantransfer.methods import mind2mind
 
     ruler, out = Ruler(folder, judges), {}

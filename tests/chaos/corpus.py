@@ -407,14 +407,13 @@ def attacks(place: Path) -> list[tuple[str, str, bytes | Path, Callable[[Path], 
     """(name, file name, content or file, reader) of every attack."""
     from dnnlib import json_file
     from gantransfer import training_state
-    from gantransfer.commands import old_metrics
-    from gantransfer.commands.inspect import names
     from gantransfer.data import sources
     from gantransfer.data.dataset import ImageDataset
     from gantransfer.data.labels import label_array, parse_label_file
     from gantransfer.detectors.descriptor import read_descriptor
-    from gantransfer.formats import inert_pickle
+    from gantransfer.formats import inert_pickle, metric_file
     from gantransfer.importers import load_any, open_source
+    from gantransfer.importers.look import names
     from gantransfer.latent import cache
     from gantransfer.metrics.reference import read_reference
     from tests.chaos import seeds
@@ -444,7 +443,7 @@ def attacks(place: Path) -> list[tuple[str, str, bytes | Path, Callable[[Path], 
             (f"pickle: {what}", "x.pkl", data, lambda p: inert_pickle.load(p.read_bytes())),
             (f"network: {what}", "x.pkl", data, network),
             (f"reference: {what}", "x.pkl", data, read_reference),
-            (f"old figures: {what}", "1.metric", data, old_metrics.read_metric),
+            (f"old figures: {what}", "1.metric", data, metric_file.read_metric),
             (f"CIFAR: {what}", "data_batch_1", data, lambda p: sources.load_arrays(p.read_bytes(), p.name)),
         ]
     found += [(f"reference: {k}", "x.pkl", v, read_reference) for k, v in references().items()]

@@ -28,8 +28,7 @@ from torch import nn
 from dnnlib import json_file
 from dnnlib.util import EasyDict, UserError
 from gantransfer import training_state
-from gantransfer.commands import best, old_metrics
-from gantransfer.commands.inspect import names as names_of
+from gantransfer.commands import best
 from gantransfer.data import sources
 from gantransfer.data.container import IMAGE_EXTENSIONS
 from gantransfer.data.dataset import ImageDataset
@@ -38,8 +37,9 @@ from gantransfer.detectors.descriptor import read_descriptor
 from gantransfer.detectors.weights import read_state
 from gantransfer.distillation.fakes import read as read_fakes
 from gantransfer.exporters import weights
-from gantransfer.formats import inert_pickle
+from gantransfer.formats import inert_pickle, metric_file
 from gantransfer.importers import load_any, open_source
+from gantransfer.importers.look import names as names_of
 from gantransfer.latent import cache
 from gantransfer.metrics import stats
 from gantransfer.metrics.reference import read_reference
@@ -181,7 +181,7 @@ def make(folder: Path) -> dict[str, Seed]:
         add(f"pickle {protocol}", f"p{protocol}.pkl", pickle.dumps(content, protocol),
             lambda p: inert_pickle.load(p.read_bytes()), "pickle")
     add("opcodes", "ops.pkl", b"\x80\x04N.", lambda p: inert_pickle.load(p.read_bytes()), "opcodes", False)
-    add("old figures", "7.metric", pickle.dumps({0: {"fid": 3.5, "pr": {0: 0.5}}}, 4), old_metrics.read_metric,
+    add("old figures", "7.metric", pickle.dumps({0: {"fid": 3.5, "pr": {0: 0.5}}}, 4), metric_file.read_metric,
         "pickle")
 
     # training states, detectors

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from dnnlib.util import run_cli
-from gantransfer.commands import calc_metrics, judge
+from gantransfer.commands import calc_metrics
 from gantransfer.data.dataset import ImageDataset
+from gantransfer.detectors import judge_training
 from gantransfer.metrics import table
 from gantransfer.networks.stylegan2 import Generator
 from gantransfer.snapshot import NetRecord, Snapshot
@@ -159,13 +160,13 @@ def test_label_file_restricts_the_reals(calc, digits, tmp_path):
 
 def test_own_detector(calc, digits, tmp_path):
     outdir = f"--outdir={tmp_path / 'o'}"
-    net = judge.train_judge(digits[0][:, None], digits[1], epochs=1)
-    judge.save_judge(net, tmp_path / "j.pt", "mine")
+    net = judge_training.train_judge(digits[0][:, None], digits[1], epochs=1)
+    judge_training.save_judge(net, tmp_path / "j.pt", "mine")
     for flag in (f"--detector=mine={tmp_path / 'j.pt'}", f"--detector={tmp_path / 'j.detector.json'}"):
         [x] = lines(calc("--metrics=fd_mine_40", flag, outdir))
         assert x["detector"]["name"] == "mine"
     # a judge of the same name as the shipped one takes its place
-    judge.save_judge(net, tmp_path / "k.pt", "digits32")
+    judge_training.save_judge(net, tmp_path / "k.pt", "digits32")
     [own] = lines(calc("--metrics=fd_digits32_40", f"--detector=digits32={tmp_path / 'k.pt'}", outdir))
     [shipped] = lines(calc("--metrics=fd_digits32_40", outdir))
     assert own["detector"]["sha256"] != shipped["detector"]["sha256"]

@@ -13,10 +13,11 @@ import torch
 
 import gantransfer
 from dnnlib.util import UserError
+from gantransfer.commands import convert
 from gantransfer.data.labels import DataSpec, LabelSpec
 from gantransfer.exporters import weights
 from gantransfer.formats.inert_pickle import Refused
-from gantransfer.importers import load_any
+from gantransfer.importers import IMPORTERS, load_any
 from gantransfer.networks import stylegan2
 from gantransfer.snapshot import NetRecord, Snapshot
 from tests.conftest import ROOT
@@ -288,3 +289,7 @@ def test_a_download_that_was_damaged_since_is_fetched_again(snap, tmp_path, monk
     cached.unlink()
     with pytest.raises(UserError, match="fetch it elsewhere"):
         load_any(url)
+
+
+def test_formats_of_the_help_are_the_importers():
+    assert convert.FORMATS == ("auto", "gantransfer", *(i.name for i in IMPORTERS))

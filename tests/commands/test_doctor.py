@@ -6,10 +6,9 @@ import shutil
 import pytest
 import torch
 
-from gantransfer.commands import doctor
 from tests.torch_utils.test_build_cache import fake_compiler
 from tests.torch_utils.test_build_cuda import fake_nvcc
-from torch_utils import build
+from torch_utils import build, machine
 
 
 def test_names_what_it_found(run_script):
@@ -55,10 +54,10 @@ def test_looks_at_the_cuda_link_too(link, verdict, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_HOME", str(nvcc.parents[1]))
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     rows = []
-    doctor._gpu(lambda *row: rows.append(row))
+    machine._gpu(lambda *row: rows.append(row))
     (row,) = [r for r in rows if r[1].startswith("CUDA link")]
     assert row[0] == verdict
     assert verdict == "ok" or "cannot find -lcudart_static" in row[2] and "CUDA_HOME" in row[2]
     monkeypatch.setenv("CUDA_PATH", str(tmp_path / "nowhere"))
-    doctor._gpu(lambda *row: rows.append(row))
+    machine._gpu(lambda *row: rows.append(row))
     assert any(r[0] == "note" and "nowhere has no bin/nvcc" in r[1] for r in rows)

@@ -18,7 +18,7 @@ import torch
 from dnnlib import seeding
 from dnnlib.util import UserError, cache_dir
 from gantransfer.commands import flags
-from gantransfer.data.labels import LabelSpec, label_array
+from gantransfer.data.labels import LabelSpec, label_array, trained_classes
 from tests.conftest import ROOT
 from torch_utils import random as rnd
 
@@ -245,8 +245,8 @@ def test_classes_of_a_model_without_any():
 
 
 def test_classes_without_images_are_left_out_or_said(capsys):
-    assert flags.trained_classes(TREES) == [0, 1, 3, 4]
-    assert flags.trained_classes(LabelSpec("class", 3)) == [0, 1, 2]  # imported: not known
+    assert trained_classes(TREES) == [0, 1, 3, 4]
+    assert trained_classes(LabelSpec("class", 3)) == [0, 1, 2]  # imported: not known
     assert flags.asked_classes("1-3", TREES) == [1, 2, 3]
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "class 2 had no training image" in err

@@ -18,6 +18,7 @@ from gantransfer.commands import flags, generate
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.methods import METHODS
 from gantransfer.networks import stylegan2, utlo
+from gantransfer.pictures import mixing, plan
 from gantransfer.snapshot import NetRecord, Snapshot, load
 
 CLASSES = LabelSpec("class", 4, counts=(10, 4, 1, 0), names=("ash", "beech", "cedar", "0-9"),
@@ -185,7 +186,8 @@ def test_style_mixing(tmp_path, trees):
     own = {s: sampler([s], c, noise_mode="const")[0].numpy().astype(int) for s in (0, 1, 5, 6)}
 
     def sheet(layers):
-        return generate.mixing_sheet(snap, [0, 1], [5, 6], layers, c).astype(int).reshape(3, 3, 3, 16, 16)
+        sampler = METHODS[snap.method].sampler_from(snap)
+        return mixing.mixing_sheet(sampler, [0, 1], [5, 6], layers, c).astype(int).reshape(3, 3, 3, 16, 16)
 
     s = sheet([0, 1])
     for i, (row, col) in enumerate(((0, 5), (1, 6))):
@@ -241,7 +243,7 @@ def test_nothing_half_written(tmp_path, trees, monkeypatch):
         yield 0, {"image": np.zeros((3, 16, 16), np.uint8)}
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(generate, "sample", broken)
+    monkeypatch.setattr(plan, "sample", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         run("--network", trees, "--per-class=3", "--outdir", tmp_path / "o" / "x.zip",
             "--grid", tmp_path / "o" / "g.png")
@@ -301,8 +303,8 @@ def test_label_sets_in_a_list(tmp_path):
         spec = DataSpec("x", 16, 3, 1, CLASSES)
         label_sets = {"old": CLASSES, "new": CLASSES}
 
-    assert generate.split_label_set("new:3,1", Two()) == ("new", "3,1")
-    assert generate.split_label_set("new:3,new:ash", Two()) == ("new", "3,ash")
-    assert generate.split_label_set("name:ash", Two()) == (None, "name:ash")
+    assert plan.split_label_set("new:3,1", Two()) == ("new", "3,1")
+    assert plan.split_label_set("new:3,new:ash", Two()) == ("new", "3,ash")
+    assert plan.split_label_set("name:ash", Two()) == (None, "name:ash")
     with pytest.raises(UserError, match="--class=new:3,old:1: old:1 is of another set"):
-        generate.split_label_set("new:3,old:1", Two())
+        plan.split_label_set("new:3,old:1", Two())

@@ -11,6 +11,7 @@ from gantransfer.commands import interpolate
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.methods import METHODS
 from gantransfer.networks import stylegan2
+from gantransfer.pictures import video, walks
 from gantransfer.snapshot import NetRecord, Snapshot
 from tests.methods.test_hypermod import make, spec, step
 
@@ -34,7 +35,7 @@ def conditional():
 @pytest.fixture(params=["hyper", "conditional"])
 def walk(request):
     snap = request.getfixturevalue(request.param)
-    return interpolate.Walk(METHODS[snap.method].sampler_from(snap), 1.0, "const", torch.device("cpu"))
+    return walks.Walk(METHODS[snap.method].sampler_from(snap), 1.0, "const", torch.device("cpu"))
 
 
 def ordinary(walk, seed, class_id):
@@ -47,15 +48,15 @@ def near(a, b):
 
 
 def test_ends_of_walks_are_ordinary_images(walk):
-    s = interpolate.sheet(walk, "class", [5, 6], 1, 3, 4, interpolate.straight)
+    s = walks.sheet(walk, "class", [5, 6], 1, 3, 4, walks.straight)
     assert s.shape == (2, 4, 1, 16, 16)
     for row, seed in zip(s, (5, 6)):
         assert near(row[0], ordinary(walk, seed, 1)) and near(row[-1], ordinary(walk, seed, 3))
         assert not near(row[0], row[-1])
-    s = interpolate.sheet(walk, "noise", [5, 6, 7], 2, 0, 3, interpolate.slerp)
+    s = walks.sheet(walk, "noise", [5, 6, 7], 2, 0, 3, walks.slerp)
     assert len(s) == 2 and near(s[0, 0], ordinary(walk, 5, 2)) and near(s[1, 2], ordinary(walk, 7, 2))
     assert near(s[0, 2], s[1, 0])
-    s = interpolate.sheet(walk, "class_noise", [5, 6], 1, 3, 3, interpolate.straight)
+    s = walks.sheet(walk, "class_noise", [5, 6], 1, 3, 3, walks.straight)
     assert s.shape[:2] == (3, 3)
     assert near(s[0, 0], ordinary(walk, 5, 1)) and near(s[0, 2], ordinary(walk, 5, 3))
     assert near(s[2, 0], ordinary(walk, 6, 1)) and near(s[2, 2], ordinary(walk, 6, 3))
@@ -63,22 +64,22 @@ def test_ends_of_walks_are_ordinary_images(walk):
 
 def test_shifts_pass_through_the_unshifted_image(walk):
     for kind in ("z_shift", "class_shift"):
-        s = interpolate.sheet(walk, kind, [5], 1, 0, 5, interpolate.straight)
+        s = walks.sheet(walk, kind, [5], 1, 0, 5, walks.straight)
         assert near(s[0, 2], ordinary(walk, 5, 1)) and not near(s[0, 0], s[0, 4])
-    s = interpolate.sheet(walk, "random_z", [5], 1, 0, 3, interpolate.straight)
+    s = walks.sheet(walk, "random_z", [5], 1, 0, 3, walks.straight)
     assert near(s[0, 0], ordinary(walk, 6, 1)) and near(s[0, 2], ordinary(walk, 8, 1))
 
 
 def test_random_noise_does_not_flicker(hyper):
-    walk = interpolate.Walk(METHODS["hypermod"].sampler_from(hyper), 1.0, "random", torch.device("cpu"))
-    s = interpolate.sheet(walk, "class", [5], 1, 1, 3, interpolate.straight)
+    walk = walks.Walk(METHODS["hypermod"].sampler_from(hyper), 1.0, "random", torch.device("cpu"))
+    s = walks.sheet(walk, "class", [5], 1, 1, 3, walks.straight)
     assert near(s[0, 0], s[0, 1]) and near(s[0, 0], s[0, 2])
 
 
 def test_slerp_of_parallel_vectors_is_straight():
     a = torch.tensor([[1.0, 2.0]])
-    torch.testing.assert_close(interpolate.slerp(a, 3 * a, 0.5), 2 * a)
-    assert interpolate.slerp(a, -a, 0.5).isfinite().all()
+    torch.testing.assert_close(walks.slerp(a, 3 * a, 0.5), 2 * a)
+    assert walks.slerp(a, -a, 0.5).isfinite().all()
 
 
 def command(*words):
@@ -125,7 +126,7 @@ def test_messages(hyper, conditional, tmp_path, monkeypatch):
         command(f"--network={tmp_path / 'plain.pkl'}", f"--output={tmp_path / 'o.png'}")
     monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
     with pytest.raises(UserError, match="pip install imageio-ffmpeg"):
-        interpolate.write_video(str(tmp_path / "o.mp4"), np.zeros((1, 2, 1, 8, 8), np.uint8), 3, 1)
+        video.write_video(str(tmp_path / "o.mp4"), np.zeros((1, 2, 1, 8, 8), np.uint8), 3, 1)
 
 
 def test_walks_go_between_classes_that_had_images(conditional, tmp_path, monkeypatch, capsys):
@@ -133,7 +134,7 @@ def test_walks_go_between_classes_that_had_images(conditional, tmp_path, monkeyp
         "class", 4, (0, 5, 0, 5), ("ash", "beech", "cedar", "0")).to_dict()})
     snap.save(tmp_path / "x.pkl")
     ends = []
-    monkeypatch.setattr(interpolate, "sheet", lambda walk, kind, seeds, a, b, *_: ends.append((a, b)) or np.zeros(
+    monkeypatch.setattr(walks, "sheet", lambda walk, kind, seeds, a, b, *_: ends.append((a, b)) or np.zeros(
         (1, 2, 1, 16, 16), np.uint8))
     words = [f"--network={tmp_path / 'x.pkl'}", f"--output={tmp_path / 'o.png'}"]
     command(*words)

@@ -9,7 +9,7 @@ import torch
 
 from dnnlib.util import run_cli
 from gantransfer.commands import judge
-from gantransfer.detectors import features
+from gantransfer.detectors import features, judge_training
 from tests.conftest import write_image_zip
 
 
@@ -31,9 +31,9 @@ def all_digits():
 @pytest.mark.slow
 def test_judge_reaches_the_required_accuracy(all_digits):
     x, y, test_x, test_y = all_digits
-    net = judge.train_judge(x, y)
-    assert judge.accuracy(net, test_x, test_y) >= 0.98
-    assert float(judge.judge(net, x)[0].double().var(0).sum()) == pytest.approx(100, rel=1e-4)
+    net = judge_training.train_judge(x, y)
+    assert judge_training.accuracy(net, test_x, test_y) >= 0.98
+    assert float(judge_training.judge(net, x)[0].double().var(0).sum()) == pytest.approx(100, rel=1e-4)
 
 
 def test_shipped_judge_on_held_out_digits(all_digits):
@@ -49,7 +49,7 @@ def test_shipped_judge_on_held_out_digits(all_digits):
 def test_training_repeats(digits):
     images, labels = digits
     state = torch.get_rng_state()
-    a, b, c = (judge.train_judge(images[:, None], labels, seed=s, epochs=2) for s in (0, 0, 1))
+    a, b, c = (judge_training.train_judge(images[:, None], labels, seed=s, epochs=2) for s in (0, 0, 1))
     assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
     assert not torch.equal(a.embed.weight, c.embed.weight)
     assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers are untouched"
@@ -57,7 +57,7 @@ def test_training_repeats(digits):
 
 def test_shift_moves_by_a_pixel():
     x = torch.arange(64.0).reshape(1, 1, 8, 8).repeat(3, 1, 1, 1)
-    out = judge.shift(x, torch.tensor([[0, 0], [1, 0], [0, -1]]))
+    out = judge_training.shift(x, torch.tensor([[0, 0], [1, 0], [0, -1]]))
     assert torch.equal(out[0], x[0])
     assert torch.equal(out[1, 0, 1:], x[1, 0, :-1]) and torch.equal(out[1, 0, 0], x[1, 0, 0])
     assert torch.equal(out[2, 0, :, :-1], x[2, 0, :, 1:]) and torch.equal(out[2, 0, :, -1], x[2, 0, :, -1])

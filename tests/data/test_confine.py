@@ -214,7 +214,7 @@ COMMANDS = [
     ("calc_metrics.py", "--network=set", "--metrics=fid1000_full", "--ref={p}"),
     ("-m", "gantransfer", "generate", "--network={p}", "--seeds=0", "--outdir=o"),
     ("-m", "gantransfer", "convert", "{p}", "o.pkl"), ("-m", "gantransfer", "inspect", "{p}"),
-    ("-m", "gantransfer", "old_metrics", "{p}"), ("-m", "gantransfer", "encode", "--data=set", "--network={p}"),
+    ("-m", "gantransfer", "inspect", "{p}.metric"), ("-m", "gantransfer", "encode", "--data=set", "--network={p}"),
     ("-m", "gantransfer", "judge", "--data={p}", "--out=j.pt"),
     ("-m", "gantransfer", "distill", "teacher", "--data={p}", "--outdir=t"),
 ]
@@ -224,6 +224,7 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c))
 def test_every_command_ends_in_one_line(command, folder, tmp_path):
     os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.metric")
     os.mkfifo(tmp_path / "cifar-10-python.tar.gz")
     args = [a.format(p="pipe", named="cifar-10-python.tar.gz") for a in command]
     if args[0].endswith(".py"):

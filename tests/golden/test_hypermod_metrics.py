@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from gantransfer.commands.interpolate import slerp
 from gantransfer.metrics.fid import frechet_distance
 from gantransfer.metrics.kid import kid_full
 from gantransfer.metrics.precision_recall import density_coverage, precision_recall
+from gantransfer.pictures.walks import slerp
 from tests.golden.conftest import assert_close, golden_files, load_npz
 
 

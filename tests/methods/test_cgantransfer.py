@@ -10,13 +10,13 @@ import torch.nn.functional as F
 
 from dnnlib.util import UserError
 from gantransfer import training_loop, training_state
-from gantransfer.commands.explain import explain, table
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import Batch, RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.methods.biggan import Draws
 from gantransfer.methods.cgantransfer import bake, labels_of
 from gantransfer.networks import biggan, cgantransfer
+from gantransfer.pictures.transfer_scores import explain, table
 from gantransfer.snapshot import NetRecord, Snapshot
 from gantransfer.training_loop import Stepper
 

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from dnnlib.util import UserError
 from gantransfer import training_loop
 from gantransfer.augment import contrastive
-from gantransfer.commands import bake, generate
+from gantransfer.commands import convert, generate
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
+from gantransfer.exporters import bake
 from gantransfer.importers import load_any
 from gantransfer.method import Batch, RunConfig
 from gantransfer.methods import METHODS
@@ -274,7 +275,7 @@ def test_published_checkpoints_train_on(tmp_path):
 def test_baked_class_is_an_ordinary_snapshot(tmp_path):
     snap = step(make(spec(names=("a", "b", "c", "d"))), 3).snapshot(24)
     snap.save(tmp_path / "x.pkl")
-    run = CliRunner().invoke(bake.main, [f"--network={tmp_path / 'x.pkl'}", "--class=c", str(tmp_path / "c.pkl")])
+    run = CliRunner().invoke(convert.main, ["--bake", "--class=c", str(tmp_path / "x.pkl"), str(tmp_path / "c.pkl")])
     assert run.exit_code == 0, run.output
     baked = load_any(tmp_path / "c.pkl")
     plain, own = METHODS["stylegan2"].sampler_from(baked), METHODS["hypermod"].sampler_from(snap)
@@ -285,7 +286,13 @@ def test_baked_class_is_an_ordinary_snapshot(tmp_path):
     for args, says in ((["--class=9"], "no class"), (["--class=0,1"], "one class"), ([], "which class"),
                        (["--label=1,2"], "2 numbers"), (["--label=a"], "not a list")):
         with pytest.raises(UserError, match=says):
-            bake.main([f"--network={tmp_path / 'x.pkl'}", *args, str(tmp_path / "d.pkl")], standalone_mode=False)
+            convert.main(["--bake", *args, str(tmp_path / "x.pkl"), str(tmp_path / "d.pkl")], standalone_mode=False)
+    for args in ["--class=1"], ["--label=1,0,0,0"]:
+        with pytest.raises(UserError, match="belongs to --bake"):
+            convert.main([*args, str(tmp_path / "x.pkl"), str(tmp_path / "d.pkl")], standalone_mode=False)
+    with pytest.raises(UserError, match="--bake takes"):
+        convert.main(["--bake", str(tmp_path / "c.pkl"), str(tmp_path / "d.pkl")], standalone_mode=False)
+    assert not (tmp_path / "d.pkl").exists()
     with pytest.raises(UserError, match="hypermod"):
         bake.bake(baked, torch.ones(1, 1))
 

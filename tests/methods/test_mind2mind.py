@@ -17,7 +17,7 @@ from gantransfer import training_loop
 from gantransfer.commands import encode
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.importers import load_any
-from gantransfer.latent import autoencoder, gaussians
+from gantransfer.latent import autoencoder, gaussians, reconstructions
 from gantransfer.latent import cache as latents
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS, encoder, mind2mind
@@ -196,7 +196,7 @@ def test_encode_command(saved, folder):
 def test_floor_metric_of_reconstructions(source, folder):
     cache = latents.read(cached(source, folder))
     ae, whole = autoencoder.load(source), latents.whole_set(folder / "target.zip")
-    s = encode.Reconstructions(cache, ae, whole, "cpu")
+    s = reconstructions.Reconstructions(cache, ae, whole, "cpu")
     c = torch.eye(4)[[2, 2]]
     members = np.flatnonzero(whole.class_ids == 2)
     with torch.no_grad():

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from gantransfer.commands import judge
 from gantransfer.data.dataset import ImageDataset
-from gantransfer.detectors import features
+from gantransfer.detectors import features, judge_training
 from gantransfer.metrics import table as metrics
 from gantransfer.metrics.continuous import Windows
 from gantransfer.metrics.fid import frechet_distance
@@ -52,10 +51,10 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def detector(data, tmp_path_factory):
     y = data.labels(range(len(data)))[:, 0]
-    net = judge.train_judge(data.images_uint8(np.arange(len(data))), y, epochs=30, label=data.spec.label)
-    assert judge.mean_error(net, data.images_uint8(np.arange(len(data))), y) < 8
+    net = judge_training.train_judge(data.images_uint8(np.arange(len(data))), y, epochs=30, label=data.spec.label)
+    assert judge_training.mean_error(net, data.images_uint8(np.arange(len(data))), y) < 8
     path = tmp_path_factory.mktemp("judge") / "grey.pt"
-    judge.save_judge(net, path, "grey")
+    judge_training.save_judge(net, path, "grey")
     return {"grey": path}
 
 

@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `.metric` files of published Hyper-Modulation runs, read without executing anything.
 
-`gantransfer old_metrics FOLDER` prints the class means of every checkpoint. The published script passed real
-and generated features in the wrong order to two of its metrics: what it stored as pr.0 is recall and pr.1 precision;
-its density and coverage have the generated images as the reference and have no counterpart here.
+The published script passed real and generated features in the wrong order to two of its metrics: what it stored as
+pr.0 is recall and pr.1 precision; its density and coverage have the generated images as the reference and have no
+counterpart here.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 
 from dnnlib.util import UserError, open_regular
-from gantransfer.commands.flags import PATH
 from gantransfer.formats import inert_pickle
 
 NAMES = {"pr.0": "recall", "pr.1": "precision", "dc.0": "density (roles exchanged)",
@@ -52,7 +48,7 @@ def _numbers(value: Any, prefix: str, path: Any) -> list[tuple[str, float]]:
 
 def class_mean(folder: str | Path, metric: str = "fid") -> dict[int, float]:
     """Iteration -> mean of `metric` ('fid', 'kid', 'pr.0', ...) over classes, for every `<iteration>.metric` of a
-    folder. Files of other names (train_step-N.metric) are left out. UserError for an unknown metric."""
+    folder. Files of other names (train_step-N.metric) are omitted. UserError for an unknown metric."""
     out = {}
     for path in metric_files(folder):
         table = read_metric(path)
@@ -69,19 +65,3 @@ def metric_files(folder: str | Path) -> list[Path]:
     if not found:
         raise UserError(f"{folder} has no <iteration>.metric file")
     return sorted(found, key=lambda p: int(p.stem))
-
-
-@click.command(context_settings={"max_content_width": 110})
-@click.argument("folder", type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per checkpoint instead of a table")
-def main(folder: str, as_json: bool) -> None:
-    """Class means of the .metric files of FOLDER (or of one file), under their right names."""
-    files = metric_files(folder) if Path(folder).is_dir() else [Path(folder)]
-    for path in files:
-        table = read_metric(path)
-        keys = list(next(iter(table.values())))
-        means = {NAMES.get(k, k): float(np.mean([row.get(k, math.nan) for row in table.values()])) for k in keys}
-        if as_json:
-            print(json.dumps(dict(checkpoint=path.stem, classes=len(table), class_mean=means)))
-        else:
-            print(f"{path.stem:>10s}  " + "  ".join(f"{k} {v:.4g}" for k, v in means.items()))
