@@ -238,7 +238,7 @@ def can_hold_out(data: ImageDataset) -> bool:
 
 def measured(outdir: Path, stage: Stage) -> str:
     """What the teacher is worth, and on which images that was found."""
-    figures = json.loads((outdir / "results.json").read_text(encoding="utf-8"))["last"]
+    figures = json_file.read(outdir / "results.json")["last"]
     name = headline(figures)
     if stage.opts.test:
         where = f"on the images of --test={stage.opts.test}"

@@ -204,8 +204,8 @@ def kept_description() -> dict[str, dict[str, Any]]:
         digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
     place = hashlib.sha256(str(package).encode()).hexdigest()[:12]
     path, key = cache_dir("help", f"methods-{place}.json"), digest.hexdigest()
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(path.read_text(encoding="utf-8"))
+    with contextlib.suppress(UserError, KeyError):
+        kept = json_file.read(path)
         if kept["key"] == key:
             return kept["methods"]
     table = describe()

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from typing import Any
 
+from dnnlib import json_file
 from dnnlib.util import UserError
 
 KEY = "gantransfer"  # of the metadata that onnx_export.py writes
@@ -60,10 +61,9 @@ def _noted(model: Any) -> dict[str, Any]:
     for entry in model.metadata_props:
         if entry.key == KEY:
             try:
-                found = json.loads(entry.value)
-            except ValueError:
+                return json_file.parse(entry.value, KEY)
+            except UserError:
                 return {}
-            return found if isinstance(found, dict) else {}
     return {}
 
 

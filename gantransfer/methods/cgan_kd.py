@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,6 +25,7 @@ from dnnlib import seeding
 from dnnlib.util import UserError
 from gantransfer import method, snapshot, source_fit
 from gantransfer.augment import classifier
+from gantransfer.data.container import Container
 from gantransfer.data.dataset import BatchSource, DataSpec, ImageDataset, LabelSpec, reference_dataset
 from gantransfer.distillation import class_match, losses
 from gantransfer.distillation.selection import even_quota
@@ -496,10 +495,9 @@ def fakes_label(path: str, label: LabelSpec) -> LabelSpec | None:
     """Labels of a zip of generated images with the class map of the data that it was made for; None where the zip does
     not say."""
     try:
-        with zipfile.ZipFile(path) as z:
-            recorded = json.loads(z.read("dataset.json")).get("provenance") or {}
+        recorded = Container(path).read_json("dataset.json")["provenance"]
         return dataclasses.replace(label, class_map={int(k): int(v) for k, v in recorded["class_map"].items()})
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, AttributeError, TypeError):
+    except (UserError, KeyError, ValueError, AttributeError, TypeError):
         return None
 
 

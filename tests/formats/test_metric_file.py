@@ -38,7 +38,8 @@ def test_class_means_by_iteration(folder):
 
 
 @pytest.mark.parametrize("content", [
-    {0: {"fid": Evil()}}, Evil(), [1, 2], {}, {0: {"fid": "low"}}, {"cat": {"fid": 1.0}}, {0: {"fid": True}}], ids=str)
+    {0: {"fid": Evil()}}, Evil(), [1, 2], {}, {0: {"fid": "low"}}, {"cat": {"fid": 1.0}}, {0: {"fid": True}}],
+    ids=["a program in it", "a program", "list", "empty", "text", "name", "bool"])
 def test_anything_else_is_refused_and_not_run(folder, content):
     (folder / "5.metric").write_bytes(pickle.dumps(content))
     with pytest.raises(UserError, match="not a .metric file") as e:
