@@ -207,7 +207,7 @@ class Stepper:
         self.graphs = [PhaseGraph(method, p, self.accumulate, graphs) if graphs and not self.eager[p.name] else None
                        for p in self.phases]
         if graphs and not any(self.graphs):
-            raise UserError(f"--graphs: no phase of this run can be recorded: {self._left_out()}; leave --graphs away")
+            raise UserError(f"--graphs: no phase of this run can be recorded: {self._left_out()}; omit --graphs")
 
     def recorded(self) -> str:
         """Which phases --graphs records, and why not the others."""

@@ -860,7 +860,7 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
         raise UserError(f"--transform={o['transform']} needs --resolution=WxH (or --width and --height)")
     rendered = source.startswith(("sklearn:", "fonts:"))
     if rendered and (o["transform"] or (width is None) != (height is None)):
-        raise UserError(f"--source={source} is rendered at --resolution=WxH; leave --transform away")
+        raise UserError(f"--source={source} is rendered at --resolution=WxH; omit --transform")
     _not_the_source(source, dest)
     split = {"pool": "train", "test": "reference"}.get(o["split"], o["split"])
     to_h5 = dest.lower().endswith(h5.SUFFIXES)

@@ -139,7 +139,7 @@ class Stage:
         self.quirks = PRESETS[flags["preset"]]["quirks"] if flags["preset"] else ()
         if "kimg" in given or "epochs" in given:
             if "kimg" in given and "epochs" in given:
-                raise UserError("--kimg and --epochs both give the length; leave one away")
+                raise UserError("--kimg and --epochs both give the length; omit one")
             preset.pop("kimg", None)
             preset.pop("epochs", None)
         self.flags = {**flags, **{k: v for k, v in preset.items() if k not in given}}

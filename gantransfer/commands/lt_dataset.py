@@ -227,7 +227,7 @@ def legacy_files(labels: dict[str, Any], dname: str, imf: float, reverse: bool, 
         order = sorted(full, reverse=True)
         if 0 not in full:
             raise UserError(f"--legacy --dname={dname} takes its largest class from label 0, which {where} lacks; "
-                            "leave --legacy away")
+                            "omit --legacy")
         n_max = len(full[0])
     counts = [min(n, len(full[k])) for n, k in zip(profile(n_max, len(order), imf, reverse), order)]
     rng = seeding.numpy_rng(seed)
@@ -342,12 +342,12 @@ def main(fn: str, imf: float | None, dname: str | None, shot_labels: bool, rever
         unused = [f for f, v in (("--order", order), ("--n-max", n_max), ("--keep-labels", keep_labels),
                                  ("--shots", shots), ("--min-per-class", min_per_class != 1)) if v]
         if unused:
-            raise UserError(f"--legacy follows the published rules; leave {unused[0]} away")
+            raise UserError(f"--legacy follows the published rules; omit {unused[0]}")
         contents, classes, counts = legacy_files(file.labels, dname, imf, reverse, shot_labels, seed, where)
         for i, (k, n) in enumerate(zip(classes, counts)):
             click.echo(f"{i:5d} {k:5d} {n:7d}")
         if not all(counts):
-            click.echo(f"warning: {counts.count(0)} classes keep no image (leave --legacy away to keep at least one)")
+            click.echo(f"warning: {counts.count(0)} classes keep no image (omit --legacy to keep at least one)")
     else:
         try:
             cuts = None if shots is None else tuple(int(v) for v in shots.split(","))

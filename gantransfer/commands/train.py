@@ -268,7 +268,7 @@ def main(**flags: Any) -> None:
         raise UserError("--outdir is empty: name the folder that shall hold the run, or omit it for runs/")
     kind = dist.resolve_device(flags["device"])
     if flags["graphs"] and kind != "cuda":
-        raise UserError("--graphs records CUDA graphs, and this run is on the CPU; leave --graphs away")
+        raise UserError("--graphs records CUDA graphs, and this run is on the CPU; omit --graphs")
     if flags["gpus"] > 1 and not dist.launched():
         dist.check_world(flags["gpus"], kind)
         sys.exit(dist.launch(flags["gpus"], kind=kind))
@@ -343,7 +343,7 @@ class Setup:
         if "WORLD_SIZE" in os.environ:
             world = int(os.environ["WORLD_SIZE"])
             if given.get("gpus", world) != world:
-                raise UserError(f"--gpus={given['gpus']} but torchrun started {world} processes; leave --gpus away")
+                raise UserError(f"--gpus={given['gpus']} but torchrun started {world} processes; omit --gpus")
             self.run.num_procs = world
         self.method.resolve(self.opts, self.run, self.dataset.spec)
         self.metrics = self._metrics()
@@ -354,7 +354,7 @@ class Setup:
         if text is None or not re.fullmatch(r"-?[0-9]{1,18}", text):
             return 0
         if int(text) < 1:
-            raise UserError(f"--heldout={text}: at least one image per class, or leave it away")
+            raise UserError(f"--heldout={text}: at least one image per class, or omit it")
         return int(text)
 
     def _metrics(self) -> list[str]:

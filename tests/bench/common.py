@@ -225,5 +225,5 @@ def load_original(path: str | None) -> SimpleNamespace | None:
         try:
             return SimpleNamespace(**{k: importlib.import_module(m) for k, m in wanted.items()})
         except Exception as e:  # foreign code: whatever it raises, the benchmark can go on without it
-            raise UserError(f"--original={path} does not import ({type(e).__name__}: {e}); leave it away, or install "
+            raise UserError(f"--original={path} does not import ({type(e).__name__}: {e}); omit it, or install "
                             "what it needs") from e

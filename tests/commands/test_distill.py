@@ -302,7 +302,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(work, tmp_path, digits, capsys
         (["student", *FAST, real, out, f"--fakes={values}"], "has values, the data classes"),
         (["student", *FAST, real, out, "--kd=takd", t], "--kd=takd and --assistant=ARCH belong together"),
         (["student", *FAST, real, out, "--arch=resnet9"], "--arch=resnet9: unknown architecture"),
-        (["student", *FAST, real, out, "--epochs=3"], "leave one away"),
+        (["student", *FAST, real, out, "--epochs=3"], "omit one"),
         (["student", *FAST, real, out, f"--init={work}/snap.pkl"], "not a teacher or student"),
         (["teacher", *FAST, f"--data={plain}", out], "has no labels"),
         (["ratio", real, out, snap, "--features=teacher"], "--features=teacher needs --teacher"),

@@ -327,7 +327,7 @@ def test_which_phases_are_left_out(tiny_zip):
     assert said(aug="ada", target=0.5, augpipe="bgc") == said()
     with pytest.raises(UserError, match=r"--graphs: no phase .*Gboth \(second order\), Dboth \(second order\);"):
         said(g_reg_interval=0, d_reg_interval=0)
-    with pytest.raises(UserError, match=r"transitional is not prepared.*leave --graphs away"):
+    with pytest.raises(UserError, match=r"transitional is not prepared.*omit --graphs"):
         said(method="transitional")
 
 
