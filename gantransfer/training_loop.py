@@ -520,7 +520,7 @@ class _Loop:
         return self.elapsed + time.time() - self.start_time
 
     def _left(self) -> str:
-        """The time that the rest takes at the pace since this session's first step, which is slower than all others;
+        """The time that the rest takes at the pace since this process's first step, which is slower than all others;
         snapshots and metrics count."""
         at, nimg, first = self.paced
         images = self.cur_nimg - nimg
