@@ -49,9 +49,9 @@ def test_core_dependencies_are_few_and_extras_hold_the_rest():
     p = project()
     assert p["name"] == "gantransfer" and p["requires-python"] == ">=3.10"
     core = {Requirement(d).name for d in p["dependencies"]}
-    assert core == {"torch", "numpy", "pillow", "click", "tqdm", "pyspng", "ninja", "pybind11"}
+    assert core == {"torch", "numpy", "scipy", "pillow", "click", "tqdm", "pyspng", "ninja", "pybind11"}
     extras = {k: {Requirement(d).name for d in v} for k, v in p["optional-dependencies"].items()}
-    assert set(extras) == {"demo", "video", "data", "tb", "wandb", "export", "dev"}
+    assert set(extras) == {"demo", "video", "data", "tb", "wandb", "export", "docs", "dev"}
     everything = core.union(*extras.values())
     assert not everything & {"torchvision", "torchaudio", "timm", "torch-fidelity", "clean-fid", "lpips"}
 

@@ -260,7 +260,7 @@ TORCHRUN = """
 import os, signal, sys
 from dnnlib.util import run_cli
 from gantransfer import training_loop
-import train
+from gantransfer.commands import train
 
 honest = training_loop._Loop._step
 

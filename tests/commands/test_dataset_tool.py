@@ -23,9 +23,9 @@ from dnnlib.util import UserError, run_cli, sole_writer
 from gantransfer.commands import dataset_tool
 from gantransfer.data import sources
 from gantransfer.data.dataset import ImageDataset
-from tests.conftest import write_image_zip
+from tests.conftest import ROOT, write_image_zip
 
-REPO = Path(dataset_tool.__file__).parent
+REPO = ROOT
 
 
 @pytest.fixture

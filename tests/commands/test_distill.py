@@ -225,7 +225,9 @@ def test_a_killed_stage_goes_on(work, tmp_path):
 
 
 def test_two_processes_train_the_same(work, tmp_path, run_script):
-    words = [*FAST, "--arch=resnet8", f"--data={work}/real.zip", "--batch-gpu=8", f"--test={work}/real.zip"]
+    """With plain gradient descent: Adam makes steps of full length out of the rounding of gradients that batch norm
+    cancels."""
+    words = [*FAST, "--arch=resnet8", f"--data={work}/real.zip", f"--test={work}/real.zip", "--optimizer=sgd"]
     run("student", *words, f"--outdir={tmp_path}/one")
     run_script("-m", "gantransfer", "distill", "student", *words, f"--outdir={tmp_path}/two",
                "--gpus=2", "--device=cpu")

@@ -71,7 +71,7 @@ def test_more_images_than_memory_are_refused_before_they_are_listed():
     for kw, words in ((dict(seeds=None, per_class=10**11), "--per-class in 3 classes.*10,000,000 images"),
                       (dict(seeds=list(range(3 * 10**6)), classes=[0, 1, 2, 3]), "--seeds in 4 classes")):
         with pytest.raises(UserError, match=words):
-            generate.make_plan(CLASSES, **kw)
+            plan.make_plan(CLASSES, **kw)
 
 
 def test_folder(tmp_path, trees):

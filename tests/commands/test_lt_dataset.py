@@ -17,6 +17,7 @@ from dnnlib.util import UserError, run_cli
 from gantransfer.commands import dataset_tool, lt_dataset
 from gantransfer.commands.lt_dataset import Options, make_split
 from gantransfer.data.dataset import ImageDataset, reference_dataset
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -312,7 +313,7 @@ def test_legacy_rules_written_out():
 
 def test_as_a_script(tmp_path):
     root = folder_with(tmp_path / "s", COUNTS)
-    script = str(Path(lt_dataset.__file__))
+    script = str(ROOT / "lt_dataset.py")
     done = subprocess.run([sys.executable, script, "--fn", str(root / "dataset.json"), "--imf", "10"],
                           capture_output=True, text=True)
     assert done.returncode == 0 and "lt_10.json" in done.stdout, done.stderr

@@ -26,8 +26,9 @@ from gantransfer.data.dataset import ImageDataset
 from gantransfer.data.folder_labels import folder_labels, split_of
 from gantransfer.data.labels import label_array
 from gantransfer.data.names import clean_name, is_litter, sorted_classes, valid_text
+from tests.conftest import ROOT
 
-REPO = Path(dataset_tool.__file__).parent
+REPO = ROOT
 
 
 def png(seed: int = 0, size: int = 16) -> bytes:

@@ -276,7 +276,7 @@ def test_names_that_climb_out_of_an_archive_write_nothing(tmp_path):
 
 
 def test_a_snapshot_of_every_past_version_loads():
-    files = sorted((ROOT / "tests" / "data").glob("snapshot_v*.pkl"))
+    files = sorted((ROOT / "tests" / "fixtures").glob("snapshot_v*.pkl"))
     from gantransfer.snapshot import VERSION
 
     assert [f.stem for f in files] == [f"snapshot_v{i + 1}" for i in range(VERSION)]

@@ -210,7 +210,7 @@ def test_two_processes_equal_one(tiny_zip, tmp_path, run_script):
         for gpus, tensors in ((1, a), (2, b)):
             run_script("train.py", f"--outdir={tmp_path / f'{seed}-{gpus}'}", f"--data={tiny_zip}", "--cond=True",
                        "--method=hypermod", f"--resume={tmp_path / 'source.pkl'}", "--cfg=tiny", "--kimg=0.128",
-                       "--hyper-init=random", "--align-kimg=0.064", "--contrastive=True", "--batch=16", "--batch-gpu=8",
+                       "--hyper-init=random", "--align-kimg=0.064", "--contrastive=True", "--batch=16",
                        "--metrics=none", f"--gpus={gpus}", "--device=cpu", "--vector-dim=4", f"--seed={seed}")
             (path,) = (tmp_path / f"{seed}-{gpus}").glob("0*/network-snapshot-000000.pkl")
             tensors.update({(name, k): t for name, r in load_any(path).nets.items() for k, t in r.state.items()})
