@@ -91,7 +91,10 @@ def export_onnx(snap: Snapshot, path: str | os.PathLike, net: str = "G_ema", tru
         if sampler.network is not None:
             inputs[PSI] = torch.tensor(float(trunc))
         # Operators keep small tables between calls: these must not be tracing's. And: is there a mean of w?
-        if not torch.isfinite(model(**{**inputs, PSI: None})).all():
+        model.psi = 1.0
+        finite = torch.isfinite(model(**{**inputs, PSI: None})).all()
+        model.psi = float(trunc)
+        if not finite:
             raise UserError(f"{what} makes images that are not finite; use an earlier snapshot")
         if PSI in inputs and not _truncates(model, inputs):
             del inputs[PSI]

@@ -73,7 +73,10 @@ def _during_a_write(child: Child, outdir: Path, skip: int) -> None:
     """Return while a temporary file is there, after `skip` others, or when the run has ended."""
     last: set[Path] = set()
     while child.poll() is None:
-        now = set(outdir.glob("0*/.*.tmp"))
+        try:
+            now = set(outdir.glob("0*/.*.tmp"))
+        except FileNotFoundError:  # the run's folder takes its name just now
+            continue
         skip -= bool(now - last)
         if now and skip < 0:
             return
