@@ -39,7 +39,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 PROGRAM = (r"(?:(?:python3? -m )?gantransfer (?:(?P<room>experiment) )?(?P<command>[a-z]\w+)"
            r"|python3?(?: -W \w+)? (?P<script>\w+)\.py|torchrun (?P<run>\w*))")
 OTHERS = {"--standalone", "--nproc-per-node", "--nnodes", "--rdzv-id", "--rdzv-backend", "--rdzv-endpoint",
-          "--max-restarts", "--dist", "--no-loadscope-reorder",  # torchrun; pytest
+          "--max-restarts", "--dist", "--no-loadscope-reorder", "--record-durations",  # torchrun, pytest
           "--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--signal", "--requeue",  # sbatch
           "--index-url", "--help"}
 TABLES = [("gantransfer.commands.train", "train.md"), ("gantransfer.commands.dataset_tool", "dataset_tool.md"),
