@@ -53,4 +53,8 @@ def _array(data: bytes) -> np.ndarray:
     rest = len(data) - stream.tell()
     if elements(shape, dtype.itemsize, rest) * dtype.itemsize != rest:
         raise Refused("it holds an array of another size than it says")
+    if dtype.kind == "U":  # Python ends in a SystemError where a number is no character
+        points = np.frombuffer(data, np.dtype(np.uint32).newbyteorder(dtype.byteorder), offset=stream.tell())
+        if (points > 0x10FFFF).any():
+            raise Refused("it holds text with numbers that are no characters")
     return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C").copy()

@@ -142,3 +142,26 @@ def test_messages_are_one_printable_line():
     with pytest.raises(Refused) as e:
         npz.read(b"PK\n\x00")
     assert str(e.value).isprintable()
+
+
+def test_text_of_an_npz_that_is_no_text_is_refused(tmp_path):
+    import io
+    import zipfile
+
+    import numpy as np
+
+    from gantransfer.formats import npz
+    from gantransfer.formats.pickle_machine import Refused
+
+    for order in "<>":
+        out = io.BytesIO()
+        np.lib.format.write_array(out, np.array("ab", f"{order}U2"), version=(1, 0))
+        good = out.getvalue()
+        for data, refused in ((good, False), (good[:-8] + b"\xff" * 8, True)):
+            with zipfile.ZipFile(tmp_path / "x.npz", "w") as z:
+                z.writestr("a.npy", data)
+            if refused:
+                with pytest.raises(Refused, match="no characters"):
+                    npz.read(tmp_path / "x.npz")
+            else:
+                assert npz.read(tmp_path / "x.npz")["a"] == "ab"
