@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 
 from dnnlib.util import UserError
-from torch_utils import launcher
+from torch_utils import launcher, rendezvous
 
 
 class CollectiveError(RuntimeError):
@@ -105,8 +105,11 @@ def init(kind: str = "auto") -> torch.device:
         threading.Thread(target=_exit_with_agent, daemon=True, name="agent-watch").start()
     if launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_initialized():
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+        args = dict(init_method="env://")
         try:
-            dist.init_process_group(backend, init_method="env://", timeout=datetime.timedelta(seconds=_timeout()))
+            if "TORCHELASTIC_RUN_ID" in os.environ:
+                args = dict(zip(("store", "rank", "world_size"), rendezvous.attempt_store(_timeout())))
+            dist.init_process_group(backend, timeout=datetime.timedelta(seconds=_timeout()), **args)
         except RuntimeError as e:
             raise CollectiveError(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: joining the other "
                                   f"processes failed: {_reason(e)}") from None
