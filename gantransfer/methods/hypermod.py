@@ -148,7 +148,7 @@ class Hypermod(StyleGAN2):
 
     @classmethod
     def run_name(cls, o: HypermodOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
-        d = super().run_name(o, given, run, data) + f"-hyper{o.hyper_rank}-{o.hyper_init}"
+        d = super().run_name(o, given, run, data) + f"-{cls.name}-{o.hyper_rank}-{o.hyper_init}"
         d += f"-align{o.align_kimg:g}" if o.align_kimg else ""
         for key in ("base", "class_vectors", "d_head"):
             d += f"-{given[key]}" if given.get(key) is not None else ""

@@ -186,7 +186,7 @@ class Mind2Mind(method.Method):
 
     @classmethod
     def run_name(cls, o: Mind2MindOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
-        d = f"{data.name}-mind" + ("-cond" if data.label.dim else "")
+        d = f"{data.name}-{cls.name}" + ("-cond" if data.label.dim else "")
         d += f"-subset{data.max_size}" if given.get("subset") is not None else ""
         d += "-mirror" if data.xflip else ""
         d += "-paper" if o.mind_preset == "paper" else ""

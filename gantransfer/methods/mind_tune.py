@@ -47,7 +47,7 @@ class MindTune(StyleGAN2):
 
     @classmethod
     def run_name(cls, o: MindTuneOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
-        return super().run_name(o, given, run, data) + f"-tune{o.tune_from}"
+        return super().run_name(o, given, run, data) + f"-{cls.name}{o.tune_from}"
 
     @classmethod
     def config(cls, o: MindTuneOptions, run: RunConfig, data: DataSpec) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Transitional(StyleGAN2):
 
     @classmethod
     def run_name(cls, o: TransitionalOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
-        return super().run_name(o, given, run, data) + f"-trans{o.t_start_kimg:g}-{o.t_end_kimg:g}"
+        return super().run_name(o, given, run, data) + f"-{cls.name}{o.t_start_kimg:g}-{o.t_end_kimg:g}"
 
     def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
         super().__init__(opts, data, run, source, stage, device)
