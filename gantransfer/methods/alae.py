@@ -178,8 +178,7 @@ class ALAE(method.Method):
                    for k in NETS for name, p in self.nets[k].named_parameters()]
         self.opt = LREQAdam(factors, self.opts.lr)
         e, d, g, f = (list(self.nets[k].parameters()) for k in ("E", "D", "G", "F"))
-        return [Phase("D", e + d, self.opt, second_order=True), Phase("G", g + f, self.opt),
-                Phase("AE", e + g + f, self.opt)]
+        return [Phase("D", e + d, self.opt), Phase("G", g + f, self.opt), Phase("AE", e + g + f, self.opt)]
 
     def draw(self, phase: str, batch: Batch) -> Draws:
         n, lod = len(batch.x), self.level[0]

@@ -23,7 +23,7 @@ from gantransfer.augment import options
 from gantransfer.data import resolution
 from gantransfer.data.dataset import DataSpec
 from gantransfer.data.names import valid_text
-from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.method import Batch, Graph, Phase, RunConfig, option
 from gantransfer.networks import biggan as networks
 from torch_utils import distributed as dist
 from torch_utils import ema
@@ -90,7 +90,6 @@ class BigGAN(method.Method):
     Options: ClassVar[type[method.Options]] = BigGANOptions
     presets: ClassVar[dict[str, dict[str, Any]]] = CFGS
     train_idle_biases = False  # tests of the published training switch it on
-    recordable = True  # of this very class: a class built on it must say so of its own code (Method.loss)
 
     # ---- options ---------------------------------------------------------------------------------------------------
 
@@ -233,17 +232,13 @@ class BigGAN(method.Method):
         # The discriminator goes first, as published: its steps use the generator of the step before.
         opts = {k: torch.optim.Adam(self.trainable(k), lr=lr, betas=(0.0, 0.999), eps=o.adam_eps, fused=True)
                 for k, lr in (("D", o.dlr), ("G", o.glr))}
-        eager = self.why_eager()
-        return [Phase("Dmain", self.trainable("D"), opts["D"], repeat=o.d_steps, second_order=o.gamma > 0, eager=eager),
-                Phase("Gmain", self.trainable("G"), opts["G"], eager=eager)]
+        return [Phase("Dmain", self.trainable("D"), opts["D"], repeat=o.d_steps, graph=self.graph(o.gamma > 0)),
+                Phase("Gmain", self.trainable("G"), opts["G"], graph=self.graph())]
 
-    def why_eager(self) -> str | None:
-        """`Phase.eager` of both phases."""
-        if "recordable" not in vars(type(self)):
-            return f"{self.name} is not prepared"
-        if dist.world_size() > 1:
-            return "batch norm gathers over processes"
-        return None
+    def graph(self, second_order: bool = False) -> Graph | None:
+        """`Phase.graph`; a class built on this one has code of its own."""
+        obstacles = ("second order",) * second_order + ("batch norm gathers over processes",) * (dist.world_size() > 1)
+        return Graph(obstacles) if type(self) is BigGAN else None
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         if key == "D":

@@ -394,7 +394,7 @@ class Mind2Mind(method.Method):
             return torch.optim.Adam(net.parameters(), lr=lr, betas=betas, fused=True)
 
         return [Phase("critic", list(self.K.parameters()), adam(self.K, o.dlr), repeat=o.n_critic,
-                      reuse=bool(o.reuse_batch), second_order=True),
+                      reuse=bool(o.reuse_batch)),
                 Phase("map", list(self.M.parameters()), adam(self.M, o.glr))]
 
     def draw(self, phase: str, batch: Batch) -> Draws:
