@@ -30,17 +30,16 @@ from torch_utils import ema
 from torch_utils import random as rnd
 
 # kimg count generated images of the G steps. ema: half-life in kimg; 0.9999 per step of 2048 images is 14195.
-_COLUMNS = ("kimg", "batch", "g_ch", "d_ch", "z_dim", "shared_dim", "hier", "init", "glr", "dlr", "eps", "d_steps",
-            "ema", "ramp", "ema_start")
 CFGS: dict[str, dict[str, Any]] = {
-    name: dict(zip(_COLUMNS, row))
-    for name, row in {
-        "auto":      (10000,  64,   64, 64, 120, 128, True,  "ortho", 1e-4, 4e-4, 1e-6, 1, 20,    0.05, 0),
-        "biggan128": (280000, 2048, 96, 96, 120, 128, True,  "ortho", 1e-4, 4e-4, 1e-6, 1, 14195, 0,    40960),
-        "cifar":     (6250,   50,   64, 64, 128, 0,   False, "N02",   2e-4, 2e-4, 1e-8, 4, 346,   0,    50),
-        "tiny":      (20,     16,   8,  8,  48,  16,  True,  "ortho", 1e-3, 2e-3, 1e-6, 2, 2,     0.05, 0),
-    }.items()
-}  # fmt: skip
+    "auto": dict(kimg=10000, batch=64, g_ch=64, d_ch=64, z_dim=120, shared_dim=128, hier=True, init="ortho", glr=1e-4,
+                 dlr=4e-4, eps=1e-6, d_steps=1, ema=20, ramp=0.05, ema_start=0),
+    "biggan128": dict(kimg=280000, batch=2048, g_ch=96, d_ch=96, z_dim=120, shared_dim=128, hier=True, init="ortho",
+                      glr=1e-4, dlr=4e-4, eps=1e-6, d_steps=1, ema=14195, ramp=0, ema_start=40960),
+    "cifar": dict(kimg=6250, batch=50, g_ch=64, d_ch=64, z_dim=128, shared_dim=0, hier=False, init="N02", glr=2e-4,
+                  dlr=2e-4, eps=1e-8, d_steps=4, ema=346, ramp=0, ema_start=50),
+    "tiny": dict(kimg=20, batch=16, g_ch=8, d_ch=8, z_dim=48, shared_dim=16, hier=True, init="ortho", glr=1e-3,
+                 dlr=2e-3, eps=1e-6, d_steps=2, ema=2, ramp=0.05, ema_start=0),
+}
 STANDING_BATCH = 64
 
 

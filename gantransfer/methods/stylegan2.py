@@ -31,19 +31,19 @@ from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
 # Presets. fmaps: channel_base / 32768. None in `auto` and `tiny`: computed from resolution and processes.
-_COLUMNS = ("ref_gpus", "kimg", "batch", "mbstd", "fmaps", "lr", "gamma", "ema", "ramp", "map")
 CFGS: dict[str, dict[str, Any]] = {
-    name: dict(zip(_COLUMNS, row))
-    for name, row in {
-        "auto":      (None, 25000,  None, None, None, None,   None, None, 0.05, 2),
-        "stylegan2": (8,    25000,  32,   4,    1,    0.002,  10,   10,   None, 8),
-        "paper256":  (8,    25000,  64,   8,    0.5,  0.0025, 1,    20,   None, 8),
-        "paper512":  (8,    25000,  64,   8,    1,    0.0025, 0.5,  20,   None, 8),
-        "paper1024": (8,    25000,  32,   4,    1,    0.002,  2,    10,   None, 8),
-        "cifar":     (2,    100000, 64,   32,   1,    0.0025, 0.01, 500,  0.05, 2),
-        "tiny":      (None, 20,     16,   4,    None, 0.005,  1,    2,    0.05, 2),
-    }.items()
-}  # fmt: skip
+    "auto": dict(ref_gpus=None, kimg=25000, batch=None, mbstd=None, fmaps=None, lr=None, gamma=None, ema=None,
+                 ramp=0.05, map=2),
+    "stylegan2": dict(ref_gpus=8, kimg=25000, batch=32, mbstd=4, fmaps=1, lr=0.002, gamma=10, ema=10, ramp=None, map=8),
+    "paper256": dict(ref_gpus=8, kimg=25000, batch=64, mbstd=8, fmaps=0.5, lr=0.0025, gamma=1, ema=20, ramp=None,
+                     map=8),
+    "paper512": dict(ref_gpus=8, kimg=25000, batch=64, mbstd=8, fmaps=1, lr=0.0025, gamma=0.5, ema=20, ramp=None,
+                     map=8),
+    "paper1024": dict(ref_gpus=8, kimg=25000, batch=32, mbstd=4, fmaps=1, lr=0.002, gamma=2, ema=10, ramp=None, map=8),
+    "cifar": dict(ref_gpus=2, kimg=100000, batch=64, mbstd=32, fmaps=1, lr=0.0025, gamma=0.01, ema=500, ramp=0.05,
+                  map=2),
+    "tiny": dict(ref_gpus=None, kimg=20, batch=16, mbstd=4, fmaps=None, lr=0.005, gamma=1, ema=2, ramp=0.05, map=2),
+}
 
 
 # What a method whose networks have their source's sizes does not decide, and so does not record.
