@@ -109,7 +109,11 @@ class BigGAN(method.Method):
                             ("ema_kimg", "ema"), ("ema_start", "ema_start"), ("ema_ramp", "ramp")):
             setattr(o, key, _or(getattr(o, key), cfg[column]))
         o.gamma = _or(o.gamma, 0.0)
-        cls.resolve_augmentation(o, run, data)
+        if o.aug is None:
+            o.aug = "noaug"
+            if o.cfg == "tiny" and o.diffaug is None:
+                o.diffaug = "light"
+        options.resolve(o, run, data)
         depth = len(networks.D_TABLES[res][0])
         if o.freezed >= depth + 1:
             raise UserError(f"--freezed={o.freezed}: the discriminator of {res}x{res} images has {depth} blocks")
@@ -132,14 +136,6 @@ class BigGAN(method.Method):
                 raise UserError(f"--{key}={getattr(o, key)}: {e}") from None
             if wanted and ch < 8:
                 raise UserError(f"--{key}={getattr(o, key)} needs --{key[0]}_ch of at least 8, or --{key}=0")
-
-    @classmethod
-    def resolve_augmentation(cls, o: BigGANOptions, run: RunConfig, data: DataSpec) -> None:
-        if o.aug is None:
-            o.aug = "noaug"
-            if o.cfg == "tiny" and o.diffaug is None:
-                o.diffaug = "light"
-        options.resolve(o, run, data)
 
     @classmethod
     def run_name(cls, o: BigGANOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:

@@ -328,10 +328,19 @@ class Hypermod(StyleGAN2):
             p.begin = self.align_nimg
         if self.align_nimg:
             params = [*self.G.hyper_parameters(), *self.G.class_parameters()]
-            opt = torch.optim.Adam(self.groups("G", params, self.opts.glr), lr=self.opts.glr, betas=(0.0, 0.99),
-                                   eps=1e-8, fused=True)
+            opt = torch.optim.Adam(params, lr=self.opts.glr, betas=(0.0, 0.99), eps=1e-8, fused=True)
             phases.insert(0, Phase("align", params, opt, end=self.align_nimg))
+        for opt in {id(p.opt): p.opt for p in phases if p.name[0] != "D"}.values():
+            self._slow_classes(opt)
         return phases
+
+    def _slow_classes(self, opt: torch.optim.Optimizer) -> None:
+        """The class network gets a group, and so a learning rate, of its own."""
+        (group,), slow = opt.param_groups, {id(p) for p in self.G.class_parameters()}
+        chosen = [p for p in group["params"] if id(p) in slow]
+        if chosen:
+            group["params"] = [p for p in group["params"] if id(p) not in slow]
+            opt.add_param_group({**group, "params": chosen, "lr": group["lr"] * self.opts.class_lr_mult})
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         if key == "D":
@@ -348,14 +357,6 @@ class Hypermod(StyleGAN2):
         part = name.split(".")
         return not (part[0] == "progression" and int(part[1]) < first) and not (
             part[0] == "from_rgb" and int(part[1]) != first)
-
-    def groups(self, key: str, params: list[nn.Parameter], lr: float) -> list[Any]:
-        if key != "G":
-            return params
-        slow = {id(p) for p in self.G.class_parameters()}
-        groups = [dict(params=[p for p in params if id(p) not in slow]),
-                  dict(params=[p for p in params if id(p) in slow], lr=lr * self.opts.class_lr_mult)]
-        return [g for g in groups if g["params"]]
 
     def draw(self, phase: str, batch: Batch) -> Draws:
         if phase == "align":
