@@ -363,6 +363,11 @@ class BigGAN(method.Method):
 
         return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim)
 
+    @classmethod
+    def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:
+        D = snap.build("D", device)
+        return lambda x, c: D(x, c)[:, 0]
+
 
 def _attention(side: str, flag: str) -> source_fit.Trait:
     def of(kwargs: Any) -> list[int]:

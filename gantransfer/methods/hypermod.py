@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import method, sampler, snapshot, source_fit
+from gantransfer import label_means, method, sampler, snapshot, source_fit
 from gantransfer.augment import contrastive as views
 from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
@@ -488,9 +488,23 @@ class Hypermod(StyleGAN2):
 
     @classmethod
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
-        net = networks.ClassInStyles(G)  # its w knows no label; the class vector behind it is what it is at any psi
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=net, styles=net.mapping,
-                                        render=net.synthesis)
+        return HypermodSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=networks.ClassInStyles(G))
+
+
+class HypermodSampler(sampler.GeneratorSampler):
+    """Its w knows no label, so that all classes have one centre; the class vector behind w is what it is at any psi."""
+
+    def class_vectors(self, c: torch.Tensor) -> torch.Tensor:
+        return self.network.G.classes(c)
+
+    def images_at(self, z: torch.Tensor, v: torch.Tensor, rng: rnd.Rng, *, truncation_psi: float = 1,
+                  truncation_center: str = "global", **kw: Any) -> torch.Tensor:
+        self.check_center(truncation_center)
+        ws = self.network.G.styles(z, truncation_psi=truncation_psi if truncation_center == "global" else 1)
+        if truncation_center == "class" and truncation_psi != 1:
+            label = torch.eye(self.label_dim, device=z.device)[:1]
+            ws = label_means.pull(ws, self.means(label)[:, :, : ws.shape[2]], truncation_psi)
+        return self.network.synthesis(torch.cat([ws, v[:, None].expand(-1, ws.shape[1], -1)], 2), rng=rng, **kw)
 
 
 def _task_of(snap: snapshot.Snapshot) -> snapshot.NetRecord | None:

@@ -549,8 +549,12 @@ class StyleGAN2(method.Method):
 
     @classmethod
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
-                                        styles=lambda z, c: G.mapping(z, c, update_w_avg=False), render=G.synthesis)
+        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
+
+    @classmethod
+    def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:
+        D = alone(snap.build("D", device))
+        return lambda x, c: D(x, c)[:, 0]
 
 
 def graph_of(m: StyleGAN2, key: str, second_order: bool) -> Graph:
@@ -561,6 +565,14 @@ def graph_of(m: StyleGAN2, key: str, second_order: bool) -> Graph:
     if key == "D" and m.opts.lecam:
         obstacles.append("LeCam's first step is unlike the others")
     return Graph(tuple(obstacles))
+
+
+def alone(D: nn.Module) -> nn.Module:
+    """`D` without statistics over a batch: what it says of an image depends on no other."""
+    for m in D.modules():
+        if isinstance(m, networks.MinibatchStd):
+            m.group_size = 1
+    return D
 
 
 def mixed_styles(ws: torch.Tensor, other: torch.Tensor, cutoff: int | torch.Tensor) -> torch.Tensor:
