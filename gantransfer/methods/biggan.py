@@ -156,7 +156,7 @@ class BigGAN(method.Method):
         source_fit.images(G.kwargs.get("resolution", 128), G.kwargs.get("img_channels", 3), data)
         source_fit.same([(G.kwargs, cls.generator_kwargs(o, data), _G_TRAITS),
                          (D.kwargs, cls.discriminator_kwargs(o, data), _D_TRAITS)])
-        check_finite(source)
+        source_fit.finite(source)
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
@@ -397,20 +397,12 @@ _D_TRAITS = [
 ]
 
 
-def check_finite(source: snapshot.Snapshot) -> None:
-    """UserError, naming the tensor, when a source holds NaN or infinity."""
-    for name, record in source.nets.items():
-        for key, t in record.state.items():
-            if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-                raise UserError(f"{name}.{key} of the source is not finite; use an earlier snapshot")
-
-
 def check_transfer_source(source: snapshot.Snapshot, data: DataSpec, net: str) -> dict[str, Any]:
     """Constructor arguments of the source's generator `net`; UserError, naming what does not fit `data`."""
     for name in ("D", net):
         if name not in source.nets:
             raise UserError(f"the source has no network {name}; it has {', '.join(source.nets)}")
-    check_finite(source)
+    source_fit.finite(source)
     kwargs = source.nets[net].kwargs
     source_fit.images(kwargs.get("resolution", 128), kwargs.get("img_channels", 3), data)
     if source.method == "biggan" and kwargs.get("n_classes", 1000) < 2:

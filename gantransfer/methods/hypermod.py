@@ -189,10 +189,7 @@ class Hypermod(StyleGAN2):
         if "D" not in source.nets:
             raise UserError("the source has no network D, from which the discriminator starts; give the full "
                             "checkpoint")
-        for name, r in source.nets.items():
-            for key, t in r.state.items():
-                if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-                    raise UserError(f"{name}.{key} of the source is not finite; use an earlier snapshot")
+        source_fit.finite(source)
         kwargs = record.kwargs
         source_fit.images(kwargs.get("img_resolution"), kwargs.get("img_channels", 3), data)
         if o.base == "stylegan1" and own:
