@@ -23,24 +23,23 @@ from gantransfer.augment import options
 from gantransfer.data import resolution
 from gantransfer.data.dataset import DataSpec
 from gantransfer.data.names import valid_text
-from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.method import Batch, Graph, Phase, RunConfig, option
 from gantransfer.networks import biggan as networks
 from torch_utils import distributed as dist
 from torch_utils import ema
 from torch_utils import random as rnd
 
 # kimg count generated images of the G steps. ema: half-life in kimg; 0.9999 per step of 2048 images is 14195.
-_COLUMNS = ("kimg", "batch", "g_ch", "d_ch", "z_dim", "shared_dim", "hier", "init", "glr", "dlr", "eps", "d_steps",
-            "ema", "ramp", "ema_start")
 CFGS: dict[str, dict[str, Any]] = {
-    name: dict(zip(_COLUMNS, row))
-    for name, row in {
-        "auto":      (10000,  64,   64, 64, 120, 128, True,  "ortho", 1e-4, 4e-4, 1e-6, 1, 20,    0.05, 0),
-        "biggan128": (280000, 2048, 96, 96, 120, 128, True,  "ortho", 1e-4, 4e-4, 1e-6, 1, 14195, 0,    40960),
-        "cifar":     (6250,   50,   64, 64, 128, 0,   False, "N02",   2e-4, 2e-4, 1e-8, 4, 346,   0,    50),
-        "tiny":      (20,     16,   8,  8,  48,  16,  True,  "ortho", 1e-3, 2e-3, 1e-6, 2, 2,     0.05, 0),
-    }.items()
-}  # fmt: skip
+    "auto": dict(kimg=10000, batch=64, g_ch=64, d_ch=64, z_dim=120, shared_dim=128, hier=True, init="ortho", glr=1e-4,
+                 dlr=4e-4, eps=1e-6, d_steps=1, ema=20, ramp=0.05, ema_start=0),
+    "biggan128": dict(kimg=280000, batch=2048, g_ch=96, d_ch=96, z_dim=120, shared_dim=128, hier=True, init="ortho",
+                      glr=1e-4, dlr=4e-4, eps=1e-6, d_steps=1, ema=14195, ramp=0, ema_start=40960),
+    "cifar": dict(kimg=6250, batch=50, g_ch=64, d_ch=64, z_dim=128, shared_dim=0, hier=False, init="N02", glr=2e-4,
+                  dlr=2e-4, eps=1e-8, d_steps=4, ema=346, ramp=0, ema_start=50),
+    "tiny": dict(kimg=20, batch=16, g_ch=8, d_ch=8, z_dim=48, shared_dim=16, hier=True, init="ortho", glr=1e-3,
+                 dlr=2e-3, eps=1e-6, d_steps=2, ema=2, ramp=0.05, ema_start=0),
+}
 STANDING_BATCH = 64
 
 
@@ -90,7 +89,6 @@ class BigGAN(method.Method):
     Options: ClassVar[type[method.Options]] = BigGANOptions
     presets: ClassVar[dict[str, dict[str, Any]]] = CFGS
     train_idle_biases = False  # tests of the published training switch it on
-    recordable = True  # of this very class: a class built on it must say so of its own code (Method.loss)
 
     # ---- options ---------------------------------------------------------------------------------------------------
 
@@ -111,7 +109,11 @@ class BigGAN(method.Method):
                             ("ema_kimg", "ema"), ("ema_start", "ema_start"), ("ema_ramp", "ramp")):
             setattr(o, key, _or(getattr(o, key), cfg[column]))
         o.gamma = _or(o.gamma, 0.0)
-        cls.resolve_augmentation(o, run, data)
+        if o.aug is None:
+            o.aug = "noaug"
+            if o.cfg == "tiny" and o.diffaug is None:
+                o.diffaug = "light"
+        options.resolve(o, run, data)
         depth = len(networks.D_TABLES[res][0])
         if o.freezed >= depth + 1:
             raise UserError(f"--freezed={o.freezed}: the discriminator of {res}x{res} images has {depth} blocks")
@@ -136,14 +138,6 @@ class BigGAN(method.Method):
                 raise UserError(f"--{key}={getattr(o, key)} needs --{key[0]}_ch of at least 8, or --{key}=0")
 
     @classmethod
-    def resolve_augmentation(cls, o: BigGANOptions, run: RunConfig, data: DataSpec) -> None:
-        if o.aug is None:
-            o.aug = "noaug"
-            if o.cfg == "tiny" and o.diffaug is None:
-                o.diffaug = "light"
-        options.resolve(o, run, data)
-
-    @classmethod
     def run_name(cls, o: BigGANOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
         name = data.name + ("-cond" if data.label.dim else "")
         name += f"-subset{data.max_size}" if given.get("subset") is not None else ""
@@ -162,13 +156,13 @@ class BigGAN(method.Method):
         source_fit.images(G.kwargs.get("resolution", 128), G.kwargs.get("img_channels", 3), data)
         source_fit.same([(G.kwargs, cls.generator_kwargs(o, data), _G_TRAITS),
                          (D.kwargs, cls.discriminator_kwargs(o, data), _D_TRAITS)])
-        check_finite(source)
+        source_fit.finite(source)
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
-        self.nets = self.build(source)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
+        self.nets = self.build(start)
         for net in self.nets.values():
             net.to(self.device)
         self.G, self.D, self.G_ema = self.nets["G"].train(), self.nets["D"].train(), self.nets["G_ema"].eval()
@@ -177,12 +171,12 @@ class BigGAN(method.Method):
         self.augmentation = options.Augmentation(opts, self.device)
         self.steps = 0
 
-    def build(self, source: snapshot.Snapshot | None) -> dict[str, nn.Module]:
-        """Generator, discriminator and averaged generator; from `source` where its tensors fit."""
+    def build(self, start: method.Start) -> dict[str, nn.Module]:
+        """Generator, discriminator and averaged generator, with the weights that fit."""
         nets = {"G": self.build_generator(), "D": self.build_discriminator()}
         nets["G_ema"] = copy.deepcopy(nets["G"])
-        if source is not None:
-            self.load_source(source, nets)
+        if start.weights is not None:
+            self.load_source(start.weights, nets)
         return nets
 
     def build_generator(self) -> nn.Module:
@@ -233,17 +227,13 @@ class BigGAN(method.Method):
         # The discriminator goes first, as published: its steps use the generator of the step before.
         opts = {k: torch.optim.Adam(self.trainable(k), lr=lr, betas=(0.0, 0.999), eps=o.adam_eps, fused=True)
                 for k, lr in (("D", o.dlr), ("G", o.glr))}
-        eager = self.why_eager()
-        return [Phase("Dmain", self.trainable("D"), opts["D"], repeat=o.d_steps, second_order=o.gamma > 0, eager=eager),
-                Phase("Gmain", self.trainable("G"), opts["G"], eager=eager)]
+        return [Phase("Dmain", self.trainable("D"), opts["D"], repeat=o.d_steps, graph=self.graph(o.gamma > 0)),
+                Phase("Gmain", self.trainable("G"), opts["G"], graph=self.graph())]
 
-    def why_eager(self) -> str | None:
-        """`Phase.eager` of both phases."""
-        if "recordable" not in vars(type(self)):
-            return f"{self.name} is not prepared"
-        if dist.world_size() > 1:
-            return "batch norm gathers over processes"
-        return None
+    def graph(self, second_order: bool = False) -> Graph | None:
+        """`Phase.graph`; a class built on this one has code of its own."""
+        obstacles = ("second order",) * second_order + ("batch norm gathers over processes",) * (dist.world_size() > 1)
+        return Graph(obstacles) if type(self) is BigGAN else None
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         if key == "D":
@@ -373,6 +363,11 @@ class BigGAN(method.Method):
 
         return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim)
 
+    @classmethod
+    def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:
+        D = snap.build("D", device)
+        return lambda x, c: D(x, c)[:, 0]
+
 
 def _attention(side: str, flag: str) -> source_fit.Trait:
     def of(kwargs: Any) -> list[int]:
@@ -402,20 +397,12 @@ _D_TRAITS = [
 ]
 
 
-def check_finite(source: snapshot.Snapshot) -> None:
-    """UserError, naming the tensor, when a source holds NaN or infinity."""
-    for name, record in source.nets.items():
-        for key, t in record.state.items():
-            if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-                raise UserError(f"{name}.{key} of the source is not finite; use an earlier snapshot")
-
-
 def check_transfer_source(source: snapshot.Snapshot, data: DataSpec, net: str) -> dict[str, Any]:
     """Constructor arguments of the source's generator `net`; UserError, naming what does not fit `data`."""
     for name in ("D", net):
         if name not in source.nets:
             raise UserError(f"the source has no network {name}; it has {', '.join(source.nets)}")
-    check_finite(source)
+    source_fit.finite(source)
     kwargs = source.nets[net].kwargs
     source_fit.images(kwargs.get("resolution", 128), kwargs.get("img_channels", 3), data)
     if source.method == "biggan" and kwargs.get("n_classes", 1000) < 2:

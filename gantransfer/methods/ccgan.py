@@ -12,7 +12,7 @@ x2y's head turns back into the label.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -170,8 +170,8 @@ class CcGAN(method.Method):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
         o, d, cfg = opts, data, CFGS[opts.cfg]
         generator, discriminator = networks.ARCHS[o.arch]
         size = dict(h_dim=o.h_dim, ch=o.ch, resolution=d.resolution, img_channels=d.channels)
@@ -182,8 +182,8 @@ class CcGAN(method.Method):
             self.nets["y2h"] = LabelToEmbedding(o.h_dim)
             self.nets["x2y"] = ImageToLabel(o.h_dim, o.embed_width, cfg["embed_blocks"], d.channels)
         for name, net in self.nets.items():
-            if source is not None:
-                report = snapshot.transfer(source.nets[name].state, net)
+            if start.weights is not None:
+                report = snapshot.transfer(start.weights.nets[name].state, net)
                 if dist.is_main():
                     print(report.table(f"{name} from the source"))
             net.to(self.device)
@@ -380,9 +380,7 @@ class CcGAN(method.Method):
         return sampler_of(snap.build("G_ema", device), y2h, DataSpec.from_dict(snap.data), device)
 
     @classmethod
-    def judge_from(cls, snap: snapshot.Snapshot,
-                   device: torch.device | str = "cpu") -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """(images [N, C, R, R] in [-1, 1], labels [N, 1] in label units) -> the discriminator's logits [N]."""
+    def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:
         D, label = snap.build("D", device), DataSpec.from_dict(snap.data).label
         y2h = snap.build("y2h", device) if "y2h" in snap.nets else None
 

@@ -96,16 +96,16 @@ class DensityRatioTraining(method.Method):
         if run.batch_gpu < 2:
             raise UserError(f"--batch-gpu={run.batch_gpu}: batch norm needs at least 2 images per process and round")
 
-    def __init__(self, opts, data, run, source=None, stage="ratio", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
         o = opts
-        self.nets = features_of(o, data) if stage == "ratio" else new_features(o, data)
+        self.nets = features_of(o, data) if self.stage == "ratio" else new_features(o, data)
         for net in self.nets.values():
             net.to(self.device)
-        if stage == "features":
+        if self.stage == "features":
             self.statistics = [StepStatistics(net.train()) for net in self.nets.values()]
             return
-        snap = source
+        snap = start.source
         self.sampler_ = class_match.translated(METHODS[snap.method].sampler_from(snap, self.device), data.label,
                                                f"--network={o.network}")
         cgan_kd.check_labels(self.sampler_.spec, data, f"--network={o.network}")
@@ -298,31 +298,11 @@ class DiscriminatorRatio:
         return self.calibration(_in_chunks(self.logits, images, c, self.device))
 
 
-def discriminator(snap: Snapshot, kind: str, device: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """(images in [-1, 1], labels) -> logits [N] of the snapshot's discriminator, each image on its own."""
+def discriminator(snap: Snapshot, kind: str, device: Any) -> method.Judge:
+    """Of a snapshot of the method `kind`."""
     if "D" not in snap.nets:
         raise UserError("the snapshot has no discriminator; use --features=teacher")
-    if hasattr(METHODS[kind], "judge_from"):
-        return METHODS[kind].judge_from(snap, device)
-    D, data = snap.build("D", device), DataSpec.from_dict(snap.data)
-    for m in D.modules():
-        if hasattr(m, "group_size"):
-            m.group_size = 1  # statistics over a batch would make an image's logit depend on the others
-
-    def logits(x: Tensor, c: Tensor) -> Tensor:
-        out = D(x, c)
-        return getattr(out, "cond", out).reshape(-1)
-
-    try:
-        with torch.no_grad():
-            fits = logits(torch.zeros(2, data.channels, data.resolution, data.resolution, device=device),
-                          torch.zeros(2, data.label.dim, device=device)).shape == (2,)
-    except (RuntimeError, TypeError, ValueError, IndexError):
-        fits = False
-    if not fits:
-        raise UserError(f"the discriminator of a snapshot of method {kind} judges other things than images with "
-                        "labels; use --features=teacher")
-    return logits
+    return METHODS[kind].judge_from(snap, device)
 
 
 def calibrated(snap: Snapshot, heldout: ImageDataset, network: str, seed: int, device: Any) -> Snapshot:

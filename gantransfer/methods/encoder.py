@@ -35,10 +35,9 @@ from torch_utils import ema
 from torch_utils import random as rnd
 from torch_utils.pixels import from_uint8
 
-_COLUMNS = ("kimg", "batch", "lr", "ema", "mapped", "fitted")
 CFGS: dict[str, dict[str, Any]] = {
-    "auto": dict(zip(_COLUMNS, (1000, 16, 1e-4, 10, 100_000, 4096))),
-    "tiny": dict(zip(_COLUMNS, (20, 32, 1e-3, 1, 20_000, 4096))),
+    "auto": dict(kimg=1000, batch=16, lr=1e-4, ema=10, mapped=100_000, fitted=4096),
+    "tiny": dict(kimg=20, batch=32, lr=1e-3, ema=1, mapped=20_000, fitted=4096),
 }
 ACCEPTED = 0.1  # relative latent error below which an encoder is accepted
 FLOOR = 1e-4  # variances of mapped latents below this share of the largest are taken to be this large
@@ -61,7 +60,6 @@ class Encoder(method.Method):
     better = {"latent_error": LOWER, "psnr": HIGHER, "feature_distance": LOWER, "encode_again": LOWER,
               "accepted": HIGHER}
     Options: ClassVar[type[method.Options]] = EncoderOptions
-    shaped_by_source = True
     pairs = 256  # generated pairs and real images behind the acceptance figures
 
     # ---- options ---------------------------------------------------------------------------------------------------
@@ -99,14 +97,15 @@ class Encoder(method.Method):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
+        source = start.networks
         G = source.build("G_ema")
         nets = {"G_ema": G}
         D = source.build("D") if "D" in source.nets else None
         if isinstance(D, Discriminator):
             nets["D"] = D
-        if source.extra.get("continues"):
+        if start.continues:
             nets |= {k: source.build(k) for k in ("E", "E_ema")}
         else:
             E = LatentEncoder(trunk_kwargs(D, G), G.w_dim, G.num_ws if opts.space == "w+" else 1)
@@ -125,7 +124,7 @@ class Encoder(method.Method):
             spec = LabelSpec("class" if G.c_dim else "none", G.c_dim)
         self.labels = LabelSource(spec, "data" if any(spec.counts) else "uniform",
                                   values=torch.rand(1024, G.c_dim).numpy() if spec.kind == "value" else None)
-        if not source.extra.get("continues"):
+        if not start.continues:
             self._measure_latents(CFGS[opts.cfg]["mapped"])
             self._fit_head(CFGS[opts.cfg]["fitted"])
         self._last: tuple[int, dict[str, float]] | None = None
@@ -286,9 +285,6 @@ class Encoder(method.Method):
     def load_state(self, s: dict[str, Any]) -> None:
         self.source_label = s["source_label"]
 
-    def progress(self) -> dict[str, float]:
-        return {}
-
     # ---- snapshots -------------------------------------------------------------------------------------------------
 
     def snapshot(self, cur_nimg: int) -> snapshot.Snapshot:
@@ -306,8 +302,7 @@ class Encoder(method.Method):
         if label.dim != G.c_dim:
             label = LabelSpec("class" if G.c_dim else "none", G.c_dim)
         spec = DataSpec.from_dict({**snap.data, "label": label.to_dict()})
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
-                                        styles=lambda z, c: G.mapping(z, c, update_w_avg=False), render=G.synthesis)
+        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
 
 
 def variance(x: torch.Tensor) -> torch.Tensor:

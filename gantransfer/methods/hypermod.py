@@ -25,11 +25,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import method, sampler, snapshot, source_fit
+from gantransfer import label_means, method, sampler, snapshot, source_fit
 from gantransfer.augment import contrastive as views
 from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
-from gantransfer.methods.stylegan2 import SOURCE_SIZES, Draws, StyleGAN2, StyleGAN2Options, _label_columns
+from gantransfer.methods.stylegan2 import (
+    SOURCE_SIZES,
+    Draws,
+    StyleGAN2,
+    StyleGAN2Options,
+    _label_columns,
+    mixed_styles,
+)
 from gantransfer.networks import hypermod as networks
 from gantransfer.networks import hypermod_stylegan1, stylegan1, stylegan2
 from torch_utils import distributed as dist
@@ -82,7 +89,6 @@ class Styles(NamedTuple):
 class Hypermod(StyleGAN2):
     name = "hypermod"
     stages = ("main", "align")
-    shaped_by_source = True
     needs_labels = True
     Options: ClassVar[type[method.Options]] = HypermodOptions
 
@@ -148,7 +154,7 @@ class Hypermod(StyleGAN2):
 
     @classmethod
     def run_name(cls, o: HypermodOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
-        d = super().run_name(o, given, run, data) + f"-hyper{o.hyper_rank}-{o.hyper_init}"
+        d = super().run_name(o, given, run, data) + f"-{cls.name}-{o.hyper_rank}-{o.hyper_init}"
         d += f"-align{o.align_kimg:g}" if o.align_kimg else ""
         for key in ("base", "class_vectors", "d_head"):
             d += f"-{given[key]}" if given.get(key) is not None else ""
@@ -183,10 +189,7 @@ class Hypermod(StyleGAN2):
         if "D" not in source.nets:
             raise UserError("the source has no network D, from which the discriminator starts; give the full "
                             "checkpoint")
-        for name, r in source.nets.items():
-            for key, t in r.state.items():
-                if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-                    raise UserError(f"{name}.{key} of the source is not finite; use an earlier snapshot")
+        source_fit.finite(source)
         kwargs = record.kwargs
         source_fit.images(kwargs.get("img_resolution"), kwargs.get("img_channels", 3), data)
         if o.base == "stylegan1" and own:
@@ -199,12 +202,11 @@ class Hypermod(StyleGAN2):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        self._source = source
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
         self.align_nimg = int(run.kimg * 1000 if stage == "align" else opts.align_kimg * 1000)
-        if not (source is not None and source.extra.get("continues")):
-            self.check_source(opts, data, source, stage)
-        super().__init__(opts, data, run, None, stage, device)
+        if not start.continues:
+            self.check_source(opts, data, start.source, stage)
+        super().__init__(opts, data, run, start, stage)
         # Frozen tensors exist once: averaged and live generator, and a snapshot of both, share them.
         learned = {id(p) for p in self.trainable("G")}
         frozen = [t for t in [*self.G.parameters(), *self.G.buffers()] if id(t) not in learned]
@@ -213,12 +215,11 @@ class Hypermod(StyleGAN2):
             if hasattr(other, "fp16_dtype"):  # the average computes as a snapshot's
                 mine.fp16_dtype = other.fp16_dtype
         self.G_ema = self.nets["G_ema"] = average
-        if source.extra.get("continues"):
-            if "G_src" in source.nets:
-                self.nets["G_src"] = source.nets["G_src"].build(self.device)
-        elif self._needs_teacher(source):
-            self.nets["G_src"] = source.build("G_ema", self.device)
-        self._source = None
+        if start.continues:
+            if "G_src" in start.networks.nets:
+                self.nets["G_src"] = start.networks.build("G_src", self.device)
+        elif self._needs_teacher(start.source):
+            self.nets["G_src"] = start.source.build("G_ema", self.device)
         names = {id(p): n for n, p in self.G.named_parameters()}
         self.learned = [names[id(p)] for p in self.trainable("G")]
         if dist.is_main():
@@ -230,10 +231,10 @@ class Hypermod(StyleGAN2):
         return self.opts.base == "stylegan1" and self.align_nimg > 0 and (
             source.nets["G_ema"].kind() is stylegan1.Generator)
 
-    def build_generator(self) -> nn.Module:
-        o, source, n = self.opts, self._source, self.data.label.dim
-        if source.extra.get("continues"):
-            return source.nets["G"].build().requires_grad_(True)
+    def build_generator(self, start: method.Start) -> nn.Module:
+        o, source, n = self.opts, start.networks, self.data.label.dim
+        if start.continues:
+            return source.build("G").requires_grad_(True)
         record = source.nets["G_ema"]
         own = record.kind() in (networks.Generator, hypermod_stylegan1.Generator)
         if o.base == "stylegan1":
@@ -259,6 +260,9 @@ class Hypermod(StyleGAN2):
             print(report.table(f"G from G_ema of the {source.method} source").split("\n")[0])
         return G
 
+    def load_source(self, source: snapshot.Snapshot) -> None:
+        """G and D were built with the source's tensors."""
+
     @torch.no_grad()
     def _class_start(self, G: nn.Module, own: bool) -> None:
         if self.opts.class_init == "identical" and not own:
@@ -272,10 +276,10 @@ class Hypermod(StyleGAN2):
             G = hypermod_stylegan1.join(G, task.build())
         return G if G.c_dim == self.data.label.dim else hypermod_stylegan1.with_classes(G, self.data.label.dim)
 
-    def build_discriminator(self) -> nn.Module:
-        o, source, n = self.opts, self._source, self.data.label.dim
-        if source.extra.get("continues"):
-            return source.nets["D"].build().requires_grad_(True)
+    def build_discriminator(self, start: method.Start) -> nn.Module:
+        o, source, n = self.opts, start.networks, self.data.label.dim
+        if start.continues:
+            return source.build("D").requires_grad_(True)
         record = source.nets["D"]
         if o.base == "stylegan1":
             D = source.build("D").requires_grad_(True)
@@ -321,10 +325,19 @@ class Hypermod(StyleGAN2):
             p.begin = self.align_nimg
         if self.align_nimg:
             params = [*self.G.hyper_parameters(), *self.G.class_parameters()]
-            opt = torch.optim.Adam(self.groups("G", params, self.opts.glr), lr=self.opts.glr, betas=(0.0, 0.99),
-                                   eps=1e-8, fused=True)
+            opt = torch.optim.Adam(params, lr=self.opts.glr, betas=(0.0, 0.99), eps=1e-8, fused=True)
             phases.insert(0, Phase("align", params, opt, end=self.align_nimg))
+        for opt in {id(p.opt): p.opt for p in phases if p.name[0] != "D"}.values():
+            self._slow_classes(opt)
         return phases
+
+    def _slow_classes(self, opt: torch.optim.Optimizer) -> None:
+        """The class network gets a group, and so a learning rate, of its own."""
+        (group,), slow = opt.param_groups, {id(p) for p in self.G.class_parameters()}
+        chosen = [p for p in group["params"] if id(p) in slow]
+        if chosen:
+            group["params"] = [p for p in group["params"] if id(p) not in slow]
+            opt.add_param_group({**group, "params": chosen, "lr": group["lr"] * self.opts.class_lr_mult})
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         if key == "D":
@@ -342,14 +355,6 @@ class Hypermod(StyleGAN2):
         return not (part[0] == "progression" and int(part[1]) < first) and not (
             part[0] == "from_rgb" and int(part[1]) != first)
 
-    def groups(self, key: str, params: list[nn.Parameter], lr: float) -> list[Any]:
-        if key != "G":
-            return params
-        slow = {id(p) for p in self.G.class_parameters()}
-        groups = [dict(params=[p for p in params if id(p) not in slow]),
-                  dict(params=[p for p in params if id(p) in slow], lr=lr * self.opts.class_lr_mult)]
-        return [g for g in groups if g["params"]]
-
     def draw(self, phase: str, batch: Batch) -> Draws:
         if phase == "align":
             n, dim = len(batch.x), self.data.label.dim
@@ -362,8 +367,8 @@ class Hypermod(StyleGAN2):
 
     def ws(self, phase: str, d: Draws) -> Styles:
         ws = self.G.styles(d.z)
-        if d.cutoff is not None and d.cutoff < ws.shape[1]:
-            ws = torch.cat([ws[:, : d.cutoff], self.G.styles(d.mix_z)[:, d.cutoff :]], 1)
+        if d.mix_z is not None:
+            ws = mixed_styles(ws, self.G.styles(d.mix_z), d.cutoff)
         return Styles(ws, self.G.classes_of(d.c))
 
     def synthesise(self, styles: Styles, batch: Batch, **kw):
@@ -480,9 +485,23 @@ class Hypermod(StyleGAN2):
 
     @classmethod
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
-        net = networks.ClassInStyles(G)  # its w knows no label; the class vector behind it is what it is at any psi
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=net, styles=net.mapping,
-                                        render=net.synthesis)
+        return HypermodSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=networks.ClassInStyles(G))
+
+
+class HypermodSampler(sampler.GeneratorSampler):
+    """Its w knows no label, so that all classes have one centre; the class vector behind w is what it is at any psi."""
+
+    def class_vectors(self, c: torch.Tensor) -> torch.Tensor:
+        return self.network.G.classes(c)
+
+    def images_at(self, z: torch.Tensor, v: torch.Tensor, rng: rnd.Rng, *, truncation_psi: float = 1,
+                  truncation_center: str = "global", **kw: Any) -> torch.Tensor:
+        self.check_center(truncation_center)
+        ws = self.network.G.styles(z, truncation_psi=truncation_psi if truncation_center == "global" else 1)
+        if truncation_center == "class" and truncation_psi != 1:
+            label = torch.eye(self.label_dim, device=z.device)[:1]
+            ws = label_means.pull(ws, self.means(label)[:, :, : ws.shape[2]], truncation_psi)
+        return self.network.synthesis(torch.cat([ws, v[:, None].expand(-1, ws.shape[1], -1)], 2), rng=rng, **kw)
 
 
 def _task_of(snap: snapshot.Snapshot) -> snapshot.NetRecord | None:

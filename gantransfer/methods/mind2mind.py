@@ -39,10 +39,11 @@ from torch_utils import distributed as dist
 from torch_utils import ema
 from torch_utils import random as rnd
 
-_COLUMNS = ("normalize", "mind_prior", "reuse_batch", "ema_kimg", "label_dropout", "mind_heldout", "latent_aug")
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": dict(zip(_COLUMNS, ("std", "normal", False, 10.0, 0.1, 0.1, None))),
-    "paper": dict(zip(_COLUMNS, ("none", "uniform", True, 0.0, 0.0, 0.0, "none"))),
+    "default": dict(normalize="std", mind_prior="normal", reuse_batch=False, ema_kimg=10.0, label_dropout=0.1,
+                    mind_heldout=0.1, latent_aug=None),
+    "paper": dict(normalize="none", mind_prior="uniform", reuse_batch=True, ema_kimg=0.0, label_dropout=0.0,
+                  mind_heldout=0.0, latent_aug="none"),
 }
 LOSSES = ("wgan-gp", "nonsat-r1")
 NORMALISATIONS = ("std", "whiten", "scalar", "none")
@@ -130,7 +131,6 @@ class Mind2Mind(method.Method):
     name = "mind2mind"
     better = {**BETTER, "overfit": UNRATED, r"seconds_\w+": UNRATED}
     Options: ClassVar[type[method.Options]] = Mind2MindOptions
-    shaped_by_source = True
     steps_per_measure = 16  # steps between two looks at the overfitting
     image_samples = 512  # images behind the distances in the discriminator's features
 
@@ -186,7 +186,7 @@ class Mind2Mind(method.Method):
 
     @classmethod
     def run_name(cls, o: Mind2MindOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
-        d = f"{data.name}-mind" + ("-cond" if data.label.dim else "")
+        d = f"{data.name}-{cls.name}" + ("-cond" if data.label.dim else "")
         d += f"-subset{data.max_size}" if given.get("subset") is not None else ""
         d += "-mirror" if data.xflip else ""
         d += "-paper" if o.mind_preset == "paper" else ""
@@ -210,10 +210,10 @@ class Mind2Mind(method.Method):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
-        self.continued = bool(source is not None and source.extra.get("continues"))
-        self.ae = ae = autoencoder.load(source, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
+        self.continued, source = start.continues, start.networks
+        self.ae = ae = autoencoder.load(source, self.device)
         flat, c_dim, kind = ae.slots * ae.w_dim, data.label.dim, data.label.kind
         dense = ae.slots > 1 or opts.normalize == "whiten"
         # With a latent per layer there are far more numbers than images; the generator makes the leading components.
@@ -237,7 +237,7 @@ class Mind2Mind(method.Method):
         if self.continued:
             for name in self.nets:
                 self.nets[name].load_state_dict(source.nets[name].state)
-        elif source is not None and source.method == self.name:
+        elif source.method == self.name:
             self._warm_start(source)
         for net in self.nets.values():
             net.to(self.device)
@@ -395,7 +395,7 @@ class Mind2Mind(method.Method):
             return torch.optim.Adam(net.parameters(), lr=lr, betas=betas, fused=True)
 
         return [Phase("critic", list(self.K.parameters()), adam(self.K, o.dlr), repeat=o.n_critic,
-                      reuse=bool(o.reuse_batch), second_order=True),
+                      reuse=bool(o.reuse_batch)),
                 Phase("map", list(self.M.parameters()), adam(self.M, o.glr))]
 
     def draw(self, phase: str, batch: Batch) -> Draws:

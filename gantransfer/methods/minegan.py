@@ -21,10 +21,9 @@ from gantransfer.methods.biggan import BigGAN, TrainingOptions, check_transfer_s
 from gantransfer.networks import biggan
 from gantransfer.networks import minegan as networks
 
-_COLUMNS = ("kimg", "batch", "glr", "dlr", "eps", "d_steps", "ema", "ramp", "ema_start")
 CFGS: dict[str, dict[str, Any]] = {
-    "auto": dict(zip(_COLUMNS, (500, 64, 1e-4, 4e-4, 1e-6, 1, 44, 0.05, 0))),
-    "tiny": dict(zip(_COLUMNS, (8, 16, 1e-3, 2e-3, 1e-6, 2, 0.5, 0.05, 0))),
+    "auto": dict(kimg=500, batch=64, glr=1e-4, dlr=4e-4, eps=1e-6, d_steps=1, ema=44, ramp=0.05, ema_start=0),
+    "tiny": dict(kimg=8, batch=16, glr=1e-3, dlr=2e-3, eps=1e-6, d_steps=2, ema=0.5, ramp=0.05, ema_start=0),
 }
 
 
@@ -39,7 +38,6 @@ class MineGANOptions(TrainingOptions):
 class MineGAN(BigGAN):
     name = "minegan"
     stages = ("mine", "tune")
-    shaped_by_source = True
     presets = CFGS
     Options: ClassVar[type[method.Options]] = MineGANOptions
 
@@ -73,15 +71,16 @@ class MineGAN(BigGAN):
             raise UserError(f"the source mined {kwargs['n_classes']} classes, {data.path or data.name} has "
                             f"{data.label.dim}; stage tune needs the data of stage mine")
 
-    def __init__(self, opts, data, run, source=None, stage="mine", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
-        if stage == "mine":
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
+        if self.stage == "mine":
             biggan.freeze_sn(self.G)
             biggan.freeze_sn(self.G_ema)
 
-    def build(self, source: snapshot.Snapshot | None) -> dict[str, nn.Module]:
-        if source is not None and source.extra.get("continues"):
-            return {k: r.build().requires_grad_(True) for k, r in source.nets.items()}
+    def build(self, start: method.Start) -> dict[str, nn.Module]:
+        if start.continues:
+            return {k: r.build().requires_grad_(True) for k, r in start.networks.nets.items()}
+        source = start.source
         self.check_source(self.opts, self.data, source, self.stage)
         if self.stage == "tune":
             return {k: source.build(k).requires_grad_(True) for k in ("G", "D", "G_ema")}

@@ -24,26 +24,26 @@ from gantransfer.augment import ada, options
 from gantransfer.data import resolution
 from gantransfer.data.dataset import DataSpec
 from gantransfer.data.names import valid_text
-from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.method import Batch, Graph, Phase, RunConfig, option
 from gantransfer.networks import stylegan2 as networks
 from torch_utils import build, ema
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
 # Presets. fmaps: channel_base / 32768. None in `auto` and `tiny`: computed from resolution and processes.
-_COLUMNS = ("ref_gpus", "kimg", "batch", "mbstd", "fmaps", "lr", "gamma", "ema", "ramp", "map")
 CFGS: dict[str, dict[str, Any]] = {
-    name: dict(zip(_COLUMNS, row))
-    for name, row in {
-        "auto":      (None, 25000,  None, None, None, None,   None, None, 0.05, 2),
-        "stylegan2": (8,    25000,  32,   4,    1,    0.002,  10,   10,   None, 8),
-        "paper256":  (8,    25000,  64,   8,    0.5,  0.0025, 1,    20,   None, 8),
-        "paper512":  (8,    25000,  64,   8,    1,    0.0025, 0.5,  20,   None, 8),
-        "paper1024": (8,    25000,  32,   4,    1,    0.002,  2,    10,   None, 8),
-        "cifar":     (2,    100000, 64,   32,   1,    0.0025, 0.01, 500,  0.05, 2),
-        "tiny":      (None, 20,     16,   4,    None, 0.005,  1,    2,    0.05, 2),
-    }.items()
-}  # fmt: skip
+    "auto": dict(ref_gpus=None, kimg=25000, batch=None, mbstd=None, fmaps=None, lr=None, gamma=None, ema=None,
+                 ramp=0.05, map=2),
+    "stylegan2": dict(ref_gpus=8, kimg=25000, batch=32, mbstd=4, fmaps=1, lr=0.002, gamma=10, ema=10, ramp=None, map=8),
+    "paper256": dict(ref_gpus=8, kimg=25000, batch=64, mbstd=8, fmaps=0.5, lr=0.0025, gamma=1, ema=20, ramp=None,
+                     map=8),
+    "paper512": dict(ref_gpus=8, kimg=25000, batch=64, mbstd=8, fmaps=1, lr=0.0025, gamma=0.5, ema=20, ramp=None,
+                     map=8),
+    "paper1024": dict(ref_gpus=8, kimg=25000, batch=32, mbstd=4, fmaps=1, lr=0.002, gamma=2, ema=10, ramp=None, map=8),
+    "cifar": dict(ref_gpus=2, kimg=100000, batch=64, mbstd=32, fmaps=1, lr=0.0025, gamma=0.01, ema=500, ramp=0.05,
+                  map=2),
+    "tiny": dict(ref_gpus=None, kimg=20, batch=16, mbstd=4, fmaps=None, lr=0.005, gamma=1, ema=2, ramp=0.05, map=2),
+}
 
 
 # What a method whose networks have their source's sizes does not decide, and so does not record.
@@ -93,7 +93,7 @@ class Draws:
     z: torch.Tensor  # [n, z_dim]
     c: torch.Tensor  # [n, label_dim]
     mix_z: torch.Tensor | None = None  # [n, z_dim]
-    cutoff: int | torch.Tensor | None = None  # style mixing: ws from this slot on come from mix_z
+    cutoff: int | torch.Tensor | None = None  # with mix_z: ws from this slot on come from it; a 0-dim integer
     pl_noise: torch.Tensor | None = None  # [k, C, H, W] standard normal
 
 
@@ -104,7 +104,6 @@ class StyleGAN2(method.Method):
     discriminator_cls: ClassVar[type[nn.Module]] = networks.Discriminator
     pl_decay, pl_batch_shrink, lecam_decay = 0.01, 2, 0.99
     noise_mode = "random"  # tests compare with fixed noise
-    recordable = True  # of this very class: a class built on it must say so of its own code (Method.loss)
     # Tensors that a --resume source may lack: those that serve labels.
     may_be_fresh: ClassVar[dict[str, tuple[str, ...]]] = {"G": ("mapping.embed.",), "D": ("mapping.", "b4.out")}
 
@@ -120,18 +119,10 @@ class StyleGAN2(method.Method):
         if o.cfg == "auto":
             batch = max(min(run.num_procs * min(4096 // res, 32), 64), run.num_procs)
             mbstd = min(max(batch // run.num_procs, 1), 4)
-        if run.batch is None:
-            run.batch = batch
-            if run.batch_gpu is None:
-                # The preset's share of its own machine, or less where more processes divide the batch.
-                run.batch_gpu = max(batch // max(cfg["ref_gpus"] or 1, run.num_procs), 1)
-        if run.batch < 1 or run.batch % run.num_procs:
-            raise UserError(f"--batch={run.batch} is not divisible by --gpus={run.num_procs}; change one of them")
-        if run.batch_gpu is None:
-            run.batch_gpu = run.batch // run.num_procs
-        if run.batch % (run.batch_gpu * run.num_procs):
-            raise UserError(f"--batch={run.batch} is not a multiple of --batch-gpu={run.batch_gpu} x "
-                            f"--gpus={run.num_procs}; change one of them")
+        if run.batch is None and run.batch_gpu is None:
+            # The preset's share of its own machine, or less where more processes divide the batch.
+            run.batch_gpu = max(batch // max(cfg["ref_gpus"] or 1, run.num_procs), 1)
+        method.resolve_schedule(run, batch=batch, kimg=cfg["kimg"], tick=1 if tiny else 4, snap=5 if tiny else 50)
         o.mbstd_group = o.mbstd_group or mbstd
         whole = run.batch_gpu * run.num_procs
         if whole > o.mbstd_group and whole % o.mbstd_group:
@@ -141,10 +132,7 @@ class StyleGAN2(method.Method):
             raise UserError(f"--fp32=True and --precision={o.precision} exclude each other; omit one of them")
         o.precision = "fp32" if o.fp32 else o.precision
         o.fp32 = o.precision == "fp32"
-        run.kimg = run.kimg if run.kimg is not None else cfg["kimg"]
-        run.tick = run.tick if run.tick is not None else (1 if tiny else 4)
-        run.snap = run.snap if run.snap is not None else (5 if tiny else 50)
-        run.metrics = run.metrics if run.metrics is not None else cls.default_metrics(o)
+        run.metrics = _or(run.metrics, "smoke" if tiny else "fid50k_full")
 
         lr = cfg["lr"] or (0.002 if res >= 1024 else 0.0025)
         o.glr, o.dlr = _or(o.glr, lr), _or(o.dlr, lr)
@@ -167,19 +155,11 @@ class StyleGAN2(method.Method):
         o.style_mix = _or(o.style_mix, 0.0 if plain_loss else 0.9)
         # An interval slows the optimiser even where the weight is zero (as published); tiny runs have no time for that.
         o.g_reg_interval = _or(o.g_reg_interval, 0 if tiny else 4)
-        cls._resolve_augmentation(o, tiny, run, data)
-
-    @classmethod
-    def _resolve_augmentation(cls, o: StyleGAN2Options, tiny: bool, run: RunConfig, data: DataSpec) -> None:
         if tiny and o.aug == "ada" and o.target is None and o.augpipe is None:
             o.aug = "noaug"  # ADA at its published speed does nothing within a tiny run
             o.diffaug = o.diffaug or "light"
         options.resolve(o, run, data)
         o.r1_aug = (not tiny) if o.r1_aug is None else o.r1_aug
-
-    @classmethod
-    def default_metrics(cls, o: StyleGAN2Options) -> str:
-        return "smoke" if o.cfg == "tiny" else "fid50k_full"
 
     @classmethod
     def run_name(cls, o: StyleGAN2Options, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
@@ -233,8 +213,6 @@ class StyleGAN2(method.Method):
                 c["ada_kimg"] = o.ada_kimg
         if o.aug == "fixed":
             c["augment_p"] = o.p
-        if run.resume not in (None, "noresume"):
-            c["resume_pkl"] = run.resume
         return c
 
     @classmethod
@@ -260,23 +238,18 @@ class StyleGAN2(method.Method):
         source_fit.images(G.kwargs.get("img_resolution"), G.kwargs.get("img_channels"), data)
         tree, labels = cls.config(o, RunConfig(), data), bool(D.kwargs.get("c_dim") and data.label.dim)
         own = [dict(_without_class(tree[k]), img_resolution=data.resolution) for k in ("G_kwargs", "D_kwargs")]
-        source_fit.same([(G.kwargs, own[0], cls.traits_of("G", labels)),
-                         (D.kwargs, own[1], cls.traits_of("D", labels))])
-
-    @classmethod
-    def traits_of(cls, name: str, labels: bool) -> list[source_fit.Trait]:
-        """What a source's G or D must have in common with ours; labels: both have a label mapping."""
-        return _G_TRAITS if name == "G" else [*_D_TRAITS, *(_LABEL_TRAITS if labels else ())]
+        source_fit.same([(G.kwargs, own[0], _G_TRAITS),
+                         (D.kwargs, own[1], [*_D_TRAITS, *(_LABEL_TRAITS if labels else ())])])
 
     # ---- networks ------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
         self.tree = self.config(opts, run, data)
-        self.nets = {"G": self.build_generator(), "D": self.build_discriminator()}
+        self.nets = {"G": self.build_generator(start), "D": self.build_discriminator(start)}
         self.nets["G_ema"] = copy.deepcopy(self.nets["G"]).eval()
-        if source is not None:
-            self.load_source(source)
+        if start.weights is not None:
+            self.load_source(start.weights)
         for net in self.nets.values():
             net.to(self.device)
         how = self.runtime(opts, replace(run, device=str(self.device)))
@@ -292,10 +265,10 @@ class StyleGAN2(method.Method):
     def _sizes(self) -> dict[str, int]:
         return dict(c_dim=self.data.label.dim, img_resolution=self.data.resolution, img_channels=self.data.channels)
 
-    def build_generator(self) -> nn.Module:
+    def build_generator(self, start: method.Start) -> nn.Module:
         return self.generator_cls(**_without_class(self.tree["G_kwargs"]), **self._sizes())
 
-    def build_discriminator(self) -> nn.Module:
+    def build_discriminator(self, start: method.Start) -> nn.Module:
         return self.discriminator_cls(**_without_class(self.tree["D_kwargs"]), **self._sizes())
 
     def load_source(self, source: snapshot.Snapshot) -> None:
@@ -329,33 +302,22 @@ class StyleGAN2(method.Method):
             params = self.trainable(key)
             # Lazy regularisation: one optimiser for both losses, slowed so that k+1 updates move as far as k.
             r = interval / (interval + 1) if interval else 1.0
-            opt = torch.optim.Adam(self.groups(key, params, lr * r), lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8,
-                                   fused=True)
+            opt = torch.optim.Adam(params, lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8, fused=True)
             if not interval:
-                phases.append(Phase(f"{key}both", params, opt, second_order=reg_on, eager=self.why_eager(key)))
+                phases.append(Phase(f"{key}both", params, opt, graph=self.graph(key, reg_on)))
                 continue
-            phases.append(Phase(f"{key}main", params, opt, eager=self.why_eager(key)))
+            phases.append(Phase(f"{key}main", params, opt, graph=self.graph(key)))
             if reg_on:
                 gain = None if o.lazy_gain else 1.0
-                phases.append(Phase(f"{key}reg", params, opt, every=interval, gain=gain, second_order=True, eager=None))
+                phases.append(Phase(f"{key}reg", params, opt, every=interval, gain=gain, graph=self.graph(key, True)))
         return phases
 
-    def why_eager(self, key: str) -> str | None:
-        """`Phase.eager` of the adversarial losses."""
-        if "recordable" not in vars(type(self)):
-            return f"{self.name} is not prepared"
-        if dist.world_size() > 1 and self.run.batch_gpu % self.opts.mbstd_group:
-            return "minibatch deviation gathers over processes"
-        if key == "D" and self.opts.lecam:
-            return "LeCam's first step is unlike the others"
-        return None
+    def graph(self, key: str, second_order: bool = False) -> Graph | None:
+        """`Phase.graph`. A class built on this one has code of its own, and says itself that it is prepared."""
+        return graph_of(self, key, second_order) if type(self) is StyleGAN2 else None
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         return list(self.nets[key].parameters())  # frozen layers are buffers
-
-    def groups(self, key: str, params: list[nn.Parameter], lr: float) -> list[Any]:
-        """The parameters as the optimiser takes them: with groups where learning rates differ."""
-        return params
 
     def draw(self, phase: str, batch: Batch) -> Draws:
         """Latents, labels, style mixing and path-length noise of one micro-batch."""
@@ -368,19 +330,14 @@ class StyleGAN2(method.Method):
         d = Draws(z=z, c=batch.draw_c(n))
         if n and o.style_mix > 0:
             d.mix_z = rnd.randn([n, self.G.z_dim], batch.rng, self.device)
-            d.cutoff = self.draw_cutoff(batch)
+            cutoff = rnd.randint(1, self.G.num_ws, [], batch.choices, self.device)
+            mixed = rnd.rand([], batch.choices, self.device).double() < o.style_mix
+            d.cutoff = torch.where(mixed, cutoff, self.G.num_ws)  # on the device: nobody waits, and it can be recorded
         if phase in ("Greg", "Gboth") and o.pl_weight > 0:
             k = n if phase == "Greg" else max(n // self.pl_batch_shrink, 1)
             d.pl_noise = rnd.randn([k, self.data.channels, self.data.resolution, self.data.resolution], batch.rng,
                                    self.device)
         return d
-
-    def draw_cutoff(self, batch: Batch) -> int | torch.Tensor:
-        num_ws, where = self.G.num_ws, self.device if batch.recorded else None
-        cutoff, u = rnd.randint(1, num_ws, [], batch.choices, where), rnd.rand([], batch.choices, where)
-        if batch.recorded:
-            return torch.where(u.double() < self.opts.style_mix, cutoff, num_ws)
-        return int(cutoff) if float(u) < self.opts.style_mix else num_ws
 
     def loss(self, phase: str, batch: Batch) -> Iterator[torch.Tensor]:
         draws = self.draw(phase, batch)
@@ -391,13 +348,7 @@ class StyleGAN2(method.Method):
         means: list[torch.Tensor] = []
         ws = self.map(d.z, d.c, means)
         self._remember(phase, "w_mean", torch.stack(means))
-        if isinstance(d.cutoff, torch.Tensor):
-            own = torch.arange(ws.shape[1], device=ws.device) < d.cutoff
-            ws = torch.where(own[:, None], ws, self.map(d.mix_z, d.c, []))
-        elif d.cutoff is not None and d.cutoff < ws.shape[1]:
-            mixed = self.map(d.mix_z, d.c, [])
-            ws = torch.cat([ws[:, : d.cutoff], mixed[:, d.cutoff :]], dim=1)
-        return ws
+        return ws if d.mix_z is None else mixed_styles(ws, self.map(d.mix_z, d.c, []), d.cutoff)
 
     def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor]) -> torch.Tensor:
         """The mapping network; batch means for its running averages are appended to `means`."""
@@ -587,8 +538,36 @@ class StyleGAN2(method.Method):
 
     @classmethod
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
-                                        styles=lambda z, c: G.mapping(z, c, update_w_avg=False), render=G.synthesis)
+        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
+
+    @classmethod
+    def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:
+        D = alone(snap.build("D", device))
+        return lambda x, c: D(x, c)[:, 0]
+
+
+def graph_of(m: StyleGAN2, key: str, second_order: bool) -> Graph:
+    """`Phase.graph` of the losses of `m.nets[key]`."""
+    obstacles = ["second order"] if second_order else []
+    if dist.world_size() > 1 and m.run.batch_gpu % m.opts.mbstd_group:
+        obstacles.append("minibatch deviation gathers over processes")
+    if key == "D" and m.opts.lecam:
+        obstacles.append("LeCam's first step is unlike the others")
+    return Graph(tuple(obstacles))
+
+
+def alone(D: nn.Module) -> nn.Module:
+    """`D` without statistics over a batch: what it says of an image depends on no other."""
+    for m in D.modules():
+        if isinstance(m, networks.MinibatchStd):
+            m.group_size = 1
+    return D
+
+
+def mixed_styles(ws: torch.Tensor, other: torch.Tensor, cutoff: int | torch.Tensor) -> torch.Tensor:
+    """[n, L, D]: `ws` before slot `cutoff`, `other` from it on."""
+    own = torch.arange(ws.shape[1], device=ws.device) < cutoff
+    return torch.where(own[:, None], ws, other)
 
 
 def _widths(place: str | None) -> source_fit.Trait:

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError, finite_numbers
-from gantransfer import method
+from gantransfer import method, snapshot
 from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Batch, RunConfig, option
-from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options
+from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options, alone
 from gantransfer.networks import transitional as networks
 
 
@@ -64,10 +64,10 @@ class Transitional(StyleGAN2):
 
     @classmethod
     def run_name(cls, o: TransitionalOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
-        return super().run_name(o, given, run, data) + f"-trans{o.t_start_kimg:g}-{o.t_end_kimg:g}"
+        return super().run_name(o, given, run, data) + f"-{cls.name}{o.t_start_kimg:g}-{o.t_end_kimg:g}"
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
         self.set_weight(0)
 
     may_be_fresh: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -122,3 +122,8 @@ class Transitional(StyleGAN2):
 
     def r1_logits(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         return self.D(x, c).uncond
+
+    @classmethod
+    def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:
+        D = alone(snap.build("D", device))
+        return lambda x, c: D(x, c).cond[:, 0]

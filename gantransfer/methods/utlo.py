@@ -21,8 +21,8 @@ from dnnlib.util import UserError
 from gantransfer import method, sampler, snapshot, source_fit
 from gantransfer.augment import ada
 from gantransfer.data.dataset import DataSpec
-from gantransfer.method import Batch, RunConfig, option
-from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options
+from gantransfer.method import Batch, Graph, RunConfig, option
+from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options, graph_of
 from gantransfer.networks import utlo as networks
 
 
@@ -39,12 +39,13 @@ class UTLO(StyleGAN2):
     Options: ClassVar[type[method.Options]] = UTLOOptions
     generator_cls: ClassVar[type[nn.Module]] = networks.Generator
     discriminator_cls: ClassVar[type[nn.Module]] = networks.Discriminator
-    recordable = True
 
     # ---- options ---------------------------------------------------------------------------------------------------
 
     @classmethod
     def resolve(cls, o: UTLOOptions, run: RunConfig, data: DataSpec) -> None:
+        if run.metrics is None and o.cfg != "tiny":
+            run.metrics = "fid50k_full,fid_shots,kid_shots"
         super().resolve(o, run, data)
         blocks = [2**k for k in range(2, data.resolution.bit_length())]
         if o.res_uc not in (0, *blocks):
@@ -58,10 +59,6 @@ class UTLO(StyleGAN2):
         if o.add_uc and o.aug != "noaug" and "imgfilter" in ada.AUGPIPES[o.augpipe] and o.res_uc < 22:
             raise UserError(f"--augpipe={o.augpipe} filters images of at least 22 pixels, not the small ones of "
                             f"--res_uc={o.res_uc}; use --augpipe=bgc")
-
-    @classmethod
-    def default_metrics(cls, o: UTLOOptions) -> str:
-        return "smoke" if o.cfg == "tiny" else "fid50k_full,fid_shots,kid_shots"
 
     @classmethod
     def run_name(cls, o: UTLOOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
@@ -123,6 +120,9 @@ class UTLO(StyleGAN2):
     def update_w_avg(self, means: torch.Tensor) -> None:
         for mean, name in zip(means, ("w_avg", "w_avg_uc")):
             self.G.mapping.update_w_avg(mean, name)
+
+    def graph(self, key: str, second_order: bool = False) -> Graph | None:
+        return graph_of(self, key, second_order) if type(self) is UTLO else None
 
     def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
         images = self.synthesise_pair(self.ws("Gmain", d), batch)
