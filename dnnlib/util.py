@@ -563,17 +563,17 @@ def fetch(path_or_url: str | os.PathLike, *, timeout: float = 30) -> Path:
         if os.path.lexists(local):
             regular_file(local)
     try:
+        from tqdm import tqdm
+
         with (urllib.request.urlopen(text, timeout=timeout) as response, atomic_path(target) as tmp,
               open(tmp, "wb") as f):
-            total, done = int(response.headers.get("Content-Length") or 0), 0
-            while chunk := response.read(1 << 20):
-                f.write(chunk)
-                done += len(chunk)
-                print(f"\rdownloading {name}: {done / 2**20:.1f} MiB" + (f" of {total / 2**20:.1f}" if total else ""),
-                      end="", file=sys.stderr, flush=True)
-            print(file=sys.stderr)
-            if total and done != total:
-                raise UserError(f"download of {text} ended after {done} of {total} bytes; try again")
+            total = int(response.headers.get("Content-Length") or 0)
+            with tqdm(total=total or None, desc=f"downloading {name}", unit="B", unit_scale=True) as bar:
+                while chunk := response.read(1 << 20):
+                    f.write(chunk)
+                    bar.update(len(chunk))
+            if total and bar.n != total:
+                raise UserError(f"download of {text} ended after {bar.n} of {total} bytes; try again")
         with atomic_write(_hash_file(target)) as f:
             f.write(sha256(target) + "\n")
     except (urllib.error.URLError, TimeoutError, ConnectionError) as e:
