@@ -7,11 +7,6 @@ by this command from real digits; see gantransfer/assets.
 
 from __future__ import annotations
 
-from dnnlib import signals
-
-if __name__ == "__main__":
-    signals.end_in_one_line()
-
 import sys
 import time
 from pathlib import Path
@@ -21,12 +16,12 @@ import click
 
 from dnnlib import util
 from dnnlib.util import UserError
+from gantransfer.commands import CONTEXT
 from gantransfer.commands.flags import PATH, SEED, FloatRange, IntRange
 
 if TYPE_CHECKING:
     from gantransfer.data.dataset import ImageDataset
 
-HELDOUT = 0.1  # of each class, when nothing else is given to measure on
 def _load(flag: str, path: str) -> ImageDataset:
     from gantransfer.data.dataset import ImageDataset
 
@@ -37,7 +32,7 @@ def _load(flag: str, path: str) -> ImageDataset:
     return data
 
 
-@click.command()
+@click.command(context_settings=CONTEXT)
 @click.option("--data", required=True, type=PATH, metavar="ZIP|DIR", help="Labelled images to learn from")
 @click.option("--heldout", type=PATH, metavar="ZIP|DIR", help="Labelled images to report the accuracy on "
               "[default: a tenth of each class of --data, which is then not trained on]")
@@ -54,7 +49,7 @@ def main(data: str, heldout: str | None, out: str, name: str, seed: int, epochs:
     import numpy as np
 
     from gantransfer.data import resolution
-    from gantransfer.data.dataset import ImageDataset
+    from gantransfer.data.dataset import HELDOUT, ImageDataset, can_hold_out
     from gantransfer.detectors.descriptor import NAME
     from gantransfer.detectors.features import reserved_names
     from gantransfer.detectors.judge_training import accuracy, mean_error, save_judge, train_judge
@@ -67,7 +62,7 @@ def main(data: str, heldout: str | None, out: str, name: str, seed: int, epochs:
     test, where = train, "on the training images themselves, for none could be held out; give --heldout"
     if heldout:
         test, where = _load("--heldout", heldout), ""
-    elif len(train) > 1 and (train.class_ids is None or max(train.spec.label.counts) > 1):
+    elif can_hold_out(train):
         where = "held out of --data and not trained on; --heldout=PATH measures on others and trains on all"
         args = dict(use_labels=True, seed=seed, heldout=HELDOUT, label_dim=train.label_dim)
         train, test = ImageDataset(data, **args), ImageDataset(data, part="heldout", **args)
@@ -102,7 +97,3 @@ def main(data: str, heldout: str | None, out: str, name: str, seed: int, epochs:
     print(f"wrote {out} and {path}")
     if path.parent.resolve() != package_data():
         print(f"use it with --detector={name}={out}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    util.run_cli(main)

@@ -3,20 +3,10 @@
 
 from __future__ import annotations
 
-from dnnlib import signals
-
-if __name__ == "__main__":
-    signals.end_in_one_line()
-
 import contextlib
 import dataclasses
-import hashlib
-import os
-
-# Threads that wait must sleep, not spin: small networks on a busy machine are 15 times slower otherwise (measured).
-os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-
 import json
+import os
 import re
 import sys
 import time
@@ -28,9 +18,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnnlib import json_file, run_folder, seeding
-from dnnlib.util import Logger, Stopped, UserError, atomic_write, cache_dir, printable
-from gantransfer.commands import kernels
-from gantransfer.commands.flags import PATH, PATHS, SEED, SNAPSHOT, FloatRange, IntRange, _OneLine, option_type
+from dnnlib.util import Logger, Stopped, UserError, atomic_write, printable
+from gantransfer.commands import CONTEXT
+from gantransfer.commands.flags import (
+    MACHINE,
+    PATH,
+    PATHS,
+    POLICIES,
+    SNAPSHOT,
+    TICKS,
+    Choice,
+    Flag,
+    IntRange,
+    Sectioned,
+    _OneLine,
+    named_files,
+    schedule,
+)
+from gantransfer.commands.method_flags import described, flag_of
 from gantransfer.data import resolution
 
 if TYPE_CHECKING:
@@ -40,25 +45,9 @@ if TYPE_CHECKING:
 IMPLIES = {"add_uc": "utlo", "res_uc": "utlo", "alpha": "utlo", "t_start_kimg": "transitional",
            "t_end_kimg": "transitional", "transition": "transitional"}
 WEEK = 7 * 86400
-POLICIES = click.Choice(["empirical", "sqrt", "effective", "balanced"])
 
 
-class Flag(click.Option):
-    """One option under both spellings, `--a-b` and `--a_b`; the help shows one. A bare `--flag` means true."""
-
-    def __init__(self, name: str, help: str, type: Any = str, default: Any = None, **kw: Any):
-        names = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
-        if type is bool:
-            kw.update(is_flag=False, flag_value="true", metavar="BOOL")
-        kw.setdefault("show_default", default is not None and default is not False)
-        super().__init__([*names, name], type=click.BOOL if type is bool else type, default=default, help=help, **kw)
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        record = super().get_help_record(ctx)
-        return record and (record[0].replace(f"{self.opts[0]}, {self.opts[-1]}", self.opts[0]), record[1])
-
-
-class MethodName(_OneLine, click.Choice):
+class MethodName(_OneLine, Choice):
     """A method's name; a wrong one is one line."""
 
     def fail(self, message: str, param: Any = None, ctx: Any = None) -> Any:
@@ -83,20 +72,15 @@ SECTIONS: dict[str, list[click.Option]] = {
              "exactly; RUN:latest, RUN:best or RUN:best:METRIC are weights of a run's snapshot", PATH, metavar="PATH"),
         Flag("source", "Source model of a transfer method: file, URL, RUN, RUN:latest, RUN:best", SNAPSHOT,
              metavar="PATH"),
-        click.Option(["-n", "--dry-run", "--dry_run", "dry_run"], is_flag=True,
-                     help="Check all that a run checks, print the resolved options and the time it takes, and stop"),
+        Flag("dry-run", "Check all that a run checks, print the resolved options and the time it takes, and stop",
+             None, False, short=("-n",), is_flag=True),
     ],
     "Schedule": [
-        Flag("kimg", "Length of the run in thousands of images", FloatRange(min=0, min_open=True)),
-        Flag("batch", "Images per step, over all processes", IntRange(min=1)),
-        Flag("batch_gpu", "Images per process and round; smaller saves memory", IntRange(min=1)),
-        Flag("sampling", "Which reals and labels: as in the data, or towards class balance", POLICIES, "empirical"),
+        *schedule(least=1),
         Flag("sampling_labels", "Labels of generated images, if other than --sampling", POLICIES),
-        Flag("seed", "Random seed: any whole number", SEED, 0),
     ],
     "Snapshots and metrics": [
-        Flag("tick", "kimg per status line", FloatRange(min=0, min_open=True)),
-        Flag("snap", "Snapshot every so many ticks", IntRange(min=1)),
+        *TICKS,
         Flag("metrics", "Comma-separated metrics, or none", metavar="LIST"),
         Flag("detector", "Detector weights for the metrics: FILE, or NAME=FILE, comma-separated", PATHS,
              metavar="LIST"),
@@ -105,16 +89,13 @@ SECTIONS: dict[str, list[click.Option]] = {
         Flag("best", "Metric that rates the run's snapshots [default: the first of --metrics]", metavar="METRIC"),
         Flag("stop_after", "Stop when so many snapshots in a row were no better than the best before them",
              IntRange(min=1)),
-        Flag("keep", "Which snapshots stay: all, or the best and the newest", click.Choice(["all", "best"]), "all"),
+        Flag("keep", "Which snapshots stay: all, or the best and the newest", Choice(["all", "best"]), "all"),
         Flag("eval_at_start", "Also evaluate the untrained network", bool, False),
         Flag("wandb_proj", "Log to this Weights & Biases project", metavar="NAME"),
     ],
     "Machine": [
-        Flag("gpus", "Number of processes: one per GPU, or on the CPU", IntRange(min=1), 1),
-        Flag("device", "auto, cuda or cpu", click.Choice(["auto", "cuda", "cpu"]), "auto"),
+        *MACHINE,
         Flag("workers", "Image-reading threads per process", IntRange(min=1), 3),
-        Flag("threads", "CPU threads per process (default: cores / processes; 1 with --cfg=tiny)", IntRange(min=1)),
-        click.Option(["--kernels"], **kernels.FLAG),
         Flag("nobench", "Disable cuDNN benchmarking", bool, False),
         Flag("allow_tf32", "Allow TF32 in training", bool, False),
         Flag("graphs", "Record first-order phases as CUDA graphs and replay them", bool, False),
@@ -127,19 +108,9 @@ def own_field(method: type[Method], name: str) -> Any:
     return next(f.metadata for f in dataclasses.fields(method.Options) if f.name == name)
 
 
-class Train(click.Command):
+class Train(Sectioned):
     """The shared flags, and those of every method. `--help` shows the shared ones in sections, and of the methods the
-    one that is chosen: it needs no method's code, and so no torch."""
-
-    @property
-    def params(self) -> list[click.Parameter]:  # one list, for click adds --help to it
-        if len(self.listed) <= len(self.shared):
-            self.listed += method_flags()
-        return self.listed
-
-    @params.setter
-    def params(self, params: list[click.Parameter]) -> None:
-        self.shared, self.listed = tuple(params), list(params)
+    one that is chosen."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with contextlib.suppress(click.UsageError):  # for --help, which comes first whatever else there is
@@ -148,15 +119,14 @@ class Train(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as e:
-            owners = {f"--{o['name']}": name for name, m in method_table().items() for o in m["options"]}
-            e.possibilities = [f"{p} of --method={owners[k]}" if (k := p.replace("-", "_").replace("__", "--", 1)) in
-                               owners else p for p in e.possibilities or ()]
+            owners = {f"--{o['name']}": name for name, m in described().items() for o in m["options"]}
+            e.possibilities = [f"{p} of --method={owners[p]}" if p in owners else p for p in e.possibilities or ()]
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        table, chosen = method_table(), ctx.meta.get("method")
-        own = method_flags()
-        for title, options in SECTIONS.items():
+        table, chosen = described(), ctx.meta.get("method")
+        own = self.own()
+        for title, options in self.sections.items():
             options = [o for o in own if o.name == "method"] * (title == "Method and start") + options
             with formatter.section(title):
                 formatter.write_dl([record for o in options if (record := o.get_help_record(ctx))])
@@ -168,76 +138,26 @@ class Train(click.Command):
                     formatter.write_text(f"Stages, for --stage: {', '.join(stages)}")
                 count = Counter(o["name"] for m in table.values() for o in m["options"])
                 fields = sorted(table[chosen]["options"], key=lambda o: count[o["name"]])  # its very own first
-                formatter.write_dl([r for o in fields if (r := method_flag(o).get_help_record(ctx))])
+                formatter.write_dl([r for o in fields if (r := flag_of(o).get_help_record(ctx))])
         else:
             with formatter.section("Methods (`--method=NAME --help` adds a method's own flags)"):
                 formatter.write_dl([(name, m["about"]) for name, m in table.items()])
 
 
 @cache
-def method_table() -> dict[str, dict[str, Any]]:
-    """Of each method: {about, stages, options: [{name, help, default, type, ...}]}."""
-    return describe() if "gantransfer.methods" in sys.modules else kept_description()
-
-
-def describe() -> dict[str, dict[str, Any]]:
-    """The table as the methods' code says, JSON-able. Imports them, which takes seconds."""
-    from gantransfer.methods import METHODS
-
-    def fields(m: type[Method]) -> list[dict[str, Any]]:
-        return [dict(f.metadata, name=f.name, default=f.default, type=f.metadata["type"].__name__)
-                for f in dataclasses.fields(m.Options)]
-
-    def about(m: type[Method]) -> str:
-        text = getattr(sys.modules.get(m.__module__), "__doc__", None) or m.__doc__ or ""
-        first = " ".join(text.strip().split("\n\n")[0].split())
-        return re.split(r"\. (?=[A-Z])", first)[0].rstrip(".")
-
-    return {name: dict(about=about(m), stages=m.stages, options=fields(m)) for name, m in METHODS.items()}
-
-
-def kept_description() -> dict[str, dict[str, Any]]:
-    """`describe` from the user's cache, beside a hash of the source files: made anew when they change."""
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
-    place = hashlib.sha256(str(package).encode()).hexdigest()[:12]
-    path, key = cache_dir("help", f"methods-{place}.json"), digest.hexdigest()
-    with contextlib.suppress(UserError, KeyError):
-        kept = json_file.read(path)
-        if kept["key"] == key:
-            return kept["methods"]
-    table = describe()
-    with contextlib.suppress(OSError), atomic_write(path) as f:
-        json.dump({"key": key, "methods": table}, f)
-    return table
-
-
-def method_flag(field: dict[str, Any]) -> Flag:
-    """A field of a method's Options as a flag; the default None means: the method decides."""
-    kind = option_type(dict(field, type={"int": int, "float": float, "bool": bool, "str": str}[field["type"]]))
-    default = "" if field["default"] is None else f" [default: {field['default']}]"
-    extra = {"metavar": field["metavar"]} if field["metavar"] else {}
-    return Flag(field["name"], field["help"] + default, kind, **extra)
-
-
-@cache
 def method_flags() -> list[Flag]:
     """--method, and every flag of every method once."""
-    table = method_table()
     found: dict[str, dict[str, Any]] = {}
-    for m in table.values():
+    for m in described().values():
         for field in m["options"]:
             known = found.setdefault(field["name"], dict(field, choices=[]))
             known["choices"] += [c for c in field["choices"] or () if c not in known["choices"]]
-    name = Flag("method", "Which method [default: stylegan2, or whose flags are given]", MethodName(list(table)),
+    name = Flag("method", "Which method [default: stylegan2, or whose flags are given]", MethodName(list(described())),
                 metavar="NAME")
-    return [name, *map(method_flag, found.values())]
+    return [name, *map(flag_of, found.values())]
 
 
-@click.command(cls=Train, params=[o for options in SECTIONS.values() for o in options],
-               context_settings={"max_content_width": 110})
+@click.command(cls=Train, sections=SECTIONS, own=method_flags, context_settings=CONTEXT)
 def main(**flags: Any) -> None:
     """Train a GAN on a data set made by dataset_tool.py, or first on the handwritten digits that are at hand.
 
@@ -568,7 +488,7 @@ class Setup:
         """Anything a metric lacks is said before the first tick, not after the first snapshot."""
         from gantransfer.metrics import table
 
-        table.preflight(self.metrics, self.dataset.spec, detectors=parse_detectors(self.flags["detector"]))
+        table.preflight(self.metrics, self.dataset.spec, detectors=named_files(self.flags["detector"]))
         if self.flags["heldout"]:
             self._reference()
 
@@ -576,7 +496,7 @@ class Setup:
         from gantransfer.metrics import directions, table
         from torch_utils import distributed as dist
 
-        detectors, reference = parse_detectors(self.flags["detector"]), None
+        detectors, reference = named_files(self.flags["detector"]), None
 
         def evaluate(method: Method, cur_nimg: int, snapshot: Path) -> dict[str, float]:
             nonlocal reference
@@ -801,15 +721,6 @@ def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
         if choices and given[key] is not None and given[key] not in choices:
             raise UserError(f"--{key}={given[key]} does not exist in method {name}; it has {', '.join(choices)}")
     return METHODS[name]
-
-
-def parse_detectors(text: str | None) -> dict[str, str]:
-    """'FILE' or 'NAME=FILE', comma-separated -> {name: file}; a bare file has the name ''."""
-    out = {}
-    for part in filter(None, (text or "").split(",")):
-        name, _, path = part.rpartition("=")
-        out[name.strip()] = path.strip()
-    return out
 
 
 def is_run_folder(path: str) -> bool:

@@ -293,7 +293,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(work, tmp_path, digits, capsys
         (["fakes", real, "--num-per-label=99999999999", dest, snap], "more than 10,000,000 images"),
         (["fakes", real, "--num-per-label=2", f"--dest={tmp_path}/x", snap], "should end in .zip"),
         ([*make, snap, f"--teacher={work}/snap.pkl"], "is of method stylegan2"),
-        ([*make, f"--network={work}/teacher/teacher.pkl"], "is of method cgan_kd, which makes no images"),
+        ([*make, f"--network={work}/teacher/teacher.pkl"], "is of the method cgan_kd, which makes no images"),
         ([*make, snap, f"--ratio={work}/teacher/teacher.pkl"], "is no density ratio"),
         ([*make, snap, t, "--quantile=bins"], "bins is for values"),
         (["refilter", f"--fakes={work}/real.zip", "--rho=0.5", dest], "has no scores"),
@@ -330,7 +330,7 @@ def test_a_class_that_the_filter_empties_is_named_and_another_rho_needs_no_drawi
     line = refuse(capsys, *words, "--rho=0.5")
     assert "--rho=0.5 leaves no image of class 0 (1 before filtering)" in line and "x.zip.parts" in line
     assert not (tmp_path / "x.zip").exists()
-    monkeypatch.setattr(distill.fake_sets, "draw_label", lambda *a: pytest.fail("drawn again"))
+    monkeypatch.setattr("gantransfer.distillation.fakes.draw_label", lambda *a: pytest.fail("drawn again"))
     run(*words, "--rho=1")
     assert len(content(tmp_path / "x.zip")["labels"]) == 4 and not (tmp_path / "x.zip.parts").exists()
 

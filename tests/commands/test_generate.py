@@ -15,6 +15,7 @@ from PIL import Image
 
 from dnnlib.util import UserError
 from gantransfer.commands import flags, generate
+from gantransfer.data.classes import parse_classes
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.methods import METHODS
 from gantransfer.networks import stylegan2, utlo
@@ -56,15 +57,15 @@ def pixels(path):
 
 def test_lists():
     assert flags.parse_seeds("0-3,7, 9") == [0, 1, 2, 3, 7, 9]
-    assert flags.parse_classes("2,ash,few", CLASSES) == [2, 0, 1]
-    assert flags.parse_classes("1-3", CLASSES) == [1, 2, 3]
-    assert flags.parse_classes("0-9", CLASSES) == [3]  # there are no ids 0 to 9, but a class of this name
+    assert parse_classes("2,ash,few", CLASSES) == [2, 0, 1]
+    assert parse_classes("1-3", CLASSES) == [1, 2, 3]
+    assert parse_classes("0-9", CLASSES) == [3]  # there are no ids 0 to 9, but a class of this name
     for text in ("", "a", "3-1", "1-", "--1", "1,,2"):
         with pytest.raises(UserError, match="--seeds"):
             flags.parse_seeds(text)
     for text in ("4", "oak", "0-4", "-1", ""):
         with pytest.raises(UserError, match="--class.*the model knows 0 to 3"):
-            flags.parse_classes(text, CLASSES)
+            parse_classes(text, CLASSES)
 
 
 def test_more_images_than_memory_are_refused_before_they_are_listed():

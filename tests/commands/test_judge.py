@@ -95,7 +95,8 @@ def test_bad_input(tiny_zip, tmp_path, capsys, digits, flags, message):
 
 
 def test_a_destination_that_cannot_be_written_is_said_before_the_training(tiny_zip, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(judge, "train_judge", lambda *a, **k: pytest.fail("trained first"))
+    monkeypatch.setattr("gantransfer.detectors.judge_training.train_judge",
+                        lambda *a, **k: pytest.fail("trained first"))
     with pytest.raises(SystemExit) as e:
         run_cli(lambda: judge.main(args=[f"--data={tiny_zip}", f"--out={tmp_path}"]))
     assert e.value.code == 2 and "--out" in capsys.readouterr().err
