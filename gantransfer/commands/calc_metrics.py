@@ -13,7 +13,7 @@ import click
 from dnnlib.util import UserError
 from gantransfer.commands import CONTEXT
 from gantransfer.commands.flags import FLOAT, KERNELS, PATH, PATHS, SEED, SNAPSHOT, Choice, IntRange, option
-from gantransfer.data.classes import CLASS_HELP
+from gantransfer.data.classes import CLASS_HELP, note
 
 if TYPE_CHECKING:
     from gantransfer.metrics.evaluation import Evaluation
@@ -25,7 +25,8 @@ LABELS = ("reference", "uniform", "training")
 @click.command(context_settings=CONTEXT)
 @click.option("--network", type=SNAPSHOT, metavar="FILE|URL",
               help="Snapshot or foreign network pickle; or a zip or folder of images [default: newest of runs/]")
-@click.option("--metrics", default="fid50k_full", show_default=True, metavar="LIST", help="Comma-separated; see below")
+@click.option("--metrics", metavar="LIST", help="Comma-separated; see below [default: fid50k_full, or what the run was "
+              "measured by in training where the weights for that are not at hand]")
 @click.option("--data", type=PATH, metavar="PATH",
               help="Real images (default: the whole data set the model was trained on)")
 @click.option("--fname", type=PATH, metavar="NAME",
@@ -104,10 +105,11 @@ def main(**flags: Any) -> None:
       label_score_<detector>_<N>
       smoke (no weights needed)
     """
+    from gantransfer.data.labels import DataSpec
     from gantransfer.detectors import features
     from gantransfer.importers import is_images
     from gantransfer.metrics import table
-    from gantransfer.metrics.evaluation import Evaluation, Settings, write_reference
+    from gantransfer.metrics.evaluation import USUAL, Evaluation, Settings, usual_metrics, write_reference
     from gantransfer.model import load
     from torch_utils import distributed as dist
 
@@ -123,7 +125,7 @@ def main(**flags: Any) -> None:
                                            "(network-snapshot-*.pkl), or a zip of images")
     if flags["write_ref"] and not flags["data"]:
         raise UserError("--write-ref needs --data, the real images")
-    names = table.parse_names(flags["metrics"])
+    names = table.parse_names(flags["metrics"] or USUAL)
     if not names:
         raise UserError("--metrics names no metric; see --help")
     detectors = features.parse_overrides([p for d in flags["detectors"] for p in d.split(",") if p])
@@ -133,7 +135,13 @@ def main(**flags: Any) -> None:
         model = None if is_images(flags["network"]) else load(flags["network"])
         if model is not None:
             model.check_makes_images()
-        return Evaluation(flags["network"], model, names, detectors, settings)
+        chosen, s = names, settings
+        if flags["metrics"] is None and model is not None:
+            chosen, data, why = usual_metrics(flags["network"], DataSpec.from_dict(model.data), detectors)
+            s = dataclasses.replace(settings, data=settings.data or data)
+            if why and not dist.launched():
+                note(why)
+        return Evaluation(flags["network"], model, chosen, detectors, s)
 
     kind = dist.resolve_device(flags["device"])
     if flags["gpus"] > 1 and not dist.launched():

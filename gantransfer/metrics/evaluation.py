@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from dnnlib import json_file
 from dnnlib.util import UserError
 from gantransfer.data.classes import note, parse_classes
 from gantransfer.data.dataset import DataSpec, ImageDataset, reference_dataset
@@ -19,6 +20,8 @@ from gantransfer.metrics import table
 from gantransfer.sampler import Sampler
 from gantransfer.snapshot import Snapshot
 from torch_utils import distributed as dist
+
+USUAL = "fid50k_full"  # what is measured when no metric is named
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,28 @@ class Settings:
     no_cache: bool = False
     outdir: str | None = None
     verbose: bool = True
+
+
+def usual_metrics(network: str, spec: DataSpec, detectors: dict[str, Path]) -> tuple[list[str], str | None, str]:
+    """(metrics, the real images to compare with or None for the usual ones, a line that says why) where none is named.
+
+    They are FID, where its weights are at hand; else what the snapshot's run was measured by in training. UserError
+    where there is neither.
+    """
+    try:
+        table.preflight([USUAL], spec, detectors)
+        return [USUAL], None, ""
+    except UserError as e:
+        recorded = Path(network).parent / "training_options.json"
+        options = json_file.read(recorded) if recorded.is_file() else {}
+        names, reference = options.get("metrics"), options.get("reference")
+        if not names or not all(map(table.find, names)):
+            raise UserError(f"--metrics is missing, and {USUAL}, which is measured without it, cannot be: {e}"
+                            ) from None
+        reference = reference if reference and Path(reference).exists() else None
+        return names, reference, (f"no --metrics: {', '.join(names)} as in training, "
+                                  + (f"against {reference}, " if reference else "")
+                                  + f"for the weights of {USUAL} are not at hand")
 
 
 def write_reference(path: str, name: str, detectors: dict[str, Path], device: torch.device, s: Settings) -> int:
