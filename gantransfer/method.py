@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from torch import nn
 
 from dnnlib.util import UserError
+from gantransfer import training_state
 from gantransfer.data.dataset import BatchSource, DataSpec, ImageDataset
 from gantransfer.sampler import Sampler
 from gantransfer.snapshot import NetRecord, Snapshot, plain
@@ -97,6 +100,36 @@ class RunConfig:
     device: str = "cpu"
 
 
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a run begins: fresh (neither), from the weights of `source`, or, with `state`, where it was stopped.
+
+    A run that goes on gets all its tensors from the state afterwards (the loop's business): a method only has to
+    build networks of the right sizes, and has nothing to copy. Some need `source` then too, for what is not theirs.
+    """
+
+    source: Snapshot | None = None
+    state: Path | None = None  # training state of the run that goes on
+
+    @property
+    def continues(self) -> bool:
+        return self.state is not None
+
+    @cached_property
+    def networks(self) -> Snapshot | None:
+        """The networks that the run has, with their sizes, and what `Method.state` kept in `extra`, where it goes on;
+        else the source's. Read when it is asked for."""
+        return self.source if self.state is None else training_state.as_snapshot(self.state)
+
+    @property
+    def weights(self) -> Snapshot | None:
+        """What a method copies into its networks: nothing where the run goes on."""
+        return None if self.continues else self.source
+
+
+FRESH = Start()
+
+
 @dataclass
 class Options:
     """Base of a method's options: each field is one command-line flag (see `option`)."""
@@ -138,8 +171,6 @@ class Method:
     name: ClassVar[str]
     stages: ClassVar[tuple[str, ...]] = ("main",)
     Options: ClassVar[type[Options]]
-    # Networks have the source's sizes: a continued run gets its training state as `source`, extra["continues"] set.
-    shaped_by_source: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False  # train.py then reads labels without being asked to
     # Which way each value of `evaluate` is better (metrics/directions.py); snapshots are rated by nothing else.
     better: ClassVar[dict[str, str]] = {}
@@ -148,11 +179,11 @@ class Method:
     report: Callable[[str, torch.Tensor], None]  # statistics for the log; set by the loop
     pending: dict[str, list[torch.Tensor]]  # what the losses of this step leave for end_step, which empties it
 
-    def __init__(self, opts: Options, data: DataSpec, run: RunConfig, source: Snapshot | None = None,
-                 stage: str = "main", device: torch.device | str = "cpu"):
-        """Build networks and optimisers; copy weights from `source`. `opts` and `run` are resolved."""
-        self.opts, self.data, self.run, self.stage = opts, data, run, stage
-        self.device = torch.device(device)
+    def __init__(self, opts: Options, data: DataSpec, run: RunConfig, start: Start = FRESH, stage: str | None = None):
+        """Build networks on `run.device`; copy weights as `start` says. `opts` and `run` are resolved; `stage` None is
+        the first."""
+        self.opts, self.data, self.run, self.stage = opts, data, run, stage or self.stages[0]
+        self.device = torch.device(run.device)
         self.report = lambda name, value: None
         self.pending = {}
 

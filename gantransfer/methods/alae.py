@@ -122,12 +122,12 @@ class ALAE(method.Method):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
         self.nets = self.build()
         for name in NETS:
             self.nets[f"{name}_ema"] = copy.deepcopy(self.nets[name]).eval()
-        if source is not None:
+        if (source := start.weights) is not None:
             for name, net in self.nets.items():
                 have = name if name in source.nets else name.removesuffix("_ema")
                 if have not in source.nets:

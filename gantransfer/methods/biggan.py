@@ -166,9 +166,9 @@ class BigGAN(method.Method):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
-        self.nets = self.build(source)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
+        self.nets = self.build(start)
         for net in self.nets.values():
             net.to(self.device)
         self.G, self.D, self.G_ema = self.nets["G"].train(), self.nets["D"].train(), self.nets["G_ema"].eval()
@@ -177,12 +177,12 @@ class BigGAN(method.Method):
         self.augmentation = options.Augmentation(opts, self.device)
         self.steps = 0
 
-    def build(self, source: snapshot.Snapshot | None) -> dict[str, nn.Module]:
-        """Generator, discriminator and averaged generator; from `source` where its tensors fit."""
+    def build(self, start: method.Start) -> dict[str, nn.Module]:
+        """Generator, discriminator and averaged generator, with the weights that fit."""
         nets = {"G": self.build_generator(), "D": self.build_discriminator()}
         nets["G_ema"] = copy.deepcopy(nets["G"])
-        if source is not None:
-            self.load_source(source, nets)
+        if start.weights is not None:
+            self.load_source(start.weights, nets)
         return nets
 
     def build_generator(self) -> nn.Module:

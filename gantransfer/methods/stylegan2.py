@@ -233,8 +233,6 @@ class StyleGAN2(method.Method):
                 c["ada_kimg"] = o.ada_kimg
         if o.aug == "fixed":
             c["augment_p"] = o.p
-        if run.resume not in (None, "noresume"):
-            c["resume_pkl"] = run.resume
         return c
 
     @classmethod
@@ -270,13 +268,13 @@ class StyleGAN2(method.Method):
 
     # ---- networks ------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
         self.tree = self.config(opts, run, data)
-        self.nets = {"G": self.build_generator(), "D": self.build_discriminator()}
+        self.nets = {"G": self.build_generator(start), "D": self.build_discriminator(start)}
         self.nets["G_ema"] = copy.deepcopy(self.nets["G"]).eval()
-        if source is not None:
-            self.load_source(source)
+        if start.weights is not None:
+            self.load_source(start.weights)
         for net in self.nets.values():
             net.to(self.device)
         how = self.runtime(opts, replace(run, device=str(self.device)))
@@ -292,10 +290,10 @@ class StyleGAN2(method.Method):
     def _sizes(self) -> dict[str, int]:
         return dict(c_dim=self.data.label.dim, img_resolution=self.data.resolution, img_channels=self.data.channels)
 
-    def build_generator(self) -> nn.Module:
+    def build_generator(self, start: method.Start) -> nn.Module:
         return self.generator_cls(**_without_class(self.tree["G_kwargs"]), **self._sizes())
 
-    def build_discriminator(self) -> nn.Module:
+    def build_discriminator(self, start: method.Start) -> nn.Module:
         return self.discriminator_cls(**_without_class(self.tree["D_kwargs"]), **self._sizes())
 
     def load_source(self, source: snapshot.Snapshot) -> None:

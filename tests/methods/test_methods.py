@@ -46,8 +46,21 @@ def grads_of(m, phase, b, key):
     return {n: p.grad for n, p in m.nets[key].named_parameters()}
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_runs_name_says_its_method(name):
+    """Alone the base is not named, and UTLO by its two options, both as published."""
+    kind, label = METHODS[name], LabelSpec("none") if name == "alae" else DATA.label
+    if name == "ccgan":
+        label = LabelSpec("value", 1)
+    data, run = DataSpec("x", 16, 1, 40, label), RunConfig(batch=8, kimg=100)
+    o = kind.Options()
+    kind.resolve(o, run, data)
+    said = {"stylegan2": "x-cond-auto1", "utlo": "-res-uc8-add-uc-alpha-1"}.get(name, f"-{name}")
+    assert said in kind.run_name(o, {}, run, data)
+
+
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if issubclass(m, METHODS["stylegan2"])
-                                  and not m.shaped_by_source])
+                                  and n not in ("styletransfer", "hypermod", "mind_tune")])
 def test_phases_train_their_own_network_only(name):
     """Every step changes G, D and G_ema, and each phase's optimiser holds exactly one network's parameters."""
     m = make(name)

@@ -156,7 +156,7 @@ def test_resume_is_exact_with_graphs(tiny_zip, tmp_path):
     def train(folder, kimg, state=None):
         m, dataset, config = build(tiny_zip, "utlo", run=dict(batch_gpu=4), **MAIN, res_uc=4)
         config.kimg = kimg
-        out = training_loop.Outputs(tmp_path / folder, image_ticks=None, network_ticks=1)
+        out = training_loop.Outputs(tmp_path / folder, images=False, network_ticks=1)
         training_loop.run(m, dataset, config, out, state, graphs := EmulatedGraphs())
         assert graphs.replays > 4
         return tensors(m)
