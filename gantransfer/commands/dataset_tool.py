@@ -12,7 +12,7 @@ import click
 from dnnlib.util import UserError
 from gantransfer.commands import CONTEXT
 from gantransfer.commands.flags import INT, PATH, SEED, Choice, FloatRange, IntRange, Pair
-from gantransfer.data import h5
+from gantransfer.data import elpv, h5, holdout
 from gantransfer.data.check import Check
 from gantransfer.data.classes import CLASS_HELP, parse_classes
 from gantransfer.data.convert import Conversion, convert, convert_h5
@@ -64,6 +64,8 @@ _HELP = """Make a data set: a zip (or folder) of PNG images with labels, as trai
   sklearn:digits                 real handwritten digits that come with scikit-learn
   sklearn:rotated-digits         some of them turned by 0 to 90 degrees, the label
   fonts:FOLDER                   letters rendered from the .ttf and .otf files below it
+  icons:FOLDER                   the .png icons of an icon theme: one size, a class per category, on white
+  elpv                           photographs of solar cells, sound to defective (pip install elpv-dataset)
 
 \b
 --dest is a name ending in .zip, a new or empty folder, or FILE.h5 (the layouts of cGAN-KD). It appears only when
@@ -104,8 +106,10 @@ FOLLOW_LINKS = click.option("--follow-links", is_flag=True,
 @click.option("--max-pixels", type=IntRange(min=1),
               help="refuse images with more pixels; raise it for slides and satellite images that you trust  [default: "
                    f"{MAX_PIXELS}, less for very small files]")
-@click.option("--labels", type=Choice(["auto", "folders", "json", "none", "utkface", "steering"]), default="auto",
-              show_default=True, help="where labels come from; utkface: age in the file name; steering: data.txt")
+@click.option("--labels", type=Choice(["auto", "folders", "json", "none", "utkface", "steering", *elpv.LABELS]),
+              default="auto", show_default=True, help="where labels come from; utkface: age in the file name; "
+              "steering: data.txt; elpv: class (type of cell and defect), defect (four degrees) or value (the degree, "
+              "continuous)")
 @click.option("--label-kind", type=Choice(list(h5.KINDS)), default="auto", show_default=True,
               help="make whole numbers continuous values (value) or keep them classes (class)")
 @click.option("--label-range", metavar="LOW,HIGH", type=Pair("the two labels that become 0 and 1", "0,60"),
@@ -121,7 +125,11 @@ FOLLOW_LINKS = click.option("--follow-links", is_flag=True,
 @click.option("--split", type=Choice([*SPLITS, "pool", "test", *h5.SPLITS]),
               help="part of a source: train (or pool), reference (or test, held out), all; folders also val; HDF5 also "
                    "subtrain, subvalid, rest")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="seed of the split")
+@click.option("--holdout", type=FloatRange(0, 1, min_open=True, max_open=True), metavar="SHARE",
+              help="write this share of each class into a second set, not into --dest; 0.25 is a quarter")
+@click.option("--dest-heldout", type=PATH, metavar="PATH",
+              help="where --holdout writes it  [default: --dest with -heldout in its name]")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="seed of the split and of --holdout")
 @click.option("--letters", metavar="LIST", help="fonts: which letters, for example A-J or A-Z,a-z  [default: A-Z]")
 @click.option("--font-distance", type=FloatRange(min=0), default=0.12, show_default=True,
               help="fonts: leave out faces nearer (rms of 0..1 pixels) than this to one already taken")
@@ -147,17 +155,22 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
         given = click.get_current_context().get_parameter_source("fmt") == click.core.ParameterSource.COMMANDLINE
         if given or o["test_source"]:
             raise UserError(f"{'--format' if given else '--test-source'} belongs to --dest=FILE.h5")
-        destination = Destination(dest, o["overwrite"])  # complain before a long scan of the source
-        del destination
+        Destination(dest, o["overwrite"])  # complain before a long scan of the source
+    second = holdout.second_name(dest, o["holdout"], o["dest_heldout"])
+    if second is not None:
+        not_the_source(source, second)
+        Destination(second, o["overwrite"])
     options = SourceOptions(
-        labels=o["labels"], split=split, seed=o["seed"], size=(width, height) if rendered and width else None,
+        labels=o["labels"], split=split, seed=o["seed"], size=(width, height) if width and height else None,
         letters=o["letters"], font_distance=o["font_distance"], drop_unlabelled=o["drop_unlabelled"],
         label_kind=o["label_kind"], label_range=o["label_range"], label_unit=o["label_unit"],
         max_pixels=o["max_pixels"], follow_links=o["follow_links"], report=click.echo)
     opened = open_source(source, options)
     how = Conversion(
         transform=o["transform"], width=None if rendered else width, height=None if rendered else height,
-        resize_filter=o["resize_filter"], channels=o["channels"], alpha=o["alpha"],
+        resize_filter=o["resize_filter"],
+        channels=opened.defaults.get("channels", "keep") if o["channels"] == "keep" else o["channels"],
+        alpha=o["alpha"] or opened.defaults.get("alpha"),
         max_images=o["max_images"], per_class=o["per_class"], drop_unlabelled=o["drop_unlabelled"],
         overwrite=o["overwrite"], value_range=o["value_range"])
     if to_h5:
@@ -175,7 +188,10 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
     if split is not None:
         meta |= {"split": split, "seed": o["seed"]}
     how.classes = chosen_classes(opened, o["classes"])
-    convert(opened, dest, how, meta, click.echo)
+    if second is None:
+        convert(opened, dest, how, meta, click.echo)
+    else:
+        holdout.convert_parts(opened, (dest, second), how, meta, o["holdout"], o["seed"], click.echo)
 
 
 @main.command(context_settings=CONTEXT)

@@ -124,10 +124,11 @@ class _Text(_OneLine):
 
 
 def path(text: str, flag: str = "path") -> str:
-    """`~` and `~name` at the start as the home folder; also of RUN:best, and behind `fonts:`. URLs as they are."""
+    """`~` and `~name` at the start as the home folder; also of RUN:best, and behind `fonts:` and `icons:`. URLs as
+    they are."""
     prefix, colon, rest = text.partition(":")
-    if colon and prefix == "fonts":
-        return f"fonts:{path(rest, flag)}"
+    if colon and prefix in ("fonts", "icons"):
+        return f"{prefix}:{path(rest, flag)}"
     if is_url(text):
         return text
     try:

@@ -19,7 +19,7 @@ from dnnlib import json_file
 from dnnlib.util import UserError
 from gantransfer.commands import run as harness
 from gantransfer.data import resolution
-from gantransfer.data.dataset import HELDOUT, ImageDataset, can_hold_out
+from gantransfer.data.dataset import ImageDataset
 from gantransfer.distillation import class_match, selection
 from gantransfer.distillation import fakes as fake_sets
 from gantransfer.distillation.presets import PRESETS, filled, length
@@ -32,6 +32,8 @@ from gantransfer.model import Model
 from gantransfer.model import load as load_model
 from gantransfer.snapshot import Snapshot
 from torch_utils import distributed as dist
+
+HELDOUT = 0.1  # of each class, when a teacher is given nothing to be measured on
 
 
 @contextlib.contextmanager
@@ -52,6 +54,11 @@ def labelled_data(flags: dict[str, Any], **kw: Any) -> ImageDataset:
     if data.spec.label.kind == "none":
         raise UserError(f"--data={flags['data']} has no labels")
     return data
+
+
+def can_hold_out(data: ImageDataset) -> bool:
+    """Whether a class has an image to spare for measuring; without classes the set."""
+    return len(data) > 1 and (data.class_ids is None or max(data.spec.label.counts) > 1)
 
 
 class Stage:

@@ -41,8 +41,6 @@ from gantransfer.data.labels import (
 __all__ = ["POLICIES", "BatchSource", "DataSpec", "ImageDataset", "LabelSpec", "class_weights",
            "reference_dataset", "shot_groups"]
 
-HELDOUT = 0.1  # the share of each class that is measured on when a command is given nothing else for that
-
 
 class ImageDataset(torch.utils.data.Dataset):
     """Images of a zip or folder, in order of their names, with labels.
@@ -387,11 +385,6 @@ class ImageDataset(torch.utils.data.Dataset):
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_cache": None, "_cached": None}
-
-
-def can_hold_out(data: ImageDataset) -> bool:
-    """Whether a class has an image to spare for measuring; without classes the set."""
-    return len(data) > 1 and (data.class_ids is None or max(data.spec.label.counts) > 1)
 
 
 def reference_dataset(spec: DataSpec, path: str | os.PathLike | None = None, **overrides: Any) -> ImageDataset:
