@@ -52,6 +52,7 @@ RULES = [
     ("exporters", ()),
     ("latent", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "source_fit", "metrics.directions")),
     ("distillation", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "metrics.paired")),
+    ("metrics.rating", ("methods", "metrics", "snapshot")),  # which way a method's own values are better
     ("metrics", ("data", "detectors", "formats", "networks", "sampler", "snapshot")),
     # methods never import each other, but for what they build on
     ("methods.cgantransfer", (*SPINE, "networks", "methods.biggan")),

@@ -23,10 +23,12 @@ from dnnlib.util import UserError, atomic_write, sha256
 from gantransfer.commands import CONTEXT, Group
 from gantransfer.commands.flags import (
     FLOAT,
+    GRAPHS,
     MACHINE,
     PATH,
     PATHS,
     RANDOM,
+    RATING,
     SNAPSHOT,
     TICKS,
     Choice,
@@ -56,8 +58,9 @@ TRAINING = {
     "Data and output": [*DATA, Flag("outdir", "The stage's folder; the same command continues it", PATH, required=True,
                                     metavar="DIR")],
     "Schedule": [PRESET, *schedule(least=2),
-                 Flag("epochs", "Length in passes, instead of --kimg", FloatRange(min=0, min_open=True)), *TICKS],
-    "Machine": [*MACHINE, DRY_RUN],
+                 Flag("epochs", "Length in passes, instead of --kimg", FloatRange(min=0, min_open=True))],
+    "Snapshots and figures": [*TICKS, *RATING],
+    "Machine": [*MACHINE, GRAPHS, DRY_RUN],
 }
 FILTER = [
     Flag("rho", "Share of images to keep, those with the smallest error", FLOAT),
@@ -154,8 +157,7 @@ def student(**flags: Any) -> None:
     Flag("heldout_fname", "Label file in --heldout that selects images", PATH, metavar="NAME")])
 def ratio(**flags: Any) -> None:
     """How much likelier real than generated an image is, under its label: what `fakes` subsamples by."""
-    from gantransfer.commands.run import result_path
-    from gantransfer.commands.stages import Stage, calibrate
+    from gantransfer.commands.stages import Stage, calibrate, result_path
     from gantransfer.methods.density_ratio import DensityRatioTraining
     from gantransfer.model import load
 
@@ -303,8 +305,7 @@ def call(command: click.Command, *words: str) -> None:
     RANDOM]})
 def select_rho(**flags: Any) -> None:
     """Choose rho on images that neither the GAN, the teacher, nor the students have seen."""
-    from gantransfer.commands.run import result_path
-    from gantransfer.commands.stages import labelled_data
+    from gantransfer.commands.stages import labelled_data, result_path
     from gantransfer.distillation.validation import Choice as RhoChoice
     from gantransfer.distillation.validation import split_files
     from gantransfer.importers import is_images, load_any

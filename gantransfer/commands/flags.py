@@ -158,9 +158,9 @@ def snapshot(text: str, flag: str = "snapshot") -> str:
     text = path(text, flag)
     if not re.search(r":(latest|best(:\w+)?)$", text) and not os.path.isdir(text):
         return text
-    from gantransfer.commands import best
+    from gantransfer.metrics import rating
 
-    return best.named(text)
+    return rating.named(text)
 
 
 PATH, PATHS, SNAPSHOT = _Text("path", path), _Text("paths", paths), _Text("path", snapshot)
@@ -317,6 +317,13 @@ def schedule(least: int) -> list[Flag]:
             RANDOM]
 
 
+GRAPHS = Flag("graphs", "Record first-order phases as CUDA graphs and replay them", bool, False)
+RATING = [
+    Flag("best", "Metric, or a value of one, that rates the run's snapshots [default: the first that rates]",
+         metavar="METRIC"),
+    Flag("stop_after", "Stop when so many snapshots in a row were no better than the best before them",
+         IntRange(min=1)),
+    Flag("keep", "Which snapshots stay: all, or the best and the newest", Choice(["all", "best"]), "all")]
 TICKS = [Flag("tick", "kimg per status line", FloatRange(min=0, min_open=True)),
          Flag("snap", "Snapshot every so many ticks", IntRange(min=1))]
 

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
-import sys
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dnnlib import json_file
-from dnnlib.util import UserError
+from dnnlib import json_file, util
+from dnnlib.run_folder import hold
+from dnnlib.util import UserError, atomic_write, sha256
+from gantransfer import training_loop
 from gantransfer.commands import run as harness
 from gantransfer.data import resolution
 from gantransfer.data.dataset import ImageDataset
@@ -25,12 +27,12 @@ from gantransfer.distillation import fakes as fake_sets
 from gantransfer.distillation.presets import PRESETS, filled, length
 from gantransfer.distillation.validation import headline
 from gantransfer.importers import identity, is_images, load_any
-from gantransfer.method import Method, Options, RunConfig
+from gantransfer.method import Method, Options, RunConfig, Start
 from gantransfer.methods import cgan_kd, density_ratio
 from gantransfer.methods.cgan_kd import CGANKD
 from gantransfer.model import Model
 from gantransfer.model import load as load_model
-from gantransfer.snapshot import Snapshot
+from gantransfer.snapshot import Snapshot, find_snapshots
 from torch_utils import distributed as dist
 
 HELDOUT = 0.1  # of each class, when a teacher is given nothing to be measured on
@@ -39,11 +41,7 @@ HELDOUT = 0.1  # of each class, when a teacher is given nothing to be measured o
 @contextlib.contextmanager
 def processes(flags: dict[str, Any]) -> Iterator[torch.device]:
     """The processes of --gpus, started where asked for (then this one ends with them); the device of this one."""
-    kind = dist.resolve_device(flags["device"])
-    if flags["gpus"] > 1 and not dist.launched():
-        dist.check_world(flags["gpus"], kind)
-        sys.exit(dist.launch(flags["gpus"], kind=kind))
-    with harness.processes(kind, flags["threads"]) as device:
+    with harness.processes(harness.launched(flags), flags["threads"]) as device:
         yield device
 
 
@@ -68,6 +66,7 @@ class Stage:
         self.kind, self.method = kind, method
         self.quirks = PRESETS[flags["preset"]]["quirks"] if flags["preset"] else ()
         self.flags = f = filled(flags["preset"], kind, flags, given)
+        harness.check_rating(f, method, ())
         names = {f.name for f in dataclasses.fields(method.Options)}
         self.opts = method.Options(**{k: v for k, v in f.items() if k in names and v is not None})
         self.data = ImageDataset(f["data"], fname=f["fname"], use_labels=True)
@@ -88,7 +87,7 @@ class Stage:
 
     def show(self) -> None:
         print("Options:")
-        print(json.dumps(harness.settings(self.method, self.opts, self.run, self.data, self.kind), indent=2))
+        print(json.dumps(settings(self.method, self.opts, self.run, self.data, self.kind), indent=2))
         self.notes()
 
     def notes(self) -> None:
@@ -115,7 +114,7 @@ class Stage:
             if source.method != CGANKD.name:
                 raise UserError(f"--init={run.resume} is of method {source.method}, not a teacher or student")
             CGANKD.check_source(opts, self.data.spec, source, stage)
-        return harness.run_stage(self.method, opts, self.data, run, stage, outdir, device, source)
+        return run_stage(self.method, opts, self.data, run, stage, outdir, device, source, self.flags)
 
     @staticmethod
     def say(text: str, more: Callable[[], str] = str) -> None:
@@ -183,3 +182,90 @@ def judge_of(path: str, data: ImageDataset, device: torch.device, clip: bool, in
         return selection.regression_errors(predicted, c), predicted
 
     return judge
+
+
+# ---- one stage as one run --------------------------------------------------------------------------------------------
+
+
+def result_path(outdir: Path, stage: str) -> Path:
+    return Path(outdir) / f"{stage}.pkl"
+
+
+def settings(method: type[Method], opts: Options, run: RunConfig, dataset: ImageDataset, stage: str) -> dict[str, Any]:
+    """What decides the result: a continued stage must have the same. Files are named by their content, not place."""
+    config = method.config(opts, run, dataset.spec)
+    options = dict(config.pop("options"))
+    contents = {k: sha256(v) for k, v in options.items()
+                if k in ("teacher", "fakes", "network", "test", "extractor") and v and os.path.isfile(v)}
+    options.update({k: f"sha256:{v[:16]}" for k, v in contents.items()})
+    return json.loads(json.dumps(dict(
+        method=method.name, stage=stage, **config, options=options, batch_size=run.batch, batch_gpu=run.batch_gpu,
+        total_kimg=run.kimg, kimg_per_tick=run.tick, network_snapshot_ticks=run.snap, random_seed=run.seed,
+        sampling=run.sampling, resume=run.resume, data=dataset.fingerprint(), num_images=dataset.spec.num_images)))
+
+
+UNRATED: dict[str, Any] = dict(best=None, stop_after=None, keep="all", graphs=False)
+
+
+def run_stage(method: type[Method], opts: Options, dataset: ImageDataset, config: RunConfig, stage: str, outdir: Path,
+              device: torch.device, source: Snapshot | None = None, flags: dict[str, Any] | None = None) -> Path:
+    """Train `stage` of `method` (options and configuration are resolved) in `outdir`, or continue it, or find it
+    finished; the snapshot `<stage>.pkl` there, and results.json. `flags`: --best, --stop_after, --keep, --graphs.
+
+    Raises UserError when the folder holds a stage with other settings, or another process trains in it; a failed
+    start leaves nothing behind.
+    """
+    outdir, final, flags = Path(outdir), result_path(outdir, stage), flags or UNRATED
+    wanted, old = settings(method, opts, config, dataset, stage), None
+    folder, before, path = None, set(), outdir / "training_options.json"
+    if dist.is_main():
+        try:
+            before = {p.name for p in outdir.iterdir()} if outdir.is_dir() else set()
+            folder = hold(outdir)
+        except OSError as e:
+            raise UserError(f"--outdir={outdir} cannot be written: {e.strerror}") from None
+    with harness.tidy(outdir, folder, before):
+        if path.exists():
+            old = json_file.read(path, remedy="choose another --outdir")
+            if other := harness.differing(old, wanted, harness.FREE):
+                raise UserError(f"{outdir} holds a stage with {other}; give the same flags to continue it, or another "
+                                f"--outdir")
+            if final.exists():
+                dist.print0(f"{stage}: finished before, {final}")
+                return final
+        elif dist.is_main() and any(outdir.glob("network-snapshot-*.pkl")):
+            raise UserError(f"{outdir} holds another run; choose another --outdir")
+        states = training_loop.find_states(outdir) if old is not None else []
+        dist.barrier()
+        config.device = str(device)
+        run = harness.Run(method, opts, config, dataset, stage, {**wanted, **harness.chosen(flags)}, best=flags["best"],
+                          stop_after=flags["stop_after"], keep=flags["keep"], graphs=flags["graphs"],
+                          outdir=str(outdir),
+                          outputs=dict(images=False, keep_states=1, again="run the command again to continue"))
+        shown = run.train(outdir, folder, Start(source, states[0] if states else None), device)
+        if shown < config.kimg * 1000 and not run.enough:
+            raise UserError(f"{stage} was stopped at {shown / 1000:g} of {config.kimg:g} kimg; run the command again "
+                            "to continue")
+        if dist.is_main():
+            with util.atomic_path(final) as tmp:
+                shutil.copyfile(find_snapshots(outdir)[-1], tmp)
+            write_results(outdir, method.name, config, shown)
+    dist.barrier()
+    return final
+
+
+def write_results(outdir: Path, name: str, run: RunConfig, shown: int) -> dict[str, Any]:
+    """results.json: figures at every snapshot, the last ones, budget and time."""
+    path = outdir / f"metric-{name}.jsonl"
+    lines = json_file.lines(path)
+    lines.sort(key=lambda r: r["kimg"])
+    last = json_file.lines(outdir / "stats.jsonl")[-1]
+    options = json_file.read(outdir / "training_options.json")
+    result = dict(
+        last=lines[-1]["results"] if lines else {}, history=[dict(kimg=r["kimg"], **r["results"]) for r in lines],
+        images_seen=shown, seconds=last["Timing/total_sec"]["mean"], seed=run.seed,
+        options=options["options"], parameters=options.get("parameters"), num_images=options["num_images"],
+        data=options["data"], stage=options["stage"])
+    with atomic_write(outdir / "results.json") as f:
+        json.dump(result, f, indent=1)
+    return result

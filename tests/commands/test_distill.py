@@ -416,3 +416,20 @@ def test_a_teacher_says_how_good_it_is(tmp_path, tiny_zip, digits, capsys):
     single = write_image_zip(tmp_path / "single.zip", images[[0, 10, 20]], [0, 1, 2])  # none to spare
     run("teacher", *FAST, f"--data={single}", f"--outdir={tmp_path}/c")
     assert "on the training images themselves" in capsys.readouterr().out
+
+
+def test_stages_are_rated_kept_and_stopped_as_runs_of_train(work, tmp_path, capsys):
+    """A network that does not learn: with nothing better for three snapshots in a row the stage is finished."""
+    words = [f"--data={work}/real.zip", f"--outdir={tmp_path}/t", f"--test={work}/real.zip", "--tick=0.016", "--snap=1"]
+    run("teacher", *FAST, *words, "--kimg=0.48", "--lr=0", "--stop_after=3", "--keep=best", "--best=accuracy")
+    out, seen = capsys.readouterr().out, json.loads((tmp_path / "t/results.json").read_text())["images_seen"]
+    assert "accuracy has not improved for 3 snapshots" in out and 64 <= seen < 480
+    assert (tmp_path / "t/teacher.pkl").exists() and 1 <= len(snapshot.find_snapshots(tmp_path / "t")) <= 2
+    options = json.loads((tmp_path / "t/training_options.json").read_text())
+    assert (options["stop_after"], options["keep"], options["best"]) == (3, "best", "accuracy")
+    environment = json.loads((tmp_path / "t/environment.json").read_text())
+    assert environment["data_fingerprint"] == options["data"] and environment["torch"] == torch.__version__
+    run("teacher", *FAST, *words, "--kimg=0.48", "--lr=0", "--stop_after=5")  # what rates may change
+    assert "teacher: finished before" in capsys.readouterr().out
+    words[1] = f"--outdir={tmp_path}/u"
+    assert "--best=loss is not measured; there are accuracy" in refuse(capsys, "teacher", *FAST, *words, "--best=loss")

@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 
-from gantransfer.commands.run import settings
+from gantransfer.commands.stages import settings
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.method import RunConfig
 from gantransfer.methods.cgan_kd import CGANKD

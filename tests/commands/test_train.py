@@ -12,10 +12,11 @@ import torch
 
 from dnnlib.util import UserError, format_time, run_cli
 from gantransfer import training_loop
-from gantransfer.commands import best, digits, method_flags, train
+from gantransfer.commands import digits, method_flags, train
 from gantransfer.commands.run import newest_snapshot
 from gantransfer.data.labels import DataSpec
 from gantransfer.methods import METHODS
+from gantransfer.metrics import rating
 from gantransfer.snapshot import find_snapshots, load, numbered
 from tests.conftest import write_image_zip
 
@@ -444,15 +445,15 @@ def test_snapshots_of_one_kimg_have_names_of_their_own(call, tiny_zip, tmp_path)
         assert [load(p).cur_nimg for p in find_snapshots(run)] == [100, 400, 800, 1200, 1600]
         rows = measured(run)
         assert [(r["snapshot_pkl"][17:-4], r["kimg"]) for r in rows] == list(zip(labels[1:], [0.4, 0.8, 1.2, 1.6]))
-        assert best.resolve(f"{run}:latest") == str(run / "network-snapshot-000001_600.pkl")
-        assert best.resolve(f"{run}:best") == str(run / min(
+        assert rating.resolve(f"{run}:latest") == str(run / "network-snapshot-000001_600.pkl")
+        assert rating.resolve(f"{run}:best") == str(run / min(
             rows, key=lambda r: r["results"]["smoke_fd_pixel16_64"])["snapshot_pkl"])
     a, b = ([r["results"] for r in measured(run)] for run in (whole, part))
     assert a == b and len({r["smoke_fd_pixel16_64"] for r in a}) == 4
     out, _ = call(*flags, "--desc=new", f"--resume={whole}:latest", "--kimg=0.1")
     assert "network-snapshot-000001_600.pkl" in out and "copied" in out
-    best.keep_best(part, "smoke_fd_pixel16_64")
-    assert len(find_snapshots(part)) == len({Path(best.resolve(f"{part}:{k}")).name for k in ("best", "latest")})
+    rating.keep_best(part, "smoke_fd_pixel16_64")
+    assert len(find_snapshots(part)) == len({Path(rating.resolve(f"{part}:{k}")).name for k in ("best", "latest")})
 
 
 def test_stops_when_nothing_improves(call, tiny_zip, tmp_path):
