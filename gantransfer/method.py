@@ -24,6 +24,14 @@ from gantransfer.sampler import Sampler
 from gantransfer.snapshot import NetRecord, Snapshot, plain
 
 
+@dataclass(frozen=True)
+class Graph:
+    """That the loss of a phase is written so that --graphs can record it (what that asks: `Method.loss`); `obstacles`
+    say why it cannot in this run, if so."""
+
+    obstacles: tuple[str, ...] = ()
+
+
 @dataclass
 class Phase:
     """One kind of update."""
@@ -35,10 +43,9 @@ class Phase:
     gain: float | None = None  # loss multiplier; None = `every` (lazy regularisation keeps its strength)
     repeat: int = 1  # updates per step; each repetition draws fresh data ...
     reuse: bool = False  # ... or all see the first one's
-    second_order: bool = False  # the loss differentiates a gradient
     begin: int = 0  # images shown from which it runs ...
     end: int | None = None  # ... and before which it stops, e.g. what is learned first and then rests
-    eager: str | None = "not prepared"  # why --graphs cannot record its loss; None: it can (see Method.loss)
+    graph: Graph | None = None  # None: nobody has prepared its loss for recording
 
     def due(self, index: int, cur_nimg: int) -> bool:
         """Whether it runs in step number `index`, which starts after `cur_nimg` images."""
@@ -78,8 +85,7 @@ class Batch:
     rng: torch.Generator  # for tensors; lives on the device of x
     choices: torch.Generator  # for decisions in Python, and what else the host must know; lives on the CPU
     draw_c: Callable[[int], torch.Tensor]  # k -> [k, label_dim] labels for generated images, by the run's policy
-    cur_nimg: int | None  # images shown before this step; None while being recorded
-    recorded: bool = False  # the loss is being recorded for replay: decisions must be made on the device
+    cur_nimg: int | None  # images shown before this step; None where the loss may be recorded for replay
 
 
 @dataclass
@@ -229,10 +235,10 @@ class Method:
         """Yield the phase's loss as terms [k], unreduced. The loop averages and back-propagates each term before it
         asks for the next, so that two terms never hold their graphs at once.
 
-        With --graphs the loss of a phase whose `eager` is None runs a few times and is then replayed without Python,
-        on another batch. So it draws from the batch alone, decides nothing by values of tensors (`Batch.recorded`
-        tells), uses no number that changes from step to step unless it is in a tensor that keeps its memory, and
-        leaves nothing but gradients, reports, `pending`, and changes of such tensors."""
+        With --graphs the loss of a phase that has a `graph` without obstacles runs a few times and is then replayed
+        without Python, on another batch. So it draws from the batch alone, decides nothing by values of tensors, uses
+        no number that changes from step to step unless it is in a tensor that keeps its memory, and leaves nothing
+        but gradients, reports, `pending`, and changes of such tensors."""
         raise NotImplementedError
 
     def end_step(self, cur_nimg: int, batch_size: int) -> None:

@@ -203,7 +203,8 @@ class Stepper:
         # processes together have every rounds-th row, as one process with so many rounds.
         self.micro = range(rounds * dist.rank(), rounds * (dist.rank() + 1))
         self.timer = _Timer(method.device, len(self.phases))
-        self.eager = {p.name: p.eager or ("second order" if p.second_order else None) for p in self.phases}
+        self.eager = {p.name: f"{method.name} is not prepared" if p.graph is None else ", ".join(p.graph.obstacles)
+                      for p in self.phases}  # why --graphs leaves a phase as it is; '' where it does not
         self.graphs = [PhaseGraph(method, p, self.accumulate, graphs) if graphs and not self.eager[p.name] else None
                        for p in self.phases]
         if graphs and not any(self.graphs):

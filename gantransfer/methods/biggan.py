@@ -23,24 +23,23 @@ from gantransfer.augment import options
 from gantransfer.data import resolution
 from gantransfer.data.dataset import DataSpec
 from gantransfer.data.names import valid_text
-from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.method import Batch, Graph, Phase, RunConfig, option
 from gantransfer.networks import biggan as networks
 from torch_utils import distributed as dist
 from torch_utils import ema
 from torch_utils import random as rnd
 
 # kimg count generated images of the G steps. ema: half-life in kimg; 0.9999 per step of 2048 images is 14195.
-_COLUMNS = ("kimg", "batch", "g_ch", "d_ch", "z_dim", "shared_dim", "hier", "init", "glr", "dlr", "eps", "d_steps",
-            "ema", "ramp", "ema_start")
 CFGS: dict[str, dict[str, Any]] = {
-    name: dict(zip(_COLUMNS, row))
-    for name, row in {
-        "auto":      (10000,  64,   64, 64, 120, 128, True,  "ortho", 1e-4, 4e-4, 1e-6, 1, 20,    0.05, 0),
-        "biggan128": (280000, 2048, 96, 96, 120, 128, True,  "ortho", 1e-4, 4e-4, 1e-6, 1, 14195, 0,    40960),
-        "cifar":     (6250,   50,   64, 64, 128, 0,   False, "N02",   2e-4, 2e-4, 1e-8, 4, 346,   0,    50),
-        "tiny":      (20,     16,   8,  8,  48,  16,  True,  "ortho", 1e-3, 2e-3, 1e-6, 2, 2,     0.05, 0),
-    }.items()
-}  # fmt: skip
+    "auto": dict(kimg=10000, batch=64, g_ch=64, d_ch=64, z_dim=120, shared_dim=128, hier=True, init="ortho", glr=1e-4,
+                 dlr=4e-4, eps=1e-6, d_steps=1, ema=20, ramp=0.05, ema_start=0),
+    "biggan128": dict(kimg=280000, batch=2048, g_ch=96, d_ch=96, z_dim=120, shared_dim=128, hier=True, init="ortho",
+                      glr=1e-4, dlr=4e-4, eps=1e-6, d_steps=1, ema=14195, ramp=0, ema_start=40960),
+    "cifar": dict(kimg=6250, batch=50, g_ch=64, d_ch=64, z_dim=128, shared_dim=0, hier=False, init="N02", glr=2e-4,
+                  dlr=2e-4, eps=1e-8, d_steps=4, ema=346, ramp=0, ema_start=50),
+    "tiny": dict(kimg=20, batch=16, g_ch=8, d_ch=8, z_dim=48, shared_dim=16, hier=True, init="ortho", glr=1e-3,
+                 dlr=2e-3, eps=1e-6, d_steps=2, ema=2, ramp=0.05, ema_start=0),
+}
 STANDING_BATCH = 64
 
 
@@ -90,7 +89,6 @@ class BigGAN(method.Method):
     Options: ClassVar[type[method.Options]] = BigGANOptions
     presets: ClassVar[dict[str, dict[str, Any]]] = CFGS
     train_idle_biases = False  # tests of the published training switch it on
-    recordable = True  # of this very class: a class built on it must say so of its own code (Method.loss)
 
     # ---- options ---------------------------------------------------------------------------------------------------
 
@@ -233,17 +231,13 @@ class BigGAN(method.Method):
         # The discriminator goes first, as published: its steps use the generator of the step before.
         opts = {k: torch.optim.Adam(self.trainable(k), lr=lr, betas=(0.0, 0.999), eps=o.adam_eps, fused=True)
                 for k, lr in (("D", o.dlr), ("G", o.glr))}
-        eager = self.why_eager()
-        return [Phase("Dmain", self.trainable("D"), opts["D"], repeat=o.d_steps, second_order=o.gamma > 0, eager=eager),
-                Phase("Gmain", self.trainable("G"), opts["G"], eager=eager)]
+        return [Phase("Dmain", self.trainable("D"), opts["D"], repeat=o.d_steps, graph=self.graph(o.gamma > 0)),
+                Phase("Gmain", self.trainable("G"), opts["G"], graph=self.graph())]
 
-    def why_eager(self) -> str | None:
-        """`Phase.eager` of both phases."""
-        if "recordable" not in vars(type(self)):
-            return f"{self.name} is not prepared"
-        if dist.world_size() > 1:
-            return "batch norm gathers over processes"
-        return None
+    def graph(self, second_order: bool = False) -> Graph | None:
+        """`Phase.graph`; a class built on this one has code of its own."""
+        obstacles = ("second order",) * second_order + ("batch norm gathers over processes",) * (dist.world_size() > 1)
+        return Graph(obstacles) if type(self) is BigGAN else None
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         if key == "D":

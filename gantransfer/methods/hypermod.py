@@ -29,7 +29,14 @@ from gantransfer import method, sampler, snapshot, source_fit
 from gantransfer.augment import contrastive as views
 from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
-from gantransfer.methods.stylegan2 import SOURCE_SIZES, Draws, StyleGAN2, StyleGAN2Options, _label_columns
+from gantransfer.methods.stylegan2 import (
+    SOURCE_SIZES,
+    Draws,
+    StyleGAN2,
+    StyleGAN2Options,
+    _label_columns,
+    mixed_styles,
+)
 from gantransfer.networks import hypermod as networks
 from gantransfer.networks import hypermod_stylegan1, stylegan1, stylegan2
 from torch_utils import distributed as dist
@@ -362,8 +369,8 @@ class Hypermod(StyleGAN2):
 
     def ws(self, phase: str, d: Draws) -> Styles:
         ws = self.G.styles(d.z)
-        if d.cutoff is not None and d.cutoff < ws.shape[1]:
-            ws = torch.cat([ws[:, : d.cutoff], self.G.styles(d.mix_z)[:, d.cutoff :]], 1)
+        if d.mix_z is not None:
+            ws = mixed_styles(ws, self.G.styles(d.mix_z), d.cutoff)
         return Styles(ws, self.G.classes_of(d.c))
 
     def synthesise(self, styles: Styles, batch: Batch, **kw):

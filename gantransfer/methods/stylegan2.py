@@ -24,26 +24,26 @@ from gantransfer.augment import ada, options
 from gantransfer.data import resolution
 from gantransfer.data.dataset import DataSpec
 from gantransfer.data.names import valid_text
-from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.method import Batch, Graph, Phase, RunConfig, option
 from gantransfer.networks import stylegan2 as networks
 from torch_utils import build, ema
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
 # Presets. fmaps: channel_base / 32768. None in `auto` and `tiny`: computed from resolution and processes.
-_COLUMNS = ("ref_gpus", "kimg", "batch", "mbstd", "fmaps", "lr", "gamma", "ema", "ramp", "map")
 CFGS: dict[str, dict[str, Any]] = {
-    name: dict(zip(_COLUMNS, row))
-    for name, row in {
-        "auto":      (None, 25000,  None, None, None, None,   None, None, 0.05, 2),
-        "stylegan2": (8,    25000,  32,   4,    1,    0.002,  10,   10,   None, 8),
-        "paper256":  (8,    25000,  64,   8,    0.5,  0.0025, 1,    20,   None, 8),
-        "paper512":  (8,    25000,  64,   8,    1,    0.0025, 0.5,  20,   None, 8),
-        "paper1024": (8,    25000,  32,   4,    1,    0.002,  2,    10,   None, 8),
-        "cifar":     (2,    100000, 64,   32,   1,    0.0025, 0.01, 500,  0.05, 2),
-        "tiny":      (None, 20,     16,   4,    None, 0.005,  1,    2,    0.05, 2),
-    }.items()
-}  # fmt: skip
+    "auto": dict(ref_gpus=None, kimg=25000, batch=None, mbstd=None, fmaps=None, lr=None, gamma=None, ema=None,
+                 ramp=0.05, map=2),
+    "stylegan2": dict(ref_gpus=8, kimg=25000, batch=32, mbstd=4, fmaps=1, lr=0.002, gamma=10, ema=10, ramp=None, map=8),
+    "paper256": dict(ref_gpus=8, kimg=25000, batch=64, mbstd=8, fmaps=0.5, lr=0.0025, gamma=1, ema=20, ramp=None,
+                     map=8),
+    "paper512": dict(ref_gpus=8, kimg=25000, batch=64, mbstd=8, fmaps=1, lr=0.0025, gamma=0.5, ema=20, ramp=None,
+                     map=8),
+    "paper1024": dict(ref_gpus=8, kimg=25000, batch=32, mbstd=4, fmaps=1, lr=0.002, gamma=2, ema=10, ramp=None, map=8),
+    "cifar": dict(ref_gpus=2, kimg=100000, batch=64, mbstd=32, fmaps=1, lr=0.0025, gamma=0.01, ema=500, ramp=0.05,
+                  map=2),
+    "tiny": dict(ref_gpus=None, kimg=20, batch=16, mbstd=4, fmaps=None, lr=0.005, gamma=1, ema=2, ramp=0.05, map=2),
+}
 
 
 # What a method whose networks have their source's sizes does not decide, and so does not record.
@@ -93,7 +93,7 @@ class Draws:
     z: torch.Tensor  # [n, z_dim]
     c: torch.Tensor  # [n, label_dim]
     mix_z: torch.Tensor | None = None  # [n, z_dim]
-    cutoff: int | torch.Tensor | None = None  # style mixing: ws from this slot on come from mix_z
+    cutoff: int | torch.Tensor | None = None  # with mix_z: ws from this slot on come from it; a 0-dim integer
     pl_noise: torch.Tensor | None = None  # [k, C, H, W] standard normal
 
 
@@ -104,7 +104,6 @@ class StyleGAN2(method.Method):
     discriminator_cls: ClassVar[type[nn.Module]] = networks.Discriminator
     pl_decay, pl_batch_shrink, lecam_decay = 0.01, 2, 0.99
     noise_mode = "random"  # tests compare with fixed noise
-    recordable = True  # of this very class: a class built on it must say so of its own code (Method.loss)
     # Tensors that a --resume source may lack: those that serve labels.
     may_be_fresh: ClassVar[dict[str, tuple[str, ...]]] = {"G": ("mapping.embed.",), "D": ("mapping.", "b4.out")}
 
@@ -330,23 +329,17 @@ class StyleGAN2(method.Method):
             opt = torch.optim.Adam(self.groups(key, params, lr * r), lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8,
                                    fused=True)
             if not interval:
-                phases.append(Phase(f"{key}both", params, opt, second_order=reg_on, eager=self.why_eager(key)))
+                phases.append(Phase(f"{key}both", params, opt, graph=self.graph(key, reg_on)))
                 continue
-            phases.append(Phase(f"{key}main", params, opt, eager=self.why_eager(key)))
+            phases.append(Phase(f"{key}main", params, opt, graph=self.graph(key)))
             if reg_on:
                 gain = None if o.lazy_gain else 1.0
-                phases.append(Phase(f"{key}reg", params, opt, every=interval, gain=gain, second_order=True, eager=None))
+                phases.append(Phase(f"{key}reg", params, opt, every=interval, gain=gain, graph=self.graph(key, True)))
         return phases
 
-    def why_eager(self, key: str) -> str | None:
-        """`Phase.eager` of the adversarial losses."""
-        if "recordable" not in vars(type(self)):
-            return f"{self.name} is not prepared"
-        if dist.world_size() > 1 and self.run.batch_gpu % self.opts.mbstd_group:
-            return "minibatch deviation gathers over processes"
-        if key == "D" and self.opts.lecam:
-            return "LeCam's first step is unlike the others"
-        return None
+    def graph(self, key: str, second_order: bool = False) -> Graph | None:
+        """`Phase.graph`. A class built on this one has code of its own, and says itself that it is prepared."""
+        return graph_of(self, key, second_order) if type(self) is StyleGAN2 else None
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         return list(self.nets[key].parameters())  # frozen layers are buffers
@@ -366,19 +359,14 @@ class StyleGAN2(method.Method):
         d = Draws(z=z, c=batch.draw_c(n))
         if n and o.style_mix > 0:
             d.mix_z = rnd.randn([n, self.G.z_dim], batch.rng, self.device)
-            d.cutoff = self.draw_cutoff(batch)
+            cutoff = rnd.randint(1, self.G.num_ws, [], batch.choices, self.device)
+            mixed = rnd.rand([], batch.choices, self.device).double() < o.style_mix
+            d.cutoff = torch.where(mixed, cutoff, self.G.num_ws)  # on the device: nobody waits, and it can be recorded
         if phase in ("Greg", "Gboth") and o.pl_weight > 0:
             k = n if phase == "Greg" else max(n // self.pl_batch_shrink, 1)
             d.pl_noise = rnd.randn([k, self.data.channels, self.data.resolution, self.data.resolution], batch.rng,
                                    self.device)
         return d
-
-    def draw_cutoff(self, batch: Batch) -> int | torch.Tensor:
-        num_ws, where = self.G.num_ws, self.device if batch.recorded else None
-        cutoff, u = rnd.randint(1, num_ws, [], batch.choices, where), rnd.rand([], batch.choices, where)
-        if batch.recorded:
-            return torch.where(u.double() < self.opts.style_mix, cutoff, num_ws)
-        return int(cutoff) if float(u) < self.opts.style_mix else num_ws
 
     def loss(self, phase: str, batch: Batch) -> Iterator[torch.Tensor]:
         draws = self.draw(phase, batch)
@@ -389,13 +377,7 @@ class StyleGAN2(method.Method):
         means: list[torch.Tensor] = []
         ws = self.map(d.z, d.c, means)
         self._remember(phase, "w_mean", torch.stack(means))
-        if isinstance(d.cutoff, torch.Tensor):
-            own = torch.arange(ws.shape[1], device=ws.device) < d.cutoff
-            ws = torch.where(own[:, None], ws, self.map(d.mix_z, d.c, []))
-        elif d.cutoff is not None and d.cutoff < ws.shape[1]:
-            mixed = self.map(d.mix_z, d.c, [])
-            ws = torch.cat([ws[:, : d.cutoff], mixed[:, d.cutoff :]], dim=1)
-        return ws
+        return ws if d.mix_z is None else mixed_styles(ws, self.map(d.mix_z, d.c, []), d.cutoff)
 
     def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor]) -> torch.Tensor:
         """The mapping network; batch means for its running averages are appended to `means`."""
@@ -587,6 +569,22 @@ class StyleGAN2(method.Method):
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
         return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
                                         styles=lambda z, c: G.mapping(z, c, update_w_avg=False), render=G.synthesis)
+
+
+def graph_of(m: StyleGAN2, key: str, second_order: bool) -> Graph:
+    """`Phase.graph` of the losses of `m.nets[key]`."""
+    obstacles = ["second order"] if second_order else []
+    if dist.world_size() > 1 and m.run.batch_gpu % m.opts.mbstd_group:
+        obstacles.append("minibatch deviation gathers over processes")
+    if key == "D" and m.opts.lecam:
+        obstacles.append("LeCam's first step is unlike the others")
+    return Graph(tuple(obstacles))
+
+
+def mixed_styles(ws: torch.Tensor, other: torch.Tensor, cutoff: int | torch.Tensor) -> torch.Tensor:
+    """[n, L, D]: `ws` before slot `cutoff`, `other` from it on."""
+    own = torch.arange(ws.shape[1], device=ws.device) < cutoff
+    return torch.where(own[:, None], ws, other)
 
 
 def _widths(place: str | None) -> source_fit.Trait:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from gantransfer.data.dataset import BatchSource, DataSpec, ImageDataset, LabelSpec
-from gantransfer.method import Batch, RunConfig
+from gantransfer.method import Batch, Graph, RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.methods.transitional import weight_at
 from gantransfer.sampler import LabelSource
@@ -52,7 +52,7 @@ def test_a_runs_name_says_its_method(name):
     kind, label = METHODS[name], LabelSpec("none") if name == "alae" else DATA.label
     if name == "ccgan":
         label = LabelSpec("value", 1)
-    data, run = DataSpec("x", 16, 1, 40, label), RunConfig(batch=8, kimg=100)
+    data, run = DataSpec("x", 16, 1, 40, label), RunConfig(batch=8, kimg=1000)
     o = kind.Options()
     kind.resolve(o, run, data)
     said = {"stylegan2": "x-cond-auto1", "utlo": "-res-uc8-add-uc-alpha-1"}.get(name, f"-{name}")
@@ -67,7 +67,8 @@ def test_phases_train_their_own_network_only(name):
     own = {k: {id(p) for p in m.nets[k].parameters()} for k in ("G", "D")}
     for phase in m.phases():
         assert {id(p) for p in phase.params} == own[phase.name[0]], phase.name
-        assert phase.second_order == (phase.name.endswith("reg") or (phase.name == "Gboth" and m.opts.pl_weight > 0))
+        second_order = phase.name.endswith("reg") or (phase.name == "Gboth" and m.opts.pl_weight > 0)
+        assert phase.graph == (None if name == "transitional" else Graph(("second order",) * second_order))
     before = {k: [p.clone() for p in v.parameters()] for k, v in m.nets.items()}
     stepper = Stepper(m, m.run)
     b = batch()
