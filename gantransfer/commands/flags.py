@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 INT64 = 2**63
+SHIPPED = {"digits": "digits16.pkl"}  # models in assets/, each with a .json beside it that says how it was made
 SEED_DIGITS = 1000
 
 
@@ -154,7 +155,10 @@ def named_files(text: str | None) -> dict[str, str]:
 
 
 def snapshot(text: str, flag: str = "snapshot") -> str:
-    """A model: a path or URL as it is, and RUN, RUN:latest, RUN:best, RUN:best:METRIC as the snapshot that is meant."""
+    """A model: a path or URL as it is, RUN, RUN:latest, RUN:best, RUN:best:METRIC as the snapshot that is meant, and
+    the name of a shipped one (SHIPPED) where no file is called so."""
+    if text in SHIPPED and not os.path.lexists(text):
+        return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "assets", SHIPPED[text])
     text = path(text, flag)
     if not re.search(r":(latest|best(:\w+)?)$", text) and not os.path.isdir(text):
         return text
