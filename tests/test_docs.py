@@ -26,7 +26,7 @@ from PIL import Image
 import gantransfer
 from dnnlib.util import run_cli
 from gantransfer import methods
-from gantransfer.commands import method_flags
+from gantransfer.commands import method_flags, train_flags
 from gantransfer.distillation import presets
 from gantransfer.experiments import longtail
 from gantransfer.methods import cgan_kd, density_ratio
@@ -331,7 +331,7 @@ def test_generated_rows_tell_defaults_choices_and_presets():
             if f.default is not None:
                 assert cells[f.name][1] == f"`{f.default}`"
             assert all(str(c) in cells[f.name][2] for c in f.metadata["choices"] or ()), f.name
-    assert own["BigGANOptions"]["z_dim"][1] == "`120` (preset)"  # whatever a help shared with other methods says
+    assert own["BigGANOptions"]["z_dim"][1] == "by --cfg: 120; cifar 128, tiny 48"
     assert own["StyleGAN2Options"]["glr"][1] == "`0.0025` (preset)"
     assert own["Mind2MindOptions"]["mind_heldout"][1] == "0.1, at most 1000"
     assert own["HypermodOptions"]["d_reg_interval"][1] == "16; 0 with --base=stylegan1"
@@ -462,6 +462,7 @@ def add_method(code: str, name: str, monkeypatch) -> None:
     (kind,) = [v for v in vars(module).values() if isinstance(v, type) and v.__dict__.get("name") == name]
     monkeypatch.setitem(methods.METHODS, name, kind)
     monkeypatch.setattr(method_flags, "_all", method_flags.describe)
+    monkeypatch.setattr(train_flags, "method_flags", train_flags.method_flags.__wrapped__)
     spec = importlib.util.spec_from_file_location("train_with_example", ROOT / "gantransfer" / "commands" / "train.py")
     train = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "train_with_example", train)

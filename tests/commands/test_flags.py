@@ -17,7 +17,7 @@ import torch
 
 from dnnlib import seeding
 from dnnlib.util import UserError, cache_dir
-from gantransfer.commands import flags
+from gantransfer.commands import CONTEXT, flags
 from gantransfer.data.labels import label_array
 from tests.conftest import ROOT
 from torch_utils import random as rnd
@@ -222,3 +222,36 @@ def test_pairs_of_numbers():
     for text in ("1", "1,1", "5,2", "a,b", "0,inf", "nan,1", "1,2,3", ""):
         with pytest.raises(UserError, match="^value="):
             kind.convert(text, None, None)
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands()])
+def test_every_flag_has_both_spellings(path):
+    (command,) = [c for p, c in commands() if p == path]
+    ctx = click.Context(command, parent=click.Context(click.Command("gantransfer"), **CONTEXT))
+    for p in (p for p in command.params if isinstance(p, click.Option)):
+        for flag in (f"--{o[2:].replace(*way)}" for o in p.opts if o[:2] == "--" for way in ("-_", "_-")):
+            typed, _, _ = command.make_parser(ctx).parse_args([flag if p.is_flag else f"{flag}=a_b-c"])
+            assert p.name in typed and (p.is_flag or typed[p.name] in ("a_b-c", ["a_b-c"])), (path, flag)
+
+
+def test_commands_have_both_spellings_and_their_words_one():
+    for module, names in (("gantransfer.commands", ("lt_dataset", "lt-dataset")),
+                          ("gantransfer.commands.distill", ("select_rho", "select-rho"))):
+        group = importlib.import_module(module).main
+        found = [group.resolve_command(click.Context(group, **CONTEXT), [name])[1] for name in names]
+        assert found[0] is found[1] and isinstance(found[0], click.Command)
+    interpolate = importlib.import_module("gantransfer.commands.interpolate").main
+    words = ["--network=a.pkl", "--output=b.png"]
+    assert interpolate.make_context("interpolate", [*words, "--type=class_noise"]).params["kind"] == "class_noise"
+    with pytest.raises(click.BadParameter, match="class-noise"):
+        interpolate.make_context("interpolate", [*words, "--type=class-noise"])
+
+
+def test_what_names_a_snapshot_may_name_a_run():
+    """Each of them has the type that reads RUN, RUN:latest and RUN:best; --resume reads them itself."""
+    of = {"network", "source", "decoder", "teacher", "init", "ratio", "file"}
+    data = {("gantransfer.commands.dataset_tool", "source"), ("gantransfer.commands.dataset_tool export", "source")}
+    found = [(path, p) for path, _, p in OPTIONS if p.name in of and (path, p.name) not in data]
+    assert len(found) >= 14
+    for path, p in found:
+        assert p.type is flags.SNAPSHOT or isinstance(p.type, click.Choice), (path, p.name)
