@@ -34,6 +34,7 @@ from gantransfer.commands.flags import PATH, PATHS, SEED, SNAPSHOT, FloatRange, 
 from gantransfer.data import resolution
 
 if TYPE_CHECKING:
+    from gantransfer.data.schedule import Span
     from gantransfer.method import Method
 
 # Options of more than one method keep one meaning; these choose the method when --method is left out.
@@ -92,6 +93,8 @@ SECTIONS: dict[str, list[click.Option]] = {
         Flag("batch_gpu", "Images per process and round; smaller saves memory", IntRange(min=1)),
         Flag("sampling", "Which reals and labels: as in the data, or towards class balance", POLICIES, "empirical"),
         Flag("sampling_labels", "Labels of generated images, if other than --sampling", POLICIES),
+        Flag("sampling_shift", "kimg over which both move there from the data's own frequencies, e.g. 10-20",
+             metavar="START-END"),
         Flag("seed", "Random seed: any whole number", SEED, 0),
     ],
     "Snapshots and metrics": [
@@ -339,6 +342,7 @@ class Setup:
         self.run = RunConfig(seed=flags["seed"], num_procs=flags["gpus"], batch=flags["batch"],
                              batch_gpu=flags["batch_gpu"], kimg=flags["kimg"], tick=flags["tick"], snap=flags["snap"],
                              sampling=flags["sampling"], sampling_labels=flags["sampling_labels"],
+                             sampling_shift=self._shift(),
                              metrics=flags["metrics"], resume=flags["source"] or (None if self.continues else resume))
         if "WORLD_SIZE" in os.environ:
             world = int(os.environ["WORLD_SIZE"])
@@ -356,6 +360,17 @@ class Setup:
         if int(text) < 1:
             raise UserError(f"--heldout={text}: at least one image per class, or omit it")
         return int(text)
+
+    def _shift(self) -> Span | None:
+        from gantransfer.data.schedule import Span
+
+        f = self.flags
+        if f["sampling_shift"] is None:
+            return None
+        if {f["sampling"], f["sampling_labels"] or f["sampling"]} == {"empirical"}:
+            raise UserError(f"--sampling_shift={f['sampling_shift']} moves from the data's own frequencies to those of "
+                            f"--sampling; give e.g. --sampling=balanced")
+        return Span.parse(f["sampling_shift"], "--sampling_shift")
 
     def _metrics(self) -> list[str]:
         from gantransfer.method import Method
@@ -412,6 +427,8 @@ class Setup:
             options["reference"] = f["heldout"]
         if f["keep"] != "all":
             options["keep"] = f["keep"]
+        if run.sampling_shift is not None:
+            options["sampling_shift"] = list(run.sampling_shift)
         return dict(options, method=self.method.name, stage=self.stage, kimg_per_tick=run.tick,
                     sampling=run.sampling, sampling_labels=run.sampling_labels or run.sampling,
                     options=self.opts.to_dict())

@@ -125,7 +125,7 @@ class DensityRatioTraining(method.Method):
         self.real = dataset
         return dataset
 
-    def order(self, reals: method.Reals) -> Any:
+    def order(self, reals: method.Reals, repeat: int = 1) -> Any:
         if self.data.label.kind == "value":  # labels alike, however many images each has
             return BatchSource(_ByValue(reals), self.run.seed, "balanced")
         return super().order(reals)
