@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -16,10 +18,19 @@ import torch
 from torch import nn
 
 from dnnlib.util import UserError
+from gantransfer import training_state
 from gantransfer.data.dataset import BatchSource, DataSpec, ImageDataset
 from gantransfer.data.schedule import Span
 from gantransfer.sampler import Sampler
 from gantransfer.snapshot import NetRecord, Snapshot, plain
+
+
+@dataclass(frozen=True)
+class Graph:
+    """That the loss of a phase is written so that --graphs can record it (what that asks: `Method.loss`); `obstacles`
+    say why it cannot in this run, if so."""
+
+    obstacles: tuple[str, ...] = ()
 
 
 @dataclass
@@ -33,10 +44,9 @@ class Phase:
     gain: float | None = None  # loss multiplier; None = `every` (lazy regularisation keeps its strength)
     repeat: int = 1  # updates per step; each repetition draws fresh data ...
     reuse: bool = False  # ... or all see the first one's
-    second_order: bool = False  # the loss differentiates a gradient
     begin: int = 0  # images shown from which it runs ...
     end: int | None = None  # ... and before which it stops, e.g. what is learned first and then rests
-    eager: str | None = "not prepared"  # why --graphs cannot record its loss; None: it can (see Method.loss)
+    graph: Graph | None = None  # None: nobody has prepared its loss for recording
 
     def due(self, index: int, cur_nimg: int) -> bool:
         """Whether it runs in step number `index`, which starts after `cur_nimg` images."""
@@ -76,8 +86,7 @@ class Batch:
     rng: torch.Generator  # for tensors; lives on the device of x
     choices: torch.Generator  # for decisions in Python, and what else the host must know; lives on the CPU
     draw_c: Callable[[int], torch.Tensor]  # k -> [k, label_dim] labels for generated images, by the run's policy
-    cur_nimg: int | None  # images shown before this step; None while being recorded
-    recorded: bool = False  # the loss is being recorded for replay: decisions must be made on the device
+    cur_nimg: int | None  # images shown before this step; None where the loss may be recorded for replay
 
 
 @dataclass
@@ -97,6 +106,36 @@ class RunConfig:
     metrics: str | None = None  # comma-separated names; None = the preset's
     resume: str | None = None  # weights the run starts from
     device: str = "cpu"
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a run begins: fresh (neither), from the weights of `source`, or, with `state`, where it was stopped.
+
+    A run that goes on gets all its tensors from the state afterwards (the loop's business): a method only has to
+    build networks of the right sizes, and has nothing to copy. Some need `source` then too, for what is not theirs.
+    """
+
+    source: Snapshot | None = None
+    state: Path | None = None  # training state of the run that goes on
+
+    @property
+    def continues(self) -> bool:
+        return self.state is not None
+
+    @cached_property
+    def networks(self) -> Snapshot | None:
+        """The networks that the run has, with their sizes, and what `Method.state` kept in `extra`, where it goes on;
+        else the source's. Read when it is asked for."""
+        return self.source if self.state is None else training_state.as_snapshot(self.state)
+
+    @property
+    def weights(self) -> Snapshot | None:
+        """What a method copies into its networks: nothing where the run goes on."""
+        return None if self.continues else self.source
+
+
+FRESH = Start()
 
 
 @dataclass
@@ -140,8 +179,6 @@ class Method:
     name: ClassVar[str]
     stages: ClassVar[tuple[str, ...]] = ("main",)
     Options: ClassVar[type[Options]]
-    # Networks have the source's sizes: a continued run gets its training state as `source`, extra["continues"] set.
-    shaped_by_source: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False  # train.py then reads labels without being asked to
     # Which way each value of `evaluate` is better (metrics/directions.py); snapshots are rated by nothing else.
     better: ClassVar[dict[str, str]] = {}
@@ -150,11 +187,11 @@ class Method:
     report: Callable[[str, torch.Tensor], None]  # statistics for the log; set by the loop
     pending: dict[str, list[torch.Tensor]]  # what the losses of this step leave for end_step, which empties it
 
-    def __init__(self, opts: Options, data: DataSpec, run: RunConfig, source: Snapshot | None = None,
-                 stage: str = "main", device: torch.device | str = "cpu"):
-        """Build networks and optimisers; copy weights from `source`. `opts` and `run` are resolved."""
-        self.opts, self.data, self.run, self.stage = opts, data, run, stage
-        self.device = torch.device(device)
+    def __init__(self, opts: Options, data: DataSpec, run: RunConfig, start: Start = FRESH, stage: str | None = None):
+        """Build networks on `run.device`; copy weights as `start` says. `opts` and `run` are resolved; `stage` None is
+        the first."""
+        self.opts, self.data, self.run, self.stage = opts, data, run, stage or self.stages[0]
+        self.device = torch.device(run.device)
         self.report = lambda name, value: None
         self.pending = {}
 
@@ -201,10 +238,10 @@ class Method:
         """Yield the phase's loss as terms [k], unreduced. The loop averages and back-propagates each term before it
         asks for the next, so that two terms never hold their graphs at once.
 
-        With --graphs the loss of a phase whose `eager` is None runs a few times and is then replayed without Python,
-        on another batch. So it draws from the batch alone, decides nothing by values of tensors (`Batch.recorded`
-        tells), uses no number that changes from step to step unless it is in a tensor that keeps its memory, and
-        leaves nothing but gradients, reports, `pending`, and changes of such tensors."""
+        With --graphs the loss of a phase that has a `graph` without obstacles runs a few times and is then replayed
+        without Python, on another batch. So it draws from the batch alone, decides nothing by values of tensors, uses
+        no number that changes from step to step unless it is in a tensor that keeps its memory, and leaves nothing
+        but gradients, reports, `pending`, and changes of such tensors."""
         raise NotImplementedError
 
     def end_step(self, cur_nimg: int, batch_size: int) -> None:

@@ -48,8 +48,7 @@ class PhaseGraph:
 
     def _run(self) -> list[torch.Tensor]:
         x, c = self.inputs
-        batch = Batch(x, c, rnd.Taped(self.tape, 0), rnd.Taped(self.tape, 1), self._draw_c, cur_nimg=None,
-                      recorded=True)
+        batch = Batch(x, c, rnd.Taped(self.tape, 0), rnd.Taped(self.tape, 1), self._draw_c, cur_nimg=None)
         m, sums, before = self.method, [], (self.method.report, self.method.pending)
         self.reports = []
 

@@ -255,11 +255,12 @@ def upgrade(content: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def numbered(folder: str | os.PathLike, pattern: str) -> list[Path]:
-    """Files of `folder` called as `pattern`, whose star stands for a number, by rising number."""
+    """Files of `folder` called as `pattern`, whose star stands for thousands of images, by rising number; a second
+    file of one thousand has the remaining images behind, as in 000002_032."""
     before, after = pattern.split("*")
-    form = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
+    form = re.compile(rf"{re.escape(before)}(\d+)(?:_(\d{{3}}))?{re.escape(after)}")
     found = [(form.fullmatch(p.name), p) for p in Path(folder).glob(pattern)]
-    return [p for _, p in sorted((int(m[1]), p) for m, p in found if m)]
+    return [p for *_, p in sorted((int(m[1]), int(m[2] or -1), p) for m, p in found if m)]
 
 
 def find_snapshots(run_dir: str | os.PathLike) -> list[Path]:

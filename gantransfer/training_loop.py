@@ -36,7 +36,7 @@ from gantransfer.method import Batch, Method, Phase, Reals, RunConfig
 from gantransfer.phase_graph import PhaseGraph
 from gantransfer.pictures.grids import save_grid
 from gantransfer.sampler import LabelSource
-from gantransfer.snapshot import NetRecord, Snapshot, find_snapshots, numbered, plain
+from gantransfer.snapshot import find_snapshots, numbered, plain
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 from torch_utils import stats, whole_batch
@@ -65,8 +65,8 @@ class Outputs:
     """What the loop writes, and how often. Times are in ticks."""
 
     run_dir: Path
-    image_ticks: int | None = 50  # None = never
-    network_ticks: int | None = 50
+    network_ticks: int | None = 50  # a snapshot, with a sheet of images, every so many; None = at the end only
+    images: bool = True  # whether there are sheets
     keep_states: int = 2  # training states kept; snapshots are all kept
     evaluate: Evaluate | None = None
     rate: Callable[[], str | None] | None = None  # after each evaluation, on one process: why to stop, or None
@@ -203,7 +203,8 @@ class Stepper:
         # processes together have every rounds-th row, as one process with so many rounds.
         self.micro = range(rounds * dist.rank(), rounds * (dist.rank() + 1))
         self.timer = _Timer(method.device, len(self.phases))
-        self.eager = {p.name: p.eager or ("second order" if p.second_order else None) for p in self.phases}
+        self.eager = {p.name: f"{method.name} is not prepared" if p.graph is None else ", ".join(p.graph.obstacles)
+                      for p in self.phases}  # why --graphs leaves a phase as it is; '' where it does not
         self.graphs = [PhaseGraph(method, p, self.accumulate, graphs) if graphs and not self.eager[p.name] else None
                        for p in self.phases]
         if graphs and not any(self.graphs):
@@ -300,7 +301,8 @@ class _Loop:
             dist.print0(f"CUDA graphs:  {self.stepper.recorded()}")
         self.loader = _Loader(self.reals, self.source, self.device, out.workers)
         self.cur_nimg = self.index = self.tick = 0
-        self.snapshot_nimg = -1  # images shown at the newest snapshot
+        self.snapshot_nimg = -1  # images shown at the newest snapshot, and what its file is called by
+        self.snapshot_label = ""
         self.elapsed, self.start_time = 0.0, time.time()  # seconds of earlier sessions of this run
         self.last_snapshot: Path | None = None
         self.writer: stats.StatsWriter | None = None
@@ -319,6 +321,7 @@ class _Loop:
             format=training_state.FORMAT, version=1, method=m.name, stage=m.stage, cur_nimg=self.cur_nimg,
             index=self.index,
             tick=self.tick, elapsed=self._total_sec(), snapshot_nimg=self.snapshot_nimg,
+            snapshot_label=self.snapshot_label,
             nets={k: {n: t.detach() for n, t in v.state_dict().items()} for k, v in m.nets.items()},
             records={k: [f"{type(v).__module__}.{type(v).__qualname__}", plain(v.init_kwargs)]
                      for k, v in m.nets.items()},
@@ -340,6 +343,7 @@ class _Loop:
             self.collector.load_state(s["stats"])
         self.cur_nimg, self.index, self.tick, self.elapsed = s["cur_nimg"], s["index"], s["tick"], s["elapsed"]
         self.snapshot_nimg = s.get("snapshot_nimg", self.cur_nimg)
+        self.snapshot_label = s.get("snapshot_label", label_of(self.snapshot_nimg, -1))
 
     def _optimisers(self) -> list[torch.optim.Optimizer]:
         return list({id(p.opt): p.opt for p in self.stepper.phases}.values())
@@ -349,7 +353,7 @@ class _Loop:
         state = self.state()
         if dist.is_main():
             self.folder.check()
-            path = self.out.run_dir / f"training-state-{self.cur_nimg // 1000:06d}.pt"
+            path = self.out.run_dir / f"training-state-{self._label()}.pt"
             with atomic_path(path, parents=False) as tmp:
                 torch.save(state, tmp)
             for old in find_states(self.out.run_dir)[self.out.keep_states :]:
@@ -375,8 +379,7 @@ class _Loop:
             self._prepare_folder()
         self._broadcast()
         if self.cur_nimg == 0:
-            if self.out.image_ticks is not None:
-                self._images("fakes_init")
+            self._images("fakes_init")
         else:
             dist.print0(f"Continuing at {self.cur_nimg / 1000:.1f} kimg")
             self._evaluate_unfinished()
@@ -391,8 +394,9 @@ class _Loop:
             self._step()
             done, stop, written = self.cur_nimg >= total, self.terminate(), False
             self.paced = self.paced or (time.time(), self.cur_nimg, time.time() - self.said)
-            # Ticks end on a fixed grid of images, so that a resumed run has the uninterrupted run's ticks.
-            if done or self.tick == 0 or self.cur_nimg >= self.tick * self.run.tick * 1000:
+            # Ticks end on a fixed grid of images, so that a resumed run has the uninterrupted run's ticks. Rounded: the
+            # product of three times 0.4 kimg lies above 1200 images.
+            if done or self.tick == 0 or self.cur_nimg >= round(self.tick * self.run.tick * 1000, 6):
                 now = time.time()
                 self._tick(now - tick_time, self.cur_nimg - tick_nimg, maintenance)
                 tick = self.tick
@@ -401,13 +405,10 @@ class _Loop:
                     snapshot = self._snapshot()
                     self._write_state()
                     written = True
-                    if self.out.image_ticks is not None:
-                        self._images(f"fakes{self.cur_nimg // 1000:06d}")
+                    self._images(f"fakes{self._label()}")
                     if not stop and (tick > 0 or done or self.out.evaluate_at_start):
                         self._evaluate(snapshot)  # after a stop the continued run does it
                         done = self._rate() or done
-                elif self.out.image_ticks and tick % self.out.image_ticks == 0:
-                    self._images(f"fakes{self.cur_nimg // 1000:06d}")
                 self.said = tick_time = time.time()
                 tick_nimg = self.cur_nimg
                 maintenance = tick_time - now
@@ -426,9 +427,9 @@ class _Loop:
 
     def _evaluate_unfinished(self) -> None:
         """A run killed between its snapshot and the end of its metrics computes them now."""
-        # Not where training has gone on since: snapshots are called by thousands of images, and may share a name.
-        if self.tick > 1 and self.snapshot_nimg == self.cur_nimg and self._snapshot_path().exists():
-            self._evaluate(self._snapshot_path())
+        path = self._snapshot_path()
+        if self.tick > 1 and self.snapshot_nimg == self.cur_nimg and path.exists():  # training has not gone on since
+            self._evaluate(path)
 
     def _evaluate(self, snapshot: Path) -> None:
         if self.out.evaluate is not None:
@@ -511,7 +512,7 @@ class _Loop:
         self.writer = stats.StatsWriter(self.out.run_dir, start_nimg=self.cur_nimg,
                                         wandb_project=self.out.wandb_project,
                                         wandb_args={"name": self.out.run_dir.name, "resume": "allow"})
-        if self.out.image_ticks is not None and not (self.out.run_dir / "reals.png").exists():
+        if self.out.images and not (self.out.run_dir / "reals.png").exists():
             indices, labels, columns = grid_layout(self.dataset, rows=None)
             images = self.dataset.images_uint8(indices)
             save_grid(self.out.run_dir / "reals.png", images, columns, row_labels=labels, zoom=_zoom(images),
@@ -565,19 +566,27 @@ class _Loop:
         if dist.world_size() > 1:
             dist.assert_replicas_equal({f"{k}.{n}": t for k, v in self.method.nets.items()
                                         for n, t in v.state_dict().items()})
+        self.snapshot_label, self.snapshot_nimg = self._label(), self.cur_nimg
         path = self._snapshot_path()
         if dist.is_main():
             snap = self.method.snapshot(self.cur_nimg)
             snap.extra.setdefault("run", plain(vars(self.run)))
             snap.save(path, parents=False)
-        self.last_snapshot, self.snapshot_nimg = path, self.cur_nimg
+        self.last_snapshot = path
         return path
 
     def _snapshot_path(self) -> Path:
-        return self.out.run_dir / f"network-snapshot-{self.cur_nimg // 1000:06d}.pkl"
+        """Of the newest snapshot."""
+        return self.out.run_dir / f"network-snapshot-{self.snapshot_label}.pkl"
+
+    def _label(self) -> str:
+        """What files of now are called by; those of a snapshot share its label."""
+        if self.snapshot_nimg == self.cur_nimg:
+            return self.snapshot_label
+        return label_of(self.cur_nimg, self.snapshot_nimg)
 
     def _images(self, name: str) -> None:
-        sampler = self.method.sampler()
+        sampler = self.method.sampler() if self.out.images else None
         if sampler is None or not dist.is_main():
             return
         indices, labels, columns = grid_layout(self.dataset, rows=None)
@@ -727,12 +736,10 @@ def _zoom(images: np.ndarray) -> int:
     return max(32 // images.shape[-1], 1)  # tiles large enough to look at, and for the row labels
 
 
-def as_source(path: Path) -> Snapshot:
-    """A training state as the `source` of the method that it continues (`Method.shaped_by_source`)."""
-    s = training_state.read(path)
-    nets = {k: NetRecord(*s["records"][k], s["nets"][k]) for k in s["nets"]}
-    return Snapshot(method=s["method"], stage=s["stage"], nets=nets, cur_nimg=s["cur_nimg"],
-                    extra={**s["method_state"], "continues": True})
+def label_of(nimg: int, before: int) -> str:
+    """What files are called by after `nimg` images, the newest snapshot having been written after `before`: thousands,
+    and where that snapshot has as many the remaining images too, so that each has a name of its own."""
+    return f"{nimg // 1000:06d}" + (f"_{nimg % 1000:03d}" if before // 1000 == nimg // 1000 else "")
 
 
 def find_states(run_dir: str | os.PathLike) -> list[Path]:

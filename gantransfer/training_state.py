@@ -13,6 +13,7 @@ import torch
 from dnnlib.util import UserError
 from gantransfer.formats import torch_file
 from gantransfer.formats.pickle_machine import Refused, one_line
+from gantransfer.snapshot import NetRecord, Snapshot
 
 FORMAT = "gantransfer-training-state"
 _FIELDS: dict[str, type | tuple[type, ...]] = dict(
@@ -49,6 +50,13 @@ def read(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged (its {wrong[0]}); remove it, and the run continues from the state before "
                         "it")
     return s
+
+
+def as_snapshot(path: str | Path) -> Snapshot:
+    """The networks of a state; what the method keeps beside them is in `extra`. UserError as `read`."""
+    s = read(path)
+    nets = {k: NetRecord(*s["records"][k], s["nets"][k]) for k in s["nets"]}
+    return Snapshot(method=s["method"], stage=s["stage"], nets=nets, cur_nimg=s["cur_nimg"], extra=s["method_state"])
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from dnnlib.util import run_cli
 from gantransfer import snapshot, training_loop
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.data.schedule import Span
-from gantransfer.method import Method, RunConfig
+from gantransfer.method import Method, RunConfig, Start
 from gantransfer.methods import METHODS
 from gantransfer.methods.cgan_kd import CGANKD
 from gantransfer.methods.density_ratio import DensityRatioTraining
@@ -109,10 +109,8 @@ def made(folder: Path, case: tuple, world: int, labels: bool = True, state: Path
     opts = kind.Options(**options)
     opts.given = frozenset(options)
     kind.resolve(opts, run, dataset.spec)
-    if state is not None:
-        start = training_loop.as_source(state) if kind.shaped_by_source else start if name == "density_ratio" else None
     torch.manual_seed(0)
-    return kind(opts, dataset.spec, run, start, stage or kind.stages[0]), dataset, run
+    return kind(opts, dataset.spec, run, Start(start, state), stage), dataset, run
 
 
 def steps(folder: Path, name: str, world: int) -> list[dict[str, Any]]:

@@ -50,7 +50,7 @@ def train(folder, name, run_dir, stop_after=None, state=None):
         return values
 
     m.end_step = end_step
-    out = training_loop.Outputs(run_dir, image_ticks=None, network_ticks=1, evaluate=evaluate)
+    out = training_loop.Outputs(run_dir, images=False, network_ticks=1, evaluate=evaluate)
     return training_loop.run(m, dataset, run, out, state)
 
 

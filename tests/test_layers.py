@@ -37,12 +37,12 @@ RULES = [
     ("losses", ("data",)),
     # what a model is
     ("snapshot", ("formats",)),
+    ("training_state", ("formats", "snapshot")),
     ("label_means", ()),
     ("sampler", ("data", "label_means")),
-    ("method", ("data", "sampler", "snapshot")),
+    ("method", ("data", "sampler", "snapshot", "training_state")),
     ("phase_graph", ("method",)),
     ("source_fit", ("data", "snapshot")),
-    ("training_state", ("formats",)),
     ("pictures", ("data", "label_means", "networks.hypermod", "sampler")),
     # what is done with one
     ("training_loop", (*SPINE, "phase_graph", "pictures", "training_state")),

@@ -73,7 +73,7 @@ def test_items_pass_the_loop_as_they_are_and_figures_are_asked_for(tmp_path):
     config = RunConfig(batch=2, batch_gpu=2, kimg=0.012, tick=0.006, snap=1)
     m = Fit(method.Options(), Latents().spec, config)
     asked = []
-    out = training_loop.Outputs(tmp_path, image_ticks=None, network_ticks=1,
+    out = training_loop.Outputs(tmp_path, images=False, network_ticks=1,
                                 evaluate=lambda m, nimg, path: asked.append((nimg, m.evaluate(nimg), path)) or {})
     training_loop.run(m, SimpleNamespace(spec=Latents().spec), config, out)
     seen = torch.cat(m.seen)

@@ -10,7 +10,7 @@ import torch
 from dnnlib.util import UserError, run_cli
 from gantransfer.commands import train
 from gantransfer.data.dataset import DataSpec, LabelSpec
-from gantransfer.method import RunConfig
+from gantransfer.method import RunConfig, Start
 from gantransfer.methods import METHODS
 from gantransfer.snapshot import NetRecord, Snapshot
 from tests.conftest import write_image_zip
@@ -123,7 +123,7 @@ def test_an_ordinary_generator_still_starts_its_relatives(sources):
         o, run, data = resolved(method, spec(method), **SIZES[method]), RunConfig(), spec(method)
         METHODS[method].resolve(o, run, data)
         METHODS[method].check_source(o, data, sources["stylegan2"], "main")
-        METHODS[method](o, data, run, sources["stylegan2"])
+        METHODS[method](o, data, run, Start(sources["stylegan2"]))
 
 
 def test_train_says_it_before_anything_is_written(tmp_path, capsys, sources):

@@ -39,7 +39,7 @@ def build(data, method="stylegan2", seed=0, run=None, **options):
 def train(folder, data, kimg, state=None, **kw):
     m, dataset, config = build(data, **kw)
     config.kimg = kimg
-    out = training_loop.Outputs(folder, image_ticks=None, network_ticks=1)
+    out = training_loop.Outputs(folder, images=False, network_ticks=1)
     training_loop.run(m, dataset, config, out, state)
     return m
 
@@ -150,7 +150,7 @@ def test_a_signal_in_any_step_writes_the_state_of_that_step(tiny_zip, tmp_path, 
     seen = []
     before = signal.signal(signum, lambda s, frame: seen.append(s))
     try:
-        done = training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path, None, network_ticks))
+        done = training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path, network_ticks, images=False))
     finally:
         signal.signal(signum, before)
     assert done == 48 and seen == [signum] * (signum != signal.SIGTERM)
@@ -169,7 +169,7 @@ def test_a_signal_during_metrics_stops_at_once_and_they_are_made_up_for(tiny_zip
 
     for state in (None, tmp_path / "training-state-000000.pt"):
         m, dataset, config = build(tiny_zip)
-        out = training_loop.Outputs(tmp_path, image_ticks=None, network_ticks=1, evaluate=evaluate)
+        out = training_loop.Outputs(tmp_path, images=False, network_ticks=1, evaluate=evaluate)
         start = time.monotonic()
         done = training_loop.run(m, dataset, config, out, state)
         assert time.monotonic() - start < 50
@@ -209,17 +209,25 @@ def test_a_run_folder_that_is_moved_is_not_made_anew(tiny_zip, tmp_path):
 
     m.end_step = move
     with pytest.raises(UserError, match="run was moved to .*elsewhere"):
-        training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path / "run", None, 1))
+        training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path / "run", 1, images=False))
     assert [p.name for p in tmp_path.iterdir()] == ["elsewhere"]
 
 
 def test_states_and_snapshots_sort_by_number(tmp_path):
-    for n in ("999996", "1000000", "000100"):
+    for n in ("999996", "000100_032", "1000000", "000100_004", "000100", "000100_4", "000100_0004"):
         (tmp_path / f"training-state-{n}.pt").touch()
         (tmp_path / f"network-snapshot-{n}.pkl").touch()
     (tmp_path / "training-state-old.pt").touch()
-    assert [p.stem[15:] for p in training_loop.find_states(tmp_path)] == ["1000000", "999996", "000100"]
-    assert [p.stem[17:] for p in find_snapshots(tmp_path)] == ["000100", "999996", "1000000"]
+    rising = ["000100", "000100_004", "000100_032", "999996", "1000000"]
+    assert [p.stem[15:] for p in training_loop.find_states(tmp_path)] == rising[::-1]
+    assert [p.stem[17:] for p in find_snapshots(tmp_path)] == rising
+
+
+@pytest.mark.parametrize("nimg, before, label", [
+    (0, -1, "000000"), (16, -1, "000000"), (32, 16, "000000_032"), (1000, 992, "000001"), (1999, 1000, "000001_999"),
+    (4032, 0, "000004"), (1000000032, 1000000000, "1000000_032")])
+def test_a_file_is_called_by_thousands_until_two_would_share_a_name(nimg, before, label):
+    assert training_loop.label_of(nimg, before) == label
 
 
 @pytest.mark.parametrize("fresh", [False, True])
@@ -302,7 +310,7 @@ def test_divergence_is_named(tiny_zip, tmp_path):
 
     m.generator_loss = broken
     with pytest.raises(training_loop.Diverged, match="diverged.*network-snapshot-000000.pkl"):
-        training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path, image_ticks=None, network_ticks=1))
+        training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path, images=False, network_ticks=1))
     snap = load(tmp_path / "network-snapshot-000000.pkl")
     assert all(torch.isfinite(t).all() for r in snap.nets.values() for t in r.state.values())
 
@@ -327,7 +335,7 @@ def test_a_finite_explosion_is_noticed_and_the_last_good_state_kept(tiny_zip, tm
 
     m.generator_loss, m.end_step = broken, after
     with pytest.raises(training_loop.Diverged, match=match) as e:
-        training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path, image_ticks=None, network_ticks=1))
+        training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path, images=False, network_ticks=1))
     assert "the last good training state training-state-000000.pt" in str(e.value)
     assert torch.load(tmp_path / "training-state-000000.pt", weights_only=True)["cur_nimg"] == 40
 
@@ -355,7 +363,7 @@ def test_gradient_accumulation_does_not_change_the_gradient(tiny_zip):
 
 def test_disk_full_keeps_last_state(tiny_zip, tmp_path, monkeypatch):
     m, dataset, config = build(tiny_zip)
-    out = training_loop.Outputs(tmp_path, image_ticks=None, network_ticks=1)
+    out = training_loop.Outputs(tmp_path, images=False, network_ticks=1)
     config.kimg = 0.08
     training_loop.run(m, dataset, config, out)
     before = {p.name: p.read_bytes() for p in tmp_path.glob("training-state-*.pt")}
@@ -379,7 +387,7 @@ def test_lines_come_between_ticks_and_all_tell_the_time_left(tiny_zip, tmp_path,
     monkeypatch.setattr(training_loop, "SILENCE", 0)
     m, dataset, config = build(tiny_zip)
     config.kimg, config.tick = 0.032, 0.024
-    training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path, image_ticks=None, network_ticks=None))
+    training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path, images=False, network_ticks=None))
     lines = [line for line in capsys.readouterr().out.splitlines() if " left " in line]
     assert [line.split()[:3] for line in lines] == [
         ["tick", "0", "kimg"], ["kimg", "0.02", "of"], ["tick", "1", "kimg"], ["tick", "2", "kimg"]]

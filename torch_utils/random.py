@@ -226,5 +226,7 @@ def _draw(fn, size, rng: Rng, device, dtype, common: bool = False) -> torch.Tens
     k, of = share_of(rng)
     if of > 1 and size and not common:
         whole = fn((size[0] * of, *size[1:]), generator=rng, device=rng.device, dtype=dtype)
-        return whole[k::of].contiguous().to(device)
-    return fn(size, generator=rng, device=rng.device, dtype=dtype).to(device)
+        x = whole[k::of].contiguous()
+    else:
+        x = fn(size, generator=rng, device=rng.device, dtype=dtype)
+    return x if device is None else to_device(x, torch.device(device))

@@ -99,9 +99,9 @@ class Augmentation:
             x = self.pipe(x, rng=rng, choices=choices, p=p)
         return x if self.diff is None else self.diff(x, rng=rng)
 
-    def why_eager(self) -> str | None:
-        """Why what it does cannot be recorded (`method.Phase.eager`)."""
-        return None if self.by_class is None else "augmentation per class reads labels"
+    def obstacles(self) -> tuple[str, ...]:
+        """Why what it does cannot be recorded (`method.Graph`)."""
+        return () if self.by_class is None else ("augmentation by class reads labels",)
 
     def observe(self, logits: torch.Tensor, c: torch.Tensor | None = None) -> None:
         """Remember D's logits on reals with labels c, [n] or [n, 1], for the controller."""

@@ -23,7 +23,7 @@ from dnnlib.run_folder import LOCK, RunFolder, hold
 from dnnlib.util import Logger, UserError, atomic_write
 from gantransfer import training_loop
 from gantransfer.data.dataset import ImageDataset
-from gantransfer.method import Method, Options, RunConfig
+from gantransfer.method import Method, Options, RunConfig, Start
 from gantransfer.metrics import directions, table
 from gantransfer.snapshot import Snapshot, find_snapshots
 from torch_utils import distributed as dist
@@ -131,7 +131,7 @@ def _run_stage(method: type[Method], opts: Options, dataset: ImageDataset, run: 
     logger = Logger(outdir / "log.txt") if dist.is_main() else None
     try:
         torch.manual_seed(seeding.number(run.seed))
-        trainer = method(opts, dataset.spec, run, source, stage, device)
+        trainer = method(opts, dataset.spec, run, Start(source, states[0] if states else None), stage)
         spec = dataset.spec
         dist.print0(f"Stage {stage}: {spec.path}, {spec.num_images} images {spec.resolution}x{spec.resolution}; "
                     f"{run.kimg:g} kimg in batches of {run.batch}; {outdir}")
@@ -145,7 +145,7 @@ def _run_stage(method: type[Method], opts: Options, dataset: ImageDataset, run: 
                     print(json.dumps(result))
             return values
 
-        out = training_loop.Outputs(outdir, None, run.snap, keep_states=1, evaluate=evaluate, folder=folder,
+        out = training_loop.Outputs(outdir, run.snap, False, keep_states=1, evaluate=evaluate, folder=folder,
                                     again="run the command again to continue")
         done = training_loop.run(trainer, dataset, run, out, states[0] if states else None)
         if done < run.kimg * 1000:

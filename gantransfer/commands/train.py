@@ -308,7 +308,6 @@ class Setup:
         from gantransfer.commands import best
         from gantransfer.data.dataset import ImageDataset
         from gantransfer.importers import RESUME_NAMES
-        from gantransfer.method import RunConfig
 
         self.folder: run_folder.RunFolder | None = None  # locked, on rank 0
         self.flags, self.given = flags, dict(given, resume_names=tuple(RESUME_NAMES))
@@ -333,24 +332,57 @@ class Setup:
                             f"{self.dataset.spec.num_images} images there are")
         resume = best.resolve(flags["resume"])
         self.continues = resume is not None and (resume == "latest" or is_run_folder(resume))
-        if self.continues and resume != "latest" and not flags["source"]:  # the run knows what weights it began with
-            flags["source"] = json_file.read(Path(resume) / "training_options.json",
-                                             remedy="the run cannot be continued").get("resume_pkl")
+        self._resolve(flags["source"] or (None if self.continues else resume))
+        self.run_dir = self._run_to_continue() if self.continues else None
+        if self.run_dir and not flags["source"] and (weights := self._weights_of(self.run_dir)):
+            self._resolve(weights)  # what a method chooses may depend on whether it starts from weights
+        self.metrics = self._metrics()
+
+    def _resolve(self, weights: str | None) -> None:
+        """Options and run configuration from the flags; `weights`: what the run begins with."""
+        from gantransfer.method import RunConfig
+
+        flags, given = self.flags, self.given
         names = {f.name for f in dataclasses.fields(self.method.Options)}
         self.opts = self.method.Options(**{k: given[k] for k in names if given.get(k) is not None})
         self.opts.given = frozenset(k for k in names if given.get(k) is not None)
         self.run = RunConfig(seed=flags["seed"], num_procs=flags["gpus"], batch=flags["batch"],
                              batch_gpu=flags["batch_gpu"], kimg=flags["kimg"], tick=flags["tick"], snap=flags["snap"],
                              sampling=flags["sampling"], sampling_labels=flags["sampling_labels"],
-                             sampling_shift=self._shift(),
-                             metrics=flags["metrics"], resume=flags["source"] or (None if self.continues else resume))
+                             sampling_shift=self._shift(), metrics=flags["metrics"], resume=weights)
         if "WORLD_SIZE" in os.environ:
             world = int(os.environ["WORLD_SIZE"])
             if given.get("gpus", world) != world:
                 raise UserError(f"--gpus={given['gpus']} but torchrun started {world} processes; omit --gpus")
             self.run.num_procs = world
         self.method.resolve(self.opts, self.run, self.dataset.spec)
-        self.metrics = self._metrics()
+
+    def _run_to_continue(self) -> Path:
+        """The folder that --resume names; `latest` is the newest whose name the flags give, whatever weights it began
+        with unless --source names them."""
+        from gantransfer.importers import RESUME_NAMES
+
+        outdir, resume = Path(self.flags["outdir"]), self.flags["resume"]
+        if resume != "latest":
+            return Path(resume)
+        starts = [self.flags["source"]] if self.flags["source"] else [None, "noresume", "a file", *RESUME_NAMES]
+        runs = matching_runs(outdir, *map(self.name_with, starts))
+        if not runs:
+            raise UserError(f"--resume=latest: {outdir} has no run '#####-{self.name_with(starts[0])}'; "
+                            f"start one without --resume, or name a run folder")
+        return runs[0]
+
+    def _weights_of(self, run_dir: Path) -> str | None:
+        """What the run began with, which it knows itself."""
+        from gantransfer.training_loop import find_states
+
+        options, states = run_dir / "training_options.json", find_states(run_dir)
+        known = json_file.read(options, remedy="the run cannot be continued") if states or options.exists() else {}
+        fresh = [self.name_with(None), self.name_with("noresume")]
+        if not states and "resume_pkl" not in known and run_dir not in matching_runs(run_dir.parent, *fresh):
+            raise UserError(f"{run_dir} has no training state, nor says which weights it began with; name them with "
+                            f"--source")
+        return known.get("resume_pkl")
 
     def _held_out(self) -> int:
         """--heldout as images per class; 0 where it names a data set, or is not given."""
@@ -388,9 +420,11 @@ class Setup:
         return names
 
     def run_name(self) -> str:
-        given = {k: v for k, v in self.given.items() if not (k == "resume" and self.continues)}
-        if given.get("source") is not None:
-            given["resume"] = given["source"]
+        return self.name_with(self.run.resume)
+
+    def name_with(self, weights: str | None) -> str:
+        """What a run of these flags that begins with `weights` is called after its number."""
+        given = {k: v for k, v in self.given.items() if k != "resume"} | ({"resume": weights} if weights else {})
         name = self.method.run_name(self.opts, given, self.run, self.dataset.spec)
         for key in ("desc", "description"):
             name += f"-{self.flags[key]}" if self.flags[key] else ""
@@ -414,6 +448,8 @@ class Setup:
             reader_threads=f["workers"], total_kimg=run.kimg, batch_size=run.batch, batch_gpu=run.batch_gpu,
             **self.method.config(self.opts, run, spec),
         )
+        if run.resume not in (None, "noresume"):
+            options["resume_pkl"] = run.resume
         if f["nobench"]:
             options["cudnn_benchmark"] = False
         if f["allow_tf32"]:
@@ -472,6 +508,7 @@ class Setup:
         """What a run does before its first step, and a few steps for their time; nothing is written."""
         from dnnlib.util import format_time, is_url
         from gantransfer.importers import RESUME_NAMES, load_any
+        from gantransfer.method import Start
 
         self._preflight()
         self.dataset.check_headers()
@@ -479,31 +516,31 @@ class Setup:
         if self.continues or start in RESUME_NAMES or start and is_url(start):
             print(f"Time: not measured, for {start or self.flags['resume']} is read by the run itself")
             return
-        source = None if start in (None, "noresume") else load_any(start)
-        self.method.check_source(self.opts, self.dataset.spec, source, self.stage)
-        seconds, least = self._pace(source, device)
+        weights = Start(None if start in (None, "noresume") else load_any(start))
+        self.method.check_source(self.opts, self.dataset.spec, weights.source, self.stage)
+        seconds, least = self._pace(weights)
         about, procs = "at least" if least else "about", self.run.num_procs
         where = f" in one process of {procs}" if procs > 1 else ""
         print(f"Time: {about} {seconds:.3g} s per kimg (a few steps{where} were timed), {about} "
               f"{format_time(seconds * self.run.kimg)} for {self.run.kimg:g} kimg; metrics come on top")
 
-    def _pace(self, source: Any, device: Any) -> tuple[float, bool]:
+    def _pace(self, start: Any) -> tuple[float, bool]:
         import torch
 
         from gantransfer import training_loop
 
         torch.manual_seed(seeding.number(self.run.seed))
-        trainer = self.method(self.opts, self.dataset.spec, self.run, source, self.stage, device)
+        trainer = self.method(self.opts, self.dataset.spec, self.run, start, self.stage)
         return training_loop.pace(trainer, self.dataset, self.run)
 
-    def _warn_of_weeks(self, source: Any, device: Any) -> None:
+    def _warn_of_weeks(self, start: Any, device: Any) -> None:
         """A run that takes longer than anybody waits is said before it begins. Timed only where that can be."""
         from dnnlib.util import format_time
         from torch_utils import distributed as dist
 
         if self.run.kimg < (200 if device.type == "cpu" else 5000):
             return
-        seconds, least = self._pace(source, device)
+        seconds, least = self._pace(start)
         if seconds * self.run.kimg > WEEK:
             dist.print0(f"Note:         {self.run.kimg:g} kimg will take {'at least' if least else 'about'} "
                         f"{format_time(seconds * self.run.kimg)} here, at {seconds:.3g} s per kimg; give a shorter "
@@ -515,6 +552,7 @@ class Setup:
 
         from gantransfer import training_loop
         from gantransfer.importers import RESUME_NAMES, load_any
+        from gantransfer.method import Start
         from gantransfer.snapshot import find_snapshots
         from torch_utils import distributed as dist
         from torch_utils.graphs import CudaGraphs
@@ -523,13 +561,10 @@ class Setup:
         if dist.is_main():
             self.dataset.check_headers()  # an image of another size shows now, not after hours
         run_dir, state = self._continued() if self.continues else self._restarted()
-        source, start = None, self.run.resume
-        if state is not None:
-            source = training_loop.as_source(state) if self.method.shaped_by_source else None
-        else:
-            if start not in (None, "noresume"):
-                source = load_any(RESUME_NAMES.get(start, start))
-            self.method.check_source(self.opts, self.dataset.spec, source, self.stage)
+        start, weights = Start(state=state), self.run.resume
+        if state is None:
+            start = Start(None if weights in (None, "noresume") else load_any(RESUME_NAMES.get(weights, weights)))
+            self.method.check_source(self.opts, self.dataset.spec, start.source, self.stage)
         run_dir = run_dir or self._new_folder()
         logger = None
         try:
@@ -540,11 +575,12 @@ class Setup:
                     raise UserError(f"--outdir={self.flags['outdir']} cannot be written: {e.strerror}") from None
             self._announce(run_dir, state)
             if state is None:
-                self._warn_of_weeks(source, device)
+                self._warn_of_weeks(start, device)
             torch.manual_seed(seeding.number(self.run.seed))
-            trainer = self.method(self.opts, self.dataset.spec, self.run, source, self.stage, device)
-            out = training_loop.Outputs(run_dir, self.run.snap, self.run.snap,
-                                        evaluate=self._evaluator(run_dir, device), rate=self._rater(run_dir),
+            trainer = self.method(self.opts, self.dataset.spec, self.run, start, self.stage)
+            del start  # the weights are copied, and may be large
+            out = training_loop.Outputs(run_dir, self.run.snap, evaluate=self._evaluator(run_dir, device),
+                                        rate=self._rater(run_dir),
                                         evaluate_at_start=bool(self.flags["eval_at_start"]),
                                         wandb_project=self.flags["wandb_proj"], workers=self.flags["workers"],
                                         folder=self.folder)
@@ -565,10 +601,10 @@ class Setup:
     def _tell(self, run_dir: Path) -> None:
         """What there is now, where, and how good."""
         from gantransfer.commands import best
-        from gantransfer.snapshot import find_snapshots
+        from gantransfer.snapshot import find_snapshots, numbered
 
         print(f"Run folder:   {run_dir}")
-        sheets, snapshots = sorted(run_dir.glob("fakes[0-9]*.png")), find_snapshots(run_dir)
+        sheets, snapshots = numbered(run_dir, "fakes*.png"), find_snapshots(run_dir)
         if sheets:
             print(f"Sheet:        {sheets[-1]}")
         if snapshots:
@@ -659,16 +695,15 @@ class Setup:
         from gantransfer.training_loop import find_states
         from torch_utils import distributed as dist
 
-        outdir, resume, choice = Path(self.flags["outdir"]), self.flags["resume"], None
+        resume, choice = self.flags["resume"], None
         if dist.is_main():
-            runs = [Path(resume)] if resume != "latest" else matching_runs(outdir, self.run_name())
-            if not runs:
-                raise UserError(f"--resume=latest: {outdir} has no run '#####-{self.run_name()}'; "
-                                f"start one without --resume, or name a run folder")
-            if resume != "latest" and not find_states(runs[0]):
+            if resume != "latest" and not find_states(self.run_dir):
                 raise UserError(f"--resume={resume}: the folder has no training-state-*.pt")
-            choice = self._take(runs[0], f"--resume={resume}")
-        return dist.broadcast_object(choice)
+            choice = self._take(self.run_dir, f"--resume={resume}")
+        choice = dist.broadcast_object(choice)
+        if choice[0] != self.run_dir:
+            raise UserError(f"--resume=latest: another run began in {self.flags['outdir']} just now; start again")
+        return choice
 
     def _take(self, run_dir: Path, flag: str) -> tuple[Path, Path | None]:
         """Lock a run's folder: (folder, newest state). Without a state the run starts anew in its folder."""
@@ -716,6 +751,7 @@ class Setup:
 
     def _check_same(self, run_dir: Path) -> None:
         """A continued run must be the run it continues."""
+        from gantransfer.methods.stylegan2 import SOURCE_SIZES
         from gantransfer.snapshot import class_path
 
         old = json_file.read(run_dir / "training_options.json", remedy="the run cannot be continued")
@@ -724,19 +760,20 @@ class Setup:
                 "runtime", "best", "stop_after", "keep", "reference"}
         free |= {"batch_gpu"}  # what matters is the number of rounds
         free |= {"data_loader_kwargs"}  # of earlier versions, which recorded a loader that they did not have
-        if self.method.shaped_by_source:  # and sizes that such methods take from their source
-            free |= {"G_kwargs", "D_kwargs"}
         new = json.loads(json.dumps(self.resolved()))
+        if "resume_pkl" not in old and "G_opt_kwargs" not in old:
+            free |= {"resume_pkl"}  # recorded of StyleGANs only
+        if "G_kwargs" not in new:
+            free |= {"G_kwargs", "D_kwargs"}  # recorded also where sizes are the source's
         for options in (old, new):  # the data may have moved; what it holds may not have changed
             if isinstance(options.get("training_set_kwargs"), dict):
                 options["training_set_kwargs"].pop("path", None)
             for part in options.values():
                 if isinstance(part, dict) and isinstance(part.get("class_name"), str):
                     part["class_name"] = class_path(part["class_name"])
-        if self.method.shaped_by_source:
-            for key in [k for k, v in new["options"].items() if v is None]:
-                old.get("options", {}).pop(key, None)
-                del new["options"][key]
+        for key in [k for k in SOURCE_SIZES if new["options"].get(k, 0) is None]:
+            old.get("options", {}).pop(key, None)
+            del new["options"][key]
         try:
             before = json_file.read(run_dir / "environment.json")["data_fingerprint"]
         except (UserError, KeyError):
@@ -838,9 +875,10 @@ def is_run_folder(path: str) -> bool:
     return not is_checkpoint(path)
 
 
-def matching_runs(outdir: Path, name: str) -> list[Path]:
-    """Run folders of `outdir` called '#####-name', newest first."""
-    runs = [p for p in outdir.glob(f"*-{name}") if p.is_dir() and re.fullmatch(rf"\d+-{re.escape(name)}", p.name)]
+def matching_runs(outdir: Path, *names: str) -> list[Path]:
+    """Run folders of `outdir` called '#####-name' for one of the names, newest first."""
+    runs = [p for p in outdir.glob("*-*") if re.match(r"\d+-", p.name) and p.name.split("-", 1)[1] in names
+            and p.is_dir()]
     return sorted(runs, key=lambda p: int(p.name.split("-")[0]), reverse=True)
 
 

@@ -47,7 +47,7 @@ def macs_per_image(path: Path) -> float:
     from gantransfer import training_loop
     from gantransfer.data.dataset import ImageDataset
     from gantransfer.importers import load_any
-    from gantransfer.method import RunConfig
+    from gantransfer.method import RunConfig, Start
     from gantransfer.methods import METHODS
 
     given = json_file.read(path.parent / "training_options.json")
@@ -56,7 +56,7 @@ def macs_per_image(path: Path) -> float:
     data = ImageDataset(given["training_set_kwargs"]["path"], use_labels=True)
     run = RunConfig(batch=given["batch_size"], batch_gpu=given["batch_gpu"], kimg=given["total_kimg"])
     with contextlib.redirect_stdout(io.StringIO()):
-        m = kind(kind.Options(**snap.options), data.spec, run, snap if kind.shaped_by_source else None)
+        m = kind(kind.Options(**snap.options), data.spec, run, Start(snap))
         reals = m.prepare(data)
     stepper, rows = training_loop.Stepper(m, run), np.arange(run.batch) % len(reals)
     x, c = reals.read(rows), torch.from_numpy(reals.labels(rows))

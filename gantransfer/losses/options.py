@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -121,10 +121,12 @@ class Losses:
         if self.gsr_weight is not None:
             self.G, self.gsr = G, GroupSpectral(self.counts, self.gsr_weight, G.class_tables())
 
-    def on_weights(self) -> Iterator[torch.Tensor]:
+    def on_weights(self, report: Callable[[str, torch.Tensor], None]) -> Iterator[torch.Tensor]:
         """Further terms of the generator's loss, which no image has a part in."""
         if self.gsr is not None:
-            yield self.gsr.penalty(self.G.class_tables())
+            penalty = self.gsr.penalty(self.G.class_tables())
+            report("Loss/G/gsr", penalty)
+            yield penalty
 
     def end_step(self) -> None:
         if self.gsr is not None:
@@ -138,9 +140,9 @@ class Losses:
         """[n, features] to add to the embeddings of the labels c; None: nothing."""
         return None if self.sigma is None else noisy_twins.embedding_noise(c, self.sigma, features, rng)
 
-    def why_eager(self) -> str | None:
-        """Why the generator's phase cannot be recorded (`method.Phase.eager`)."""
-        return "NoisyTwins gathers over processes" if self.twins and dist.world_size() > 1 else None
+    def obstacles(self) -> tuple[str, ...]:
+        """Why the generator's phase cannot be recorded (`method.Graph`)."""
+        return ("NoisyTwins gathers over processes",) if self.twins and dist.world_size() > 1 else ()
 
     def state(self) -> dict[str, Any]:
         return {} if self.gsr is None else {"gsr": self.gsr.state()}

@@ -122,12 +122,12 @@ class ALAE(method.Method):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
         self.nets = self.build()
         for name in NETS:
             self.nets[f"{name}_ema"] = copy.deepcopy(self.nets[name]).eval()
-        if source is not None:
+        if (source := start.weights) is not None:
             for name, net in self.nets.items():
                 have = name if name in source.nets else name.removesuffix("_ema")
                 if have not in source.nets:
@@ -178,8 +178,7 @@ class ALAE(method.Method):
                    for k in NETS for name, p in self.nets[k].named_parameters()]
         self.opt = LREQAdam(factors, self.opts.lr)
         e, d, g, f = (list(self.nets[k].parameters()) for k in ("E", "D", "G", "F"))
-        return [Phase("D", e + d, self.opt, second_order=True), Phase("G", g + f, self.opt),
-                Phase("AE", e + g + f, self.opt)]
+        return [Phase("D", e + d, self.opt), Phase("G", g + f, self.opt), Phase("AE", e + g + f, self.opt)]
 
     def draw(self, phase: str, batch: Batch) -> Draws:
         n, lod = len(batch.x), self.level[0]

@@ -25,7 +25,7 @@ from gantransfer.data.dataset import DataSpec
 from gantransfer.data.names import valid_text
 from gantransfer.losses import options as loss_options
 from gantransfer.losses import penalties
-from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.method import Batch, Graph, Phase, RunConfig, option
 from gantransfer.networks import biggan as networks
 from torch_utils import distributed as dist
 from torch_utils import ema
@@ -92,7 +92,6 @@ class BigGAN(method.Method):
     Options: ClassVar[type[method.Options]] = BigGANOptions
     presets: ClassVar[dict[str, dict[str, Any]]] = CFGS
     train_idle_biases = False  # tests of the published training switch it on
-    recordable = True  # of this very class: a class built on it must say so of its own code (Method.loss)
 
     # ---- options ---------------------------------------------------------------------------------------------------
 
@@ -171,9 +170,9 @@ class BigGAN(method.Method):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
-        self.nets = self.build(source)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
+        self.nets = self.build(start)
         for net in self.nets.values():
             net.to(self.device)
         self.G, self.D, self.G_ema = self.nets["G"].train(), self.nets["D"].train(), self.nets["G_ema"].eval()
@@ -184,12 +183,12 @@ class BigGAN(method.Method):
         self.losses.watch(self.G)
         self.steps = 0
 
-    def build(self, source: snapshot.Snapshot | None) -> dict[str, nn.Module]:
-        """Generator, discriminator and averaged generator; from `source` where its tensors fit."""
+    def build(self, start: method.Start) -> dict[str, nn.Module]:
+        """Generator, discriminator and averaged generator, with the weights that fit."""
         nets = {"G": self.build_generator(), "D": self.build_discriminator()}
         nets["G_ema"] = copy.deepcopy(nets["G"])
-        if source is not None:
-            self.load_source(source, nets)
+        if start.weights is not None:
+            self.load_source(start.weights, nets)
         return nets
 
     def build_generator(self) -> nn.Module:
@@ -240,18 +239,14 @@ class BigGAN(method.Method):
         # The discriminator goes first, as published: its steps use the generator of the step before.
         opts = {k: torch.optim.Adam(self.trainable(k), lr=lr, betas=(0.0, 0.999), eps=o.adam_eps, fused=True)
                 for k, lr in (("D", o.dlr), ("G", o.glr))}
-        eager = self.why_eager()
         second = o.gamma > 0 or self.losses.r2_gamma > 0
-        return [Phase("Dmain", self.trainable("D"), opts["D"], repeat=o.d_steps, second_order=second, eager=eager),
-                Phase("Gmain", self.trainable("G"), opts["G"], eager=eager)]
+        return [Phase("Dmain", self.trainable("D"), opts["D"], repeat=o.d_steps, graph=self.graph(second)),
+                Phase("Gmain", self.trainable("G"), opts["G"], graph=self.graph())]
 
-    def why_eager(self) -> str | None:
-        """`Phase.eager` of both phases."""
-        if "recordable" not in vars(type(self)):
-            return f"{self.name} is not prepared"
-        if dist.world_size() > 1:
-            return "batch norm gathers over processes"
-        return self.augmentation.why_eager()
+    def graph(self, second_order: bool = False) -> Graph | None:
+        """`Phase.graph`; a class built on this one has code of its own."""
+        obstacles = ("second order",) * second_order + ("batch norm gathers over processes",) * (dist.world_size() > 1)
+        return Graph(obstacles + self.augmentation.obstacles()) if type(self) is BigGAN else None
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         if key == "D":
@@ -278,7 +273,7 @@ class BigGAN(method.Method):
             yield self.discriminator_loss(batch, draws)
         else:
             yield self.generator_loss(batch, draws)
-            yield from self.losses.on_weights()
+            yield from self.losses.on_weights(self.report)
 
     def judge(self, x: torch.Tensor, c: torch.Tensor, batch: Batch) -> torch.Tensor:
         """[n]: logits of the images, which are augmented before."""

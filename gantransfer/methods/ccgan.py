@@ -170,8 +170,8 @@ class CcGAN(method.Method):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
         o, d, cfg = opts, data, CFGS[opts.cfg]
         generator, discriminator = networks.ARCHS[o.arch]
         size = dict(h_dim=o.h_dim, ch=o.ch, resolution=d.resolution, img_channels=d.channels)
@@ -182,8 +182,8 @@ class CcGAN(method.Method):
             self.nets["y2h"] = LabelToEmbedding(o.h_dim)
             self.nets["x2y"] = ImageToLabel(o.h_dim, o.embed_width, cfg["embed_blocks"], d.channels)
         for name, net in self.nets.items():
-            if source is not None:
-                report = snapshot.transfer(source.nets[name].state, net)
+            if start.weights is not None:
+                report = snapshot.transfer(start.weights.nets[name].state, net)
                 if dist.is_main():
                     print(report.table(f"{name} from the source"))
             net.to(self.device)

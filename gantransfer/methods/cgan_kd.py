@@ -153,8 +153,9 @@ class CGANKD(method.Method):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="teacher", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
+        source, stage = start.weights, self.stage
         self.check_source(opts, data, source, stage)
         self.teacher = None
         if opts.teacher:

@@ -65,7 +65,6 @@ class CGANTransferOptions(TrainingOptions):
 class CGANTransfer(BigGAN):
     name = "cgantransfer"
     stages = ("BN", "FT")
-    shaped_by_source = True
     presets = CFGS
     Options: ClassVar[type[method.Options]] = CGANTransferOptions
 
@@ -142,10 +141,10 @@ class CGANTransfer(BigGAN):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="BN", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
         self.first = self.G.first_current
-        if self.exact and stage == "BN":
+        if self.exact and self.stage == "BN":
             biggan.freeze_sn(self.G)
             biggan.freeze_sn(self.G_ema)
         if "G_source" in self.nets:
@@ -165,11 +164,13 @@ class CGANTransfer(BigGAN):
     def exact(self) -> bool:
         return self.opts.compat == "exact"
 
-    def build(self, source: snapshot.Snapshot | None) -> dict[str, nn.Module]:
+    def build(self, start: method.Start) -> dict[str, nn.Module]:
         o = self.opts
-        if source is not None and source.extra.get("continues"):
-            self.old_label, self.new_label = labels_of(source)
-            return {k: r.build().requires_grad_(True) for k, r in source.nets.items()}
+        self._source_D = None
+        if start.continues:
+            self.old_label, self.new_label = labels_of(start.networks)
+            return {k: r.build().requires_grad_(True) for k, r in start.networks.nets.items()}
+        source = start.source
         self.check_source(o, self.data, source, self.stage)
         own = self.data.label
         if self.stage == "FT":
@@ -180,17 +181,17 @@ class CGANTransfer(BigGAN):
             elif o.keep_source:
                 nets["G_source"] = networks.restore(nets["G_ema"])
             return nets
-        start, D = source.build(o.source_net), source.build("D")
-        added = isinstance(start, networks.TransferGenerator)
+        old, D = source.build(o.source_net), source.build("D")
+        added = isinstance(old, networks.TransferGenerator)
         choices = {} if added else dict(compat=o.compat, scores=o.scores, share_scores=o.share_scores,
                                         residual=o.residual)
-        G = networks.extend(start, own.dim, **choices)
+        G = networks.extend(old, own.dim, **choices)
         rows = torch.full([own.dim, D.n_classes], 1 / D.n_classes) if o.compat == "exact" else None
         nets = {"G": G, "D": networks.extend_discriminator(D, rows, own.dim)}
         if o.compat == "release":
             biggan.init_weights(nets["D"].classes, "ortho")
             if o.keep_source:
-                nets["G_source"] = start
+                nets["G_source"] = old
         self._source_D = None if added else D
         if added and o.warm_start == "nearest":
             raise UserError("--warm_start=nearest asks the source's discriminator for old classes; this source's knows "
@@ -202,7 +203,7 @@ class CGANTransfer(BigGAN):
                                        (*earlier.names, *own.names) if earlier.names and own.names else ())
         else:
             self.old_label = LabelSpec.from_dict(names) if names.get("kind") == "class" else LabelSpec(
-                "class", start.n_classes)
+                "class", old.n_classes)
             self.new_label = own
         nets["G_ema"] = copy.deepcopy(G)
         for net in nets.values():
@@ -212,7 +213,7 @@ class CGANTransfer(BigGAN):
         return nets
 
     def prepare(self, dataset: Any) -> Any:
-        if self.stage == "BN" and self.opts.warm_start == "nearest" and getattr(self, "_source_D", None) is not None:
+        if self.stage == "BN" and self.opts.warm_start == "nearest" and self._source_D is not None:
             self.warm_start(dataset)
         self._source_D = None
         return dataset

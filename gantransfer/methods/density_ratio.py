@@ -96,16 +96,16 @@ class DensityRatioTraining(method.Method):
         if run.batch_gpu < 2:
             raise UserError(f"--batch-gpu={run.batch_gpu}: batch norm needs at least 2 images per process and round")
 
-    def __init__(self, opts, data, run, source=None, stage="ratio", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
         o = opts
-        self.nets = features_of(o, data) if stage == "ratio" else new_features(o, data)
+        self.nets = features_of(o, data) if self.stage == "ratio" else new_features(o, data)
         for net in self.nets.values():
             net.to(self.device)
-        if stage == "features":
+        if self.stage == "features":
             self.statistics = [StepStatistics(net.train()) for net in self.nets.values()]
             return
-        snap = source
+        snap = start.source
         self.sampler_ = class_match.translated(METHODS[snap.method].sampler_from(snap, self.device), data.label,
                                                f"--network={o.network}")
         cgan_kd.check_labels(self.sampler_.spec, data, f"--network={o.network}")

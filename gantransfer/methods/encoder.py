@@ -61,7 +61,6 @@ class Encoder(method.Method):
     better = {"latent_error": LOWER, "psnr": HIGHER, "feature_distance": LOWER, "encode_again": LOWER,
               "accepted": HIGHER}
     Options: ClassVar[type[method.Options]] = EncoderOptions
-    shaped_by_source = True
     pairs = 256  # generated pairs and real images behind the acceptance figures
 
     # ---- options ---------------------------------------------------------------------------------------------------
@@ -99,14 +98,15 @@ class Encoder(method.Method):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
+        source = start.networks
         G = source.build("G_ema")
         nets = {"G_ema": G}
         D = source.build("D") if "D" in source.nets else None
         if isinstance(D, Discriminator):
             nets["D"] = D
-        if source.extra.get("continues"):
+        if start.continues:
             nets |= {k: source.build(k) for k in ("E", "E_ema")}
         else:
             E = LatentEncoder(trunk_kwargs(D, G), G.w_dim, G.num_ws if opts.space == "w+" else 1)
@@ -125,7 +125,7 @@ class Encoder(method.Method):
             spec = LabelSpec("class" if G.c_dim else "none", G.c_dim)
         self.labels = LabelSource(spec, "data" if any(spec.counts) else "uniform",
                                   values=torch.rand(1024, G.c_dim).numpy() if spec.kind == "value" else None)
-        if not source.extra.get("continues"):
+        if not start.continues:
             self._measure_latents(CFGS[opts.cfg]["mapped"])
             self._fit_head(CFGS[opts.cfg]["fitted"])
         self._last: tuple[int, dict[str, float]] | None = None

@@ -31,7 +31,14 @@ from gantransfer.data.dataset import DataSpec
 from gantransfer.losses import gan
 from gantransfer.losses.barlow_twins import barlow_twins
 from gantransfer.method import Batch, Phase, RunConfig, option
-from gantransfer.methods.stylegan2 import SOURCE_SIZES, Draws, StyleGAN2, StyleGAN2Options, _label_columns
+from gantransfer.methods.stylegan2 import (
+    SOURCE_SIZES,
+    Draws,
+    StyleGAN2,
+    StyleGAN2Options,
+    _label_columns,
+    mixed_styles,
+)
 from gantransfer.networks import hypermod as networks
 from gantransfer.networks import hypermod_stylegan1, stylegan1, stylegan2
 from torch_utils import distributed as dist
@@ -84,7 +91,6 @@ class Styles(NamedTuple):
 class Hypermod(StyleGAN2):
     name = "hypermod"
     stages = ("main", "align")
-    shaped_by_source = True
     needs_labels = True
     Options: ClassVar[type[method.Options]] = HypermodOptions
 
@@ -150,7 +156,7 @@ class Hypermod(StyleGAN2):
 
     @classmethod
     def run_name(cls, o: HypermodOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
-        d = super().run_name(o, given, run, data) + f"-hyper{o.hyper_rank}-{o.hyper_init}"
+        d = super().run_name(o, given, run, data) + f"-{cls.name}-{o.hyper_rank}-{o.hyper_init}"
         d += f"-align{o.align_kimg:g}" if o.align_kimg else ""
         for key in ("base", "class_vectors", "d_head"):
             d += f"-{given[key]}" if given.get(key) is not None else ""
@@ -201,12 +207,11 @@ class Hypermod(StyleGAN2):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        self._source = source
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
         self.align_nimg = int(run.kimg * 1000 if stage == "align" else opts.align_kimg * 1000)
-        if not (source is not None and source.extra.get("continues")):
-            self.check_source(opts, data, source, stage)
-        super().__init__(opts, data, run, None, stage, device)
+        if not start.continues:
+            self.check_source(opts, data, start.source, stage)
+        super().__init__(opts, data, run, start, stage)
         if opts.gan_loss == "wgan-gp":
             self.losses.gan = gan.Wasserstein()
         # Frozen tensors exist once: averaged and live generator, and a snapshot of both, share them.
@@ -217,12 +222,11 @@ class Hypermod(StyleGAN2):
             if hasattr(other, "fp16_dtype"):  # the average computes as a snapshot's
                 mine.fp16_dtype = other.fp16_dtype
         self.G_ema = self.nets["G_ema"] = average
-        if source.extra.get("continues"):
-            if "G_src" in source.nets:
-                self.nets["G_src"] = source.nets["G_src"].build(self.device)
-        elif self._needs_teacher(source):
-            self.nets["G_src"] = source.build("G_ema", self.device)
-        self._source = None
+        if start.continues:
+            if "G_src" in start.networks.nets:
+                self.nets["G_src"] = start.networks.build("G_src", self.device)
+        elif self._needs_teacher(start.source):
+            self.nets["G_src"] = start.source.build("G_ema", self.device)
         names = {id(p): n for n, p in self.G.named_parameters()}
         self.learned = [names[id(p)] for p in self.trainable("G")]
         if dist.is_main():
@@ -234,10 +238,10 @@ class Hypermod(StyleGAN2):
         return self.opts.base == "stylegan1" and self.align_nimg > 0 and (
             source.nets["G_ema"].kind() is stylegan1.Generator)
 
-    def build_generator(self) -> nn.Module:
-        o, source, n = self.opts, self._source, self.data.label.dim
-        if source.extra.get("continues"):
-            return source.nets["G"].build().requires_grad_(True)
+    def build_generator(self, start: method.Start) -> nn.Module:
+        o, source, n = self.opts, start.networks, self.data.label.dim
+        if start.continues:
+            return source.build("G").requires_grad_(True)
         record = source.nets["G_ema"]
         own = record.kind() in (networks.Generator, hypermod_stylegan1.Generator)
         if o.base == "stylegan1":
@@ -263,6 +267,9 @@ class Hypermod(StyleGAN2):
             print(report.table(f"G from G_ema of the {source.method} source").split("\n")[0])
         return G
 
+    def load_source(self, source: snapshot.Snapshot) -> None:
+        """G and D were built with the source's tensors."""
+
     @torch.no_grad()
     def _class_start(self, G: nn.Module, own: bool) -> None:
         if self.opts.class_init == "identical" and not own:
@@ -276,10 +283,10 @@ class Hypermod(StyleGAN2):
             G = hypermod_stylegan1.join(G, task.build())
         return G if G.c_dim == self.data.label.dim else hypermod_stylegan1.with_classes(G, self.data.label.dim)
 
-    def build_discriminator(self) -> nn.Module:
-        o, source, n = self.opts, self._source, self.data.label.dim
-        if source.extra.get("continues"):
-            return source.nets["D"].build().requires_grad_(True)
+    def build_discriminator(self, start: method.Start) -> nn.Module:
+        o, source, n = self.opts, start.networks, self.data.label.dim
+        if start.continues:
+            return source.build("D").requires_grad_(True)
         record = source.nets["D"]
         if o.base == "stylegan1":
             D = source.build("D").requires_grad_(True)
@@ -366,8 +373,8 @@ class Hypermod(StyleGAN2):
 
     def ws(self, phase: str, d: Draws) -> Styles:
         ws = self.G.styles(d.z)
-        if d.cutoff is not None and d.cutoff < ws.shape[1]:
-            ws = torch.cat([ws[:, : d.cutoff], self.G.styles(d.mix_z)[:, d.cutoff :]], 1)
+        if d.mix_z is not None:
+            ws = mixed_styles(ws, self.G.styles(d.mix_z), d.cutoff)
         return Styles(ws, self.G.classes_of(d.c))
 
     def synthesise(self, styles: Styles, batch: Batch, **kw):

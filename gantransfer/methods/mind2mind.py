@@ -130,7 +130,6 @@ class Mind2Mind(method.Method):
     name = "mind2mind"
     better = {**BETTER, "overfit": UNRATED, r"seconds_\w+": UNRATED}
     Options: ClassVar[type[method.Options]] = Mind2MindOptions
-    shaped_by_source = True
     steps_per_measure = 16  # steps between two looks at the overfitting
     image_samples = 512  # images behind the distances in the discriminator's features
 
@@ -186,7 +185,7 @@ class Mind2Mind(method.Method):
 
     @classmethod
     def run_name(cls, o: Mind2MindOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
-        d = f"{data.name}-mind" + ("-cond" if data.label.dim else "")
+        d = f"{data.name}-{cls.name}" + ("-cond" if data.label.dim else "")
         d += f"-subset{data.max_size}" if given.get("subset") is not None else ""
         d += "-mirror" if data.xflip else ""
         d += "-paper" if o.mind_preset == "paper" else ""
@@ -210,10 +209,10 @@ class Mind2Mind(method.Method):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
-        self.continued = bool(source is not None and source.extra.get("continues"))
-        self.ae = ae = autoencoder.load(source, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
+        self.continued, source = start.continues, start.networks
+        self.ae = ae = autoencoder.load(source, self.device)
         flat, c_dim, kind = ae.slots * ae.w_dim, data.label.dim, data.label.kind
         dense = ae.slots > 1 or opts.normalize == "whiten"
         # With a latent per layer there are far more numbers than images; the generator makes the leading components.
@@ -237,7 +236,7 @@ class Mind2Mind(method.Method):
         if self.continued:
             for name in self.nets:
                 self.nets[name].load_state_dict(source.nets[name].state)
-        elif source is not None and source.method == self.name:
+        elif source.method == self.name:
             self._warm_start(source)
         for net in self.nets.values():
             net.to(self.device)
@@ -395,7 +394,7 @@ class Mind2Mind(method.Method):
             return torch.optim.Adam(net.parameters(), lr=lr, betas=betas, fused=True)
 
         return [Phase("critic", list(self.K.parameters()), adam(self.K, o.dlr), repeat=o.n_critic,
-                      reuse=bool(o.reuse_batch), second_order=True),
+                      reuse=bool(o.reuse_batch)),
                 Phase("map", list(self.M.parameters()), adam(self.M, o.glr))]
 
     def draw(self, phase: str, batch: Batch) -> Draws:

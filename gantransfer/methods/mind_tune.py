@@ -32,7 +32,6 @@ class MindTuneOptions(StyleGAN2Options):
 class MindTune(StyleGAN2):
     name = "mind_tune"
     Options: ClassVar[type[method.Options]] = MindTuneOptions
-    shaped_by_source = True
 
     @classmethod
     def resolve(cls, o: MindTuneOptions, run: RunConfig, data: DataSpec) -> None:
@@ -47,7 +46,7 @@ class MindTune(StyleGAN2):
 
     @classmethod
     def run_name(cls, o: MindTuneOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
-        return super().run_name(o, given, run, data) + f"-tune{o.tune_from}"
+        return super().run_name(o, given, run, data) + f"-{cls.name}{o.tune_from}"
 
     @classmethod
     def config(cls, o: MindTuneOptions, run: RunConfig, data: DataSpec) -> dict[str, Any]:
@@ -71,18 +70,12 @@ class MindTune(StyleGAN2):
                             f"{data.label.dim}; give the data and --cond that it was trained with")
         source_fit.images(spec["img_resolution"], spec["img_channels"], data)
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        self._source = source
-        opts.z_dim = source.nets["G_ema"].kwargs["mapping"]["z_dim"]
-        super().__init__(opts, data, run, source, stage, device)
-        self._source = None
+    def build_generator(self, start: method.Start) -> nn.Module:
+        name = "G" if "G" in start.networks.nets else "G_ema"
+        return start.networks.build(name).requires_grad_(True)
 
-    def build_generator(self) -> nn.Module:
-        name = "G" if "G" in self._source.nets else "G_ema"
-        return self._source.build(name).requires_grad_(True)
-
-    def build_discriminator(self) -> nn.Module:
-        kwargs = copy.deepcopy(self._source.nets["D"].kwargs)
+    def build_discriminator(self, start: method.Start) -> nn.Module:
+        kwargs = copy.deepcopy(start.networks.nets["D"].kwargs)
         kwargs["c_dim"] = self.data.label.dim
         if self.opts.freezed:
             kwargs["block_kwargs"] = {**kwargs.get("block_kwargs", {}), "freeze_layers": self.opts.freezed}

@@ -39,7 +39,6 @@ class MineGANOptions(TrainingOptions):
 class MineGAN(BigGAN):
     name = "minegan"
     stages = ("mine", "tune")
-    shaped_by_source = True
     presets = CFGS
     Options: ClassVar[type[method.Options]] = MineGANOptions
 
@@ -73,15 +72,16 @@ class MineGAN(BigGAN):
             raise UserError(f"the source mined {kwargs['n_classes']} classes, {data.path or data.name} has "
                             f"{data.label.dim}; stage tune needs the data of stage mine")
 
-    def __init__(self, opts, data, run, source=None, stage="mine", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
-        if stage == "mine":
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
+        if self.stage == "mine":
             biggan.freeze_sn(self.G)
             biggan.freeze_sn(self.G_ema)
 
-    def build(self, source: snapshot.Snapshot | None) -> dict[str, nn.Module]:
-        if source is not None and source.extra.get("continues"):
-            return {k: r.build().requires_grad_(True) for k, r in source.nets.items()}
+    def build(self, start: method.Start) -> dict[str, nn.Module]:
+        if start.continues:
+            return {k: r.build().requires_grad_(True) for k, r in start.networks.nets.items()}
+        source = start.source
         self.check_source(self.opts, self.data, source, self.stage)
         if self.stage == "tune":
             return {k: source.build(k).requires_grad_(True) for k in ("G", "D", "G_ema")}

@@ -27,7 +27,7 @@ from gantransfer.data.names import valid_text
 from gantransfer.losses import noisy_twins, penalties
 from gantransfer.losses import options as loss_options
 from gantransfer.losses.barlow_twins import barlow_twins
-from gantransfer.method import Batch, Phase, RunConfig, option
+from gantransfer.method import Batch, Graph, Phase, RunConfig, option
 from gantransfer.networks import stylegan2 as networks
 from torch_utils import build, ema
 from torch_utils import distributed as dist
@@ -101,7 +101,7 @@ class Draws:
     z: torch.Tensor  # [n, z_dim]
     c: torch.Tensor  # [n, label_dim]
     mix_z: torch.Tensor | None = None  # [n, z_dim]
-    cutoff: int | torch.Tensor | None = None  # style mixing: ws from this slot on come from mix_z
+    cutoff: int | torch.Tensor | None = None  # with mix_z: ws from this slot on come from it; a 0-dim integer
     pl_noise: torch.Tensor | None = None  # [k, C, H, W] standard normal
     noise: torch.Tensor | None = None  # [n, embedding] on the class embeddings
     mix_noise: torch.Tensor | None = None  # of mix_z
@@ -131,7 +131,6 @@ class StyleGAN2(method.Method):
     discriminator_cls: ClassVar[type[nn.Module]] = networks.Discriminator
     pl_decay, pl_batch_shrink, lecam_decay = 0.01, 2, 0.99
     noise_mode = "random"  # tests compare with fixed noise
-    recordable = True  # of this very class: a class built on it must say so of its own code (Method.loss)
     # Tensors that a --resume source may lack: those that serve labels.
     may_be_fresh: ClassVar[dict[str, tuple[str, ...]]] = {"G": ("mapping.embed.",), "D": ("mapping.", "b4.out")}
 
@@ -263,8 +262,6 @@ class StyleGAN2(method.Method):
                 c["ada_kimg"] = o.ada_kimg
         if o.aug == "fixed":
             c["augment_p"] = o.p
-        if run.resume not in (None, "noresume"):
-            c["resume_pkl"] = run.resume
         return c
 
     @classmethod
@@ -300,13 +297,13 @@ class StyleGAN2(method.Method):
 
     # ---- networks ------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
         self.tree = self.config(opts, run, data)
-        self.nets = {"G": self.build_generator(), "D": self.build_discriminator()}
+        self.nets = {"G": self.build_generator(start), "D": self.build_discriminator(start)}
         self.nets["G_ema"] = copy.deepcopy(self.nets["G"]).eval()
-        if source is not None:
-            self.load_source(source)
+        if start.weights is not None:
+            self.load_source(start.weights)
         for net in self.nets.values():
             net.to(self.device)
         how = self.runtime(opts, replace(run, device=str(self.device)))
@@ -324,10 +321,10 @@ class StyleGAN2(method.Method):
     def _sizes(self) -> dict[str, int]:
         return dict(c_dim=self.data.label.dim, img_resolution=self.data.resolution, img_channels=self.data.channels)
 
-    def build_generator(self) -> nn.Module:
+    def build_generator(self, start: method.Start) -> nn.Module:
         return self.generator_cls(**_without_class(self.tree["G_kwargs"]), **self._sizes())
 
-    def build_discriminator(self) -> nn.Module:
+    def build_discriminator(self, start: method.Start) -> nn.Module:
         return self.discriminator_cls(**_without_class(self.tree["D_kwargs"]), **self._sizes())
 
     def load_source(self, source: snapshot.Snapshot) -> None:
@@ -364,23 +361,17 @@ class StyleGAN2(method.Method):
             opt = torch.optim.Adam(self.groups(key, params, lr * r), lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8,
                                    fused=True)
             if not interval:
-                phases.append(Phase(f"{key}both", params, opt, second_order=reg_on, eager=self.why_eager(key)))
+                phases.append(Phase(f"{key}both", params, opt, graph=self.graph(key, reg_on)))
                 continue
-            phases.append(Phase(f"{key}main", params, opt, eager=self.why_eager(key)))
+            phases.append(Phase(f"{key}main", params, opt, graph=self.graph(key)))
             if reg_on:
                 gain = None if o.lazy_gain else 1.0
-                phases.append(Phase(f"{key}reg", params, opt, every=interval, gain=gain, second_order=True, eager=None))
+                phases.append(Phase(f"{key}reg", params, opt, every=interval, gain=gain, graph=self.graph(key, True)))
         return phases
 
-    def why_eager(self, key: str) -> str | None:
-        """`Phase.eager` of the adversarial losses."""
-        if "recordable" not in vars(type(self)):
-            return f"{self.name} is not prepared"
-        if dist.world_size() > 1 and self.run.batch_gpu % self.opts.mbstd_group:
-            return "minibatch deviation gathers over processes"
-        if key == "D" and self.opts.lecam:
-            return "LeCam's first step is unlike the others"
-        return self.augmentation.why_eager() or (self.losses.why_eager() if key == "G" else None)
+    def graph(self, key: str, second_order: bool = False) -> Graph | None:
+        """`Phase.graph`. A class built on this one has code of its own, and says itself that it is prepared."""
+        return graph_of(self, key, second_order) if type(self) is StyleGAN2 else None
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         """What is trained of G or D; frozen layers are buffers."""
@@ -405,7 +396,9 @@ class StyleGAN2(method.Method):
         d = Draws(z=z, c=batch.draw_c(n))
         if n and o.style_mix > 0:
             d.mix_z = rnd.randn([n, self.G.z_dim], batch.rng, self.device)
-            d.cutoff = self.draw_cutoff(batch)
+            cutoff = rnd.randint(1, self.G.num_ws, [], batch.choices, self.device)
+            mixed = rnd.rand([], batch.choices, self.device).double() < o.style_mix
+            d.cutoff = torch.where(mixed, cutoff, self.G.num_ws)  # on the device: nobody waits, and it can be recorded
         if phase in ("Greg", "Gboth") and o.pl_weight > 0:
             k = n if phase == "Greg" else max(n // self.pl_batch_shrink, 1)
             d.pl_noise = rnd.randn([k, self.data.channels, self.data.resolution, self.data.resolution], batch.rng,
@@ -425,13 +418,6 @@ class StyleGAN2(method.Method):
             d.noise = losses.noise(d.c, size, batch.rng)
             d.mix_noise = None if d.mix_z is None else losses.noise(d.c, size, batch.rng)
 
-    def draw_cutoff(self, batch: Batch) -> int | torch.Tensor:
-        num_ws, where = self.G.num_ws, self.device if batch.recorded else None
-        cutoff, u = rnd.randint(1, num_ws, [], batch.choices, where), rnd.rand([], batch.choices, where)
-        if batch.recorded:
-            return torch.where(u.double() < self.opts.style_mix, cutoff, num_ws)
-        return int(cutoff) if float(u) < self.opts.style_mix else num_ws
-
     def loss(self, phase: str, batch: Batch) -> Iterator[torch.Tensor]:
         draws = self.draw(phase, batch)
         yield from getattr(self, phase)(batch, draws)
@@ -446,13 +432,7 @@ class StyleGAN2(method.Method):
             a, b = ws[:, -1].chunk(2)  # the last is the label's own in every method
             d.twins = barlow_twins(a, b, self.losses.gamma) * self.losses.twins
             self.report("Loss/G/twins", d.twins)
-        if isinstance(d.cutoff, torch.Tensor):
-            own = torch.arange(ws.shape[1], device=ws.device) < d.cutoff
-            ws = torch.where(own[:, None], ws, self.map(d.mix_z, d.c, [], d.mix_noise))
-        elif d.cutoff is not None and d.cutoff < ws.shape[1]:
-            mixed = self.map(d.mix_z, d.c, [], d.mix_noise)
-            ws = torch.cat([ws[:, : d.cutoff], mixed[:, d.cutoff :]], dim=1)
-        return ws
+        return ws if d.mix_z is None else mixed_styles(ws, self.map(d.mix_z, d.c, [], d.mix_noise), d.cutoff)
 
     def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor],
             noise: torch.Tensor | None = None) -> torch.Tensor:
@@ -493,7 +473,7 @@ class StyleGAN2(method.Method):
         loss = self.generator_loss(batch, d)
         self.report("Loss/G/loss", loss)
         yield loss
-        yield from self.losses.on_weights()
+        yield from self.losses.on_weights(self.report)
 
     def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
         """[n, 1]."""
@@ -684,6 +664,24 @@ class StyleGAN2(method.Method):
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
         return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
                                         styles=lambda z, c: G.mapping(z, c, update_w_avg=False), render=G.synthesis)
+
+
+def graph_of(m: StyleGAN2, key: str, second_order: bool) -> Graph:
+    """`Phase.graph` of the losses of `m.nets[key]`."""
+    obstacles = ["second order"] if second_order else []
+    if dist.world_size() > 1 and m.run.batch_gpu % m.opts.mbstd_group:
+        obstacles.append("minibatch deviation gathers over processes")
+    if key == "D" and m.opts.lecam:
+        obstacles.append("LeCam's first step is unlike the others")
+    if key == "G":
+        obstacles += m.losses.obstacles()
+    return Graph((*obstacles, *m.augmentation.obstacles()))
+
+
+def mixed_styles(ws: torch.Tensor, other: torch.Tensor, cutoff: int | torch.Tensor) -> torch.Tensor:
+    """[n, L, D]: `ws` before slot `cutoff`, `other` from it on."""
+    own = torch.arange(ws.shape[1], device=ws.device) < cutoff
+    return torch.where(own[:, None], ws, other)
 
 
 def _widths(place: str | None) -> source_fit.Trait:

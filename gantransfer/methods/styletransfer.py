@@ -8,7 +8,6 @@ networks/styletransfer.py. The discriminator trains in full.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -35,7 +34,6 @@ class StyleTransferOptions(StyleGAN2Options):
 
 class StyleTransfer(StyleGAN2):
     name = "styletransfer"
-    shaped_by_source = True
     Options: ClassVar[type[method.Options]] = StyleTransferOptions
 
     @classmethod
@@ -74,32 +72,27 @@ class StyleTransfer(StyleGAN2):
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        self._source = source
-        self._continues = source is not None and bool(source.extra.get("continues"))
-        if not self._continues:
-            self.check_source(opts, data, source, stage)
-        spec = source.extra.get("old_label") if self._continues else ((source.data or {}).get("label") or {})
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        if not start.continues:
+            self.check_source(opts, data, start.source, stage)
+        source = start.networks
+        spec = source.extra.get("old_label") if start.continues else ((source.data or {}).get("label") or {})
         kwargs = source.nets["G_ema"].kwargs
         self.old_label = LabelSpec.from_dict(spec) if (spec or {}).get("kind") == "class" else LabelSpec(
             "class", kwargs["c_dim"])
-        super().__init__(opts, data, run, source, stage, device)
-        self._source = None
+        super().__init__(opts, data, run, start, stage)
 
-    def build_generator(self) -> nn.Module:
-        if self._continues:
-            return self._source.nets["G"].build().requires_grad_(True)
-        return networks.extend(self._source.build("G_ema"), self.data.label.dim).requires_grad_(True)
+    def build_generator(self, start: method.Start) -> nn.Module:
+        if start.continues:
+            return start.networks.build("G").requires_grad_(True)
+        return networks.extend(start.source.build("G_ema"), self.data.label.dim).requires_grad_(True)
 
-    def build_discriminator(self) -> nn.Module:
-        kwargs = self._source.nets["D"].kwargs
+    def build_discriminator(self, start: method.Start) -> nn.Module:
+        kwargs = start.networks.nets["D"].kwargs
         block = dict(kwargs.get("block_kwargs") or {}, freeze_layers=self.opts.freezed)
         return stylegan2.Discriminator(**{**kwargs, "c_dim": self.data.label.dim, "block_kwargs": block})
 
     def load_source(self, source: snapshot.Snapshot) -> None:
-        self.nets["G_ema"] = copy.deepcopy(self.nets["G"]).eval()
-        if self._continues:
-            return  # every tensor comes from the training state
         report = self.transfer_net("D", source, source.nets["D"].state, self.nets["D"])
         if dist.is_main():
             print(f"{self.data.label.dim} new classes from {self.old_label.dim} old ones")

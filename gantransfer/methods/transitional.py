@@ -53,10 +53,10 @@ class Transitional(StyleGAN2):
 
     @classmethod
     def run_name(cls, o: TransitionalOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
-        return super().run_name(o, given, run, data) + f"-trans{o.t_start_kimg:g}-{o.t_end_kimg:g}"
+        return super().run_name(o, given, run, data) + f"-{cls.name}{o.t_start_kimg:g}-{o.t_end_kimg:g}"
 
-    def __init__(self, opts, data, run, source=None, stage="main", device="cpu"):
-        super().__init__(opts, data, run, source, stage, device)
+    def __init__(self, opts, data, run, start=method.FRESH, stage=None):
+        super().__init__(opts, data, run, start, stage)
         self.set_weight(0)
 
     may_be_fresh: ClassVar[dict[str, tuple[str, ...]]] = {

@@ -20,8 +20,8 @@ from dnnlib.util import UserError
 from gantransfer import method, sampler, snapshot, source_fit
 from gantransfer.augment import ada
 from gantransfer.data.dataset import DataSpec
-from gantransfer.method import Batch, RunConfig, option
-from gantransfer.methods.stylegan2 import Head, StyleGAN2, TailOptions
+from gantransfer.method import Batch, Graph, RunConfig, option
+from gantransfer.methods.stylegan2 import Head, StyleGAN2, TailOptions, graph_of
 from gantransfer.networks import utlo as networks
 
 
@@ -38,7 +38,6 @@ class UTLO(StyleGAN2):
     Options: ClassVar[type[method.Options]] = UTLOOptions
     generator_cls: ClassVar[type[nn.Module]] = networks.Generator
     discriminator_cls: ClassVar[type[nn.Module]] = networks.Discriminator
-    recordable = True
 
     # ---- options ---------------------------------------------------------------------------------------------------
 
@@ -123,6 +122,9 @@ class UTLO(StyleGAN2):
     def update_w_avg(self, means: torch.Tensor) -> None:
         for mean, name in zip(means, ("w_avg", "w_avg_uc")):
             self.G.mapping.update_w_avg(mean, name)
+
+    def graph(self, key: str, second_order: bool = False) -> Graph | None:
+        return graph_of(self, key, second_order) if type(self) is UTLO else None
 
     def synthesise_pair(self, ws: torch.Tensor, batch: Batch) -> networks.Images:
         if self.opts.add_uc:

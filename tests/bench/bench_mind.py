@@ -15,7 +15,7 @@ import torch
 
 from gantransfer.data.dataset import BatchSource, DataSpec
 from gantransfer.latent.cache import LatentSet
-from gantransfer.method import RunConfig
+from gantransfer.method import RunConfig, Start
 from gantransfer.methods import METHODS
 from gantransfer.networks import alae
 from gantransfer.snapshot import NetRecord, Snapshot
@@ -48,7 +48,7 @@ def main(preset: str, iterations: int, threads: int) -> None:
     data, kind = DataSpec("latents", 1024, 1, LATENTS), METHODS["mind2mind"]
     opts, run = kind.Options(mind_preset=preset, latent_aug="none", mind_heldout=0.0), RunConfig(batch=128)
     kind.resolve(opts, run, data)
-    m = kind(opts, data, run, source)
+    m = kind(opts, data, run, Start(source))
     codes = torch.randn(LATENTS, SIZE, generator=torch.Generator().manual_seed(0)) * 0.15 + 0.3
     reals = LatentSet(_Unlabelled(data), np.arange(LATENTS), codes)
     order, stepper = BatchSource(reals, 0), Stepper(m, run)

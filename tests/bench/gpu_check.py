@@ -189,7 +189,7 @@ def train(args):
                     device="cuda:0" if args.device == "cuda" else "cpu")
     kind.resolve(opts, run, data.spec)
     torch.manual_seed(0)
-    method = kind(opts, data.spec, run, device=run.device)
+    method = kind(opts, data.spec, run)
 
     def distance():
         """Between generated and real pictures of the same classes: means of 4 x 4 cells, [n, 48]; squared distance of
@@ -204,7 +204,7 @@ def train(args):
     before, start = distance(), time.monotonic()
     seconds = 2 if args.quick else args.seconds or CAPS["train"]
     with tempfile.TemporaryDirectory() as folder:
-        out = training_loop.Outputs(Path(folder), image_ticks=None, network_ticks=None)
+        out = training_loop.Outputs(Path(folder), images=False, network_ticks=None)
         clock = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))  # the loop's own way to stop cleanly
         clock.start()
         nimg = training_loop.run(method, data, run, out)

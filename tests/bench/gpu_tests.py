@@ -364,7 +364,7 @@ def training(device: str, graphs=None, steps: int = 5, **options):
                                g_reg_interval=4, d_reg_interval=4, r1_aug=True) | options)
     kind.resolve(opts, run, spec)
     torch.manual_seed(0)
-    method = kind(opts, spec, run, device=device)
+    method = kind(opts, spec, run)
     stepper, labels = Stepper(method, run, graphs), LabelSource(spec.label)
     x = torch.rand(16, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(device) * 2 - 1
     c = torch.eye(4, device=device)

@@ -5,17 +5,18 @@ import dataclasses
 import importlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
 from dnnlib.util import UserError, format_time, run_cli
 from gantransfer import training_loop
-from gantransfer.commands import digits, train
+from gantransfer.commands import best, digits, train
 from gantransfer.commands.run import newest_snapshot
 from gantransfer.data.labels import DataSpec
 from gantransfer.methods import METHODS
-from gantransfer.snapshot import load
+from gantransfer.snapshot import find_snapshots, load, numbered
 from tests.conftest import write_image_zip
 
 TINY = ["--cfg=tiny", "--cbase=64", "--cmax=8", "--batch=8", "--threads=1", "--metrics=none"]
@@ -332,6 +333,65 @@ def test_other_architecture_is_refused_by_name(call, tiny_zip, tmp_path):
     assert "its generator has 8-8-4 channels from 4x4 up (here 16-8-4)" in err and "give --cbase=64 --cmax=8" in err
 
 
+def weights_of(path):
+    return {f"{k}.{n}": t for k, r in load(path).nets.items() for n, t in r.state.items()}
+
+
+@pytest.mark.parametrize("flags", [[], ["--method=biggan", "--g_ch=2", "--d_ch=2"]], ids=["stylegan2", "biggan"])
+def test_a_run_that_began_with_weights_is_the_latest_without_naming_them(call, tiny_zip, tmp_path, flags):
+    """It goes on exactly, with what starting from weights has chosen; another run of the same flags is not taken."""
+    flags = [*(flags or TINY[1:3]), "--cfg=tiny", "--batch=8", "--threads=1", "--metrics=none", f"--data={tiny_zip}",
+             "--tick=0.008", "--snap=1"]
+    if "--method=biggan" in flags:
+        flags.append("--cond=True")
+    call(*flags, f"--outdir={tmp_path / 's'}", "--kimg=0.008")
+    (source,) = tmp_path.glob("s/*/network-snapshot-*.pkl")  # of the first step, which is the last
+    base = [*flags, f"--outdir={tmp_path / 't'}", "--kimg=0.016", "--desc=x"]
+    call(*base)  # a fresh run, whose name is that of the flags without weights
+    call(*base, f"--resume={source}")
+    fresh, run = sorted((tmp_path / "t").iterdir())
+    assert "-resumecustom" in run.name and "-resumecustom" not in fresh.name
+    options = json.loads((run / "training_options.json").read_text())
+    assert options["resume_pkl"] == str(source)
+    half = [p.name for p in training_loop.find_states(run)][1]
+    before = weights_of(find_snapshots(run)[-1])
+    for path in (training_loop.find_states(run)[0], find_snapshots(run)[-1]):
+        path.unlink()
+    assert [p.name for p in training_loop.find_states(run)] == [half]
+
+    out, _ = call(*base, "--resume=latest")
+    assert "Continuing at 0.0 kimg" in out and str(run) in out
+    after = weights_of(find_snapshots(run)[-1])
+    assert before.keys() == after.keys() and all(torch.equal(t, after[k]) for k, t in before.items())
+    again = json.loads((run / "training_options.json").read_text())
+    assert {k: again[k] for k in options} == options
+    out, _ = call(*base, "--resume=latest", f"--source={source}")
+    assert str(run) in out
+    _, err = call(*base, "--resume=latest", "--source=ffhq256", code=2)
+    assert "ffhq256" in err
+    call(*base)
+    out, _ = call(*base, "--resume=latest")
+    assert "00002-" in out and "-resumecustom" not in out
+
+
+def test_weights_are_not_forgotten_where_nothing_names_them(call, tiny_zip, tmp_path):
+    """A run stopped before its first state starts anew, with the weights that its record names or not at all."""
+    source = snapshot_of(call, tmp_path / "s", tiny_zip)
+    base = [*TINY, f"--data={tiny_zip}", f"--outdir={tmp_path / 't'}", "--kimg=0.008"]
+    call(*base, f"--resume={source}", "--glr=0", "--dlr=0")
+    (run,) = (tmp_path / "t").iterdir()
+    for path in run.glob("*0000.p*"):
+        path.unlink()
+    out, _ = call(*base, "--glr=0", "--dlr=0", "--resume=latest")
+    assert "G from G of the stylegan2 source" in out
+    a, b = (weights_of(p) for p in (source, run / "network-snapshot-000000.pkl"))
+    assert all(torch.equal(a[k], t) for k, t in b.items() if k.startswith("G.") and "w_avg" not in k)
+    for path in [*run.glob("*0000.p*"), run / "training_options.json"]:
+        path.unlink()
+    _, err = call(*base, "--glr=0", "--dlr=0", "--resume=latest", code=2)
+    assert "which weights it began with" in err and "--source" in err and err.count("\n") == 1
+
+
 def test_wandb_absent_is_said_once(call, tiny_zip, tmp_path):
     try:
         import wandb  # noqa: F401
@@ -357,6 +417,42 @@ def test_published_layout_of_a_run(call, tiny_zip, tmp_path):
         assert {"Loss/G/loss", "Loss/scores/fake_uc", "Progress/kimg", "Timing/sec_per_kimg"} <= set(row)
     content = torch.load(run / "network-snapshot-000000.pkl", weights_only=True)
     assert content["format"] == "gantransfer-snapshot" and set(content["nets"]) == {"G", "D", "G_ema"}
+
+
+def test_snapshots_of_one_kimg_have_names_of_their_own(call, tiny_zip, tmp_path):
+    """Snapshots, states, sheets and metrics, in two parts as in one; all that names a snapshot of a run finds them."""
+    flags = ["--cfg=tiny", "--cbase=32", "--cmax=4", "--batch=100", "--threads=1", "--metrics=smoke_fd_pixel16_64",
+             f"--data={tiny_zip}", f"--outdir={tmp_path}", "--tick=0.4", "--snap=1", "--kimg=1.6"]
+    labels = ["000000", "000000_400", "000000_800", "000001", "000001_600"]
+
+    def files(run):
+        named = {form: [p.name for p in numbered(run, form)] for form in ("network-snapshot-*.pkl", "fakes*.png")}
+        return {form: [n.removeprefix(form.split("*")[0]).split(".")[0] for n in names]
+                for form, names in named.items()}
+
+    def measured(run):
+        return [json.loads(line) for line in (run / "metric-smoke_fd_pixel16_64.jsonl").read_text().splitlines()]
+
+    call(*flags, "--desc=whole")
+    call(*flags, "--desc=parts", "--kimg=0.8")
+    (part,) = tmp_path.glob("*-parts")
+    assert [p.stem[15:] for p in training_loop.find_states(part)] == ["000000_800", "000000_400"]
+    call(*flags, "--desc=parts", f"--resume={part}")
+    (whole,) = tmp_path.glob("*-whole")
+    for run in (whole, part):
+        assert files(run) == {form: labels for form in files(run)}
+        assert [load(p).cur_nimg for p in find_snapshots(run)] == [100, 400, 800, 1200, 1600]
+        rows = measured(run)
+        assert [(r["snapshot_pkl"][17:-4], r["kimg"]) for r in rows] == list(zip(labels[1:], [0.4, 0.8, 1.2, 1.6]))
+        assert best.resolve(f"{run}:latest") == str(run / "network-snapshot-000001_600.pkl")
+        assert best.resolve(f"{run}:best") == str(run / min(
+            rows, key=lambda r: r["results"]["smoke_fd_pixel16_64"])["snapshot_pkl"])
+    a, b = ([r["results"] for r in measured(run)] for run in (whole, part))
+    assert a == b and len({r["smoke_fd_pixel16_64"] for r in a}) == 4
+    out, _ = call(*flags, "--desc=new", f"--resume={whole}:latest", "--kimg=0.1")
+    assert "network-snapshot-000001_600.pkl" in out and "copied" in out
+    best.keep_best(part, "smoke_fd_pixel16_64")
+    assert len(find_snapshots(part)) == len({Path(best.resolve(f"{part}:{k}")).name for k in ("best", "latest")})
 
 
 def test_stops_when_nothing_improves(call, tiny_zip, tmp_path):

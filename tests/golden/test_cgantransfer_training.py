@@ -72,7 +72,7 @@ def golden_method(kind, config, networks, **options):
     class Golden(kind):
         train_idle_biases = True
 
-        def build(self, source):
+        def build(self, start):
             return networks()
 
     label = LabelSpec("class", config["n_classes"], (2,) * config["n_classes"], (), {}, {})
@@ -81,7 +81,7 @@ def golden_method(kind, config, networks, **options):
     opts = kind.Options(cfg="auto", aug="noaug", glr=config["G_lr"], dlr=config["D_lr"],
                         adam_eps=config["adam_eps"], **options)
     kind.resolve(opts, run, data)
-    return Golden(opts, data, run, stage=config.get("stage", kind.stages[0]))
+    return Golden(opts, data, run, stage=config.get("stage"))
 
 
 def check(m, a, config, grads_d, grads_g):

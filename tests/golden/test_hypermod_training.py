@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.losses.barlow_twins import barlow_twins
-from gantransfer.method import Batch, RunConfig
+from gantransfer.method import Batch, RunConfig, Start
 from gantransfer.methods.hypermod import Hypermod
 from gantransfer.methods.stylegan2 import Draws
 from gantransfer.networks import hypermod_stylegan1, stylegan1
@@ -47,13 +48,14 @@ def method_of(G: hypermod_stylegan1.Generator, D: stylegan1.Discriminator | None
     widths = G.init_kwargs["channels"]
     D = D or stylegan1.Discriminator(widths, len(widths) - G.init_kwargs["fused_from"], num_classes=n)
     nets = {"G": G, "D": D, "G_ema": G} | ({"G_src": teacher} if teacher is not None else {})
-    source = Snapshot("hypermod", {k: NetRecord.of(v) for k, v in nets.items()}, extra={"continues": True})
+    start = Start(state=Path("golden"))
+    vars(start)["networks"] = Snapshot("hypermod", {k: NetRecord.of(v) for k, v in nets.items()})  # as if it were read
     defaults = dict(cfg="tiny", base="stylegan1", aug="noaug", diffaug="none", hyper_init="random", style_mix=0.0,
                     mbstd_group=batch)
     opts = Hypermod.Options(**{**defaults, **options})
     run = RunConfig(batch=batch, batch_gpu=batch, resume="golden", kimg=1000)
     Hypermod.resolve(opts, run, data)
-    return Golden(opts, data, run, source)
+    return Golden(opts, data, run, start)
 
 
 def batch_of(x: torch.Tensor, c: torch.Tensor) -> Batch:

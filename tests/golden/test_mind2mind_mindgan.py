@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gantransfer.data.dataset import DataSpec
-from gantransfer.method import Batch, RunConfig
+from gantransfer.method import Batch, RunConfig, Start
 from gantransfer.methods import METHODS
 from gantransfer.methods.mind2mind import Draws
 from gantransfer.networks import alae
@@ -42,7 +42,7 @@ def make(config, arrays, batch):
     run = RunConfig(batch=batch)
     data = DataSpec("golden", resolution, 1, 1000)
     kind.resolve(opts, run, data)
-    m = kind(opts, data, run, snap)
+    m = kind(opts, data, run, Start(snap))
     m.M.model.load_state_dict({k[8:]: tensor(v) for k, v in arrays.items() if k.startswith("G/model.")})
     m.K.load_state_dict({k[2:]: tensor(v) for k, v in arrays.items() if k.startswith("C/")})
     return m

@@ -24,8 +24,8 @@ def make(kind, build_g, build_d, config: dict, *, batch: int, **options):
     configuration names (fixed where it names none)."""
 
     class Golden(kind):
-        build_generator = staticmethod(build_g)
-        build_discriminator = staticmethod(build_d)
+        build_generator = staticmethod(lambda start: build_g())
+        build_discriminator = staticmethod(lambda start: build_d())
         noise_mode = config.get("noise_mode", "const")
 
     for name in ("pl_decay", "pl_batch_shrink"):

@@ -19,7 +19,7 @@ from gantransfer.commands import calc_metrics, distill, train
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.formats import inert_pickle
 from gantransfer.importers import load_any, strangers
-from gantransfer.method import RunConfig
+from gantransfer.method import RunConfig, Start
 from gantransfer.methods import METHODS
 from gantransfer.networks import alae, biggan, stylegan2, utlo
 from tests.conftest import write_image_zip
@@ -286,7 +286,7 @@ def test_utlo_judges_small_images_as_the_original_does(tmp_path, persistence, re
     o = method.Options(cfg="tiny", res_uc=res_uc, z_dim=8, w_dim=8, cbase=64, cmax=6, map_depth=2, aug="noaug")
     data, run = DataSpec("x", 16, 3, 9, LabelSpec("class", 3, counts=(3, 3, 3))), RunConfig(batch=4, kimg=1)
     method.resolve(o, run, data)
-    trained = method(o, data, run, source=snap)
+    trained = method(o, data, run, Start(snap))
     again = method(o, data, run)
     again.D.load_state_dict(trained.D.state_dict())
     again.load_state(trained.state())

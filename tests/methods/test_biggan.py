@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from dnnlib.util import run_cli
 from gantransfer.data.dataset import DataSpec, LabelSpec
-from gantransfer.method import RunConfig
+from gantransfer.method import RunConfig, Start
 from gantransfer.methods import METHODS
 from gantransfer.methods.biggan import Draws
 from gantransfer.snapshot import load
@@ -45,7 +45,7 @@ def train(name, stage, n, source, world, rank, steps, **options):
     run = RunConfig(num_procs=world, batch=BATCH)
     kind.resolve(opts, run, data)
     torch.manual_seed(0)
-    m = kind(opts, data, run, source, stage or kind.stages[0])
+    m = kind(opts, data, run, Start(source), stage)
     g = torch.Generator().manual_seed(5)
     z, x = torch.randn(BATCH, m.G.z_dim, generator=g), torch.rand(BATCH, 1, 16, 16, generator=g) * 2 - 1
     c = F.one_hot(torch.arange(BATCH) % n, n).float()

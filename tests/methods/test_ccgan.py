@@ -17,7 +17,7 @@ from gantransfer.commands.generate import main
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.distillation import vicinity
 from gantransfer.importers import load_any
-from gantransfer.method import Phase, RunConfig
+from gantransfer.method import Phase, RunConfig, Start
 from gantransfer.methods import METHODS
 from gantransfer.methods.ccgan import CFGS, CcGAN
 from gantransfer.networks import ccgan as networks
@@ -44,12 +44,12 @@ def make(data, run=None, source=None, **options):
     config = RunConfig(**{**dict(batch=8, kimg=0.128, tick=0.064, snap=1, metrics="none"), **(run or {})})
     CcGAN.resolve(opts, config, data.spec)
     torch.manual_seed(0)
-    return CcGAN(opts, data.spec, config, source), config
+    return CcGAN(opts, data.spec, config, Start(source)), config
 
 
 def trained(data, folder, run=None, state=None, **options):
     m, config = make(data, run, **{"embed_kimg": 0.064, **options})
-    training_loop.run(m, data, config, training_loop.Outputs(folder, image_ticks=None, network_ticks=1), state)
+    training_loop.run(m, data, config, training_loop.Outputs(folder, images=False, network_ticks=1), state)
     return m
 
 
@@ -156,7 +156,7 @@ def test_each_part_trains_what_it_should(path, tmp_path, options):
     data = ImageDataset(path, use_labels=True)
     m, config = make(data, **{"embed_kimg": 0.064, **options})
     first, changed = states(m), []
-    stop = training_loop.Outputs(tmp_path, image_ticks=None, network_ticks=1)
+    stop = training_loop.Outputs(tmp_path, images=False, network_ticks=1)
     hook = m.end_step
 
     def end_step(nimg, batch):
@@ -183,7 +183,7 @@ def test_a_killed_run_continues_to_the_same_weights(path, tmp_path):
         folder = tmp_path / f"b{kimg}"
         m, config = make(data, embed_kimg=0.064)
         config.kimg = kimg
-        training_loop.run(m, data, config, training_loop.Outputs(folder, image_ticks=None, network_ticks=1))
+        training_loop.run(m, data, config, training_loop.Outputs(folder, images=False, network_ticks=1))
         (state, *_) = training_loop.find_states(folder)
         again = states(trained(data, folder, state=state))
         assert all(torch.equal(t, again[k]) for k, t in straight.items()), kimg

@@ -84,7 +84,7 @@ def make(data, name="student", batch=16, **kw):
     run = RunConfig(kimg=1, batch=batch, batch_gpu=batch)
     CGANKD.resolve(o, run, data.spec)
     torch.manual_seed(0)
-    return CGANKD(o, data.spec, run, None, name)
+    return CGANKD(o, data.spec, run, stage=name)
 
 
 @pytest.mark.parametrize("kd", [k for k in KD if k != "sskd"])

@@ -16,7 +16,7 @@ from gantransfer.commands import convert, generate
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.exporters import bake
 from gantransfer.importers import load_any
-from gantransfer.method import Batch, RunConfig
+from gantransfer.method import Batch, RunConfig, Start
 from gantransfer.methods import METHODS
 from gantransfer.metrics import path_length
 from gantransfer.networks import hypermod, hypermod_stylegan1, stylegan1, stylegan2
@@ -60,7 +60,8 @@ def make(data=None, source=None, stage="main", run=None, **options):
     config = RunConfig(**{**dict(batch=8, kimg=0.4, resume="x"), **(run or {})})
     kind.resolve(opts, config, data)
     torch.manual_seed(0)
-    return kind(opts, data, config, source or SOURCES[opts.base](), stage)
+    start = source if isinstance(source, Start) else Start(source or SOURCES[opts.base]())
+    return kind(opts, data, config, start, stage)
 
 
 def step(m, times=2, start=0):
@@ -180,10 +181,10 @@ def test_resume_is_exact(tiny_zip, tmp_path, options):
     """Whole run = part, new objects from the state alone, rest: bit for bit, in both stages."""
     def go(folder, kimg, source=None, state=None):
         dataset = ImageDataset(tiny_zip, use_labels=True)
-        m = make(dataset.spec, training_loop.as_source(state) if state else source,
+        m = make(dataset.spec, Start(state=state) if state else source,
                  run=dict(kimg=0.08, tick=0.04, sampling="balanced"), **options)
         m.run.kimg = kimg
-        out = training_loop.Outputs(folder, image_ticks=None, network_ticks=1)
+        out = training_loop.Outputs(folder, images=False, network_ticks=1)
         training_loop.run(m, dataset, m.run, out, state)
         return m
 

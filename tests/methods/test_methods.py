@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from gantransfer.data.dataset import BatchSource, DataSpec, ImageDataset, LabelSpec
 from gantransfer.data.schedule import Span
-from gantransfer.method import Batch, RunConfig
+from gantransfer.method import Batch, Graph, RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.sampler import LabelSource
 from gantransfer.training_loop import Stepper
@@ -46,15 +46,29 @@ def grads_of(m, phase, b, key):
     return {n: p.grad for n, p in m.nets[key].named_parameters()}
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_runs_name_says_its_method(name):
+    """Alone the base is not named, and UTLO by its two options, both as published."""
+    kind, label = METHODS[name], LabelSpec("none") if name == "alae" else DATA.label
+    if name == "ccgan":
+        label = LabelSpec("value", 1)
+    data, run = DataSpec("x", 16, 1, 40, label), RunConfig(batch=8, kimg=1000)
+    o = kind.Options()
+    kind.resolve(o, run, data)
+    said = {"stylegan2": "x-cond-auto1", "utlo": "-res-uc8-add-uc-alpha-1"}.get(name, f"-{name}")
+    assert said in kind.run_name(o, {}, run, data)
+
+
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if issubclass(m, METHODS["stylegan2"])
-                                  and not m.shaped_by_source])
+                                  and n not in ("styletransfer", "hypermod", "mind_tune")])
 def test_phases_train_their_own_network_only(name):
     """Every step changes G, D and G_ema, and each phase's optimiser holds exactly one network's parameters."""
     m = make(name)
     own = {k: {id(p) for p in m.nets[k].parameters()} for k in ("G", "D")}
     for phase in m.phases():
         assert {id(p) for p in phase.params} == own[phase.name[0]], phase.name
-        assert phase.second_order == (phase.name.endswith("reg") or (phase.name == "Gboth" and m.opts.pl_weight > 0))
+        second_order = phase.name.endswith("reg") or (phase.name == "Gboth" and m.opts.pl_weight > 0)
+        assert phase.graph == (None if name == "transitional" else Graph(("second order",) * second_order))
     before = {k: [p.clone() for p in v.parameters()] for k, v in m.nets.items()}
     stepper = Stepper(m, m.run)
     b = batch()

@@ -19,7 +19,7 @@ from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.importers import load_any
 from gantransfer.latent import autoencoder, gaussians, reconstructions
 from gantransfer.latent import cache as latents
-from gantransfer.method import RunConfig
+from gantransfer.method import RunConfig, Start
 from gantransfer.methods import METHODS, encoder, mind2mind
 from gantransfer.networks import alae, mindgan
 from gantransfer.snapshot import NetRecord, Snapshot
@@ -44,7 +44,7 @@ def with_encoder(snap, data, space="w", **kw):
     opts, run = kind.Options(cfg="tiny", space=space), RunConfig(batch=8, kimg=0.016, **kw)
     kind.resolve(opts, run, data)
     torch.manual_seed(1)
-    return kind(opts, data, run, snap)
+    return kind(opts, data, run, Start(snap))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,11 +93,11 @@ def make(source, data, run=None, **options):
     config = RunConfig(**{**dict(batch=8, kimg=0.064, tick=0.032, snap=1), **(run or {})})
     kind.resolve(opts, config, data)
     torch.manual_seed(0)
-    return kind(opts, data, config, source)
+    return kind(opts, data, config, source if isinstance(source, Start) else Start(source))
 
 
 def train(m, dataset, folder, state=None):
-    out = Outputs(folder, None, m.run.snap, evaluate=lambda method, nimg, path: method.evaluate(nimg))
+    out = Outputs(folder, m.run.snap, False, evaluate=lambda method, nimg, path: method.evaluate(nimg))
     training_loop.run(m, dataset, m.run, out, state)
     return load_snapshot(max(folder.glob("network-snapshot-*.pkl")))
 
@@ -333,8 +333,8 @@ def test_resume_is_exact(source, folder, target, tmp_path, options):
     cached(source, folder)
 
     def go(name, kimg, state=None):
-        carry = training_loop.as_source(state) if state else source
-        return train(make(carry, target.spec, run=dict(kimg=kimg), **options), target, tmp_path / name, state)
+        m = make(Start(source, state), target.spec, run=dict(kimg=kimg), **options)
+        return train(m, target, tmp_path / name, state)
 
     whole = go("whole", 0.256)
     go("parts", 0.128)
@@ -479,7 +479,8 @@ def test_figures_are_reported(source, folder, target, tmp_path):
     cached(source, folder)
     m = make(source, target.spec)
     values = {}
-    out = Outputs(tmp_path, None, 1, evaluate=lambda method, nimg, path: values.update(method.evaluate(nimg)) or values)
+    out = Outputs(tmp_path, 1, False,
+                  evaluate=lambda method, nimg, path: values.update(method.evaluate(nimg)) or values)
     training_loop.run(m, target, m.run, out, None)
     assert {"floor_mse", "latent_fd", "latent_fd_floor", "latent_fd_gaussian", "latent_fd_class_gaussian",
             "latent_fd_neighbours", "source_fd", "source_fd_floor", "source_fd_gaussian", "bypass_residual",
@@ -562,11 +563,11 @@ def test_encoder_learns_and_says_so(target, folder, tmp_path):
     opts, run = kind.Options(cfg="tiny"), RunConfig(batch=8, kimg=0.4, snap=1, tick=0.4)
     kind.resolve(opts, run, plain.spec)
     torch.manual_seed(1)
-    m = kind(opts, plain.spec, run, snap)
+    m = kind(opts, plain.spec, run, Start(snap))
     m.prepare(plain)
     start = m.figures(-1)
     values = {}
-    training_loop.run(m, plain, run, Outputs(tmp_path, None, 1, evaluate=lambda a, n, p: values.update(a.evaluate(n))),
+    training_loop.run(m, plain, run, Outputs(tmp_path, 1, False, evaluate=lambda a, n, p: values.update(a.evaluate(n))),
                       None)
     assert values["psnr"] > start["psnr"]
     assert {p.name: len(p.params) for p in m.phases()} == {"encode": len(list(m.E.parameters()))}
@@ -587,7 +588,7 @@ def test_encoder_resumes_exactly(target, folder, tmp_path):
         opts, run = kind.Options(cfg="tiny"), RunConfig(batch=8, kimg=0.064, snap=1, tick=0.016)
         kind.resolve(opts, run, plain.spec)
         torch.manual_seed(1)
-        m = kind(opts, plain.spec, run, training_loop.as_source(state) if state else snap)
+        m = kind(opts, plain.spec, run, Start(snap, state))
         if killed_at:
             def kill(cur_nimg):
                 if cur_nimg >= killed_at:
@@ -725,7 +726,7 @@ def test_tuning_trains_high_layers_only_and_resumes(source, folder, target, tmp_
         opts, run = kind.Options(cfg="tiny"), RunConfig(batch=8, kimg=kimg, snap=1, tick=0.016, metrics="none")
         kind.resolve(opts, run, target.spec)
         torch.manual_seed(0)
-        m = kind(opts, target.spec, run, training_loop.as_source(state) if state else mind)
+        m = kind(opts, target.spec, run, Start(mind, state))
         return m, train(m, target, tmp_path / place, state)
 
     m, whole = go("whole", 0.032)

@@ -9,6 +9,7 @@ import torch
 from dnnlib.util import UserError
 from gantransfer import training_loop, training_state
 from gantransfer.data.dataset import DataSpec, LabelSpec
+from gantransfer.method import Start
 from gantransfer.methods import METHODS
 from gantransfer.networks import styletransfer
 from tests.methods.test_cgantransfer import NEW, OLD, latents, spec, step
@@ -95,7 +96,7 @@ def test_continuing_is_exact(source, tmp_path):
                     nets={k: {n: t.clone() for n, t in v.state_dict().items()} for k, v in whole.nets.items()},
                     records={k: [f"{type(v).__module__}.{type(v).__qualname__}", v.init_kwargs]
                              for k, v in whole.nets.items()}), path)
-    rest = make("styletransfer", spec(NEW), training_loop.as_source(path))
+    rest = make("styletransfer", spec(NEW), Start(state=path))
     saved = torch.load(path, weights_only=True)
     for name, net in rest.nets.items():
         net.load_state_dict(saved["nets"][name])
