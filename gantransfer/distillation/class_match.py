@@ -15,6 +15,7 @@ import torch
 from dnnlib.util import UserError, printable
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.sampler import Sampler
+from torch_utils import random as rnd
 
 
 def match(theirs: LabelSpec, ours: LabelSpec) -> list[int | None]:
@@ -59,7 +60,9 @@ class TranslatedSampler:
     """A sampler that takes labels in another numbering."""
 
     def __init__(self, sampler: Sampler, ids: Sequence[int | None], label: LabelSpec):
-        self.sampler, self.views, self.label_sets = sampler, sampler.views, sampler.label_sets
+        self.sampler, self.device, self.z_dim, self.label_dim = sampler, sampler.device, sampler.z_dim, len(ids)
+        self.views, self.label_sets = sampler.views, sampler.label_sets
+        self.network = self.means = None  # they take labels in the numbering of their own
         self.matrix = torch.zeros(len(ids), sampler.spec.label.dim)
         for k, t in enumerate(ids):
             if t is not None:
@@ -69,10 +72,19 @@ class TranslatedSampler:
         self.spec: DataSpec = dataclasses.replace(sampler.spec, label=dataclasses.replace(label, counts=counts))
 
     def __call__(self, seeds: Sequence[int], c: torch.Tensor | None = None, **kw: Any) -> torch.Tensor:
-        return self.sampler(seeds, None if c is None else c.float() @ self.matrix.to(c.device), **kw)
+        return self.sampler(seeds, None if c is None else self.class_vectors(c), **kw)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["sampler"], name)
+    def images(self, z: torch.Tensor, c: torch.Tensor, rng: rnd.Rng, **kw: Any) -> torch.Tensor:
+        return self.sampler.images(z, self.class_vectors(c), rng, **kw)
+
+    def class_vectors(self, c: torch.Tensor) -> torch.Tensor:
+        return self.sampler.class_vectors(c.float() @ self.matrix.to(c.device))
+
+    def images_at(self, z: torch.Tensor, v: torch.Tensor, rng: rnd.Rng, **kw: Any) -> torch.Tensor:
+        return self.sampler.images_at(z, v, rng, **kw)
+
+    def check_center(self, center: str) -> None:
+        self.sampler.check_center(center)
 
 
 def translated(sampler: Sampler, label: LabelSpec, what: str) -> Sampler:

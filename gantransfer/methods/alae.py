@@ -31,10 +31,9 @@ from torch_utils import random as rnd
 from torch_utils.lreq_adam import LREQAdam
 from torch_utils.pixels import from_uint8
 
-_COLUMNS = ("kimg", "batch", "level_kimg", "lr", "cbase", "cmax", "z_dim", "map_depth")
 CFGS: dict[str, dict[str, Any]] = {
-    "auto": dict(zip(_COLUMNS, (8000, 32, 870, 0.0015, 16384, 512, 512, 8))),
-    "tiny": dict(zip(_COLUMNS, (40, 32, 4, 0.003, 512, 32, 64, 4))),
+    "auto": dict(kimg=8000, batch=32, level_kimg=870, lr=0.0015, cbase=16384, cmax=512, z_dim=512, map_depth=8),
+    "tiny": dict(kimg=40, batch=32, level_kimg=4, lr=0.003, cbase=512, cmax=32, z_dim=64, map_depth=4),
 }
 NETS = ("G", "E", "F", "D")
 

@@ -32,17 +32,16 @@ from torch_utils import ema
 from torch_utils import random as rnd
 
 # kimg count generated images of the G steps. ema: half-life in kimg; 0.9999 per step of 2048 images is 14195.
-_COLUMNS = ("kimg", "batch", "g_ch", "d_ch", "z_dim", "shared_dim", "hier", "init", "glr", "dlr", "eps", "d_steps",
-            "ema", "ramp", "ema_start")
 CFGS: dict[str, dict[str, Any]] = {
-    name: dict(zip(_COLUMNS, row))
-    for name, row in {
-        "auto":      (10000,  64,   64, 64, 120, 128, True,  "ortho", 1e-4, 4e-4, 1e-6, 1, 20,    0.05, 0),
-        "biggan128": (280000, 2048, 96, 96, 120, 128, True,  "ortho", 1e-4, 4e-4, 1e-6, 1, 14195, 0,    40960),
-        "cifar":     (6250,   50,   64, 64, 128, 0,   False, "N02",   2e-4, 2e-4, 1e-8, 4, 346,   0,    50),
-        "tiny":      (20,     16,   8,  8,  48,  16,  True,  "ortho", 1e-3, 2e-3, 1e-6, 2, 2,     0.05, 0),
-    }.items()
-}  # fmt: skip
+    "auto": dict(kimg=10000, batch=64, g_ch=64, d_ch=64, z_dim=120, shared_dim=128, hier=True, init="ortho", glr=1e-4,
+                 dlr=4e-4, eps=1e-6, d_steps=1, ema=20, ramp=0.05, ema_start=0),
+    "biggan128": dict(kimg=280000, batch=2048, g_ch=96, d_ch=96, z_dim=120, shared_dim=128, hier=True, init="ortho",
+                      glr=1e-4, dlr=4e-4, eps=1e-6, d_steps=1, ema=14195, ramp=0, ema_start=40960),
+    "cifar": dict(kimg=6250, batch=50, g_ch=64, d_ch=64, z_dim=128, shared_dim=0, hier=False, init="N02", glr=2e-4,
+                  dlr=2e-4, eps=1e-8, d_steps=4, ema=346, ramp=0, ema_start=50),
+    "tiny": dict(kimg=20, batch=16, g_ch=8, d_ch=8, z_dim=48, shared_dim=16, hier=True, init="ortho", glr=1e-3,
+                 dlr=2e-3, eps=1e-6, d_steps=2, ema=2, ramp=0.05, ema_start=0),
+}
 STANDING_BATCH = 64
 
 
@@ -112,7 +111,11 @@ class BigGAN(method.Method):
                             ("ema_kimg", "ema"), ("ema_start", "ema_start"), ("ema_ramp", "ramp")):
             setattr(o, key, _or(getattr(o, key), cfg[column]))
         o.gamma = _or(o.gamma, 0.0)
-        cls.resolve_augmentation(o, run, data)
+        if o.aug is None:
+            o.aug = "noaug"
+            if o.cfg == "tiny" and o.diffaug is None:
+                o.diffaug = "light"
+        options.resolve(o, run, data)
         if isinstance(o, loss_options.LossOptions):
             loss_options.resolve(o, run, data, "hinge")
         depth = len(networks.D_TABLES[res][0])
@@ -137,14 +140,6 @@ class BigGAN(method.Method):
                 raise UserError(f"--{key}={getattr(o, key)}: {e}") from None
             if wanted and ch < 8:
                 raise UserError(f"--{key}={getattr(o, key)} needs --{key[0]}_ch of at least 8, or --{key}=0")
-
-    @classmethod
-    def resolve_augmentation(cls, o: BigGANOptions, run: RunConfig, data: DataSpec) -> None:
-        if o.aug is None:
-            o.aug = "noaug"
-            if o.cfg == "tiny" and o.diffaug is None:
-                o.diffaug = "light"
-        options.resolve(o, run, data)
 
     @classmethod
     def run_name(cls, o: BigGANOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
@@ -275,7 +270,7 @@ class BigGAN(method.Method):
             yield self.generator_loss(batch, draws)
             yield from self.losses.on_weights(self.report)
 
-    def judge(self, x: torch.Tensor, c: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def logits(self, x: torch.Tensor, c: torch.Tensor, batch: Batch) -> torch.Tensor:
         """[n]: logits of the images, which are augmented before."""
         x = self.augmentation(x, batch.rng, batch.choices, c) if self.augmentation else x
         return self.D(x, c)[:, 0]
@@ -288,7 +283,7 @@ class BigGAN(method.Method):
         x = batch.x.detach().requires_grad_(self.opts.gamma > 0)
         fake.requires_grad_(self.losses.r2_gamma > 0)
         # One pass over both: each pass is one sweep of the spectral norm.
-        logits = self.judge(torch.cat([fake, x]), torch.cat([d.c, batch.c]), batch)
+        logits = self.logits(torch.cat([fake, x]), torch.cat([d.c, batch.c]), batch)
         on_fake, on_real = logits[: len(fake)], logits[len(fake) :]
         self.scores("fake", on_fake, d.c)
         self.scores("real", on_real, batch.c)
@@ -313,10 +308,10 @@ class BigGAN(method.Method):
         fake, rival = self.G(d.z, self.label_rows(d.c)), None
         if self.losses.gan.paired:
             # As in the discriminator's loss, one pass over both.
-            logits, rival = self.judge(torch.cat([fake, batch.x]), torch.cat([d.c, batch.c]), batch).chunk(2)
+            logits, rival = self.logits(torch.cat([fake, batch.x]), torch.cat([d.c, batch.c]), batch).chunk(2)
             self.scores("rival", rival, batch.c)
         else:
-            logits = self.judge(fake, d.c, batch)
+            logits = self.logits(fake, d.c, batch)
         self.scores("fake", logits, d.c)
         loss = self.losses.gan.generator(logits, rival)
         self.report("Loss/G/loss", loss.detach())
@@ -407,6 +402,11 @@ class BigGAN(method.Method):
             return G(z * truncation_psi, c)
 
         return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim)
+
+    @classmethod
+    def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:
+        D = snap.build("D", device)
+        return lambda x, c: D(x, c)[:, 0]
 
 
 def _attention(side: str, flag: str) -> source_fit.Trait:

@@ -40,12 +40,18 @@ from torch_utils.step_statistics import StepStatistics
 
 # Published weights: CE, KL, temperature, feature loss.
 KD: dict[str, dict[str, float]] = {
-    name: dict(zip(("ce_weight", "kd_weight", "T", "feature_weight"), row))
-    for name, row in {
-        "none": (1, 0, 1, 0), "blkd": (0.1, 0.9, 4, 0), "takd": (0.5, 0.5, 10, 0), "uda": (0.5, 0.5, 5, 0),
-        "sskd": (0.1, 0.9, 4, 0), "fitnet": (1, 1, 4, 100), "at": (1, 1, 4, 1000), "sp": (1, 1, 4, 3000),
-        "vid": (1, 1, 4, 1), "rkd": (1, 1, 4, 1), "pkt": (1, 1, 4, 30000)}.items()
-}  # fmt: skip
+    "none": dict(ce_weight=1, kd_weight=0, T=1, feature_weight=0),
+    "blkd": dict(ce_weight=0.1, kd_weight=0.9, T=4, feature_weight=0),
+    "takd": dict(ce_weight=0.5, kd_weight=0.5, T=10, feature_weight=0),
+    "uda": dict(ce_weight=0.5, kd_weight=0.5, T=5, feature_weight=0),
+    "sskd": dict(ce_weight=0.1, kd_weight=0.9, T=4, feature_weight=0),
+    "fitnet": dict(ce_weight=1, kd_weight=1, T=4, feature_weight=100),
+    "at": dict(ce_weight=1, kd_weight=1, T=4, feature_weight=1000),
+    "sp": dict(ce_weight=1, kd_weight=1, T=4, feature_weight=3000),
+    "vid": dict(ce_weight=1, kd_weight=1, T=4, feature_weight=1),
+    "rkd": dict(ce_weight=1, kd_weight=1, T=4, feature_weight=1),
+    "pkt": dict(ce_weight=1, kd_weight=1, T=4, feature_weight=30000),
+}
 FEATURE_LOSSES = ("fitnet", "at", "sp", "vid", "rkd", "pkt")
 CHUNK = 64  # images per pass when predicting: always the same, so that results do not depend on how many there are
 

@@ -30,10 +30,11 @@ from gantransfer.networks import cgantransfer as networks
 from torch_utils import distributed as dist
 from torch_utils.pixels import from_uint8
 
-_COLUMNS = ("kimg", "batch", "glr", "score_lr", "dlr", "eps", "d_steps", "ema", "ramp", "ema_start")
 CFGS: dict[str, dict[str, Any]] = {
-    "auto": dict(zip(_COLUMNS, (500, 64, 1e-4, 1, 4e-4, 1e-6, 1, 44, 0.05, 0))),
-    "tiny": dict(zip(_COLUMNS, (8, 16, 1e-3, 10, 2e-3, 1e-6, 2, 0.5, 0.05, 0))),
+    "auto": dict(kimg=500, batch=64, glr=1e-4, score_lr=1, dlr=4e-4, eps=1e-6, d_steps=1, ema=44, ramp=0.05,
+                 ema_start=0),
+    "tiny": dict(kimg=8, batch=16, glr=1e-3, score_lr=10, dlr=2e-3, eps=1e-6, d_steps=2, ema=0.5, ramp=0.05,
+                 ema_start=0),
 }
 SUFFIX = {"compat": "", "scores": "scores-", "share_scores": "share-"}
 
@@ -193,6 +194,9 @@ class CGANTransfer(BigGAN):
             if o.keep_source:
                 nets["G_source"] = old
         self._source_D = None if added else D
+        if o.warm_start == "nearest" and source.options.get("gan_loss") == "rpgan":
+            raise UserError("--warm_start=nearest asks the source's discriminator for the class of an image; this one "
+                            "was trained with --gan_loss=rpgan and compares images of one class only; omit it")
         if added and o.warm_start == "nearest":
             raise UserError("--warm_start=nearest asks the source's discriminator for old classes; this source's knows "
                             "only the classes added last")

@@ -35,10 +35,9 @@ from torch_utils import ema
 from torch_utils import random as rnd
 from torch_utils.pixels import from_uint8
 
-_COLUMNS = ("kimg", "batch", "lr", "ema", "mapped", "fitted")
 CFGS: dict[str, dict[str, Any]] = {
-    "auto": dict(zip(_COLUMNS, (1000, 16, 1e-4, 10, 100_000, 4096))),
-    "tiny": dict(zip(_COLUMNS, (20, 32, 1e-3, 1, 20_000, 4096))),
+    "auto": dict(kimg=1000, batch=16, lr=1e-4, ema=10, mapped=100_000, fitted=4096),
+    "tiny": dict(kimg=20, batch=32, lr=1e-3, ema=1, mapped=20_000, fitted=4096),
 }
 ACCEPTED = 0.1  # relative latent error below which an encoder is accepted
 FLOOR = 1e-4  # variances of mapped latents below this share of the largest are taken to be this large
@@ -306,8 +305,7 @@ class Encoder(method.Method):
         if label.dim != G.c_dim:
             label = LabelSpec("class" if G.c_dim else "none", G.c_dim)
         spec = DataSpec.from_dict({**snap.data, "label": label.to_dict()})
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
-                                        styles=lambda z, c: G.mapping(z, c, update_w_avg=False), render=G.synthesis)
+        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
 
 
 def variance(x: torch.Tensor) -> torch.Tensor:

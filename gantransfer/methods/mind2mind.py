@@ -40,10 +40,11 @@ from torch_utils import distributed as dist
 from torch_utils import ema
 from torch_utils import random as rnd
 
-_COLUMNS = ("normalize", "mind_prior", "reuse_batch", "ema_kimg", "label_dropout", "mind_heldout", "latent_aug")
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": dict(zip(_COLUMNS, ("std", "normal", False, 10.0, 0.1, 0.1, None))),
-    "paper": dict(zip(_COLUMNS, ("none", "uniform", True, 0.0, 0.0, 0.0, "none"))),
+    "default": dict(normalize="std", mind_prior="normal", reuse_batch=False, ema_kimg=10.0, label_dropout=0.1,
+                    mind_heldout=0.1, latent_aug=None),
+    "paper": dict(normalize="none", mind_prior="uniform", reuse_batch=True, ema_kimg=0.0, label_dropout=0.0,
+                  mind_heldout=0.0, latent_aug="none"),
 }
 LOSSES = ("wgan-gp", "nonsat-r1")
 NORMALISATIONS = ("std", "whiten", "scalar", "none")

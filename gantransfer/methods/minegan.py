@@ -21,10 +21,9 @@ from gantransfer.methods.biggan import BigGAN, TrainingOptions, check_transfer_s
 from gantransfer.networks import biggan
 from gantransfer.networks import minegan as networks
 
-_COLUMNS = ("kimg", "batch", "glr", "dlr", "eps", "d_steps", "ema", "ramp", "ema_start")
 CFGS: dict[str, dict[str, Any]] = {
-    "auto": dict(zip(_COLUMNS, (500, 64, 1e-4, 4e-4, 1e-6, 1, 44, 0.05, 0))),
-    "tiny": dict(zip(_COLUMNS, (8, 16, 1e-3, 2e-3, 1e-6, 2, 0.5, 0.05, 0))),
+    "auto": dict(kimg=500, batch=64, glr=1e-4, dlr=4e-4, eps=1e-6, d_steps=1, ema=44, ramp=0.05, ema_start=0),
+    "tiny": dict(kimg=8, batch=16, glr=1e-3, dlr=2e-3, eps=1e-6, d_steps=2, ema=0.5, ramp=0.05, ema_start=0),
 }
 
 

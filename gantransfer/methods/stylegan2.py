@@ -34,19 +34,19 @@ from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
 # Presets. fmaps: channel_base / 32768. None in `auto` and `tiny`: computed from resolution and processes.
-_COLUMNS = ("ref_gpus", "kimg", "batch", "mbstd", "fmaps", "lr", "gamma", "ema", "ramp", "map")
 CFGS: dict[str, dict[str, Any]] = {
-    name: dict(zip(_COLUMNS, row))
-    for name, row in {
-        "auto":      (None, 25000,  None, None, None, None,   None, None, 0.05, 2),
-        "stylegan2": (8,    25000,  32,   4,    1,    0.002,  10,   10,   None, 8),
-        "paper256":  (8,    25000,  64,   8,    0.5,  0.0025, 1,    20,   None, 8),
-        "paper512":  (8,    25000,  64,   8,    1,    0.0025, 0.5,  20,   None, 8),
-        "paper1024": (8,    25000,  32,   4,    1,    0.002,  2,    10,   None, 8),
-        "cifar":     (2,    100000, 64,   32,   1,    0.0025, 0.01, 500,  0.05, 2),
-        "tiny":      (None, 20,     16,   4,    None, 0.005,  1,    2,    0.05, 2),
-    }.items()
-}  # fmt: skip
+    "auto": dict(ref_gpus=None, kimg=25000, batch=None, mbstd=None, fmaps=None, lr=None, gamma=None, ema=None,
+                 ramp=0.05, map=2),
+    "stylegan2": dict(ref_gpus=8, kimg=25000, batch=32, mbstd=4, fmaps=1, lr=0.002, gamma=10, ema=10, ramp=None, map=8),
+    "paper256": dict(ref_gpus=8, kimg=25000, batch=64, mbstd=8, fmaps=0.5, lr=0.0025, gamma=1, ema=20, ramp=None,
+                     map=8),
+    "paper512": dict(ref_gpus=8, kimg=25000, batch=64, mbstd=8, fmaps=1, lr=0.0025, gamma=0.5, ema=20, ramp=None,
+                     map=8),
+    "paper1024": dict(ref_gpus=8, kimg=25000, batch=32, mbstd=4, fmaps=1, lr=0.002, gamma=2, ema=10, ramp=None, map=8),
+    "cifar": dict(ref_gpus=2, kimg=100000, batch=64, mbstd=32, fmaps=1, lr=0.0025, gamma=0.01, ema=500, ramp=0.05,
+                  map=2),
+    "tiny": dict(ref_gpus=None, kimg=20, batch=16, mbstd=4, fmaps=None, lr=0.005, gamma=1, ema=2, ramp=0.05, map=2),
+}
 
 
 # What a method whose networks have their source's sizes does not decide, and so does not record.
@@ -170,7 +170,7 @@ class StyleGAN2(method.Method):
         run.kimg = run.kimg if run.kimg is not None else cfg["kimg"]
         run.tick = run.tick if run.tick is not None else (1 if tiny else 4)
         run.snap = run.snap if run.snap is not None else (5 if tiny else 50)
-        run.metrics = run.metrics if run.metrics is not None else cls.default_metrics(o)
+        run.metrics = _or(run.metrics, "smoke" if tiny else "fid50k_full")
 
         lr = cfg["lr"] or (0.002 if res >= 1024 else 0.0025)
         o.glr, o.dlr = _or(o.glr, lr), _or(o.dlr, lr)
@@ -193,21 +193,13 @@ class StyleGAN2(method.Method):
         o.style_mix = _or(o.style_mix, 0.0 if plain_loss else 0.9)
         # An interval slows the optimiser even where the weight is zero (as published); tiny runs have no time for that.
         o.g_reg_interval = _or(o.g_reg_interval, 0 if tiny else 4)
-        cls._resolve_augmentation(o, tiny, run, data)
-        if isinstance(o, loss_options.LossOptions):
-            loss_options.resolve(o, run, data, "logistic")
-
-    @classmethod
-    def _resolve_augmentation(cls, o: StyleGAN2Options, tiny: bool, run: RunConfig, data: DataSpec) -> None:
         if tiny and o.aug == "ada" and o.target is None and o.augpipe is None:
             o.aug = "noaug"  # ADA at its published speed does nothing within a tiny run
             o.diffaug = o.diffaug or "light"
         options.resolve(o, run, data)
         o.r1_aug = (not tiny) if o.r1_aug is None else o.r1_aug
-
-    @classmethod
-    def default_metrics(cls, o: StyleGAN2Options) -> str:
-        return "smoke" if o.cfg == "tiny" else "fid50k_full"
+        if isinstance(o, loss_options.LossOptions):
+            loss_options.resolve(o, run, data, "logistic")
 
     @classmethod
     def run_name(cls, o: StyleGAN2Options, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
@@ -287,13 +279,8 @@ class StyleGAN2(method.Method):
         source_fit.images(G.kwargs.get("img_resolution"), G.kwargs.get("img_channels"), data)
         tree, labels = cls.config(o, RunConfig(), data), bool(D.kwargs.get("c_dim") and data.label.dim)
         own = [dict(_without_class(tree[k]), img_resolution=data.resolution) for k in ("G_kwargs", "D_kwargs")]
-        source_fit.same([(G.kwargs, own[0], cls.traits_of("G", labels)),
-                         (D.kwargs, own[1], cls.traits_of("D", labels))])
-
-    @classmethod
-    def traits_of(cls, name: str, labels: bool) -> list[source_fit.Trait]:
-        """What a source's G or D must have in common with ours; labels: both have a label mapping."""
-        return _G_TRAITS if name == "G" else [*_D_TRAITS, *(_LABEL_TRAITS if labels else ())]
+        source_fit.same([(G.kwargs, own[0], _G_TRAITS),
+                         (D.kwargs, own[1], [*_D_TRAITS, *(_LABEL_TRAITS if labels else ())])])
 
     # ---- networks ------------------------------------------------------------------------------------------------
 
@@ -358,8 +345,7 @@ class StyleGAN2(method.Method):
             params = self.trainable(key)
             # Lazy regularisation: one optimiser for both losses, slowed so that k+1 updates move as far as k.
             r = interval / (interval + 1) if interval else 1.0
-            opt = torch.optim.Adam(self.groups(key, params, lr * r), lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8,
-                                   fused=True)
+            opt = torch.optim.Adam(params, lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8, fused=True)
             if not interval:
                 phases.append(Phase(f"{key}both", params, opt, graph=self.graph(key, reg_on)))
                 continue
@@ -380,10 +366,6 @@ class StyleGAN2(method.Method):
         idle = key == "D" and self.losses.gan.paired and not self.opts.lecam
         return [p for n, p in self.nets[key].named_parameters()
                 if not (idle and n.startswith("b4.out") and n.endswith(".bias"))]
-
-    def groups(self, key: str, params: list[nn.Parameter], lr: float) -> list[Any]:
-        """The parameters as the optimiser takes them: with groups where learning rates differ."""
-        return params
 
     def draw(self, phase: str, batch: Batch) -> Draws:
         """Latents, labels, style mixing and path-length noise of one micro-batch."""
@@ -447,7 +429,7 @@ class StyleGAN2(method.Method):
 
     # What the discriminator says. The first head is the one that R1, LeCam and the augmentation's controller look at.
 
-    def judge(self, images: Any, c: torch.Tensor, batch: Batch, kind: str) -> list[Head]:
+    def heads(self, images: Any, c: torch.Tensor, batch: Batch, kind: str) -> list[Head]:
         """Of augmented images, as `as_judged` and `synthesise_pair` make them; kind: 'real', 'fake', or 'rival' for
         reals in the generator's loss."""
         return [self.head(kind, self.D(self.augmented(images, batch, c), c), c)]
@@ -462,11 +444,11 @@ class StyleGAN2(method.Method):
         return Head(logits, weight, name)
 
     def as_judged(self, x: torch.Tensor, batch: Batch) -> Any:
-        """Real images as `judge` takes them; `x` is `batch.x`, perhaps with a gradient."""
+        """Real images as `heads` takes them; `x` is `batch.x`, perhaps with a gradient."""
         return x
 
     def synthesise_pair(self, ws: torch.Tensor, batch: Batch) -> Any:
-        """Generated images as `judge` takes them."""
+        """Generated images as `heads` takes them."""
         return self.synthesise(ws, batch)
 
     def Gmain(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
@@ -478,7 +460,7 @@ class StyleGAN2(method.Method):
     def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
         """[n, 1]."""
         gan, loss = self.losses.gan, 0.0
-        fake = self.judge(self.synthesise_pair(self.ws("Gmain", d), batch), d.c, batch, "fake")
+        fake = self.heads(self.synthesise_pair(self.ws("Gmain", d), batch), d.c, batch, "fake")
         for h, rival in zip(fake, self.rivals(batch, d) if gan.paired else [None] * len(fake)):
             term = h.weight * gan.generator(h.logits, rival)
             if h.name:
@@ -489,7 +471,7 @@ class StyleGAN2(method.Method):
     @torch.no_grad()
     def rivals(self, batch: Batch, d: Draws) -> list[torch.Tensor]:
         """Of each head, the logits of the real images that the generated ones are compared with."""
-        heads = self.judge(self.as_judged(batch.x, batch), batch.c, batch, "rival")
+        heads = self.heads(self.as_judged(batch.x, batch), batch.c, batch, "rival")
         return [noisy_twins.twice(h.logits) if self.losses.twins else h.logits for h in heads]
 
     def Greg(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
@@ -516,13 +498,13 @@ class StyleGAN2(method.Method):
         gan, weight = self.losses.gan, self.losses.weight(batch.c)
         with torch.no_grad():
             images = self.synthesise_pair(self.ws("Dmain", d), batch)
-        on_fake = self.judge(images, d.c, batch, "fake")
+        on_fake = self.heads(images, d.c, batch, "fake")
         fake = torch.zeros([], device=self.device)
         if not gan.paired:
             fake = self.total(on_fake, [gan.on_fake(h.logits) for h in on_fake], "fake")
             yield fake
         x = batch.x.detach().requires_grad_(reg)
-        on_real = self.judge(self.as_judged(x, batch), batch.c, batch, "real")
+        on_real = self.heads(self.as_judged(x, batch), batch.c, batch, "real")
         if gan.paired:
             terms = [gan.discriminator(f.logits, r.logits) for f, r in zip(on_fake, on_real)]
             terms[0] = terms[0] + self.pull(on_fake[0].logits, "fake")
@@ -662,8 +644,12 @@ class StyleGAN2(method.Method):
 
     @classmethod
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
-                                        styles=lambda z, c: G.mapping(z, c, update_w_avg=False), render=G.synthesis)
+        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
+
+    @classmethod
+    def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:
+        D = alone(snap.build("D", device))
+        return lambda x, c: D(x, c)[:, 0]
 
 
 def graph_of(m: StyleGAN2, key: str, second_order: bool) -> Graph:
@@ -676,6 +662,14 @@ def graph_of(m: StyleGAN2, key: str, second_order: bool) -> Graph:
     if key == "G":
         obstacles += m.losses.obstacles()
     return Graph((*obstacles, *m.augmentation.obstacles()))
+
+
+def alone(D: nn.Module) -> nn.Module:
+    """`D` without statistics over a batch: what it says of an image depends on no other."""
+    for m in D.modules():
+        if isinstance(m, networks.MinibatchStd):
+            m.group_size = 1
+    return D
 
 
 def mixed_styles(ws: torch.Tensor, other: torch.Tensor, cutoff: int | torch.Tensor) -> torch.Tensor:

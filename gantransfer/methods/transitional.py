@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import method
+from gantransfer import method, snapshot
 from gantransfer.data.dataset import DataSpec
 from gantransfer.data.schedule import Span
 from gantransfer.method import Batch, RunConfig, option
-from gantransfer.methods.stylegan2 import Head, StyleGAN2, TailOptions
+from gantransfer.methods.stylegan2 import Head, StyleGAN2, TailOptions, alone
 from gantransfer.networks import transitional as networks
 
 
@@ -89,10 +89,15 @@ class Transitional(StyleGAN2):
 
     # ---- losses ----------------------------------------------------------------------------------------------------
 
-    def judge(self, images: torch.Tensor, c: torch.Tensor, batch: Batch, kind: str) -> list[Head]:
+    def heads(self, images: torch.Tensor, c: torch.Tensor, batch: Batch, kind: str) -> list[Head]:
         """The controller of the augmentation sees the unconditional head."""
         logits = self.D(self.augmented(images, batch, c), c)
         return [self.head(kind, logits.uncond, c), self.head(kind, logits.cond, c, self.weight, "_c")]
 
     def r1_logits(self, x: torch.Tensor, c: torch.Tensor, batch: Batch) -> torch.Tensor:
         return super().r1_logits(x, c, batch).uncond
+
+    @classmethod
+    def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:
+        D = alone(snap.build("D", device))
+        return lambda x, c: D(x, c).cond[:, 0]

@@ -43,6 +43,8 @@ class UTLO(StyleGAN2):
 
     @classmethod
     def resolve(cls, o: UTLOOptions, run: RunConfig, data: DataSpec) -> None:
+        if run.metrics is None and o.cfg != "tiny":
+            run.metrics = "fid50k_full,fid_shots,kid_shots"
         super().resolve(o, run, data)
         blocks = [2**k for k in range(2, data.resolution.bit_length())]
         if o.res_uc not in (0, *blocks):
@@ -56,10 +58,6 @@ class UTLO(StyleGAN2):
         if o.add_uc and o.aug != "noaug" and "imgfilter" in ada.AUGPIPES[o.augpipe] and o.res_uc < 22:
             raise UserError(f"--augpipe={o.augpipe} filters images of at least 22 pixels, not the small ones of "
                             f"--res_uc={o.res_uc}; use --augpipe=bgc")
-
-    @classmethod
-    def default_metrics(cls, o: UTLOOptions) -> str:
-        return "smoke" if o.cfg == "tiny" else "fid50k_full,fid_shots,kid_shots"
 
     @classmethod
     def run_name(cls, o: UTLOOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
@@ -135,7 +133,7 @@ class UTLO(StyleGAN2):
         # Reduced before augmentation: the small images get transformations of their own.
         return networks.Images(x, self.D.downsample_uc(batch.x) if self.opts.add_uc else None)
 
-    def judge(self, images: networks.Images, c: torch.Tensor, batch: Batch, kind: str) -> list[Head]:
+    def heads(self, images: networks.Images, c: torch.Tensor, batch: Batch, kind: str) -> list[Head]:
         a, b = self.weights
         heads = [self.head(kind, self.D(self.augmented(images.image, batch, c), c), c, a)]
         if self.opts.add_uc:

@@ -12,8 +12,8 @@ from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.data.schedule import Span
 from gantransfer.losses.barlow_twins import barlow_twins
 from gantransfer.losses.group_spectral import GroupSpectral
-from gantransfer.method import Batch, RunConfig
-from gantransfer.methods import METHODS
+from gantransfer.method import Batch, RunConfig, Start
+from gantransfer.methods import METHODS, density_ratio
 from gantransfer.sampler import LabelSource
 from torch_utils import distributed as dist
 
@@ -181,6 +181,22 @@ def test_r1_and_r2_run_together(interval):
     assert {"Loss/r1_penalty", "Loss/r2_penalty"} <= seen.keys()
     before = m.pending.keys()
     assert not any(k.startswith("Dreg") for k in before), "R2's latents move no running mean"
+
+
+def test_a_discriminator_of_pairs_is_asked_about_no_single_image():
+    """Its logits have a constant of their own in every class."""
+    snap = make("stylegan2", gan_loss="rpgan").snapshot(0)
+    with pytest.raises(UserError, match="--gan_loss=rpgan.*--features=teacher"):
+        density_ratio.discriminator(snap, "stylegan2", "cpu")
+    assert density_ratio.discriminator(make("stylegan2").snapshot(0), "stylegan2", "cpu")(
+        batch().x, batch().c).shape == (8,)
+    source = make("biggan", gan_loss="rpgan").snapshot(0)
+    kind, run = METHODS["cgantransfer"], RunConfig(batch=8, metrics="none")
+    opts = kind.Options(cfg="tiny", warm_start="nearest")
+    data = DataSpec("y", 16, 1, 8, LabelSpec("class", 2, (4, 4), (), {}, {}))
+    kind.resolve(opts, run, data)
+    with pytest.raises(UserError, match="--warm_start=nearest.*--gan_loss=rpgan"):
+        kind(opts, data, run, Start(source))
 
 
 # ---- reals by weight -------------------------------------------------------------------------------------------------

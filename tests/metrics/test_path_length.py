@@ -2,6 +2,7 @@
 """Path length on a linear generator, where the exact value is known, and on the real network."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def context(reference, tmp_path, monkeypatch):
 
     def make(net, **kw):
         spec = dataclasses.replace(reference.spec, channels=3, label=type(reference.spec.label)("none", 0))
-        sampler = GeneratorSampler(net, kw.pop("z_dim", 8), spec)
+        sampler = GeneratorSampler(net, kw.pop("z_dim", 8), spec, network=None if inspect.isfunction(net) else net)
         return table.MetricContext(sampler=sampler, reference=reference, cache_dir=tmp_path / "c", **kw)
 
     return make
