@@ -512,15 +512,16 @@ class StyleGAN2(method.Method):
             self.augmentation.observe((on_real[0].logits - on_fake[0].logits).detach(), batch.c)
         else:
             terms = [gan.on_real(h.logits) for h in on_real]
-        real = self.total(on_real, terms, "real") * weight
+        real = self.total(on_real, terms, "real", weight)
         self.report("Loss/D/loss", fake.detach() + real)
         yield real + self.r1(on_real[0].logits, x) * weight if reg else real
         yield from self.more_terms(images, batch)
 
-    def total(self, heads: list[Head], terms: list[torch.Tensor], kind: str) -> torch.Tensor:
-        """[n, 1]: the heads' losses by their weights, with LeCam's in the first one."""
-        terms[0] = terms[0] + self.pull(heads[0].logits, kind)
-        return sum(h.weight * t for h, t in zip(heads, terms))
+    def total(self, heads: list[Head], terms: list[torch.Tensor], kind: str,
+              weight: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """[n, 1]: the heads' losses by their weights, with LeCam's in the first one; times the images' own `weight`."""
+        terms[0] = terms[0] + self.pull(heads[0].logits, kind, weight)
+        return sum(h.weight * t for h, t in zip(heads, terms)) * weight
 
     def more_terms(self, images: Any, batch: Batch) -> Iterator[torch.Tensor]:
         """Further terms of the discriminator's loss, on the generated `images` and the batch."""
@@ -560,11 +561,12 @@ class StyleGAN2(method.Method):
         yield from self.Dmain(batch, d, reg=at_once)
         yield from self.penalties(batch, d, r1 and not at_once)
 
-    def pull(self, logits: torch.Tensor, kind: str) -> torch.Tensor | float:
-        """LeCam, equation 5: reals are pulled to the running mean of generated logits, and the other way round."""
+    def pull(self, logits: torch.Tensor, kind: str, weight: torch.Tensor | float = 1.0) -> torch.Tensor | float:
+        """LeCam, equation 5: reals are pulled to the running mean of generated logits, and the other way round. In the
+        mean the images count by their `weight`."""
         if self.opts.lecam == 0:
             return 0.0
-        self._remember("D", f"logits_{kind}", logits.detach().mean())
+        self._remember("D", f"logits_{kind}", (logits.detach() * weight).mean())
         if self.steps == 0:
             return 0.0  # no mean yet, and zero would pull all logits to zero
         penalty = (logits - self.lecam[0 if kind == "fake" else 1]).square()

@@ -218,6 +218,14 @@ def test_reals_weigh_what_makes_up_for_their_frequency(name):
         assert torch.allclose(b[1], a[1] * w[:, None], rtol=1e-5)
 
 
+def test_lecams_mean_of_reals_is_weighed_too():
+    m = make("stylegan2", dict(sampling_labels="balanced"), reweight_reals=True, lecam=0.1, d_reg_interval=16)
+    _, seen = terms(m, "Dmain")
+    w = torch.tensor([10 / 27, 100 / 27, 100 / 3])[torch.arange(8) % 3]
+    assert torch.allclose(m.pending["D/logits_real"][0], (seen["Loss/scores/real"][:, 0] * w).mean(), rtol=1e-4)
+    assert torch.allclose(m.pending["D/logits_fake"][0], seen["Loss/scores/fake"].mean(), rtol=1e-4)
+
+
 def test_lazy_r1_is_weighed_too():
     run, o = dict(sampling_labels="balanced"), dict(gamma=2.0, d_reg_interval=16)
     (a,), _ = terms(make("stylegan2", run, **o), "Dreg")
