@@ -20,6 +20,7 @@ from torch import nn
 from dnnlib.util import UserError
 from gantransfer import training_state
 from gantransfer.data.dataset import BatchSource, DataSpec, ImageDataset
+from gantransfer.data.schedule import Span
 from gantransfer.sampler import Sampler
 from gantransfer.snapshot import NetRecord, Snapshot, plain
 
@@ -101,6 +102,7 @@ class RunConfig:
     snap: int | None = None  # snapshot every so many ticks
     sampling: str = "empirical"  # which reals: empirical | sqrt | effective | balanced
     sampling_labels: str | None = None  # which labels for generated images; None = as `sampling`
+    sampling_shift: Span | None = None  # over which both move there from 'empirical'; None: from the start
     metrics: str | None = None  # comma-separated names; None = the preset's
     resume: str | None = None  # weights the run starts from
     device: str = "cpu"
@@ -226,10 +228,11 @@ class Method:
         """What the loop draws real items from; called once, before `phases`. Most methods return `dataset`."""
         return dataset
 
-    def order(self, reals: Reals) -> BatchSource:
+    def order(self, reals: Reals, repeat: int = 1) -> BatchSource:
         """Which real item is number p of the endless stream: `.indices(position, n)`, a function of seed and position
-        alone. Most methods draw by the run's --sampling."""
-        return BatchSource(reals, seed=self.run.seed, policy=self.run.sampling)
+        alone. Most methods draw by the run's --sampling. `repeat`: items drawn per image shown."""
+        return BatchSource(reals, seed=self.run.seed, policy=self.run.sampling, shift=self.run.sampling_shift,
+                           repeat=repeat)
 
     def phases(self) -> list[Phase]:
         """The phases of this stage, in the order they run within a step."""

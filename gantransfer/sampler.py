@@ -16,6 +16,7 @@ from dnnlib import seeding
 from dnnlib.util import UserError
 from gantransfer import label_means
 from gantransfer.data.dataset import DataSpec, LabelSpec, class_weights
+from gantransfer.data.schedule import Span
 from torch_utils import random as rnd
 from torch_utils.pixels import to_uint8
 
@@ -145,12 +146,16 @@ class LabelSource:
     policy 'data' draws classes with the training set's frequencies, 'uniform' with equal ones, and the sampling
     policies of `class_weights` ('sqrt', 'effective', 'balanced') accordingly; `classes` restricts the draw to some
     class ids. Float-vector labels are drawn uniformly from the rows `values` [n, dim] of the training set.
+
+    With a `shift`, `draw` begins with the training set's frequencies and moves to the policy over that span; the loop
+    says at which number of images it is (`nimg`).
     """
 
     def __init__(self, spec: LabelSpec, policy: str = "data", classes: Sequence[int] | None = None,
-                 values: np.ndarray | None = None):
-        self.spec, self.policy = spec, policy
+                 values: np.ndarray | None = None, shift: Span | None = None, nimg: int = 0):
+        self.spec, self.policy, self.nimg = spec, policy, nimg
         self.values = self.cdf = None
+        self.shift = None if shift is None else (shift, LabelSource(spec, values=values))
         if spec.kind == "class":
             if policy in ("uniform", "balanced"):
                 w = np.ones(spec.dim)
@@ -180,7 +185,12 @@ class LabelSource:
 
     def draw(self, n: int, rng: torch.Generator) -> torch.Tensor:
         """float32 [n, label_dim] from one generator on the CPU."""
-        return self._of(rnd.rand([n], rng, dtype=torch.float64))
+        u = rnd.rand([n], rng, dtype=torch.float64)
+        if self.shift is None:
+            return self._of(u)
+        span, before = self.shift
+        arrived = rnd.rand([n], rng, dtype=torch.float64) < span.share(self.nimg)
+        return torch.where(arrived[:, None], self._of(u), before._of(u))
 
     def _of(self, u: torch.Tensor) -> torch.Tensor:
         if self.cdf is not None:

@@ -292,11 +292,11 @@ class _Loop:
         self.collector = stats.Collector()
         method.report = self.collector.report
         self.device = method.device
-        self.source = method.order(self.reals)
         spec = self.reals.spec.label
         values = self.reals.labels(np.arange(len(self.reals))) if spec.kind == "value" else None
-        self.labels = LabelSource(spec, run.sampling_labels or run.sampling, values=values)
+        self.labels = LabelSource(spec, run.sampling_labels or run.sampling, values=values, shift=run.sampling_shift)
         self.stepper = Stepper(method, run, graphs)
+        self.source = method.order(self.reals, self.stepper.repeat)
         if graphs:
             dist.print0(f"CUDA graphs:  {self.stepper.recorded()}")
         self.loader = _Loader(self.reals, self.source, self.device, out.workers)
@@ -464,6 +464,7 @@ class _Loop:
             later = first + ahead * self.stepper.repeat
             self.loader.expect([((later + rep) * n + m, b, shares) for rep in range(self.stepper.repeat)
                                 for m in self.stepper.micro])
+        self.labels.nimg = self.cur_nimg
         self.stepper.step(self.index, self.cur_nimg, fetch, self.labels.draw)
         self.method.end_step(self.cur_nimg, n)
         self.cur_nimg += n

@@ -17,6 +17,7 @@ import torch
 from dnnlib.util import run_cli
 from gantransfer import snapshot, training_loop
 from gantransfer.data.dataset import ImageDataset
+from gantransfer.data.schedule import Span
 from gantransfer.method import Method, RunConfig, Start
 from gantransfer.methods import METHODS
 from gantransfer.methods.cgan_kd import CGANKD
@@ -35,6 +36,14 @@ CASES: dict[str, tuple[str, str | None, bool, str | None, dict[str, Any]]] = {
     "utlo": ("utlo", None, False, None, dict(STYLE, res_uc=4, diffaug="light")),
     "transitional": ("transitional", None, False, None, dict(STYLE, t_start_kimg=0.0, t_end_kimg=0.02)),
     "biggan": ("biggan", None, False, None, dict(BIG, g_ch=2, d_ch=2)),
+    "tail": ("stylegan2", None, False, None, dict(STYLE, aug="ada-class", ada_kimg=0.1, augpipe="bgc", target=0.0,
+                                                  noisy_twins=0.1, gsr=0.5, gan_loss="rpgan", r2_gamma=0.5,
+                                                  d_reg_interval=1)),
+    "tail utlo": ("utlo", None, False, None, dict(STYLE, res_uc=4, noisy_twins=0.1, gsr=0.5, gan_loss="hinge",
+                                                  r2_gamma=0.5, sampling="balanced", sampling_shift=Span(0, 0.05))),
+    # At its ordinary rate Adam makes full steps of what pairs have in common, whose gradients are almost 0.
+    "tail biggan": ("biggan", None, False, None, dict(BIG, g_ch=2, d_ch=2, gan_loss="rpgan", r2_gamma=0.5, gsr=0.5,
+                                                      dlr=1e-5, sampling="balanced", sampling_shift=Span(0, 0.05))),
     "cgantransfer": ("cgantransfer", None, False, "biggan", BIG),
     "minegan": ("minegan", None, False, "biggan", BIG),
     "styletransfer": ("styletransfer", None, False, "stylegan2", dict(cfg="tiny")),
@@ -95,7 +104,8 @@ def made(folder: Path, case: tuple, world: int, labels: bool = True, state: Path
         options["network"] = str(folder / f"source-{source}.pkl")
     labels = labels and name not in ("alae", "encoder")
     dataset = ImageDataset(folder / ("values.zip" if values else "set.zip"), use_labels=labels)
-    run = RunConfig(**dict(num_procs=world, batch=BATCH, kimg=1.0, metrics="none") | run_options)
+    drawn = {k: options.pop(k) for k in ("sampling", "sampling_shift") if k in options}
+    run = RunConfig(**dict(num_procs=world, batch=BATCH, kimg=1.0, metrics="none") | drawn | run_options)
     opts = kind.Options(**options)
     opts.given = frozenset(options)
     kind.resolve(opts, run, dataset.spec)

@@ -33,6 +33,8 @@ RULES = [
     ("data", ("formats",)),
     ("augment.options", ("method", "data", "augment")),  # flags and controller state that methods share
     ("augment", ()),
+    ("losses.options", ("method", "data", "losses")),
+    ("losses", ("data",)),
     # what a model is
     ("snapshot", ("formats",)),
     ("training_state", ("formats", "snapshot")),
@@ -58,7 +60,8 @@ RULES = [
     ("methods.cgantransfer", (*SPINE, "networks", "methods.biggan")),
     ("methods.minegan", (*SPINE, "networks", "methods.biggan")),
     ("methods.density_ratio", (*SPINE, "augment", "networks", "distillation", "metrics.directions", "methods")),
-    ("methods.*", (*SPINE, "augment", "latent", "distillation", "networks", "metrics.directions", "methods.stylegan2")),
+    ("methods.*", (*SPINE, "augment", "latent", "losses", "distillation", "networks", "metrics.directions",
+                  "methods.stylegan2")),
     ("methods", ("method",)),  # the table
     ("model", ("importers", "methods", "sampler", "snapshot")),
     ("commands", ("*",)),

@@ -7,6 +7,7 @@ import torch
 
 from dnnlib.util import UserError
 from gantransfer.data.dataset import DataSpec, LabelSpec
+from gantransfer.data.schedule import Span
 from gantransfer.methods.utlo import UTLO
 from gantransfer.networks import utlo
 from gantransfer.sampler import GeneratorSampler, LabelSource, one_hot, to_uint8
@@ -87,6 +88,17 @@ def test_label_policies(policy, expected):
 def test_effective_lies_between():
     c = LabelSource(LABEL, "effective").draw(20000, torch.Generator().manual_seed(0)).mean(0)
     assert 1 / 3 - 0.02 < c[0] <= 0.61 and 0.09 <= c[2] < 1 / 3 + 0.02
+
+
+@pytest.mark.parametrize("kimg, share", [(0, 0), (30, 0.5), (50, 1)])
+def test_a_shift_moves_labels_from_the_datas_frequencies_to_the_policys(kimg, share):
+    source = LabelSource(LABEL, "balanced", shift=Span(20, 40))
+    source.nimg = kimg * 1000
+    c = source.draw(20000, torch.Generator().manual_seed(0))
+    expected = (1 - share) * np.array([0.6, 0.3, 0.1, 0]) + share * np.array([1, 1, 1, 0]) / 3
+    assert c.sum(1).eq(1).all() and np.abs(c.mean(0).numpy() - expected).max() < 0.015
+    if share == 1:
+        assert torch.equal(c, LabelSource(LABEL, "balanced").draw(20000, torch.Generator().manual_seed(0)))
 
 
 def test_label_of_a_seed_is_fixed():

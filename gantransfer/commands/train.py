@@ -21,6 +21,7 @@ from gantransfer.data import resolution
 
 if TYPE_CHECKING:
     from gantransfer.commands.run import Run
+    from gantransfer.data.schedule import Span
     from gantransfer.method import Method
 
 
@@ -130,7 +131,7 @@ class Setup:
         self.run = RunConfig(seed=flags["seed"], num_procs=flags["gpus"], batch=flags["batch"],
                              batch_gpu=flags["batch_gpu"], kimg=flags["kimg"], tick=flags["tick"], snap=flags["snap"],
                              sampling=flags["sampling"], sampling_labels=flags["sampling_labels"],
-                             metrics=flags["metrics"], resume=weights)
+                             sampling_shift=self._shift(), metrics=flags["metrics"], resume=weights)
         if "WORLD_SIZE" in os.environ:
             world = int(os.environ["WORLD_SIZE"])
             if given.get("gpus", world) != world:
@@ -174,6 +175,17 @@ class Setup:
             raise UserError(f"--heldout={text}: at least one image per class, or omit it")
         return int(text)
 
+    def _shift(self) -> Span | None:
+        from gantransfer.data.schedule import Span
+
+        f = self.flags
+        if f["sampling_shift"] is None:
+            return None
+        if {f["sampling"], f["sampling_labels"] or f["sampling"]} == {"empirical"}:
+            raise UserError(f"--sampling_shift={f['sampling_shift']} moves from the data's own frequencies to those of "
+                            f"--sampling; give e.g. --sampling=balanced")
+        return Span.parse(f["sampling_shift"], "--sampling_shift")
+
     def run_name(self) -> str:
         return self.name_with(self.run.resume)
 
@@ -213,6 +225,8 @@ class Setup:
             options["allow_tf32"] = True
         if f["heldout"] and not spec.heldout:
             options["reference"] = f["heldout"]
+        if run.sampling_shift is not None:
+            options["sampling_shift"] = list(run.sampling_shift)
         return dict(options, **harness.chosen(f), method=self.method.name, stage=self.stage, kimg_per_tick=run.tick,
                     sampling=run.sampling, sampling_labels=run.sampling_labels or run.sampling,
                     options=self.opts.to_dict())

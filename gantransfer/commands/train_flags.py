@@ -63,6 +63,8 @@ SECTIONS: dict[str, list[click.Option]] = {
     "Schedule": [
         *schedule(least=1),
         Flag("sampling_labels", "Labels of generated images, if other than --sampling", POLICIES),
+        Flag("sampling_shift", "kimg over which both move there from the data's own frequencies, e.g. 10-20",
+             metavar="START-END"),
     ],
     "Snapshots and metrics": [
         *TICKS,

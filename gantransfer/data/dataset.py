@@ -37,6 +37,7 @@ from gantransfer.data.labels import (
     some,
     value_meta,
 )
+from gantransfer.data.schedule import Span
 
 __all__ = ["POLICIES", "BatchSource", "DataSpec", "ImageDataset", "LabelSpec", "class_weights",
            "reference_dataset", "shot_groups"]
@@ -467,6 +468,11 @@ class _WindowOrder:
         return out
 
 
+def _cumulative(weights: np.ndarray) -> np.ndarray:
+    cdf = np.cumsum(weights)
+    return cdf / cdf[-1]
+
+
 class _ClassOrder:
     """Class by policy, then an image of the class, each class used up before it is shuffled again.
 
@@ -475,17 +481,22 @@ class _ClassOrder:
 
     BLOCK = 1 << 14
 
-    def __init__(self, ids: np.ndarray, dim: int, seed: int, policy: str):
+    def __init__(self, ids: np.ndarray, dim: int, seed: int, policy: str, shift: Span | None, repeat: int):
         self.members = [np.flatnonzero(ids == k) for k in range(dim)]
-        self.cdf = np.cumsum(class_weights([len(m) for m in self.members], policy))
-        self.cdf /= self.cdf[-1]
-        self.seed, self.dim = seed, dim
+        counts = [len(m) for m in self.members]
+        self.cdf, self.cdf_before = (_cumulative(class_weights(counts, p)) for p in (policy, "empirical"))
+        self.seed, self.dim, self.shift, self.repeat = seed, dim, shift, repeat
         self.before = [np.zeros(dim, np.int64)]  # images of each class used before block b
         self.rounds: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
 
     def _classes(self, block: int) -> np.ndarray:
-        u = np.random.Generator(np.random.Philox(seeding.sequence(self.seed, 1, block))).random(self.BLOCK)
-        return np.searchsorted(self.cdf, u, side="right")
+        rng = np.random.Generator(np.random.Philox(seeding.sequence(self.seed, 1, block)))
+        u = rng.random(self.BLOCK)
+        classes = np.searchsorted(self.cdf, u, side="right")
+        if self.shift is None:
+            return classes
+        share = self.shift.share(np.arange(block * self.BLOCK, (block + 1) * self.BLOCK) / self.repeat)
+        return np.where(rng.random(self.BLOCK) < share, classes, np.searchsorted(self.cdf_before, u, side="right"))
 
     def _used_before(self, block: int) -> np.ndarray:
         while len(self.before) <= block:
@@ -524,15 +535,17 @@ class BatchSource:
 
     A function of seed, policy and position only, whatever the batch size or the number of processes. 'empirical' walks
     the published order (`_WindowOrder`); the other policies draw a class by `class_weights` and then an image of that
-    class, without replacement until the class is used up; mirrored copies are items of their own. May be called from
-    several threads; positions a little behind the last one cost nothing, far jumps forward about 0.1 s per million
-    images.
+    class, without replacement until the class is used up; mirrored copies are items of their own. With a `shift` they
+    begin with the class frequencies of 'empirical' and move to their own over that span; `repeat` is then how many
+    reals are drawn per image shown. May be called from several threads; positions a little behind the last one cost
+    nothing, far jumps forward about 0.1 s per million images.
     Raises UserError for a policy other than 'empirical' on a set without classes.
     """
 
     BLOCK = 1 << 12
 
-    def __init__(self, dataset: ImageDataset, seed: int, policy: str = "empirical"):
+    def __init__(self, dataset: ImageDataset, seed: int, policy: str = "empirical", shift: Span | None = None,
+                 repeat: int = 1):
         if policy not in POLICIES:
             raise UserError(f"unknown sampling policy {policy}; choose from {', '.join(POLICIES)}")
         self.n, self.seed, self.policy = len(dataset), int(seed), policy
@@ -545,7 +558,7 @@ class BatchSource:
                 have = ("its labels are vectors" if dataset.spec.label.kind == "value" else
                         "none are in use (give --cond=True, or a data set with labels)")
                 raise UserError(f"--sampling={policy} needs class labels; {dataset.spec.path}: {have}")
-            self._by_class = _ClassOrder(dataset.class_ids, dataset.label_dim, self.seed, policy)
+            self._by_class = _ClassOrder(dataset.class_ids, dataset.label_dim, self.seed, policy, shift, repeat)
 
     def indices(self, position: int, n: int) -> np.ndarray:
         """int64 [n]: items number position .. position + n - 1 of the stream."""

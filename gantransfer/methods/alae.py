@@ -21,6 +21,7 @@ from dnnlib.util import UserError
 from gantransfer import method, sampler, snapshot, source_fit
 from gantransfer.data import resolution
 from gantransfer.data.dataset import DataSpec
+from gantransfer.losses.penalties import squared_gradient
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.metrics.directions import HIGHER, LOWER
 from gantransfer.networks import alae as networks
@@ -218,8 +219,7 @@ class ALAE(method.Method):
             fake, _ = self.generate("D", d, batch)
         x = self.real(batch.x).detach().requires_grad_(True)
         real, fake = self.score(x), self.score(fake)
-        (grad,) = torch.autograd.grad(real.sum(), x, create_graph=True)
-        penalty = grad.square().sum((1, 2, 3)) * (self.opts.gamma / 2)
+        penalty = squared_gradient(real, x) * (self.opts.gamma / 2)
         self.report("Loss/scores/real", real)
         self.report("Loss/scores/fake", fake)
         self.report("Loss/r1", penalty)

@@ -3,7 +3,8 @@
 
     L_D = relu(1 - D(x, y)) + relu(1 + D(G(z, y'), y')),   L_G = -D(G(z, y'), y')
 
-Augmentation (ADA, DiffAugment) and R1 are there for small data; the published training has neither.
+Augmentation (ADA, DiffAugment) and R1 are there for small data; the published training has neither. Other losses, and
+what is made for long tails, are flags of losses/options.py (docs/tail.md).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
@@ -23,6 +23,8 @@ from gantransfer.augment import options
 from gantransfer.data import resolution
 from gantransfer.data.dataset import DataSpec
 from gantransfer.data.names import valid_text
+from gantransfer.losses import options as loss_options
+from gantransfer.losses import penalties
 from gantransfer.method import Batch, Graph, Phase, RunConfig, option
 from gantransfer.networks import biggan as networks
 from torch_utils import distributed as dist
@@ -63,7 +65,7 @@ class TrainingOptions(options.AugmentOptions):
 
 
 @dataclass
-class BigGANOptions(TrainingOptions):
+class BigGANOptions(TrainingOptions, loss_options.LossOptions):
     cfg: str = option("auto", "Preset of sizes and hyper-parameters", choices=tuple(CFGS))
     g_ch: int | None = option(None, "Generator's channel unit", type=int, low=1)
     d_ch: int | None = option(None, "Discriminator's channel unit", type=int, low=1)
@@ -115,6 +117,8 @@ class BigGAN(method.Method):
             if o.cfg == "tiny" and o.diffaug is None:
                 o.diffaug = "light"
         options.resolve(o, run, data)
+        if isinstance(o, loss_options.LossOptions):
+            loss_options.resolve(o, run, data, "hinge")
         depth = len(networks.D_TABLES[res][0])
         if o.freezed >= depth + 1:
             raise UserError(f"--freezed={o.freezed}: the discriminator of {res}x{res} images has {depth} blocks")
@@ -146,7 +150,8 @@ class BigGAN(method.Method):
         for key in ("kimg", "batch", "gamma", "freezed"):
             name += f"-{key}{given[key]:g}" if given.get(key) is not None else ""
         name += f"-{given['aug']}" if given.get("aug") is not None else ""
-        return name + ("-resumecustom" if given.get("resume") not in (None, "noresume") else "")
+        name += "-resumecustom" if given.get("resume") not in (None, "noresume") else ""
+        return name + (loss_options.name_of(o) if isinstance(o, loss_options.LossOptions) else "")
 
     @classmethod
     def check_source(cls, o: Any, data: DataSpec, source: snapshot.Snapshot | None, stage: str) -> None:
@@ -169,7 +174,9 @@ class BigGAN(method.Method):
         self.G, self.D, self.G_ema = self.nets["G"].train(), self.nets["D"].train(), self.nets["G_ema"].eval()
         for k, block in enumerate(self.D.blocks):
             networks.freeze_sn(block, k < opts.freezed)
-        self.augmentation = options.Augmentation(opts, self.device)
+        self.augmentation = options.Augmentation(opts, self.device, self.data.label.dim)
+        self.losses = loss_options.Losses(opts, run, data, self.device, "hinge")
+        self.losses.watch(self.G)
         self.steps = 0
 
     def build(self, start: method.Start) -> dict[str, nn.Module]:
@@ -228,17 +235,20 @@ class BigGAN(method.Method):
         # The discriminator goes first, as published: its steps use the generator of the step before.
         opts = {k: torch.optim.Adam(self.trainable(k), lr=lr, betas=(0.0, 0.999), eps=o.adam_eps, fused=True)
                 for k, lr in (("D", o.dlr), ("G", o.glr))}
-        return [Phase("Dmain", self.trainable("D"), opts["D"], repeat=o.d_steps, graph=self.graph(o.gamma > 0)),
+        second = o.gamma > 0 or self.losses.r2_gamma > 0
+        return [Phase("Dmain", self.trainable("D"), opts["D"], repeat=o.d_steps, graph=self.graph(second)),
                 Phase("Gmain", self.trainable("G"), opts["G"], graph=self.graph())]
 
     def graph(self, second_order: bool = False) -> Graph | None:
         """`Phase.graph`; a class built on this one has code of its own."""
         obstacles = ("second order",) * second_order + ("batch norm gathers over processes",) * (dist.world_size() > 1)
-        return Graph(obstacles) if type(self) is BigGAN else None
+        return Graph(obstacles + self.augmentation.obstacles()) if type(self) is BigGAN else None
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         if key == "D":
             frozen = {id(p) for block in self.D.blocks[: self.opts.freezed] for p in block.parameters()}
+            if self.losses.gan.paired:  # its gradient is rounding noise, as that of the generator's idle biases
+                frozen.add(id(self.D.linear.bias))
             return [p for p in self.D.parameters() if id(p) not in frozen]
         return self.without_idle(list(self.G.parameters()))
 
@@ -248,38 +258,65 @@ class BigGAN(method.Method):
 
     def draw(self, phase: str, batch: Batch) -> Draws:
         n = len(batch.x)
-        return Draws(rnd.randn([n, self.G.z_dim], batch.rng, self.device), batch.draw_c(n))
+        d = Draws(rnd.randn([n, self.G.z_dim], batch.rng, self.device), batch.draw_c(n))
+        if self.losses.gan.paired:
+            d.c = batch.c  # of a pair both have one label
+        return d
 
     def loss(self, phase: str, batch: Batch) -> Iterator[torch.Tensor]:
         draws = self.draw(phase, batch)
-        yield self.discriminator_loss(batch, draws) if phase == "Dmain" else self.generator_loss(batch, draws)
+        if phase == "Dmain":
+            yield self.discriminator_loss(batch, draws)
+        else:
+            yield self.generator_loss(batch, draws)
+            yield from self.losses.on_weights(self.report)
 
-    def augmented(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return self.augmentation(x, batch.rng, batch.choices) if self.augmentation else x
+    def logits(self, x: torch.Tensor, c: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """[n]: logits of the images, which are augmented before."""
+        x = self.augmentation(x, batch.rng, batch.choices, c) if self.augmentation else x
+        return self.D(x, c)[:, 0]
 
     def discriminator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
         with torch.no_grad():
             fake = self.G(d.z, self.label_rows(d.c))
+        gan, weight = self.losses.gan, self.losses.weight(batch.c)
+        weight = weight if isinstance(weight, float) else weight[:, 0]
         x = batch.x.detach().requires_grad_(self.opts.gamma > 0)
+        fake.requires_grad_(self.losses.r2_gamma > 0)
         # One pass over both: each pass is one sweep of the spectral norm.
-        logits = self.D(self.augmented(torch.cat([fake, x]), batch), torch.cat([d.c, batch.c]))[:, 0]
+        logits = self.logits(torch.cat([fake, x]), torch.cat([d.c, batch.c]), batch)
         on_fake, on_real = logits[: len(fake)], logits[len(fake) :]
-        self.scores("fake", on_fake)
-        self.scores("real", on_real)
-        loss = F.relu(1 - on_real) + F.relu(1 + on_fake)
+        self.scores("fake", on_fake, d.c)
+        self.scores("real", on_real, batch.c)
+        if gan.paired:
+            loss = gan.discriminator(on_fake, on_real)
+            # Only the difference of a pair has a meaning: a real image counts as recognised where it beats its rival.
+            self.augmentation.observe((on_real - on_fake).detach(), batch.c)
+        else:
+            loss = gan.on_real(on_real) * weight + gan.on_fake(on_fake)
         self.report("Loss/D/loss", loss.detach())
         if self.opts.gamma > 0:
-            (grad,) = torch.autograd.grad(on_real.sum(), x, create_graph=True)
-            penalty = grad.square().sum([1, 2, 3])
+            penalty = penalties.squared_gradient(on_real, x)
             self.report("Loss/r1_penalty", penalty.detach())
-            loss = loss + penalty * (self.opts.gamma / 2)
+            loss = loss + penalty * weight * (self.opts.gamma / 2)
+        if self.losses.r2_gamma > 0:
+            penalty = penalties.squared_gradient(on_fake, fake)
+            self.report("Loss/r2_penalty", penalty.detach())
+            loss = loss + penalty * (self.losses.r2_gamma / 2)
         return loss
 
     def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
-        logits = self.D(self.augmented(self.G(d.z, self.label_rows(d.c)), batch), d.c)[:, 0]
-        self.scores("fake", logits)
-        self.report("Loss/G/loss", -logits.detach())
-        return -logits + self.penalty()
+        fake, rival = self.G(d.z, self.label_rows(d.c)), None
+        if self.losses.gan.paired:
+            # As in the discriminator's loss, one pass over both.
+            logits, rival = self.logits(torch.cat([fake, batch.x]), torch.cat([d.c, batch.c]), batch).chunk(2)
+            self.scores("rival", rival, batch.c)
+        else:
+            logits = self.logits(fake, d.c, batch)
+        self.scores("fake", logits, d.c)
+        loss = self.losses.gan.generator(logits, rival)
+        self.report("Loss/G/loss", loss.detach())
+        return loss + self.penalty()
 
     def penalty(self) -> torch.Tensor | float:
         """Regularisation of the generator's weights: half the squared products of different rows."""
@@ -293,12 +330,12 @@ class BigGAN(method.Method):
                 total = total + (gram - gram.diag().diag()).square().sum()
         return total * (self.opts.ortho / 2)
 
-    def scores(self, kind: str, logits: torch.Tensor) -> None:
+    def scores(self, kind: str, logits: torch.Tensor, c: torch.Tensor) -> None:
         logits = logits.detach()
         self.report(f"Loss/scores/{kind}", logits)
         self.report(f"Loss/signs/{kind}", logits.sign())
-        if kind == "real":
-            self.augmentation.observe(logits)
+        if kind == "real" and not self.losses.gan.paired:
+            self.augmentation.observe(logits, c)
 
     # ---- after the phases ------------------------------------------------------------------------------------------
 
@@ -309,13 +346,15 @@ class BigGAN(method.Method):
         networks.ema_(self.G_ema.state_dict(), self.G.state_dict(), decay)
         self.steps += 1
         self.augmentation.end_step(self.steps, batch_size)
+        self.losses.end_step()
 
     def state(self) -> dict[str, Any]:
-        return dict(steps=self.steps, **self.augmentation.state())
+        return dict(steps=self.steps, **self.augmentation.state(), **self.losses.state())
 
     def load_state(self, s: dict[str, Any]) -> None:
         self.steps = s["steps"]
         self.augmentation.load_state(s)
+        self.losses.load_state(s)
 
     def progress(self) -> dict[str, float]:
         return {"augment": self.augmentation.p} if self.augmentation.pipe is not None else {}
@@ -329,7 +368,8 @@ class BigGAN(method.Method):
         G = copy.deepcopy(self.G_ema).eval().requires_grad_(False)
         if self.opts.standing:
             policy = self.run.sampling_labels or self.run.sampling
-            labels = sampler.LabelSource(self.data.label, policy)
+            labels = sampler.LabelSource(self.data.label, policy, shift=self.run.sampling_shift,
+                                         nimg=self.steps * self.run.batch)
             rng = rnd.step_generator(self.run.seed, 0x57A7)
             networks.standing_statistics(G, (
                 (rnd.randn([STANDING_BATCH, G.z_dim], rng).to(self.device),

@@ -241,7 +241,7 @@ class CGANKD(method.Method):
         return fakes, np.sort(np.concatenate([rng.permutation(np.flatnonzero(ids == k))[:m]
                                               for k, m in enumerate(share)]))
 
-    def order(self, reals: method.Reals) -> Any:
+    def order(self, reals: method.Reals, repeat: int = 1) -> Any:
         if self.opts.fakes and self.opts.fake_batch_share is not None:
             return SharedOrder(self.mixed, self.run, self.opts.fake_batch_share)
         return super().order(reals)

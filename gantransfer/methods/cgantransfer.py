@@ -194,6 +194,9 @@ class CGANTransfer(BigGAN):
             if o.keep_source:
                 nets["G_source"] = old
         self._source_D = None if added else D
+        if o.warm_start == "nearest" and source.options.get("gan_loss") == "rpgan":
+            raise UserError("--warm_start=nearest asks the source's discriminator for the class of an image; this one "
+                            "was trained with --gan_loss=rpgan and compares images of one class only; omit it")
         if added and o.warm_start == "nearest":
             raise UserError("--warm_start=nearest asks the source's discriminator for old classes; this source's knows "
                             "only the classes added last")

@@ -125,7 +125,7 @@ class DensityRatioTraining(method.Method):
         self.real = dataset
         return dataset
 
-    def order(self, reals: method.Reals) -> Any:
+    def order(self, reals: method.Reals, repeat: int = 1) -> Any:
         if self.data.label.kind == "value":  # labels alike, however many images each has
             return BatchSource(_ByValue(reals), self.run.seed, "balanced")
         return super().order(reals)
@@ -302,6 +302,9 @@ def discriminator(snap: Snapshot, kind: str, device: Any) -> method.Judge:
     """Of a snapshot of the method `kind`."""
     if "D" not in snap.nets:
         raise UserError("the snapshot has no discriminator; use --features=teacher")
+    if snap.options.get("gan_loss") == "rpgan":
+        raise UserError("the snapshot's discriminator was trained with --gan_loss=rpgan: it compares images of one "
+                        "class with each other, and says nothing of a single one; use --features=teacher")
     return METHODS[kind].judge_from(snap, device)
 
 

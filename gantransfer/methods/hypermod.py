@@ -28,6 +28,8 @@ from dnnlib.util import UserError
 from gantransfer import label_means, method, sampler, snapshot, source_fit
 from gantransfer.augment import contrastive as views
 from gantransfer.data.dataset import DataSpec
+from gantransfer.losses import gan
+from gantransfer.losses.barlow_twins import barlow_twins
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.methods.stylegan2 import (
     SOURCE_SIZES,
@@ -206,6 +208,8 @@ class Hypermod(StyleGAN2):
         if not start.continues:
             self.check_source(opts, data, start.source, stage)
         super().__init__(opts, data, run, start, stage)
+        if opts.gan_loss == "wgan-gp":
+            self.losses.gan = gan.Wasserstein()
         # Frozen tensors exist once: averaged and live generator, and a snapshot of both, share them.
         learned = {id(p) for p in self.trainable("G")}
         frozen = [t for t in [*self.G.parameters(), *self.G.buffers()] if id(t) not in learned]
@@ -397,33 +401,8 @@ class Hypermod(StyleGAN2):
 
     # ---- losses ----------------------------------------------------------------------------------------------------
 
-    @property
-    def wgan(self) -> bool:
-        return self.opts.gan_loss == "wgan-gp"
-
-    def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
-        if not self.wgan:
-            return super().generator_loss(batch, d)
-        logits = self.D(self.augmented(self.synthesise(self.ws("Gmain", d), batch), batch), d.c)
-        self.scores("fake", logits)
-        return -logits
-
-    def fake_loss(self, images: torch.Tensor, batch: Batch, d: Draws) -> torch.Tensor:
-        if not self.wgan:
-            return super().fake_loss(images, batch, d)
-        logits = self.D(self.augmented(images, batch), d.c)
-        self.scores("fake", logits)
-        return logits
-
-    def real_loss(self, x: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.wgan:
-            return super().real_loss(x, batch)
-        logits = self.D(self.augmented(x, batch), batch.c)
-        self.scores("real", logits)
-        return -logits + 0.001 * logits.square(), logits
-
     def more_terms(self, images: torch.Tensor, batch: Batch) -> Iterator[torch.Tensor]:
-        if self.wgan:
+        if self.opts.gan_loss == "wgan-gp":
             yield self.gradient_penalty(batch.x, images, batch.c, rnd.rand([len(images), 1, 1, 1], batch.rng,
                                                                            self.device))
         if self.opts.contrastive:
@@ -447,8 +426,7 @@ class Hypermod(StyleGAN2):
 
     def contrast(self, first: torch.Tensor, second: torch.Tensor, kind: str) -> torch.Tensor:
         """[1]: weighted Barlow-Twins loss of two views, of the images of all processes."""
-        loss = networks.barlow_twins(*(dist.gather_rows(self.features(x)) for x in (first, second)),
-                                     self.opts.contrastive_lambda)
+        loss = barlow_twins(*map(self.features, (first, second)), self.opts.contrastive_lambda)
         self.report(f"Loss/contrastive/{kind}", loss)
         return self.opts.contrastive_weight * loss.reshape(1)
 

@@ -32,6 +32,7 @@ from gantransfer.latent import autoencoder, gaussians
 from gantransfer.latent import cache as latents
 from gantransfer.latent.cache import LatentSet
 from gantransfer.latent.figures import BETTER, FLOOR, Figures
+from gantransfer.losses.penalties import squared_gradient
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.metrics.directions import UNRATED
 from gantransfer.networks import mindgan
@@ -435,8 +436,7 @@ class Mind2Mind(method.Method):
         self.report("Loss/scores/real", k_real)
         self.report("Loss/scores/fake", k_fake)
         if o.mind_loss == "nonsat-r1":
-            (grad,) = torch.autograd.grad(k_real.sum(), real, create_graph=True)
-            penalty = grad.square().sum(1, keepdim=True) * (o.gamma / 2)
+            penalty = squared_gradient(k_real, real)[:, None] * (o.gamma / 2)
             loss = F.softplus(k_fake) + F.softplus(-k_real) + penalty
         else:
             grad = self.K.input_gradient((d.t * real + (1 - d.t) * fake).detach(), d.c, d.keep)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """StyleGAN2-ADA: the base method, conditional or not.
 
-Losses: non-saturating softplus, R1 (Mescheder et al. 2018), path length (Karras et al. 2020, "Analyzing and improving
-the image quality of StyleGAN", section 3.2), both applied lazily; adaptive augmentation (Karras et al. 2020, "Training
-GANs with limited data"). As independent flags: DiffAugment (Zhao et al. 2020), LeCam (Tseng et al. 2021).
+Losses: non-saturating logistic (others: losses/gan.py), R1 (Mescheder et al. 2018), path length (Karras et al. 2020,
+"Analyzing and improving the image quality of StyleGAN", section 3.2), both applied lazily; adaptive augmentation
+(Karras et al. 2020, "Training GANs with limited data"). As independent flags: DiffAugment (Zhao et al. 2020), LeCam
+(Tseng et al. 2021), and what is made for long tails (losses/options.py, docs/tail.md).
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
@@ -24,6 +24,9 @@ from gantransfer.augment import ada, options
 from gantransfer.data import resolution
 from gantransfer.data.dataset import DataSpec
 from gantransfer.data.names import valid_text
+from gantransfer.losses import noisy_twins, penalties
+from gantransfer.losses import options as loss_options
+from gantransfer.losses.barlow_twins import barlow_twins
 from gantransfer.method import Batch, Graph, Phase, RunConfig, option
 from gantransfer.networks import stylegan2 as networks
 from torch_utils import build, ema
@@ -87,6 +90,11 @@ class StyleGAN2Options(options.AugmentOptions):
 
 
 @dataclass
+class TailOptions(StyleGAN2Options, loss_options.NoisyTwinsOptions):
+    """With the flags of losses/options.py, for methods whose classes are those of the base."""
+
+
+@dataclass
 class Draws:
     """The random inputs of one loss evaluation, apart from noise maps and augmentation."""
 
@@ -95,11 +103,30 @@ class Draws:
     mix_z: torch.Tensor | None = None  # [n, z_dim]
     cutoff: int | torch.Tensor | None = None  # with mix_z: ws from this slot on come from it; a 0-dim integer
     pl_noise: torch.Tensor | None = None  # [k, C, H, W] standard normal
+    noise: torch.Tensor | None = None  # [n, embedding] on the class embeddings
+    mix_noise: torch.Tensor | None = None  # of mix_z
+    twins: torch.Tensor | None = None  # []: NoisyTwins' loss of the w that were made of these
+
+    def first(self, k: int) -> Draws:
+        """The rows 0 to k - 1."""
+        def part(x):
+            return None if x is None else x[:k]
+
+        return Draws(self.z[:k], self.c[:k], part(self.mix_z), self.cutoff, None, part(self.noise),
+                     part(self.mix_noise))
+
+
+class Head(NamedTuple):
+    """What one head of the discriminator says of n images."""
+
+    logits: torch.Tensor  # [n, 1]
+    weight: float = 1.0  # of its loss
+    name: str = ""  # behind the names of its statistics
 
 
 class StyleGAN2(method.Method):
     name = "stylegan2"
-    Options: ClassVar[type[method.Options]] = StyleGAN2Options
+    Options: ClassVar[type[method.Options]] = TailOptions
     generator_cls: ClassVar[type[nn.Module]] = networks.Generator
     discriminator_cls: ClassVar[type[nn.Module]] = networks.Discriminator
     pl_decay, pl_batch_shrink, lecam_decay = 0.01, 2, 0.99
@@ -160,6 +187,8 @@ class StyleGAN2(method.Method):
             o.diffaug = o.diffaug or "light"
         options.resolve(o, run, data)
         o.r1_aug = (not tiny) if o.r1_aug is None else o.r1_aug
+        if isinstance(o, loss_options.LossOptions):
+            loss_options.resolve(o, run, data, "logistic")
 
     @classmethod
     def run_name(cls, o: StyleGAN2Options, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
@@ -176,7 +205,8 @@ class StyleGAN2(method.Method):
             from_name = given["resume"] in given.get("resume_names", ())
             d += ("-noresume" if given["resume"] == "noresume" else
                   f"-resume{given['resume']}" if from_name else "-resumecustom")
-        return d + (f"-freezed{given['freezed']}" if given.get("freezed") is not None else "")
+        d += f"-freezed{given['freezed']}" if given.get("freezed") is not None else ""
+        return d + (loss_options.name_of(o) if isinstance(o, loss_options.LossOptions) else "")
 
     @classmethod
     def config(cls, o: StyleGAN2Options, run: RunConfig, data: DataSpec) -> dict[str, Any]:
@@ -257,7 +287,9 @@ class StyleGAN2(method.Method):
             for name, net in self.nets.items():  # images of the average are made in the way that a snapshot's are
                 networks.compute_in(net, None if name == "G_ema" else how["precision"], how["channels_last"])
         self.G, self.D, self.G_ema = self.nets["G"].train(), self.nets["D"].train(), self.nets["G_ema"]
-        self.augmentation = options.Augmentation(opts, self.device)
+        self.augmentation = options.Augmentation(opts, self.device, self.data.label.dim)
+        self.losses = loss_options.Losses(opts, run, data, self.device, "logistic")
+        self.losses.watch(self.G)
         self.pl_mean = torch.zeros([], device=self.device)
         self.lecam = torch.zeros([2], device=self.device)  # running means of real and of generated logits
         self.steps = 0
@@ -298,7 +330,7 @@ class StyleGAN2(method.Method):
     def phases(self) -> list[Phase]:
         o, phases = self.opts, []
         for key, lr, interval, reg_on in (("G", o.glr, o.g_reg_interval, o.pl_weight > 0),
-                                          ("D", o.dlr, o.d_reg_interval, o.gamma > 0)):
+                                          ("D", o.dlr, o.d_reg_interval, o.gamma > 0 or self.losses.r2_gamma > 0)):
             params = self.trainable(key)
             # Lazy regularisation: one optimiser for both losses, slowed so that k+1 updates move as far as k.
             r = interval / (interval + 1) if interval else 1.0
@@ -317,14 +349,19 @@ class StyleGAN2(method.Method):
         return graph_of(self, key, second_order) if type(self) is StyleGAN2 else None
 
     def trainable(self, key: str) -> list[nn.Parameter]:
-        return list(self.nets[key].parameters())  # frozen layers are buffers
+        """What is trained of G or D; frozen layers are buffers."""
+        # A loss of pairs does not see what both logits have in common: the gradient of the heads' biases is rounding
+        # noise, which Adam would turn into steps of full length.
+        idle = key == "D" and self.losses.gan.paired and not self.opts.lecam
+        return [p for n, p in self.nets[key].named_parameters()
+                if not (idle and n.startswith("b4.out") and n.endswith(".bias"))]
 
     def draw(self, phase: str, batch: Batch) -> Draws:
         """Latents, labels, style mixing and path-length noise of one micro-batch."""
         n, o = len(batch.x), self.opts
         if phase == "Greg":
             n = max(n // self.pl_batch_shrink, 1)
-        if phase == "Dreg":
+        if phase == "Dreg" and not self.losses.r2_gamma:
             n = 0
         z = rnd.randn([n, self.G.z_dim], batch.rng, self.device)
         d = Draws(z=z, c=batch.draw_c(n))
@@ -337,7 +374,20 @@ class StyleGAN2(method.Method):
             k = n if phase == "Greg" else max(n // self.pl_batch_shrink, 1)
             d.pl_noise = rnd.randn([k, self.data.channels, self.data.resolution, self.data.resolution], batch.rng,
                                    self.device)
+        self.draw_for_classes(phase, batch, d)
         return d
+
+    def draw_for_classes(self, phase: str, batch: Batch, d: Draws) -> None:
+        """What the losses want of latents and labels."""
+        losses = self.losses
+        if losses.gan.paired:
+            d.c = batch.c[: len(d.z)]  # of a pair both have one label
+        if losses.twins and phase in ("Gmain", "Gboth"):
+            d.z, d.c = noisy_twins.twice(d.z), noisy_twins.twice(d.c)
+        if losses.sigma is not None:
+            size = self.G.mapping.embed.weight.shape[0]
+            d.noise = losses.noise(d.c, size, batch.rng)
+            d.mix_noise = None if d.mix_z is None else losses.noise(d.c, size, batch.rng)
 
     def loss(self, phase: str, batch: Batch) -> Iterator[torch.Tensor]:
         draws = self.draw(phase, batch)
@@ -346,35 +396,76 @@ class StyleGAN2(method.Method):
     def ws(self, phase: str, d: Draws) -> torch.Tensor:
         """[n, num_ws, w_dim] with style mixing; remembers the batch mean for the running average."""
         means: list[torch.Tensor] = []
-        ws = self.map(d.z, d.c, means)
-        self._remember(phase, "w_mean", torch.stack(means))
-        return ws if d.mix_z is None else mixed_styles(ws, self.map(d.mix_z, d.c, []), d.cutoff)
+        ws = self.map(d.z, d.c, means, d.noise)
+        if phase != "Dreg":
+            self._remember(phase, "w_mean", torch.stack(means))
+        if phase == "Gmain" and self.losses.twins:
+            a, b = ws[:, -1].chunk(2)  # the last is the label's own in every method
+            d.twins = barlow_twins(a, b, self.losses.gamma) * self.losses.twins
+            self.report("Loss/G/twins", d.twins)
+        return ws if d.mix_z is None else mixed_styles(ws, self.map(d.mix_z, d.c, [], d.mix_noise), d.cutoff)
 
-    def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor]) -> torch.Tensor:
+    def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor],
+            noise: torch.Tensor | None = None) -> torch.Tensor:
         """The mapping network; batch means for its running averages are appended to `means`."""
-        return self.G.mapping(z, c, w_mean_out=means)
+        return self.G.mapping(z, c, w_mean_out=means, label_noise=noise)
 
     def synthesise(self, ws: torch.Tensor, batch: Batch, **kw):
         return self.G.synthesis(ws, noise_mode=self.noise_mode, rng=batch.rng, **kw)
 
-    def augmented(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return self.augmentation(x, batch.rng, batch.choices) if self.augmentation else x
+    def augmented(self, x: torch.Tensor, batch: Batch, c: torch.Tensor) -> torch.Tensor:
+        return self.augmentation(x, batch.rng, batch.choices, c) if self.augmentation else x
+
+    # What the discriminator says. The first head is the one that R1, LeCam and the augmentation's controller look at.
+
+    def heads(self, images: Any, c: torch.Tensor, batch: Batch, kind: str) -> list[Head]:
+        """Of augmented images, as `as_judged` and `synthesise_pair` make them; kind: 'real', 'fake', or 'rival' for
+        reals in the generator's loss."""
+        return [self.head(kind, self.D(self.augmented(images, batch, c), c), c)]
+
+    def head(self, kind: str, logits: torch.Tensor, c: torch.Tensor, weight: float = 1.0, name: str = "") -> Head:
+        """With its statistics reported; a first head has no name."""
+        known = logits.detach()
+        self.report(f"Loss/scores/{kind}{name}", known)
+        self.report(f"Loss/signs/{kind}{name}", known.sign())
+        if kind == "real" and not name and not self.losses.gan.paired:
+            self.augmentation.observe(known, c)
+        return Head(logits, weight, name)
+
+    def as_judged(self, x: torch.Tensor, batch: Batch) -> Any:
+        """Real images as `heads` takes them; `x` is `batch.x`, perhaps with a gradient."""
+        return x
+
+    def synthesise_pair(self, ws: torch.Tensor, batch: Batch) -> Any:
+        """Generated images as `heads` takes them."""
+        return self.synthesise(ws, batch)
 
     def Gmain(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
         loss = self.generator_loss(batch, d)
         self.report("Loss/G/loss", loss)
         yield loss
+        yield from self.losses.on_weights(self.report)
 
     def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
-        """[n]: softplus(-D(G(z)))."""
-        logits = self.D(self.augmented(self.synthesise(self.ws("Gmain", d), batch), batch), d.c)
-        self.scores("fake", logits)
-        return F.softplus(-logits)
+        """[n, 1]."""
+        gan, loss = self.losses.gan, 0.0
+        fake = self.heads(self.synthesise_pair(self.ws("Gmain", d), batch), d.c, batch, "fake")
+        for h, rival in zip(fake, self.rivals(batch, d) if gan.paired else [None] * len(fake)):
+            term = h.weight * gan.generator(h.logits, rival)
+            if h.name:
+                self.report(f"Loss/G/loss{h.name}", term)
+            loss = loss + term
+        return loss if d.twins is None else loss + d.twins
+
+    @torch.no_grad()
+    def rivals(self, batch: Batch, d: Draws) -> list[torch.Tensor]:
+        """Of each head, the logits of the real images that the generated ones are compared with."""
+        heads = self.heads(self.as_judged(batch.x, batch), batch.c, batch, "rival")
+        return [noisy_twins.twice(h.logits) if self.losses.twins else h.logits for h in heads]
 
     def Greg(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
         k = len(d.pl_noise)
-        part = Draws(d.z[:k], d.c[:k], d.mix_z[:k] if d.mix_z is not None else None, d.cutoff)
-        ws = self.ws("Greg", part)
+        ws = self.ws("Greg", d.first(k))
         img = self.synthesise(ws, batch)
         noise = d.pl_noise / np.sqrt(img.shape[2] * img.shape[3])
         (grad,) = torch.autograd.grad((img * noise).sum(), ws, create_graph=True)  # [k, num_ws, w_dim]
@@ -393,75 +484,78 @@ class StyleGAN2(method.Method):
             yield from self.Greg(batch, d)
 
     def Dmain(self, batch: Batch, d: Draws, reg: bool = False) -> Iterator[torch.Tensor]:
+        gan, weight = self.losses.gan, self.losses.weight(batch.c)
         with torch.no_grad():
             images = self.synthesise_pair(self.ws("Dmain", d), batch)
-        fake = self.fake_loss(images, batch, d)
-        yield fake
+        on_fake = self.heads(images, d.c, batch, "fake")
+        fake = torch.zeros([], device=self.device)
+        if not gan.paired:
+            fake = self.total(on_fake, [gan.on_fake(h.logits) for h in on_fake], "fake")
+            yield fake
         x = batch.x.detach().requires_grad_(reg)
-        real, logits = self.real_loss(x, batch)
+        on_real = self.heads(self.as_judged(x, batch), batch.c, batch, "real")
+        if gan.paired:
+            terms = [gan.discriminator(f.logits, r.logits) for f, r in zip(on_fake, on_real)]
+            terms[0] = terms[0] + self.pull(on_fake[0].logits, "fake")
+            # Only the difference of a pair has a meaning: a real image counts as recognised where it beats its rival.
+            self.augmentation.observe((on_real[0].logits - on_fake[0].logits).detach(), batch.c)
+        else:
+            terms = [gan.on_real(h.logits) for h in on_real]
+        real = self.total(on_real, terms, "real", weight)
         self.report("Loss/D/loss", fake.detach() + real)
-        yield real + self.r1(logits, x) if reg else real
+        yield real + self.r1(on_real[0].logits, x) * weight if reg else real
         yield from self.more_terms(images, batch)
+
+    def total(self, heads: list[Head], terms: list[torch.Tensor], kind: str,
+              weight: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """[n, 1]: the heads' losses by their weights, with LeCam's in the first one; times the images' own `weight`."""
+        terms[0] = terms[0] + self.pull(heads[0].logits, kind, weight)
+        return sum(h.weight * t for h, t in zip(heads, terms)) * weight
 
     def more_terms(self, images: Any, batch: Batch) -> Iterator[torch.Tensor]:
         """Further terms of the discriminator's loss, on the generated `images` and the batch."""
         yield from ()
 
-    def synthesise_pair(self, ws: torch.Tensor, batch: Batch) -> Any:
-        """Whatever `fake_loss` judges."""
-        return self.synthesise(ws, batch)
+    def Dreg(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
+        yield from self.penalties(batch, d, self.opts.gamma > 0)
 
-    def fake_loss(self, images: torch.Tensor, batch: Batch, d: Draws) -> torch.Tensor:
-        """[n, 1]: softplus(D(G(z)))."""
-        logits = self.D(self.augmented(images, batch), d.c)
-        self.scores("fake", logits)
-        return F.softplus(logits) + self.pull(logits, "fake")
+    def penalties(self, batch: Batch, d: Draws, r1: bool) -> Iterator[torch.Tensor]:
+        """R1 (if `r1`) and R2, in passes of their own."""
+        if r1:
+            x = batch.x.detach().requires_grad_(True)
+            yield self.r1(self.head("real", self.r1_logits(x, batch.c, batch), batch.c).logits, x) * (
+                self.losses.weight(batch.c))
+        if self.losses.r2_gamma:
+            with torch.no_grad():
+                x = self.synthesise(self.ws("Dreg", d), batch)
+            penalty = penalties.squared_gradient(self.r1_logits(x.requires_grad_(True), d.c, batch), x)[:, None]
+            self.report("Loss/r2_penalty", penalty)
+            yield penalty * (self.losses.r2_gamma / 2)
 
-    def real_loss(self, x: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """([n, 1]: softplus(-D(x)), the logits that R1 regularises)."""
-        logits = self.D(self.augmented(x, batch), batch.c)
-        self.scores("real", logits)
-        return F.softplus(-logits) + self.pull(logits, "real"), logits
-
-    def Dreg(self, batch: Batch, d: Draws | None) -> Iterator[torch.Tensor]:
-        x = batch.x.detach().requires_grad_(True)
-        logits = self.r1_logits(self.augmented(x, batch) if self.opts.r1_aug else x, batch.c)
-        self.scores("real", logits)
-        yield self.r1(logits, x)
-
-    def r1_logits(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        return self.D(x, c)
+    def r1_logits(self, x: torch.Tensor, c: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return self.D(self.augmented(x, batch, c) if self.opts.r1_aug else x, c)
 
     def r1(self, logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """[n, 1]: gamma/2 |d logits / d x|^2."""
-        (grad,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
-        penalty = grad.square().sum([1, 2, 3])[:, None]
+        penalty = penalties.squared_gradient(logits, x)[:, None]
         loss = penalty * (self.opts.gamma / 2)
         self.report("Loss/r1_penalty", penalty)
         self.report("Loss/D/reg", loss)
         return loss
 
     def Dboth(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
-        if self.opts.gamma == 0:
-            yield from self.Dmain(batch, d)
-        elif self.opts.r1_aug or not self.augmentation:
-            yield from self.Dmain(batch, d, reg=True)  # one pass over the reals serves both
-        else:
-            yield from self.Dmain(batch, d)
-            yield from self.Dreg(batch, d)
+        # One pass over the reals serves the loss and R1, where R1 sees what the loss sees.
+        r1 = self.opts.gamma > 0
+        at_once = r1 and (self.opts.r1_aug or not self.augmentation)
+        yield from self.Dmain(batch, d, reg=at_once)
+        yield from self.penalties(batch, d, r1 and not at_once)
 
-    def scores(self, kind: str, logits: torch.Tensor) -> None:
-        logits = logits.detach()
-        self.report(f"Loss/scores/{kind}", logits)
-        self.report(f"Loss/signs/{kind}", logits.sign())
-        if kind == "real":
-            self.augmentation.observe(logits)
-
-    def pull(self, logits: torch.Tensor, kind: str) -> torch.Tensor | float:
-        """LeCam, equation 5: reals are pulled to the running mean of generated logits, and the other way round."""
+    def pull(self, logits: torch.Tensor, kind: str, weight: torch.Tensor | float = 1.0) -> torch.Tensor | float:
+        """LeCam, equation 5: reals are pulled to the running mean of generated logits, and the other way round. In the
+        mean the images count by their `weight`."""
         if self.opts.lecam == 0:
             return 0.0
-        self._remember("D", f"logits_{kind}", logits.detach().mean())
+        self._remember("D", f"logits_{kind}", (logits.detach() * weight).mean())
         if self.steps == 0:
             return 0.0  # no mean yet, and zero would pull all logits to zero
         penalty = (logits - self.lecam[0 if kind == "fake" else 1]).square()
@@ -506,18 +600,21 @@ class StyleGAN2(method.Method):
         self.update_ema(cur_nimg, batch_size)
         self.steps += 1
         self.augmentation.end_step(self.steps, batch_size)
+        self.losses.end_step()
 
     def update_ema(self, cur_nimg: int, batch_size: int) -> None:
         o = self.opts
         ema.step_network(self.G_ema, self.G, ema.decay(batch_size, o.ema_kimg, cur_nimg, o.ema_ramp))
 
     def state(self) -> dict[str, Any]:
-        return dict(pl_mean=self.pl_mean, lecam=self.lecam, steps=self.steps, **self.augmentation.state())
+        return dict(pl_mean=self.pl_mean, lecam=self.lecam, steps=self.steps, **self.augmentation.state(),
+                    **self.losses.state())
 
     def load_state(self, s: dict[str, Any]) -> None:
         self.pl_mean, self.lecam = s["pl_mean"].to(self.device), s["lecam"].to(self.device)
         self.steps = s["steps"]
         self.augmentation.load_state(s)
+        self.losses.load_state(s)
 
     def progress(self) -> dict[str, float]:
         return {"augment": self.augmentation.p}
@@ -553,7 +650,9 @@ def graph_of(m: StyleGAN2, key: str, second_order: bool) -> Graph:
         obstacles.append("minibatch deviation gathers over processes")
     if key == "D" and m.opts.lecam:
         obstacles.append("LeCam's first step is unlike the others")
-    return Graph(tuple(obstacles))
+    if key == "G":
+        obstacles += m.losses.obstacles()
+    return Graph((*obstacles, *m.augmentation.obstacles()))
 
 
 def alone(D: nn.Module) -> nn.Module:

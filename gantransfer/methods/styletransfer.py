@@ -111,7 +111,7 @@ class StyleTransfer(StyleGAN2):
             return super().trainable(key)
         return [*self.G.score_parameters(), *self.G.residual_parameters()]
 
-    def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor]) -> torch.Tensor:
+    def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor], noise: None = None) -> torch.Tensor:
         return self.G.map(z, c, w_mean_out=means)
 
     def update_w_avg(self, means: torch.Tensor) -> None:

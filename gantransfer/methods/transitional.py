@@ -14,30 +14,22 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from dnnlib.util import UserError, finite_numbers
+from dnnlib.util import UserError
 from gantransfer import method, snapshot
 from gantransfer.data.dataset import DataSpec
+from gantransfer.data.schedule import Span
 from gantransfer.method import Batch, RunConfig, option
-from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options, alone
+from gantransfer.methods.stylegan2 import Head, StyleGAN2, TailOptions, alone
 from gantransfer.networks import transitional as networks
 
 
 @dataclass
-class TransitionalOptions(StyleGAN2Options):
+class TransitionalOptions(TailOptions):
     t_start_kimg: float | None = option(None, "Where the label starts to fade in", type=float, low=0)
     t_end_kimg: float | None = option(None, "Where the label has its full weight", type=float, low=0)
     transition: str | None = option(None, "Both at once: START-END, in kimg", metavar="A-B")
-
-
-def weight_at(nimg: float, start_kimg: float, end_kimg: float) -> float:
-    """clip((kimg - start) / (end - start), 0, 1); a step at `start` where both are equal."""
-    kimg = nimg / 1000
-    if end_kimg <= start_kimg:
-        return float(kimg >= start_kimg)
-    return min(max((kimg - start_kimg) / (end_kimg - start_kimg), 0.0), 1.0)
 
 
 class Transitional(StyleGAN2):
@@ -54,10 +46,7 @@ class Transitional(StyleGAN2):
         if o.transition is not None:
             if o.t_start_kimg is not None or o.t_end_kimg is not None:
                 raise UserError("--transition=A-B already says what --t_start_kimg and --t_end_kimg say; give one")
-            try:
-                o.t_start_kimg, o.t_end_kimg = finite_numbers(o.transition.replace("-", ","), "--transition")
-            except (ValueError, UserError):
-                raise UserError(f"--transition={o.transition} is not START-END, e.g. 2000-4000") from None
+            o.t_start_kimg, o.t_end_kimg = Span.parse(o.transition, "--transition")
         o.t_start_kimg, o.t_end_kimg = o.t_start_kimg or 0.0, o.t_end_kimg or 0.0
         if o.t_end_kimg < o.t_start_kimg:
             raise UserError(f"--t_end_kimg={o.t_end_kimg:g} lies before --t_start_kimg={o.t_start_kimg:g}")
@@ -83,7 +72,7 @@ class Transitional(StyleGAN2):
 
     def set_weight(self, nimg: int) -> None:
         """The weight of a step that starts after `nimg` images. It is a buffer of all networks."""
-        self.weight = weight_at(nimg, self.opts.t_start_kimg, self.opts.t_end_kimg)
+        self.weight = Span(self.opts.t_start_kimg, self.opts.t_end_kimg).share(nimg)
         for net in (self.G, self.G_ema, self.D):
             net.set_transition(self.weight)
 
@@ -100,28 +89,13 @@ class Transitional(StyleGAN2):
 
     # ---- losses ----------------------------------------------------------------------------------------------------
 
-    def both(self, x: torch.Tensor, c: torch.Tensor, batch: Batch, kind: str) -> networks.Logits:
-        """Both heads' logits, reported; the controller of the augmentation sees the unconditional ones."""
-        logits = self.D(self.augmented(x, batch), c)
-        self.scores(kind, logits.uncond)
-        self.report(f"Loss/scores/{kind}_c", logits.cond)
-        self.report(f"Loss/signs/{kind}_c", logits.cond.sign())
-        return logits
+    def heads(self, images: torch.Tensor, c: torch.Tensor, batch: Batch, kind: str) -> list[Head]:
+        """The controller of the augmentation sees the unconditional head."""
+        logits = self.D(self.augmented(images, batch, c), c)
+        return [self.head(kind, logits.uncond, c), self.head(kind, logits.cond, c, self.weight, "_c")]
 
-    def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
-        u, k = self.both(self.synthesise(self.ws("Gmain", d), batch), d.c, batch, "fake")
-        return F.softplus(-u) + self.weight * F.softplus(-k)
-
-    def fake_loss(self, images: torch.Tensor, batch: Batch, d: Draws) -> torch.Tensor:
-        u, k = self.both(images, d.c, batch, "fake")
-        return F.softplus(u) + self.weight * F.softplus(k) + self.pull(u, "fake")
-
-    def real_loss(self, x: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        u, k = self.both(x, batch.c, batch, "real")
-        return F.softplus(-u) + self.weight * F.softplus(-k) + self.pull(u, "real"), u
-
-    def r1_logits(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        return self.D(x, c).uncond
+    def r1_logits(self, x: torch.Tensor, c: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return super().r1_logits(x, c, batch).uncond
 
     @classmethod
     def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:

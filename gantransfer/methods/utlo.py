@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
@@ -22,12 +21,12 @@ from gantransfer import method, sampler, snapshot, source_fit
 from gantransfer.augment import ada
 from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Batch, Graph, RunConfig, option
-from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options, graph_of
+from gantransfer.methods.stylegan2 import Head, StyleGAN2, TailOptions, graph_of
 from gantransfer.networks import utlo as networks
 
 
 @dataclass
-class UTLOOptions(StyleGAN2Options):
+class UTLOOptions(TailOptions):
     add_uc: bool = option(True, "Train the small image by an unconditional loss")
     res_uc: int = option(8, "Highest label-free resolution; 0 = every layer sees the label", low=0)
     alpha: float | None = option(None, "Weight of the unconditional loss relative to the conditional one (default 1)",
@@ -111,9 +110,10 @@ class UTLO(StyleGAN2):
         alpha = self.opts.alpha
         return 1 / (1 + alpha), alpha / (1 + alpha)
 
-    def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor]) -> torch.Tensor:
+    def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor],
+            noise: torch.Tensor | None = None) -> torch.Tensor:
         free: list[torch.Tensor] = []
-        ws = self.G.mapping(z, c, w_mean_out=means, w_mean_uc_out=free)
+        ws = self.G.mapping(z, c, w_mean_out=means, w_mean_uc_out=free, label_noise=noise)
         means += free
         return ws
 
@@ -124,44 +124,22 @@ class UTLO(StyleGAN2):
     def graph(self, key: str, second_order: bool = False) -> Graph | None:
         return graph_of(self, key, second_order) if type(self) is UTLO else None
 
-    def generator_loss(self, batch: Batch, d: Draws) -> torch.Tensor:
-        images = self.synthesise_pair(self.ws("Gmain", d), batch)
-        a, b = self.weights
-        logits = self.D(self.augmented(images.image, batch), d.c)
-        self.scores("fake", logits)
-        loss = a * F.softplus(-logits)
-        if self.opts.add_uc:
-            small = b * F.softplus(-self.logits_uc(images.image_uc, batch, "fake"))
-            self.report("Loss/G/loss_uc", small)
-            loss = loss + small
-        return loss
-
     def synthesise_pair(self, ws: torch.Tensor, batch: Batch) -> networks.Images:
         if self.opts.add_uc:
             return self.synthesise(ws, batch, add_uc=True)
         return networks.Images(self.synthesise(ws, batch), None)
 
-    def logits_uc(self, small: torch.Tensor, batch: Batch, kind: str) -> torch.Tensor:
-        logits = self.D.forward_uc(self.augmented(small, batch))
-        self.report(f"Loss/scores/{kind}_uc", logits)
-        self.report(f"Loss/signs/{kind}_uc", logits.sign())
-        return logits
+    def as_judged(self, x: torch.Tensor, batch: Batch) -> networks.Images:
+        # Reduced before augmentation: the small images get transformations of their own.
+        return networks.Images(x, self.D.downsample_uc(batch.x) if self.opts.add_uc else None)
 
-    def fake_loss(self, images: networks.Images, batch: Batch, d: Draws) -> torch.Tensor:
+    def heads(self, images: networks.Images, c: torch.Tensor, batch: Batch, kind: str) -> list[Head]:
         a, b = self.weights
-        loss = a * super().fake_loss(images.image, batch, d)
+        heads = [self.head(kind, self.D(self.augmented(images.image, batch, c), c), c, a)]
         if self.opts.add_uc:
-            loss = loss + b * F.softplus(self.logits_uc(images.image_uc, batch, "fake"))
-        return loss
-
-    def real_loss(self, x: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        a, b = self.weights
-        loss, logits = super().real_loss(x, batch)
-        loss = a * loss
-        if self.opts.add_uc:
-            # Reduced before augmentation: the small images get transformations of their own.
-            loss = loss + b * F.softplus(-self.logits_uc(self.D.downsample_uc(batch.x), batch, "real"))
-        return loss, logits
+            small = self.D.forward_uc(self.augmented(images.image_uc, batch, c))
+            heads.append(self.head(kind, small, c, b, "_uc"))
+        return heads
 
     # ---- sampling --------------------------------------------------------------------------------------------------
 

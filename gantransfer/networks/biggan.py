@@ -406,6 +406,19 @@ class Generator(nn.Module):
     def norms(self) -> list[Norm]:
         return [m for m in self.modules() if isinstance(m, Norm)]
 
+    def class_tables(self) -> list[torch.Tensor]:
+        """What belongs to single classes: of every conditional norm the gains (without their 1) and the biases, each
+        [n_classes, channels], as the class alone makes them (the latent's chunk is 0). No spectral norm moves on."""
+        still = [m for m in self.modules() if isinstance(m, Normed) and not m.frozen]
+        freeze_sn(self, True)
+        try:
+            eye = torch.eye(self.n_classes, device=self.linear.weight.device)
+            code = eye if self.shared is None else F.pad(self.shared(eye), [0, self.chunk])
+            return [t for m in self.modules() if isinstance(m, CondNorm) for t in (m.gain(code), m.bias(code))]
+        finally:
+            for m in still:
+                m.frozen = False
+
     def idle_biases(self) -> list[nn.Parameter]:
         """Biases that only shift what a batch norm centres again. Their gradients are rounding noise, which
         Adam with beta1 = 0 turns into steps of full length."""

@@ -19,7 +19,6 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from gantransfer.networks import stylegan2
@@ -393,12 +392,3 @@ class Discriminator(stylegan2.Discriminator):
 
     def forward(self, img, c, *, force_fp32=False):
         return self.head(self.features(img, force_fp32=force_fp32), c)
-
-
-def barlow_twins(f1: torch.Tensor, f2: torch.Tensor, weight: float = 0.005) -> torch.Tensor:
-    """Barlow-Twins loss of two views' features [N, D] (Zbontar et al. 2021): both normalised over the batch (biased
-    variance), C = z1^T z2 / N, sum (C_ii - 1)^2 + weight * sum of the other C_ij^2."""
-    z1, z2 = (F.batch_norm(f, None, None, training=True, eps=1e-5) for f in (f1, f2))
-    c = z1.t() @ z2 / len(f1)
-    diagonal = c.diagonal()
-    return (diagonal - 1).square().sum() + weight * (c.square().sum() - diagonal.square().sum())

@@ -161,34 +161,36 @@ class MappingNetwork(nn.Module):
         """Widths in front of, between and behind the fully connected layers."""
         return [z_dim + embed_features, *[layer_features] * (self.num_layers - 1), self.w_dim]
 
-    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_mean_out=None):
+    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_mean_out=None,
+                label_noise=None):
         """truncation_psi pulls the first `truncation_cutoff` (None: all) ws towards the running mean `w_avg`.
 
         update_w_avg: move the running mean towards this batch's (None: in training mode). w_mean_out: a list; the
         batch mean [w_dim] is appended to it and the buffer left alone, for callers that average over micro-batches and
-        processes before `update_w_avg(mean)`.
+        processes before `update_w_avg(mean)`. label_noise [N, embed_features] is added to the label embeddings.
         """
-        w = self.layers(self.inputs(z, c))
+        w = self.layers(self.inputs(z, c, label_noise))
         self.track(w, "w_avg", update_w_avg, w_mean_out)
         if self.num_ws is None:
             return w
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)
         return truncate(ws, getattr(self, "w_avg", None), truncation_psi, truncation_cutoff)
 
-    def inputs(self, z, c):
+    def inputs(self, z, c, label_noise=None):
         """Normalised latent and normalised label embedding, side by side."""
         parts = []
         if self.z_dim > 0:
             _expect("z", z, self.z_dim)
             parts.append(normalize_2nd_moment(full_precision(z)))
         if self.c_dim > 0:
-            parts.append(self.embed_label(c))
+            parts.append(self.embed_label(c, label_noise))
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
-    def embed_label(self, c):
+    def embed_label(self, c, noise=None):
         """c [N, c_dim] -> normalised embedding [N, embed_features]."""
         _expect("c", c, self.c_dim)
-        return normalize_2nd_moment(self.embed(full_precision(c)))
+        y = self.embed(full_precision(c))
+        return normalize_2nd_moment(y if noise is None else y + noise)
 
     def layers(self, x):
         """The fully connected layers: [N, z_dim + embed_features] -> w [N, w_dim]."""
@@ -415,6 +417,11 @@ class Generator(nn.Module):
         self.num_ws = self.synthesis.num_ws
         self.mapping = self.mapping_class(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws,
                                           **(mapping_kwargs or {}))
+
+    def class_tables(self) -> list[torch.Tensor]:
+        """What belongs to single classes: the label embeddings [c_dim, embed_features], before they are normalised."""
+        embed = self.mapping.embed
+        return [(embed.weight * embed.weight_gain + embed.bias[:, None] * embed.bias_gain).t()]
 
     def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_mean_out=None,
                 **synthesis_kwargs):

@@ -58,7 +58,7 @@ class MappingNetwork(stylegan2.MappingNetwork):
             self.register_buffer("w_avg_uc", torch.zeros(w_dim))
 
     def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_mean_out=None,
-                w_mean_uc_out=None, uc_truncation="w_avg_uc"):
+                w_mean_uc_out=None, uc_truncation="w_avg_uc", label_noise=None):
         """As the base's. The cutoff counts over the whole stack, label-free ws first.
 
         w_mean_out, w_mean_uc_out: lists that receive the batch means for `update_w_avg(mean)` and
@@ -71,8 +71,8 @@ class MappingNetwork(stylegan2.MappingNetwork):
             update_w_avg = False
         if not self.num_uc_ws:
             return super().forward(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff,
-                                   update_w_avg=update_w_avg, w_mean_out=w_mean_out)
-        x = self.inputs(z, c)
+                                   update_w_avg=update_w_avg, w_mean_out=w_mean_out, label_noise=label_noise)
+        x = self.inputs(z, c, label_noise)
         free = torch.cat([x[:, : self.z_dim], torch.zeros_like(x[:, self.z_dim :])], 1)
         n, both = x.shape[0], self.layers(torch.cat([free, x]))
         w_uc, w = both[:n], both[n:]  # chunk(2) would fix the batch in an exported graph

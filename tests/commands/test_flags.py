@@ -26,8 +26,8 @@ COMMANDS = sorted(f"gantransfer.{room}.{p.stem}" for room in ("commands", "exper
                   for p in (ROOT / "gantransfer" / room).glob("*.py") if "def main(" in p.read_text("utf-8"))
 # Texts that are neither a path nor a number. A new text option is entered here, or gets a type of flags.py.
 TEXTS = {
-    "method", "stage", "metrics", "best", "desc", "description", "wandb_proj", "diffaug", "transition", "g_attn",
-    "d_attn", "hyper_rank",
+    "method", "stage", "metrics", "best", "desc", "description", "wandb_proj", "diffaug", "transition",
+    "sampling_shift", "g_attn", "d_attn", "hyper_rank",
     "hidden_g", "hidden_d", "betas", "classes", "fetch_name", "resolution", "label_range", "label_unit",
     "letters", "shots", "arms", "first", "second", "seeds", "device", "class_", "label", "floor", "shard", "name",
     "lengths", "settings", "copy", "net", "flags", "mix_rows", "mix_cols", "mix_layers", "arch", "decay", "assistant",

@@ -230,6 +230,17 @@ def bad(name, *flags, says):
     bad("resume missing", "--data=DATA", "--outdir=OUT", "--resume=nowhere.pkl", says="nowhere.pkl"),
     bad("resume garbage", "--data=DATA", "--outdir=OUT", "--resume=BROKEN", says="broken.zip"),
     bad("balanced without labels", "--data=DATA", "--outdir=OUT", "--sampling=balanced", says="--cond"),
+    bad("shift of what is empirical", "--data=DATA", "--cond=1", "--sampling_shift=1-2", says="--sampling_shift"),
+    bad("shift that is none", "--data=DATA", "--cond=1", "--sampling=sqrt", "--sampling-shift=1",
+        says="--sampling_shift"),
+    bad("shift that ends before", "--data=DATA", "--cond=1", "--sampling=sqrt", "--sampling_shift=2-1",
+        says="--sampling_shift"),
+    bad("gSR without labels", "--data=DATA", "--gsr=0.5", says="--gsr"),
+    bad("twins without labels", "--data=DATA", "--noisy-twins=0.01", says="--noisy_twins"),
+    bad("reals by weight without labels", "--data=DATA", "--reweight_reals", says="--reweight_reals"),
+    bad("p by class without labels", "--data=DATA", "--aug=ada-class", says="--aug=ada-class"),
+    bad("another method's loss", "--data=DATA", "--method=biggan", "--cond=1", "--noisy_twins=1", says="--noisy_twins"),
+    bad("unknown loss", "--data=DATA", "--gan_loss=wgan", says="--gan_loss"),
     bad("too many processes", "--data=DATA", "--outdir=OUT", "--gpus=512", "--batch=512", says="--gpus"),
 ])
 def test_bad_input(call, tiny_zip, tmp_path, flags, says):
@@ -273,6 +284,10 @@ def test_options_of_a_continued_run_must_agree(call, tiny_zip, tmp_path):
     assert "gamma" in err
     _, err = call(*base, f"--resume={run}", "--mirror=True", "--kimg=0.016", code=2)
     assert "--mirror" in err
+    for flags, says in ((["--gsr=0.5", "--cond=1"], "--cond"), (["--gan_loss=hinge"], "gan_loss=None, not hinge"),
+                        (["--r2_gamma=0.5"], "r2_gamma")):
+        _, err = call(*base, f"--resume={run}", *flags, "--kimg=0.016", code=2)
+        assert says in err
     out, _ = call(*base, f"--resume={run}", "--kimg=0.032")
     assert "Continuing" in out
     assert load(max(run.glob("network-snapshot-*.pkl"))).cur_nimg == 32
@@ -517,6 +532,12 @@ def test_recorded_options_are_those_in_use(call, tiny_zip, tmp_path):
     for path in named:
         module, _, name = path.rpartition(".")
         assert isinstance(getattr(importlib.import_module(module), name), type), path
+
+
+def test_a_shift_is_recorded_where_there_is_one(call, tiny_zip):
+    base = [f"--data={tiny_zip}", "--cond=True", "--sampling=balanced", *TINY]
+    assert "sampling_shift" not in dry(call, *base)[0]
+    assert dry(call, *base, "--sampling_shift=0.5-2")[0]["sampling_shift"] == [0.5, 2.0]
 
 
 def test_methods_with_their_sources_sizes_record_none_of_their_own():

@@ -23,6 +23,7 @@ from gantransfer.data.container import Container
 from gantransfer.data.dataset import BatchSource, ImageDataset, reference_dataset
 from gantransfer.data.decode import decode
 from gantransfer.data.labels import DataSpec, LabelSpec, class_weights, shot_groups
+from gantransfer.data.schedule import Span
 
 
 def png(image: np.ndarray, **kw) -> bytes:
@@ -520,6 +521,24 @@ def test_policies_draw_their_shares_and_use_up_classes(policy):
         table = used[: rounds * len(members)].reshape(rounds, len(members))
         assert rounds > 3 and (np.sort(table, axis=1) == members).all()  # each image and mirror image once per round
         assert len({tuple(r) for r in table[:50].tolist()}) > 1  # in changing order
+
+
+@pytest.mark.parametrize("repeat", [1, 2])
+def test_a_shift_moves_from_the_datas_frequencies_to_the_policys(repeat):
+    d, shift = Ids(COUNTS), Span(40, 80)
+    source = BatchSource(d, 3, "balanced", shift, repeat)
+    stream = d.class_ids[source.indices(0, 120000 * repeat)]
+    before, after = class_weights(COUNTS, "empirical"), class_weights(COUNTS, "balanced")
+    for kimg, share in ((0, 0), (20, 0), (50, 0.375), (70, 0.875), (90, 1), (110, 1)):
+        part = stream[kimg * 1000 * repeat : (kimg + 10) * 1000 * repeat]
+        seen = np.bincount(part, minlength=5) / len(part)
+        assert np.abs(seen - (1 - share) * before - share * after).max() < 4 * np.sqrt(0.25 / len(part)), kimg
+    # A function of position, and with its own policy's draws where the shift is over.
+    again = BatchSource(d, 3, "balanced", shift, repeat)
+    for position, n in ((100001, 50), (16380, 10), (50000, 300)):
+        assert np.array_equal(d.class_ids[again.indices(position, n)], stream[position : position + n])
+    plain = d.class_ids[BatchSource(d, 3, "balanced").indices(0, 120000 * repeat)]
+    assert np.array_equal(plain[80000 * repeat :], stream[80000 * repeat :])
 
 
 def test_sampling_needs_classes():

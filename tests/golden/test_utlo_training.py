@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from gantransfer.data.schedule import Span
 from gantransfer.methods.stylegan2 import Draws
-from gantransfer.methods.transitional import Transitional, weight_at
+from gantransfer.methods.transitional import Transitional
 from gantransfer.methods.utlo import UTLO
 from gantransfer.networks import transitional, utlo
 from tests.golden import training
@@ -99,7 +100,7 @@ def test_transition_schedule(path):
     _, a = load_npz(path)
     for i in sorted({k.split("/")[0] for k in a}):
         start, end, batch, _ = a[f"{i}/args"].tolist()
-        ours = np.array([weight_at(n, start, end) for n in a[f"{i}/nimg"].tolist()])
+        ours = np.array([Span(start, end).share(n) for n in a[f"{i}/nimg"].tolist()])
         theirs = a[f"{i}/transition"]
         if end > start:
             assert (np.abs(theirs - ours) <= batch / 1000 / (end - start) + 1e-5).all()

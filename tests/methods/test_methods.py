@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from gantransfer.data.dataset import BatchSource, DataSpec, ImageDataset, LabelSpec
+from gantransfer.data.schedule import Span
 from gantransfer.method import Batch, Graph, RunConfig
 from gantransfer.methods import METHODS
-from gantransfer.methods.transitional import weight_at
 from gantransfer.sampler import LabelSource
 from gantransfer.training_loop import Stepper
 
@@ -164,7 +164,7 @@ def test_transitional_weight_zero_is_unconditional():
 @pytest.mark.parametrize("kimg, start, end, want",
                          [(0, 2, 4, 0), (3, 2, 4, 0.5), (9, 2, 4, 1), (0, 0, 0, 1), (1, 2, 2, 0)])
 def test_transition_closed_form(kimg, start, end, want):
-    assert weight_at(kimg * 1000, start, end) == want
+    assert Span(start, end).share(kimg * 1000) == want
 
 
 def test_balanced_sampling_draws_classes_equally(tiny_zip):

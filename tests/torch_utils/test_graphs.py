@@ -40,6 +40,10 @@ CASES = {  # method, options, what is recorded
     "float16, the convolutions of a GPU": ("utlo", MAIN | dict(precision="fp16"), {"Gmain", "Dmain"}),
     "LeCam": ("stylegan2", MAIN | dict(lecam=0.1), {"Gmain"}),
     "biggan": ("biggan", dict(), {"Dmain", "Gmain"}),
+    "twins, pairs and gSR": ("stylegan2", MAIN | dict(noisy_twins=0.1, gsr=0.5, gan_loss="rpgan", r2_gamma=0.5),
+                             {"Gmain", "Dmain"}),
+    "twins with small images": ("utlo", MAIN | dict(res_uc=8, noisy_twins=0.1, gan_loss="hinge"), {"Gmain", "Dmain"}),
+    "biggan's pairs and gSR": ("biggan", dict(gan_loss="rpgan", gsr=0.5), {"Dmain", "Gmain"}),
 }
 
 
