@@ -63,9 +63,11 @@ class PairedArms:
             pool, ref, todo = harness.digits(folder)
         self.study.run(todo)
         self.test, self.validation, todo = own_images.halves(folder, ref) if self.best else (ref, ref, [])
-        label = own_images.check_classes(pool, ref) if self.own else None
+        if self.own:
+            own_images.check_classes(pool, ref)
         self.study.run(todo)
-        own_images.check_classes(pool, self.test, self.validation) if todo else None
+        if self.own:
+            own_images.check_classes(pool, self.test, self.validation)
 
         self.study.step()
         self.judge_files = [folder / f"judge{j}.pt" for j in range(self.judges)]
@@ -78,9 +80,13 @@ class PairedArms:
                      for job in harness.split_job(pool, path, s, self.imf, *how)]
         elif groups is not None:
             self.splits = [(folder / "groups.zip", "lt_natural.json")] * self.seeds
-            todo += own_images.groups_job(pool, folder / "groups.zip", label.counts, groups)
+            counts = own_images.check_classes(pool).counts
+            todo += own_images.groups_job(pool, folder / "groups.zip", counts, groups)
         self.study.run(todo)
         self._settle()
+        # What the user has written is checked before anything trains for hours.
+        self.study.run([jobs.Job(f"check of {a}", ["train", "--dry-run", *self.words(a, 0)]) for a, arm in
+                        self.arms.items() if arm.more is not None or self.common != TINY], quiet=True)
 
     def _settle(self) -> None:
         """What all figures depend on, and what the report says of it."""
@@ -124,13 +130,18 @@ class PairedArms:
         key = repr([self.flags(arm), self.best, self.imf, self.data.spec.label.shots])
         return name if plain else f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:6]}"
 
+    def words(self, arm: str, seed: int) -> list[str]:
+        """The flags of a training but its folder, name and length."""
+        data, fname = self.splits[seed]
+        return [f"--data={data}", *([f"--fname={fname}"] if fname else []), "--cond=True", f"--seed={seed}",
+                "--metrics=none", "--threads=1", *self.flags(arm),
+                *(["--snap=1", f"--tick={self.kimg / SNAPSHOTS:g}"] if self.best else [])]
+
     def one(self, arm: str, seed: int) -> dict[str, Any]:
         """Train, measure, write the file."""
-        (data, fname), name = self.splits[seed], f"{arm}/{seed}"
-        (path,) = self.study.train([(name, self.folder / "runs", self.desc(arm, seed), self.kimg, [
-            f"--data={data}", *([f"--fname={fname}"] if fname else []), "--cond=True", f"--seed={seed}",
-            "--metrics=none", "--threads=1", *self.flags(arm),
-            *(["--snap=1", f"--tick={self.kimg / SNAPSHOTS:g}"] if self.best else [])])])
+        name = f"{arm}/{seed}"
+        (path,) = self.study.train([
+            (name, self.folder / "runs", self.desc(arm, seed), self.kimg, self.words(arm, seed))])
         harness.measure(self.study, {name: path}, self.test, self.judge_files)
         values = dict(last=harness.measured(path, self.judge_files), seconds=train_seconds(path))
         if self.best:

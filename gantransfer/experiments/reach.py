@@ -25,7 +25,10 @@ class Ruler:
         from gantransfer.data.dataset import ImageDataset
 
         self.path, self.judges = folder / "measured.json", judges
+        prints = [harness.sha256(folder / f"judge{j}.pt") for j in range(judges)]
         self.known: dict[str, Any] = json_file.read(self.path) if self.path.exists() else {}
+        if self.known.get("by") != prints:  # figures of other judges do not count
+            self.known = dict(by=prints)
         self.reference = ImageDataset(folder / "target-ref.zip", use_labels=True)
         self.training = ImageDataset(folder / "target.zip", use_labels=True)
         self.folder = folder

@@ -139,6 +139,8 @@ def really(name: str, words: list[str]) -> None:
 
 
 def train(flags: dict[str, str]) -> None:
+    if "--dry-run" in flags:
+        return
     outdir, kimg = Path(flags["--outdir"]), float(flags["--kimg"])
     found = [p for p in outdir.glob("*") if re.fullmatch(rf"\d+-set-kimg{kimg:g}-{flags['--desc']}", p.name)]
     assert bool(found) == (flags.get("--resume") == "latest")

@@ -37,7 +37,9 @@ def test_what_it_starts(own, tmp_path, monkeypatch):
     judges = words(done, "judge")
     assert [(j["--data"], j["--heldout"], j["--seed"]) for j in judges] == [
         ("DIR/train.zip", "DIR/train-heldout.zip", s) for s in "01"]
-    runs = words(done, "train")
+    runs = [w for w in words(done, "train") if "--dry-run" not in w]
+    checked = [w.get("--res_uc") for w in words(done, "train")[:3] if "--dry-run" in w]
+    assert checked == [None, "8", "16"], "what the user wrote is checked before the first training"
     assert len(runs) == 6 and not words(done, "lt_dataset")
     assert [(r.get("--res_uc"), r["--seed"]) for r in runs] == [
         (None, "0"), ("8", "0"), ("16", "0"), (None, "1"), ("8", "1"), ("16", "1")]
@@ -45,7 +47,7 @@ def test_what_it_starts(own, tmp_path, monkeypatch):
     assert len({r["--desc"] for r in runs}) == 6
     measured = words(done, "calc_metrics")
     assert len(measured) == 12 and {m["--data"] for m in measured} == {"DIR/train-heldout.zip"}
-    order = [c[0] for c in done if c[0] in ("train", "calc_metrics")]
+    order = [c[0] for c in done if c[0] in ("train", "calc_metrics") and "--dry-run" not in c]
     assert order == ["train", "calc_metrics", "calc_metrics"] * 6, "an arm is measured before the next one trains"
     files = sorted(p.name for p in (tmp_path / "d/results").iterdir())
     assert files == [f"{a}-seed{s}.json" for a in ("baseline", "utlo8", "wide") for s in (0, 1)]
