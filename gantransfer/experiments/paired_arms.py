@@ -53,6 +53,8 @@ class PairedArms:
         if groups and imf:
             raise UserError("--groups counts the images of --data, --imf takes some away; omit one of them")
         self.own, folder = data is not None, self.folder
+        if self.own:
+            own_images.check_classes(Path(data), *([Path(heldout)] if heldout else []))
         self.imf = 25.0 if imf is None and not self.own else imf
         self.study = harness.Study(folder, STEPS, digits=not self.own)
         self.study.step()
@@ -68,11 +70,14 @@ class PairedArms:
         self.study.run(todo)
         if self.own:
             own_images.check_classes(pool, self.test, self.validation)
+        # What the user has written is checked before anything trains for hours.
+        self.splits: list[tuple[Path, str | None]] = [(pool, None)] * self.seeds
+        self.study.run([jobs.Job(f"check of {a}", ["train", "--dry-run", *self.words(a, 0)]) for a, arm in
+                        self.arms.items() if arm.more is not None or self.common != TINY], quiet=True)
 
         self.study.step()
         self.judge_files = [folder / f"judge{j}.pt" for j in range(self.judges)]
         todo = harness.judge_jobs(pool, ref, self.judge_files)
-        self.splits: list[tuple[Path, str | None]] = [(pool, None)] * self.seeds
         if self.imf is not None:
             self.splits = [(folder / f"split{s}.zip", f"lt_{self.imf:g}.json") for s in range(self.seeds)]
             how = (None, "count") if self.own else (114, "random")
@@ -84,9 +89,6 @@ class PairedArms:
             todo += own_images.groups_job(pool, folder / "groups.zip", counts, groups)
         self.study.run(todo)
         self._settle()
-        # What the user has written is checked before anything trains for hours.
-        self.study.run([jobs.Job(f"check of {a}", ["train", "--dry-run", *self.words(a, 0)]) for a, arm in
-                        self.arms.items() if arm.more is not None or self.common != TINY], quiet=True)
 
     def _settle(self) -> None:
         """What all figures depend on, and what the report says of it."""
