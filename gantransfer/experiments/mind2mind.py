@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 from gantransfer.commands.flags import IntRange
-from gantransfer.experiments import harness, jobs, reach, sheets
+from gantransfer.experiments import harness, jobs, reach
 from gantransfer.experiments.harness import Arm
 from gantransfer.metrics.paired import spread, table, versions
 
@@ -73,7 +73,7 @@ def main(folder: Path, arms: str, seeds: int, kimg: int, epochs: int, source_kim
     result |= dict(command=dict(arms=names, seeds=seeds, kimg=kimg, epochs=epochs, source_kimg=source_kimg,
                                 encoder_kimg=encoder_kimg, judges=judges), primary=PRIMARY, versions=versions())
     study.step()
-    draw(folder / "mind.png", folder, {a: snapshots[a, 0][-1] for a in names}, encoder)
+    reach.draw(folder / "mind.png", folder, {ARMS[a].title: snapshots[a, 0][-1] for a in names}, encoder)
     study.finish(report(names, seeds, judges, result), result, picture=folder / "mind.png")
 
 
@@ -107,21 +107,7 @@ def report(names: list[str], seeds: int, judges: int, r: dict[str, Any]) -> str:
     lines += table(["", *map(harness.name_of, COLUMNS)], [
         [name, *(spread([float(np.mean([j[c] for j in one])) for one in of]) for c in COLUMNS)]
         for name, of in rows.items()])
-    bound = spread([reach.threshold(r, s, 0) for s in range(seeds)])
-    lines += ["", f"Floor + {reach.SHARE:.0%} of the way to the start ({harness.NAMES[PRIMARY]} {bound} under judge 0)"
-                  f", on a straight line between snapshots:", ""]
-    reached = []
-    for a in names:
-        got = [x for x in r["reached"][a][0] if x is not None]
-        row = [spread([x[k] for x in got]) if got else "-" for k in ("kimg", "seconds", "macs")]
-        reached.append([title[a], f"{len(got)} of {seeds}", *row])
-        if a == "mind" and got:
-            reached.append(["... with encoding", f"{len(got)} of {seeds}", row[0], *(
-                spread([x[k] + r[f"encode_{k}"] for x in got]) for k in ("seconds", "macs"))])
-    lines += table(["", "reached in", "kimg", "seconds", "multiply-adds"], reached)
-    costs = ", ".join(f"{title[a]} {r['macs_per_image'][a]:.3g}" for a in names)
-    lines += ["", f"Multiply-adds of training per real image shown: {costs}; encoding the whole set "
-                  f"{r['encode_macs']:.3g}, {r['encode_seconds']:.1f} s."]
+    lines += reach.reached(title, seeds, r, encoded="mind")
     if seeds > 1 and "mind" in names:
         others = {**{title[a]: last[a] for a in names if a != "mind"},
                   **{f"{BASELINES[n]} latents": rows for n, rows in r["baselines"].items()}}
@@ -130,21 +116,3 @@ def report(names: list[str], seeds: int, judges: int, r: dict[str, Any]) -> str:
         lines += harness.difference_table("", COLUMNS, {name: (name, "") for name in others if name},
                                           lambda a, c: [[one[j][c] for one in others[a]] for j in range(judges)])
     return "\n".join(lines)
-
-
-def draw(path: Path, folder: Path, snapshots: dict[str, Path], encoder: Path) -> None:
-    """A row per target class: training images | their reconstructions | each arm."""
-    import torch
-
-    from gantransfer.data.dataset import ImageDataset
-    from gantransfer.importers import load_any
-    from gantransfer.latent import autoencoder
-    from gantransfer.sampler import to_uint8
-
-    data = ImageDataset(folder / "target.zip", use_labels=True)
-    ae = autoencoder.load(load_any(encoder))
-    with torch.no_grad():
-        again = [to_uint8(ae.decode(ae.encode(torch.from_numpy(x).float() / 127.5 - 1))).numpy()
-                 for x in sheets.reals(data, 10)]
-    sheets.save_classes(path, data, {ARMS[a].title: p for a, p in snapshots.items()}, 10,
-                        beside={"reconstructions": again})

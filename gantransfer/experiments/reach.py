@@ -6,14 +6,14 @@ when each curve comes within a share of the way from its start to there.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dnnlib import json_file
 from dnnlib.util import atomic_write
 from gantransfer.experiments import cost, harness, sheets
-from gantransfer.metrics.paired import train_seconds
+from gantransfer.metrics.paired import spread, table, train_seconds
 
 PRIMARY, SHARE = "class_fd", 0.05
 
@@ -123,3 +123,40 @@ def threshold(result: dict[str, Any], seed: int, judge: int) -> float:
     """Floor plus 5 % of the distance from there to the untrained start."""
     floor = result["floor"][judge][PRIMARY]
     return floor + SHARE * (result["start"][judge][seed] - floor)
+
+
+def reached(title: Mapping[str, str], seeds: int, r: dict[str, Any], encoded: str) -> list[str]:
+    """Markdown: when each arm reaches the bound under the first judge, and what it cost; of the arm `encoded` also
+    with the encoding of the whole set."""
+    bound = spread([threshold(r, s, 0) for s in range(seeds)])
+    rows = []
+    for a, name in title.items():
+        got = [x for x in r["reached"][a][0] if x is not None]
+        row = [spread([x[k] for x in got]) if got else "-" for k in ("kimg", "seconds", "macs")]
+        rows.append([name, f"{len(got)} of {seeds}", *row])
+        if a == encoded and got:
+            rows.append(["... with encoding", f"{len(got)} of {seeds}", row[0], *(
+                spread([x[k] + r[f"encode_{k}"] for x in got]) for k in ("seconds", "macs"))])
+    costs = ", ".join(f"{name} {r['macs_per_image'][a]:.3g}" for a, name in title.items())
+    return ["", f"Floor + {SHARE:.0%} of the way to the start ({harness.NAMES[PRIMARY]} {bound} under judge 0), on a "
+                "straight line between snapshots:", "",
+            *table(["", "reached in", "kimg", "seconds", "multiply-adds"], rows),
+            "", f"Multiply-adds of training per real image shown: {costs}; encoding the whole set "
+                f"{r['encode_macs']:.3g}, {r['encode_seconds']:.1f} s."]
+
+
+def draw(path: Path, folder: Path, snapshots: dict[str, Path], encoder: Path) -> None:
+    """A row per target class: training images | their reconstructions | each arm."""
+    import torch
+
+    from gantransfer.data.dataset import ImageDataset
+    from gantransfer.importers import load_any
+    from gantransfer.latent import autoencoder
+    from gantransfer.sampler import to_uint8
+
+    data = ImageDataset(folder / "target.zip", use_labels=True)
+    ae = autoencoder.load(load_any(encoder))
+    with torch.no_grad():
+        again = [to_uint8(ae.decode(ae.encode(torch.from_numpy(x).float() / 127.5 - 1))).numpy()
+                 for x in sheets.reals(data, 10)]
+    sheets.save_classes(path, data, snapshots, 10, beside={"reconstructions": again})

@@ -48,6 +48,7 @@ class Results:
     def write(self, arm: str, seed: int, flags: Sequence[str], values: dict[str, Any], **more: Any) -> dict[str, Any]:
         content = {**self._key(arm, seed, flags, more), **values}
         self.folder.mkdir(exist_ok=True)
+        self.path(arm, seed).with_suffix(".png").unlink(missing_ok=True)  # of what was measured before
         with atomic_write(self.path(arm, seed)) as f:
             f.write(json.dumps(content, indent=1) + "\n")
         return content

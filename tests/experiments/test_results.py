@@ -38,3 +38,5 @@ def test_images_come_back(tmp_path, channels):
     again = here.images("a", 0, 3)
     assert len(again) == 3 and all(np.array_equal(x, y) for x, y in zip(rows, again))
     assert here.images("a", 0, 4) is None, "a picture of other classes"
+    here.write("a", 0, [], {})
+    assert here.images("a", 0, 3) is None, "a picture of another training"
