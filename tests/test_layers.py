@@ -50,7 +50,7 @@ RULES = [
     ("exporters.files", ("exporters", "snapshot")),
     ("exporters.onnx", ("data", "formats", "methods", "sampler", "snapshot")),
     ("exporters", ()),
-    ("latent", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "source_fit", "metrics.directions")),
+    ("latent", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "source_fit", "metrics")),
     ("distillation", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "metrics.paired")),
     ("metrics", ("data", "detectors", "formats", "networks", "sampler", "snapshot")),
     # methods never import each other, but for what they build on
