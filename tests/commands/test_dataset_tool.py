@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnnlib.util import UserError, run_cli, sole_writer
+from dnnlib.util import UserError, sole_writer
 from gantransfer.commands import dataset_tool
 from gantransfer.data import sources
 from gantransfer.data.dataset import ImageDataset
@@ -29,15 +29,11 @@ REPO = ROOT
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
-    """Run the script's command in this process: (exit code, stdout, stderr)."""
+def tool(call):
+    """Run the command in this process: (exit code, stdout, stderr)."""
     def run(*args) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dataset_tool.py", *map(str, args)])
-        with pytest.raises(SystemExit) as e:
-            run_cli(dataset_tool.main)
-            raise SystemExit(0)
-        out = capsys.readouterr()
-        return e.value.code or 0, out.out, out.err
+        done = call("dataset_tool", *args, check=None)
+        return done.returncode, done.stdout, done.stderr
     return run
 
 

@@ -63,9 +63,9 @@ def test_shift_moves_by_a_pixel():
     assert torch.equal(out[2, 0, :, :-1], x[2, 0, :, 1:]) and torch.equal(out[2, 0, :, -1], x[2, 0, :, -1])
 
 
-def test_command(tiny_zip, tmp_path, run_script):
+def test_command(tiny_zip, tmp_path, call):
     out = tmp_path / "own.pt"
-    done = run_script("-m", "gantransfer", "judge", f"--data={tiny_zip}", f"--heldout={tiny_zip}", f"--out={out}",
+    done = call("judge", f"--data={tiny_zip}", f"--heldout={tiny_zip}", f"--out={out}",
                       "--name=own", "--epochs=3")
     assert "held-out accuracy" in done.stdout
     descriptor = json.loads((tmp_path / "own.detector.json").read_text())
@@ -95,7 +95,7 @@ def test_bad_input(tiny_zip, tmp_path, capsys, digits, flags, message):
 
 
 def test_a_destination_that_cannot_be_written_is_said_before_the_training(tiny_zip, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(judge, "train_judge", lambda *a, **k: pytest.fail("trained first"))
+    monkeypatch.setattr(judge_training, "train_judge", lambda *a, **k: pytest.fail("trained first"))
     with pytest.raises(SystemExit) as e:
         run_cli(lambda: judge.main(args=[f"--data={tiny_zip}", f"--out={tmp_path}"]))
     assert e.value.code == 2 and "--out" in capsys.readouterr().err

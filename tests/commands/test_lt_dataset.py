@@ -21,15 +21,11 @@ from tests.conftest import ROOT
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
-    """Run the script's command in this process: (exit code, stdout, stderr)."""
+def tool(call):
+    """Run the command in this process: (exit code, stdout, stderr)."""
     def run(*args) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lt_dataset.py", *map(str, args)])
-        with pytest.raises(SystemExit) as e:
-            run_cli(lt_dataset.main)
-            raise SystemExit(0)
-        out = capsys.readouterr()
-        return e.value.code or 0, out.out, out.err
+        done = call("lt_dataset", *args, check=None)
+        return done.returncode, done.stdout, done.stderr
     return run
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import struct
-import sys
 import threading
 import zlib
 
@@ -13,23 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnnlib.util import UserError, run_cli
-from gantransfer.commands import dataset_tool
+from dnnlib.util import UserError
 from gantransfer.data import decode as pixels
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.data.decode import TooLarge, decode, read_picture, to_uint8
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
-    """Run dataset_tool.py's command in this process: (exit code, stdout, stderr)."""
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["dataset_tool.py", *map(str, args)])
-        with pytest.raises(SystemExit) as e:
-            run_cli(dataset_tool.main)
-            raise SystemExit(0)
-        out = capsys.readouterr()
-        return e.value.code or 0, out.out, out.err
+def tool(call):
+    """Run the command in this process: (exit code, stdout, stderr)."""
+    def run(*args) -> tuple[int, str, str]:
+        done = call("dataset_tool", *args, check=None)
+        return done.returncode, done.stdout, done.stderr
     return run
 
 
