@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from gantransfer import training_loop, training_state
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.methods import METHODS
 from gantransfer.networks import styletransfer
@@ -87,30 +86,6 @@ def test_penalties_enter_the_loss(source):
         losses[scale] = float(seen["Loss/G/loss"].mean())
     layers = len(layer_names(m.G))
     assert losses[100.0] - losses[0.0] == pytest.approx(100 * layers * (0.5 + 0.01), rel=1e-3)
-
-
-def test_continuing_is_exact(source, tmp_path):
-    """A method made from the training state alone goes on as the first would have."""
-    whole = step(make("styletransfer", spec(NEW), source), 2)
-    stepper = training_loop.Stepper(whole, whole.run)
-    path = tmp_path / "training-state-000000.pt"
-    torch.save(dict(format=training_state.FORMAT, method="styletransfer", stage="main", cur_nimg=16, index=2, tick=0,
-                    elapsed=0.0, opts=[], stats={}, method_state=whole.state(),
-                    nets={k: {n: t.clone() for n, t in v.state_dict().items()} for k, v in whole.nets.items()},
-                    records={k: [f"{type(v).__module__}.{type(v).__qualname__}", v.init_kwargs]
-                             for k, v in whole.nets.items()}), path)
-    rest = make("styletransfer", spec(NEW), training_loop.as_source(path))
-    saved = torch.load(path, weights_only=True)
-    for name, net in rest.nets.items():
-        net.load_state_dict(saved["nets"][name])
-    rest.load_state(saved["method_state"])
-    assert rest.old_label == whole.old_label and [p.name for p in rest.phases()] == [p.name for p in stepper.phases]
-    a, b = whole.sampler(), rest.sampler()
-    assert torch.equal(a(range(NEW), torch.eye(NEW)), b(range(NEW), torch.eye(NEW)))
-    step(whole, 1), step(rest, 1)
-    for name, net in whole.nets.items():
-        for k, v in net.state_dict().items():
-            assert torch.equal(v, rest.nets[name].state_dict()[k]), (name, k)
 
 
 @pytest.mark.parametrize("what, says", [
