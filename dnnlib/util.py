@@ -610,8 +610,3 @@ def _as_downloaded(target: Path) -> bool:
     """False when a cached file is not what was downloaded. A file that the user put there has no hash: it is taken."""
     recorded = _hash_file(target)
     return not recorded.exists() or recorded.read_text(encoding="utf-8").strip() == sha256(target)
-
-
-def open_url(path_or_url: str | os.PathLike) -> io.BufferedReader:
-    """Open a local file or a cached download for binary reading."""
-    return open_regular(fetch(path_or_url))

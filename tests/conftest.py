@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -114,6 +115,27 @@ def tiny_zip(digits: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.Tem
     return write_image_zip(tmp_path_factory.mktemp("data") / "digits16.zip", images, [int(y) for y in labels])
 
 
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture) -> Callable[..., subprocess.CompletedProcess]:
+    """Run a command as its script does, within this process: `call('convert', SOURCE, DEST, check=2)`.
+
+    `check` and the result as of `run_script`, which takes seconds more.
+    """
+
+    def run(name: str, *args: Any, check: int | None = 0) -> subprocess.CompletedProcess:
+        command = importlib.import_module(f"gantransfer.commands.{name}").main
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as e:
+            dnnlib.util.run_cli(lambda: command.main([str(a) for a in args], prog_name=name))
+        done = subprocess.CompletedProcess([name, *args], e.value.code or 0, *capsys.readouterr())
+        if check is not None and done.returncode != check:
+            pytest.fail(f"exit code {done.returncode} instead of {check}: {name} {' '.join(map(str, args))}\n"
+                        f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}", pytrace=False)
+        return done
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def run_script() -> Callable[..., subprocess.CompletedProcess]:
     """Run `python ARGS...` from the root of the repository: `run_script('train.py', '--help', check=0, env={})`.
@@ -133,15 +155,11 @@ def run_script() -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
-    """dataset_tool.py in this process: arguments -> (exit code, stdout, stderr)."""
-    from gantransfer.commands import dataset_tool
+def tool(call: Callable) -> Callable[..., tuple[int, str, str]]:
+    """dataset_tool in this process: arguments -> (exit code, stdout, stderr)."""
 
     def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dataset_tool.py", *map(str, args)])
-        with pytest.raises(SystemExit) as e:
-            dnnlib.util.run_cli(dataset_tool.main)
-            raise SystemExit(0)
-        out = capsys.readouterr()
-        return e.value.code or 0, out.out, out.err
+        done = call("dataset_tool", *args, check=None)
+        return done.returncode, done.stdout, done.stderr
+
     return run

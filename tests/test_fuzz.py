@@ -14,21 +14,22 @@ from dnnlib.util import UserError
 from gantransfer.data.labels import label_array, parse_label_file
 from gantransfer.formats import inert_pickle
 from tests.chaos import corpus, mutations
+from tests.chaos.__main__ import MAX_MB
 from tests.conftest import ROOT
 
 
 @pytest.mark.slow
 def test_mutated_files_load_or_are_refused():
     """A few inputs of every kind, in a process of its own."""
-    figures = mutations.run(seconds=25, seed=1)
-    assert figures["inputs"] >= 50 and figures["loaded"] > 0 and figures["refused"] > 0
+    figures = mutations.run(seconds=20, seed=1)
+    assert figures["peak_mb"] < MAX_MB and figures["inputs"] >= 50 and figures["loaded"] > 0 and figures["refused"] > 0
     assert figures["uncaught"] == figures["executed"] == figures["over_1gb"] == 0
 
 
 @pytest.mark.slow
 def test_hostile_files_are_refused():
     figures = corpus.run()
-    assert figures["files"] > 290 and figures["refused"] == figures["files"]
+    assert figures["peak_mb"] < MAX_MB and figures["files"] > 290 and figures["refused"] == figures["files"]
     assert figures["uncaught"] == figures["executed"] == figures["over_1gb"] == 0
 
 

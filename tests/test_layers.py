@@ -52,7 +52,7 @@ RULES = [
     ("exporters.files", ("exporters", "snapshot")),
     ("exporters.onnx", ("data", "formats", "methods", "sampler", "snapshot")),
     ("exporters", ()),
-    ("latent", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "source_fit", "metrics.directions")),
+    ("latent", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "source_fit", "metrics")),
     ("distillation", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "metrics.paired")),
     ("metrics.rating", ("methods", "metrics", "snapshot")),  # which way a method's own values are better
     ("metrics", ("data", "detectors", "formats", "networks", "sampler", "snapshot")),

@@ -16,12 +16,10 @@ from torch_utils import random as rnd
 
 pytestmark = pytest.mark.skipif(dist.cpu_cores() < 2, reason="two processes need two CPU cores")
 
-# Those with a kind of looking across the batch that the others lack; `slow` runs all.
-FEW = ["stylegan2", "one group", "biggan", "hypermod", "mind2mind", "encoder", "ccgan", "teacher", "student rkd",
-       "ratio"]
 
-
-def compare(folder, names):  # noqa: F811
+@pytest.mark.slow
+def test_two_processes_have_the_gradients_of_one_in_every_method(folder):  # noqa: F811
+    names = list(split_batch.CASES)
     env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT), GANTRANSFER_DIST_TIMEOUT="60")
     for world in (1, 2):
         command = [sys.executable, "-m", "tests.split_batch", str(folder), str(world), *names]
@@ -39,16 +37,6 @@ def compare(folder, names):  # noqa: F811
                 assert float((g - h).abs().median()) <= 1e-5 * float(g.abs().max()), (name, k)
             for key, t in a["buffers"].items():
                 assert torch.allclose(b["buffers"][key], t, rtol=1e-3, atol=1e-5), (name, key)
-
-
-@pytest.mark.slow
-def test_two_processes_have_the_gradients_of_one(folder):  # noqa: F811
-    compare(folder, FEW)
-
-
-@pytest.mark.slow
-def test_two_processes_have_the_gradients_of_one_in_every_method(folder):  # noqa: F811
-    compare(folder, [n for n in split_batch.CASES if n not in FEW])
 
 
 def test_shares_of_a_batch_draw_what_the_whole_batch_does():

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import torch
 
-from dnnlib.util import UserError, atomic_write, cache_dir, env_path, sweep_temporaries
+from dnnlib.util import UserError, atomic_write, cache_dir, env_path, sha256, sweep_temporaries
 
 try:
     import fcntl
@@ -428,19 +428,11 @@ def damage(library: Path, info: dict) -> str | None:
         size = library.stat().st_size
         if size != info.get("size"):
             return f"{library.name} has {size} bytes instead of {info.get('size')}"
-        if _hash(library) != info.get("sha256"):
+        if sha256(library) != info.get("sha256"):
             return f"{library.name} has other content than was compiled"
     except OSError as e:
         return f"{library.name}: {e.strerror}"
     return None
-
-
-def _hash(path: Path) -> str:
-    state = hashlib.sha256()
-    with open(path, "rb") as f:
-        while part := f.read(1 << 20):
-            state.update(part)
-    return state.hexdigest()
 
 
 def compile_library(todo: dict, library: Path, log: Path) -> None:
@@ -470,7 +462,7 @@ def compile_library(todo: dict, library: Path, log: Path) -> None:
             raise BuildError("compiling the kernels failed:\n  " + "\n  ".join(_last_lines(output))
                              + f"\nThe whole log is {log}. Usual remedies: a C++20 compiler (g++ 10 or newer, "
                                "CXX=...), and a CUDA toolkit of torch's major version (CUDA_HOME=...).")
-        todo.update(size=made.stat().st_size, sha256=_hash(made))
+        todo.update(size=made.stat().st_size, sha256=sha256(made))
         _sync(made)
         os.replace(made, library)
         _sync(library.parent)

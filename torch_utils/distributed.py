@@ -244,11 +244,6 @@ def own_rows(x: torch.Tensor) -> torch.Tensor:
     return x[rank() :: world_size()]
 
 
-def any_rank(flag: bool) -> bool:
-    """True on every rank when `flag` is true on at least one: how ranks agree to stop."""
-    return bool(all_reduce_max(torch.tensor([int(flag)])).item())
-
-
 def broadcast_(x: torch.Tensor, src: int = 0) -> torch.Tensor:
     """Replace `x` by rank `src`'s, in place; returns `x`. Same shape and dtype everywhere."""
     if is_initialized():

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -33,3 +33,14 @@ def step_network(average: nn.Module, live: nn.Module, decay: float) -> None:
     step(average.parameters(), live.parameters(), decay)
     for mine, theirs in zip(average.buffers(), live.buffers()):
         mine.copy_(theirs)
+
+
+@torch.no_grad()
+def step_state(average: Mapping[str, torch.Tensor], live: Mapping[str, torch.Tensor], decay: float) -> None:
+    """`step` of whole state dicts, parameters and buffers, each tensor once; whole numbers are copied."""
+    once = {t.data_ptr() if t.numel() else name: name for name, t in average.items()}.values()
+    real = [name for name in once if average[name].is_floating_point()]
+    step([average[name] for name in real], [live[name].to(average[name].dtype) for name in real], decay)
+    for name in once:
+        if name not in real:
+            average[name].copy_(live[name])

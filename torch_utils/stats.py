@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training statistics: report values anywhere, collect count, mean and spread once per tick over all ranks.
 
-There is no global registry. The loop owns a `Collector` and hands its `report` to the method; code that may run
-outside a loop holds `NullReport()` until then:
+There is no global registry. The loop owns a `Collector` and hands its `report` to the method:
 
-    self.report: Report = NullReport()      # in a method
-    method.report = collector.report        # in the loop
+    method.report = collector.report
     stats = collector.collect()             # every tick, on all ranks: {'Loss/G/loss': {num, mean, std}, ...}
 """
 
@@ -16,29 +14,15 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from dnnlib import json_file
-from dnnlib.util import EasyDict, UserError
+from dnnlib.util import EasyDict
 from torch_utils import distributed
-
-
-class Report(Protocol):
-    """What a method may call: any number of values of a named statistic (a number, array or tensor of any shape)."""
-
-    def __call__(self, name: str, values: Any) -> None: ...
-
-
-class NullReport:
-    """A `Report` that drops everything."""
-
-    def __call__(self, name: str, values: Any) -> None:
-        pass
 
 
 class Moments(NamedTuple):
@@ -125,10 +109,6 @@ class Collector:
         cpu = torch.device("cpu")
         self._sums = {(name, cpu): torch.tensor(v[1:], dtype=torch.float64) for name, v in pending.items()}
 
-    def latest(self, name: str, key: str = "mean", default: float = math.nan) -> float:
-        """A figure of the last `collect`."""
-        return self._latest[name][key] if name in self._latest else default
-
 
 def to_json(value: Any, **kwargs: Any) -> str:
     """Strict JSON: NaN and infinities become null; numpy and torch scalars and arrays, paths and tuples are plain."""
@@ -182,19 +162,6 @@ def _whole_lines(fd: int) -> int:
     if size != end:
         os.ftruncate(fd, size)
     return size
-
-
-def read_jsonl(path: str | os.PathLike) -> Iterator[dict]:
-    """The records of a JSON-lines file; an absent file has none. A broken line ends the reading."""
-    if not Path(path).exists():
-        return
-    with open(path, encoding="utf-8", errors="replace") as f:
-        for line in f:
-            try:
-                record = json_file.parse(line, str(path))
-            except UserError:
-                return
-            yield record
 
 
 def append_stats(path: str | os.PathLike, stats: Mapping[str, Mapping[str, float]]) -> float:

@@ -401,8 +401,6 @@ class AdaController:
     below 0. `p_max` (None: no cap, as published) bounds it above; transforms saturate at probability 1 by themselves.
     """
 
-    LEAK = 0.85  # above this the augmentations may leak into the generated images (section 2.3)
-
     def __init__(self, target: float, interval: int = 4, kimg: float = 500, p: float = 0, p_max: float | None = None):
         if interval < 1 or kimg <= 0 or p < 0:
             raise ValueError(f"ADA needs interval >= 1, kimg > 0 and p >= 0, got {interval}, {kimg}, {p}")
@@ -418,8 +416,3 @@ class AdaController:
         if self.p_max is not None:
             self.p = min(self.p, self.p_max)
         return self.p
-
-    @property
-    def leaking(self) -> bool:
-        """True where the paper warns of augmentations showing up in the results."""
-        return self.p > self.LEAK

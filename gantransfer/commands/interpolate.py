@@ -67,10 +67,13 @@ def main(network: str, kind: str, output: str, first: str | None, second: str | 
     gantransfer interpolate --network=SNAP.pkl --type=class --class-1=3 --class-2=8 --output=sheet.png
     gantransfer interpolate --network=SNAP.pkl --type=noise --seeds=0-8 --steps=60 --output=walk.mp4
     """
+    import torch
+
     from gantransfer.model import load
     from gantransfer.pictures.grids import save_grid
     from gantransfer.pictures.video import write_video
-    from gantransfer.pictures.walks import Walk, sheet, slerp, straight
+    from gantransfer.pictures.walks import Walk, sheet
+    from torch_utils.interpolation import slerp
 
     ending = os.path.splitext(output)[1].lower()
     if ending not in (".png", ".mp4") or os.path.isdir(output):
@@ -87,7 +90,7 @@ def main(network: str, kind: str, output: str, first: str | None, second: str | 
     ends = [fallback if text is None else one_class(text, label, flag) for flag, text, fallback in (
         ("--class-1", first, trained[0]), ("--class-2", second, trained[min(1, len(trained) - 1)]))]
     sampler.check_center(trunc_center)
-    between = slerp if interpolation == "spherical" else straight
+    between = slerp if interpolation == "spherical" else torch.lerp
     frames = sheet(Walk(sampler, trunc, noise_mode, where, trunc_center), kind, chosen, *ends, steps, between, batch)
     if ending == ".png":
         save_grid(output, frames.reshape(-1, *frames.shape[2:]), steps, zoom=zoom)

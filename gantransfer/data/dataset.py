@@ -256,16 +256,8 @@ class ImageDataset(torch.utils.data.Dataset):
         return self.spec.label.dim
 
     @property
-    def label_shape(self) -> list[int]:
-        return [self.label_dim]
-
-    @property
     def has_labels(self) -> bool:
         return self.label_dim > 0
-
-    @property
-    def has_onehot_labels(self) -> bool:
-        return self.spec.label.kind == "class"
 
     @property
     def class_ids(self) -> np.ndarray | None:

@@ -244,13 +244,6 @@ def require(name: str, overrides: Mapping[str, str | Path] | None = None) -> Inp
     return descriptor.find_descriptor(name, overrides, reserved_names()).input
 
 
-def has_logits(name: str, overrides: Mapping[str, str | Path] | None = None) -> bool:
-    """Whether the detector also classifies."""
-    if name in PIXELS or name in RESERVED:
-        return name in RESERVED and RESERVED[name].has_logits
-    return descriptor.find_descriptor(name, overrides, reserved_names()).has_logits
-
-
 def load(name: str, device: torch.device | str = "cpu", overrides: Mapping[str, str | Path] | None = None) -> Detector:
     """Build a detector. Raises UserError (MissingWeights) when its files are absent or wrong."""
     device = torch.device(device)

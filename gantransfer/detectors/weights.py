@@ -70,11 +70,7 @@ def _download_name(url: str) -> str:
 
 @lru_cache(maxsize=64)
 def _sha256(path: str, size: int, mtime: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as f:
-        while chunk := f.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return util.sha256(path)
 
 
 def sha256_of(path: Path) -> str:

@@ -8,8 +8,6 @@ per group (class, or interval of a value).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from dnnlib.util import UserError
@@ -102,21 +100,10 @@ def intervals(labels: np.ndarray, count: int) -> np.ndarray:
     return np.zeros(len(y), int) if high <= low else np.minimum((y - low) / (high - low) * count, count - 1).astype(int)
 
 
-def quota(available: Mapping[int, int] | np.ndarray, total: int) -> np.ndarray:
-    """int64 [K]: how many images of each class make `total`: total // K each, the remainder goes to the last class.
-
-    Never more than there are, as published, so that the sum may stay below `total`.
-    """
-    n = np.asarray([available[k] for k in sorted(available)] if isinstance(available, Mapping) else available, np.int64)
-    share = np.full(len(n), total // len(n), np.int64)
-    share[-1] = total - (total // len(n)) * (len(n) - 1)
-    return np.minimum(share, n)
-
-
 def even_quota(available: np.ndarray, total: int) -> np.ndarray:
     """int64 [K]: as even as the classes allow: what a small class lacks, larger ones give. Sums to `total`, or to all.
 
-    The published `quota` returns fewer images where a class is short.
+    (What is published takes total // K of each and the remainder of the last, so fewer where a class is short.)
     """
     n = np.asarray(available, np.int64)
     left, out = min(int(total), int(n.sum())), np.zeros(len(n), np.int64)

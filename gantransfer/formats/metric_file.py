@@ -12,8 +12,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dnnlib.util import UserError, open_regular
 from gantransfer.formats import inert_pickle
 
@@ -44,19 +42,6 @@ def _numbers(value: Any, prefix: str, path: Any) -> list[tuple[str, float]]:
     if not isinstance(value, dict):
         return [(prefix, float(value))]
     return [n for k, v in value.items() for n in _numbers(v, f"{prefix}.{k}" if prefix else str(k), path)]
-
-
-def class_mean(folder: str | Path, metric: str = "fid") -> dict[int, float]:
-    """Iteration -> mean of `metric` ('fid', 'kid', 'pr.0', ...) over classes, for every `<iteration>.metric` of a
-    folder. Files of other names (train_step-N.metric) are omitted. UserError for an unknown metric."""
-    out = {}
-    for path in metric_files(folder):
-        table = read_metric(path)
-        values = [row[metric] for row in table.values() if metric in row]
-        if len(values) < len(table):
-            raise UserError(f"{path} has no {metric} for every class; it has {', '.join(next(iter(table.values())))}")
-        out[int(path.stem)] = float(np.mean(values))
-    return out
 
 
 def metric_files(folder: str | Path) -> list[Path]:

@@ -50,7 +50,6 @@ _ENTRY = 64  # bytes charged for an entry of a copied container
 _INT_BYTES = 16  # of a whole number; the magic number of torch's files has ten
 _DEPTH = 200  # of the finished object; a network's modules reach about 50
 _NODES, _TEXT = 4_000_000, 2**26  # of the finished object, shared parts counted at every place
-_MARK = object()
 
 
 def key(value: Any) -> Any:

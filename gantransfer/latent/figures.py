@@ -18,6 +18,9 @@ from gantransfer.latent import gaussians
 from gantransfer.latent.autoencoder import AutoEncoder
 from gantransfer.latent.cache import Cache, LatentSet
 from gantransfer.metrics.directions import HIGHER, LOWER, UNRATED
+from gantransfer.metrics.fid import frechet_distance
+from gantransfer.metrics.kid import mmd2_unbiased
+from gantransfer.metrics.precision_recall import precision_recall
 from gantransfer.networks.mindgan import CodeMapping, Critic
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
@@ -105,12 +108,12 @@ class Figures:
             out["floor_mse"], out["floor_feature_distance"] = recon[:, 0].mean(), recon[:, 1].mean()
             pixels = self.spec.channels * self.spec.resolution**2
             out["bound_reconstruction"] = np.sqrt(recon[:, 0] * pixels).mean()
-        out["latent_fd_floor"] = gaussians.frechet(self.reference, self.whitened(self.base[: self.samples]))
+        out["latent_fd_floor"] = frechet_distance(self.reference, self.whitened(self.base[: self.samples]))
         for name in self.baselines:
-            out[f"latent_fd_{name}"] = gaussians.frechet(self.reference,
+            out[f"latent_fd_{name}"] = frechet_distance(self.reference,
                                                          self.whitened(self.codes(name, self.samples)[0]))
         mixed = gaussians.neighbour_mix(self.base, self.samples, rnd.generator(self.seed))
-        out["latent_fd_neighbours"] = gaussians.frechet(self.reference, self.whitened(mixed))
+        out["latent_fd_neighbours"] = frechet_distance(self.reference, self.whitened(mixed))
         if self.images:
             count = self.spec.num_images
             items = np.linspace(0, count - 1, min(count, self.images)).round().astype(np.int64)
@@ -124,7 +127,7 @@ class Figures:
         return self.start
 
     def _source_fd(self, codes: torch.Tensor) -> float:
-        return gaussians.frechet(self.real_features, self.features_of_codes(codes))
+        return frechet_distance(self.real_features, self.features_of_codes(codes))
 
     @torch.no_grad()
     def now(self) -> dict[str, float]:
@@ -132,9 +135,10 @@ class Figures:
         out = dict(self.start)
         codes, c = self.codes("M", self.samples)
         white, ref = self.whitened(codes), self.reference
-        out["latent_fd"] = gaussians.frechet(ref, white)
-        out["latent_kd"] = gaussians.kernel_distance(ref, white)
-        out["latent_precision"], out["latent_recall"] = gaussians.precision_recall(ref, white[: len(ref)])
+        out["latent_fd"] = frechet_distance(ref, white)
+        out["latent_kd"] = mmd2_unbiased(ref, white) if len(ref) > 1 else math.nan
+        out["latent_precision"], out["latent_recall"] = (
+            precision_recall(ref, white[: len(ref)], k=3) if len(ref) > 3 else (math.nan, math.nan))
         if len(self.heldout):
             out["memorisation"] = gaussians.memorisation(white[:512], self.whitened(self.base[:2048]), ref[:512])
             held = torch.from_numpy(self.dataset.labels(self.heldout_items)).to(self.device)

@@ -1,45 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How near a set of generated latents is to a set of real ones. Everything in float64 on the CPU."""
+"""Gaussians of latents, one or one per class; mixtures and copies of latents. Everything in float64 on the CPU."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
+from gantransfer.metrics.distances import nearest
+from gantransfer.metrics.fid import Moments
+
 
 def moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean [D] and biased covariance [D, D] of x [N, D]."""
-    x = x.double().cpu()
-    mean = x.mean(0)
-    return mean, (x - mean).t() @ (x - mean) / max(len(x), 1)
-
-
-def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Frechet distance |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^1/2) of samples [N, D] and [M, D]."""
-    (m, s), (n, t) = moments(a), moments(b)
-    vals, vecs = torch.linalg.eigh(s)
-    root = vecs * vals.clamp(min=0).sqrt() @ vecs.t()
-    cross = torch.linalg.eigvalsh(root @ t @ root).clamp(min=0).sqrt().sum()
-    return float((m - n).square().sum() + s.trace() + t.trace() - 2 * cross)
-
-
-def kernel_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Unbiased squared maximum mean discrepancy with the kernel (x.y / D + 1)^3."""
-    a, b = a.double().cpu(), b.double().cpu()
-    d = a.shape[1]
-
-    def k(x, y):
-        return (x @ y.t() / d + 1) ** 3
-
-    n, m = len(a), len(b)
-    kaa, kbb = k(a, a), k(b, b)
-    return float((kaa.sum() - kaa.diagonal().sum()) / (n * (n - 1)) + (kbb.sum() - kbb.diagonal().sum()) / (m * (m - 1))
-                 - 2 * k(a, b).mean())
-
-
-def nearest(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """[N]: distance of each row of a to its nearest row of b."""
-    return torch.cdist(a.double().cpu(), b.double().cpu(), compute_mode="donot_use_mm_for_euclid_dist").min(1).values
+    m = Moments.of(x.double().cpu(), "latents")
+    return m.mean, m.cov(0)
 
 
 def memorisation(fake: torch.Tensor, train: torch.Tensor, heldout: torch.Tensor) -> float:
@@ -47,21 +21,7 @@ def memorisation(fake: torch.Tensor, train: torch.Tensor, heldout: torch.Tensor)
     latents are, well below 1 = copies. NaN without held-out latents."""
     if not len(heldout) or not len(train):
         return float("nan")
-    return float(nearest(fake, train).mean() / nearest(heldout, train).mean())
-
-
-def precision_recall(real: torch.Tensor, fake: torch.Tensor, k: int = 3) -> tuple[float, float]:
-    """Share of fakes within the k-nearest-neighbour balls of reals, and the other way round."""
-    def radii(x):
-        return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").kthvalue(k + 1, 1).values
-
-    real, fake = real.double().cpu(), fake.double().cpu()
-    if min(len(real), len(fake)) <= k:
-        return float("nan"), float("nan")
-    d = torch.cdist(real, fake, compute_mode="donot_use_mm_for_euclid_dist")
-    precision = (d <= radii(real)[:, None]).any(0).double().mean()
-    recall = (d <= radii(fake)[None]).any(1).double().mean()
-    return float(precision), float(recall)
+    return float(nearest(fake, train)[0].mean() / nearest(heldout, train)[0].mean())
 
 
 def shrunken_means(codes: torch.Tensor, ids: np.ndarray, classes: int, kappa: float = 50) -> torch.Tensor:

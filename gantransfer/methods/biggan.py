@@ -325,9 +325,7 @@ class BigGAN(method.Method):
         total = torch.zeros([], device=self.device)
         for p in self.trainable("G"):
             if p.ndim >= 2 and not (self.G.shared is not None and p is self.G.shared.weight):
-                w = p.flatten(1)
-                gram = w @ w.t()
-                total = total + (gram - gram.diag().diag()).square().sum()
+                total = total + networks.row_products(p)
         return total * (self.opts.ortho / 2)
 
     def scores(self, kind: str, logits: torch.Tensor, c: torch.Tensor) -> None:
@@ -343,7 +341,7 @@ class BigGAN(method.Method):
         o = self.opts
         started = cur_nimg >= o.ema_start * 1000
         decay = ema.decay(batch_size, o.ema_kimg, cur_nimg, o.ema_ramp) if started else 0.0
-        networks.ema_(self.G_ema.state_dict(), self.G.state_dict(), decay)
+        ema.step_state(self.G_ema.state_dict(), self.G.state_dict(), decay)
         self.steps += 1
         self.augmentation.end_step(self.steps, batch_size)
         self.losses.end_step()

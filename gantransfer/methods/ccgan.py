@@ -315,9 +315,8 @@ class CcGAN(method.Method):
         networks.sweep(self.D, o.d_steps + 1)
         networks.sweep(self.G, 1)
         networks.update_running(self.G, _mean_over_processes)
-        own, average = self.G.state_dict(), self.G_ema.state_dict()
-        ema.step(average.values(), [own[name] for name in average],
-                 ema.decay(batch_size, o.ema_kimg, cur_nimg - self.gan_begin, o.ema_ramp))
+        ema.step_state(self.G_ema.state_dict(), self.G.state_dict(),
+                       ema.decay(batch_size, o.ema_kimg, cur_nimg - self.gan_begin, o.ema_ramp))
         self.steps += 1
         self.augmentation.end_step(self.steps, batch_size)
 

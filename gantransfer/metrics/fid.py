@@ -95,11 +95,11 @@ class RunningMoments:
         return Moments.from_sums(self.num, self.total, self.outer)
 
 
-def frechet_distance(real: Moments | Array, fake: Moments | Array, ddof: int = 0, squared_mean: bool = True) -> float:
+def frechet_distance(real: Moments | Array, fake: Moments | Array, ddof: int = 0) -> float:
     """Frechet distance of two sets given as Moments or as feature matrices [N, D], [M, D].
 
-    `squared_mean=False` repeats the defect of the released cGAN-KD classification scripts (norm of the mean difference
-    instead of its square); such a value is not a Frechet distance. Raises MetricError for inconsistent statistics.
+    (The released cGAN-KD classification scripts add the norm of the mean difference instead of its square.) Raises
+    MetricError for inconsistent statistics.
     """
     x = real if isinstance(real, Moments) else Moments.of(real, "real features")
     y = fake if isinstance(fake, Moments) else Moments.of(fake, "generated features")
@@ -108,13 +108,10 @@ def frechet_distance(real: Moments | Array, fake: Moments | Array, ddof: int = 0
     traces = float(torch.trace(x.cov(ddof)) + torch.trace(y.cov(ddof)))
     if not np.isfinite(traces):
         raise MetricError("statistics are not finite")
-    gap = float(((x.mean - y.mean) ** 2).sum())
-    value = gap + traces - 2 * _trace_sqrt(x, y, ddof)
+    value = float(((x.mean - y.mean) ** 2).sum()) + traces - 2 * _trace_sqrt(x, y, ddof)
     if value < -1e-6 * max(traces, np.finfo(np.float64).tiny):
         raise MetricError(f"Frechet distance is {value:.3g} with total variances summing to {traces:.3g}: "
                          "the statistics are inconsistent")
-    if not squared_mean:
-        value += gap**0.5 - gap
     return max(value, 0.0)
 
 
@@ -141,25 +138,22 @@ def total_variance(real: Moments | Array, ddof: int = 1) -> float:
     return float(torch.trace(m.cov(ddof)))
 
 
-def fid_infinity(real: Moments | Array, fake: Array, ddof: int = 0, points: int = 15, seed: int = 0,
-                 smallest: int | None = None) -> tuple[float, np.ndarray, np.ndarray]:
+def fid_infinity(real: Moments | Array, fake: Array) -> tuple[float, np.ndarray, np.ndarray]:
     """FID extrapolated to infinitely many generated images (Chong & Forsyth 2020, arXiv:1911.07023).
 
-    FID at `points` sizes evenly spaced from `smallest` (default: a tenth of the rows, at least two) to all M rows of
-    `fake` [M, D], each on a seeded random subset; a straight line in 1/size is fitted.
-    Returns (intercept, sizes [points], values [points]).
+    FID at 15 sizes evenly spaced from a tenth of the rows, at least two, to all M rows of `fake` [M, D], each on a
+    seeded random subset; a straight line in 1/size is fitted. Returns (intercept, sizes [15], values [15]).
     """
     x = real if isinstance(real, Moments) else Moments.of(real, "real features")
     y = as_features(fake, "generated features")
-    smallest = max(2, len(y) // 10) if smallest is None else smallest
-    if smallest >= len(y) or points < 2:
+    smallest = max(2, len(y) // 10)
+    if smallest >= len(y):
         raise MetricError(f"FID-infinity needs at least two sizes between {smallest} and {len(y)} generated rows")
-    sizes = np.unique(np.linspace(smallest, len(y), points).astype(np.int64))
-    rng = seeding.numpy_rng(seed)
-    values = np.array([frechet_distance(x, Moments.of(y[torch.as_tensor(rng.choice(len(y), int(n), replace=False))]),
-                                        ddof) for n in sizes])
-    slope, intercept = np.polyfit(1 / sizes, values, 1)
-    del slope
+    sizes = np.unique(np.linspace(smallest, len(y), 15).astype(np.int64))
+    rng = seeding.numpy_rng(0)
+    values = np.array([frechet_distance(x, Moments.of(y[torch.as_tensor(rng.choice(len(y), int(n), replace=False))]))
+                       for n in sizes])
+    _, intercept = np.polyfit(1 / sizes, values, 1)
     return float(intercept), sizes, values
 
 

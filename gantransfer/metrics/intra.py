@@ -67,11 +67,6 @@ def intra_kid(real: Array, fake: Array, labels_real: np.ndarray, labels_fake: np
     return per_group(real, fake, labels_real, labels_fake, classes, kid_full)
 
 
-def shot_groups(bounds: Sequence[int]) -> list[range]:
-    """Class-id ranges between consecutive `bounds`: (0, 3, 6, 10) -> 0-2, 3-5, 6-9."""
-    return [range(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:])]
-
-
 def sliding_fid(real: Array, fake: Array, labels_real: np.ndarray, labels_fake: np.ndarray, centres: Sequence[float],
                 radius: float, scale: float = 1.0, ddof: int = 1) -> Table:
     """Sliding FID of CcGAN (Ding et al. 2021): FID of rows whose label is within `radius` of each centre.

@@ -22,14 +22,16 @@ def cubic_kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def mmd2_unbiased(x: Array, y: Array) -> float:
-    """Unbiased squared MMD of two sets of equal size m >= 2: diagonals of the within-set kernels are left out."""
+    """Unbiased squared MMD of two sets of n, m >= 2 rows: diagonals of the within-set kernels are omitted."""
     x, y = as_pair(x, y)
-    m = len(x)
-    if m != len(y) or m < 2:
-        raise MetricError(f"unbiased MMD needs two sets of one size >= 2, got {m} and {len(y)} rows")
+    n, m = len(x), len(y)
+    if min(n, m) < 2:
+        raise MetricError(f"unbiased MMD needs at least 2 rows on each side, got {n} and {m}")
     x, y = x.double(), y.double()
-    within = _kernel_sum(x, x, diagonal=False) + _kernel_sum(y, y, diagonal=False)
-    return within / (m * (m - 1)) - 2 * _kernel_sum(x, y) / m**2
+    pairs = n * (n - 1)
+    # the factor of the second sum is exactly 1 for equal sizes, where published figures were made
+    within = _kernel_sum(x, x, diagonal=False) + _kernel_sum(y, y, diagonal=False) * (pairs / (m * (m - 1)))
+    return within / pairs - 2 * _kernel_sum(x, y) / (n * m)
 
 
 def _kernel_sum(a: torch.Tensor, b: torch.Tensor, diagonal: bool = True) -> float:

@@ -56,7 +56,7 @@ def path_length(ctx: MetricContext, num: int, space: str, sampling: str, crop: b
             w0, w1 = net.mapping(z[0], c), net.mapping(z[1], c)
             pair = [ppl.lerp(w0, w1, t[:, :, None]), ppl.lerp(w0, w1, t[:, :, None] + ppl.EPSILON)]
         else:
-            pair = [net.mapping(ppl.slerp(z[0], z[1], u), c) for u in (t, t + ppl.EPSILON)]
+            pair = [net.mapping(ppl.on_sphere(z[0], z[1], u), c) for u in (t, t + ppl.EPSILON)]
         images = [net.synthesis(w, noise_mode="random", rng=SeedStack(seeds), force_fp32=True) for w in pair]
         return _distances(lpips, *(_prepare(x, crop) for x in images)) / ppl.EPSILON**2
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from gantransfer.metrics.feature_matrix import MetricError
+from torch_utils.interpolation import slerp
 
 EPSILON = 1e-4
 
@@ -17,14 +18,9 @@ def lerp(a: torch.Tensor, b: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return a + (b - a) * t
 
 
-def slerp(a: torch.Tensor, b: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def on_sphere(a: torch.Tensor, b: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """Interpolation on the unit hypersphere: rows of a, b [..., D] are normalised first, t is [..., 1]; unit result."""
-    tiny = torch.finfo(a.dtype).tiny  # parallel vectors have no perpendicular part: stay at a instead of NaN
-    a, b = F.normalize(a, dim=-1, eps=tiny), F.normalize(b, dim=-1, eps=tiny)
-    cos = (a * b).sum(-1, keepdim=True)
-    angle = t * torch.acos(cos.clamp(-1, 1))
-    perpendicular = F.normalize(b - cos * a, dim=-1, eps=tiny)
-    return F.normalize(a * torch.cos(angle) + perpendicular * torch.sin(angle), dim=-1, eps=tiny)
+    return F.normalize(slerp(F.normalize(a, dim=-1), F.normalize(b, dim=-1), t), dim=-1)
 
 
 def trimmed_mean(distances: np.ndarray, low: float = 1, high: float = 99) -> float:

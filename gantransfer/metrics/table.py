@@ -39,7 +39,7 @@ from gantransfer.metrics.precision_recall import density_coverage, precision_rec
 from gantransfer.metrics.stats import FeatureSet, Selection, generated_features, on_main, real_features
 from torch_utils import distributed as dist
 
-__all__ = ["METRICS", "PATTERNS", "MetricContext", "already_done", "append_jsonl", "compute", "evaluate",
+__all__ = ["METRICS", "PATTERNS", "MetricContext", "already_done", "append_jsonl", "compute",
            "format_report", "parse_names", "preflight", "read_reference", "write_reference"]
 
 SCHEMA = 2
@@ -679,12 +679,6 @@ def _labels(ctx: MetricContext, out: Outcome) -> str | None:
 
 def _json_number(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def evaluate(names: Sequence[str], ctx: MetricContext, *, snapshot: str | None = None,
-             kimg: float | None = None) -> list[dict[str, Any]]:
-    """Result lines of several metrics of one model; images that metrics have in common are generated once."""
-    return [compute(n, ctx, snapshot=snapshot, kimg=kimg) for n in names]
 
 
 def warnings_of(result: Mapping[str, Any]) -> list[str]:

@@ -508,30 +508,8 @@ def standing_statistics(G: Generator, inputs: Iterable[tuple[torch.Tensor, torch
     G.eval()
 
 
-@torch.no_grad()
-def ema_(target: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor], decay: float) -> None:
-    """target <- decay target + (1 - decay) source, over whole state dicts: parameters and buffers."""
-    seen = set()
-    for name, t in target.items():
-        if id(t) in seen or t.data_ptr() in seen and t.numel():
-            continue  # one tensor under two names
-        seen |= {id(t), t.data_ptr()}
-        if t.is_floating_point():
-            t.lerp_(source[name].to(t.dtype), 1 - decay)
-        else:
-            t.copy_(source[name])
-
-
-@torch.no_grad()
-def ortho_gradient(p: torch.Tensor, strength: float, variant: str = "modified") -> torch.Tensor:
-    """Gradient of the orthogonal regularisation of a weight, zero for vectors.
-
-    With w = p as rows, 'modified' (Brock et al., equation 3) 2 (w w^T o (1 - I)) w leaves the rows' lengths free;
-    'default' is 2 (w w^T - I) w.
-    """
-    if p.ndim < 2:
-        return torch.zeros_like(p)
-    w = p.flatten(1)
-    gram, eye = w @ w.t(), torch.eye(len(w), device=p.device, dtype=p.dtype)
-    off = gram * (1 - eye) if variant == "modified" else gram - eye
-    return (2 * strength * off @ w).view_as(p)
+def row_products(p: torch.Tensor) -> torch.Tensor:
+    """|w w^T o (1 - I)|^2 with w = p as rows: the orthogonal regularisation of Brock et al., equation 3, which leaves
+    the rows' lengths free."""
+    gram = p.flatten(1) @ p.flatten(1).t()
+    return (gram - gram.diag().diag()).square().sum()

@@ -354,11 +354,6 @@ ARCHS = tuple(_builders())
 PATTERNS = (r"wrn_(\d+)_(\d+)", r"conv(\d+(?:-\d+)*)", r"pool(\d+(?:-\d+)*)")
 
 
-def known(arch: str) -> bool:
-    """Whether there is such an architecture; sizes that do not fit are ValueErrors of `backbone`."""
-    return arch in ARCHS or any(re.fullmatch(p, arch) for p in PATTERNS)
-
-
 def backbone(arch: str, channels: int, resolution: int) -> Backbone:
     """ValueError for an unknown name, or images too small for it."""
     if arch in ARCHS:

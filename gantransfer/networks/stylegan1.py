@@ -358,11 +358,6 @@ def draw_noise(n: int, step: int, mode: str, rng: random.Rng, like: torch.Tensor
     return [random.randn((n, 1, r, r), rng, like.device).to(like.dtype) for r in sizes]
 
 
-def mix(ws: torch.Tensor, other: torch.Tensor, first: int, last: int) -> torch.Tensor:
-    """ws [N, blocks, D] with the blocks `first` to `last`, inclusive, of `other`."""
-    return torch.cat([ws[:, :first], other[:, first : last + 1], ws[:, last + 1 :]], 1)
-
-
 # ---- discriminator ---------------------------------------------------------------------------------------------------
 
 

@@ -63,10 +63,6 @@ class StyleTransferGenerator(Generator):
         blocks = [getattr(self.synthesis, f"b{res}") for res in self.synthesis.block_resolutions]
         return [layer for block in blocks for name, layer in block.named_children() if hasattr(layer, "affine")]
 
-    def layer_names(self) -> list[str]:
-        modules = {id(m): name for name, m in self.synthesis.named_modules()}
-        return [modules[id(layer)] for layer in self.style_layers()]
-
     def score_parameters(self) -> list[nn.Parameter]:
         return [layer.affine.scores for layer in self.style_layers()]
 

@@ -25,21 +25,6 @@ from gantransfer.sampler import Sampler, one_hot, to_uint8
 from torch_utils.random import SeedStack
 
 
-def slerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
-    """Spherical interpolation between rows of a, b [N, D] of any length; straight where they are parallel."""
-    angle = torch.acos((torch.nn.functional.normalize(a, dim=1) * torch.nn.functional.normalize(b, dim=1)).sum(
-        1, keepdim=True).clamp(-1, 1))
-    sine = torch.sin(angle)
-    straight = sine.abs() < 1e-6
-    sine = torch.where(straight, torch.ones_like(sine), sine)
-    return torch.where(straight, torch.lerp(a, b, t), torch.sin((1 - t) * angle) / sine * a + torch.sin(
-        t * angle) / sine * b)
-
-
-def straight(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
-    return torch.lerp(a, b, t)
-
-
 class Walk:
     """Images of latents and of what stands for the class in a model: its class vector where it has one, else the
     label."""

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A minute of the chaos suite; `python -m tests.chaos --minutes=10` runs it for longer."""
+"""Half a minute of the chaos suite; `python -m tests.chaos --minutes=10` runs it for longer."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -13,10 +12,10 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [p for p in PARTS if importlib.util.find_spec(f"tests.chaos.{p}")])
+@pytest.mark.parametrize("part", [p for p in PARTS if p not in ("mutations", "corpus")])  # tests/test_fuzz.py
 def test_it_holds(part):
     """In a process of its own, whose memory is measured."""
-    minutes = PARTS[part] / sum(PARTS.values())
+    minutes = 0.7 * PARTS[part] / sum(PARTS.values())
     done = subprocess.run([sys.executable, "-m", "tests.chaos", f"--parts={part}", f"--minutes={minutes}"], cwd=ROOT,
                           capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

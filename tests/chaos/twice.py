@@ -61,7 +61,7 @@ def _continued(field: Field, outdir: Path, rng: random.Random, figures: dict[str
     first.signal(signal.SIGTERM)
     assert first.wait() == 0, first.output()[-2000:]
     assert code == 2 and "Traceback" not in out and out.strip().splitlines()[-1].startswith("Error: ") \
-        and "is in use by process" in out, f"the second was not refused: exit code {code}: {out[-2000:]}"
+        and f"is in use by process {first.pid}" in out, f"the second was not refused: exit code {code}: {out[-2000:]}"
     figures["refused"] += 1
     (folder,) = outdir.glob("0*-*")
     kimg = [json.loads(line)["Progress/kimg"]["mean"] for line in (folder / "stats.jsonl").read_text().splitlines()]

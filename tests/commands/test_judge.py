@@ -63,9 +63,9 @@ def test_shift_moves_by_a_pixel():
     assert torch.equal(out[2, 0, :, :-1], x[2, 0, :, 1:]) and torch.equal(out[2, 0, :, -1], x[2, 0, :, -1])
 
 
-def test_command(tiny_zip, tmp_path, run_script):
+def test_command(tiny_zip, tmp_path, call):
     out = tmp_path / "own.pt"
-    done = run_script("-m", "gantransfer", "judge", f"--data={tiny_zip}", f"--heldout={tiny_zip}", f"--out={out}",
+    done = call("judge", f"--data={tiny_zip}", f"--heldout={tiny_zip}", f"--out={out}",
                       "--name=own", "--epochs=3")
     assert "held-out accuracy" in done.stdout
     descriptor = json.loads((tmp_path / "own.detector.json").read_text())

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dnnlib.util import run_cli
-from gantransfer.commands import dataset_tool, lt_dataset
+from gantransfer.commands import dataset_tool
 from gantransfer.data import longtail
 from gantransfer.data.dataset import ImageDataset, reference_dataset
 from tests.conftest import ROOT
@@ -21,15 +21,11 @@ from tests.data.test_longtail import COUNTS, labels_of
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
-    """Run the script's command in this process: (exit code, stdout, stderr)."""
+def tool(call):
+    """Run the command in this process: (exit code, stdout, stderr)."""
     def run(*args) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lt_dataset.py", *map(str, args)])
-        with pytest.raises(SystemExit) as e:
-            run_cli(lt_dataset.main)
-            raise SystemExit(0)
-        out = capsys.readouterr()
-        return e.value.code or 0, out.out, out.err
+        done = call("lt_dataset", *args, check=None)
+        return done.returncode, done.stdout, done.stderr
     return run
 
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stands in for the CUDA runtime, so that the .cu files run on a CPU: each CUDA thread is a fiber, blocks run one after
 // another, barriers and warp shuffles switch fibers. Slow, but it finds wrong indices, missing barriers (a barrier that
-// not all threads reach aborts) and wrong sums without a GPU. Used by tests/ops/test_cuda_emulated.py.
+// not all threads reach aborts) and wrong sums without a GPU. Used by tests/torch_utils/ops/test_cuda_emulated.py.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>

@@ -9,23 +9,32 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.cuda import remembered
 from torch_utils import build
 
 HERE = Path(__file__).resolve().parent
 
 
+def emulated_library() -> Path:
+    """`build_emulated`, or what it made of the same sources before."""
+    return remembered.file("library", (flags(), HERE / "emulate.h"), build_emulated)
+
+
+def flags() -> list[str]:
+    kept = [f for f in build.plan(cuda=False)["cxx_flags"] if f != "-O3"]
+    return [*kept, "-O1", "-DGT_WITH_CUDA", "-DGT_EMULATE", "-include", str(HERE / "emulate.h"),
+            f"-I{build.source_dir()}"]
+
+
 def build_emulated(folder: Path) -> Path:
     """Compile csrc into `folder` with every operator running its emulated CUDA kernel on CPU tensors."""
-    src = build.source_dir()
+    src, todo = build.source_dir(), build.plan(cuda=False)
     library = folder / "gantransfer_emulated.so"
-    todo = build.plan(cuda=False)
-    flags = [f for f in todo["cxx_flags"] if f != "-O3"]
-    flags += ["-O1", "-DGT_WITH_CUDA", "-DGT_EMULATE", "-include", str(HERE / "emulate.h"), f"-I{src}"]
-    sources = sorted([*src.glob("*.cpp"), *src.glob("*.cu")])
+    sources = sorted([*src.glob("*.cpp"), *src.glob("*.cu")], key=lambda p: -p.stat().st_size)
     objects = [str(folder / f"{s.name}.o") for s in sources]
 
     def compile_one(source: Path, target: str) -> None:
-        command = [todo["cxx"], *flags, "-x", "c++", "-c", str(source), "-o", target]
+        command = [todo["cxx"], *flags(), "-x", "c++", "-c", str(source), "-o", target]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr[-4000:])

@@ -258,8 +258,7 @@ def server(monkeypatch, tmp_path):
 def test_downloads_are_cached(server):
     url = f"http://127.0.0.1:{server.server_port}/a/net.pkl?x=1"
     for _ in range(2):
-        with util.open_url(url) as f:
-            assert f.read() == _Handler.content
+        assert util.fetch(url).read_bytes() == _Handler.content
     assert server.hits == 1
 
 
@@ -273,9 +272,7 @@ def test_failed_downloads_leave_nothing(server, path, tmp_path):
 def test_local_files_are_used_in_place(tmp_path):
     path = tmp_path / "a b.pkl"
     path.write_bytes(b"x")
-    assert util.fetch(path) == path
-    with util.open_url(path.as_uri()) as f:
-        assert f.read() == b"x"
+    assert util.fetch(path) == path and util.fetch(path.as_uri()).read_bytes() == b"x"
     with pytest.raises(UserError, match="no such file"):
         util.fetch(tmp_path / "absent.pkl")
 

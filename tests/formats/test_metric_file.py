@@ -29,12 +29,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_class_means_by_iteration(folder):
-    assert metric_file.class_mean(folder) == {1000: 10.0, 20000: 11.0}
-    assert list(metric_file.class_mean(folder, "pr.1").values()) == pytest.approx([0.6, 0.6])
+def test_figures_by_iteration(folder):
+    assert [p.name for p in metric_file.metric_files(folder)] == ["1000.metric", "020000.metric"]
     assert metric_file.read_metric(folder / "1000.metric")[2]["dc.0"] == 1.0
-    with pytest.raises(UserError, match="no lpips"):
-        metric_file.class_mean(folder, "lpips")
 
 
 @pytest.mark.parametrize("content", [
@@ -55,4 +52,4 @@ def test_damaged_and_absent_files(folder):
         metric_file.read_metric(folder / "absent.metric")
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match="no <iteration>"):
-        metric_file.class_mean(folder / "empty")
+        metric_file.metric_files(folder / "empty")

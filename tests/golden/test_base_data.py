@@ -31,7 +31,7 @@ def test_dataset(path, form, tmp_path):
         everything = range(len(d))
         assert len(d) == case["len"] and d.name == case["name"] and d.has_labels == case["has_labels"]
         assert d.resolution == case["resolution"] and d.num_channels == case["num_channels"]
-        assert d.label_shape == expected["label_shape"].tolist()
+        assert [d.label_dim] == expected["label_shape"].tolist()
         assert np.array_equal(d.images_uint8(everything), expected["images"])
         assert np.array_equal(d.labels(everything), expected["labels"])
         assert np.array_equal(np.stack([d[i][0] for i in everything]), expected["images"])

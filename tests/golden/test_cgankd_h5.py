@@ -50,9 +50,9 @@ def test_every_split_is_read(path):
 
 
 @pytest.mark.parametrize("path", golden_files("cgan-kd", "h5_*.h5"))
-def test_to_a_zip_and_back(path, run_script, tmp_path):
+def test_to_a_zip_and_back(path, call, tmp_path):
     a, first, back = contents(path), tmp_path / "a.zip", tmp_path / "b.h5"
-    run_script("dataset_tool.py", f"--source={path}", "--split=all", f"--dest={first}")
+    call("dataset_tool", f"--source={path}", "--split=all", f"--dest={first}")
     layout = h5.read(str(path), "all").layout
     images, labels = chosen(a, h5.LAYOUTS[layout][1]["all"])
     data = ImageDataset(first, use_labels=True)
@@ -63,7 +63,7 @@ def test_to_a_zip_and_back(path, run_script, tmp_path):
     assert kind == ("class" if isinstance(given[0], int) else "value")
     if kind == "value":
         assert np.allclose(data.spec.label.raw(data.spec.label.normalise(labels)), labels)
-    run_script("dataset_tool.py", f"--source={first}", f"--dest={back}", "--format=cgankd-v1")
+    call("dataset_tool", f"--source={first}", f"--dest={back}", "--format=cgankd-v1")
     again = h5.read(str(back), "all", kind=kind)
     assert np.array_equal(np.stack(list(again.images())), images)
     assert np.array_equal(np.asarray(again.labels, np.float64).reshape(-1), labels)

@@ -46,10 +46,10 @@ def test_reading(path, tmp_path, name):
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "lmdb*.npz"))
-def test_converting(path, tmp_path, run_script):
+def test_converting(path, tmp_path, call):
     config, a = load_npz(path)
     folder = database(tmp_path / "set.lmdb", a)
-    run_script("dataset_tool.py", f"--source={folder}", f"--dest={tmp_path / 'set.zip'}")
+    call("dataset_tool", f"--source={folder}", f"--dest={tmp_path / 'set.zip'}")
     data = ImageDataset(str(tmp_path / "set.zip"), use_labels=True)
     assert data.label_dim == int(a["expect/num_classes"]) and len(data) == int(a["expect/length"])
     assert data.class_ids.tolist() == [int(a[f"expect/label{i:05d}"]) for i in range(len(data))]
@@ -60,11 +60,11 @@ def test_converting(path, tmp_path, run_script):
         classes, _, first = case.split("_", 1)[1].partition("_first")
         choice = [f"--classes={classes.replace('_', ',')}"] + ([f"--per-class={first}"] if first else [])
         dest = tmp_path / f"{case.replace('/', '-')}.zip"
-        run_script("dataset_tool.py", f"--source={folder}", f"--dest={dest}", *choice)
+        call("dataset_tool", f"--source={folder}", f"--dest={dest}", *choice)
         names = [n for n in zipfile.ZipFile(dest).namelist() if n.endswith(".png")]
         assert sorted(int(re.search(r"img(\d+)", n)[1]) for n in names) == kept.tolist(), case
     # A chosen class, renumbered from zero.
-    run_script("dataset_tool.py", f"--source={folder}", f"--dest={tmp_path / 'one.zip'}", "--classes=0,1")
+    call("dataset_tool", f"--source={folder}", f"--dest={tmp_path / 'one.zip'}", "--classes=0,1")
     assert len(ImageDataset(str(tmp_path / "one.zip"))) == sum(int(a[f"expect/label{i:05d}"]) < 2
                                                                 for i in range(len(data)))
 

@@ -10,8 +10,8 @@ import torch
 from gantransfer.metrics.fid import frechet_distance
 from gantransfer.metrics.kid import kid_full
 from gantransfer.metrics.precision_recall import density_coverage, precision_recall
-from gantransfer.pictures.walks import slerp
 from tests.golden.conftest import assert_close, golden_files, load_npz
+from torch_utils.interpolation import slerp
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "metrics*.npz"))

@@ -49,7 +49,6 @@ def test_fid_variants(case):
     unbiased = frechet_distance(g["real"], g["fake"], 1)
     assert_close(unbiased, g["fid_biggan_numpy"], 1e-6, what="biggan")
     assert_close(unbiased, g["fid_piq_float32"], 1e-3, what="piq")
-    assert_close(frechet_distance(g["real"], g["fake"], 1, squared_mean=False), g["fd_kd_unsquared_mean"], 1e-6)
 
 
 def test_moments(case):
@@ -130,7 +129,7 @@ def test_intra_class_and_shots(case):
     assert_close(fid.values, g["intra_fid"], 1e-6)
     assert fid.n_real == g["intra_n_real"].tolist() and fid.n_fake == g["intra_n_fake"].tolist()
     assert_close(intra.intra_kid(*args, range(config["classes"])).values, g["intra_kid"], 1e-9)
-    groups = intra.shot_groups(g["shot_bounds"])
+    groups = [range(int(a), int(b)) for a, b in zip(g["shot_bounds"][:-1], g["shot_bounds"][1:])]
     assert_close(intra.intra_fid(*args, groups, ddof=0).values, g["shot_fid_biased"], 1e-6)
 
 
@@ -151,7 +150,7 @@ def test_path_length_parts(case):
     _, g = case
     assert_close(ppl.trimmed_mean(g["ppl_dist"]), g["ppl_trimmed_mean"], 1e-9)
     a, b, t = (torch.as_tensor(g[f"slerp_{k}"]) for k in "abt")
-    assert_close(ppl.slerp(a, b, t), g["slerp_out"], 1e-9)
+    assert_close(ppl.on_sphere(a, b, t), g["slerp_out"], 1e-9)
 
 
 def test_interleaving_of_ranks(case):

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from dnnlib.util import UserError
-from gantransfer import training_state
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import Batch, Graph, RunConfig, Start
 from gantransfer.methods import METHODS
@@ -279,49 +278,6 @@ def test_bad_input(source, what, says):
     with pytest.raises(UserError, match=says) as e:
         make("cgantransfer", data, snap, stage, **options)
     assert "\n" not in str(e.value)
-
-
-@pytest.mark.parametrize("stage", ["BN", "FT"])
-def test_continuing_is_exact(source, added, stage, tmp_path):
-    """Two steps, state, a new method from the state alone, one step: the same as three steps."""
-    def shaped(src):
-        return make("cgantransfer", spec(NEW), src, stage)
-
-    whole = shaped(source if stage == "BN" else added)
-    g = torch.Generator().manual_seed(5)
-    x = torch.rand(8, 1, 16, 16, generator=g) * 2 - 1
-    c = F.one_hot(torch.arange(8) % NEW, NEW).float()
-
-    def go(m, stepper, i):
-        stepper.step(i, 8 * i, lambda rep, k: (x, c),
-                     lambda k, gen: F.one_hot(torch.randint(NEW, [k], generator=gen), NEW).float())
-        m.end_step(8 * i, 8)
-
-    stepper = Stepper(whole, whole.run)
-    for i in range(2):
-        go(whole, stepper, i)
-    path = tmp_path / "training-state-000000.pt"
-    torch.save(dict(format=training_state.FORMAT, method="cgantransfer", stage=stage, cur_nimg=16, index=2, tick=0,
-                    elapsed=0.0, stats={}, method_state=whole.state(),
-                    nets={k: {n: t.clone() for n, t in v.state_dict().items()} for k, v in whole.nets.items()},
-                    records={k: [f"{type(v).__module__}.{type(v).__qualname__}", v.init_kwargs]
-                             for k, v in whole.nets.items()},
-                    opts=[p.opt.state_dict() for p in stepper.phases]), path)
-    rest = shaped(Start(state=path))
-    later = Stepper(rest, rest.run)
-    saved = torch.load(path, weights_only=True)
-    for name, net in rest.nets.items():
-        net.load_state_dict(saved["nets"][name])
-    for p, content in zip(later.phases, saved["opts"]):
-        p.opt.load_state_dict(content)
-    rest.load_state(saved["method_state"])
-    go(whole, stepper, 2)
-    go(rest, later, 2)
-    for name, net in whole.nets.items():
-        for k, v in net.state_dict().items():
-            assert torch.equal(v, rest.nets[name].state_dict()[k]), (name, k)
-    a, b = whole.sampler(), rest.sampler()
-    assert torch.equal(a(range(NEW), torch.eye(NEW)), b(range(NEW), torch.eye(NEW)))
 
 
 def test_warm_start_prefers_the_most_similar_class(source):

@@ -172,12 +172,12 @@ def test_alignment_comes_first_and_brings_the_student_nearer(base):
 @pytest.mark.parametrize("options", [
     dict(contrastive=True, aug="ada", target=0.5, ada_kimg=0.05),
     dict(hyper_init="random", align_kimg=0.064),  # stopped in the middle of the alignment
-    dict(hyper_init="random", align_kimg=0.024),  # and behind it
     dict(base="stylegan1", hyper_init="random", align_kimg=0.064),
     dict(base="stylegan1", gan_loss="wgan-gp"),
     dict(class_vectors="onehot", d_head="projection", finetune=True)], ids=str)
 def test_resume_is_exact(tiny_zip, tmp_path, options):
-    """Whole run = part, new objects from the state alone, rest: bit for bit, in both stages."""
+    """Whole run = part, new objects from the state alone, rest: bit for bit, in both stages. (Stopped behind the
+    alignment: tests/test_continued.py.)"""
     def go(folder, kimg, source=None, state=None):
         dataset = ImageDataset(tiny_zip, use_labels=True)
         m = make(dataset.spec, Start(state=state) if state else source,
@@ -199,25 +199,6 @@ def test_resume_is_exact(tiny_zip, tmp_path, options):
     assert str(whole.state()) == str(rest.state())
     # the averaged generator still shares what is frozen
     assert any(a is b for a, b in zip(rest.G.parameters(), rest.G_ema.parameters()))
-
-
-def test_two_processes_equal_one(tiny_zip, tmp_path, run_script):
-    """Rounding may carry an activation over a kink, which then shows: a difference by design would with every seed."""
-    sg2_source().save(tmp_path / "source.pkl")
-    worst = {}
-    for seed in (0, 1):
-        a, b = {}, {}
-        for gpus, tensors in ((1, a), (2, b)):
-            run_script("train.py", f"--outdir={tmp_path / f'{seed}-{gpus}'}", f"--data={tiny_zip}", "--cond=True",
-                       "--method=hypermod", f"--resume={tmp_path / 'source.pkl'}", "--cfg=tiny", "--kimg=0.128",
-                       "--hyper-init=random", "--align-kimg=0.064", "--contrastive=True", "--batch=16",
-                       "--metrics=none", f"--gpus={gpus}", "--device=cpu", "--vector-dim=4", f"--seed={seed}")
-            (path,) = (tmp_path / f"{seed}-{gpus}").glob("0*/network-snapshot-000000.pkl")
-            tensors.update({(name, k): t for name, r in load_any(path).nets.items() for k, t in r.state.items()})
-        worst[seed] = max(float((a[k] - b[k]).abs().max() / a[k].abs().max().clamp(min=1e-3)) for k in a)
-        if worst[seed] <= 1e-4:
-            break
-    assert min(worst.values()) <= 1e-4, f"largest relative differences by seed: {worst}"
 
 
 def test_labels_of_another_set_keep_known_classes():

@@ -326,8 +326,7 @@ def test_only_the_mind_is_trained(source, folder, target, tmp_path):
     assert all(torch.equal(snap.nets["G_ema"].state[n], t) for n, t in synthesis.items())
 
 
-@pytest.mark.parametrize("options", [dict(normalize="whiten", latent_aug="fixed", p=0.5, moment_weight=1.0),
-                                     dict(mind_loss="nonsat-r1", normalize="scalar", offset_decay=0.1),
+@pytest.mark.parametrize("options", [dict(mind_loss="nonsat-r1", normalize="scalar", offset_decay=0.1),
                                      dict(mind_preset="paper", latent_aug="none")])
 def test_resume_is_exact(source, folder, target, tmp_path, options):
     cached(source, folder)
@@ -497,22 +496,15 @@ def test_statistics():
     g = torch.Generator().manual_seed(0)
     a = torch.randn(4000, 3, generator=g, dtype=torch.float64)
     b = torch.randn(4000, 3, generator=g, dtype=torch.float64) * 2 + torch.tensor([1.0, 0, 0])
-    assert gaussians.frechet(a, a) == pytest.approx(0, abs=1e-9)
-    assert gaussians.frechet(a, b) == pytest.approx(1 + 3, rel=0.1)  # |shift|^2 + (2 - 1)^2 per axis
-    assert abs(gaussians.kernel_distance(a[:500], a[500:1000])) < 0.3
-    assert gaussians.kernel_distance(a[:500], b[:500]) > 0.3
     assert gaussians.memorisation(a[:50], a, b[:50]) == 0
     assert gaussians.memorisation(a[:500], a[500:2000], a[2000:2500]) == pytest.approx(1, abs=0.1)
-    p, r = gaussians.precision_recall(a[:400], a[400:800])
-    assert p > 0.9 and r > 0.9
-    assert gaussians.precision_recall(a[:400], a[:400] + 100) == (0, 0)
     ids = np.repeat([0, 1], 2000)
     both = torch.cat([a[:2000], b[:2000]])
     means, factors = gaussians.gaussian_factors(both, ids, 2)
     assert torch.allclose(factors[1] @ factors[1].t(), torch.eye(3, dtype=torch.float64) * 4, atol=0.5)
     assert torch.allclose(means[1], b[:2000].mean(0))
     mixed = gaussians.neighbour_mix(a, 100, g, k=1)
-    assert (gaussians.nearest(mixed, a) < 1e-9).all()
+    assert (torch.cdist(mixed, a).amin(1) < 1e-6).all()
 
 
 def test_gaussian_mapping_draws_its_moments():
@@ -577,35 +569,6 @@ def test_encoder_learns_and_says_so(target, folder, tmp_path):
     for name in ("G_ema", "D"):
         assert all(torch.equal(t, snap.nets[name].state[n]) for n, t in out.nets[name].state.items())
     assert METHODS["encoder"].sampler_from(out)(range(2)).shape == (2, 1, 16, 16)
-
-
-def test_encoder_resumes_exactly(target, folder, tmp_path):
-    plain = ImageDataset(folder / "target.zip")
-    snap = base_source(plain.spec)
-    kind = METHODS["encoder"]
-
-    def go(name, state=None, killed_at=None):
-        opts, run = kind.Options(cfg="tiny"), RunConfig(batch=8, kimg=0.064, snap=1, tick=0.016)
-        kind.resolve(opts, run, plain.spec)
-        torch.manual_seed(1)
-        m = kind(opts, plain.spec, run, Start(snap, state))
-        if killed_at:
-            def kill(cur_nimg):
-                if cur_nimg >= killed_at:
-                    raise KeyboardInterrupt
-                return {}
-
-            m.evaluate = kill
-        return train(m, plain, tmp_path / name, state)
-
-    whole = go("whole")
-    with pytest.raises(KeyboardInterrupt):
-        go("parts", killed_at=32)
-    parts = go("parts", training_loop.find_states(tmp_path / "parts")[0])
-    assert whole.cur_nimg == parts.cur_nimg == 64
-    for name, record in whole.nets.items():
-        for key, t in record.state.items():
-            assert torch.equal(t, parts.nets[name].state[key]), f"{name}.{key}"
 
 
 def test_encoder_for_a_conditional_source_and_one_without_discriminator(target):
@@ -717,28 +680,20 @@ def test_a_missing_cache_is_made(source, folder, tmp_path):
 # ---- below the floor -----------------------------------------------------------------------------------------------
 
 
-def test_tuning_trains_high_layers_only_and_resumes(source, folder, target, tmp_path):
+def test_tuning_trains_high_layers_only(source, folder, target, tmp_path):
     cached(source, folder)
     mind = train(make(source, target.spec), target, tmp_path / "mind")
     kind = METHODS["mind_tune"]
 
-    def go(place, kimg, state=None):
-        opts, run = kind.Options(cfg="tiny"), RunConfig(batch=8, kimg=kimg, snap=1, tick=0.016, metrics="none")
-        kind.resolve(opts, run, target.spec)
-        torch.manual_seed(0)
-        m = kind(opts, target.spec, run, Start(mind, state))
-        return m, train(m, target, tmp_path / place, state)
-
-    m, whole = go("whole", 0.032)
+    opts, run = kind.Options(cfg="tiny"), RunConfig(batch=8, kimg=0.032, snap=1, tick=0.016, metrics="none")
+    kind.resolve(opts, run, target.spec)
+    torch.manual_seed(0)
+    m = kind(opts, target.spec, run, Start(mind))
+    whole = train(m, target, tmp_path / "tune")
     assert m.opts.tune_from == 8
     before = mind.nets["G_ema"].state
     moved = {k.split(".")[1] for k, t in whole.nets["G"].state.items() if not torch.equal(t, before[k])}
     assert moved == {"b8", "b16"}
-    go("parts", 0.016)
-    _, parts = go("parts", 0.032, training_loop.find_states(tmp_path / "parts")[0])
-    for name, record in whole.nets.items():
-        for key, t in record.state.items():
-            assert torch.equal(t, parts.nets[name].state[key]), f"{name}.{key}"
     assert kind.sampler_from(whole)(range(4), torch.eye(4)).shape == (4, 1, 16, 16)
     options = kind.Options(cfg="tiny")
     with pytest.raises(UserError, match="labels 4 wide, .* has 0"):

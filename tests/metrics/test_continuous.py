@@ -114,11 +114,11 @@ def test_bad_input(data, reference, detector, tmp_path):
         metrics.parse_names("sfid_pix64_100_r")
 
 
-def test_judge_command(data, tmp_path, run_script):
-    out = run_script("-m", "gantransfer", "judge", f"--data={data.spec.path}", f"--heldout={data.spec.path}",
+def test_judge_command(data, tmp_path, call):
+    out = call("judge", f"--data={data.spec.path}", f"--heldout={data.spec.path}",
                      f"--out={tmp_path / 'j.pt'}", "--name=g", "--epochs=2")
     assert "grey (mean absolute) on 120 images" in out.stdout
     assert json.loads((tmp_path / "j.detector.json").read_text())["arch_kwargs"]["num_classes"] == 1
-    out = run_script("-m", "gantransfer", "judge", f"--data={data.spec.path}", f"--heldout={data.spec.path}",
+    out = call("judge", f"--data={data.spec.path}", f"--heldout={data.spec.path}",
                      f"--out={tmp_path / 'k.pt'}", "--name=g", "--min-accuracy=0.9", check=2)
     assert out.stderr.startswith("Error: --min-accuracy is for classes") and not (tmp_path / "k.pt").exists()

@@ -64,7 +64,7 @@ def test_lerp_on_a_linear_generator(context, monkeypatch):
     assert values["end"] == pytest.approx(expected.mean(), rel=1e-3)
 
 
-def test_slerp_moves_on_the_sphere(context, monkeypatch):
+def test_paths_in_z_move_on_the_sphere(context, monkeypatch):
     net = Linear()
     net.A = torch.eye(768, 8)
     monkeypatch.setattr(ppl, "EPSILON", 1e-2)

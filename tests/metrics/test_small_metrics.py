@@ -118,15 +118,15 @@ def test_label_metrics():
         label_score.label_score(np.array([np.nan]), np.array([0.0]))
 
 
-def test_slerp_stays_on_the_sphere():
+def test_a_path_stays_on_the_sphere():
     a, b = torch.randn(50, 16, dtype=torch.float64), torch.randn(50, 16, dtype=torch.float64)
     t = torch.rand(50, 1, dtype=torch.float64)
-    out = ppl.slerp(a, b, t)
+    out = ppl.on_sphere(a, b, t)
     assert torch.allclose(out.norm(dim=1), torch.ones(50, dtype=torch.float64))
     unit = torch.nn.functional.normalize
-    assert torch.allclose(ppl.slerp(a, b, torch.zeros(50, 1)), unit(a), atol=1e-9)
-    assert torch.allclose(ppl.slerp(a, b, torch.ones(50, 1)), unit(b), atol=1e-9)
-    assert torch.isfinite(ppl.slerp(a, a, t)).all() and torch.isfinite(ppl.slerp(a, 3 * a, t)).all()
+    assert torch.allclose(ppl.on_sphere(a, b, torch.zeros(50, 1)), unit(a), atol=1e-9)
+    assert torch.allclose(ppl.on_sphere(a, b, torch.ones(50, 1)), unit(b), atol=1e-9)
+    assert torch.isfinite(ppl.on_sphere(a, a, t)).all() and torch.isfinite(ppl.on_sphere(a, 3 * a, t)).all()
 
 
 def test_trimmed_mean_drops_outliers():

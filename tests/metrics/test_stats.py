@@ -96,12 +96,13 @@ def test_non_finite_features_name_the_sample(make_context):
 
 
 def test_images_are_generated_once_for_several_metrics(make_context, reference):
-    sampler = NoisyMeans(reference)
-    table.evaluate(["fd_pix64_50", "kd_pix64_50", "pr_pix64_50_k3", "dc_pix64_50_k5"], make_context(sampler=sampler))
-    assert sum(sampler.batches) <= 100  # once for moments, at most once more for rows
-    sampler = NoisyMeans(reference)
-    table.evaluate(["kd_pix64_50", "fd_pix64_50", "pr_pix64_50_k3"], make_context(sampler=sampler))
-    assert sum(sampler.batches) == 50
+    for names, most in ((("fd_pix64_50", "kd_pix64_50", "pr_pix64_50_k3", "dc_pix64_50_k5"), 100),  # moments, then rows
+                        (("kd_pix64_50", "fd_pix64_50", "pr_pix64_50_k3"), 50)):
+        sampler = NoisyMeans(reference)
+        ctx = make_context(sampler=sampler)
+        for name in names:
+            table.compute(name, ctx)
+        assert 50 <= sum(sampler.batches) <= most
 
 
 def test_cache_is_used(make_context, reference):

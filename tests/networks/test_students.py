@@ -4,7 +4,6 @@
 import pytest
 import torch
 
-from gantransfer.networks import students
 from gantransfer.networks.students import Student
 from gantransfer.snapshot import NetRecord
 
@@ -70,8 +69,6 @@ def test_normalisation_is_stored():
 
 
 def test_names():
-    assert all(students.known(a) for a in [*MILLIONS, "wrn_28_10", "conv4", "pool8-8"])
-    assert not students.known("resnet21") and not students.known("conv4-")
-    for bad in ("resnet21", "wrn_15_2", "conv4-8-8-8-8"):
+    for bad in ("resnet21", "wrn_15_2", "conv4-", "conv4-8-8-8-8"):
         with pytest.raises(ValueError):
             Student(bad, 16, 1, 2)

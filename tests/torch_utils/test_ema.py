@@ -36,3 +36,13 @@ def test_without_a_half_life_the_average_is_the_network():
     a, b = [torch.zeros(3)], [torch.full((3,), 2.0)]
     ema.step(a, b, ema.decay(8, 0))
     assert torch.equal(a[0], b[0])
+
+
+def test_a_state_is_averaged_whole_and_each_tensor_once():
+    shared = torch.zeros(2)
+    average = {"weight": shared, "tied": shared, "mean": torch.zeros(1), "count": torch.tensor(0),
+               "none": torch.zeros(0)}
+    live = {"weight": torch.ones(2), "tied": torch.ones(2), "mean": torch.ones(1), "count": torch.tensor(7),
+            "none": torch.zeros(0)}
+    ema.step_state(average, live, 0.75)
+    assert average["weight"].tolist() == [0.25, 0.25] and average["mean"] == 0.25 and average["count"] == 7

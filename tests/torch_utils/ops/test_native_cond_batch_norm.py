@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from tests.ops.conftest import EMULATED, LAYOUTS, TOLERANCE, rel
+from tests.torch_utils.ops.conftest import EMULATED, LAYOUTS, TOLERANCE, rel
 from torch_utils.ops.cond_batch_norm import cond_batch_norm, statistics
 
 pytestmark = pytest.mark.usefixtures("native")

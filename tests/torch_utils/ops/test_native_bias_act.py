@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from tests.ops.conftest import EMULATED, LAYOUTS, TOLERANCE, rel
+from tests.torch_utils.ops.conftest import EMULATED, LAYOUTS, TOLERANCE, rel
 from torch_utils.ops import bias_act as module
 from torch_utils.ops.bias_act import activation_funcs, bias_act
 

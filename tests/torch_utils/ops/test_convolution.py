@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.ops.conftest import LAYOUTS, rel
+from tests.torch_utils.ops.conftest import LAYOUTS, rel
 from torch_utils import build
 from torch_utils.ops import convolution
 from torch_utils.ops.modulated_conv2d import modulated_conv2d

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which library the tests of compiled operators run: the one that users get, or the emulated CUDA kernels when
-GANTRANSFER_TEST_LIBRARY names such a library (tests/ops/test_cuda_emulated.py does)."""
+GANTRANSFER_TEST_LIBRARY names such a library (tests/torch_utils/ops/test_cuda_emulated.py does)."""
 
 import os
 import warnings

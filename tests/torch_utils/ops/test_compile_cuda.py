@@ -8,10 +8,11 @@ import importlib.util
 import os
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from tests.cuda import ptxas
+from tests.cuda import ptxas, remembered
 from torch_utils import build
 
 SRC = build.source_dir()
@@ -19,6 +20,7 @@ KERNELS = sorted(SRC.glob("*.cu"))
 # An architecture takes 40 seconds; GANTRANSFER_CUDA_ARCHS=75,80,86,89,90,100,120 compiles for all.
 ARCHITECTURES = tuple(os.environ.get("GANTRANSFER_CUDA_ARCHS", "75,90").split(","))
 nvcc = build.nvcc()
+PTXAS = Path(ptxas.__file__)  # how the kernels are compiled and what is read off
 needs_nvcc = pytest.mark.skipif(nvcc is None, reason="no nvcc on this machine")
 
 
@@ -29,7 +31,7 @@ needs_nvcc = pytest.mark.skipif(nvcc is None, reason="no nvcc on this machine")
 def test_kernels_compile_and_spill_nothing(source, arch, tmp_path):
     if arch not in build.offered_architectures(nvcc):
         pytest.skip(f"{nvcc} does not offer sm_{arch}")
-    rows = ptxas.report(source, arch, tmp_path)
+    rows = remembered.value(f"ptxas-{arch}-{source.stem}", (PTXAS,), lambda: ptxas.report(source, arch, tmp_path))
     assert rows and all(0 < r["registers"] <= 128 for r in rows)
     assert not [r for r in rows if r["spilled"]], "registers are spilled to memory"
 
@@ -40,21 +42,29 @@ def test_kernels_compile_and_spill_nothing(source, arch, tmp_path):
 def test_bindings_compile_with_their_cuda_half(source, tmp_path):
     todo = build.plan(cuda=False)
     flags = [f for f in todo["cxx_flags"] if f not in ("-O3", "-march=native")]
-    command = [todo["cxx"], *flags, "-O0", "-DGT_WITH_CUDA", "-Wall", "-Werror=return-type", "-c", str(source), "-o",
-               str(tmp_path / "out.o")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    symbols = subprocess.run(["nm", "-C", str(tmp_path / "out.o")], capture_output=True, text=True, check=True)
+    command = [todo["cxx"], *flags, "-O0", "-DGT_WITH_CUDA", "-Wall", "-Werror=return-type", "-c", str(source), "-o"]
+
+    def symbols() -> str:
+        done = subprocess.run([*command, str(tmp_path / "out.o")], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return subprocess.run(["nm", "-C", str(tmp_path / "out.o")], capture_output=True, text=True, check=True).stdout
+
+    found = remembered.value(f"binding-{source.stem}", tuple(command), symbols)
     if "GT_WITH_CUDA" in source.read_text(encoding="utf-8"):  # autograd.cpp has no halves
-        assert "_launch(" in symbols.stdout  # the CUDA half was really there
+        assert "_launch(" in found  # the CUDA half was really there
 
 
 @needs_nvcc
 def test_harness_compiles(tmp_path):
     source = SRC.parent / "tests" / "cuda" / "harness.cu"
-    done = subprocess.run([nvcc, "-std=c++17", "-Werror", "all-warnings", f"-I{SRC}", "-c", str(source), "-o",
-                           str(tmp_path / "h.o")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    command = [nvcc, "-std=c++17", "-Werror", "all-warnings", f"-I{SRC}", "-c", str(source), "-o"]
+
+    def compiled() -> int:
+        done = subprocess.run([*command, str(tmp_path / "h.o")], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return (tmp_path / "h.o").stat().st_size
+
+    assert remembered.value("harness", (*command, source), compiled) > 1000
 
 
 @needs_nvcc

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from tests.ops.conftest import EMULATED, LAYOUTS, rel
+from tests.torch_utils.ops.conftest import EMULATED, LAYOUTS, rel
 from torch_utils.ops.modulated_conv2d import modulated_conv2d
 from torch_utils.ops.weight_sq import weight_sq
 

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from tests.ops.conftest import EMULATED, LAYOUTS, TOLERANCE, rel
+from tests.torch_utils.ops.conftest import EMULATED, LAYOUTS, TOLERANCE, rel
 from torch_utils.ops.epilogue import epilogue
 
 pytestmark = pytest.mark.usefixtures("native")

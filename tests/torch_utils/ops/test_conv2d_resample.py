@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.ops.test_upfirdn2d import naive as naive_fir
+from tests.torch_utils.ops.test_upfirdn2d import naive as naive_fir
 from torch_utils.ops.blur_epilogue import blur_epilogue
 from torch_utils.ops.conv2d_resample import conv2d_resample, conv2d_unblurred
 from torch_utils.ops.convolution import _Conv, conv2d

@@ -9,21 +9,21 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from tests.ops.conftest import EMULATED
+from tests.torch_utils.ops.conftest import EMULATED
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(EMULATED), reason="this is the emulated run")
-def test_operators_on_emulated_cuda(tmp_path):
-    from tests.cuda.emulated import build_emulated
+def test_operators_on_emulated_cuda():
+    from tests.cuda.emulated import emulated_library
     from torch_utils import build
 
     try:
         build.compiler()
     except build.BuildError as e:
         pytest.skip(str(e))
-    library = build_emulated(tmp_path)
-    files = sorted(str(f) for f in (ROOT / "tests" / "ops").glob("test_native_*.py"))
+    library = emulated_library()
+    files = sorted(str(f) for f in (ROOT / "tests" / "torch_utils" / "ops").glob("test_native_*.py"))
     env = {**os.environ, "GANTRANSFER_TEST_LIBRARY": str(library), "GANTRANSFER_KERNELS": "native"}
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files], cwd=ROOT,
                           env=env, capture_output=True, text=True, check=False)
@@ -32,7 +32,7 @@ def test_operators_on_emulated_cuda(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(EMULATED), reason="this is the emulated run")
-def test_harness_without_torch(tmp_path):
+def test_harness_without_torch():
     """What the GPU check falls back to; a wrong kernel is found by it."""
     from tests.cuda.run_harness import run_emulated
     from torch_utils import build
@@ -41,5 +41,5 @@ def test_harness_without_torch(tmp_path):
         build.compiler()
     except build.BuildError as e:
         pytest.skip(str(e))
-    done = run_emulated(tmp_path)
+    done = run_emulated()
     assert done.returncode == 0 and "184 checks, 0 wrong" in done.stdout, done.stdout[-2000:]

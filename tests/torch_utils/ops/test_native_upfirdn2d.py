@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from tests.ops.conftest import EMULATED, LAYOUTS, TOLERANCE, rel
+from tests.torch_utils.ops.conftest import EMULATED, LAYOUTS, TOLERANCE, rel
 from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 pytestmark = pytest.mark.usefixtures("native")
