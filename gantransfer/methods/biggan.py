@@ -67,7 +67,8 @@ class BigGANOptions(TrainingOptions):
     cfg: str = option("auto", "Preset of sizes and hyper-parameters", choices=tuple(CFGS))
     g_ch: int | None = option(None, "Generator's channel unit", type=int, low=1)
     d_ch: int | None = option(None, "Discriminator's channel unit", type=int, low=1)
-    z_dim: int | None = option(None, "Length of the input latent (default 512)", type=int, low=1)
+    z_dim: int | None = option(None, "Length of the input latent (default by --cfg: 120; cifar 128, tiny 48)", type=int,
+                               low=1)
     shared_dim: int | None = option(None, "Length of the shared class embedding; 0 = tables per layer", type=int, low=0)
     hier: bool | None = option(None, "A part of the latent for every block; needs the shared embedding", type=bool)
     g_attn: str | None = option(None, "Generator resolutions followed by attention, e.g. 64 or 32_64; 0 = none")

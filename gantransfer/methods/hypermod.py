@@ -108,8 +108,8 @@ class Hypermod(StyleGAN2):
             o.gamma = 10.0 if o.gamma is None else o.gamma
             o.style_mix = 0.9 if o.style_mix is None else o.style_mix
         if o.pl_weight:
-            raise UserError("--pl_weight: --method=hypermod has no path-length term (the base is frozen); leave the "
-                            "flag away")
+            raise UserError("--pl_weight: --method=hypermod has no path-length term (the base is frozen); omit the "
+                            "flag")
         o.pl_weight = 0.0
         o.g_reg_interval = o.g_reg_interval or 0
         o.d_reg_interval = (0 if v1 else 16) if o.d_reg_interval is None else o.d_reg_interval
@@ -149,8 +149,7 @@ class Hypermod(StyleGAN2):
         if o.faithful and o.hyper_init == "exact":
             raise UserError("--faithful: the published fused layer cannot equal the source; give --hyper_init=random")
         if o.class_vectors == "onehot" and (o.class_init == "identical" or o.hyper_init == "random"):
-            raise UserError("--class_vectors=onehot has no class network: leave --class_init and --hyper_init=random "
-                            "away")
+            raise UserError("--class_vectors=onehot has no class network: omit --class_init and --hyper_init=random")
 
     @classmethod
     def run_name(cls, o: HypermodOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
