@@ -171,6 +171,10 @@ def _type_of(default: Any) -> type:
     return str if default is None else type(default)
 
 
+# (images [N, C, R, R] in [-1, 1], labels [N, label_dim] as data sets have them) -> logits [N]
+Judge = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
 class Method:
     """A way to train. Subclasses fill in the class variables and the methods that raise here."""
 
@@ -269,6 +273,13 @@ class Method:
     def sampler_from(cls, snap: Snapshot, device: torch.device | str = "cpu") -> Sampler:
         """The same from a snapshot alone: no data set, no optimiser."""
         raise NotImplementedError
+
+    @classmethod
+    def judge_from(cls, snap: Snapshot, device: torch.device | str = "cpu") -> Judge:
+        """What the snapshot's discriminator says of an image and its label, each image by itself. UserError where it
+        judges something else."""
+        raise UserError(f"the discriminator of a snapshot of method {cls.name} judges other things than images with "
+                        "labels; use --features=teacher")
 
     def snapshot(self, cur_nimg: int) -> Snapshot:
         """This state as a shareable record."""

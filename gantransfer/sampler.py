@@ -20,45 +20,53 @@ from torch_utils import random as rnd
 from torch_utils.pixels import to_uint8
 
 
-class Sampler(Protocol):
-    """Seeds and labels to images."""
+class StyleNetwork(Protocol):
+    """A generator in two halves, with the styles w between them: what style mixing and path lengths need."""
 
-    spec: DataSpec
-    views: tuple[str, ...]  # what `view=` may be; the first is the ordinary image
-    label_sets: dict[str, LabelSpec]  # what `label_set=` may be: other sets of labels the model knows, e.g. 'old'
+    z_dim: int
+    num_ws: int
 
-    def __call__(self, seeds: Sequence[int], c: torch.Tensor | None = None, **kw) -> torch.Tensor:
-        """uint8 [N, C, H, W] for N seeds and labels c [N, label_dim] (None if unconditional)."""
+    def mapping(self, z: torch.Tensor, c: torch.Tensor, *, truncation_psi: float = 1) -> torch.Tensor:
+        """z [N, z_dim], labels [N, label_dim] -> ws [N, num_ws, D]."""
+        ...
+
+    def synthesis(self, ws: torch.Tensor, *, noise_mode: str = "random", rng: rnd.Rng = None,
+                  **kw: Any) -> torch.Tensor:
+        """Float images [N, C, H, W], nominally in [-1, 1]."""
         ...
 
 
-class GeneratorSampler:
-    """A Sampler around `synthesise(z, c, rng, **kw) -> float [N, C, H, W] in [-1, 1]`.
+class Sampler:
+    """Seeds and labels to images, by `synthesise(z, c, rng, **kw) -> float [N, C, H, W] in [-1, 1]`.
 
     Latents are `RandomState(seed).randn(z_dim)`, the field's habit, so that known seeds give known pictures; noise
     inputs come from one torch generator per seed. Conversion to uint8 truncates `127.5 x + 128`, as the published
     metrics do.
 
     truncation_psi, truncation_cutoff: as published. truncation_center: 'global' (one mean of all, as published) or
-    'class', the mean w of the image's own label (label_means.py), for models that have a w: those give `styles(z, c)
-    -> ws [N, L, D]`, untruncated, and `render(ws, rng=..., **kw) -> image`; both also take `view` and `label_set`
-    where synthesise does.
+    'class', the mean w of the image's own label (label_means.py), for models that have a w: those give their `network`,
+    and where synthesise takes `view` or `label_set`, also `styles(z, c) -> ws [N, L, D]`, untruncated, and `render(ws,
+    rng=..., **kw) -> image` that take them. `views`: what `view=` may be, the ordinary image first; `label_sets`: what
+    `label_set=` may be, other labels that the model knows.
     """
 
     def __init__(self, synthesise: Callable[..., torch.Tensor], z_dim: int, spec: DataSpec,
                  device: torch.device | str = "cpu", views: tuple[str, ...] = ("image",), label_dim: int | None = None,
-                 network: torch.nn.Module | None = None, label_sets: dict[str, LabelSpec] | None = None,
+                 network: StyleNetwork | None = None, label_sets: dict[str, LabelSpec] | None = None,
                  styles: label_means.Styles | None = None, render: Callable[..., torch.Tensor] | None = None):
         self.synthesise, self.z_dim, self.spec = synthesise, z_dim, spec
-        self.network = network  # for measures of the latent space, where there is one to measure
+        self.network = network
         self.device, self.views = torch.device(device), views
         self.label_dim = spec.label.dim if label_dim is None else label_dim
         self.label_sets = label_sets or {}
+        if network is not None:
+            styles, render = styles or network.mapping, render or network.synthesis
         self.render = render
         self.means = None if styles is None else label_means.LabelMeans(styles, z_dim, self.device, network)
 
     @torch.no_grad()
     def __call__(self, seeds: Sequence[int], c: torch.Tensor | None = None, **kw) -> torch.Tensor:
+        """uint8 [N, C, H, W] for N seeds and labels c [N, label_dim] (None if unconditional)."""
         if c is None:
             if self.label_dim:
                 raise UserError("this model is class-conditional: give labels (--class=..., or --labels=...)")
@@ -82,6 +90,14 @@ class GeneratorSampler:
         ws = label_means.pull(self.means.styles(z, c, **choice), self.means(c, **choice), psi,
                               kw.get("truncation_cutoff"))
         return self.render(ws, rng=rng, **choice, **rest)
+
+    def class_vectors(self, c: torch.Tensor) -> torch.Tensor:
+        """[N, T]: what walks between classes move on, for labels c [N, label_dim]. Here the labels themselves."""
+        return c
+
+    def images_at(self, z: torch.Tensor, v: torch.Tensor, rng: rnd.Rng, **kw: Any) -> torch.Tensor:
+        """As `images`, of class vectors v [N, T], which may lie between those of classes."""
+        return self.images(z, v, rng, **kw)
 
     def check_center(self, center: str) -> None:
         """UserError for a truncation centre that does not exist, or that this model does not have."""

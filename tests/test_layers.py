@@ -22,7 +22,7 @@ METHOD_NAMES = {"stylegan2", "utlo", "hypermod", "biggan", "cgantransfer", "mind
 
 # Which rooms a room may import from, beside itself; the first match counts, and every file has a rule. Names are those
 # below gantransfer unless they begin with dnnlib or torch_utils, which everything may import.
-SPINE = ("data", "method", "sampler", "snapshot", "source_fit")
+SPINE = ("data", "label_means", "method", "sampler", "snapshot", "source_fit")
 RULES = [
     ("dnnlib", ()),
     ("torch_utils", ()),
@@ -41,7 +41,7 @@ RULES = [
     ("method", ("data", "sampler", "snapshot", "training_state")),
     ("phase_graph", ("method",)),
     ("source_fit", ("data", "snapshot")),
-    ("pictures", ("data", "label_means", "networks.hypermod", "sampler")),
+    ("pictures", ("data", "label_means", "sampler")),
     # what is done with one
     ("training_loop", (*SPINE, "phase_graph", "pictures", "training_state")),
     ("importers", ("data", "formats", "networks", "snapshot", "exporters.weights")),

@@ -27,7 +27,7 @@ import torch
 import gantransfer
 from dnnlib import json_file, seeding, util
 from dnnlib.run_folder import LOCK, RunFolder
-from dnnlib.util import Logger, UserError, atomic_write, format_time
+from dnnlib.util import Logger, UserError, atomic_write, format_time, sha256
 from gantransfer import training_loop
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.method import Method, Options, RunConfig, Start
@@ -180,7 +180,7 @@ class Run:
             json.dump(options, f, indent=2)
         if fresh:
             with atomic_write(run_dir / "environment.json") as f:
-                json.dump(environment(self.dataset), f, indent=2)
+                json.dump(environment(self.dataset, self.config.resume), f, indent=2)
         return runtime
 
     def _announce(self, run_dir: Path, operators: str, notes: Sequence[str]) -> None:
@@ -339,9 +339,12 @@ def check_continues(run: Run, run_dir: Path, data: str) -> None:
         old.get("options", {}).pop(key, None)
         del new["options"][key]
     try:
-        before = json_file.read(run_dir / "environment.json")["data_fingerprint"]
-    except (UserError, KeyError):
-        before = None
+        began = json_file.read(run_dir / "environment.json")
+    except UserError:
+        began = {}
+    if (weights := content_of(config.resume)) and weights == began.get("weights"):
+        free |= {"resume_pkl"}  # they may have moved, as the data may
+    before = began.get("data_fingerprint")
     if before is not None and before != run.dataset.fingerprint():
         raise UserError(f"{run_dir} was trained on other data than --data={data} holds now (or with other --fname, "
                         f"--cond, --mirror, --subset, --heldout); continue on the same data")
@@ -362,7 +365,12 @@ def check_continues(run: Run, run_dir: Path, data: str) -> None:
         raise UserError(f"{run_dir} was started with {other}; give the same flags to continue it")
 
 
-def environment(dataset: ImageDataset) -> dict[str, Any]:
+def content_of(weights: str | None) -> str | None:
+    """SHA-256 of the file that a run begins with; None for none, and for what is no file here."""
+    return sha256(weights) if weights and os.path.isfile(weights) else None
+
+
+def environment(dataset: ImageDataset, weights: str | None) -> dict[str, Any]:
     """What a result depends on beside the options."""
     try:
         commit = subprocess.run(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse", "HEAD"],
@@ -373,5 +381,6 @@ def environment(dataset: ImageDataset) -> dict[str, Any]:
                 python=platform.python_version(), platform=platform.platform(), cuda=torch.version.cuda,
                 gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
                 command=sys.argv, data_fingerprint=dataset.fingerprint(),
+                **({"weights": content} if (content := content_of(weights)) else {}),
                 **({"job": dataclasses.asdict(job)} if (job := dist.job()) else {}),
                 started=time.strftime("%Y-%m-%dT%H:%M:%S%z"))

@@ -110,7 +110,11 @@ class BigGAN(method.Method):
                             ("ema_kimg", "ema"), ("ema_start", "ema_start"), ("ema_ramp", "ramp")):
             setattr(o, key, _or(getattr(o, key), cfg[column]))
         o.gamma = _or(o.gamma, 0.0)
-        cls.resolve_augmentation(o, run, data)
+        if o.aug is None:
+            o.aug = "noaug"
+            if o.cfg == "tiny" and o.diffaug is None:
+                o.diffaug = "light"
+        options.resolve(o, run, data)
         depth = len(networks.D_TABLES[res][0])
         if o.freezed >= depth + 1:
             raise UserError(f"--freezed={o.freezed}: the discriminator of {res}x{res} images has {depth} blocks")
@@ -135,14 +139,6 @@ class BigGAN(method.Method):
                 raise UserError(f"--{key}={getattr(o, key)} needs --{key[0]}_ch of at least 8, or --{key}=0")
 
     @classmethod
-    def resolve_augmentation(cls, o: BigGANOptions, run: RunConfig, data: DataSpec) -> None:
-        if o.aug is None:
-            o.aug = "noaug"
-            if o.cfg == "tiny" and o.diffaug is None:
-                o.diffaug = "light"
-        options.resolve(o, run, data)
-
-    @classmethod
     def run_name(cls, o: BigGANOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
         name = data.name + ("-cond" if data.label.dim else "")
         name += f"-subset{data.max_size}" if given.get("subset") is not None else ""
@@ -161,7 +157,7 @@ class BigGAN(method.Method):
         source_fit.images(G.kwargs.get("resolution", 128), G.kwargs.get("img_channels", 3), data)
         source_fit.same([(G.kwargs, cls.generator_kwargs(o, data), _G_TRAITS),
                          (D.kwargs, cls.discriminator_kwargs(o, data), _D_TRAITS)])
-        check_finite(source)
+        source_fit.finite(source)
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
@@ -366,7 +362,12 @@ class BigGAN(method.Method):
             """`truncation_psi` scales the latent; there are no noise inputs."""
             return G(z * truncation_psi, c)
 
-        return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim)
+        return sampler.Sampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim)
+
+    @classmethod
+    def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:
+        D = snap.build("D", device)
+        return lambda x, c: D(x, c)[:, 0]
 
 
 def _attention(side: str, flag: str) -> source_fit.Trait:
@@ -397,20 +398,12 @@ _D_TRAITS = [
 ]
 
 
-def check_finite(source: snapshot.Snapshot) -> None:
-    """UserError, naming the tensor, when a source holds NaN or infinity."""
-    for name, record in source.nets.items():
-        for key, t in record.state.items():
-            if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-                raise UserError(f"{name}.{key} of the source is not finite; use an earlier snapshot")
-
-
 def check_transfer_source(source: snapshot.Snapshot, data: DataSpec, net: str) -> dict[str, Any]:
     """Constructor arguments of the source's generator `net`; UserError, naming what does not fit `data`."""
     for name in ("D", net):
         if name not in source.nets:
             raise UserError(f"the source has no network {name}; it has {', '.join(source.nets)}")
-    check_finite(source)
+    source_fit.finite(source)
     kwargs = source.nets[net].kwargs
     source_fit.images(kwargs.get("resolution", 128), kwargs.get("img_channels", 3), data)
     if source.method == "biggan" and kwargs.get("n_classes", 1000) < 2:

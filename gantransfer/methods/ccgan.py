@@ -12,7 +12,7 @@ x2y's head turns back into the label.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -380,9 +380,7 @@ class CcGAN(method.Method):
         return sampler_of(snap.build("G_ema", device), y2h, DataSpec.from_dict(snap.data), device)
 
     @classmethod
-    def judge_from(cls, snap: snapshot.Snapshot,
-                   device: torch.device | str = "cpu") -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """(images [N, C, R, R] in [-1, 1], labels [N, 1] in label units) -> the discriminator's logits [N]."""
+    def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:
         D, label = snap.build("D", device), DataSpec.from_dict(snap.data).label
         y2h = snap.build("y2h", device) if "y2h" in snap.nets else None
 
@@ -408,7 +406,7 @@ def sampler_of(G: nn.Module, y2h: nn.Module | None, spec: DataSpec, device: torc
         y = label.normalise(c)
         return G(z * truncation_psi, y if y2h is None else y2h(y))
 
-    return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=1)
+    return sampler.Sampler(synthesise, G.z_dim, spec, device, label_dim=1)
 
 
 def _mean_over_processes(t: torch.Tensor) -> torch.Tensor:

@@ -298,31 +298,11 @@ class DiscriminatorRatio:
         return self.calibration(_in_chunks(self.logits, images, c, self.device))
 
 
-def discriminator(snap: Snapshot, kind: str, device: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """(images in [-1, 1], labels) -> logits [N] of the snapshot's discriminator, each image on its own."""
+def discriminator(snap: Snapshot, kind: str, device: Any) -> method.Judge:
+    """Of a snapshot of the method `kind`."""
     if "D" not in snap.nets:
         raise UserError("the snapshot has no discriminator; use --features=teacher")
-    if hasattr(METHODS[kind], "judge_from"):
-        return METHODS[kind].judge_from(snap, device)
-    D, data = snap.build("D", device), DataSpec.from_dict(snap.data)
-    for m in D.modules():
-        if hasattr(m, "group_size"):
-            m.group_size = 1  # statistics over a batch would make an image's logit depend on the others
-
-    def logits(x: Tensor, c: Tensor) -> Tensor:
-        out = D(x, c)
-        return getattr(out, "cond", out).reshape(-1)
-
-    try:
-        with torch.no_grad():
-            fits = logits(torch.zeros(2, data.channels, data.resolution, data.resolution, device=device),
-                          torch.zeros(2, data.label.dim, device=device)).shape == (2,)
-    except (RuntimeError, TypeError, ValueError, IndexError):
-        fits = False
-    if not fits:
-        raise UserError(f"the discriminator of a snapshot of method {kind} judges other things than images with "
-                        "labels; use --features=teacher")
-    return logits
+    return METHODS[kind].judge_from(snap, device)
 
 
 def calibrated(snap: Snapshot, heldout: ImageDataset, network: str, seed: int, device: Any) -> Snapshot:

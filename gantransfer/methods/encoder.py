@@ -285,9 +285,6 @@ class Encoder(method.Method):
     def load_state(self, s: dict[str, Any]) -> None:
         self.source_label = s["source_label"]
 
-    def progress(self) -> dict[str, float]:
-        return {}
-
     # ---- snapshots -------------------------------------------------------------------------------------------------
 
     def snapshot(self, cur_nimg: int) -> snapshot.Snapshot:
@@ -305,8 +302,7 @@ class Encoder(method.Method):
         if label.dim != G.c_dim:
             label = LabelSpec("class" if G.c_dim else "none", G.c_dim)
         spec = DataSpec.from_dict({**snap.data, "label": label.to_dict()})
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
-                                        styles=lambda z, c: G.mapping(z, c, update_w_avg=False), render=G.synthesis)
+        return sampler.Sampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
 
 
 def variance(x: torch.Tensor) -> torch.Tensor:

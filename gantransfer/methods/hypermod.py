@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import method, sampler, snapshot, source_fit
+from gantransfer import label_means, method, sampler, snapshot, source_fit
 from gantransfer.augment import contrastive as views
 from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
@@ -188,10 +188,7 @@ class Hypermod(StyleGAN2):
         if "D" not in source.nets:
             raise UserError("the source has no network D, from which the discriminator starts; give the full "
                             "checkpoint")
-        for name, r in source.nets.items():
-            for key, t in r.state.items():
-                if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-                    raise UserError(f"{name}.{key} of the source is not finite; use an earlier snapshot")
+        source_fit.finite(source)
         kwargs = record.kwargs
         source_fit.images(kwargs.get("img_resolution"), kwargs.get("img_channels", 3), data)
         if o.base == "stylegan1" and own:
@@ -327,10 +324,19 @@ class Hypermod(StyleGAN2):
             p.begin = self.align_nimg
         if self.align_nimg:
             params = [*self.G.hyper_parameters(), *self.G.class_parameters()]
-            opt = torch.optim.Adam(self.groups("G", params, self.opts.glr), lr=self.opts.glr, betas=(0.0, 0.99),
-                                   eps=1e-8, fused=True)
+            opt = torch.optim.Adam(params, lr=self.opts.glr, betas=(0.0, 0.99), eps=1e-8, fused=True)
             phases.insert(0, Phase("align", params, opt, end=self.align_nimg))
+        for opt in {id(p.opt): p.opt for p in phases if p.name[0] != "D"}.values():
+            self._slow_classes(opt)
         return phases
+
+    def _slow_classes(self, opt: torch.optim.Optimizer) -> None:
+        """The class network gets a group, and so a learning rate, of its own."""
+        (group,), slow = opt.param_groups, {id(p) for p in self.G.class_parameters()}
+        chosen = [p for p in group["params"] if id(p) in slow]
+        if chosen:
+            group["params"] = [p for p in group["params"] if id(p) not in slow]
+            opt.add_param_group({**group, "params": chosen, "lr": group["lr"] * self.opts.class_lr_mult})
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         if key == "D":
@@ -347,14 +353,6 @@ class Hypermod(StyleGAN2):
         part = name.split(".")
         return not (part[0] == "progression" and int(part[1]) < first) and not (
             part[0] == "from_rgb" and int(part[1]) != first)
-
-    def groups(self, key: str, params: list[nn.Parameter], lr: float) -> list[Any]:
-        if key != "G":
-            return params
-        slow = {id(p) for p in self.G.class_parameters()}
-        groups = [dict(params=[p for p in params if id(p) not in slow]),
-                  dict(params=[p for p in params if id(p) in slow], lr=lr * self.opts.class_lr_mult)]
-        return [g for g in groups if g["params"]]
 
     def draw(self, phase: str, batch: Batch) -> Draws:
         if phase == "align":
@@ -486,9 +484,23 @@ class Hypermod(StyleGAN2):
 
     @classmethod
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
-        net = networks.ClassInStyles(G)  # its w knows no label; the class vector behind it is what it is at any psi
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=net, styles=net.mapping,
-                                        render=net.synthesis)
+        return HypermodSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=networks.ClassInStyles(G))
+
+
+class HypermodSampler(sampler.Sampler):
+    """Its w knows no label, so that all classes have one centre; the class vector behind w is what it is at any psi."""
+
+    def class_vectors(self, c: torch.Tensor) -> torch.Tensor:
+        return self.network.G.classes(c)
+
+    def images_at(self, z: torch.Tensor, v: torch.Tensor, rng: rnd.Rng, *, truncation_psi: float = 1,
+                  truncation_center: str = "global", **kw: Any) -> torch.Tensor:
+        self.check_center(truncation_center)
+        ws = self.network.G.styles(z, truncation_psi=truncation_psi if truncation_center == "global" else 1)
+        if truncation_center == "class" and truncation_psi != 1:
+            label = torch.eye(self.label_dim, device=z.device)[:1]
+            ws = label_means.pull(ws, self.means(label)[:, :, : ws.shape[2]], truncation_psi)
+        return self.network.synthesis(torch.cat([ws, v[:, None].expand(-1, ws.shape[1], -1)], 2), rng=rng, **kw)
 
 
 def _task_of(snap: snapshot.Snapshot) -> snapshot.NetRecord | None:

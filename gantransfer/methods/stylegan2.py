@@ -119,18 +119,10 @@ class StyleGAN2(method.Method):
         if o.cfg == "auto":
             batch = max(min(run.num_procs * min(4096 // res, 32), 64), run.num_procs)
             mbstd = min(max(batch // run.num_procs, 1), 4)
-        if run.batch is None:
-            run.batch = batch
-            if run.batch_gpu is None:
-                # The preset's share of its own machine, or less where more processes divide the batch.
-                run.batch_gpu = max(batch // max(cfg["ref_gpus"] or 1, run.num_procs), 1)
-        if run.batch < 1 or run.batch % run.num_procs:
-            raise UserError(f"--batch={run.batch} is not divisible by --gpus={run.num_procs}; change one of them")
-        if run.batch_gpu is None:
-            run.batch_gpu = run.batch // run.num_procs
-        if run.batch % (run.batch_gpu * run.num_procs):
-            raise UserError(f"--batch={run.batch} is not a multiple of --batch-gpu={run.batch_gpu} x "
-                            f"--gpus={run.num_procs}; change one of them")
+        if run.batch is None and run.batch_gpu is None:
+            # The preset's share of its own machine, or less where more processes divide the batch.
+            run.batch_gpu = max(batch // max(cfg["ref_gpus"] or 1, run.num_procs), 1)
+        method.resolve_schedule(run, batch=batch, kimg=cfg["kimg"], tick=1 if tiny else 4, snap=5 if tiny else 50)
         o.mbstd_group = o.mbstd_group or mbstd
         whole = run.batch_gpu * run.num_procs
         if whole > o.mbstd_group and whole % o.mbstd_group:
@@ -140,10 +132,7 @@ class StyleGAN2(method.Method):
             raise UserError(f"--fp32=True and --precision={o.precision} exclude each other; omit one of them")
         o.precision = "fp32" if o.fp32 else o.precision
         o.fp32 = o.precision == "fp32"
-        run.kimg = run.kimg if run.kimg is not None else cfg["kimg"]
-        run.tick = run.tick if run.tick is not None else (1 if tiny else 4)
-        run.snap = run.snap if run.snap is not None else (5 if tiny else 50)
-        run.metrics = run.metrics if run.metrics is not None else cls.default_metrics(o)
+        run.metrics = _or(run.metrics, "smoke" if tiny else "fid50k_full")
 
         lr = cfg["lr"] or (0.002 if res >= 1024 else 0.0025)
         o.glr, o.dlr = _or(o.glr, lr), _or(o.dlr, lr)
@@ -166,19 +155,11 @@ class StyleGAN2(method.Method):
         o.style_mix = _or(o.style_mix, 0.0 if plain_loss else 0.9)
         # An interval slows the optimiser even where the weight is zero (as published); tiny runs have no time for that.
         o.g_reg_interval = _or(o.g_reg_interval, 0 if tiny else 4)
-        cls._resolve_augmentation(o, tiny, run, data)
-
-    @classmethod
-    def _resolve_augmentation(cls, o: StyleGAN2Options, tiny: bool, run: RunConfig, data: DataSpec) -> None:
         if tiny and o.aug == "ada" and o.target is None and o.augpipe is None:
             o.aug = "noaug"  # ADA at its published speed does nothing within a tiny run
             o.diffaug = o.diffaug or "light"
         options.resolve(o, run, data)
         o.r1_aug = (not tiny) if o.r1_aug is None else o.r1_aug
-
-    @classmethod
-    def default_metrics(cls, o: StyleGAN2Options) -> str:
-        return "smoke" if o.cfg == "tiny" else "fid50k_full"
 
     @classmethod
     def run_name(cls, o: StyleGAN2Options, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
@@ -257,13 +238,8 @@ class StyleGAN2(method.Method):
         source_fit.images(G.kwargs.get("img_resolution"), G.kwargs.get("img_channels"), data)
         tree, labels = cls.config(o, RunConfig(), data), bool(D.kwargs.get("c_dim") and data.label.dim)
         own = [dict(_without_class(tree[k]), img_resolution=data.resolution) for k in ("G_kwargs", "D_kwargs")]
-        source_fit.same([(G.kwargs, own[0], cls.traits_of("G", labels)),
-                         (D.kwargs, own[1], cls.traits_of("D", labels))])
-
-    @classmethod
-    def traits_of(cls, name: str, labels: bool) -> list[source_fit.Trait]:
-        """What a source's G or D must have in common with ours; labels: both have a label mapping."""
-        return _G_TRAITS if name == "G" else [*_D_TRAITS, *(_LABEL_TRAITS if labels else ())]
+        source_fit.same([(G.kwargs, own[0], _G_TRAITS),
+                         (D.kwargs, own[1], [*_D_TRAITS, *(_LABEL_TRAITS if labels else ())])])
 
     # ---- networks ------------------------------------------------------------------------------------------------
 
@@ -326,8 +302,7 @@ class StyleGAN2(method.Method):
             params = self.trainable(key)
             # Lazy regularisation: one optimiser for both losses, slowed so that k+1 updates move as far as k.
             r = interval / (interval + 1) if interval else 1.0
-            opt = torch.optim.Adam(self.groups(key, params, lr * r), lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8,
-                                   fused=True)
+            opt = torch.optim.Adam(params, lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8, fused=True)
             if not interval:
                 phases.append(Phase(f"{key}both", params, opt, graph=self.graph(key, reg_on)))
                 continue
@@ -343,10 +318,6 @@ class StyleGAN2(method.Method):
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         return list(self.nets[key].parameters())  # frozen layers are buffers
-
-    def groups(self, key: str, params: list[nn.Parameter], lr: float) -> list[Any]:
-        """The parameters as the optimiser takes them: with groups where learning rates differ."""
-        return params
 
     def draw(self, phase: str, batch: Batch) -> Draws:
         """Latents, labels, style mixing and path-length noise of one micro-batch."""
@@ -567,8 +538,12 @@ class StyleGAN2(method.Method):
 
     @classmethod
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
-                                        styles=lambda z, c: G.mapping(z, c, update_w_avg=False), render=G.synthesis)
+        return sampler.Sampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
+
+    @classmethod
+    def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:
+        D = alone(snap.build("D", device))
+        return lambda x, c: D(x, c)[:, 0]
 
 
 def graph_of(m: StyleGAN2, key: str, second_order: bool) -> Graph:
@@ -579,6 +554,14 @@ def graph_of(m: StyleGAN2, key: str, second_order: bool) -> Graph:
     if key == "D" and m.opts.lecam:
         obstacles.append("LeCam's first step is unlike the others")
     return Graph(tuple(obstacles))
+
+
+def alone(D: nn.Module) -> nn.Module:
+    """`D` without statistics over a batch: what it says of an image depends on no other."""
+    for m in D.modules():
+        if isinstance(m, networks.MinibatchStd):
+            m.group_size = 1
+    return D
 
 
 def mixed_styles(ws: torch.Tensor, other: torch.Tensor, cutoff: int | torch.Tensor) -> torch.Tensor:

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError, finite_numbers
-from gantransfer import method
+from gantransfer import method, snapshot
 from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Batch, RunConfig, option
-from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options
+from gantransfer.methods.stylegan2 import Draws, StyleGAN2, StyleGAN2Options, alone
 from gantransfer.networks import transitional as networks
 
 
@@ -122,3 +122,8 @@ class Transitional(StyleGAN2):
 
     def r1_logits(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         return self.D(x, c).uncond
+
+    @classmethod
+    def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:
+        D = alone(snap.build("D", device))
+        return lambda x, c: D(x, c).cond[:, 0]

@@ -44,6 +44,8 @@ class UTLO(StyleGAN2):
 
     @classmethod
     def resolve(cls, o: UTLOOptions, run: RunConfig, data: DataSpec) -> None:
+        if run.metrics is None and o.cfg != "tiny":
+            run.metrics = "fid50k_full,fid_shots,kid_shots"
         super().resolve(o, run, data)
         blocks = [2**k for k in range(2, data.resolution.bit_length())]
         if o.res_uc not in (0, *blocks):
@@ -57,10 +59,6 @@ class UTLO(StyleGAN2):
         if o.add_uc and o.aug != "noaug" and "imgfilter" in ada.AUGPIPES[o.augpipe] and o.res_uc < 22:
             raise UserError(f"--augpipe={o.augpipe} filters images of at least 22 pixels, not the small ones of "
                             f"--res_uc={o.res_uc}; use --augpipe=bgc")
-
-    @classmethod
-    def default_metrics(cls, o: UTLOOptions) -> str:
-        return "smoke" if o.cfg == "tiny" else "fid50k_full,fid_shots,kid_shots"
 
     @classmethod
     def run_name(cls, o: UTLOOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
@@ -181,5 +179,5 @@ class UTLO(StyleGAN2):
             return G.synthesis(ws, **kw) if view == "image" else G.synthesis(ws, add_uc=True, **kw).image_uc
 
         views = ("image", "uc") if G.res_uc else ("image",)
-        return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, views, label_dim=G.c_dim, network=G,
+        return sampler.Sampler(synthesise, G.z_dim, spec, device, views, label_dim=G.c_dim, network=G,
                                         styles=styles, render=render)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,27 +14,19 @@ from gantransfer.detectors import features
 from gantransfer.metrics import ppl
 from gantransfer.metrics.context import MetricContext
 from gantransfer.metrics.stats import collect, on_main
-from gantransfer.sampler import one_hot
+from gantransfer.sampler import StyleNetwork, one_hot
 from torch_utils import distributed as dist
 from torch_utils.random import SeedStack, step_generator
 
 
-def networks_of(sampler: Any) -> Any:
-    """The generator with `mapping(z, c) -> ws` and `synthesis(ws, rng=...) -> float images` behind a sampler.
-
-    It is the sampler's `network`, or what the sampler calls to make images. UserError when the model has no such parts.
-    """
-    net = getattr(sampler, "network", None) or getattr(sampler, "synthesise", None)
-    if not (callable(getattr(net, "mapping", None)) and callable(getattr(net, "synthesis", None))):
-        raise UserError("path length needs a style-based model (a mapping network and a synthesis network)")
-    return net
-
-
-def _untruncated(ctx: MetricContext) -> Any:
-    """The context's sampler. UserError where images are truncated, of which path lengths are not defined."""
+def network_of(ctx: MetricContext) -> StyleNetwork:
+    """The model whose paths are measured. UserError for one without styles, and where images are truncated, of which
+    path lengths are not defined."""
     if ctx.truncation:
         raise UserError("path lengths are those of images without truncation: omit --trunc, or that metric")
-    return ctx.sampler
+    if ctx.sampler is None or ctx.sampler.network is None:
+        raise UserError("path length needs a style-based model (a mapping network and a synthesis network)")
+    return ctx.sampler.network
 
 
 def perceptual(ctx: MetricContext) -> features.Perceptual:
@@ -51,7 +42,7 @@ def path_length(ctx: MetricContext, num: int, space: str, sampling: str, crop: b
     `space` 'w' interpolates linearly between mapped latents, 'z' spherically between latents; `sampling` 'full' draws
     t from [0, 1), 'end' takes t = 0. Noise inputs are the same for both images of a pair; float32 throughout.
     """
-    net, lpips, plan = networks_of(_untruncated(ctx)), perceptual(ctx), ctx.plan(num)
+    net, lpips, plan = network_of(ctx), perceptual(ctx), ctx.plan(num)
     device = ctx.device
 
     @torch.no_grad()
@@ -78,7 +69,7 @@ def class_path_length(ctx: MetricContext, num: int) -> tuple[list[int], list[flo
     """(class ids, trimmed mean of the paths that start in each class, of all) of |LPIPS(g(0)) - LPIPS(g(eps))|^2 /
     eps^2 from each class towards another: the styles (which carry the class) move on a straight line from those of the
     one to those of the other, with the same latent and the same noise. About `num` pairs, equally many per class."""
-    net, lpips, classes = networks_of(_untruncated(ctx)), perceptual(ctx), ctx.evaluated_classes()
+    net, lpips, classes = network_of(ctx), perceptual(ctx), ctx.evaluated_classes()
     if len(classes) < 2:
         raise UserError("a path between classes needs at least two classes")
     plan, device, dim = ctx.plan_per_class(classes, max(num // len(classes), 1)), ctx.device, ctx.label.dim

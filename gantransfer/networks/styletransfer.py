@@ -109,6 +109,20 @@ class StyleTransferGenerator(Generator):
             layer.affine.table.copy_((s - s.mean(0)).t())
 
 
+class NewClasses(nn.Module):
+    """A view of such a generator for tools that know `mapping(z, c) -> ws` and `synthesis(ws)` only: of new classes."""
+
+    def __init__(self, G: StyleTransferGenerator):
+        super().__init__()
+        self.G, self.z_dim, self.num_ws = G, G.z_dim, G.num_ws
+
+    def mapping(self, z: torch.Tensor, c: torch.Tensor, **kw: Any) -> torch.Tensor:
+        return self.G.map(z, c, update_w_avg=False, **kw)
+
+    def synthesis(self, ws: torch.Tensor, **kw: Any) -> torch.Tensor:
+        return self.G.synthesis(ws, **kw)
+
+
 @torch.no_grad()
 def extend(source: Generator, n: int) -> StyleTransferGenerator:
     """A generator with n new classes, at the source's mean class; the source stays as it is."""

@@ -26,8 +26,8 @@ def mixing_sheet(sampler: Sampler, rows: Sequence[int], cols: Sequence[int], lay
     c: label [1, label_dim] of all images, None if unconditional. Raises UserError for layers that do not exist.
     """
     sampler.check_center(center)
-    G = getattr(sampler, "network", None)
-    if not hasattr(G, "mapping") or not hasattr(G, "num_ws"):
+    G = sampler.network
+    if G is None:
         raise UserError("style mixing needs a style-based generator, and this model has none")
     layers = list(range(min(G.num_ws // 2, 7))) if layers is None else list(layers)
     if not layers or not 0 <= min(layers) <= max(layers) < G.num_ws:

@@ -15,15 +15,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from dnnlib import seeding
-from gantransfer import label_means
-from gantransfer.networks.hypermod import ClassInStyles
 from gantransfer.sampler import Sampler, one_hot, to_uint8
 from torch_utils.random import SeedStack
 
@@ -50,8 +47,6 @@ class Walk:
     def __init__(self, sampler: Sampler, psi: float, noise_mode: str, device: torch.device, center: str = "global"):
         self.sampler, self.psi, self.noise_mode, self.device = sampler, psi, noise_mode, device
         self.center = center  # of truncation; between classes it moves with the label
-        net = getattr(sampler, "network", None)
-        self.hyper = net if isinstance(net, ClassInStyles) else None
 
     def latent(self, seed: int) -> torch.Tensor:
         """[1, z_dim], as the sampler draws it."""
@@ -60,8 +55,7 @@ class Walk:
     @torch.no_grad()
     def vector(self, class_id: int) -> torch.Tensor:
         """[1, T]."""
-        c = one_hot([class_id], self.sampler.spec.label.dim).to(self.device)
-        return self.hyper.G.classes(c) if self.hyper is not None else c
+        return self.sampler.class_vectors(one_hot([class_id], self.sampler.spec.label.dim).to(self.device))
 
     @torch.no_grad()
     def images(self, z: torch.Tensor, v: torch.Tensor, seed: int, batch: int) -> np.ndarray:
@@ -69,24 +63,10 @@ class Walk:
         out = []
         for i in range(0, len(z), batch):
             zs, vs = z[i : i + batch], v[i : i + batch]
-            kw: dict[str, Any] = dict(noise_mode=self.noise_mode, rng=SeedStack([seed] * len(zs)))
-            if self.hyper is not None:
-                ws = self.styles(zs)
-                ws = torch.cat([ws, vs[:, None].expand(-1, ws.shape[1], -1)], 2)
-                out.append(to_uint8(self.hyper.synthesis(ws, **kw)))
-            else:
-                out.append(to_uint8(self.sampler.images(zs, vs, truncation_psi=self.psi, truncation_center=self.center,
-                                                     **kw)))
+            out.append(to_uint8(self.sampler.images_at(
+                zs, vs, SeedStack([seed] * len(zs)), truncation_psi=self.psi, truncation_center=self.center,
+                noise_mode=self.noise_mode)))
         return torch.cat(out).cpu().numpy()
-
-    def styles(self, z: torch.Tensor) -> torch.Tensor:
-        """ws of a hyper-modulated model, [n, L, D]: they know no class, so that every class has one centre."""
-        G = self.hyper.G
-        if self.center == "global" or self.psi == 1:
-            return G.styles(z, truncation_psi=self.psi)
-        label = torch.eye(self.sampler.label_dim, device=z.device)[:1]
-        ws = G.styles(z)
-        return label_means.pull(ws, self.sampler.means(label)[:, :, : ws.shape[2]], self.psi)
 
 
 def sheet(walk: Walk, kind: str, seeds: list[int], first: int, second: int, steps: int,

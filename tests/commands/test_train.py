@@ -366,8 +366,13 @@ def test_a_run_that_began_with_weights_is_the_latest_without_naming_them(call, t
     assert before.keys() == after.keys() and all(torch.equal(t, after[k]) for k, t in before.items())
     again = json.loads((run / "training_options.json").read_text())
     assert {k: again[k] for k in options} == options
-    out, _ = call(*base, "--resume=latest", f"--source={source}")
-    assert str(run) in out
+    moved = source.rename(tmp_path / "moved.pkl")
+    for words in ([], [f"--source={moved}"]):
+        out, _ = call(*base, "--resume=latest", *words)
+        assert str(run) in out
+    other = find_snapshots(fresh)[-1]
+    _, err = call(*base, "--resume=latest", f"--source={other}", code=2)
+    assert "resume_pkl=" in err and err.count("\n") == 1
     _, err = call(*base, "--resume=latest", "--source=ffhq256", code=2)
     assert "ffhq256" in err
     call(*base)

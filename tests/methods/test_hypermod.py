@@ -18,7 +18,6 @@ from gantransfer.exporters import bake
 from gantransfer.importers import load_any
 from gantransfer.method import Batch, RunConfig, Start
 from gantransfer.methods import METHODS
-from gantransfer.metrics import path_length
 from gantransfer.networks import hypermod, hypermod_stylegan1, stylegan1, stylegan2
 from gantransfer.snapshot import NetRecord, Snapshot
 from gantransfer.training_loop import Stepper
@@ -136,7 +135,7 @@ def test_snapshot_holds_frozen_tensors_once_and_samples(tmp_path):
     assert torch.equal(images, m.sampler()(range(C), c)) and images.dtype == torch.uint8
     mixed = s([3], torch.full([1, C], 1 / C))
     assert mixed.shape == (1, 1, 16, 16)
-    net = path_length.networks_of(s)
+    net = s.network
     ws = net.mapping(torch.randn(2, 8), c[:2])
     assert net.synthesis(ws, noise_mode="random", rng=SeedStack([1, 2]), force_fp32=True).shape == (2, 1, 16, 16)
 

@@ -3,6 +3,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import Start
 from gantransfer.methods import METHODS
 from gantransfer.networks import styletransfer
+from gantransfer.pictures.mixing import mixing_sheet
 from tests.methods.test_cgantransfer import NEW, OLD, latents, spec, step
 from tests.methods.test_cgantransfer import make as make_any
 
@@ -108,6 +110,18 @@ def test_continuing_is_exact(source, tmp_path):
     for name, net in whole.nets.items():
         for k, v in net.state_dict().items():
             assert torch.equal(v, rest.nets[name].state_dict()[k]), (name, k)
+
+
+def test_mixing_and_path_lengths_are_those_of_the_new_classes(added):
+    """Also where there are as many of them as of old ones, whose labels the mapping network takes."""
+    s = METHODS["styletransfer"].sampler_from(added)
+    c = torch.eye(NEW)[1:2]
+    sheet = mixing_sheet(s, [1], [2], [0], c)
+    assert np.array_equal(sheet[1:3], np.concatenate([s([k], c, noise_mode="const").numpy() for k in (2, 1)]))
+    z, labels = torch.randn(NEW, s.z_dim, generator=torch.Generator().manual_seed(0)), torch.eye(NEW)
+    want = s.images(z, labels, None, noise_mode="const")
+    assert torch.equal(s.network.synthesis(s.network.mapping(z, labels), noise_mode="const"), want)
+    assert (want[0] - want[1]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("what, says", [

@@ -19,7 +19,7 @@ from gantransfer.metrics.table import MetricContext
 class NoisyMeans:
     """uint8 images: the mean of the class (of all without labels) plus noise from the image's seed."""
 
-    views = ("image",)
+    views, network = ("image",), None
 
     def __init__(self, data: ImageDataset, noise: float = 30.0, labelled: bool = True):
         self.noise, self.batches = noise, []
