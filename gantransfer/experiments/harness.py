@@ -274,6 +274,12 @@ def report_job(name: str, network: Path, data: Path, detectors: Mapping[str, Pat
                       *more])
 
 
+def kimg_of(network: Path) -> float:
+    from gantransfer import snapshot
+
+    return snapshot.load(network).cur_nimg / 1000
+
+
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

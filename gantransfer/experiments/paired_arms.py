@@ -137,7 +137,7 @@ class PairedArms:
         data, fname = self.splits[seed]
         return [f"--data={data}", *([f"--fname={fname}"] if fname else []), "--cond=True", f"--seed={seed}",
                 "--metrics=none", "--threads=1", *self.flags(arm),
-                *(["--snap=1", f"--tick={self.kimg / SNAPSHOTS:g}"] if self.best else [])]
+                *(["--snap=1", f"--tick={max(self.kimg / SNAPSHOTS, 1):g}"] if self.best else [])]
 
     def one(self, arm: str, seed: int) -> dict[str, Any]:
         """Train, measure, write the file."""
@@ -161,8 +161,8 @@ class PairedArms:
         curve = [harness.measured(p, first, room)[0][CHOSEN_BY] for p in paths]
         best = paths[int(np.argmin(curve))]
         harness.measure(self.study, {f"{name} best": best}, self.test, self.judge_files)
-        return dict(best=harness.measured(best, self.judge_files), best_kimg=int(best.stem[-6:]),
-                    validation=[[int(p.stem[-6:]), v] for p, v in zip(paths, curve)])
+        return dict(best=harness.measured(best, self.judge_files), best_kimg=harness.kimg_of(best),
+                    validation=[[harness.kimg_of(p), v] for p, v in zip(paths, curve)])
 
     def figures(self, which: str = "last") -> dict[str, list[list[dict[str, float]]]]:
         """{arm: [judges][seeds] figures} of the 'last' or the 'best' snapshots."""
