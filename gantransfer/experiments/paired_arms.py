@@ -99,7 +99,8 @@ class PairedArms:
         self.data = sets[self.splits[0]]
         label = self.data.spec.label
         self.results = Results(self.folder / "results", dict(
-            kimg=self.kimg, best=self.best, heldout=fingerprint(self.test), groups=label.shots,
+            kimg=self.kimg, heldout=fingerprint(self.test), groups=label.shots,
+            chosen_on=fingerprint(self.validation) if self.best else None,
             judges=[harness.sha256(p) for p in self.judge_files]))
         if label.shots:
             self.notes.append(f"Classes by training images: {own_images.groups_note(label)}.")

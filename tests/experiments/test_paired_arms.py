@@ -103,6 +103,9 @@ def test_the_best_snapshot_is_chosen_on_a_part_that_no_figure_is_of(own, tmp_pat
     assert parts[0] == "DIR/test.zip" and set(parts[1:]) == {"DIR/validation.zip", "DIR/test.zip"}
     found = json.loads((tmp_path / "d/results/baseline-seed0.json").read_text())
     assert len(found["validation"]) == parts.count("DIR/validation.zip") > 10
+    again = record("longtail", [f"--data={own}", "--arms=baseline", "--seeds=1", "--kimg=20", "--best", "--judges=1"],
+                   tmp_path / "d", monkeypatch)
+    assert not words(again, "train") and not words(again, "calc_metrics"), "its file is enough"
 
 
 def test_the_best_is_the_nearest_under_the_first_judge(tmp_path, monkeypatch):
