@@ -69,6 +69,8 @@ def test_files_of_another_machine_are_enough(own, tmp_path, monkeypatch):
     done = record("longtail", flags, tmp_path / "here", monkeypatch)
     (run,) = words(done, "train")
     assert run["--sampling"] == "balanced" and not words(done, "judge") and not words(done, "dataset_tool")
+    record("longtail", [*flags, "--first-seed=1"], tmp_path / "here", monkeypatch)
+    assert not words(record("longtail", [*flags[:2], "--seeds=2", "--kimg=3"], tmp_path / "here", monkeypatch), "train")
     (tmp_path / "here/judge1.pt").write_text("another one")
     with pytest.raises(UserError, match="another judges.*copy the judges"):
         record("longtail", flags, tmp_path / "here", monkeypatch)
@@ -109,7 +111,7 @@ def test_the_best_snapshot_is_chosen_on_a_part_that_no_figure_is_of(own, tmp_pat
 
 
 def test_the_best_is_the_nearest_under_the_first_judge(tmp_path, monkeypatch):
-    study = PairedArms(tmp_path, longtail.ARMS, "--cfg=tiny", 1, 20, judges=2, best=True)
+    study = PairedArms(tmp_path, longtail.ARMS, "--cfg=tiny", range(1), 20, judges=2, best=True)
     study.study, study.test, study.validation, study.judge_files = None, "test", "validation", ["judge0", "judge1"]
     on_validation = {2: 9.0, 4: 3.0, 6: 5.0}
     for k in on_validation:
