@@ -88,9 +88,9 @@ class PairedArms:
             counts = own_images.check_classes(pool).counts
             todo += own_images.groups_job(pool, folder / "groups.zip", counts, groups)
         self.study.run(todo)
-        self._settle()
+        self._settle(groups)
 
-    def _settle(self) -> None:
+    def _settle(self, groups: str | None) -> None:
         """What all figures depend on, and what the report says of it."""
         from gantransfer.data.dataset import ImageDataset
 
@@ -103,7 +103,7 @@ class PairedArms:
             chosen_on=fingerprint(self.validation) if self.best else None,
             judges=[harness.sha256(p) for p in self.judge_files]))
         if label.shots:
-            self.notes.append(f"Classes by training images: {own_images.groups_note(label)}.")
+            self.notes.append(f"Classes by training images: {own_images.groups_note(label, groups)}.")
         else:
             self.notes.append("The classes fall into no groups (frequent, rare): they are equally large, or fewer than "
                               "three.")
