@@ -9,17 +9,15 @@ held-out digits. Every step is a command, what is there already is kept; with --
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 import numpy as np
 
-from dnnlib import json_file, seeding
-from dnnlib.util import atomic_write
 from gantransfer.commands.flags import SEED, IntRange
-from gantransfer.experiments import harness, sheets
-from gantransfer.experiments.harness import Arm, student_result
+from gantransfer.experiments import harness
+from gantransfer.experiments.harness import Arm
+from gantransfer.experiments.students import Students, draw_values, few_labels, label_errors, result
 from gantransfer.metrics.paired import critical_t, difference, spread, table, versions
 
 # Students; the last word: which fakes they see
@@ -28,6 +26,7 @@ ARMS = {"real": Arm("real only"), "raw": Arm("+ raw fakes", more="raw"), "filter
 PRIMARY = ("real", "cgankd", "mae")
 TESTED = [("real", "raw"), ("raw", "filtered"), ("filtered", "cgankd"), ("real", "cgankd")]
 PER_ANGLE, RHO, SHARE = 40, 0.7, 0.5
+STAGES = {"raw": None, "filtered": (RHO, False), "relabelled": (RHO, True)}
 
 
 @harness.flags(
@@ -48,7 +47,7 @@ def main(folder: Path, seeds: int, first_seed: int, images: int, gan_kimg: int, 
     results = [one_seed(study, folder / f"seed{s}", s, images, gan_kimg, student_kimg) for s in chosen]
     study.step()
     picture = folder / "ccgan.png"
-    draw(picture, folder / f"seed{first_seed}")
+    draw_values(picture, folder / f"seed{first_seed}", np.linspace(0, 90, 10), "degrees")
     command = dict(seeds=list(chosen), images=images, gan_kimg=gan_kimg, student_kimg=student_kimg, rho=RHO,
                    fakes_per_angle=PER_ANGLE, fake_batch_share=SHARE)
     study.finish(report(results, images, gan_kimg, student_kimg),
@@ -58,8 +57,6 @@ def main(folder: Path, seeds: int, first_seed: int, images: int, gan_kimg: int, 
 
 def one_seed(study: harness.Study, folder: Path, seed: int, images: int, gan_kimg: int, student_kimg: float) -> dict:
     """Everything of one seed; the figures."""
-    from gantransfer.commands import distill
-
     folder.mkdir(parents=True, exist_ok=True)
     study.step()
     pool, test, others = (folder / f"{n}.zip" for n in ("pool", "test", "others"))
@@ -68,68 +65,13 @@ def one_seed(study: harness.Study, folder: Path, seed: int, images: int, gan_kim
         others: dict(split="all", seed=seed + 1000)}), quiet=True)
     train = folder / "train.json"
     if not train.exists():
-        choose(pool, seed, images, train)
-    real = [f"--data={pool}", f"--fname={train}"]
+        few_labels(pool, seed, images, train)
+    taught = Students(study, folder, [f"--data={pool}", f"--fname={train}"], seed, [f"--test={test}"])
     study.step()
-    (snapshot,) = study.train([(f"gan{seed}", folder / "gan", f"seed{seed}", gan_kimg + 32, [
-        "--method=ccgan", "--cfg=tiny", *real, f"--seed={seed}", "--metrics=none", "--threads=1"])])
-    (folder / "snapshot.txt").write_text(str(snapshot))
-    study.step()
-    common = ["--preset=digits", *real, f"--test={test}", f"--seed={seed}", "--threads=1"]
-    distill.call(distill.teacher, *common, f"--outdir={folder / 'teacher'}")
-    study.step()
-    made = {n: folder / f"{n}.zip" for n in ("raw", "filtered", "relabelled")}
-    if not made["raw"].exists():
-        distill.call(distill.fakes, *real, f"--network={snapshot}", f"--teacher={folder / 'teacher' / 'teacher.pkl'}",
-                     f"--seed={seed}", "--num-labels=91", f"--num-per-label={PER_ANGLE}", "--rho=1", "--threads=1",
-                     f"--dest={made['raw']}")
-    for name, replace in (("filtered", False), ("relabelled", True)):
-        if not made[name].exists():
-            distill.call(distill.refilter, f"--fakes={made['raw']}", f"--rho={RHO}", f"--replace={replace}",
-                         f"--dest={made[name]}")
-    study.step()
-    out: dict = dict(seed=seed, students={}, teacher=student_result(folder / "teacher"),
-                     label_score=scores(folder, others, test, made, seed))
-    for name, arm in ARMS.items():
-        words = [f"--fakes={made[arm.more]}", f"--fake_batch_share={SHARE}"] if arm.more else []
-        distill.call(distill.student, *common, f"--kimg={student_kimg:g}", f"--outdir={folder / name}", *words)
-        out["students"][name] = student_result(folder / name)
-    return out
-
-
-def choose(pool: Path, seed: int, count: int, path: Path) -> None:
-    """A label file of `count` images."""
-    from gantransfer.data.dataset import ImageDataset
-
-    data = ImageDataset(pool, use_labels=True)
-    rows = np.sort(seeding.numpy_rng(seed).permutation(len(data))[:count])
-    labels = [[data.get_details(int(i)).name, [float(data.get_label(int(i))[0])]] for i in rows]
-    with atomic_write(path) as f:
-        json.dump({"labels": labels}, f)
-
-
-def scores(folder: Path, others: Path, test: Path, made: dict[str, Path], seed: int) -> dict[str, float]:
-    """Mean distance between labels and what a judge of its own sees, in degrees: held-out reals, then fakes by stage.
-
-    The judge learns from all digits at other angles.
-    """
-    from gantransfer.data.dataset import ImageDataset
-    from gantransfer.detectors import judge_training
-
-    path = folder / "label_score.json"
-    if not path.exists():
-        learn = ImageDataset(others, use_labels=True)
-        every = np.arange(len(learn))
-        net = judge_training.train_judge(learn.images_uint8(every), learn.labels(every)[:, 0], seed=seed + 1000,
-                                         epochs=60, label=learn.spec.label)
-        values = {}
-        for name, zip_path in {"held-out reals": test, **made}.items():
-            data = ImageDataset(zip_path, use_labels=True)
-            rows = np.arange(len(data))
-            values[name] = judge_training.mean_error(net, data.images_uint8(rows), data.labels(rows)[:, 0])
-        with atomic_write(path) as f:
-            json.dump(values, f)
-    return json_file.read(path)
+    snapshot = taught.gan(f"gan{seed}", gan_kimg + 32, "--method=ccgan")
+    made = taught.make(snapshot, PER_ANGLE, STAGES, "--num-labels=91")
+    return dict(seed=seed, students=taught.teach(ARMS, made, student_kimg, SHARE), teacher=result(taught.teacher),
+                label_score=label_errors(folder, others, test, made, seed))
 
 
 def report(results: list[dict], images: int, gan_kimg: int, student_kimg: float) -> str:
@@ -152,21 +94,3 @@ def report(results: list[dict], images: int, gan_kimg: int, student_kimg: float)
     else:
         lines += ["", "One seed does not rank anything; --seeds=5 repeats it with others."]
     return "\n".join(lines)
-
-
-def draw(path: Path, folder: Path) -> None:
-    """Rows: angles. Left: training images near the angle, right: generated ones, a column per latent."""
-    import torch
-
-    from gantransfer.data.dataset import ImageDataset
-
-    sampler = sheets.sampler_of(Path((folder / "snapshot.txt").read_text()))
-    data = ImageDataset(folder / "pool.zip", fname=str(folder / "train.json"), use_labels=True)
-    y = data.labels(np.arange(len(data)))[:, 0]
-    angles, columns = np.linspace(0, 90, 10), 8
-    sheets.save_sheet(path, {
-        "training images nearest to the angle": [
-            data.images_uint8(np.argsort(np.abs(y - a), kind="stable")[:columns]) for a in angles],
-        "generated, a latent per column": [
-            sampler(range(columns), torch.full([columns, 1], float(a))).numpy() for a in angles],
-    }, [f"{a:g} degrees" for a in angles])

@@ -18,21 +18,20 @@ import numpy as np
 from dnnlib import seeding
 from dnnlib.util import UserError
 from gantransfer.commands.flags import INT, IntRange
-from gantransfer.experiments import harness, jobs, sheets
+from gantransfer.experiments import harness, jobs
 from gantransfer.experiments.harness import Arm
-from gantransfer.metrics.paired import read_result, table, train_seconds, versions
+from gantransfer.metrics.paired import train_seconds, versions
 
-TRANSFER, PLAIN = ["--method=cgantransfer", "--cfg=tiny"], ["--method=biggan", "--cfg=tiny", "--ema_kimg=0.5"]
-COMMON = ["--cond=True", "--metrics=none", "--threads=1", "--tick=1"]
+COMMON = "--cond=True --metrics=none --threads=1 --tick=1"
 # The last word: does it start from the source? 'bn-ft' continues 'bn' after a quarter of the images.
 ARMS = {
-    "bn": Arm("stage BN", [*TRANSFER, "--stage=BN"], True),
-    "bn-ft": Arm("BN, then FT", [*TRANSFER, "--stage=FT"], True),
-    "residual": Arm("residual only", [*TRANSFER, "--stage=BN", "--scores=none"], True),
-    "finetune": Arm("fine-tuning", PLAIN, True),
-    "freezed": Arm("FreezeD", [*PLAIN, "--freezed=2"], True),
-    "scratch": Arm("from scratch", PLAIN, False),
-    "minegan": Arm("MineGAN, stage mine", ["--method=minegan", "--cfg=tiny"], True),
+    "bn": Arm("stage BN", "--method=cgantransfer --cfg=tiny --stage=BN", True),
+    "bn-ft": Arm("BN, then FT", "--method=cgantransfer --cfg=tiny --stage=FT", True),
+    "residual": Arm("residual only", "--method=cgantransfer --cfg=tiny --stage=BN --scores=none", True),
+    "finetune": Arm("fine-tuning", "--method=biggan --cfg=tiny --ema_kimg=0.5", True),
+    "freezed": Arm("FreezeD", "--method=biggan --cfg=tiny --ema_kimg=0.5 --freezed=2", True),
+    "scratch": Arm("from scratch", "--method=biggan --cfg=tiny --ema_kimg=0.5", False),
+    "minegan": Arm("MineGAN, stage mine", "--method=minegan --cfg=tiny", True),
 }
 ALL = ("bn", "bn-ft", "residual", "finetune", "freezed", "scratch")  # those of the published table
 COLUMNS = ("diversity", "nearest", "class_fd", "accuracy", "fd_pix64")
@@ -74,35 +73,31 @@ def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_k
         + [job for s in range(seeds) for job in harness.split_job(sets[s]["target"], few[s], s, 1, shots)])
     study.step()
     sources = study.train([(f"source/{s}", folder / "runs", jobs.run_desc("source", s), source_kimg, [
-        "--method=biggan", "--cfg=tiny", f"--data={sets[s]['source']}", f"--seed={s}", *COMMON]) for s in range(seeds)])
+        "--method=biggan", "--cfg=tiny", f"--data={sets[s]['source']}", f"--seed={s}", *COMMON.split()])
+        for s in range(seeds)])
     runs = folder / f"runs-{shots}shots-source{source_kimg}"
     snapshots: dict[tuple[str, int, int], Path] = {}
     for s in range(seeds):  # seed by seed, so that a comparison stopped early has whole pairs
         study.step()
         snapshots |= train_arms(study, runs, names, s, points, sources[s], few[s])
         study.step()
-        detectors = {f"judge{j}": path for j, path in enumerate(judge_files[s])}
-        paths = dict.fromkeys(path for (_, seed, _), path in snapshots.items() if seed == s)
-        study.run([harness.report_job(f"{p.parent.name.rsplit('-', 2)[-2]}/{s} {p.stem[-3:]}", p, sets[s]["reference"],
-                                      detectors, "--verbose=False") for p in paths if None in measured(p, judges)],
-                  quiet=True)
+        harness.report_all(study, {p: f"{p.parent.name.rsplit('-', 2)[-2]}/{s} {p.stem[-3:]}" for (_, seed, _), p in
+                                   snapshots.items() if seed == s}, sets[s]["reference"], judge_files[s])
     study.step()
-    values = {key: measured(path, judges) for key, path in snapshots.items()}
+    values = {key: harness.reported(path, judge_files[key[1]]) for key, path in snapshots.items()}
     times = {key: train_seconds(path) for key, path in snapshots.items()}
     for s in range(seeds):
         for k in points:  # FT's own clock starts where BN's stopped
             if ("bn-ft", s, k) in times and k > ft_from(points):
                 times["bn-ft", s, k] += train_seconds(bn_at(runs, s, points))
     picture = folder / "transfer.png"
-    draw(picture, few[0], {a: snapshots[a, 0, picture_kimg or points[-1]] for a in names})
+    harness.draw_few(picture, few[0], {ARMS[a].title: snapshots[a, 0, picture_kimg or points[-1]] for a in names}, 10,
+                     per_band=4)
     result = dict(command=dict(arms=names, seeds=seeds, kimg=points, shots=shots, source_kimg=source_kimg,
                                judges=judges, parallel=study.parallel), headline=PRIMARY, versions=versions(),
                   digits=[dict(old=old, new=new) for old, new in map(digits, range(seeds))],
-                  source_seconds=[train_seconds(p) for p in sources],
-                  values=[dict(arm=a, seed=s, kimg=k, judges=v, seconds=times[a, s, k])
-                          for (a, s, k), v in values.items()])
-    study.finish(report(names, seeds, points, values, times, shots, source_kimg), result,
-                 picture=picture, out=out)
+                  source_seconds=[train_seconds(p) for p in sources], values=harness.rows_of(values, times))
+    study.finish(report(names, seeds, points, values, times, shots, source_kimg), result, picture=picture, out=out)
 
 
 def digits(seed: int) -> tuple[list[int], list[int]]:
@@ -137,7 +132,7 @@ def train_arms(study: harness.Study, runs: Path, names: list[str], seed: int, po
     lengths = {a: total - early if a == "bn-ft" else total for a in [*first, "bn-ft"]}
     for group in (first, [a for a in names if a == "bn-ft" and total > early]):
         study.train([(f"{a}/{seed}", runs, jobs.run_desc(a, seed), lengths[a], [
-            *ARMS[a].flags, f"--data={training}", "--fname=lt_1.json", f"--seed={seed}", "--snap=2", *COMMON,
+            *ARMS[a].flags, f"--data={training}", "--fname=lt_1.json", f"--seed={seed}", "--snap=2", *COMMON.split(),
             *([f"--source={bn_at(runs, seed, points) if a == 'bn-ft' else source}"] if ARMS[a].more else [])])
             for a in group])
     out = {}
@@ -150,36 +145,15 @@ def train_arms(study: harness.Study, runs: Path, names: list[str], seed: int, po
     return out
 
 
-def measured(path: Path, judges: int) -> list[dict[str, float] | None]:
-    return [read_result(path.parent, f"report_judge{j}", path) for j in range(judges)]
-
-
 def report(names: list[str], seeds: int, points: list[int], values: dict, times: dict, shots: int,
            source_kimg: int) -> str:
     """Markdown: a table per length, a row per arm; with several seeds also paired differences."""
-    judges = range(len(values[names[0], 0, points[0]]))
-    lines = [f"Five digits from {shots} images each and a BigGAN of the other five ({source_kimg} kimg, not counted "
-             f"below); {seeds} seed{'s' * (seeds > 1)}{', mean +- sample standard deviation' * (seeds > 1)}. Primary "
-             f"columns: {' and '.join(map(harness.name_of, PRIMARY))}; 1 = as varied, and as far from the training "
-             f"images, as held-out digits."]
-    tables = {k: lambda a, c, k=k: [[values[a, s, k][j][c] for s in range(seeds)] for j in judges] for k in points}
-    for k, of in tables.items():
-        lines += ["", *table([f"{k} kimg", *map(harness.name_of, COLUMNS), "minutes"], [
-            [ARMS[a].title, *(harness.mean_cell(of(a, c)) for c in COLUMNS),
-             f"{np.mean([times[a, s, k] for s in range(seeds)]) / 60:.1f}"] for a in names])]
-    pairs = {f"{ARMS[a].title} minus {ARMS[b].title}": (b, a) for a, b in PAIRS if a in names and b in names}
-    if seeds > 1 and pairs:
-        lines += ["", f"Paired differences: mean +- standard error; {harness.bold(seeds)}."]
-        for k, of in tables.items():
-            lines += ["", *harness.difference_table(f"{k} kimg", COLUMNS, pairs, of)]
-    return "\n".join(lines)
-
-
-def draw(path: Path, training: Path, snapshots: dict[str, Path]) -> None:
-    """A row per new class: its training images | each arm."""
-    from gantransfer.data.dataset import ImageDataset
-
-    data = ImageDataset(str(training), fname="lt_1.json", use_labels=True)
-    blocks = {"training images": sheets.reals(data, 10)}
-    blocks |= {ARMS[a].title: sheets.generated(sheets.sampler_of(p), data.label_dim, 10) for a, p in snapshots.items()}
-    sheets.save_sheet(path, blocks, [str(n) for n in data.spec.label.names], per_band=4)
+    many = seeds > 1
+    return "\n".join([
+        f"Five digits from {shots} images each and a BigGAN of the other five ({source_kimg} kimg, not counted below); "
+        f"{seeds} seed{'s' * many}{', mean +- sample standard deviation' * many}. Primary columns: "
+        f"{' and '.join(map(harness.name_of, PRIMARY))}; 1 = as varied, and as far from the training images, as "
+        "held-out digits.",
+        *harness.tables_by_length({a: ARMS[a].title for a in names}, range(seeds), points, values, COLUMNS,
+                                  ("minutes", lambda seconds: f"{np.mean(seconds) / 60:.1f}"), times,
+                                  [p for p in PAIRS if {*p} <= {*names}])])

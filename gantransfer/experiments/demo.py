@@ -57,9 +57,9 @@ def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
     study.step()
     results = {}
     for a, path in snapshots.items():
-        if measured(path) is None:
+        if measured(path, judge) is None:
             study.run([harness.report_job(a, path, ref, {"digits32": judge})], threads=jobs.cores())
-        results[a] = measured(path)
+        results[a] = measured(path, judge)
     study.step()
     picture = folder / "demo.png"
     draw(picture, ref, snapshots)
@@ -68,8 +68,8 @@ def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
     print(f"{where}\nOne seed does not rank methods; `gantransfer experiment longtail` repeats this with several.")
 
 
-def measured(path: Path) -> dict[str, float] | None:
-    return read_result(path.parent, harness.METRIC, path)
+def measured(path: Path, judge: Path) -> dict[str, float] | None:
+    return read_result(path.parent, harness.METRIC, path, harness.sha256(judge))
 
 
 def results_table(results: dict[str, dict], kimg: float) -> str:

@@ -8,7 +8,10 @@ Nothing here imports torch before a study starts.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import shlex
 import shutil
 import time
 import zipfile
@@ -22,7 +25,7 @@ import numpy as np
 
 from dnnlib import json_file
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time
-from gantransfer.commands.flags import KERNELS, FloatRange, IntRange, PathObject, integers, option
+from gantransfer.commands.flags import KERNELS, PATH, FloatRange, IntRange, PathObject, integers, option
 from gantransfer.experiments import jobs
 from gantransfer.experiments.jobs import Job
 from gantransfer.metrics.paired import critical_t, difference, read_result, spread, table
@@ -35,19 +38,33 @@ GROUPS = {"many": "frequent classes", "medium": "medium classes", "few": "rare c
 BOLD = "bold: beyond {:.2f} standard errors (Student's t, 5 %) under every judge"
 
 
+# Flags of `train` that a study gives itself.
+OURS = ("data", "outdir", "fname", "cond", "desc", "description", "kimg", "seed", "resume", "metrics", "snap", "tick",
+        "heldout", "keep", "stop-after", "dry-run")
+
+
 @dataclass(frozen=True)
 class Arm:
-    """One row of a table: a title and flags of `train`; `more` is what the study itself knows of it."""
+    """One row of a table: a title and a command line of `train`; `more` is what the study itself knows of it."""
 
     title: str
-    flags: Sequence[str] = ()
+    line: str = ""
     more: Any = None
+
+    @property
+    def flags(self) -> list[str]:
+        return shlex.split(self.line)
 
 
 # ---- flags ---------------------------------------------------------------------------------------------------------
 
 JUDGES = click.option("--judges", type=IntRange(min=1), default=1, show_default=True, help="Judge networks")
 SHOTS = click.option("--shots", type=IntRange(min=2, max=114), default=10, show_default=True, help="Images per class")
+DATA = click.option("--data", type=PATH, metavar="ZIP", help="Your own images with classes, instead of the digits")
+HELDOUT = click.option("--heldout", type=PATH, metavar="ZIP", help="Images of the same classes that nothing is trained "
+                       "on [default: a quarter of each class of --data]")
+ARM = click.option("--arm", "own", multiple=True, metavar='"NAME: FLAGS"',
+                   help="One more arm, a command line of train; may be given several times")
 PARALLEL = click.option("--parallel", type=IntRange(min=1), help="Trainings at once [default: cores]")
 OUT_JSON = click.option("--out", type=PathObject(dir_okay=False, path_type=Path),
                         help="Also write the results here (JSON)")
@@ -65,10 +82,11 @@ def student_kimg(default: int) -> Callable:
                         help="Images that every student sees, in thousands")
 
 
-def flags(folder: str, *own: Callable) -> Callable:
-    """A study's command: --dir, its own options, --kernels."""
+def flags(folder: str | None, *own: Callable) -> Callable:
+    """A study's command: --dir, its own options, --kernels. `folder` None: the study says where."""
     first = click.option("--dir", "folder", type=PathObject(file_okay=False, path_type=Path), default=folder,
-                         show_default=True, help="Where everything goes; running again continues")
+                         show_default=True, help="Where everything goes; running again continues"
+                         + ("" if folder else " [default: runs/compare, or by the name of --data]"))
 
     def add(function: Callable) -> click.Command:
         for each in reversed([first, *own, option(KERNELS)]):
@@ -86,6 +104,38 @@ def chosen(text: str, known: Mapping[str, Any], every: Sequence[str] = (), flag:
         raise UserError(f"{flag}={text}: {unknown[0] if unknown else 'an arm'} is not known or given twice; there are "
                         f"{', '.join(known)}")
     return names
+
+
+def own_arms(texts: Sequence[str], taken: Mapping[str, Arm]) -> dict[str, Arm]:
+    """'utlo16: --add_uc=True --res_uc=16' -> arms. UserError for what `train` does not know."""
+    out = {}
+    for text in texts:
+        name, colon, line = (part.strip() for part in text.partition(":"))
+        if not colon or not re.fullmatch("[a-z0-9][a-z0-9-]*", name) or name in (*out, *taken):
+            raise UserError(f"--arm={text}: write NAME: --FLAG=VALUE ..., each name once, for example "
+                            "--arm=\"utlo16: --add_uc=True --res_uc=16\"")
+        train_flags(line, f"--arm={name}")
+        out[name] = Arm(name, line, "the user's")
+    return out
+
+
+def train_flags(line: str, flag: str) -> list[str]:
+    """The words of a command line of `train`. UserError naming `flag` for one that it does not know, or that is ours.
+    """
+    from gantransfer.commands.train import main as train
+
+    known = {o.replace("_", "-") for p in train.params for o in p.opts}
+    try:
+        words = shlex.split(line)
+    except ValueError as e:
+        raise UserError(f"{flag}: {e}") from None
+    for word in words:
+        name = word.partition("=")[0].replace("_", "-")
+        if "=" not in word or name not in known:
+            raise UserError(f"{flag}: {word} is no flag of train; write --FLAG=VALUE, see gantransfer train --help")
+        if name.removeprefix("--") in OURS:
+            raise UserError(f"{flag}: {name} is given by the study; omit it")
+    return words
 
 
 def kimg_points(text: str, every: int) -> list[int]:
@@ -117,12 +167,23 @@ class Study:
     folder: Path
     steps: Sequence[str]
     parallel: int = 1
+    digits: bool = True  # the data are those of scikit-learn
     done: int = 0
     start: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
-        need_digits()
+        if self.digits:
+            need_digits()
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    def is_of(self, **what: Any) -> None:
+        """Note what this folder's study is of; UserError where it is of something else."""
+        path = self.folder / "study.json"
+        if not path.exists():
+            with atomic_write(path) as f:
+                json.dump(what, f)
+        elif (before := json_file.read(path)) != what:
+            raise UserError(f"--dir={self.folder} holds a study of other images ({before}); choose another folder")
 
     def step(self, note: str = "") -> None:
         """The next step begins."""
@@ -137,7 +198,8 @@ class Study:
     def train(self, runs: Sequence[tuple[str, Path, str, float, Sequence[str]]]) -> list[Path]:
         """Train what is not finished: (name, outdir, desc, kimg, flags) -> final snapshots."""
         todo = [job for job, _ in (jobs.train_job(*r) for r in runs) if job]
-        print(f"{len(todo)} of {len(runs)} trainings to do, {self.parallel} at a time", flush=True)
+        if len(runs) > 1:
+            print(f"{len(todo)} of {len(runs)} trainings to do, {self.parallel} at a time", flush=True)
         self.run(todo)
         found = [jobs.final_snapshot(jobs.run_folder(outdir, desc, kimg), kimg) for _, outdir, desc, kimg, _ in runs]
         for (name, outdir, *_), path in zip(runs, found):
@@ -187,7 +249,8 @@ def judge_jobs(data: Path, heldout: Path, paths: Sequence[Path], name: str = "ju
                                  f"--out={path}"]) for j, path in enumerate(paths) if not path.exists()]
 
 
-def split_job(pool: Path, path: Path, seed: int | None, imf: float, n_max: int, order: str = "label") -> list[Job]:
+def split_job(pool: Path, path: Path, seed: int | None, imf: float, n_max: int | None,
+              order: str = "label") -> list[Job]:
     """A copy of the pool with a label file of a subset of its images: the command that writes it, where missing."""
     if not path.exists():
         with atomic_path(path) as tmp:
@@ -195,11 +258,24 @@ def split_job(pool: Path, path: Path, seed: int | None, imf: float, n_max: int, 
     if f"lt_{imf:g}.json" in zipfile.ZipFile(path).namelist():
         return []
     return [Job("split" if seed is None else f"split{seed}", [
-        "lt_dataset", f"--fn={path}", f"--imf={imf:g}", f"--n-max={n_max}", f"--order={order}",
+        "lt_dataset", f"--fn={path}", f"--imf={imf:g}", *([] if n_max is None else [f"--n-max={n_max}"]),
+        f"--order={order}",
         *([] if seed is None else [f"--seed={seed}"])])]
 
 
 # ---- figures -------------------------------------------------------------------------------------------------------
+
+
+def reported(network: Path, judges: Sequence[Path]) -> list[dict[str, float] | None]:
+    """A snapshot's figures, which `report_all` made, per judge."""
+    return [read_result(network.parent, f"report_judge{j}", network, sha256(p)) for j, p in enumerate(judges)]
+
+
+def report_all(study: Study, snapshots: Mapping[Path, str], data: Path, judges: Sequence[Path]) -> None:
+    """Figures of snapshots, path -> name, under all judges (called judge0, ...) at once: those that are missing."""
+    named = {f"judge{j}": path for j, path in enumerate(judges)}
+    study.run([report_job(name, path, data, named, "--verbose=False") for path, name in snapshots.items()
+               if None in reported(path, judges)], quiet=True)
 
 
 def report_job(name: str, network: Path, data: Path, detectors: Mapping[str, Path], *more: str) -> Job:
@@ -209,17 +285,28 @@ def report_job(name: str, network: Path, data: Path, detectors: Mapping[str, Pat
                       *more])
 
 
-def measured(network: Path, judges: int) -> list[dict[str, float] | None]:
+def kimg_of(network: Path) -> float:
+    from gantransfer import snapshot
+
+    return snapshot.load(network).cur_nimg / 1000
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def measured(network: Path, judges: Sequence[Path], room: str = "judge{}") -> list[dict[str, float] | None]:
     """A snapshot's figures, which `measure` made, per judge."""
-    return [read_result(network.parent / f"judge{j}", METRIC, network) for j in range(judges)]
+    return [read_result(network.parent / room.format(j), METRIC, network, sha256(p)) for j, p in enumerate(judges)]
 
 
-def measure(study: Study, snapshots: Mapping[str, Path], data: Path, judges: Sequence[Path]) -> None:
+def measure(study: Study, snapshots: Mapping[str, Path], data: Path, judges: Sequence[Path],
+            room: str = "judge{}") -> None:
     """Figures of snapshots, by name, under every judge: those that are missing."""
     study.run([report_job(f"{name} judge{j}", path, data, {"digits32": judge},
-                          f"--outdir={path.parent / f'judge{j}'}")
+                          f"--outdir={path.parent / room.format(j)}")
                for name, path in snapshots.items() for j, judge in enumerate(judges)
-               if measured(path, len(judges))[j] is None], quiet=True)
+               if measured(path, judges, room)[j] is None], quiet=True)
 
 
 def name_of(key: str, primary: str | Sequence[str] = ()) -> str:
@@ -248,10 +335,40 @@ def bold(seeds: int) -> str:
     return BOLD.format(critical_t(seeds))
 
 
-# ---- students (cGAN-KD) --------------------------------------------------------------------------------------------
+def draw_few(path: Path, training: Path, snapshots: Mapping[str, Path], columns: int, unlabelled: Sequence[str] = (),
+             per_band: int = 8) -> None:
+    """The picture of few images per class (`split_job` with imf 1): training images | each snapshot, by title."""
+    from gantransfer.data.dataset import ImageDataset
+    from gantransfer.experiments import sheets
+
+    sheets.save_classes(path, ImageDataset(training, fname="lt_1.json", use_labels=True), snapshots, columns,
+                        unlabelled=unlabelled, per_band=per_band)
 
 
-def student_result(folder: Path) -> dict[str, float]:
-    """Last figures of a finished student or teacher."""
-    r = json_file.read(folder / "results.json")
-    return dict(r["last"], images_seen=r["images_seen"], seconds=r["seconds"])
+Measured = Mapping[tuple[str, int, int], Sequence[Mapping[str, float]]]  # (arm, seed, kimg) -> figures per judge
+
+
+def rows_of(values: Measured, seconds: Mapping[tuple[str, int, int], float]) -> list[dict]:
+    """As the files of a study have them."""
+    return [dict(arm=a, seed=s, kimg=k, judges=v, seconds=seconds[a, s, k]) for (a, s, k), v in values.items()]
+
+
+def tables_by_length(titles: Mapping[str, str], seeds: Sequence[int], points: Sequence[int], values: Measured,
+                     columns: Sequence[str], clock: tuple[str, Callable[[list[float]], str]],
+                     seconds: Mapping[tuple[str, int, int], float],
+                     pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Markdown: a table per length, a row per arm, means over judges; with several seeds the differences of `pairs`
+    (a, b), a minus b. `clock` is the head of the last column and what it says of the seconds of all seeds."""
+    judges = range(len(values[next(iter(titles)), seeds[0], points[0]]))
+    of = {k: lambda a, c, k=k: [[values[a, s, k][j][c] for s in seeds] for j in judges] for k in points}
+    lines = []
+    for k in points:
+        lines += ["", *table([f"{k} kimg", *map(name_of, columns), clock[0]], [
+            [title, *(mean_cell(of[k](a, c)) for c in columns), clock[1]([seconds[a, s, k] for s in seeds])]
+            for a, title in titles.items()])]
+    if len(seeds) > 1 and pairs:
+        lines += ["", f"Paired differences: mean +- standard error; {bold(len(seeds))}."]
+        rows = {f"{titles[a]} minus {titles[b]}": (b, a) for a, b in pairs}
+        for k in points:
+            lines += ["", *difference_table(f"{k} kimg", columns, rows, of[k])]
+    return lines

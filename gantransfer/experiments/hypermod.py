@@ -16,22 +16,21 @@ import click
 
 from dnnlib.util import UserError
 from gantransfer.commands.flags import SEED, IntRange
-from gantransfer.experiments import harness, jobs, sheets
+from gantransfer.experiments import harness, jobs
 from gantransfer.experiments.harness import Arm
-from gantransfer.metrics.paired import spread, table, train_seconds, versions
+from gantransfer.metrics.paired import spread, train_seconds, versions
 
-HYPER, FINETUNE = ["--method=hypermod"], ["--method=stylegan2"]
 ARMS = {  # the last number: kimg of self-alignment before training
-    "hypermod": Arm("hypermod", HYPER, 0),
-    "projection": Arm("hypermod, projection", [*HYPER, "--d-head=projection"], 0),
-    "finetune": Arm("fine-tuning", FINETUNE, 0),
-    "aligned": Arm("random, aligned", [*HYPER, "--hyper-init=random"], 2),
-    "random": Arm("random, not aligned", [*HYPER, "--hyper-init=random"], 0),
-    "full": Arm("full rank", [*HYPER, "--hyper-rank=full"], 0),
-    "table": Arm("no class network", [*HYPER, "--class-vectors=onehot"], 0),
-    "contrastive": Arm("contrastive", [*HYPER, "--contrastive=True"], 0),
-    "base-too": Arm("base trained too", [*HYPER, "--finetune=True"], 0),
-    "freezed": Arm("FreezeD", [*FINETUNE, "--freezed=2"], 0),
+    "hypermod": Arm("hypermod", "--method=hypermod", 0),
+    "projection": Arm("hypermod, projection", "--method=hypermod --d-head=projection", 0),
+    "finetune": Arm("fine-tuning", "--method=stylegan2", 0),
+    "aligned": Arm("random, aligned", "--method=hypermod --hyper-init=random", 2),
+    "random": Arm("random, not aligned", "--method=hypermod --hyper-init=random", 0),
+    "full": Arm("full rank", "--method=hypermod --hyper-rank=full", 0),
+    "table": Arm("no class network", "--method=hypermod --class-vectors=onehot", 0),
+    "contrastive": Arm("contrastive", "--method=hypermod --contrastive=True", 0),
+    "base-too": Arm("base trained too", "--method=hypermod --finetune=True", 0),
+    "freezed": Arm("FreezeD", "--method=stylegan2 --freezed=2", 0),
 }
 COLUMNS = ("class_fd", "accuracy", "diversity", "nearest", "fd_pix64")
 PRIMARY = "class_fd"
@@ -74,17 +73,15 @@ def main(folder: Path, arms: str, seeds: int, first_seed: int, lengths: str, sho
     reference = data if validate else ref
     harness.measure(study, {f"{a}/{s} {k} kimg": path for (a, s, k), path in snapshots.items()}, reference, judge_files)
     study.step()
-    values = {key: harness.measured(path, judges) for key, path in snapshots.items()}
+    values = {key: harness.measured(path, judge_files) for key, path in snapshots.items()}
     seconds = {key: train_seconds(path) for key, path in snapshots.items()}
-    draw(folder / "hypermod.png", few(folder, numbers[0]),
-         {"the source": source, **{ARMS[a].title: snapshots[a, numbers[0], points[-1]] for a in names}})
+    picture = folder / "hypermod.png"
+    shown = {"the source": source, **{ARMS[a].title: snapshots[a, numbers[0], points[-1]] for a in names}}
+    harness.draw_few(picture, few(folder, numbers[0]), shown, 8, unlabelled=["the source"])
     result = dict(command=dict(arms=names, seeds=list(numbers), kimg=points, shots=shots, source_kimg=source_kimg,
                                judges=judges, flags=flags, reference=reference.name),
-                  primary=PRIMARY, versions=versions(),
-                  values=[dict(arm=a, seed=s, kimg=k, judges=v, seconds=seconds[a, s, k])
-                          for (a, s, k), v in values.items()])
-    study.finish(report(names, numbers, points, values, seconds), result,
-                 picture=folder / "hypermod.png", out=out)
+                  primary=PRIMARY, versions=versions(), values=harness.rows_of(values, seconds))
+    study.finish(report(names, numbers, points, values, seconds), result, picture=picture, out=out)
 
 
 def extra_flags(text: str) -> dict[str, list[str]]:
@@ -113,28 +110,10 @@ def run(folder: Path, source: Path, arm: str, seed: int, kimg: int, more: dict[s
 
 def report(names: list[str], seeds: Sequence[int], points: list[int], values: dict, seconds: dict) -> str:
     """Markdown: a table per length, a row per arm; with several seeds paired differences."""
-    judges = range(len(values[names[0], seeds[0], points[-1]]))
+    judges = len(values[names[0], seeds[0], points[-1]])
     before = "".join(f"; '{ARMS[a].title}' was aligned for {ARMS[a].more} kimg before" for a in names if ARMS[a].more)
-    lines = [f"Ten digit classes from one unconditional source; {len(seeds)} seed(s), {len(judges)} judge(s). Primary "
-             f"column, fixed before the runs: {harness.NAMES[PRIMARY]}. All arms see equally many real images{before}."]
-    tables = {k: lambda a, c, k=k: [[values[a, s, k][j][c] for s in seeds] for j in judges] for k in points}
-    for k, of in tables.items():
-        lines += ["", *table([f"{k} kimg", *map(harness.name_of, COLUMNS), "seconds"], [
-            [ARMS[a].title, *(harness.mean_cell(of(a, c)) for c in COLUMNS),
-             spread([seconds[a, s, k] for s in seeds])] for a in names])]
-    for k, of in tables.items() if len(seeds) > 1 else ():
-        lines += ["", f"{ARMS[names[0]].title} minus the arm, {k} kimg, paired: mean +- standard error; "
-                      f"{harness.bold(len(seeds))}.", ""]
-        lines += harness.difference_table("", COLUMNS, {ARMS[a].title: (a, names[0]) for a in names[1:]}, of)
-    return "\n".join(lines)
-
-
-def draw(path: Path, training: Path, snapshots: dict[str, Path]) -> None:
-    """A row per class: its training images | the source without labels | each arm, from the same latents."""
-    from gantransfer.data.dataset import ImageDataset
-
-    data = ImageDataset(str(training), fname="lt_1.json", use_labels=True)
-    blocks = {"training images": sheets.reals(data, 8)}
-    for title, snapshot in snapshots.items():
-        blocks[title] = sheets.generated(sheets.sampler_of(snapshot), data.label_dim, 8, labels=title != "the source")
-    sheets.save_sheet(path, blocks, [str(n) for n in data.spec.label.names])
+    return "\n".join([
+        f"Ten digit classes from one unconditional source; {len(seeds)} seed(s), {judges} judge(s). Primary column, "
+        f"fixed before the runs: {harness.NAMES[PRIMARY]}. All arms see equally many real images{before}.",
+        *harness.tables_by_length({a: ARMS[a].title for a in names}, seeds, points, values, COLUMNS,
+                                  ("seconds", spread), seconds, [(names[0], a) for a in names[1:]])])

@@ -40,6 +40,15 @@ def generated(sampler: Sampler, classes: int, columns: int, labels: bool = True)
                     ).numpy() for k in range(classes)]
 
 
+def save_classes(path: Path, data: Any, snapshots: Mapping[str, Path], columns: int, *, beside: Mapping | None = None,
+                 unlabelled: Sequence[str] = (), per_band: int = 8) -> None:
+    """A row per class of a data set: its images | `beside`, more blocks | each snapshot, by title."""
+    blocks = {"training images": reals(data, columns), **(beside or {})}
+    for title, snapshot in snapshots.items():
+        blocks[title] = generated(sampler_of(snapshot), data.label_dim, columns, labels=title not in unlabelled)
+    save_sheet(path, blocks, [str(n) for n in data.spec.label.names], per_band=per_band)
+
+
 def save_sheet(path: Path, blocks: Mapping[str, Sequence[np.ndarray]], rows: Sequence[str], per_band: int = 8,
                strip: tuple[str, np.ndarray] | None = None) -> None:
     """Write a PNG, twice enlarged. blocks: title -> per row uint8 [N, C, H, W]; at most `per_band` beside each other.

@@ -18,10 +18,14 @@ import numpy as np
 from dnnlib import json_file
 
 
-def read_result(folder: Path, metric: str, snapshot: Path) -> dict[str, float] | None:
-    """The numbers of one snapshot in `metric-<metric>.jsonl` of a folder, or None."""
+def read_result(folder: Path, metric: str, snapshot: Path, detector: str | None = None) -> dict[str, float] | None:
+    """The numbers of one snapshot in `metric-<metric>.jsonl` of a folder, or None.
+
+    `detector` is a SHA-256: a line that names other weights does not count.
+    """
     for r in json_file.lines(folder / f"metric-{metric}.jsonl"):
-        if Path(r["snapshot_pkl"]).name == snapshot.name:
+        other = detector and r.get("detector", {}).get("sha256", detector) != detector
+        if Path(r["snapshot_pkl"]).name == snapshot.name and not other:
             return {k.removeprefix(f"{metric}_"): v for k, v in r["results"].items() if isinstance(v, int | float)}
     return None
 
@@ -68,13 +72,15 @@ class Difference:
     sure: bool  # beyond the critical t under every judge, with one sign
 
     def cells(self) -> list[str]:
-        """One cell of Markdown per judge, bold if the difference counts."""
+        """One cell of Markdown per judge, bold if the difference counts; of one pair without an error."""
+        if self.pairs == 1:
+            return [f"{m:+.3g}" for m in self.mean]
         text = [f"{m:+.3g} +- {e:.2g} ({k}/{self.pairs})" for m, e, k in zip(self.mean, self.error, self.lower)]
         return [f"**{t}**" for t in text] if self.sure else text
 
     def cell(self) -> str:
         """The same in one cell: averages over judges."""
-        text = f"{self.mean.mean():+.3g} +- {self.error.mean():.2g}"
+        text = f"{self.mean.mean():+.3g}" + (f" +- {self.error.mean():.2g}" if self.pairs > 1 else "")
         return f"**{text}**" if self.sure else text
 
 

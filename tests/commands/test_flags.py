@@ -31,7 +31,8 @@ TEXTS = {
     "hidden_g", "hidden_d", "betas", "classes", "fetch_name", "resolution", "label_range", "label_unit",
     "letters", "shots", "arms", "first", "second", "seeds", "device", "class_", "label", "floor", "shard", "name",
     "lengths", "settings", "copy", "net", "flags", "mix_rows", "mix_cols", "mix_layers", "arch", "decay", "assistant",
-    "grid", "archs", "value_range", "gan_flags", "teacher_flags", "fakes_flags", "student_flags", "kernels"}
+    "grid", "archs", "value_range", "gan_flags", "teacher_flags", "fakes_flags", "student_flags", "kernels",
+    "own", "common", "groups"}
 
 
 def commands():

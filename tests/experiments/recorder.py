@@ -48,7 +48,7 @@ class Finished(Exception):
 
 def record(study: str, flags: list[str], folder: Path, monkeypatch, made: dict | None = None) -> list[list[str]]:
     """Argument lists, in order, of everything that the study starts; the study's folder is called DIR."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     asked: list[list[str]] = []
     made = {} if made is None else made
 
@@ -89,8 +89,9 @@ def record(study: str, flags: list[str], folder: Path, monkeypatch, made: dict |
             with contextlib.suppress(Finished), contextlib.redirect_stdout(io.StringIO()):
                 module.main([f"--dir={folder}", *(f for f in flags if f != "again")], standalone_mode=False)
             asked.append(["end"])
-            for path in folder.rglob("training-state-*.pt"):
-                path.unlink()
+            if "again" in flags:
+                for path in (*folder.rglob("training-state-*.pt"), *folder.glob("results/*")):
+                    path.unlink()
     return asked
 
 
@@ -106,6 +107,8 @@ def act(name: str, words: list[str], made: dict) -> None:
     if name == "dataset_tool":  # really; the same one once
         dest = Path(flags.pop("--dest"))
         key = tuple(flags.items())
+        if "--holdout" in flags:  # two sets
+            return really(name, words)
         if key not in made:
             really(name, words)
             made[key] = dest.read_bytes()
@@ -136,6 +139,8 @@ def really(name: str, words: list[str]) -> None:
 
 
 def train(flags: dict[str, str]) -> None:
+    if "--dry-run" in flags:
+        return
     outdir, kimg = Path(flags["--outdir"]), float(flags["--kimg"])
     found = [p for p in outdir.glob("*") if re.fullmatch(rf"\d+-set-kimg{kimg:g}-{flags['--desc']}", p.name)]
     assert bool(found) == (flags.get("--resume") == "latest")

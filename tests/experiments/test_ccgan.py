@@ -14,7 +14,7 @@ from PIL import Image
 from dnnlib.util import UserError
 from gantransfer.commands import dataset_tool
 from gantransfer.data.dataset import DataSpec, ImageDataset
-from gantransfer.experiments import ccgan
+from gantransfer.experiments import ccgan, students
 from gantransfer.method import RunConfig
 from gantransfer.methods.ccgan import CcGAN
 from tests.conftest import write_image_zip
@@ -41,7 +41,7 @@ def test_images_are_chosen_and_drawn_by_angle(tmp_path):
                                            f"--dest={tmp_path / 'pool.zip'}", "--max-images=60"],
                        catch_exceptions=False, standalone_mode=False)
     for name, seed in (("train", 0), ("again", 0), ("other", 1)):
-        ccgan.choose(tmp_path / "pool.zip", seed, 24, tmp_path / f"{name}.json")
+        students.few_labels(tmp_path / "pool.zip", seed, 24, tmp_path / f"{name}.json")
     texts = [(tmp_path / f"{n}.json").read_text() for n in ("train", "again", "other")]
     assert texts[0] == texts[1] != texts[2] and len(json.loads(texts[0])["labels"]) == 24
     data = ImageDataset(tmp_path / "pool.zip", fname=str(tmp_path / "train.json"), use_labels=True)
@@ -54,7 +54,7 @@ def test_images_are_chosen_and_drawn_by_angle(tmp_path):
     m.prepare(data)
     m.snapshot(0).save(tmp_path / "s.pkl")
     (tmp_path / "snapshot.txt").write_text(str(tmp_path / "s.pkl"))
-    ccgan.draw(tmp_path / "p.png", tmp_path)
+    students.draw_values(tmp_path / "p.png", tmp_path, np.linspace(0, 90, 10), "degrees")
     picture = np.asarray(Image.open(tmp_path / "p.png").convert("L"))
     assert picture.shape[0] >= 20 + 10 * 32 and picture[40:, -8 * 32:].std() > 1
 
@@ -69,9 +69,9 @@ def test_label_error_of_sets_by_a_judge(tmp_path):
     for name, off in (("others", 0), ("test", 0), ("raw", 30)):
         paths[name] = write_image_zip(tmp_path / f"{name}.zip", images, [[float(v + off)] for v in level],
                                       label_meta=meta)
-    got = ccgan.scores(tmp_path, paths["others"], paths["test"], {"raw": paths["raw"]}, 0)
+    got = students.label_errors(tmp_path, paths["others"], paths["test"], {"raw": paths["raw"]}, 0)
     assert got["held-out reals"] < 6 and got["raw"] == pytest.approx(30, abs=6)
-    assert ccgan.scores(tmp_path, None, None, {}, 0) == got  # kept
+    assert students.label_errors(tmp_path, None, None, {}, 0) == got  # kept
 
 
 def test_without_scikit_learn_the_remedy_is_named(monkeypatch, tmp_path):

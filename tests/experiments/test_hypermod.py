@@ -33,7 +33,7 @@ def test_table_and_differences():
     (row,) = [line for line in text.splitlines() if line.startswith("| hypermod | 2")]
     assert row.endswith("| 6 +- 1 |") and len(row.split("|")) == 2 + 1 + len(demo.COLUMNS) + 1
     last = text.splitlines()[-1]
-    assert last.startswith("| random, aligned | **-") and last.count("**") == 2 * len(demo.COLUMNS)
+    assert last.startswith("| hypermod minus random, aligned | **-") and last.count("**") == 2 * len(demo.COLUMNS)
 
 
 def test_messages():
