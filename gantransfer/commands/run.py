@@ -142,8 +142,10 @@ class Run:
 
     def train(self, run_dir: Path, folder: RunFolder | None, start: Start, device: torch.device, operators: str = "",
               notes: Sequence[str] = ()) -> int:
-        """Train in `run_dir`, which `folder` holds on the first process, within `tidy`; images shown. `operators` and
-        `notes` are for the announcement."""
+        """Train in `run_dir`, which `folder` holds on the first process, within `tidy`; images shown.
+
+        `operators`: which compiled operators run, in words; "" where the networks use none. `notes` are announced.
+        """
         logger, fresh = None, not start.continues
         try:
             if dist.is_main():
@@ -151,7 +153,7 @@ class Run:
                     logger = Logger(run_dir / "log.txt")
                 except OSError as e:
                     raise UserError(f"--outdir={self.outdir} cannot be written: {e.strerror}") from None
-                runtime = self._record(run_dir, fresh)
+                runtime = self._record(run_dir, fresh, bool(operators))
                 self._announce(run_dir, operators and operators + "".join(f", {k}: {v}" for k, v in runtime.items()),
                                notes)
             if fresh:
@@ -168,11 +170,12 @@ class Run:
             if logger:
                 logger.close()
 
-    def _record(self, run_dir: Path, fresh: bool) -> dict[str, Any]:
-        """training_options.json, and of a new run environment.json; what the machine decides."""
+    def _record(self, run_dir: Path, fresh: bool, compiled: bool) -> dict[str, Any]:
+        """training_options.json, and of a new run environment.json; what the machine decides. `compiled`: networks use
+        compiled operators (to ask which compiles them)."""
         runtime = self.method.runtime(self.opts, self.config)
-        options = dict(self.options, num_gpus=self.config.num_procs, run_dir=str(run_dir), kernels=build.record(),
-                       runtime=runtime)
+        options = dict(self.options, num_gpus=self.config.num_procs, run_dir=str(run_dir), runtime=runtime,
+                       **({"kernels": build.record()} if compiled else {}))
         with atomic_write(run_dir / "training_options.json") as f:
             json.dump(options, f, indent=2)
         if fresh:

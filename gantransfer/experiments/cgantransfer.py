@@ -20,7 +20,7 @@ from dnnlib.util import UserError
 from gantransfer.commands.flags import INT, IntRange
 from gantransfer.experiments import harness, jobs
 from gantransfer.experiments.harness import Arm
-from gantransfer.metrics.paired import read_result, train_seconds, versions
+from gantransfer.metrics.paired import train_seconds, versions
 
 COMMON = "--cond=True --metrics=none --threads=1 --tick=1"
 # The last word: does it start from the source? 'bn-ft' continues 'bn' after a quarter of the images.
@@ -81,13 +81,10 @@ def main(folder: Path, arms: str, seeds: int, lengths: str, shots: int, source_k
         study.step()
         snapshots |= train_arms(study, runs, names, s, points, sources[s], few[s])
         study.step()
-        detectors = {f"judge{j}": path for j, path in enumerate(judge_files[s])}
-        paths = dict.fromkeys(path for (_, seed, _), path in snapshots.items() if seed == s)
-        study.run([harness.report_job(f"{p.parent.name.rsplit('-', 2)[-2]}/{s} {p.stem[-3:]}", p, sets[s]["reference"],
-                                      detectors, "--verbose=False") for p in paths
-                   if None in measured(p, judge_files[s])], quiet=True)
+        harness.report_all(study, {p: f"{p.parent.name.rsplit('-', 2)[-2]}/{s} {p.stem[-3:]}" for (_, seed, _), p in
+                                   snapshots.items() if seed == s}, sets[s]["reference"], judge_files[s])
     study.step()
-    values = {key: measured(path, judge_files[key[1]]) for key, path in snapshots.items()}
+    values = {key: harness.reported(path, judge_files[key[1]]) for key, path in snapshots.items()}
     times = {key: train_seconds(path) for key, path in snapshots.items()}
     for s in range(seeds):
         for k in points:  # FT's own clock starts where BN's stopped
@@ -146,10 +143,6 @@ def train_arms(study: harness.Study, runs: Path, names: list[str], seed: int, po
             run_dir = jobs.run_folder(runs, jobs.run_desc(run, seed), lengths[run])
             out[arm, seed, k] = run_dir / f"network-snapshot-{k - early if later else k:06d}.pkl"
     return out
-
-
-def measured(path: Path, judges: list[Path]) -> list[dict[str, float] | None]:
-    return [read_result(path.parent, f"report_judge{j}", path, harness.sha256(p)) for j, p in enumerate(judges)]
 
 
 def report(names: list[str], seeds: int, points: list[int], values: dict, times: dict, shots: int,

@@ -266,11 +266,29 @@ def split_job(pool: Path, path: Path, seed: int | None, imf: float, n_max: int |
 # ---- figures -------------------------------------------------------------------------------------------------------
 
 
+def reported(network: Path, judges: Sequence[Path]) -> list[dict[str, float] | None]:
+    """A snapshot's figures, which `report_all` made, per judge."""
+    return [read_result(network.parent, f"report_judge{j}", network, sha256(p)) for j, p in enumerate(judges)]
+
+
+def report_all(study: Study, snapshots: Mapping[Path, str], data: Path, judges: Sequence[Path]) -> None:
+    """Figures of snapshots, path -> name, under all judges (called judge0, ...) at once: those that are missing."""
+    named = {f"judge{j}": path for j, path in enumerate(judges)}
+    study.run([report_job(name, path, data, named, "--verbose=False") for path, name in snapshots.items()
+               if None in reported(path, judges)], quiet=True)
+
+
 def report_job(name: str, network: Path, data: Path, detectors: Mapping[str, Path], *more: str) -> Job:
     """The table of figures per class of a snapshot, under each detector."""
     return Job(name, ["calc_metrics", f"--metrics={','.join(f'report_{d}' for d in detectors)}",
                       f"--network={network}", f"--data={data}", *(f"--detector={d}={p}" for d, p in detectors.items()),
                       *more])
+
+
+def kimg_of(network: Path) -> float:
+    from gantransfer import snapshot
+
+    return snapshot.load(network).cur_nimg / 1000
 
 
 def sha256(path: Path) -> str:

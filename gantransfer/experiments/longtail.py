@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from gantransfer.commands.flags import FloatRange, IntRange
+from gantransfer.commands.flags import SEED, FloatRange, IntRange
 from gantransfer.experiments import harness
 from gantransfer.experiments.harness import Arm
 from gantransfer.experiments.paired_arms import TINY, PairedArms
@@ -45,6 +45,7 @@ BESIDE = [("balanced", "utlo-balanced")]  # also compared, beside each with the 
     click.option("--common", default=TINY, show_default=True, metavar="FLAGS",
                  help="Flags of train for every arm"),
     click.option("--seeds", type=IntRange(min=1), default=5, show_default=True, help="Paired seeds"),
+    click.option("--first-seed", type=SEED, default=0, show_default=True, help="Number of the first one"),
     click.option("--kimg", type=FloatRange(min=0.1), default=20, show_default=True, help="Length of each training"),
     click.option("--best", is_flag=True, help="Also report each run's best snapshot, chosen on half of --heldout"),
     click.option("--judges", type=IntRange(min=1), default=2, show_default=True, help="Judge networks"),
@@ -54,20 +55,22 @@ BESIDE = [("balanced", "utlo-balanced")]  # also compared, beside each with the 
                  "100,20, or else thirds of the classes by rank]"),
     harness.OUT_JSON)
 def main(folder: Path | None, data: str | None, heldout: str | None, arms: str, own: tuple[str, ...], common: str,
-         seeds: int, kimg: float, best: bool, judges: int, imf: float | None, groups: str | None,
+         seeds: int, first_seed: int, kimg: float, best: bool, judges: int, imf: float | None, groups: str | None,
          out: Path | None) -> None:
     """Compare training recipes for classes with few images, with paired seeds, on digits or on your own images."""
     known = ARMS | harness.own_arms(own, ARMS)
     names = [*harness.chosen(arms, ARMS), *list(known)[len(ARMS):]]
     folder = folder or Path("runs") / (f"longtail-{Path(data).stem}" if data else "compare")
-    study = PairedArms(folder, {a: known[a] for a in names}, common, seeds, kimg, judges, best)
+    study = PairedArms(folder, {a: known[a] for a in names}, common, range(first_seed, first_seed + seeds), kimg,
+                       judges, best)
     study.prepare(data, heldout, imf, groups)
     study.run()
     study.draw(folder / "compare.png")
     study.study.step()
     values, seconds = study.figures(), study.of("seconds")
     chosen = study.figures("best") if best else None
-    result = dict(command=dict(arms=names, seeds=seeds, kimg=kimg, judges=judges, imf=study.imf, common=common),
+    result = dict(command=dict(arms=names, seeds=seeds, first_seed=first_seed, kimg=kimg, judges=judges,
+                               imf=study.imf, common=common),
                   primary=PRIMARY, machine=platform.processor() or platform.machine(), versions=versions(),
                   flags={a: study.flags(a) for a in names}, notes=study.notes, values=values, seconds=seconds,
                   **(dict(best=chosen, best_kimg=study.of("best_kimg")) if best else {}))

@@ -76,8 +76,16 @@ def groups_job(pool: Path, path: Path, counts: Sequence[int], bounds: str) -> li
     return [Job("groups", ["lt_dataset", f"--fn={path}", "--keep-labels", f"--shots=0,{first},{last}"])]
 
 
-def groups_note(label: Any) -> str:
-    """'Classes by training images: many 690 to 441 (poly_0, mono_0), ...' of a label spec; '' without groups."""
+def groups_note(label: Any, bounds: str | None = None) -> str:
+    """'many: 690 to 441 (poly_0, mono_0); ...; by rank' of a label spec with groups: sizes, names, and the rule."""
+    def cut(many: int, few: int) -> bool:
+        n = label.counts
+        return all({k for k in range(len(n)) if n[k] and inside(n[k])} == {*label.shots.get(g, ())} for g, inside in (
+            ("many", lambda n: n > many), ("few", lambda n: n < few)))
+
+    limits = tuple(integers(bounds, "--groups")) if bounds else (100, 20)
+    rule = f"more than {limits[0]}, fewer than {limits[1]} images" if cut(*limits) else "by rank, 0.3, 0.3 and the rest"
+
     def part(ids: Sequence[int]) -> str:
         order = sorted(ids, key=lambda k: -label.counts[k])
         sizes = dict.fromkeys(str(label.counts[k]) for k in (order[0], order[-1]))
@@ -85,4 +93,4 @@ def groups_note(label: Any) -> str:
         shown = ", ".join(names[:6]) + (f", ... {len(names)} in all" if len(names) > 6 else "")
         return f"{' to '.join(sizes)} ({shown})"
 
-    return "; ".join(f"{g}: {part(ids)}" for g, ids in label.shots.items() if ids)
+    return "; ".join(f"{g}: {part(ids)}" for g, ids in label.shots.items() if ids) + f" ({rule})"

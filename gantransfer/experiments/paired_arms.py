@@ -37,7 +37,7 @@ class PairedArms:
     folder: Path
     arms: Mapping[str, Arm]  # those compared, in order
     common: str  # flags of `train` for all
-    seeds: int
+    seeds: range
     kimg: float
     judges: int
     best: bool = False
@@ -71,38 +71,39 @@ class PairedArms:
         if self.own:
             own_images.check_classes(pool, self.test, self.validation)
         # What the user has written is checked before anything trains for hours.
-        self.splits: list[tuple[Path, str | None]] = [(pool, None)] * self.seeds
-        self.study.run([jobs.Job(f"check of {a}", ["train", "--dry-run", *self.words(a, 0)]) for a, arm in
+        self.splits: dict[int, tuple[Path, str | None]] = dict.fromkeys(self.seeds, (pool, None))
+        self.study.run([jobs.Job(f"check of {a}", ["train", "--dry-run", *self.words(a, self.seeds[0])]) for a, arm in
                         self.arms.items() if arm.more is not None or self.common != TINY], quiet=True)
 
         self.study.step()
         self.judge_files = [folder / f"judge{j}.pt" for j in range(self.judges)]
         todo = harness.judge_jobs(pool, ref, self.judge_files)
         if self.imf is not None:
-            self.splits = [(folder / f"split{s}.zip", f"lt_{self.imf:g}.json") for s in range(self.seeds)]
+            self.splits = {s: (folder / f"split{s}.zip", f"lt_{self.imf:g}.json") for s in self.seeds}
             how = (None, "count") if self.own else (114, "random")
-            todo += [job for s, (path, _) in enumerate(self.splits)
+            todo += [job for s, (path, _) in self.splits.items()
                      for job in harness.split_job(pool, path, s, self.imf, *how)]
         elif groups is not None:
-            self.splits = [(folder / "groups.zip", "lt_natural.json")] * self.seeds
+            self.splits = dict.fromkeys(self.seeds, (folder / "groups.zip", "lt_natural.json"))
             counts = own_images.check_classes(pool).counts
             todo += own_images.groups_job(pool, folder / "groups.zip", counts, groups)
         self.study.run(todo)
-        self._settle()
+        self._settle(groups)
 
-    def _settle(self) -> None:
+    def _settle(self, groups: str | None) -> None:
         """What all figures depend on, and what the report says of it."""
         from gantransfer.data.dataset import ImageDataset
 
-        sets = {s: ImageDataset(s[0], fname=s[1], use_labels=True) for s in dict.fromkeys(self.splits)}
-        self.prints = [sets[split].fingerprint() for split in self.splits]
-        self.data = sets[self.splits[0]]
+        sets = {s: ImageDataset(s[0], fname=s[1], use_labels=True) for s in dict.fromkeys(self.splits.values())}
+        self.prints = {s: sets[split].fingerprint() for s, split in self.splits.items()}
+        self.data = sets[self.splits[self.seeds[0]]]
         label = self.data.spec.label
         self.results = Results(self.folder / "results", dict(
-            kimg=self.kimg, best=self.best, heldout=fingerprint(self.test), groups=label.shots,
+            kimg=self.kimg, heldout=fingerprint(self.test), groups=label.shots,
+            chosen_on=fingerprint(self.validation) if self.best else None,
             judges=[harness.sha256(p) for p in self.judge_files]))
         if label.shots:
-            self.notes.append(f"Classes by training images: {own_images.groups_note(label)}.")
+            self.notes.append(f"Classes by training images: {own_images.groups_note(label, groups)}.")
         else:
             self.notes.append("The classes fall into no groups (frequent, rare): they are equally large, or fewer than "
                               "three.")
@@ -115,7 +116,7 @@ class PairedArms:
     def run(self) -> None:
         """Train and measure what no file tells of, arm after arm, so that a study stopped early has whole pairs."""
         self.study.step()
-        pairs = [(a, s) for s in range(self.seeds) for a in self.arms]
+        pairs = [(a, s) for s in self.seeds for a in self.arms]
         self.found = {(a, s): self.results.read(a, s, self.flags(a), train=self.prints[s]) for a, s in pairs}
         todo = [pair for pair in pairs if self.found[pair] is None]
         print(f"{len(todo)} of {len(pairs)} trainings to do, one after another", flush=True)
@@ -137,7 +138,7 @@ class PairedArms:
         data, fname = self.splits[seed]
         return [f"--data={data}", *([f"--fname={fname}"] if fname else []), "--cond=True", f"--seed={seed}",
                 "--metrics=none", "--threads=1", *self.flags(arm),
-                *(["--snap=1", f"--tick={self.kimg / SNAPSHOTS:g}"] if self.best else [])]
+                *(["--snap=1", f"--tick={max(self.kimg / SNAPSHOTS, 1):g}"] if self.best else [])]
 
     def one(self, arm: str, seed: int) -> dict[str, Any]:
         """Train, measure, write the file."""
@@ -161,43 +162,45 @@ class PairedArms:
         curve = [harness.measured(p, first, room)[0][CHOSEN_BY] for p in paths]
         best = paths[int(np.argmin(curve))]
         harness.measure(self.study, {f"{name} best": best}, self.test, self.judge_files)
-        return dict(best=harness.measured(best, self.judge_files), best_kimg=int(best.stem[-6:]),
-                    validation=[[int(p.stem[-6:]), v] for p, v in zip(paths, curve)])
+        return dict(best=harness.measured(best, self.judge_files), best_kimg=harness.kimg_of(best),
+                    validation=[[harness.kimg_of(p), v] for p, v in zip(paths, curve)])
 
     def figures(self, which: str = "last") -> dict[str, list[list[dict[str, float]]]]:
         """{arm: [judges][seeds] figures} of the 'last' or the 'best' snapshots."""
-        return {a: [[self.found[a, s][which][j] for s in range(self.seeds)] for j in range(self.judges)]
+        return {a: [[self.found[a, s][which][j] for s in self.seeds] for j in range(self.judges)]
                 for a in self.arms}
 
     def of(self, key: str) -> dict[str, list[float]]:
         """{arm: per seed} of another entry of the files, such as 'seconds'."""
-        return {a: [self.found[a, s][key] for s in range(self.seeds)] for a in self.arms}
+        return {a: [self.found[a, s][key] for s in self.seeds] for a in self.arms}
 
     def draw(self, path: Path) -> None:
-        """A row per class with its number of training images: held-out images | each arm, of seed 0."""
+        """A row per class with its number of training images: held-out images | each arm, of the first seed."""
         from gantransfer.data.dataset import reference_dataset
 
         self.study.step()
-        label = self.data.spec.label
+        label, first = self.data.spec.label, self.seeds[0]
         order = sorted(np.flatnonzero(label.counts), key=lambda k: -label.counts[k])
         rows = [int(order[i]) for i in np.unique(np.linspace(0, len(order) - 1, min(len(order), ROWS)).astype(int))]
         blocks = {"held out": only(sheets.reals(reference_dataset(self.data.spec, path=str(self.test)), COLUMNS), rows)}
         for a, arm in self.arms.items():
-            images = self.results.images(a, 0, len(rows)) or self.draw_one(a, label.dim, rows)
+            images = self.results.images(a, first, len(rows)) or self.draw_one(a, label.dim, rows)
             if images is None:
-                print(f"no images of {arm.title}: its run is on another machine, and results/{a}-seed0.png is not here")
+                print(f"no images of {arm.title}: its run is on another machine, and results/{a}-seed{first}.png is "
+                      "not here")
             else:
                 blocks[arm.title] = images
         names = [str(label.names[k]) if k < len(label.names) else str(k) for k in rows]
         sheets.save_sheet(path, blocks, [f"{n} ({label.counts[k]})" for n, k in zip(names, rows)], per_band=4)
 
     def draw_one(self, arm: str, classes: int, rows: Sequence[int]) -> list[np.ndarray] | None:
-        """Images of the last snapshot of seed 0, if it is here; they are kept beside the figures."""
-        last = jobs.final_snapshot(jobs.run_folder(self.folder / "runs", self.desc(arm, 0), self.kimg), self.kimg)
+        """Images of the last snapshot of the first seed, if it is here; they are kept beside the figures."""
+        first = self.seeds[0]
+        last = jobs.final_snapshot(jobs.run_folder(self.folder / "runs", self.desc(arm, first), self.kimg), self.kimg)
         if last is None:
             return None
         images = only(sheets.generated(sheets.sampler_of(last), classes, COLUMNS), rows)
-        self.results.save_images(arm, 0, images)
+        self.results.save_images(arm, first, images)
         return images
 
 

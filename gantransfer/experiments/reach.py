@@ -88,12 +88,6 @@ def seconds_of(path: Path) -> float:
     return 0.0 if own.exists() else train_seconds(path)
 
 
-def kimg_of(path: Path) -> float:
-    from gantransfer import snapshot
-
-    return snapshot.load(path).cur_nimg / 1000
-
-
 def summary(folder: Path, names: list[str], seeds: int, snapshots: dict[tuple[str, int], list[Path]],
             values: dict[str, list[dict[str, float]]], encoder: Path, judges: int,
             baselines: Iterable[str]) -> dict[str, Any]:
@@ -108,9 +102,9 @@ def summary(folder: Path, names: list[str], seeds: int, snapshots: dict[tuple[st
     per_image = {a: cost.macs_per_image(snapshots[a, 0][-1]) for a in names}
     out["macs_per_image"] = per_image
     for a in names:
-        out["curves"][a] = [[dict(kimg=kimg_of(p), seconds=seconds_of(p), macs=kimg_of(p) * 1000 * per_image[a],
-                                  judges=values[f"{a}/{s}/{p.stem[-6:]}"]) for p in snapshots[a, s]]
-                            for s in range(seeds)]
+        out["curves"][a] = [[dict(kimg=(kimg := harness.kimg_of(p)), seconds=seconds_of(p),
+                                  macs=kimg * 1000 * per_image[a], judges=values[f"{a}/{s}/{p.stem[-6:]}"])
+                             for p in snapshots[a, s]] for s in range(seeds)]
     opponent = "finetune" if "finetune" in names else names[0]
     out["start"] = [[out["curves"][opponent][s][0]["judges"][j][PRIMARY] for s in range(seeds)] for j in range(judges)]
     for a in names:

@@ -46,7 +46,9 @@ class Results:
         return found
 
     def write(self, arm: str, seed: int, flags: Sequence[str], values: dict[str, Any], **more: Any) -> dict[str, Any]:
-        content = {**self._key(arm, seed, flags, more), **values}
+        key = self._key(arm, seed, flags, more)
+        assert not key.keys() & values.keys()
+        content = {**key, **values}
         self.folder.mkdir(exist_ok=True)
         self.path(arm, seed).with_suffix(".png").unlink(missing_ok=True)  # of what was measured before
         with atomic_write(self.path(arm, seed)) as f:

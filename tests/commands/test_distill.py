@@ -24,6 +24,7 @@ from gantransfer.methods.cgan_kd import CGANKDOptions
 from gantransfer.methods.density_ratio import DensityRatioOptions
 from gantransfer.networks.density_ratio import DensityRatio
 from tests.conftest import ROOT, write_image_zip
+from torch_utils import build
 
 FAST = ["--arch=conv4-8", "--kimg=0.064", "--batch=16", "--lr=0.01", "--optimizer=adamw", "--threads=1", "--crop=1"]
 TINY_GAN = {"stylegan2": dict(cfg="tiny", cbase=64, cmax=8), "utlo": dict(cfg="tiny", cbase=64, cmax=8, res_uc=8),
@@ -418,8 +419,9 @@ def test_a_teacher_says_how_good_it_is(tmp_path, tiny_zip, digits, capsys):
     assert "on the training images themselves" in capsys.readouterr().out
 
 
-def test_stages_are_rated_kept_and_stopped_as_runs_of_train(work, tmp_path, capsys):
+def test_stages_are_rated_kept_and_stopped_as_runs_of_train(work, tmp_path, capsys, monkeypatch):
     """A network that does not learn: with nothing better for three snapshots in a row the stage is finished."""
+    monkeypatch.setattr(build, "implementation", lambda device: pytest.fail("compiles kernels that nothing uses"))
     words = [f"--data={work}/real.zip", f"--outdir={tmp_path}/t", f"--test={work}/real.zip", "--tick=0.016", "--snap=1"]
     run("teacher", *FAST, *words, "--kimg=0.48", "--lr=0", "--stop_after=3", "--keep=best", "--best=accuracy")
     out, seen = capsys.readouterr().out, json.loads((tmp_path / "t/results.json").read_text())["images_seen"]

@@ -46,4 +46,8 @@ def test_groups_by_counts(tmp_path):
     assert not (tmp_path / "no.zip").exists()
     groups = {"many": (0, 2), "medium": (3,), "few": (1,)}
     label = LabelSpec("class", 4, (690, 37, 441, 88), ("a", "b", "c", "d"), groups)
-    assert own_images.groups_note(label) == "many: 690 to 441 (a, c); medium: 88 (d); few: 37 (b)"
+    said = "many: 690 to 441 (a, c); medium: 88 (d); few: 37 (b)"
+    assert own_images.groups_note(label) == f"{said} (by rank, 0.3, 0.3 and the rest)"
+    assert own_images.groups_note(label, "400,40") == f"{said} (more than 400, fewer than 40 images)"
+    usual = LabelSpec("class", 3, (101, 20, 19), ("a", "b", "c"), {"many": (0,), "medium": (1,), "few": (2,)})
+    assert own_images.groups_note(usual).endswith("few: 19 (c) (more than 100, fewer than 20 images)")

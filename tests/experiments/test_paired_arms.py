@@ -11,6 +11,8 @@ import pytest
 
 from dnnlib.util import UserError
 from gantransfer.experiments import harness, longtail
+from gantransfer.experiments.paired_arms import PairedArms
+from gantransfer.snapshot import Snapshot
 from tests.conftest import write_image_zip
 from tests.experiments.recorder import record
 
@@ -67,6 +69,8 @@ def test_files_of_another_machine_are_enough(own, tmp_path, monkeypatch):
     done = record("longtail", flags, tmp_path / "here", monkeypatch)
     (run,) = words(done, "train")
     assert run["--sampling"] == "balanced" and not words(done, "judge") and not words(done, "dataset_tool")
+    record("longtail", [*flags, "--first-seed=1"], tmp_path / "here", monkeypatch)
+    assert not words(record("longtail", [*flags[:2], "--seeds=2", "--kimg=3"], tmp_path / "here", monkeypatch), "train")
     (tmp_path / "here/judge1.pt").write_text("another one")
     with pytest.raises(UserError, match="another judges.*copy the judges"):
         record("longtail", flags, tmp_path / "here", monkeypatch)
@@ -101,7 +105,28 @@ def test_the_best_snapshot_is_chosen_on_a_part_that_no_figure_is_of(own, tmp_pat
     assert parts[0] == "DIR/test.zip" and set(parts[1:]) == {"DIR/validation.zip", "DIR/test.zip"}
     found = json.loads((tmp_path / "d/results/baseline-seed0.json").read_text())
     assert len(found["validation"]) == parts.count("DIR/validation.zip") > 10
-    assert found["best_kimg"] == found["validation"][0][0], "the first of equal ones"
+    again = record("longtail", [f"--data={own}", "--arms=baseline", "--seeds=1", "--kimg=20", "--best", "--judges=1"],
+                   tmp_path / "d", monkeypatch)
+    assert not words(again, "train") and not words(again, "calc_metrics"), "its file is enough"
+
+
+def test_the_best_is_the_nearest_under_the_first_judge(tmp_path, monkeypatch):
+    study = PairedArms(tmp_path, longtail.ARMS, "--cfg=tiny", range(1), 20, judges=2, best=True)
+    study.study, study.test, study.validation, study.judge_files = None, "test", "validation", ["judge0", "judge1"]
+    on_validation = {2: 9.0, 4: 3.0, 6: 5.0}
+    for k in on_validation:
+        Snapshot("stylegan2", {}, cur_nimg=k * 1000).save(tmp_path / f"network-snapshot-{k:06d}.pkl")
+    asked = []
+    monkeypatch.setattr(harness, "measure", lambda _, paths, data, judges, room="judge{}": asked.append(
+        (sorted(int(p.stem[-6:]) for p in paths.values()), data, judges, room)))
+    monkeypatch.setattr(harness, "measured", lambda path, judges, room="judge{}": [
+        dict(class_fd=on_validation[int(path.stem[-6:])] if "validation" in room else 100 + j) for j, _ in
+        enumerate(judges)])
+    found = study.best_of("x", tmp_path / "network-snapshot-000006.pkl")
+    assert found == dict(best=[dict(class_fd=100), dict(class_fd=101)], best_kimg=4.0,
+                         validation=[[2.0, 9.0], [4.0, 3.0], [6.0, 5.0]])
+    assert asked == [([2, 4, 6], "validation", ["judge0"], "validation{}"),
+                     ([4], "test", ["judge0", "judge1"], "judge{}")]
 
 
 def test_groups_of_the_users_own_bounds(own, tmp_path, monkeypatch):
