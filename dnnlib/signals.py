@@ -6,12 +6,16 @@ Imports next to nothing, so that a script can call `end_in_one_line` before it i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
+from collections.abc import Iterator
 
 
-def end_in_one_line() -> None:
-    """For the first lines of a script: until `run_cli`, signals end it in one line. There is nothing to tidy up yet."""
+def end_in_one_line() -> dict[int, object]:
+    """For the first lines of a script: until `run_cli`, signals end it in one line. There is nothing to tidy up yet.
+    Returns the handlers before."""
 
     def end(signum: int, frame: object) -> None:
         try:
@@ -20,7 +24,21 @@ def end_in_one_line() -> None:
         finally:
             os._exit(128 + signum)
 
-    handle(end)
+    return handle(end)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """`end_in_one_line` for a while, in the main thread; the handlers before come back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = end_in_one_line()
+    try:
+        yield
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
 
 
 def handle(handler: object) -> dict[int, object]:

@@ -172,16 +172,23 @@ def run_cli(command: Callable[[], Any]) -> None:
         except KeyboardInterrupt:
             _last_words("Stopped by SIGINT", 130)
         except Stopped as e:
-            # The launcher of several processes says it once for all of them.
-            words = None if os.environ.get("GANTRANSFER_LAUNCHED") else f"Stopped by {signal.Signals(e.signum).name}"
-            _last_words(words, 128 + e.signum)
+            _stopped(e)
         except Exception as e:
+            for behind in _chain(e):
+                if isinstance(behind, Stopped):  # in the middle of an import, which says that it failed
+                    _stopped(behind)
             cause = _disk_error(e)
             if cause is None:
                 raise
             verb = "open" if cause.errno == errno.EACCES else "write"
             name = cause.filename or "output"
             _last_words(f"Error: cannot {verb} {name}: {cause.strerror}; {_REMEDY[cause.errno]}", 2)
+
+
+def _stopped(e: Stopped) -> None:
+    # The launcher of several processes says it once for all of them.
+    words = None if os.environ.get("GANTRANSFER_LAUNCHED") else f"Stopped by {signal.Signals(e.signum).name}"
+    _last_words(words, 128 + e.signum)
 
 
 def _last_words(text: str | None, code: int) -> None:
@@ -199,13 +206,17 @@ def _last_words(text: str | None, code: int) -> None:
 
 def _disk_error(e: BaseException | None) -> OSError | None:
     """The error of the disk behind `e`: itself, or the full disk that it was raised from."""
+    return next((x for i, x in enumerate(_chain(e)) if isinstance(x, OSError) and x.errno in (_FULL if i else _REMEDY)),
+                None)
+
+
+def _chain(e: BaseException | None) -> Iterator[BaseException]:
+    """`e`, and what it was raised from, as far back as a traceback would show."""
     seen: set[int] = set()
     while e is not None and id(e) not in seen:
-        if isinstance(e, OSError) and e.errno in (_FULL if seen else _REMEDY):
-            return e
+        yield e
         seen.add(id(e))
         e = e.__cause__ or (None if e.__suppress_context__ else e.__context__)
-    return None
 
 
 @contextlib.contextmanager
@@ -563,17 +574,17 @@ def fetch(path_or_url: str | os.PathLike, *, timeout: float = 30) -> Path:
         if os.path.lexists(local):
             regular_file(local)
     try:
+        from tqdm import tqdm
+
         with (urllib.request.urlopen(text, timeout=timeout) as response, atomic_path(target) as tmp,
               open(tmp, "wb") as f):
-            total, done = int(response.headers.get("Content-Length") or 0), 0
-            while chunk := response.read(1 << 20):
-                f.write(chunk)
-                done += len(chunk)
-                print(f"\rdownloading {name}: {done / 2**20:.1f} MiB" + (f" of {total / 2**20:.1f}" if total else ""),
-                      end="", file=sys.stderr, flush=True)
-            print(file=sys.stderr)
-            if total and done != total:
-                raise UserError(f"download of {text} ended after {done} of {total} bytes; try again")
+            total = int(response.headers.get("Content-Length") or 0)
+            with tqdm(total=total or None, desc=f"downloading {name}", unit="B", unit_scale=True) as bar:
+                while chunk := response.read(1 << 20):
+                    f.write(chunk)
+                    bar.update(len(chunk))
+            if total and bar.n != total:
+                raise UserError(f"download of {text} ended after {bar.n} of {total} bytes; try again")
         with atomic_write(_hash_file(target)) as f:
             f.write(sha256(target) + "\n")
     except (urllib.error.URLError, TimeoutError, ConnectionError) as e:

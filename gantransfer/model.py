@@ -19,15 +19,21 @@ from gantransfer.snapshot import Snapshot
 class Model(Snapshot):
     """A snapshot that knows the methods, and so how to make images."""
 
+    name: str = "this snapshot"  # where it was read from
+
+    def check_makes_images(self) -> None:
+        """UserError for a checkpoint whose method or networks this version does not have."""
+        if self.method not in METHODS:
+            reasons = list(not_usable(self.nets).values())
+            raise UserError(f"{self.name} is of the method {self.method}, which makes no images in this version"
+                            + (f": {reasons[0]}" if reasons else "; name the snapshot of a generator"))
+
     def sampler(self, device: torch.device | str = "cpu") -> Sampler:
         """`sampler(seeds=[0, 1], c=None)` -> uint8 [N, C, H, W]; c [N, labels] for a conditional model.
 
-        Raises UserError for a checkpoint whose method or networks this version does not have.
+        Raises UserError as `check_makes_images`.
         """
-        if self.method not in METHODS:
-            reasons = list(not_usable(self.nets).values())
-            raise UserError(f"this version makes no images with a snapshot of the method {self.method}"
-                            + (f": {reasons[0]}" if reasons else f"; it has {', '.join(METHODS)}"))
+        self.check_makes_images()
         return METHODS[self.method].sampler_from(self, device)
 
 
@@ -37,4 +43,6 @@ def load(path_or_url: str | os.PathLike, format: str = "auto", copy: str = "") -
     `format` and `copy` as in `importers.load_any`. Raises UserError, one line naming the file, for anything unreadable.
     """
     snap = load_any(path_or_url, format, copy)
-    return Model(**{f.name: getattr(snap, f.name) for f in fields(Snapshot)})
+    model = Model(**{f.name: getattr(snap, f.name) for f in fields(Snapshot)})
+    model.name = os.fspath(path_or_url)
+    return model

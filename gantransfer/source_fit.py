@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from dnnlib.util import UserError
 from gantransfer.data.dataset import DataSpec
 from gantransfer.snapshot import NetRecord, Snapshot
@@ -60,6 +62,14 @@ def record_of(source: Snapshot, name: str) -> NetRecord:
         raise UserError(f"the source has no network {name} (it has {', '.join(source.nets) or 'none'}), without which "
                         "it cannot be trained further; give the full snapshot")
     return found
+
+
+def finite(source: Snapshot) -> None:
+    """UserError, naming the tensor, when a source holds NaN or infinity."""
+    for name, record in source.nets.items():
+        for key, t in record.state.items():
+            if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+                raise UserError(f"{name}.{key} of the source is not finite; use an earlier snapshot")
 
 
 def kind(source: Snapshot, name: str, allowed: Iterable[type], method: str) -> NetRecord:

@@ -130,3 +130,18 @@ def run_script() -> Callable[..., subprocess.CompletedProcess]:
         return out
 
     return run
+
+
+@pytest.fixture
+def tool(monkeypatch, capsys):
+    """dataset_tool.py in this process: arguments -> (exit code, stdout, stderr)."""
+    from gantransfer.commands import dataset_tool
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dataset_tool.py", *map(str, args)])
+        with pytest.raises(SystemExit) as e:
+            dnnlib.util.run_cli(dataset_tool.main)
+            raise SystemExit(0)
+        out = capsys.readouterr()
+        return e.value.code or 0, out.out, out.err
+    return run

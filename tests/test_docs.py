@@ -26,6 +26,7 @@ from PIL import Image
 import gantransfer
 from dnnlib.util import run_cli
 from gantransfer import methods
+from gantransfer.commands import method_flags, train_flags
 from gantransfer.distillation import presets
 from gantransfer.experiments import longtail
 from gantransfer.methods import cgan_kd, density_ratio
@@ -141,10 +142,18 @@ def command_of(name: str) -> click.Command:
 
 def options_of(command: click.Command) -> dict[str, click.Option]:
     """Flag, in every spelling -> option."""
-    return {o: p for p in command.params if isinstance(p, click.Option) for o in [*p.opts, *p.secondary_opts]}
+    return {s: p for p in command.params if isinstance(p, click.Option) for o in [*p.opts, *p.secondary_opts]
+            for s in spellings(o)}
 
 
-def method_flags() -> set[str]:
+def spellings(flag: str) -> set[str]:
+    """`--a-b` and `--a_b`, which are one: commands.CONTEXT."""
+    dashes = flag[: len(flag) - len(flag.lstrip("-"))]
+    name = flag[len(dashes):]
+    return {dashes + name.replace("-", "_"), dashes + name.replace("_", "-"), flag}
+
+
+def flags_of_methods() -> set[str]:
     """The flags of all methods, in both spellings."""
     names = {f.name for m in methods.METHODS.values() for f in dataclasses.fields(m.Options)}
     return {f"--{n}" for n in names} | {f"--{n.replace('_', '-')}" for n in names}
@@ -170,7 +179,7 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 
 
 def all_flags() -> set[str]:
-    every = OTHERS | method_flags()
+    every = OTHERS | flags_of_methods()
     for name, _ in TABLES:
         command = command_of(name)
         every |= set(options_of(command))
@@ -190,7 +199,8 @@ def test_commands_have_the_flags_they_are_shown_with(path):
         for word in words:
             if word.startswith("--") or re.fullmatch(r"-\w", word):
                 flag = word.split("=")[0]
-                known = {*options_of(command), *added, "--help", *(method_flags() if name.endswith(".train") else ())}
+                of_methods = flags_of_methods() if name.endswith(".train") else ()
+                known = {*options_of(command), *added, "--help", *of_methods}
                 assert flag in known, f"{path.name}: {name} has no {flag}"
 
 
@@ -235,11 +245,11 @@ def documented(name: str, page: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("name, page", TABLES)
 def test_flag_tables_are_complete_and_tell_the_defaults(name, page):
     """Those of the methods are generated: see below."""
-    known, generated = documented(name, page), method_flags() if name.endswith(".train") else set()
+    known, generated = documented(name, page), flags_of_methods() if name.endswith(".train") else set()
     for p in (p for p in command_of(name).params if isinstance(p, click.Option)):
         if set(p.opts) & generated:
             continue
-        names = [f for f in p.opts if f in known]
+        names = [f for o in p.opts for f in spellings(o) if f in known]
         assert names, f"docs/{page} says nothing of {p.opts[0]}"
         default, cell = p.default, known[names[0]][1]
         if isinstance(default, bool) and p.is_flag:
@@ -259,7 +269,7 @@ def test_flags_of_distill_are_told_with_their_defaults(name):
     generated = {f.name for f in dataclasses.fields(own)} if own else set()
     assert generated - {p.name for p in command.params} <= (flags_tables().NO_FLAGS if name == "ratio" else generated)
     for p in (p for p in command.params if p.name not in generated):
-        flags = [f for f in p.opts if f in cells]
+        flags = [f for f in spellings(p.opts[-1]) if f in cells]
         assert flags, f"docs/distill.md says nothing of {p.opts[0]} of {name}"
         if isinstance(p.default, str | int | float) and not p.is_flag:
             assert cells[flags[0]][1] == f"`{p.default}`", f"{name} {p.opts[0]} has the default {p.default}"
@@ -322,7 +332,7 @@ def test_generated_rows_tell_defaults_choices_and_presets():
             if f.default is not None:
                 assert cells[f.name][1] == f"`{f.default}`"
             assert all(str(c) in cells[f.name][2] for c in f.metadata["choices"] or ()), f.name
-    assert own["BigGANOptions"]["z_dim"][1] == "`120` (preset)"  # whatever a help shared with other methods says
+    assert own["BigGANOptions"]["z_dim"][1] == "by --cfg: 120; cifar 128, tiny 48"
     assert own["StyleGAN2Options"]["glr"][1] == "`0.0025` (preset)"
     assert own["Mind2MindOptions"]["mind_heldout"][1] == "0.1, at most 1000"
     assert own["HypermodOptions"]["d_reg_interval"][1] == "16; 0 with --base=stylegan1"
@@ -452,6 +462,8 @@ def add_method(code: str, name: str, monkeypatch) -> None:
     exec(compile(code, f"{name}.py", "exec"), module.__dict__)
     (kind,) = [v for v in vars(module).values() if isinstance(v, type) and v.__dict__.get("name") == name]
     monkeypatch.setitem(methods.METHODS, name, kind)
+    monkeypatch.setattr(method_flags, "_all", method_flags.describe)
+    monkeypatch.setattr(train_flags, "method_flags", train_flags.method_flags.__wrapped__)
     spec = importlib.util.spec_from_file_location("train_with_example", ROOT / "gantransfer" / "commands" / "train.py")
     train = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "train_with_example", train)

@@ -10,11 +10,12 @@ from PIL import Image
 
 from dnnlib.util import UserError, run_cli
 from gantransfer import label_means
-from gantransfer.commands import best, generate, interpolate
+from gantransfer.commands import generate, interpolate
 from gantransfer.commands.calc_metrics import main as calc_metrics
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.methods import METHODS
 from gantransfer.methods.styletransfer import StyleTransfer
+from gantransfer.metrics import rating
 from gantransfer.networks import hypermod, hypermod_stylegan1, mindgan, stylegan2, styletransfer, transitional, utlo
 from gantransfer.sampler import GeneratorSampler, one_hot, to_uint8
 from gantransfer.snapshot import NetRecord, Snapshot
@@ -158,7 +159,7 @@ def test_results_of_truncated_images_rate_no_snapshot(tmp_path):
     line = dict(metric="fid10_full", snapshot_pkl="a.pkl", kimg=1, results={"fid10_full": 3.0})
     rows = [line, dict(line, results={"fid10_full": 1.0}, truncation={"truncation_psi": 0.5})]
     (tmp_path / "metric-fid10_full.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert [r.value for r in best.ratings(tmp_path)] == [3.0]
+    assert [r.value for r in rating.ratings(tmp_path)] == [3.0]
 
 
 # ---- commands ------------------------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def test_metrics_of_truncated_images_are_lines_of_their_own(tmp_path, snap, caps
     assert len(set(values)) == 3
     path = tmp_path / "m" / f"metric-{lines[0]['metric']}.jsonl"
     assert len(path.read_text().splitlines()) == 3
-    assert [r.value for r in best.ratings(tmp_path / "m") if r.metric == lines[0]["metric"]] == values[:1]
+    assert [r.value for r in rating.ratings(tmp_path / "m") if r.metric == lines[0]["metric"]] == values[:1]
     with pytest.raises(SystemExit):
         run(calc_metrics, f"--network={data}", *words, "--trunc=0.5")
     assert "are made already" in capsys.readouterr().err

@@ -54,6 +54,7 @@ RULES = [
     ("exporters", ()),
     ("latent", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "source_fit", "metrics.directions")),
     ("distillation", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "metrics.paired")),
+    ("metrics.rating", ("methods", "metrics", "snapshot")),  # which way a method's own values are better
     ("metrics", ("data", "detectors", "formats", "networks", "sampler", "snapshot")),
     # methods never import each other, but for what they build on
     ("methods.cgantransfer", (*SPINE, "networks", "methods.biggan")),
@@ -181,8 +182,8 @@ def test_no_import_cycles():
 
 
 @pytest.mark.parametrize("name", [n for n in modules() if inside(n, ("dnnlib",))])
-def test_dnnlib_needs_standard_library_and_numpy_only(name):
-    known = {*modules(), *sys.stdlib_module_names, "numpy"}
+def test_dnnlib_needs_standard_library_numpy_and_tqdm_only(name):
+    known = {*modules(), *sys.stdlib_module_names, "numpy", "tqdm"}  # tqdm when something is downloaded
     assert not imports(name) - known
 
 

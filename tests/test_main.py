@@ -3,10 +3,15 @@
 
 import importlib
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
-from gantransfer.__main__ import COMMANDS
+from gantransfer.commands import COMMANDS
+from tests.conftest import ROOT
 
 NAMES = [name for section in COMMANDS.values() for name in section]
 # Options of these are fields of classes that are beside networks, or defaults that the study computes.
@@ -16,7 +21,7 @@ WITH_TORCH = {"train", "distill", "demo"}
 @pytest.mark.parametrize("name", ["", *(n for n in NAMES if n not in WITH_TORCH)])
 def test_help_imports_no_torch(name, run_script):
     words = [name, "--help"] if name else ["--help"]
-    code = ("import json, sys\nfrom gantransfer.__main__ import main\n"
+    code = ("import json, sys\nfrom gantransfer.commands import main\n"
             f"try:\n    main({words!r}, prog_name='gantransfer')\n"
             "except SystemExit as e:\n    assert not e.code\n"
             "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))")
@@ -29,3 +34,32 @@ def test_help_imports_no_torch(name, run_script):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_of_the_list_exists(name):
     assert importlib.import_module(f"gantransfer.commands.{name}").main.callback is not None
+
+
+SLOW = """
+import sys, time
+
+class Slow:
+    def find_spec(self, name, *more):
+        if name == {name!r}:
+            print("ready", flush=True)
+            try:
+                time.sleep(60)
+            except BaseException:  # as compiled modules do: the import goes on, or fails with another error
+                pass
+
+sys.meta_path.insert(0, Slow())
+sys.argv = ["gantransfer", "inspect", "absent.pkl"]
+from gantransfer.__main__ import run
+run()
+"""
+
+
+@pytest.mark.parametrize("name", ["click", "gantransfer.commands.inspect"])
+def test_a_signal_during_imports_ends_in_one_line(name, tmp_path):
+    p = subprocess.Popen([sys.executable, "-c", SLOW.format(name=name)], cwd=tmp_path, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    assert p.stdout.readline() == "ready\n"
+    p.send_signal(signal.SIGTERM)
+    out, err = p.communicate(timeout=60)
+    assert (p.returncode, out, err) == (128 + signal.SIGTERM, "", "Stopped by SIGTERM\n")

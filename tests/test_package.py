@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import gantransfer
-from gantransfer.__main__ import main
+from gantransfer.commands import main
 from tests.conftest import ROOT
 
 if sys.version_info >= (3, 11):

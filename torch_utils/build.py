@@ -20,6 +20,7 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -595,24 +597,61 @@ def _run(commands: list[tuple[str, list[str], list[str]]], folder: Path) -> tupl
             text.append(f"build {escape(target)}: run {' '.join(map(escape, inputs))}\n"
                         f"  cmd = {shlex.join(command).replace('$', '$$')}\n")
         (folder / "build.ninja").write_text("\n".join(text), encoding="utf-8")
-        done = subprocess.run([ninja, "-C", str(folder), "-j", str(jobs)], capture_output=True, text=True, check=False)
-        if done.returncode == 0 or "ninja: fatal" not in done.stderr + done.stdout:
-            return done.stdout + done.stderr, done.returncode != 0
-    with ThreadPoolExecutor(jobs) as pool:
-        results = list(pool.map(_call, [c for _, _, c in commands[:-1]]))
+        with _Tools() as tools:
+            output, code = tools.run([ninja, "-C", str(folder), "-j", str(jobs)])
+        if code == 0 or "ninja: fatal" not in output:
+            return output, code != 0
+    with ThreadPoolExecutor(jobs) as pool, _Tools() as tools:
+        results = list(pool.map(partial(_call, tools=tools), [c for _, _, c in commands[:-1]]))
     if not any(bad for _, bad in results):
         results.append(_call(commands[-1][2]))
     results.sort(key=lambda r: r[1])  # what failed comes last, where the message is cut from
     return "\n".join(t for t, _ in results), any(bad for _, bad in results)
 
 
-def _call(command: list[str]) -> tuple[str, bool]:
+def _call(command: list[str], tools: _Tools | None = None) -> tuple[str, bool]:
     """(the command and what it printed, failed)."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        with contextlib.nullcontext(tools) if tools else _Tools() as tools:
+            output, code = tools.run(command)
     except OSError as e:
         return f"{shlex.join(command)}\n{e}", True
-    return f"{shlex.join(command)}\n{done.stdout}{done.stderr}", done.returncode != 0
+    return f"{shlex.join(command)}\n{output}", code != 0
+
+
+class _Tools:
+    """Compilers, each the first of a process group: where an exception ends the build (a signal asks this process to
+    end), they end at once with all that they have started."""
+
+    def __init__(self) -> None:
+        self.running: list[subprocess.Popen] = []
+        self.over = False
+
+    def __enter__(self) -> _Tools:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.over = True
+        for process in self.running:
+            self._end(process)
+
+    def run(self, command: list[str]) -> tuple[str, int]:
+        """(what it printed, its exit code); from any thread."""
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                   errors="replace", start_new_session=True)
+        self.running.append(process)
+        if self.over:
+            self._end(process)
+        return process.communicate()[0], process.returncode
+
+    @staticmethod
+    def _end(process: subprocess.Popen) -> None:
+        # Ninja gives each compiler a group of its own, and ends them when it is asked to end, not when it is killed.
+        for signum, patience in ((signal.SIGTERM, 5), (signal.SIGKILL, None)):
+            if process.poll() is None:
+                with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # OSError: it has ended meanwhile
+                    os.killpg(process.pid, signum)
+                    process.wait(patience)
 
 
 @contextlib.contextmanager

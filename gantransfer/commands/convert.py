@@ -15,14 +15,9 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib.util import UserError, finite_numbers
-from gantransfer.commands.flags import (
-    FLOAT,
-    ONE_CLASS_HELP,
-    PATH,
-    IntRange,
-    one_class,
-    warn_untrained,
-)
+from gantransfer.commands import CONTEXT
+from gantransfer.commands.flags import FLOAT, PATH, SNAPSHOT, Choice, IntRange
+from gantransfer.data.classes import ONE_CLASS_HELP, one_class, warn_untrained
 
 if TYPE_CHECKING:
     from gantransfer.snapshot import Snapshot
@@ -32,10 +27,10 @@ FORMATS = ("auto", "gantransfer", "stylegan2-ada", "rosinality-stylegan2", "hype
            "rosinality-stylegan1", "alae", "mindgan", "biggan")
 
 
-@click.command(context_settings={"max_content_width": 110})
-@click.argument("source", type=PATH)
+@click.command(context_settings=CONTEXT)
+@click.argument("source", type=SNAPSHOT)
 @click.argument("dest", type=PATH)
-@click.option("--format", "format_", type=click.Choice(FORMATS), default="auto", show_default=True,
+@click.option("--format", "format_", type=Choice(FORMATS), default="auto", show_default=True,
               help="What SOURCE is; auto recognises it by its content")
 @click.option("--copy", metavar="NAME", help="Of a BigGAN folder: the weights best0, copy1, ...")
 @click.option("--net", default="G_ema", show_default=True, help="The network that goes into .pt and .onnx")
@@ -47,9 +42,9 @@ FORMATS = ("auto", "gantransfer", "stylegan2-ada", "rosinality-stylegan2", "hype
 @click.option("--class", "class_", metavar="CLASS", help=f"--bake of hypermod: the class: {ONE_CLASS_HELP}")
 @click.option("--label", metavar="V,V,...", help="--bake of hypermod: instead of --class a weight for every class; "
               "they should sum to one")
-@click.option("--decoder", type=PATH, metavar="PATH",
+@click.option("--decoder", type=SNAPSHOT, metavar="PATH",
               help="Of a MindGAN: the ALAE it was trained on; gives a complete generator")
-@click.option("--baseline", type=click.Choice(["gaussian", "class_gaussian"]),
+@click.option("--baseline", type=Choice(["gaussian", "class_gaussian"]),
               help="Of a mind2mind snapshot: Gaussian latents in place of the trained ones")
 @click.option("--full", is_flag=True, help="List also the tensors that were copied under their own names")
 def main(source: str, dest: str, format_: str, copy: str | None, net: str, trunc: float, opset: int,

@@ -8,9 +8,10 @@ import sys
 import click
 
 from dnnlib.util import UserError
+from gantransfer.commands import CONTEXT
 
 
-@click.command()
+@click.command(context_settings=CONTEXT)
 @click.option("--build/--no-build", "do_build", default=True, help="also compile the kernels, if not done yet")
 def main(do_build: bool) -> None:
     """Check compiler, CUDA toolkit, torch and build folder, and compile the kernels."""

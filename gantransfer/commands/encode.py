@@ -7,11 +7,6 @@ auto-encoder reproduces the images: no generator in its latent space can do bett
 
 from __future__ import annotations
 
-from dnnlib import signals
-
-if __name__ == "__main__":
-    signals.end_in_one_line()
-
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib.util import UserError, sole_writer
-from gantransfer.commands import kernels
-from gantransfer.commands.flags import PATH, PATHS, IntRange, pick_device
+from gantransfer.commands import CONTEXT
+from gantransfer.commands.flags import KERNELS, PATH, PATHS, SNAPSHOT, IntRange, named_files, option, pick_device
 
 if TYPE_CHECKING:
     import torch
@@ -30,10 +25,10 @@ if TYPE_CHECKING:
     from gantransfer.latent.cache import Cache
 
 
-@click.command(context_settings={"max_content_width": 110})
+@click.command(context_settings=CONTEXT)
 @click.option("--data", required=True, type=PATH, metavar="PATH",
               help="Images to encode: zip or folder made by dataset_tool.py")
-@click.option("--network", required=True, type=PATH, metavar="PATH",
+@click.option("--network", required=True, type=SNAPSHOT, metavar="PATH",
               help="Snapshot with an encoder: of --method=encoder or alae, or made in one's latent space")
 @click.option("--cache", type=PATH, metavar="FILE", help="Where to [default: <data>.mind.npz beside the set]")
 @click.option("--xflip", type=click.BOOL, default=False, show_default=True, help="Mirrored images too")
@@ -48,7 +43,7 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace a cache that does not fit")
 @click.option("--accept", is_flag=True, help="Go on with an encoder that missed its acceptance figures")
 @click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
-@click.option("--kernels", **kernels.FLAG)
+@option(KERNELS)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
 def main(data: str, network: str, cache: str | None, xflip: bool, fp16: bool, recon: bool, floor: str | None,
          detector: str | None, shard: str, overwrite: bool, accept: bool, batch: int, device: str) -> None:
@@ -130,11 +125,7 @@ def print_floor_metric(name: str, detector: str | None, cache: Cache, ae: AutoEn
     from gantransfer.latent.reconstructions import Reconstructions
     from gantransfer.metrics import table
 
-    detectors = {}
-    for part in filter(None, (detector or "").split(",")):
-        key, _, file = part.rpartition("=")
-        detectors[key.strip()] = file.strip()
-    out = {}
+    detectors, out = named_files(detector), {}
     for metric in table.parse_names(name):
         table.preflight([metric], images.spec, detectors)
         ctx = table.MetricContext(sampler=Reconstructions(cache, ae, images, device), reference=images,

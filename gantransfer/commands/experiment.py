@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 import click
+
+from gantransfer.commands import CONTEXT, load
 
 
 @cache
@@ -33,14 +34,14 @@ class Studies(click.Group):
         return list(studies())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return import_module(f"gantransfer.experiments.{name}").main if name in studies() else None
+        return load(name, "gantransfer.experiments") if name in studies() else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Studies"):
             formatter.write_dl(list(studies().items()))
 
 
-@click.command(cls=Studies, context_settings={"max_content_width": 110})
+@click.command(cls=Studies, context_settings=CONTEXT)
 def main() -> None:
     """Compare methods by the project's protocol: paired seeds, held-out images, judges, a table and a picture.
 

@@ -13,11 +13,12 @@ import os
 import click
 
 from dnnlib.util import UserError, atomic_path, atomic_write
-from gantransfer.commands.flags import PATH, IntRange
+from gantransfer.commands import CONTEXT
+from gantransfer.commands.flags import PATH, SNAPSHOT, IntRange
 
 
-@click.command()
-@click.option("--network", required=True, type=PATH, metavar="PATH", help="Snapshot of --method=cgantransfer")
+@click.command(context_settings=CONTEXT)
+@click.option("--network", required=True, type=SNAPSHOT, metavar="PATH", help="Snapshot of --method=cgantransfer")
 @click.option("--top", type=IntRange(min=1), default=5, show_default=True, help="Source classes named per row")
 @click.option("--layers", is_flag=True, help="Also a row per layer")
 @click.option("--json", "json_path", type=PATH, metavar="FILE", help="Write every score and share here")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a flag may hold, for all commands: numbers, seeds, paths, and which class is meant.
+"""What a flag may hold, for all commands: numbers, seeds and paths; which class is meant is read in data/classes.py.
 
 Click's own types let through what no command can use (nan, integers beyond 64 bits, a folder called ~); a command's
 option of one of these kinds is of a type from here (tests/commands/test_flags.py looks at all). A value that does not
@@ -11,21 +11,20 @@ from __future__ import annotations
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dnnlib.seeding import MAX_SEEDS
-from dnnlib.util import FLOAT32, UserError, expand_user, is_url, printable
-from gantransfer.data.labels import LabelSpec, known_classes, trained_classes
-from gantransfer.data.names import valid_text
+from dnnlib.util import FLOAT32, UserError, expand_user, is_url
+from gantransfer.data.names import short
 
 if TYPE_CHECKING:
     import torch
 
 INT64 = 2**63
+SHIPPED = {"digits": "digits16.pkl"}  # models in assets/, each with a .json beside it that says how it was made
 SEED_DIGITS = 1000
 
 
@@ -52,9 +51,9 @@ class IntRange(_OneLine, click.IntRange):
         except (TypeError, ValueError):
             digits = str(value).strip().lstrip("+-")
             reason = "has more digits than any number here" if digits.isdecimal() else "is not a whole number"
-            self.fail(f"{_short(value)} {reason}", param, ctx)
+            self.fail(f"{short(value)} {reason}", param, ctx)
         if not -INT64 <= number < INT64:
-            self.fail(f"{_short(value)} does not fit in 64 bits", param, ctx)
+            self.fail(f"{short(value)} does not fit in 64 bits", param, ctx)
         return super().convert(number, param, ctx)
 
     def _describe_range(self) -> str:
@@ -69,15 +68,22 @@ class FloatRange(_OneLine, click.FloatRange):
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
-            self.fail(f"{_short(value)} is not a number", param, ctx)
+            self.fail(f"{short(value)} is not a number", param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{_short(value)} is not a finite number", param, ctx)
+            self.fail(f"{short(value)} is not a finite number", param, ctx)
         if abs(number) > FLOAT32:
-            self.fail(f"{_short(value)} is too large for a number of 32 bits", param, ctx)
+            self.fail(f"{short(value)} is too large for a number of 32 bits", param, ctx)
         return super().convert(number, param, ctx)
 
     def _describe_range(self) -> str:
         return super()._describe_range() if (self.min, self.max) != (None, None) else ""
+
+
+class Choice(click.Choice):
+    """One of some words, written as they are: both spellings are for the names of flags and commands."""
+
+    def normalize_choice(self, choice: Any, ctx: click.Context | None) -> str:
+        return str(choice)
 
 
 INT, FLOAT = IntRange(), FloatRange()
@@ -99,15 +105,10 @@ SEED = Seed()
 def _seed(text: str, flag: str) -> int:
     text = text.strip()
     if not re.fullmatch(r"[+-]?[0-9]+", text):
-        raise UserError(f"{flag}={_short(text)} is not a whole number")
+        raise UserError(f"{flag}={short(text)} is not a whole number")
     if len(text) > SEED_DIGITS:
         raise UserError(f"{flag}: a seed has at most {SEED_DIGITS} digits, not {len(text)}")
     return int(text)
-
-
-def _short(value: Any) -> str:
-    text = printable(str(value))
-    return text if len(text) <= 40 else f"{text[:30]}... ({len(text)} characters)"
 
 
 class _Text(_OneLine):
@@ -124,10 +125,11 @@ class _Text(_OneLine):
 
 
 def path(text: str, flag: str = "path") -> str:
-    """`~` and `~name` at the start as the home folder; also of RUN:best, and behind `fonts:`. URLs as they are."""
+    """`~` and `~name` at the start as the home folder; also of RUN:best, and behind `fonts:` and `icons:`. URLs as
+    they are."""
     prefix, colon, rest = text.partition(":")
-    if colon and prefix == "fonts":
-        return f"fonts:{path(rest, flag)}"
+    if colon and prefix in ("fonts", "icons"):
+        return f"{prefix}:{path(rest, flag)}"
     if is_url(text):
         return text
     try:
@@ -146,14 +148,23 @@ def paths(text: str, flag: str = "paths") -> str:
     return ",".join(one(part) for part in text.split(","))
 
 
+def named_files(text: str | None) -> dict[str, str]:
+    """'FILE' or 'NAME=FILE', comma-separated -> {name: file}; a bare file has the name ''."""
+    parts = [part.rpartition("=") for part in (text or "").split(",") if part]
+    return {name.strip(): file.strip() for name, _, file in parts}
+
+
 def snapshot(text: str, flag: str = "snapshot") -> str:
-    """A model: a path or URL as it is, and RUN, RUN:latest, RUN:best, RUN:best:METRIC as the snapshot that is meant."""
+    """A model: a path or URL as it is, RUN, RUN:latest, RUN:best, RUN:best:METRIC as the snapshot that is meant, and
+    the name of a shipped one (SHIPPED) where no file is called so."""
+    if text in SHIPPED and not os.path.lexists(text):
+        return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "assets", SHIPPED[text])
     text = path(text, flag)
     if not re.search(r":(latest|best(:\w+)?)$", text) and not os.path.isdir(text):
         return text
-    from gantransfer.commands import best
+    from gantransfer.metrics import rating
 
-    return best.named(text)
+    return rating.named(text)
 
 
 PATH, PATHS, SNAPSHOT = _Text("path", path), _Text("paths", paths), _Text("path", snapshot)
@@ -169,10 +180,34 @@ class PathObject(_OneLine, click.Path):
 def option_type(field: Mapping[str, Any]) -> Any:
     """The type of a flag for what `method.option` recorded of a field of an Options class."""
     if field["choices"]:
-        return click.Choice(list(field["choices"]))
+        return Choice(list(field["choices"]))
     if field["type"] in (int, float):
         return (IntRange if field["type"] is int else FloatRange)(field["low"], field["high"])
+    if field["metavar"] == "SNAPSHOT":
+        return SNAPSHOT
     return PATH if re.search(r"PATH|FILE|DIR", field["metavar"] or "") else field["type"]
+
+
+class Pair(_OneLine):
+    """Two finite numbers 'LOW,HIGH', the second above the first."""
+
+    name = "low,high"
+
+    def __init__(self, what: str, example: str):
+        self.what, self.example = what, example
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        if not isinstance(value, str):
+            return value
+        try:
+            low, high = (float(v) for v in value.split(","))
+        except ValueError:
+            self.fail(f"{short(value)}: write {self.what}, for example {self.example}", param, ctx)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            self.fail(f"{short(value)}: two finite numbers are needed", param, ctx)
+        if low >= high:
+            self.fail(f"{short(value)}: the second must be above the first", param, ctx)
+        return low, high
 
 
 # ---- lists of numbers ------------------------------------------------------------------------------------------------
@@ -183,7 +218,7 @@ def integers(text: str, flag: str) -> list[int]:
     out = _ranges(text, flag, "numbers")
     bad = [k for k in out if not -INT64 <= k < INT64]
     if bad:
-        raise UserError(f"{flag}={_short(text)}: a number does not fit in 64 bits")
+        raise UserError(f"{flag}={short(text)}: a number does not fit in 64 bits")
     return out
 
 
@@ -197,145 +232,104 @@ def _ranges(text: str, flag: str, what: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"([+-]?[0-9]+)(?:\s*-\s*([+-]?[0-9]+))?", part.strip())
         if not match:
-            raise UserError(f"{flag}={_short(text)} is not a list of numbers and ranges, such as 0-63 or 1,5,9")
+            raise UserError(f"{flag}={short(text)} is not a list of numbers and ranges, such as 0-63 or 1,5,9")
         first = _seed(match[1], flag)
         last = first if match[2] is None else _seed(match[2], flag)
         if last < first:
-            raise UserError(f"{flag}={_short(text)}: the range {_short(part.strip())} is empty")
+            raise UserError(f"{flag}={short(text)}: the range {short(part.strip())} is empty")
         if len(out) + last - first >= MAX_SEEDS:
-            raise UserError(f"{flag}={_short(text)}: these are more than {MAX_SEEDS:,} {what}; give fewer at a time")
+            raise UserError(f"{flag}={short(text)}: these are more than {MAX_SEEDS:,} {what}; give fewer at a time")
         out += range(first, last + 1)
     return out
 
 
-# ---- classes ---------------------------------------------------------------------------------------------------------
-
-ONE_CLASS_HELP = "its id (3), its name, or name:3 for the class that is called 3"
-CLASS_HELP = ("a number is a class's id (3, 0-9), another text its name, name:3 the class that is called 3; many, "
-              "medium, few the groups; commas between several")
+# ---- flags and commands ----------------------------------------------------------------------------------------------
 
 
-def note(text: str) -> None:
-    """One line on stderr beside the result."""
-    print(f"Note: {text}", file=sys.stderr)
+class Flag(click.Option):
+    """An option by its name and its help. A bare `--flag` of a boolean one means true."""
+
+    def __init__(self, name: str, help: str, type: Any = str, default: Any = None, short: Sequence[str] = (),
+                 **kw: Any):
+        if type is bool:
+            kw.update(is_flag=False, flag_value="true", metavar="BOOL")
+        kw.setdefault("show_default", default is not None and default is not False)
+        super().__init__([*short, f"--{name}", name.replace("-", "_")], type=click.BOOL if type is bool else type,
+                         default=default, help=help, **kw)
 
 
-def parse_classes(text: str, label: LabelSpec, flag: str = "--class", *, known: Sequence[int] | None = None,
-                  owner: str = "the model", twice: bool = True, say: Callable[[str], None] = note) -> list[int]:
-    """Class ids, each once, in the order given: the one meaning of every flag that names classes.
-
-    Parts separated by commas: an id `3` or a range of ids `0-4`, below `label.dim`; a name; `name:3` and `id:3`, to be
-    explicit; a group 'many', 'medium' or 'few'. A number that is no id may be a name. Where a number is one class's id
-    and another's name it is the id, and `say` gets a line. `known`: the ids there are, if not all of `label.dim`.
-    `twice`: a class may be named more than once.
-
-    Raises UserError naming `flag` for what does not exist.
-    """
-    ids = range(label.dim) if known is None else list(known)
-    if label.kind != "class":
-        raise UserError(f"{flag}: {owner} has no classes" + (
-            "; its labels are vectors, give --label or --labels=data" if label.kind == "value" else ""))
-    have, names = set(ids), list(label.names)
-
-    def fail(part: str, why: str) -> UserError:
-        return UserError(f"{flag}={_short(part)}: {why}; {known_classes(label, ids, owner)}")
-
-    def named(name: str, part: str) -> int:
-        same = [k for k, n in enumerate(names) if n == name]
-        if not same:
-            raise fail(part, "no such class")
-        if len(same) > 1:
-            raise fail(part, f"classes {', '.join(map(str, same))} have this name; give an id")
-        return same[0]
-
-    def span(first: str, last: str, part: str) -> list[int]:
-        if max(len(first), len(last)) > 18:
-            raise fail(part, "no such class")
-        a, b = int(first), int(last)
-        if a > b:
-            raise fail(part, "the range is empty")
-        absent = [k for k in (a, b) if k not in have]
-        if absent:
-            raise fail(part, f"there is no class {absent[0]}")
-        found = [k for k in ids if a <= k <= b]
-        if known is None or len(found) == b - a + 1:
-            return found
-        raise fail(part, f"there is no class {min(set(range(a, b + 1)) - have)}")
-
-    def one(part: str) -> list[int] | None:
-        """The classes of one part; None: nothing that could be meant."""
-        prefix, colon, rest = part.partition(":")
-        if colon and prefix in ("name", "id") and part not in names:
-            if prefix == "name":
-                return [named(rest.strip(), part)]
-            part = rest.strip()
-            if not re.fullmatch(r"[0-9]+", part):
-                raise fail(f"id:{part}", "not an id")
-            return span(part, part, part)
-        match = re.fullmatch(r"([0-9]+)(?:\s*-\s*([0-9]+))?", part)
-        if match is None:
-            if part in names:
-                return [named(part, part)]
-            return list(label.shots[part]) if part in label.shots else None
-        first, last = match[1], match[2] or match[1]
-        if part in names:
-            try:
-                found = span(first, last, part)
-            except UserError:
-                found = None
-            own = [k for k, n in enumerate(names) if n == part]
-            if found is None:
-                say(f"{flag}={part} is the class called {part}, number {named(part, part)}; there is no such id")
-                return [named(part, part)]
-            if found != own:
-                meant = f"number {part} ({printable(names[found[0]])})" if len(found) == 1 else f"numbers {part}"
-                say(f"{flag}={part} is class {meant}; the class called {part} is number "
-                    f"{', '.join(map(str, own))}: write name:{part}")
-            return found
-        return span(first, last, part)
-
-    text = valid_text(text)
-    out: list[int] = []
-    parts, i = text.split(","), 0
-    while i < len(parts):
-        for j in range(len(parts), i, -1):  # a name may hold commas: the longest that exists
-            part = ",".join(parts[i:j]).strip()
-            if j == i + 1 or part in names or part.removeprefix("name:") in names:
-                break
-        found = one(part) if part else None
-        if found is None:
-            raise fail(part or text, "no such class" if part else "an entry is empty")
-        out += found
-        i = j
-    if not twice and len(set(out)) < len(out):
-        raise UserError(f"{flag}={_short(text)} names a class twice")
-    return list(dict.fromkeys(out))
+def option(flag: click.Option) -> Callable:
+    """A `Flag` as a decorator."""
+    return click.option(cls=lambda *_, **__: flag)
 
 
-def asked_classes(text: str, label: LabelSpec, flag: str = "--class", **kw: Any) -> list[int]:
-    """`parse_classes` for classes that images are to be made of: with a line about those that never had any."""
-    out = parse_classes(text, label, flag, **kw)
-    warn_untrained(out, label, flag)
-    return out
+class Sectioned(click.Command):
+    """A command whose help shows its flags in sections. `own`, the last section, gives the flags of a method: it is
+    asked when they are needed, for it may import what takes seconds."""
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[click.Option]], title: str = "This command",
+                 own: Callable[[], Sequence[click.Option]] = tuple, params: Sequence[click.Parameter] = (), **kw: Any):
+        self.sections, self.title, self.own, self.complete = dict(sections), title, own, False
+        super().__init__(*args, params=[*(o for part in sections.values() for o in part), *params], **kw)
+
+    @property
+    def params(self) -> list[click.Parameter]:  # one list, for click adds --help to it
+        if not self.complete:
+            self.complete = True
+            self.listed += self.own()
+        return self.listed
+
+    @params.setter
+    def params(self, params: list[click.Parameter]) -> None:
+        self.listed = list(params)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, options in {**self.sections, self.title: self.own()}.items():
+            if options:
+                with formatter.section(title):
+                    formatter.write_dl([record for o in options if (record := o.get_help_record(ctx))])
 
 
-def one_class(text: str, label: LabelSpec, flag: str = "--class") -> int:
-    """`asked_classes` where just one class can be meant."""
-    found = asked_classes(text, label, flag)
-    if len(found) != 1:
-        raise UserError(f"{flag}={_short(text)} are {len(found)} classes; give one class")
-    return found[0]
+def choose_kernels(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Before the command starts, which gets no argument; processes that it starts inherit the choice. Without the flag
+    the variable GANTRANSFER_KERNELS decides."""
+    if value is not None:
+        from torch_utils import build
+
+        build.configure(value)
+        os.environ["GANTRANSFER_KERNELS"] = value
 
 
-def warn_untrained(classes: Sequence[int], label: LabelSpec, flag: str = "--class",
-                   say: Callable[[str], None] = note) -> None:
-    """A line when `classes` asks for ones whose input was never trained."""
-    dead = sorted(set(classes) - set(trained_classes(label)))
-    if dead:
-        shown = ", ".join(map(str, dead[:8])) + (f" and {len(dead) - 8} more" if len(dead) > 8 else "")
-        many = len(dead) > 1
-        say(f"{flag}: class{'es' * many} {shown} had no training image: {'their' if many else 'its'} input was never "
-            f"trained, and {'their' if many else 'its'} images mean nothing")
+KERNELS = Flag("kernels", "Compiled operators: auto (compile once, else say so and use PyTorch's), native (or fail), "
+               "ref (PyTorch's)", show_default="auto", metavar="auto|native|ref", expose_value=False,
+               callback=choose_kernels)
+DEVICE = Flag("device", "auto, cuda or cpu", Choice(["auto", "cuda", "cpu"]), "auto")
+MACHINE = [Flag("gpus", "Number of processes: one per GPU, or on the CPU", IntRange(min=1), 1), DEVICE,
+           Flag("threads", "CPU threads per process [default: cores / processes; 1 with --cfg=tiny]", IntRange(min=1)),
+           KERNELS]
+RANDOM = Flag("seed", "Random seed: any whole number", SEED, 0)
+POLICIES = Choice(["empirical", "sqrt", "effective", "balanced"])
+
+
+def schedule(least: int) -> list[Flag]:
+    """The flags of every training's length and batches, of `least` images or more."""
+    return [Flag("kimg", "Length of the run in thousands of images", FloatRange(min=0, min_open=True)),
+            Flag("batch", "Images per step, over all processes", IntRange(min=least)),
+            Flag("batch_gpu", "Images per process and round; smaller saves memory", IntRange(min=least)),
+            Flag("sampling", "Which images are shown, and in a GAN which labels: as in the data, or towards class "
+                 "balance", POLICIES, "empirical"),
+            RANDOM]
+
+
+GRAPHS = Flag("graphs", "Record first-order phases as CUDA graphs and replay them", bool, False)
+RATING = [
+    Flag("best", "Metric, or a value of one, that rates the run's snapshots [default: the first that rates]",
+         metavar="METRIC"),
+    Flag("stop_after", "Stop when so many snapshots in a row were no better than the best before them",
+         IntRange(min=1)),
+    Flag("keep", "Which snapshots stay: all, or the best and the newest", Choice(["all", "best"]), "all")]
+TICKS = [Flag("tick", "kimg per status line", FloatRange(min=0, min_open=True)),
+         Flag("snap", "Snapshot every so many ticks", IntRange(min=1))]
 
 
 # ---- machine and places ----------------------------------------------------------------------------------------------

@@ -7,11 +7,6 @@ as output is an ordinary data set; a grid has a row per class.
 
 from __future__ import annotations
 
-from dnnlib import signals
-
-if __name__ == "__main__":
-    signals.end_in_one_line()
-
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,52 +15,53 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnnlib.util import UserError, check_writable, finite_numbers
-from gantransfer.commands import kernels
+from gantransfer.commands import CONTEXT
 from gantransfer.commands.flags import (
-    CLASS_HELP,
     FLOAT,
+    KERNELS,
     PATH,
     SNAPSHOT,
+    Choice,
     IntRange,
-    asked_classes,
     integers,
+    option,
     parse_seeds,
     pick_device,
-    warn_untrained,
 )
+from gantransfer.data.classes import CLASS_HELP, asked_classes, warn_untrained
 
 if TYPE_CHECKING:
     import numpy as np
 
     from gantransfer.sampler import Sampler
 
-@click.command(context_settings={"max_content_width": 110})
+@click.command(context_settings=CONTEXT)
 @click.option("--network", type=SNAPSHOT, metavar="PATH",
               help="Snapshot: ours or a published pickle; file or URL [default: newest of runs/]")
 @click.option("--seeds", metavar="LIST", help="One image per seed (and class): 0-63 or 1,5,9; any whole numbers")
 @click.option("--class", "--classes", "class_", metavar="LIST",
               help=f"Classes: {CLASS_HELP}; new:3 or old:17 of a transferred model [default: those that had images]")
 @click.option("--per-class", type=IntRange(min=1), help="Images per class, seeds counting on from the first")
-@click.option("--labels", type=click.Choice(["uniform", "data"]),
+@click.option("--labels", type=Choice(["uniform", "data"]),
               help="Draw the label of each seed: every class equally often, or as in the training set")
 @click.option("--label", metavar="V,V,...", help="The label: a vector's values, or a weight for every class; of one "
               "continuous label: a value, or several (a row each in --grid)")
 @click.option("--data", type=PATH, metavar="PATH", help="Data set to draw float-vector labels from")
 @click.option("--trunc", type=FLOAT, default=1, show_default=True, help="Truncation psi: below 1 typical, less varied")
 @click.option("--trunc-cutoff", type=IntRange(min=0), help="Truncate only this many layers")
-@click.option("--trunc-center", type=click.Choice(["global", "class"]), default="global", show_default=True,
+@click.option("--trunc-center", type=Choice(["global", "class"]), default="global", show_default=True,
               help="What truncation pulls towards: one mean, as published, or the mean w of the image's own class")
-@click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True)
+@click.option("--noise-mode", type=Choice(["const", "random", "none"]), default="const", show_default=True)
 @click.option("--grid", type=PATH, metavar="FILE.png", help="Write one picture, a row per class")
 @click.option("--outdir", type=PATH, metavar="DIR|FILE.zip",
               help="Write PNGs into a folder, or a data set with labels as a zip")
-@click.option("--add-uc", "--add_uc", "add_uc", is_flag=True, help="UTLO: also the label-free small images")
+@click.option("--add-uc", "add_uc", is_flag=True, help="UTLO: also the label-free small images")
 @click.option("--zoom", type=IntRange(1, 64), default=1, show_default=True, help="Enlarge the grid's images")
 @click.option("--mix-rows", metavar="LIST", help="Style mixing into --grid: seeds of the rows")
 @click.option("--mix-cols", metavar="LIST", help="... seeds of the columns, whose styles are taken over")
 @click.option("--mix-layers", metavar="LIST", help="... in these layers [default: the lower half, at most 0-6]")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
-@click.option("--kernels", **kernels.FLAG)
+@option(KERNELS)
 @click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
 def main(network: str | None, seeds: str | None, class_: str | None, per_class: int | None, labels: str | None,
          label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None, trunc_center: str,
@@ -88,8 +84,7 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
         check_writable(flag, path, is_file)
     import numpy as np
 
-    from gantransfer.importers import load_any
-    from gantransfer.methods import METHODS
+    from gantransfer.model import load
     from gantransfer.pictures.files import ZipWriter, write_folder
     from gantransfer.pictures.grids import save_grid
     from gantransfer.pictures.plan import label_rows, make_plan, sample, split_label_set
@@ -99,11 +94,7 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
         from gantransfer.commands.run import newest_snapshot
 
         network = newest_snapshot("--network is missing and runs/ has no snapshot: name one")
-    snap = load_any(network)
-    if snap.method not in METHODS:
-        raise UserError(f"{network} is of the method {snap.method}, which makes no images in this version; name the "
-                        "snapshot of a generator")
-    sampler = METHODS[snap.method].sampler_from(snap, where)
+    sampler = load(network).sampler(where)
     if mix_rows or mix_cols:
         _mix(sampler, mix_rows, mix_cols, mix_layers, class_, label, grid, outdir, zoom, batch=batch, psi=trunc,
              noise_mode=noise_mode, center=trunc_center)

@@ -15,11 +15,12 @@ from pathlib import Path
 import click
 
 from dnnlib.util import UserError, printable
-from gantransfer.commands.flags import PATH
+from gantransfer.commands import CONTEXT
+from gantransfer.commands.flags import SNAPSHOT
 
 
-@click.command(context_settings={"max_content_width": 110})
-@click.argument("file", type=PATH)
+@click.command(context_settings=CONTEXT)
+@click.argument("file", type=SNAPSHOT)
 @click.option("--tensors", is_flag=True, help="List every tensor and what became of it")
 @click.option("--json", "as_json", is_flag=True, help="Of .metric files: one JSON object per checkpoint")
 def main(file: str, tensors: bool, as_json: bool) -> None:

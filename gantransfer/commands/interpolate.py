@@ -19,41 +19,44 @@ import os
 import click
 
 from dnnlib.util import UserError
-from gantransfer.commands import kernels
+from gantransfer.commands import CONTEXT
 from gantransfer.commands.flags import (
     FLOAT,
-    ONE_CLASS_HELP,
+    KERNELS,
     PATH,
+    SNAPSHOT,
+    Choice,
     IntRange,
-    one_class,
+    option,
     parse_seeds,
     pick_device,
 )
+from gantransfer.data.classes import ONE_CLASS_HELP, one_class
 from gantransfer.data.labels import trained_classes
 
 TYPES = ("class", "noise", "class_noise", "random_z", "z_shift", "class_shift")
 
 
-@click.command(context_settings={"max_content_width": 110})
-@click.option("--network", required=True, type=PATH, metavar="PATH",
+@click.command(context_settings=CONTEXT)
+@click.option("--network", required=True, type=SNAPSHOT, metavar="PATH",
               help="Snapshot of a class-conditional model; file or URL")
-@click.option("--type", "kind", type=click.Choice(TYPES), default="class", show_default=True, help="What moves")
+@click.option("--type", "kind", type=Choice(TYPES), default="class", show_default=True, help="What moves")
 @click.option("--output", required=True, type=PATH, metavar="FILE.png|mp4", help="A sheet or a film")
 @click.option("--class-1", "first", metavar="CLASS",
               help=f"Class, or where the class starts: {ONE_CLASS_HELP} [default: the first that had images]")
 @click.option("--class-2", "second", metavar="CLASS", help="Where the class ends [default: the second]")
 @click.option("--seeds", default="0-3", show_default=True, help="A row per seed (noise: per pair of neighbours)")
 @click.option("--steps", type=IntRange(min=2), default=10, show_default=True, help="Columns, or frames")
-@click.option("--interpolation", type=click.Choice(["linear", "spherical"]), default="linear", show_default=True)
+@click.option("--interpolation", type=Choice(["linear", "spherical"]), default="linear", show_default=True)
 @click.option("--trunc", type=FLOAT, default=1, show_default=True, help="Truncation psi")
-@click.option("--trunc-center", type=click.Choice(["global", "class"]), default="global", show_default=True,
+@click.option("--trunc-center", type=Choice(["global", "class"]), default="global", show_default=True,
               help="What truncation pulls towards: one mean, as published, or the mean w of the step's own class")
-@click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True,
+@click.option("--noise-mode", type=Choice(["const", "random", "none"]), default="const", show_default=True,
               help="random: one noise per row")
 @click.option("--zoom", type=IntRange(1, 64), default=1, show_default=True, help="Enlarge the images")
 @click.option("--fps", type=IntRange(1, 120), default=12, show_default=True, help="Frames per second of an .mp4")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
-@click.option("--kernels", **kernels.FLAG)
+@option(KERNELS)
 @click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
 def main(network: str, kind: str, output: str, first: str | None, second: str | None, seeds: str, steps: int,
          interpolation: str, trunc: float, trunc_center: str, noise_mode: str, zoom: int, fps: int, device: str,
@@ -64,8 +67,7 @@ def main(network: str, kind: str, output: str, first: str | None, second: str | 
     gantransfer interpolate --network=SNAP.pkl --type=class --class-1=3 --class-2=8 --output=sheet.png
     gantransfer interpolate --network=SNAP.pkl --type=noise --seeds=0-8 --steps=60 --output=walk.mp4
     """
-    from gantransfer.importers import load_any
-    from gantransfer.methods import METHODS
+    from gantransfer.model import load
     from gantransfer.pictures.grids import save_grid
     from gantransfer.pictures.video import write_video
     from gantransfer.pictures.walks import Walk, sheet, slerp, straight
@@ -76,11 +78,8 @@ def main(network: str, kind: str, output: str, first: str | None, second: str | 
     chosen = parse_seeds(seeds)
     if kind in ("noise", "class_noise") and len(set(chosen)) < 2:
         raise UserError(f"--type={kind} moves from one seed to another: give two or more to --seeds")
-    where, snap = pick_device(device), load_any(network)
-    if snap.method not in METHODS:
-        raise UserError(f"{network} is of the method {snap.method}, which makes no images in this version; name the "
-                        "snapshot of a generator")
-    sampler = METHODS[snap.method].sampler_from(snap, where)
+    where = pick_device(device)
+    sampler = load(network).sampler(where)
     label = sampler.spec.label
     if label.kind != "class":
         raise UserError(f"{network} has no classes to walk between")

@@ -7,11 +7,6 @@ by this command from real digits; see gantransfer/assets.
 
 from __future__ import annotations
 
-from dnnlib import signals
-
-if __name__ == "__main__":
-    signals.end_in_one_line()
-
 import sys
 import time
 from pathlib import Path
@@ -21,12 +16,19 @@ import click
 
 from dnnlib import util
 from dnnlib.util import UserError
+from gantransfer.commands import CONTEXT
 from gantransfer.commands.flags import PATH, SEED, FloatRange, IntRange
 
 if TYPE_CHECKING:
-    from gantransfer.data.dataset import ImageDataset
+    import numpy as np
 
-HELDOUT = 0.1  # of each class, when nothing else is given to measure on
+    from gantransfer.data.dataset import ImageDataset
+    from gantransfer.detectors.judge_training import Score
+
+HELDOUT = 0.2  # of each class, when nothing else is given to measure on
+SHOWN = 30  # classes in the table; of more, those named worst
+
+
 def _load(flag: str, path: str) -> ImageDataset:
     from gantransfer.data.dataset import ImageDataset
 
@@ -37,10 +39,38 @@ def _load(flag: str, path: str) -> ImageDataset:
     return data
 
 
-@click.command()
+def held_out(ids: np.ndarray | None, count: int, seed: int) -> np.ndarray:
+    """Sorted positions to measure on: of each class with two images or more HELDOUT, at least one; without classes of
+    all images."""
+    import numpy as np
+
+    from gantransfer.data import holdout
+
+    ids = np.zeros(count, np.int64) if ids is None else ids
+    several = np.flatnonzero(np.bincount(ids)[ids] > 1)
+    return several[holdout.choose(ids[several], HELDOUT, seed)]
+
+
+def _table(found: Score, names: tuple, classes: int) -> str:
+    """A line per class; of many classes the ones that are named worst."""
+    order = list(found.recall)
+    if len(order) > SHOWN:
+        order = sorted(order, key=lambda k: found.recall[k])[:SHOWN]
+    lines = [f"  {'class':24}{'images':>7}  accuracy"]
+    for k in order:
+        name = f"{k} {util.printable(str(names[k]))}" if k < len(names) and str(names[k]) != str(k) else str(k)
+        lines.append(f"  {name[:23]:24}{found.images[k]:7d}{found.recall[k]:10.2f}")
+    if len(order) < len(found.recall):
+        lines.append(f"  ... and {len(found.recall) - len(order)} classes that it names better")
+    if missing := classes - len(found.recall):
+        lines.append(f"  {missing} class{'es' * (missing > 1)} without an image to measure on")
+    return "\n".join(lines)
+
+
+@click.command(context_settings=CONTEXT)
 @click.option("--data", required=True, type=PATH, metavar="ZIP|DIR", help="Labelled images to learn from")
 @click.option("--heldout", type=PATH, metavar="ZIP|DIR", help="Labelled images to report the accuracy on "
-              "[default: a tenth of each class of --data, which is then not trained on]")
+              "[default: a fifth of each class of --data, which is then not trained on]")
 @click.option("--out", required=True, type=PATH, metavar="FILE",
               help="Weights file to write; the descriptor goes beside it")
 @click.option("--name", default="digits32", show_default=True,
@@ -54,23 +84,24 @@ def main(data: str, heldout: str | None, out: str, name: str, seed: int, epochs:
     import numpy as np
 
     from gantransfer.data import resolution
-    from gantransfer.data.dataset import ImageDataset
     from gantransfer.detectors.descriptor import NAME
     from gantransfer.detectors.features import reserved_names
-    from gantransfer.detectors.judge_training import accuracy, mean_error, save_judge, train_judge
+    from gantransfer.detectors.judge_training import mean_error, save_judge, score, train_judge, unequal
     from gantransfer.detectors.weights import package_data
 
     if not NAME.fullmatch(name) or name in reserved_names():
         raise UserError(f"--name={name}: letters, digits, '-' and '.' only, and not a published detector's name")
     util.check_writable("--out", out, True)
     train = _load("--data", data)
-    test, where = train, "on the training images themselves, for none could be held out; give --heldout"
+    test, rows, tested, where = train, np.arange(len(train)), None, ""
     if heldout:
-        test, where = _load("--heldout", heldout), ""
-    elif len(train) > 1 and (train.class_ids is None or max(train.spec.label.counts) > 1):
-        where = "held out of --data and not trained on; --heldout=PATH measures on others and trains on all"
-        args = dict(use_labels=True, seed=seed, heldout=HELDOUT, label_dim=train.label_dim)
-        train, test = ImageDataset(data, **args), ImageDataset(data, part="heldout", **args)
+        test = _load("--heldout", heldout)
+    else:
+        tested = held_out(train.class_ids, len(train), seed)
+        rows = np.setdiff1d(rows, tested) if len(tested) else rows
+        where = ("held out of --data and not trained on; --heldout=PATH measures on others and trains on all"
+                 if len(tested) else
+                 "on the training images themselves, for none could be held out; give --heldout")
     if train.resolution % 8:
         to = resolution.nearest(train.resolution, 8)
         raise UserError(f"{data} has {train.resolution}x{train.resolution} images; the judge needs a multiple of 8: "
@@ -82,27 +113,35 @@ def main(data: str, heldout: str | None, out: str, name: str, seed: int, epochs:
         raise UserError(f"--heldout={heldout}: classes on one side, a continuous label on the other")
     if values and min_accuracy is not None:
         raise UserError("--min-accuracy is for classes; --data has a continuous label")
+    if tested is None or not len(tested):
+        tested = np.arange(len(test))
     start = time.time()
-    images = train.images_uint8(np.arange(len(train)))
     classes = max(train.label_dim, test.label_dim)
     label = train.spec.label if values else None
-    y = train.labels(np.arange(len(train)))[:, 0] if values else train.class_ids
-    net = train_judge(images, y, seed=seed, epochs=epochs, num_classes=classes, progress=True, label=label)
-    print(f"trained on {len(train)} images in {time.time() - start:.1f} s")
-    kind = "training" if test is train else "held-out"
+    y = train.labels(rows)[:, 0] if values else train.class_ids[rows]
+    net = train_judge(train.images_uint8(rows), y, seed=seed, epochs=epochs, num_classes=classes, progress=True,
+                      label=label)
+    equally = "" if values or not unequal(y) else ", every class equally often"
+    print(f"trained on {len(rows)} images in {time.time() - start:.1f} s{equally}")
+    kind = "training" if test is train and len(rows) == len(train) else "held-out"
+    images, found = test.images_uint8(tested), None
     if values:
-        error = mean_error(net, test.images_uint8(np.arange(len(test))), test.labels(np.arange(len(test)))[:, 0])
-        print(f"{kind} error {error:.3g} {label.meta['unit']} (mean absolute) on {len(test)} images {where}".rstrip())
+        error = mean_error(net, images, test.labels(tested)[:, 0])
+        print(f"{kind} error {error:.3g} {label.meta['unit']} (mean absolute) on {len(tested)} images {where}".rstrip())
     else:
-        value = accuracy(net, test.images_uint8(np.arange(len(test))), test.class_ids)
-        print(f"{kind} accuracy {value:.4f} on {len(test)} images {where}".rstrip())
-        if min_accuracy is not None and value < min_accuracy:
-            raise UserError(f"{kind} accuracy {value:.4f} is below --min-accuracy={min_accuracy}; nothing written")
-    path = save_judge(net, Path(out), name)
+        found = score(net, images, test.class_ids[tested])
+        print(f"{kind} accuracy {found.accuracy:.4f} on {len(tested)} images, balanced {found.balanced:.4f} {where}"
+              .rstrip())
+        print(_table(found, train.spec.label.names, train.label_dim))
+        if min_accuracy is not None and found.accuracy < min_accuracy:
+            raise UserError(f"{kind} accuracy {found.accuracy:.4f} is below --min-accuracy={min_accuracy}; nothing "
+                            "written")
+        if found.weak:
+            print(f"Warning: this judge is too weak: balanced accuracy {found.balanced:.2f} on {len(found.recall)} "
+                  f"classes is less than half the way from chance ({found.chance:.2f}) to 1, that is, below "
+                  f"{found.needed:.2f}. What it says of labels and of rare classes means little: larger or more "
+                  "images, fewer classes (dataset_tool --classes), or more --epochs", file=sys.stderr)
+    path = save_judge(net, Path(out), name, found if kind == "held-out" else None)
     print(f"wrote {out} and {path}")
     if path.parent.resolve() != package_data():
         print(f"use it with --detector={name}={out}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    util.run_cli(main)

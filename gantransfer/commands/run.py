@@ -1,42 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training stage in one folder: started, continued, or found finished, by calling it again.
+"""One training in one folder: the runs of `train` and the stages of `distill` alike.
 
-For methods that `train.py` does not offer because they make no images. The folder is the run: training_options.json,
-log.txt, snapshots and states as of any run, and at the end `<stage>.pkl` and results.json.
+The folder is the run: training_options.json, environment.json, log.txt, snapshots and states. A start that trains
+nothing leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
+import platform
 import re
-import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 
+import gantransfer
 from dnnlib import json_file, seeding, util
-from dnnlib.run_folder import LOCK, RunFolder, hold
-from dnnlib.util import Logger, UserError, atomic_write
+from dnnlib.run_folder import LOCK, RunFolder
+from dnnlib.util import Logger, UserError, atomic_write, format_time, sha256
 from gantransfer import training_loop
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.method import Method, Options, RunConfig, Start
-from gantransfer.metrics import directions, table
-from gantransfer.snapshot import Snapshot, find_snapshots
+from gantransfer.methods.stylegan2 import SOURCE_SIZES
+from gantransfer.metrics import directions, rating, table
+from gantransfer.snapshot import class_path, find_snapshots, numbered
+from torch_utils import build
 from torch_utils import distributed as dist
+from torch_utils.graphs import CudaGraphs
+
+WEEK = 7 * 86400
+# What a run may change when it goes on: the machine, and how snapshots are rated.
+FREE = {"num_gpus", "run_dir", "kernels", "runtime", "cuda_graphs", "best", "stop_after", "keep"}
+WRITTEN = {"training_options.json", "environment.json", "log.txt", "stats.jsonl", LOCK}  # before the first step
+
+
+# ---- processes -------------------------------------------------------------------------------------------------------
+
+
+def launched(flags: dict[str, Any]) -> str:
+    """Start the processes of --gpus where there are to be several (then this one ends with them); the device's kind."""
+    kind = dist.resolve_device(flags["device"])
+    if flags.get("graphs") and kind != "cuda":
+        raise UserError("--graphs records CUDA graphs, and this run is on the CPU; omit --graphs")
+    if flags["gpus"] > 1 and not dist.launched():
+        dist.check_world(flags["gpus"], kind)
+        sys.exit(dist.launch(flags["gpus"], kind=kind))
+    return kind
 
 
 @contextlib.contextmanager
-def processes(kind: str = "auto", threads: int | None = None) -> Iterator[torch.device]:
-    """Join the job's processes for the duration; the device of this one."""
+def processes(kind: str = "auto", threads: int | None = None, share: int | None = None) -> Iterator[torch.device]:
+    """Join the job's processes for the duration; the device of this one. On the CPU each has `threads` threads, or
+    else `share`, or its part of the cores."""
     device = dist.init(kind)
     before = torch.get_num_threads()
     try:
-        if device.type == "cpu" and threads:
-            torch.set_num_threads(threads)
+        if device.type == "cpu":
+            torch.set_num_threads(threads or share or max(dist.cpu_cores() // dist.world_size(), 1))
         yield device
     finally:
         torch.set_num_threads(before)
@@ -54,43 +84,181 @@ def newest_snapshot(missing: str, runs: str = "runs") -> str:
     raise UserError(missing)
 
 
-def result_path(outdir: Path, stage: str) -> Path:
-    return Path(outdir) / f"{stage}.pkl"
+# ---- the run ---------------------------------------------------------------------------------------------------------
 
 
-def settings(method: type[Method], opts: Options, run: RunConfig, dataset: ImageDataset, stage: str) -> dict[str, Any]:
-    """What decides the result: a continued stage must have the same. Files are named by their content, not place."""
-    config = method.config(opts, run, dataset.spec)
-    options = dict(config.pop("options"))
-    contents = {k: util.sha256(v) for k, v in options.items()
-                if k in ("teacher", "fakes", "network", "test", "extractor") and v and os.path.isfile(v)}
-    options.update({k: f"sha256:{v[:16]}" for k, v in contents.items()})
-    return json.loads(json.dumps(dict(
-        method=method.name, stage=stage, **config, options=options, batch_size=run.batch, batch_gpu=run.batch_gpu,
-        total_kimg=run.kimg, kimg_per_tick=run.tick, network_snapshot_ticks=run.snap, random_seed=run.seed,
-        sampling=run.sampling, resume=run.resume, data=dataset.fingerprint(), num_images=dataset.spec.num_images)))
+@dataclass
+class Run:
+    """What is trained, on what, and how it is measured. Options and configuration are resolved."""
 
+    method: type[Method]
+    opts: Options
+    config: RunConfig
+    dataset: ImageDataset
+    stage: str
+    options: dict[str, Any]  # training_options.json, but for what this machine decides
+    metrics: Sequence[str] = ()
+    detectors: dict[str, str] = field(default_factory=dict)
+    reference: Callable[[], ImageDataset] | None = None  # what metrics compare with
+    best: str | None = None  # what rates the snapshots
+    stop_after: int | None = None
+    keep: str = "all"
+    graphs: bool = False
+    outdir: str = ""  # what --outdir says
+    outputs: dict[str, Any] = field(default_factory=dict)  # further arguments of training_loop.Outputs
+    enough: bool = False  # --stop-after ended it
 
-def run_stage(method: type[Method], opts: Options, dataset: ImageDataset, run: RunConfig, stage: str, outdir: Path,
-              device: torch.device, source: Snapshot | None = None) -> Path:
-    """Train `stage` of `method` (options and `run` are resolved) in `outdir`; the snapshot `<stage>.pkl` there.
+    def preflight(self) -> None:
+        """Anything a metric lacks is said before the first tick, not after the first snapshot."""
+        table.preflight(self.metrics, self.dataset.spec, detectors=self.detectors)
 
-    Raises UserError when the folder holds a stage with other settings, or another process trains in it; a failed
-    start leaves nothing behind.
-    """
-    outdir, wanted = Path(outdir), settings(method, opts, run, dataset, stage)
-    folder, before = None, set()
-    if dist.is_main():
+    def trainer(self, start: Start) -> Method:
+        torch.manual_seed(seeding.number(self.config.seed))
+        return self.method(self.opts, self.dataset.spec, self.config, start, self.stage)
+
+    def pace(self, start: Start) -> str:
+        """Seconds per kimg from a few steps, and the whole length, in words; nothing is written."""
+        seconds, about = self._pace(start)
+        procs, kimg = self.config.num_procs, self.config.kimg
+        where = f" in one process of {procs}" if procs > 1 else ""
+        return (f"Time: {about} {seconds:.3g} s per kimg (a few steps{where} were timed), {about} "
+                f"{format_time(seconds * kimg)} for {kimg:g} kimg; metrics come on top")
+
+    def _pace(self, start: Start) -> tuple[float, str]:
+        seconds, least = training_loop.pace(self.trainer(start), self.dataset, self.config)
+        return seconds, "at least" if least else "about"
+
+    def warn_of_weeks(self, start: Start, device: torch.device) -> None:
+        """A run that takes longer than anybody waits is said before it begins. Timed only where that can be."""
+        if self.config.kimg < (200 if device.type == "cpu" else 5000):
+            return
+        seconds, about = self._pace(start)
+        if seconds * self.config.kimg > WEEK:
+            dist.print0(f"Note:         {self.config.kimg:g} kimg will take {about} "
+                        f"{format_time(seconds * self.config.kimg)} here, at {seconds:.3g} s per kimg; give a shorter "
+                        f"--kimg, smaller networks ({'--cfg=tiny, --cmax' if hasattr(self.opts, 'cfg') else '--arch'}) "
+                        "or images"
+                        + ("" if device.type == "cuda" else ", or a machine with a GPU"))
+
+    def train(self, run_dir: Path, folder: RunFolder | None, start: Start, device: torch.device, operators: str = "",
+              notes: Sequence[str] = ()) -> int:
+        """Train in `run_dir`, which `folder` holds on the first process, within `tidy`; images shown. `operators` and
+        `notes` are for the announcement."""
+        logger, fresh = None, not start.continues
         try:
-            before = {p.name for p in outdir.iterdir()} if outdir.is_dir() else set()
-            folder = hold(outdir)
-        except OSError as e:
-            raise UserError(f"--outdir={outdir} cannot be written: {e.strerror}") from None
+            if dist.is_main():
+                try:
+                    logger = Logger(run_dir / "log.txt")
+                except OSError as e:
+                    raise UserError(f"--outdir={self.outdir} cannot be written: {e.strerror}") from None
+                runtime = self._record(run_dir, fresh)
+                self._announce(run_dir, operators and operators + "".join(f", {k}: {v}" for k, v in runtime.items()),
+                               notes)
+            if fresh:
+                self.warn_of_weeks(start, device)
+            state, trainer = start.state, self.trainer(start)
+            del start  # the weights are copied, and may be large
+            out = training_loop.Outputs(run_dir, self.config.snap, evaluate=self._evaluator(run_dir, device),
+                                        rate=self._rater(run_dir), folder=folder, **self.outputs)
+            shown = training_loop.run(trainer, self.dataset, self.config, out, state,
+                                      CudaGraphs(device) if self.graphs else None)
+            self.enough = dist.broadcast_object(self.enough)
+            return shown
+        finally:
+            if logger:
+                logger.close()
+
+    def _record(self, run_dir: Path, fresh: bool) -> dict[str, Any]:
+        """training_options.json, and of a new run environment.json; what the machine decides."""
+        runtime = self.method.runtime(self.opts, self.config)
+        options = dict(self.options, num_gpus=self.config.num_procs, run_dir=str(run_dir), kernels=build.record(),
+                       runtime=runtime)
+        with atomic_write(run_dir / "training_options.json") as f:
+            json.dump(options, f, indent=2)
+        if fresh:
+            with atomic_write(run_dir / "environment.json") as f:
+                json.dump(environment(self.dataset, self.config.resume), f, indent=2)
+        return runtime
+
+    def _announce(self, run_dir: Path, operators: str, notes: Sequence[str]) -> None:
+        spec, config = self.dataset.spec, self.config
+        label = f"{spec.label.dim} classes" if spec.label.kind == "class" else f"{spec.label.dim} label values"
+        n, b = dist.world_size(), config.batch_gpu
+        print(f"Run folder:   {run_dir}")
+        print(f"Method:       {self.method.name}" + (f", stage {self.stage}" if len(self.method.stages) > 1 else ""))
+        print(f"Data:         {spec.path}: {spec.num_images} images {spec.resolution}x{spec.resolution}, "
+              f"{spec.channels} channels, {label if spec.label.dim else 'no labels used'}"
+              + (f", {spec.fname}" if spec.fname else ""))
+        print(f"Device:       {config.device}, {n} process(es), {torch.get_num_threads()} thread(s) each")
+        if operators:
+            print(f"Operators:    {operators}")
+        print(f"Batch:        {config.batch} = {n} process(es) x {config.batch // b // n} round(s) x {b} images")
+        for note in notes:
+            print(f"Note:         {note}")
+
+    def _evaluator(self, run_dir: Path, device: torch.device) -> Callable:
+        """Measures the method's own values and the metrics of each snapshot, into the run folder."""
+        reference = None
+
+        def evaluate(method: Method, cur_nimg: int, snapshot: Path) -> dict[str, float]:
+            nonlocal reference
+            values = method.evaluate(cur_nimg)
+            directions.check(method.name, method.better, values)
+            if values and dist.is_main():
+                result = dict(results=values, metric=method.name, snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000)
+                if table.append_jsonl(run_dir, result):
+                    print(json.dumps(result))
+            if not self.metrics:
+                return values
+            reference = reference or self.reference()
+            ctx = table.MetricContext(sampler=method.sampler(), reference=reference, training=self.dataset,
+                                      device=device, seed=self.config.seed, detectors=self.detectors)
+            for name in self.metrics:
+                if table.already_done(run_dir, name, snapshot.name):
+                    continue
+                result = table.compute(name, ctx, snapshot=snapshot.name, kimg=cur_nimg / 1000)
+                if dist.is_main():
+                    table.append_jsonl(run_dir, result)
+                    print(json.dumps({k: result[k] for k in ("metric", "results", "snapshot_pkl")}))
+                    for warning in table.warnings_of(result):
+                        print(f"Note: {warning}")
+                values.update({k: v for k, v in result["results"].items() if isinstance(v, int | float)})
+            return values
+
+        return evaluate
+
+    def _rater(self, run_dir: Path) -> Callable:
+        """Early stopping, and what becomes of the snapshots."""
+        metric = self.best or (self.metrics[0] if self.metrics else None)
+
+        def rate() -> str | None:
+            count, top = rating.since_best(run_dir, metric)
+            if top is None:
+                if self.best and (rows := rating.ratings(run_dir)):
+                    known = dict.fromkeys(r.key for r in rows)
+                    raise UserError(f"--best={metric} is not measured; there are {', '.join(known)}")
+                return None
+            if self.keep == "best":
+                rating.keep_best(run_dir, metric)
+            if self.stop_after is None or count < self.stop_after:
+                return None
+            self.enough = True
+            return (f"{top.key} has not improved for {count} snapshots; the best is {top.snapshot} with "
+                    f"{top.value:.4g}; go on with --resume=latest and a larger --stop-after")
+
+        return rate
+
+
+@contextlib.contextmanager
+def tidy(run_dir: Path, folder: RunFolder | None, before: set[str]) -> Iterator[None]:
+    """Where a start fails before anything is trained, what it wrote goes: the folder if it was made, else what was not
+    there `before`. The folder is free afterwards."""
     try:
-        return _run_stage(method, opts, dataset, run, stage, outdir, device, source, wanted, folder)
+        yield
     except (UserError, OSError, util.Stopped, KeyboardInterrupt):
-        if folder is not None and not training_loop.find_states(outdir) and not find_snapshots(outdir):
-            _remove(outdir, before)
+        if folder is not None and not training_loop.find_states(run_dir) and not find_snapshots(run_dir):
+            for name in WRITTEN - before:
+                (run_dir / name).unlink(missing_ok=True)
             folder.discard()
         raise
     finally:
@@ -98,88 +266,118 @@ def run_stage(method: type[Method], opts: Options, dataset: ImageDataset, run: R
             folder.release()
 
 
-def _run_stage(method: type[Method], opts: Options, dataset: ImageDataset, run: RunConfig, stage: str, outdir: Path,
-               device: torch.device, source: Snapshot | None, wanted: dict[str, Any], folder: RunFolder | None) -> Path:
-    final = result_path(outdir, stage)
-    run.device = str(device)
-    before = None
-    if (outdir / "training_options.json").exists():
-        before = json_file.read(outdir / "training_options.json", remedy="choose another --outdir")
-        free = {"num_gpus", "run_dir"}
-        for key in sorted((set(before) | set(wanted)) - free):
-            if before.get(key) != wanted.get(key):
-                a, b = before.get(key), wanted.get(key)
-                if isinstance(a, dict) and isinstance(b, dict):
-                    part = next(k for k in sorted({**a, **b}) if a.get(k) != b.get(k))
-                    key, a, b = f"{key}.{part}", a.get(part), b.get(part)
-                raise UserError(f"{outdir} holds a stage with {key}={a}, not {b}; give the same flags to continue it, "
-                                f"or another --outdir")
-        if final.exists():
-            dist.print0(f"{stage}: finished before, {final}")
-            return final
-    elif dist.is_main() and outdir.is_dir() and any(outdir.iterdir()) and any(
-            outdir.glob("network-snapshot-*.pkl")):
-        raise UserError(f"{outdir} holds another run; choose another --outdir")
-    states = training_loop.find_states(outdir) if before is not None else []
-    dist.barrier()
-    if dist.is_main():
-        try:
-            with atomic_write(outdir / "training_options.json") as f:
-                json.dump(dict(wanted, num_gpus=run.num_procs, run_dir=str(outdir)), f, indent=2)
-        except OSError as e:
-            raise UserError(f"--outdir={outdir} cannot be written: {e.strerror}") from None
-    logger = Logger(outdir / "log.txt") if dist.is_main() else None
+def chosen(flags: dict[str, Any]) -> dict[str, Any]:
+    """What training_options.json says of --best, --stop-after, --keep and --graphs: nothing where they say nothing."""
+    found = {"best": flags["best"], "stop_after": flags["stop_after"], "cuda_graphs": flags["graphs"] or None,
+             "keep": None if flags["keep"] == "all" else flags["keep"]}
+    return {k: v for k, v in found.items() if v is not None}
+
+
+def tell(run_dir: Path) -> None:
+    """What there is now, where, and how good."""
+    print(f"Run folder:   {run_dir}")
+    sheets, snapshots = numbered(run_dir, "fakes*.png"), find_snapshots(run_dir)
+    if sheets:
+        print(f"Sheet:        {sheets[-1]}")
+    if snapshots:
+        print(f"Snapshot:     {snapshots[-1]}")
+        rows = [r for r in rating.ratings(run_dir)
+                if r.snapshot == snapshots[-1].name and rating.rates(r.metric, r.key)]
+        keys = [r.key for r in rows]
+        whole = [r for r in rows if not any(r.key.startswith(f"{k}_") for k in keys)]  # no groups of classes
+        if whole:
+            print("Figures:      " + "   ".join(f"{r.key.removeprefix(f'{r.metric}_')} {r.value:.4g}"
+                                                for r in whole[:3]))
+
+
+def check_rating(flags: dict[str, Any], method: type[Method], metrics: Sequence[str]) -> None:
+    """UserError where --best, --stop-after or --keep ask for a rating that there is not."""
+    for key in ("best", "stop_after", "keep"):
+        if flags[key] not in (None, "all") and not metrics and method.evaluate is Method.evaluate:
+            raise UserError(f"--{key.replace('_', '-')} rates snapshots by a metric; name one with --metrics")
+    best = flags["best"]
+    for better in (method.better, *(table.lookup(n).better for n in metrics)):
+        if best and directions.of(better, best) == directions.UNRATED:
+            raise UserError(f"--best={best} rates no snapshots: it is not declared whether more or less of it is "
+                            f"better; name another value")
+
+
+def differing(old: dict[str, Any], new: dict[str, Any], free: set[str]) -> str | None:
+    """'key=before, not now' of the first setting that is not the same, but for those that are `free` to change."""
+    for key in sorted((set(old) | set(new)) - free):
+        if old.get(key) != new.get(key):
+            a, b = old.get(key), new.get(key)
+            if isinstance(a, dict) and isinstance(b, dict):
+                part = next(k for k in sorted({**a, **b}) if a.get(k) != b.get(k))
+                key, a, b = f"{key}.{part}", a.get(part), b.get(part)
+            return f"{key}={a}, not {b}"
+    return None
+
+
+def check_continues(run: Run, run_dir: Path, data: str) -> None:
+    """UserError where a run of `train` is not the one that `run_dir` holds; `data` is what --data says."""
+    old = json_file.read(run_dir / "training_options.json", remedy="the run cannot be continued")
+    new, config = json.loads(json.dumps(run.options)), run.config
+    free = FREE | {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "reader_threads",
+                   "cudnn_benchmark", "allow_tf32", "kimg_per_tick", "reference"}
+    free |= {"batch_gpu"}  # what matters is the number of rounds
+    free |= {"data_loader_kwargs"}  # of earlier versions, which recorded a loader that they did not have
+    if "resume_pkl" not in old and "G_opt_kwargs" not in old:
+        free |= {"resume_pkl"}  # recorded of StyleGANs only
+    if "G_kwargs" not in new:
+        free |= {"G_kwargs", "D_kwargs"}  # recorded also where sizes are the source's
+    for options in (old, new):  # the data may have moved; what it holds may not have changed
+        if isinstance(options.get("training_set_kwargs"), dict):
+            options["training_set_kwargs"].pop("path", None)
+        for part in options.values():
+            if isinstance(part, dict) and isinstance(part.get("class_name"), str):
+                part["class_name"] = class_path(part["class_name"])
+    for key in [k for k in SOURCE_SIZES if new["options"].get(k, 0) is None]:
+        old.get("options", {}).pop(key, None)
+        del new["options"][key]
     try:
-        torch.manual_seed(seeding.number(run.seed))
-        trainer = method(opts, dataset.spec, run, Start(source, states[0] if states else None), stage)
-        spec = dataset.spec
-        dist.print0(f"Stage {stage}: {spec.path}, {spec.num_images} images {spec.resolution}x{spec.resolution}; "
-                    f"{run.kimg:g} kimg in batches of {run.batch}; {outdir}")
-
-        def evaluate(m: Method, cur_nimg: int, snap: Path) -> dict[str, float]:
-            values = m.evaluate(cur_nimg)
-            directions.check(m.name, m.better, values)
-            if values and dist.is_main():
-                result = dict(results=values, metric=m.name, snapshot_pkl=snap.name, kimg=cur_nimg / 1000)
-                if table.append_jsonl(outdir, result):
-                    print(json.dumps(result))
-            return values
-
-        out = training_loop.Outputs(outdir, run.snap, False, keep_states=1, evaluate=evaluate, folder=folder,
-                                    again="run the command again to continue")
-        done = training_loop.run(trainer, dataset, run, out, states[0] if states else None)
-        if done < run.kimg * 1000:
-            raise UserError(f"{stage} was stopped at {done / 1000:g} of {run.kimg:g} kimg; run the command again to "
-                            "continue")
-        if dist.is_main():
-            with util.atomic_path(final) as tmp:
-                shutil.copyfile(find_snapshots(outdir)[-1], tmp)
-            write_results(outdir, method.name, run)
-    finally:
-        if logger is not None:
-            logger.close()
-    dist.barrier()
-    return final
+        began = json_file.read(run_dir / "environment.json")
+    except UserError:
+        began = {}
+    if (weights := content_of(config.resume)) and weights == began.get("weights"):
+        free |= {"resume_pkl"}  # they may have moved, as the data may
+    before = began.get("data_fingerprint")
+    if before is not None and before != run.dataset.fingerprint():
+        raise UserError(f"{run_dir} was trained on other data than --data={data} holds now (or with other --fname, "
+                        f"--cond, --mirror, --subset, --heldout); continue on the same data")
+    try:
+        rounds = old["batch_size"] // (old["batch_gpu"] * old["num_gpus"])
+    except (KeyError, TypeError, ZeroDivisionError):
+        rounds = None
+    now = config.batch // (config.batch_gpu * config.num_procs)
+    if rounds and old["batch_size"] == config.batch and rounds != now:
+        each = config.batch // (rounds * config.num_procs)
+        fits = each * rounds * config.num_procs == config.batch
+        raise UserError(
+            f"{run_dir} was started with {rounds} round{'s' * (rounds > 1)} of {config.batch // rounds} images "
+            f"per step, not {now} of {config.batch // now}, and what looks across a batch looks at a round; "
+            + (f"give --batch-gpu={each} to continue it with --gpus={config.num_procs}" if fits else
+               f"continue it with --gpus={old['num_gpus']} --batch-gpu={old['batch_gpu']}"))
+    if other := differing(old, new, free):
+        raise UserError(f"{run_dir} was started with {other}; give the same flags to continue it")
 
 
-def _remove(outdir: Path, before: set[str]) -> None:
-    """What a stage that never began has written; never what was there before it."""
-    for name in {"training_options.json", "log.txt", "stats.jsonl", LOCK} - before:
-        (outdir / name).unlink(missing_ok=True)
+def content_of(weights: str | None) -> str | None:
+    """SHA-256 of the file that a run begins with; None for none, and for what is no file here."""
+    return sha256(weights) if weights and os.path.isfile(weights) else None
 
 
-def write_results(outdir: Path, name: str, run: RunConfig) -> dict[str, Any]:
-    """results.json: figures at every snapshot, the last ones, budget and time."""
-    path = outdir / f"metric-{name}.jsonl"
-    lines = json_file.lines(path)
-    lines.sort(key=lambda r: r["kimg"])
-    last = json_file.lines(outdir / "stats.jsonl")[-1]
-    options = json_file.read(outdir / "training_options.json")
-    result = dict(
-        last=lines[-1]["results"] if lines else {}, history=[dict(kimg=r["kimg"], **r["results"]) for r in lines],
-        images_seen=int(round(run.kimg * 1000)), seconds=last["Timing/total_sec"]["mean"], seed=run.seed,
-        options=options["options"], parameters=options.get("parameters"), num_images=options["num_images"],
-        data=options["data"], stage=options["stage"])
-    with atomic_write(outdir / "results.json") as f:
-        json.dump(result, f, indent=1)
-    return result
+def environment(dataset: ImageDataset, weights: str | None) -> dict[str, Any]:
+    """What a result depends on beside the options."""
+    try:
+        commit = subprocess.run(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse", "HEAD"],
+                                capture_output=True, text=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        commit = None
+    return dict(gantransfer=gantransfer.__version__, commit=commit, torch=torch.__version__, numpy=numpy.__version__,
+                python=platform.python_version(), platform=platform.platform(), cuda=torch.version.cuda,
+                gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+                command=sys.argv, data_fingerprint=dataset.fingerprint(),
+                **({"weights": content} if (content := content_of(weights)) else {}),
+                **({"job": dataclasses.asdict(job)} if (job := dist.job()) else {}),
+                started=time.strftime("%Y-%m-%dT%H:%M:%S%z"))

@@ -3,244 +3,29 @@
 
 from __future__ import annotations
 
-from dnnlib import signals
-
-if __name__ == "__main__":
-    signals.end_in_one_line()
-
-import contextlib
 import dataclasses
-import hashlib
-import os
-
-# Threads that wait must sleep, not spin: small networks on a busy machine are 15 times slower otherwise (measured).
-os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-
 import json
+import os
 import re
-import sys
-import time
-from collections import Counter
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnnlib import json_file, run_folder, seeding
-from dnnlib.util import Logger, Stopped, UserError, atomic_write, cache_dir, printable
-from gantransfer.commands import kernels
-from gantransfer.commands.flags import PATH, PATHS, SEED, SNAPSHOT, FloatRange, IntRange, _OneLine, option_type
+from dnnlib import json_file, run_folder
+from dnnlib.util import UserError, printable
+from gantransfer.commands import CONTEXT
+from gantransfer.commands.flags import named_files
+from gantransfer.commands.train_flags import IMPLIES, SECTIONS, Train, method_flags
 from gantransfer.data import resolution
 
 if TYPE_CHECKING:
+    from gantransfer.commands.run import Run
     from gantransfer.data.schedule import Span
     from gantransfer.method import Method
 
-# Options of more than one method keep one meaning; these choose the method when --method is left out.
-IMPLIES = {"add_uc": "utlo", "res_uc": "utlo", "alpha": "utlo", "t_start_kimg": "transitional",
-           "t_end_kimg": "transitional", "transition": "transitional"}
-WEEK = 7 * 86400
-POLICIES = click.Choice(["empirical", "sqrt", "effective", "balanced"])
 
-
-class Flag(click.Option):
-    """One option under both spellings, `--a-b` and `--a_b`; the help shows one. A bare `--flag` means true."""
-
-    def __init__(self, name: str, help: str, type: Any = str, default: Any = None, **kw: Any):
-        names = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
-        if type is bool:
-            kw.update(is_flag=False, flag_value="true", metavar="BOOL")
-        kw.setdefault("show_default", default is not None and default is not False)
-        super().__init__([*names, name], type=click.BOOL if type is bool else type, default=default, help=help, **kw)
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        record = super().get_help_record(ctx)
-        return record and (record[0].replace(f"{self.opts[0]}, {self.opts[-1]}", self.opts[0]), record[1])
-
-
-class MethodName(_OneLine, click.Choice):
-    """A method's name; a wrong one is one line."""
-
-    def fail(self, message: str, param: Any = None, ctx: Any = None) -> Any:
-        raise UserError(f"--method: {message.rstrip('.')}")
-
-
-SECTIONS: dict[str, list[click.Option]] = {
-    "Data and output": [
-        Flag("data", "Training images: zip or folder made by dataset_tool.py [default: handwritten digits]",
-             PATH, metavar="PATH"),
-        Flag("outdir", "Where run folders are made", PATH, "runs", metavar="DIR"),
-        Flag("fname", "Label file in --data that also selects the images, e.g. lt_25.json", PATH, metavar="NAME"),
-        Flag("cond", "Train a conditional model on the data set's labels", bool, False),
-        Flag("subset", "Train on this many images only", IntRange(min=1)),
-        Flag("mirror", "Add mirrored images", bool, False),
-        Flag("desc", "Added to the run folder's name", metavar="TEXT"),
-        Flag("description", "As --desc", metavar="TEXT"),
-    ],
-    "Method and start": [
-        Flag("stage", "Stage of a method that has several", metavar="NAME"),
-        Flag("resume", "Start from weights (file, URL, published name), or 'latest' / a run folder to continue a run "
-             "exactly; RUN:latest, RUN:best or RUN:best:METRIC are weights of a run's snapshot", PATH, metavar="PATH"),
-        Flag("source", "Source model of a transfer method: file, URL, RUN, RUN:latest, RUN:best", SNAPSHOT,
-             metavar="PATH"),
-        click.Option(["-n", "--dry-run", "--dry_run", "dry_run"], is_flag=True,
-                     help="Check all that a run checks, print the resolved options and the time it takes, and stop"),
-    ],
-    "Schedule": [
-        Flag("kimg", "Length of the run in thousands of images", FloatRange(min=0, min_open=True)),
-        Flag("batch", "Images per step, over all processes", IntRange(min=1)),
-        Flag("batch_gpu", "Images per process and round; smaller saves memory", IntRange(min=1)),
-        Flag("sampling", "Which reals and labels: as in the data, or towards class balance", POLICIES, "empirical"),
-        Flag("sampling_labels", "Labels of generated images, if other than --sampling", POLICIES),
-        Flag("sampling_shift", "kimg over which both move there from the data's own frequencies, e.g. 10-20",
-             metavar="START-END"),
-        Flag("seed", "Random seed: any whole number", SEED, 0),
-    ],
-    "Snapshots and metrics": [
-        Flag("tick", "kimg per status line", FloatRange(min=0, min_open=True)),
-        Flag("snap", "Snapshot every so many ticks", IntRange(min=1)),
-        Flag("metrics", "Comma-separated metrics, or none", metavar="LIST"),
-        Flag("detector", "Detector weights for the metrics: FILE, or NAME=FILE, comma-separated", PATHS,
-             metavar="LIST"),
-        Flag("heldout", "Reals that metrics compare with and training does not see: so many per class of --data, or "
-             "another data set [default: metrics compare with all of --data]", PATH, metavar="N|PATH"),
-        Flag("best", "Metric that rates the run's snapshots [default: the first of --metrics]", metavar="METRIC"),
-        Flag("stop_after", "Stop when so many snapshots in a row were no better than the best before them",
-             IntRange(min=1)),
-        Flag("keep", "Which snapshots stay: all, or the best and the newest", click.Choice(["all", "best"]), "all"),
-        Flag("eval_at_start", "Also evaluate the untrained network", bool, False),
-        Flag("wandb_proj", "Log to this Weights & Biases project", metavar="NAME"),
-    ],
-    "Machine": [
-        Flag("gpus", "Number of processes: one per GPU, or on the CPU", IntRange(min=1), 1),
-        Flag("device", "auto, cuda or cpu", click.Choice(["auto", "cuda", "cpu"]), "auto"),
-        Flag("workers", "Image-reading threads per process", IntRange(min=1), 3),
-        Flag("threads", "CPU threads per process (default: cores / processes; 1 with --cfg=tiny)", IntRange(min=1)),
-        click.Option(["--kernels"], **kernels.FLAG),
-        Flag("nobench", "Disable cuDNN benchmarking", bool, False),
-        Flag("allow_tf32", "Allow TF32 in training", bool, False),
-        Flag("graphs", "Record first-order phases as CUDA graphs and replay them", bool, False),
-    ],
-}
-
-
-def own_field(method: type[Method], name: str) -> Any:
-    """What `option` recorded of one of the method's flags."""
-    return next(f.metadata for f in dataclasses.fields(method.Options) if f.name == name)
-
-
-class Train(click.Command):
-    """The shared flags, and those of every method. `--help` shows the shared ones in sections, and of the methods the
-    one that is chosen: it needs no method's code, and so no torch."""
-
-    @property
-    def params(self) -> list[click.Parameter]:  # one list, for click adds --help to it
-        if len(self.listed) <= len(self.shared):
-            self.listed += method_flags()
-        return self.listed
-
-    @params.setter
-    def params(self, params: list[click.Parameter]) -> None:
-        self.shared, self.listed = tuple(params), list(params)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        with contextlib.suppress(click.UsageError):  # for --help, which comes first whatever else there is
-            typed, _, _ = self.make_parser(ctx).parse_args(list(args))
-            ctx.meta["method"] = typed.get("method") or next((IMPLIES[k] for k in typed if k in IMPLIES), None)
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as e:
-            owners = {f"--{o['name']}": name for name, m in method_table().items() for o in m["options"]}
-            e.possibilities = [f"{p} of --method={owners[k]}" if (k := p.replace("-", "_").replace("__", "--", 1)) in
-                               owners else p for p in e.possibilities or ()]
-            raise
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        table, chosen = method_table(), ctx.meta.get("method")
-        own = method_flags()
-        for title, options in SECTIONS.items():
-            options = [o for o in own if o.name == "method"] * (title == "Method and start") + options
-            with formatter.section(title):
-                formatter.write_dl([record for o in options if (record := o.get_help_record(ctx))])
-        if chosen in table:
-            stages = table[chosen]["stages"]
-            with formatter.section(f"--method={chosen}"):
-                formatter.write_text(table[chosen]["about"])
-                if len(stages) > 1:
-                    formatter.write_text(f"Stages, for --stage: {', '.join(stages)}")
-                count = Counter(o["name"] for m in table.values() for o in m["options"])
-                fields = sorted(table[chosen]["options"], key=lambda o: count[o["name"]])  # its very own first
-                formatter.write_dl([r for o in fields if (r := method_flag(o).get_help_record(ctx))])
-        else:
-            with formatter.section("Methods (`--method=NAME --help` adds a method's own flags)"):
-                formatter.write_dl([(name, m["about"]) for name, m in table.items()])
-
-
-@cache
-def method_table() -> dict[str, dict[str, Any]]:
-    """Of each method: {about, stages, options: [{name, help, default, type, ...}]}."""
-    return describe() if "gantransfer.methods" in sys.modules else kept_description()
-
-
-def describe() -> dict[str, dict[str, Any]]:
-    """The table as the methods' code says, JSON-able. Imports them, which takes seconds."""
-    from gantransfer.methods import METHODS
-
-    def fields(m: type[Method]) -> list[dict[str, Any]]:
-        return [dict(f.metadata, name=f.name, default=f.default, type=f.metadata["type"].__name__)
-                for f in dataclasses.fields(m.Options)]
-
-    def about(m: type[Method]) -> str:
-        text = getattr(sys.modules.get(m.__module__), "__doc__", None) or m.__doc__ or ""
-        first = " ".join(text.strip().split("\n\n")[0].split())
-        return re.split(r"\. (?=[A-Z])", first)[0].rstrip(".")
-
-    return {name: dict(about=about(m), stages=m.stages, options=fields(m)) for name, m in METHODS.items()}
-
-
-def kept_description() -> dict[str, dict[str, Any]]:
-    """`describe` from the user's cache, beside a hash of the source files: made anew when they change."""
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
-    place = hashlib.sha256(str(package).encode()).hexdigest()[:12]
-    path, key = cache_dir("help", f"methods-{place}.json"), digest.hexdigest()
-    with contextlib.suppress(UserError, KeyError):
-        kept = json_file.read(path)
-        if kept["key"] == key:
-            return kept["methods"]
-    table = describe()
-    with contextlib.suppress(OSError), atomic_write(path) as f:
-        json.dump({"key": key, "methods": table}, f)
-    return table
-
-
-def method_flag(field: dict[str, Any]) -> Flag:
-    """A field of a method's Options as a flag; the default None means: the method decides."""
-    kind = option_type(dict(field, type={"int": int, "float": float, "bool": bool, "str": str}[field["type"]]))
-    default = "" if field["default"] is None else f" [default: {field['default']}]"
-    extra = {"metavar": field["metavar"]} if field["metavar"] else {}
-    return Flag(field["name"], field["help"] + default, kind, **extra)
-
-
-@cache
-def method_flags() -> list[Flag]:
-    """--method, and every flag of every method once."""
-    table = method_table()
-    found: dict[str, dict[str, Any]] = {}
-    for m in table.values():
-        for field in m["options"]:
-            known = found.setdefault(field["name"], dict(field, choices=[]))
-            known["choices"] += [c for c in field["choices"] or () if c not in known["choices"]]
-    name = Flag("method", "Which method [default: stylegan2, or whose flags are given]", MethodName(list(table)),
-                metavar="NAME")
-    return [name, *map(method_flag, found.values())]
-
-
-@click.command(cls=Train, params=[o for options in SECTIONS.values() for o in options],
-               context_settings={"max_content_width": 110})
+@click.command(cls=Train, sections=SECTIONS, own=method_flags, context_settings=CONTEXT)
 def main(**flags: Any) -> None:
     """Train a GAN on a data set made by dataset_tool.py, or first on the handwritten digits that are at hand.
 
@@ -255,6 +40,7 @@ def main(**flags: Any) -> None:
     """
     given = {k: v for k, v in flags.items()
              if click.get_current_context().get_parameter_source(k) == click.core.ParameterSource.COMMANDLINE}
+    from gantransfer.commands import run as harness
     from torch_utils import distributed as dist
 
     if flags["data"] is None and flags["fname"] is None:
@@ -269,13 +55,7 @@ def main(**flags: Any) -> None:
         return
     if not flags["outdir"]:
         raise UserError("--outdir is empty: name the folder that shall hold the run, or omit it for runs/")
-    kind = dist.resolve_device(flags["device"])
-    if flags["graphs"] and kind != "cuda":
-        raise UserError("--graphs records CUDA graphs, and this run is on the CPU; omit --graphs")
-    if flags["gpus"] > 1 and not dist.launched():
-        dist.check_world(flags["gpus"], kind)
-        sys.exit(dist.launch(flags["gpus"], kind=kind))
-    setup.launch(kind)
+    setup.launch(harness.launched(flags))
 
 
 def train_on_digits(flags: dict[str, Any], given: dict[str, Any]) -> None:
@@ -305,9 +85,10 @@ class Setup:
     """Flags resolved against the data: method, options, run configuration."""
 
     def __init__(self, flags: dict[str, Any], given: dict[str, Any]):
-        from gantransfer.commands import best
+        from gantransfer.commands import run as harness
         from gantransfer.data.dataset import ImageDataset
         from gantransfer.importers import RESUME_NAMES
+        from gantransfer.metrics import rating, table
 
         self.folder: run_folder.RunFolder | None = None  # locked, on rank 0
         self.flags, self.given = flags, dict(given, resume_names=tuple(RESUME_NAMES))
@@ -330,13 +111,14 @@ class Setup:
         if flags["subset"] and flags["subset"] > self.dataset.spec.num_images:
             raise UserError(f"--subset={flags['subset']} is more than the "
                             f"{self.dataset.spec.num_images} images there are")
-        resume = best.resolve(flags["resume"])
+        resume = rating.resolve(flags["resume"])
         self.continues = resume is not None and (resume == "latest" or is_run_folder(resume))
         self._resolve(flags["source"] or (None if self.continues else resume))
         self.run_dir = self._run_to_continue() if self.continues else None
         if self.run_dir and not flags["source"] and (weights := self._weights_of(self.run_dir)):
             self._resolve(weights)  # what a method chooses may depend on whether it starts from weights
-        self.metrics = self._metrics()
+        self.metrics = table.parse_names(self.run.metrics)
+        harness.check_rating(flags, self.method, self.metrics)
 
     def _resolve(self, weights: str | None) -> None:
         """Options and run configuration from the flags; `weights`: what the run begins with."""
@@ -404,21 +186,6 @@ class Setup:
                             f"--sampling; give e.g. --sampling=balanced")
         return Span.parse(f["sampling_shift"], "--sampling_shift")
 
-    def _metrics(self) -> list[str]:
-        from gantransfer.method import Method
-        from gantransfer.metrics import directions, table
-
-        names = table.parse_names(self.run.metrics)
-        for key in ("best", "stop_after", "keep"):
-            if self.given.get(key) not in (None, "all") and not names and self.method.evaluate is Method.evaluate:
-                raise UserError(f"--{key.replace('_', '-')} rates snapshots by a metric; name one with --metrics")
-        best = self.flags["best"]
-        for better in (self.method.better, *(table.lookup(n).better for n in names)):
-            if best and directions.of(better, best) == directions.UNRATED:
-                raise UserError(f"--best={best} rates no snapshots: it is not declared whether more or less of it is "
-                                f"better; name another value")
-        return names
-
     def run_name(self) -> str:
         return self.name_with(self.run.resume)
 
@@ -432,6 +199,8 @@ class Setup:
 
     def resolved(self) -> dict[str, Any]:
         """training_options.json: the published keys, then our own."""
+        from gantransfer.commands import run as harness
+
         f, run, spec = self.flags, self.run, self.dataset.spec
         training_set = dict(class_name="gantransfer.data.dataset.ImageDataset", path=f["data"],
                             use_labels=bool(f["cond"]),
@@ -454,46 +223,49 @@ class Setup:
             options["cudnn_benchmark"] = False
         if f["allow_tf32"]:
             options["allow_tf32"] = True
-        if f["graphs"]:
-            options["cuda_graphs"] = True
-        for key in ("best", "stop_after"):
-            if f[key] is not None:
-                options[key] = f[key]
         if f["heldout"] and not spec.heldout:
             options["reference"] = f["heldout"]
-        if f["keep"] != "all":
-            options["keep"] = f["keep"]
         if run.sampling_shift is not None:
             options["sampling_shift"] = list(run.sampling_shift)
-        return dict(options, method=self.method.name, stage=self.stage, kimg_per_tick=run.tick,
+        return dict(options, **harness.chosen(f), method=self.method.name, stage=self.stage, kimg_per_tick=run.tick,
                     sampling=run.sampling, sampling_labels=run.sampling_labels or run.sampling,
                     options=self.opts.to_dict())
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
+    def job(self) -> Run:
+        """What runs, for the harness."""
+        from gantransfer.commands.run import Run
+
+        f = self.flags
+        return Run(self.method, self.opts, self.run, self.dataset, self.stage, self.resolved(), self.metrics,
+                   named_files(f["detector"]), self._reference, f["best"], f["stop_after"], f["keep"], f["graphs"],
+                   f["outdir"], dict(evaluate_at_start=bool(f["eval_at_start"]), wandb_project=f["wandb_proj"],
+                                     workers=f["workers"]))
+
     def launch(self, kind: str, dry: bool = False) -> None:
         import torch
 
+        from gantransfer.commands import run as harness
         from torch_utils import distributed as dist
 
-        device = dist.init(kind)
-        if dist.world_size() != self.run.num_procs and not dry:
-            raise UserError(f"--gpus={self.run.num_procs} but {dist.world_size()} processes were started")
+        tiny = getattr(self.opts, "cfg", None) == "tiny"
         try:
-            if device.type == "cpu":
-                share = 1 if getattr(self.opts, "cfg", None) == "tiny" else dist.cpu_cores() // dist.world_size()
-                torch.set_num_threads(self.flags["threads"] or max(share, 1))
-            torch.backends.cudnn.benchmark = not self.flags["nobench"]
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(self.flags["allow_tf32"])
-            self.run.device = str(device)
-            self.kernels = self._kernels(device)
-            self._rehearse(device) if dry else self._run(device)
+            with harness.processes(kind, self.flags["threads"], 1 if tiny else None) as device:
+                if dist.world_size() != self.run.num_procs and not dry:
+                    raise UserError(f"--gpus={self.run.num_procs} but {dist.world_size()} processes were started")
+                torch.backends.cudnn.benchmark = not self.flags["nobench"]
+                torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(
+                    self.flags["allow_tf32"])
+                self.run.device = str(device)
+                self.operators = self._operators(device)
+                self._preflight()
+                self._rehearse() if dry else self._run(device)
         finally:
             if self.folder:
                 self.folder.release()
-            dist.shutdown()
 
-    def _kernels(self, device: Any) -> str:
+    def _operators(self, device: Any) -> str:
         """Which operators run, in words. Compiles them if that has not happened on this machine."""
         from torch_utils import build
 
@@ -504,159 +276,48 @@ class Setup:
         return "compiled" if native else "PyTorch reference" + (
             "" if build.mode() == "ref" else " (slower; `gantransfer doctor` tells what the compiler lacks)")
 
-    def _rehearse(self, device: Any) -> None:
+    def _preflight(self) -> None:
+        """What can be said before the first step is said then, not after the first snapshot."""
+        from torch_utils import distributed as dist
+
+        self.job().preflight()
+        if self.flags["heldout"]:
+            self._reference()
+        if dist.is_main():
+            self.dataset.check_headers()  # an image of another size shows now, not after hours
+
+    def _rehearse(self) -> None:
         """What a run does before its first step, and a few steps for their time; nothing is written."""
-        from dnnlib.util import format_time, is_url
+        from dnnlib.util import is_url
         from gantransfer.importers import RESUME_NAMES, load_any
         from gantransfer.method import Start
 
-        self._preflight()
-        self.dataset.check_headers()
         start = self.run.resume
         if self.continues or start in RESUME_NAMES or start and is_url(start):
             print(f"Time: not measured, for {start or self.flags['resume']} is read by the run itself")
             return
         weights = Start(None if start in (None, "noresume") else load_any(start))
         self.method.check_source(self.opts, self.dataset.spec, weights.source, self.stage)
-        seconds, least = self._pace(weights)
-        about, procs = "at least" if least else "about", self.run.num_procs
-        where = f" in one process of {procs}" if procs > 1 else ""
-        print(f"Time: {about} {seconds:.3g} s per kimg (a few steps{where} were timed), {about} "
-              f"{format_time(seconds * self.run.kimg)} for {self.run.kimg:g} kimg; metrics come on top")
-
-    def _pace(self, start: Any) -> tuple[float, bool]:
-        import torch
-
-        from gantransfer import training_loop
-
-        torch.manual_seed(seeding.number(self.run.seed))
-        trainer = self.method(self.opts, self.dataset.spec, self.run, start, self.stage)
-        return training_loop.pace(trainer, self.dataset, self.run)
-
-    def _warn_of_weeks(self, start: Any, device: Any) -> None:
-        """A run that takes longer than anybody waits is said before it begins. Timed only where that can be."""
-        from dnnlib.util import format_time
-        from torch_utils import distributed as dist
-
-        if self.run.kimg < (200 if device.type == "cpu" else 5000):
-            return
-        seconds, least = self._pace(start)
-        if seconds * self.run.kimg > WEEK:
-            dist.print0(f"Note:         {self.run.kimg:g} kimg will take {'at least' if least else 'about'} "
-                        f"{format_time(seconds * self.run.kimg)} here, at {seconds:.3g} s per kimg; give a shorter "
-                        f"--kimg, smaller networks (--cfg=tiny, --cmax) or images"
-                        + ("" if device.type == "cuda" else ", or a machine with a GPU"))
+        print(self.job().pace(weights))
 
     def _run(self, device: Any) -> None:
-        import torch
-
-        from gantransfer import training_loop
+        from gantransfer.commands import run as harness
         from gantransfer.importers import RESUME_NAMES, load_any
         from gantransfer.method import Start
-        from gantransfer.snapshot import find_snapshots
         from torch_utils import distributed as dist
-        from torch_utils.graphs import CudaGraphs
 
-        self._preflight()
-        if dist.is_main():
-            self.dataset.check_headers()  # an image of another size shows now, not after hours
         run_dir, state = self._continued() if self.continues else self._restarted()
         start, weights = Start(state=state), self.run.resume
         if state is None:
             start = Start(None if weights in (None, "noresume") else load_any(RESUME_NAMES.get(weights, weights)))
             self.method.check_source(self.opts, self.dataset.spec, start.source, self.stage)
         run_dir = run_dir or self._new_folder()
-        logger = None
-        try:
+        unused = not self.flags["cond"] and has_labels(self.flags["data"])
+        with harness.tidy(run_dir, self.folder, {p.name for p in run_dir.iterdir()}):
+            self.job().train(run_dir, self.folder, start, device, self.operators,
+                             ["the data set has labels; train on them with --cond=True"] * unused)
             if dist.is_main():
-                try:
-                    logger = Logger(run_dir / "log.txt")
-                except OSError as e:
-                    raise UserError(f"--outdir={self.flags['outdir']} cannot be written: {e.strerror}") from None
-            self._announce(run_dir, state)
-            if state is None:
-                self._warn_of_weeks(start, device)
-            torch.manual_seed(seeding.number(self.run.seed))
-            trainer = self.method(self.opts, self.dataset.spec, self.run, start, self.stage)
-            del start  # the weights are copied, and may be large
-            out = training_loop.Outputs(run_dir, self.run.snap, evaluate=self._evaluator(run_dir, device),
-                                        rate=self._rater(run_dir),
-                                        evaluate_at_start=bool(self.flags["eval_at_start"]),
-                                        wandb_project=self.flags["wandb_proj"], workers=self.flags["workers"],
-                                        folder=self.folder)
-            training_loop.run(trainer, self.dataset, self.run, out, state,
-                              CudaGraphs(device) if self.flags["graphs"] else None)
-            if dist.is_main():
-                self._tell(run_dir)
-        except (UserError, OSError, Stopped, KeyboardInterrupt):
-            if self.folder and not training_loop.find_states(run_dir) and not find_snapshots(run_dir):
-                if logger:
-                    logger.close()
-                self.folder.discard()  # nothing was trained: leave nothing behind of what this run made
-            raise
-        finally:
-            if logger:
-                logger.close()
-
-    def _tell(self, run_dir: Path) -> None:
-        """What there is now, where, and how good."""
-        from gantransfer.commands import best
-        from gantransfer.snapshot import find_snapshots, numbered
-
-        print(f"Run folder:   {run_dir}")
-        sheets, snapshots = numbered(run_dir, "fakes*.png"), find_snapshots(run_dir)
-        if sheets:
-            print(f"Sheet:        {sheets[-1]}")
-        if snapshots:
-            print(f"Snapshot:     {snapshots[-1]}")
-            rows = [r for r in best.ratings(run_dir)
-                    if r.snapshot == snapshots[-1].name and best.rates(r.metric, r.key)]
-            keys = [r.key for r in rows]
-            whole = [r for r in rows if not any(r.key.startswith(f"{k}_") for k in keys)]  # no groups of classes
-            if whole:
-                print("Figures:      " + "   ".join(f"{r.key.removeprefix(f'{r.metric}_')} {r.value:.4g}"
-                                                    for r in whole[:3]))
-
-    def _preflight(self) -> None:
-        """Anything a metric lacks is said before the first tick, not after the first snapshot."""
-        from gantransfer.metrics import table
-
-        table.preflight(self.metrics, self.dataset.spec, detectors=parse_detectors(self.flags["detector"]))
-        if self.flags["heldout"]:
-            self._reference()
-
-    def _evaluator(self, run_dir: Path, device: Any) -> Any:
-        from gantransfer.metrics import directions, table
-        from torch_utils import distributed as dist
-
-        detectors, reference = parse_detectors(self.flags["detector"]), None
-
-        def evaluate(method: Method, cur_nimg: int, snapshot: Path) -> dict[str, float]:
-            nonlocal reference
-            values = method.evaluate(cur_nimg)
-            directions.check(method.name, method.better, values)
-            if values and dist.is_main():
-                result = dict(results=values, metric=method.name, snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000)
-                if table.append_jsonl(run_dir, result):
-                    print(json.dumps(result))
-            if not self.metrics:
-                return values
-            reference = reference or self._reference()
-            ctx = table.MetricContext(sampler=method.sampler(), reference=reference, training=self.dataset,
-                                      device=device, seed=self.run.seed, detectors=detectors)
-            for name in self.metrics:
-                if table.already_done(run_dir, name, snapshot.name):
-                    continue
-                result = table.compute(name, ctx, snapshot=snapshot.name, kimg=cur_nimg / 1000)
-                if dist.is_main():
-                    table.append_jsonl(run_dir, result)
-                    print(json.dumps({k: result[k] for k in ("metric", "results", "snapshot_pkl")}))
-                    for warning in table.warnings_of(result):
-                        print(f"Note: {warning}")
-                values.update({k: v for k, v in result["results"].items() if isinstance(v, int | float)})
-            return values
-
-        return evaluate
+                harness.tell(run_dir)
 
     def _reference(self) -> Any:
         """What metrics compare with."""
@@ -667,28 +328,6 @@ class Setup:
             return reference_dataset(spec, f["heldout"])
         return ImageDataset(f["data"], fname=f["fname"], use_labels=f["cond"], seed=f["seed"], heldout=spec.heldout,
                             part="heldout", label_dim=spec.label.dim if f["cond"] else None)
-
-    def _rater(self, run_dir: Path) -> Any:
-        """Early stopping, and what becomes of the snapshots."""
-        from gantransfer.commands import best
-
-        metric, patience = self.flags["best"] or (self.metrics[0] if self.metrics else None), self.flags["stop_after"]
-
-        def rate() -> str | None:
-            count, top = best.since_best(run_dir, metric)
-            if top is None:
-                if self.flags["best"] and best.ratings(run_dir):
-                    known = dict.fromkeys(r.key for r in best.ratings(run_dir))
-                    raise UserError(f"--best={metric} is not measured; there are {', '.join(known)}")
-                return None
-            if self.flags["keep"] == "best":
-                best.keep_best(run_dir, metric)
-            if patience is None or count < patience:
-                return None
-            return (f"{top.key} has not improved for {count} snapshots; the best is {top.snapshot} with "
-                    f"{top.value:.4g}; go on with --resume=latest and a larger --stop-after")
-
-        return rate
 
     def _continued(self) -> tuple[Path, Path | None]:
         """(run folder, training state to continue from); the folder is locked. Rank 0 decides."""
@@ -707,6 +346,7 @@ class Setup:
 
     def _take(self, run_dir: Path, flag: str) -> tuple[Path, Path | None]:
         """Lock a run's folder: (folder, newest state). Without a state the run starts anew in its folder."""
+        from gantransfer.commands.run import check_continues
         from gantransfer.training_loop import find_states
 
         try:
@@ -715,7 +355,7 @@ class Setup:
             raise UserError(f"{flag}: {run_dir} cannot be written: {e.strerror}") from None
         states = find_states(run_dir)
         if states:
-            self._check_same(run_dir)
+            check_continues(self.job(), run_dir, self.flags["data"])
         return run_dir, states[0] if states else None
 
     def _restarted(self) -> tuple[Path | None, Path | None]:
@@ -749,88 +389,9 @@ class Setup:
                 raise UserError(f"--outdir={outdir} cannot be written: {e.strerror}") from None
         return dist.broadcast_object(outdir / self.folder.path.name if self.folder else None)
 
-    def _check_same(self, run_dir: Path) -> None:
-        """A continued run must be the run it continues."""
-        from gantransfer.methods.stylegan2 import SOURCE_SIZES
-        from gantransfer.snapshot import class_path
-
-        old = json_file.read(run_dir / "training_options.json", remedy="the run cannot be continued")
-        free = {"total_kimg", "metrics", "image_snapshot_ticks", "network_snapshot_ticks", "num_gpus", "run_dir",
-                "reader_threads", "cudnn_benchmark", "allow_tf32", "cuda_graphs", "kimg_per_tick", "kernels",
-                "runtime", "best", "stop_after", "keep", "reference"}
-        free |= {"batch_gpu"}  # what matters is the number of rounds
-        free |= {"data_loader_kwargs"}  # of earlier versions, which recorded a loader that they did not have
-        new = json.loads(json.dumps(self.resolved()))
-        if "resume_pkl" not in old and "G_opt_kwargs" not in old:
-            free |= {"resume_pkl"}  # recorded of StyleGANs only
-        if "G_kwargs" not in new:
-            free |= {"G_kwargs", "D_kwargs"}  # recorded also where sizes are the source's
-        for options in (old, new):  # the data may have moved; what it holds may not have changed
-            if isinstance(options.get("training_set_kwargs"), dict):
-                options["training_set_kwargs"].pop("path", None)
-            for part in options.values():
-                if isinstance(part, dict) and isinstance(part.get("class_name"), str):
-                    part["class_name"] = class_path(part["class_name"])
-        for key in [k for k in SOURCE_SIZES if new["options"].get(k, 0) is None]:
-            old.get("options", {}).pop(key, None)
-            del new["options"][key]
-        try:
-            before = json_file.read(run_dir / "environment.json")["data_fingerprint"]
-        except (UserError, KeyError):
-            before = None
-        if before is not None and before != self.dataset.fingerprint():
-            raise UserError(f"{run_dir} was trained on other data than --data={self.flags['data']} holds now "
-                            f"(or with other --fname, --cond, --mirror, --subset, --heldout); continue on the same "
-                            f"data")
-        try:
-            rounds = old["batch_size"] // (old["batch_gpu"] * old["num_gpus"])
-        except (KeyError, TypeError, ZeroDivisionError):
-            rounds = None
-        now = self.run.batch // (self.run.batch_gpu * self.run.num_procs)
-        if rounds and old["batch_size"] == self.run.batch and rounds != now:
-            each = self.run.batch // (rounds * self.run.num_procs)
-            fits = each * rounds * self.run.num_procs == self.run.batch
-            raise UserError(
-                f"{run_dir} was started with {rounds} round{'s' * (rounds > 1)} of {self.run.batch // rounds} images "
-                f"per step, not {now} of {self.run.batch // now}, and what looks across a batch looks at a round; "
-                + (f"give --batch-gpu={each} to continue it with --gpus={self.run.num_procs}" if fits else
-                   f"continue it with --gpus={old['num_gpus']} --batch-gpu={old['batch_gpu']}"))
-        for key in sorted((set(old) | set(new)) - free):
-            if old.get(key) != new.get(key):
-                a, b = old.get(key), new.get(key)
-                if isinstance(a, dict) and isinstance(b, dict):
-                    part = next(k for k in sorted({**a, **b}) if a.get(k) != b.get(k))
-                    key, a, b = f"{key}.{part}", a.get(part), b.get(part)
-                raise UserError(f"{run_dir} was started with {key}={a}, not {b}; give the same flags to continue it")
-
-    def _announce(self, run_dir: Path, state: Path | None) -> None:
-        import torch
-
-        from torch_utils import build
-        from torch_utils import distributed as dist
-
-        if not dist.is_main():
-            return
-        options = dict(self.resolved(), run_dir=str(run_dir), kernels=build.record(),
-                       runtime=self.method.runtime(self.opts, self.run))
-        with atomic_write(run_dir / "training_options.json") as f:
-            json.dump(options, f, indent=2)
-        if state is None:
-            with atomic_write(run_dir / "environment.json") as f:
-                json.dump(environment(self.dataset), f, indent=2)
-        spec = self.dataset.spec
-        label = f"{spec.label.dim} classes" if spec.label.kind == "class" else f"{spec.label.dim} label values"
-        print(f"Run folder:   {run_dir}")
-        print(f"Method:       {self.method.name}" + (f", stage {self.stage}" if len(self.method.stages) > 1 else ""))
-        print(f"Data:         {spec.path}: {spec.num_images} images {spec.resolution}x{spec.resolution}, "
-              f"{spec.channels} channels, {label if spec.label.dim else 'no labels used'}"
-              + (f", {spec.fname}" if spec.fname else ""))
-        n, b = dist.world_size(), self.run.batch_gpu
-        print(f"Device:       {self.run.device}, {n} process(es), {torch.get_num_threads()} thread(s) each")
-        print(f"Operators:    {self.kernels}" + "".join(f", {k}: {v}" for k, v in options["runtime"].items()))
-        print(f"Batch:        {self.run.batch} = {n} process(es) x {self.run.batch // b // n} round(s) x {b} images")
-        if not self.flags["cond"] and has_labels(self.flags["data"]):
-            print("Note:         the data set has labels; train on them with --cond=True")
+def own_field(method: type[Method], name: str) -> Any:
+    """What `option` recorded of one of the method's flags."""
+    return next(f.metadata for f in dataclasses.fields(method.Options) if f.name == name)
 
 
 def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
@@ -855,15 +416,6 @@ def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
         if choices and given[key] is not None and given[key] not in choices:
             raise UserError(f"--{key}={given[key]} does not exist in method {name}; it has {', '.join(choices)}")
     return METHODS[name]
-
-
-def parse_detectors(text: str | None) -> dict[str, str]:
-    """'FILE' or 'NAME=FILE', comma-separated -> {name: file}; a bare file has the name ''."""
-    out = {}
-    for part in filter(None, (text or "").split(",")):
-        name, _, path = part.rpartition("=")
-        out[name.strip()] = path.strip()
-    return out
 
 
 def is_run_folder(path: str) -> bool:
@@ -898,27 +450,3 @@ def has_labels(path: str) -> bool:
         return ImageDataset(path, use_labels=True).label_dim > 0
     except UserError:
         return False
-
-
-def environment(dataset: Any) -> dict[str, Any]:
-    """What a result depends on beside the options."""
-    import platform
-    import subprocess
-
-    import numpy
-    import torch
-
-    import gantransfer
-    from torch_utils import distributed as dist
-
-    try:
-        commit = subprocess.run(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse", "HEAD"],
-                                capture_output=True, text=True, timeout=10).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        commit = None
-    return dict(gantransfer=gantransfer.__version__, commit=commit, torch=torch.__version__, numpy=numpy.__version__,
-                python=platform.python_version(), platform=platform.platform(), cuda=torch.version.cuda,
-                gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-                command=sys.argv, data_fingerprint=dataset.fingerprint(),
-                **({"job": dataclasses.asdict(job)} if (job := dist.job()) else {}),
-                started=time.strftime("%Y-%m-%dT%H:%M:%S%z"))

@@ -117,21 +117,6 @@ def _images(n: int) -> str:
     return f"{n} image{'s' * (n != 1)}"
 
 
-def parse_range(text: str | None) -> tuple[float, float] | None:
-    """(low, high) from the 'LOW,HIGH' of --range."""
-    if text is None:
-        return None
-    try:
-        low, high = (float(v) for v in text.split(","))
-    except ValueError:
-        raise UserError(f"--range={text}: write the values that become black and white, for example 0,4095") from None
-    if not np.isfinite([low, high]).all():
-        raise UserError(f"--range={text}: two finite numbers are needed")
-    if low >= high:
-        raise UserError(f"--range={text}: the second must be above the first")
-    return low, high
-
-
 # ---- headers ---------------------------------------------------------------------------------------------------------
 
 

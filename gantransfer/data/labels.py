@@ -280,6 +280,27 @@ def class_weights(counts: Sequence[int], policy: str) -> np.ndarray:
     return w / w.sum()
 
 
+def histogram(labels: list[Any], names: tuple[str, ...] = (), dim: int = 0) -> str:
+    """Images per class as lines of text (a summary for vectors and above 40 classes). `dim`: classes that there are, if
+    more than the labels show."""
+    if isinstance(labels[0], (list, tuple)):
+        if len(labels[0]) > 1:
+            return f"labels: vectors of length {len(labels[0])}"
+        values = np.asarray(labels, np.float64)
+        return f"labels: {len(np.unique(values))} continuous values from {values.min():g} to {values.max():g}"
+    counts = np.bincount(np.asarray(labels, np.int64), minlength=dim)
+    present = counts[counts > 0]
+    lines = [f"{len(present)} classes, {len(labels)} images: {present.min()} to {present.max()} per class"]
+    if len(counts) > len(present):
+        dead = np.flatnonzero(counts == 0)
+        lines.append(f"  {len(dead)} class ids have no image: {some(dead)}")
+    if len(counts) <= 40:
+        width = max(len(str(len(counts) - 1)), 1)
+        lines += [f"  {k:{width}d}  {n:7d}" + (f"  {printable(names[k])}" if k < len(names) else "")
+                  for k, n in enumerate(counts)]
+    return "\n".join(lines)
+
+
 def known_classes(label: LabelSpec, ids: Sequence[int] | None = None, owner: str = "the model") -> str:
     """'the model knows 0 to 9 (ash, birch, ...)'."""
     ids = range(label.dim) if ids is None else ids

@@ -11,8 +11,9 @@ import unicodedata
 import zipfile
 from collections.abc import Collection, Iterable
 from decimal import Decimal
+from typing import Any
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, printable
 
 # What macOS, Windows and storage boxes put beside the user's files; hidden files are recognised by their dot.
 _LITTER = frozenset(("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin",
@@ -35,6 +36,12 @@ def valid_text(text: str) -> str:
         except UnicodeEncodeError:
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return unicodedata.normalize("NFC", text)
+
+
+def short(value: Any) -> str:
+    """A value as a message shows it: printable, and not longer than 40 characters without a word."""
+    text = printable(str(value))
+    return text if len(text) <= 40 else f"{text[:30]}... ({len(text)} characters)"
 
 
 def _older(data: bytes) -> str:

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dnnlib import seeding
 from dnnlib.util import UserError, open_regular, printable, regular_file
-from gantransfer.data import confine, h5, lmdb_look
+from gantransfer.data import confine, elpv, h5, icons, lmdb_look
 from gantransfer.data.container import Container
 from gantransfer.data.decode import Picture, read_picture
 from gantransfer.data.folder_labels import are_shards, class_folders, folder_labels
@@ -71,16 +71,17 @@ class Source:
     attributes: dict[str, Sequence[int]] = field(default_factory=dict)  # further columns, one entry per item
     generated: bool = False  # made by a generator
     num_classes: int = 0  # classes that the labels tell of, also without an image of the last ones
+    defaults: dict[str, str] = field(default_factory=dict)  # --channels and --alpha where the user gives none
 
 
 @dataclass(frozen=True)
 class SourceOptions:
     """What the caller may choose about a source; sources refuse what they do not understand."""
 
-    labels: str = "auto"  # auto | folders | json | none | utkface | steering
+    labels: str = "auto"  # auto | folders | json | none | utkface | steering | class | defect | value
     split: str | None = None  # None: the source's default
     seed: int = 0
-    size: tuple[int, int] | None = None  # (width, height) for sources that render
+    size: tuple[int, int] | None = None  # (width, height) for sources that render or choose by it
     letters: str | None = None
     font_distance: float = 0.12
     drop_unlabelled: bool = False
@@ -97,6 +98,10 @@ def open_source(path: str, options: SourceOptions) -> Source:
     if options.split == "val" and (path.startswith(("sklearn:", "fonts:")) or os.path.exists(path) and not _is_files(
             path, os.path.basename(os.path.normpath(path)))):
         raise UserError(f"--split=val belongs to folders and zips with splits, and {path} is none; give train or test")
+    if path == "elpv" or path.startswith("icons:"):
+        return _elpv(options) if path == "elpv" else _icons(path[len("icons:"):], options)
+    if options.labels in elpv.LABELS:
+        raise UserError(f"--labels={options.labels} belongs to --source=elpv")
     if path.startswith("sklearn:"):
         return _sklearn(path, options)
     if path.startswith("fonts:"):
@@ -123,7 +128,7 @@ def open_source(path: str, options: SourceOptions) -> Source:
         return _files(path, options)
     raise UserError(f"--source={path}: unknown kind of file; give a folder, a .zip, cifar-10-python.tar.gz, "
                     "cifar-100-python.tar.gz, train-images-idx3-ubyte.gz, an LMDB folder, an HDF5 file of cGAN-KD, "
-                    "sklearn:digits, sklearn:rotated-digits or fonts:DIR")
+                    "sklearn:digits, sklearn:rotated-digits, fonts:DIR, icons:DIR or elpv")
 
 
 def _is_lmdb(path: str, name: str) -> bool:
@@ -752,6 +757,68 @@ def _fonts(folder: str, options: SourceOptions) -> Source:
 
     return Source(f"fonts:{folder}", len(kept) * len(letters), items, tuple(letters) if with_labels else (),
                   "letters" if with_labels else "none")
+
+
+def _elpv(options: SourceOptions) -> Source:
+    """The photographs of the installed package elpv-dataset (gantransfer/data/elpv.py)."""
+    if os.path.exists("elpv"):
+        raise UserError("--source=elpv means the photographs of the package elpv-dataset, and there is an elpv in this "
+                        "folder: write ./elpv for that, or start from another folder for the package")
+    _no_options("elpv", options, (*elpv.LABELS, "none"))
+    labels = "class" if options.labels == "auto" else options.labels
+    if labels != "value" and (options.label_range or options.label_unit):
+        raise UserError("--label-range and --label-unit are for continuous labels; add --labels=value")
+    found = list(elpv.files(labels))
+    meta = None
+    if labels == "value":
+        meta = _with_range({name: label for name, _, label in found}, elpv.VALUE, options, "elpv")
+    options.report(f"elpv-dataset: {elpv.LICENCE}")
+
+    def items() -> Iterator[Item]:
+        for name, path, label in found:
+            yield Item(f"{name} of elpv", partial(elpv.load, name, path, options.max_pixels),
+                       None if labels == "none" else label)
+
+    return Source("elpv", len(found), items, elpv.class_names(labels), "none" if labels == "none" else "labels.csv",
+                  label_meta=meta)
+
+
+def _icons(folder: str, options: SourceOptions) -> Source:
+    """Icons of one size of a theme (gantransfer/data/icons.py), on white."""
+    _no_options("icons:DIR", options, ("none",))
+    if options.label_range or options.label_unit:
+        raise UserError("--label-range and --label-unit are for continuous labels, and icons have categories")
+    if options.follow_links:
+        raise UserError("--follow-links does not apply to icons:DIR: links there are other names of an icon")
+    width, height = options.size or (32, 32)
+    if width != height:
+        raise UserError(f"icons are square: give --resolution={width}x{width}")
+    found = icons.find(folder, width, options.report)
+    names = tuple(sorted({category for category, _ in found})) if options.labels != "none" else ()
+
+    def load(path: str) -> Picture:
+        with open_regular(path) as f:
+            return read_picture(f.read(), path, options.max_pixels)
+
+    def items() -> Iterator[Item]:
+        for category, path in found:
+            yield Item(path, partial(load, path), names.index(category) if names else None)
+
+    return Source(f"icons:{folder}", len(found), items, names, "the folders" if names else "none",
+                  defaults=dict(channels="3", alpha="white"))
+
+
+def _no_options(what: str, options: SourceOptions, labels: tuple[str, ...]) -> None:
+    """UserError for a choice about labels or parts that this source does not have."""
+    if options.labels not in ("auto", *labels):
+        raise UserError(f"--labels={options.labels} does not apply to --source={what}; it knows "
+                        f"{', '.join(('auto', *labels))}")
+    if options.split is not None:
+        raise UserError(f"--source={what} has no splits; --holdout=0.25 makes a second set of a quarter of each class")
+    if options.label_kind != "auto":
+        raise UserError(f"--label-kind does not apply to --source={what}")
+    if options.letters is not None:
+        raise UserError("--letters belongs to --source=fonts:DIR")
 
 
 def held_out_families(families: Sequence[str], seed: int, fraction: float = 0.25) -> set[str]:

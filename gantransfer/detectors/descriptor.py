@@ -10,6 +10,7 @@
                                          "logits": {"key": 1, "dim": 1008, "unbiased": true} | null}}
 
 Only `name`, `file` and, for state dicts, `arch` are needed. `classes` are the data set's labels behind the logits.
+`heldout` is what `gantransfer judge` found its accuracy to be; nothing here reads it.
 Found by name as `<name>.detector.json`, or beside a weights file W.pt given with --detector as `W.detector.json`.
 """
 
@@ -95,7 +96,7 @@ def read_descriptor(path: str | Path, reserved: Collection[str] = ()) -> Descrip
     except UserError as e:
         raise UserError(f"{path}: cannot be read as a detector descriptor: {e}") from None
     top = _take(raw, str(path), name=None, version=1, kind="state_dict", file=None, sha256="", arch="", arch_kwargs={},
-                input={}, call={}, outputs={}, classes=None)
+                input={}, call={}, outputs={}, classes=None, heldout=None)
     if not isinstance(top["name"], str) or not NAME.fullmatch(top["name"]):
         raise UserError(f"{path}: 'name' must be letters, digits, '-' and '.', starting with a letter")
     if top["name"] in reserved:

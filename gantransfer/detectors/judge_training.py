@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from gantransfer.data.labels import LabelSpec
 
 BATCH, PEAK_LR, SMOOTHING, TOTAL_VARIANCE = 64, 4e-3, 0.05, 100.0
+UNEQUAL = 2  # classes are drawn equally often where the largest has so many times the images of the smallest
+ENOUGH = 0.5  # a judge goes at least so much of the way from chance to always right
 
 
 def shift(images: Tensor, offsets: Tensor) -> Tensor:
@@ -33,20 +36,63 @@ def shift(images: Tensor, offsets: Tensor) -> Tensor:
     return padded[torch.arange(n)[:, None, None], :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
 
 
+@dataclass
+class Score:
+    """How well a judge names the classes of images that it was not trained on."""
+
+    accuracy: float  # share of images
+    balanced: float  # mean over the classes that have images: a judge of the frequent ones only scores low here
+    recall: dict[int, float]
+    images: dict[int, int]
+
+    @property
+    def chance(self) -> float:
+        return 1 / max(len(self.recall), 1)
+
+    @property
+    def needed(self) -> float:
+        """Balanced accuracy below which it is too weak to judge labels, or its features to tell classes apart."""
+        return self.chance + ENOUGH * (1 - self.chance)
+
+    @property
+    def weak(self) -> bool:
+        return self.balanced < self.needed
+
+
+def unequal(labels: np.ndarray) -> bool:
+    """Whether classes are so unequal that training draws each equally often."""
+    counts = np.unique(labels, return_counts=True)[1]
+    return bool(counts.max() >= UNEQUAL * counts.min())
+
+
+def _rows(y: Tensor, members: list[Tensor]) -> Tensor:
+    """Rows of one epoch, shuffled: every image once, or, with `members`, equally many of each class."""
+    if not members:
+        return torch.randperm(len(y))
+    share = math.ceil(len(y) / len(members))
+    rows = torch.cat([torch.cat([m[torch.randperm(len(m))] for _ in range(math.ceil(share / len(m)))])[:share]
+                      for m in members])
+    return rows[torch.randperm(len(rows))]
+
+
 def train_judge(images: np.ndarray, labels: np.ndarray, *, seed: int = 0, epochs: int = 40,
                 num_classes: int | None = None, progress: bool = False, label: LabelSpec | None = None) -> DigitsJudge:
     """A judge trained on uint8 images [N, C, R, R] with class ids [N]; repeatable for equal arguments and threads.
     `label` of a continuous label: labels [N] in its units; the only logit learns them, in these units, by squared error
     of the normalised label.
 
-    AdamW with a one-cycle schedule to 4e-3, batches of 64, shifts of up to one pixel, label smoothing 0.05. Afterwards
-    the features are scaled so that the total variance of `images`' features is 100.
+    AdamW with a one-cycle schedule to 4e-3, batches of 64, shifts of up to one pixel, label smoothing 0.05. Unequal
+    classes (`unequal`) are drawn equally often. Afterwards the features are scaled so that the total variance of
+    `images`' features is 100.
     """
     values = label is not None
     labels = label.normalise(np.asarray(labels, np.float64)) if values else labels
     x, y = torch.from_numpy(images).float(), torch.from_numpy(np.asarray(labels, np.float32 if values else np.int64))
     k = 1 if values else int(y.max()) + 1 if num_classes is None else num_classes
-    steps = epochs * math.ceil(len(x) / BATCH)
+    members = [torch.from_numpy(np.flatnonzero(labels == c)) for c in np.unique(labels)] if (
+        not values and unequal(labels)) else []
+    n = math.ceil(len(x) / len(members)) * len(members) if members else len(x)
+    steps = epochs * math.ceil(n / BATCH)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.number(seed))
         net = DigitsJudge(images.shape[2], images.shape[1], k).train()
@@ -54,7 +100,7 @@ def train_judge(images: np.ndarray, labels: np.ndarray, *, seed: int = 0, epochs
         schedule = torch.optim.lr_scheduler.OneCycleLR(opt, PEAK_LR, total_steps=steps)
         for epoch in range(epochs):
             total = 0.0
-            for rows in torch.randperm(len(x)).split(BATCH):
+            for rows in _rows(y, members).split(BATCH):
                 batch = shift(x[rows], torch.randint(-1, 2, (len(rows), 2)))
                 logits = net(batch).logits
                 loss = F.mse_loss(logits[:, 0], y[rows]) if values else F.cross_entropy(
@@ -65,7 +111,7 @@ def train_judge(images: np.ndarray, labels: np.ndarray, *, seed: int = 0, epochs
                 schedule.step()
                 total += float(loss.detach()) * len(rows)
             if progress and (epoch + 1) % 10 == 0:
-                print(f"epoch {epoch + 1:3d}/{epochs}  loss {total / len(x):.4f}", flush=True)
+                print(f"epoch {epoch + 1:3d}/{epochs}  loss {total / n:.4f}", flush=True)
     net.eval().requires_grad_(False)
     variance = float(judge(net, images)[0].double().var(0).sum())
     if not math.isfinite(variance) or variance <= 0:
@@ -84,9 +130,13 @@ def judge(net: DigitsJudge, images: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.cat([o.features for o in out]), torch.cat([o.logits for o in out])
 
 
-def accuracy(net: DigitsJudge, images: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images whose class the judge names."""
-    return float((judge(net, images)[1].argmax(1).numpy() == labels).mean())
+def score(net: DigitsJudge, images: np.ndarray, labels: np.ndarray) -> Score:
+    """Accuracy over all images, by class, and balanced."""
+    right = judge(net, images)[1].argmax(1).numpy() == labels
+    ids = np.unique(labels).tolist()
+    recall = {k: float(right[labels == k].mean()) for k in ids}
+    return Score(float(right.mean()), float(np.mean(list(recall.values()))), recall,
+                 {k: int((labels == k).sum()) for k in ids})
 
 
 def mean_error(net: DigitsJudge, images: np.ndarray, labels: np.ndarray) -> float:
@@ -94,7 +144,7 @@ def mean_error(net: DigitsJudge, images: np.ndarray, labels: np.ndarray) -> floa
     return float(np.abs(judge(net, images)[1][:, 0].double().numpy() - labels).mean())
 
 
-def save_judge(net: DigitsJudge, out: Path, name: str) -> Path:
+def save_judge(net: DigitsJudge, out: Path, name: str, heldout: Score | None = None) -> Path:
     """Write the weights (tensors only) and, beside them, the descriptor. Returns the descriptor's path."""
     with util.atomic_path(out) as tmp:
         torch.save(net.state_dict(), tmp)
@@ -106,6 +156,8 @@ def save_judge(net: DigitsJudge, out: Path, name: str) -> Path:
                    mean=[0], std=[1], quantize_uint8=True),
         outputs=dict(features=dict(key=0, dim=kw["num_features"]),
                      logits=dict(key=1, dim=kw["num_classes"], unbiased=False)))
+    if heldout is not None:
+        descriptor["heldout"] = dict(accuracy=heldout.accuracy, balanced=heldout.balanced, needed=heldout.needed)
     path = out.with_suffix(".detector.json")
     with util.atomic_write(path) as f:
         f.write(json.dumps(descriptor, indent=1) + "\n")

@@ -8,11 +8,12 @@ again. What an image is depends on the global seed, its label and its number onl
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,9 +25,10 @@ from tqdm import tqdm
 
 import gantransfer
 from dnnlib import json_file, seeding
-from dnnlib.util import UserError, atomic_path, atomic_write, printable, sha256
+from dnnlib.util import UserError, atomic_path, atomic_write, printable, sha256, sole_writer
 from gantransfer.data.container import Container
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
+from gantransfer.data.labels import some, trained_classes
 from gantransfer.data.names import clean_name
 from gantransfer.distillation import selection
 from gantransfer.distillation.rejection import Rejection
@@ -38,7 +40,6 @@ from torch_utils import random as rnd
 
 CHUNK = 32  # images per call of the generator: always as many, so that no image depends on the others
 SCORES = ("seed", "assigned", "ratio", "error", "predicted")
-QUANTILES = ("perclass", "global", "bins")
 
 
 class Ratio(Protocol):
@@ -261,8 +262,8 @@ class Filter:
 
 def check_quantile(quantile: str, kind: str) -> None:
     """UserError unless images with labels of this kind can be grouped so."""
-    if quantile not in QUANTILES:
-        raise UserError(f"--quantile={quantile} does not exist; choose {', '.join(QUANTILES)}")
+    if quantile not in selection.QUANTILES:
+        raise UserError(f"--quantile={quantile} does not exist; choose {', '.join(selection.QUANTILES)}")
     if quantile == "perclass" and kind != "class":
         raise UserError("--quantile=perclass needs classes; use --quantile=global or bins")
     if quantile == "bins" and kind == "class":
@@ -395,6 +396,79 @@ def refilter(path: str, dest: Path, f: Filter) -> dict[str, Any]:
     return write(dest, lambda i: files.read(fakes.names[i]), fakes.scores, fakes.label, provenance, f)
 
 
-def discard(folder: Path) -> None:
-    """Parts of finished fakes."""
-    shutil.rmtree(folder, ignore_errors=True)
+# ---- the whole -------------------------------------------------------------------------------------------------------
+
+
+def trained_labels(labels: np.ndarray, source: Any, what: str) -> np.ndarray:
+    """`labels` [L, dim] without the classes whose input a generator never trained: their images would be noise. A line
+    names them; `what` names the generator. UserError where none is left."""
+    label = source.spec.label
+    if label.kind != "class" or not isinstance(source, Generator):
+        return labels
+    trained = set(trained_classes(label))
+    absent = [int(row.argmax()) for row in labels if int(row.argmax()) not in trained]
+    if absent:
+        dist.print0(f"Note: {what} had no image of class {some(absent)}, so none are made")
+    kept = labels[[int(row.argmax()) in trained for row in labels]]
+    if not len(kept):
+        raise UserError(f"{what} had images of none of the data's classes")
+    return kept
+
+
+def check_dest(dest: str) -> Path:
+    path = Path(dest)
+    if path.suffix.lower() != ".zip":
+        raise UserError(f"--dest={dest} should end in .zip")
+    if path.is_dir():
+        raise UserError(f"--dest={dest} is a folder; name a file")
+    return path
+
+
+def make(dest: Path, source: Any, labels: np.ndarray, data: ImageDataset, recipe: Recipe, f: Filter,
+         teacher: dict[str, Any], *, ratio: Ratio | None = None, judge: Any = None) -> dict[str, Any] | None:
+    """Draw, filter and write the fakes `dest` with the labels of `data`; their provenance, on the first process.
+
+    What is drawn lies beside `dest` until that is complete: a stop, or a filter that keeps nothing, loses none of it.
+    `teacher`: what the provenance says of the judge's teacher.
+    """
+    label, center = data.spec.label, recipe.options.get("truncation_center")
+    provenance = dict(
+        network_sha256=source.identity, sampler=type(source).__name__, seed=recipe.seed,
+        truncation=recipe.options.get("truncation_psi", 1.0), num_per_label=recipe.num_per_label,
+        num_labels=len(labels), **(dict(truncation_center=center) if center else {}),
+        ratio_sha256=ratio.identity if ratio else None, rs_mode=recipe.rs_mode, rs_M=recipe.rs_quantile, **teacher,
+        real_data_sha256=data.fingerprint(), num_classes=label.dim if label.kind == "class" else None,
+        class_map={str(k): k if not label.class_map else label.class_map[k]
+                   for k in label.class_map or range(label.dim)} if label.kind == "class" else None)
+    parts = dest.with_name(dest.name + ".parts")
+    with sole_writer(dest, "--dest=") if dist.is_main() else contextlib.nullcontext():
+        if dist.is_main():
+            open_parts(parts, dict(provenance, rs_burn_in=recipe.rs_burn_in))
+        dist.barrier()
+        raw = draw(source, labels, recipe, parts, ratio=ratio, judge=judge)
+        if raw is None:
+            return None
+        try:
+            made = write_raw(dest, raw, label, provenance, f)
+        except UserError as e:
+            raise UserError(f"{e} (what was drawn is kept in {parts} for another --rho)") from None
+        shutil.rmtree(parts, ignore_errors=True)
+        return made
+
+
+def summary(dest: Path, p: dict[str, Any], kind: str) -> Iterator[str]:
+    """Lines on what is in fakes with the provenance `p`."""
+    c, a = p["counts"], p["agreement"]
+    yield (f"{dest}: {c['after_filter']} images (drawn {c['drawn']}, after the ratio {c['after_ratio']}, "
+           f"after the filter {c['after_filter']})")
+    if a["drawn"] is not None:
+        word = "label is the teacher's choice" if kind == "class" else "distance to the teacher's value"
+        yield f"{word}: {a['drawn']:.4g} drawn, {a['filtered']:.4g} filtered, {a['final']:.4g} final"
+    for k, n in enumerate(p.get("class_counts") or []):
+        if n == 0 and p.get("assigned_counts", [1] * (k + 1))[k]:
+            yield f"Note: no image of class {k} is left after replacing labels"
+    if p["acceptance"]:
+        rates = [r["rate"] for r in p["acceptance"].values()]
+        above = sum(r["exceeded"] for r in p["acceptance"].values())
+        yield (f"rejection: acceptance {np.mean(rates):.3g} (from {min(rates):.3g} to {max(rates):.3g}), "
+               f"{above} ratios above M")

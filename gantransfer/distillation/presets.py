@@ -7,7 +7,10 @@ the run: 150/350 and 250/350, or 150, 180, 210 of 240 epochs.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
+
+from dnnlib.util import UserError
 
 V1 = dict(lr=0.1, wd=1e-4, batch=128, epochs=350, decay="0.4286,0.7143", crop=4, flip=True)
 V2 = dict(lr=0.05, wd=5e-4, batch=64, epochs=240, decay="0.625,0.75,0.875", crop=4, flip=True)
@@ -89,3 +92,26 @@ PRESETS: dict[str, dict[str, Any]] = {
         fakes=dict(num_per_label=500, rho=0.7, quantile="perclass", replace=False, rs_burn_in=500),
         quirks=("ours, for 16-pixel digits on a CPU",)),
 }
+
+
+def filled(preset: str | None, stage: str, flags: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """`flags` with what `preset` says of a stage ('teacher', 'student', 'ratio', 'fakes') where nothing was `given`."""
+    recipe = dict(PRESETS[preset][stage]) if preset else {}
+    if "kimg" in given or "epochs" in given:
+        if "kimg" in given and "epochs" in given:
+            raise UserError("--kimg and --epochs both give the length; omit one")
+        recipe.pop("kimg", None)
+        recipe.pop("epochs", None)
+    filled = {**flags, **{k: v for k, v in recipe.items() if k not in given}}
+    # A preset's fakes settings mean nothing to a student without fakes, its weights nothing without a loss.
+    unused = [] if stage != "student" else ["nfake"] * (not filled.get("fakes")) + [
+        "T", "ce_weight", "kd_weight"] * (filled.get("kd") != "blkd")
+    return {**filled, **{k: flags[k] if k in given else None for k in unused}}
+
+
+def length(images: int, batch: int, epochs: float | None, kimg: float | None = None) -> float | None:
+    """kimg of a run of `epochs` passes over `images`, or of `kimg`: whole batches, one at least, so that the last step
+    is the published last one. None where neither is given."""
+    if epochs:
+        kimg = epochs * images / 1000
+    return None if kimg is None else max(round(kimg * 1000 / batch), 1) * batch / 1000

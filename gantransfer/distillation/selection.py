@@ -15,6 +15,7 @@ import numpy as np
 from dnnlib.util import UserError
 
 TIES = ("keep", "strict")
+QUANTILES = ("perclass", "global", "bins")  # over what a share of the images is taken
 
 
 def classification_errors(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -22,8 +22,7 @@ import numpy as np
 
 from dnnlib import json_file
 from dnnlib.util import UserError, atomic_path, atomic_write, format_time
-from gantransfer.commands import kernels
-from gantransfer.commands.flags import FloatRange, IntRange, PathObject, integers
+from gantransfer.commands.flags import KERNELS, FloatRange, IntRange, PathObject, integers, option
 from gantransfer.experiments import jobs
 from gantransfer.experiments.jobs import Job
 from gantransfer.metrics.paired import critical_t, difference, read_result, spread, table
@@ -72,8 +71,8 @@ def flags(folder: str, *own: Callable) -> Callable:
                          show_default=True, help="Where everything goes; running again continues")
 
     def add(function: Callable) -> click.Command:
-        for option in reversed([first, *own, click.option("--kernels", **kernels.FLAG)]):
-            function = option(function)
+        for each in reversed([first, *own, option(KERNELS)]):
+            function = each(function)
         return click.command()(function)
 
     return add

@@ -69,7 +69,8 @@ class BigGANOptions(TrainingOptions, loss_options.LossOptions):
     cfg: str = option("auto", "Preset of sizes and hyper-parameters", choices=tuple(CFGS))
     g_ch: int | None = option(None, "Generator's channel unit", type=int, low=1)
     d_ch: int | None = option(None, "Discriminator's channel unit", type=int, low=1)
-    z_dim: int | None = option(None, "Length of the input latent (default 512)", type=int, low=1)
+    z_dim: int | None = option(None, "Length of the input latent (default by --cfg: 120; cifar 128, tiny 48)", type=int,
+                               low=1)
     shared_dim: int | None = option(None, "Length of the shared class embedding; 0 = tables per layer", type=int, low=0)
     hier: bool | None = option(None, "A part of the latent for every block; needs the shared embedding", type=bool)
     g_attn: str | None = option(None, "Generator resolutions followed by attention, e.g. 64 or 32_64; 0 = none")
@@ -161,7 +162,7 @@ class BigGAN(method.Method):
         source_fit.images(G.kwargs.get("resolution", 128), G.kwargs.get("img_channels", 3), data)
         source_fit.same([(G.kwargs, cls.generator_kwargs(o, data), _G_TRAITS),
                          (D.kwargs, cls.discriminator_kwargs(o, data), _D_TRAITS)])
-        check_finite(source)
+        source_fit.finite(source)
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
@@ -437,20 +438,12 @@ _D_TRAITS = [
 ]
 
 
-def check_finite(source: snapshot.Snapshot) -> None:
-    """UserError, naming the tensor, when a source holds NaN or infinity."""
-    for name, record in source.nets.items():
-        for key, t in record.state.items():
-            if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-                raise UserError(f"{name}.{key} of the source is not finite; use an earlier snapshot")
-
-
 def check_transfer_source(source: snapshot.Snapshot, data: DataSpec, net: str) -> dict[str, Any]:
     """Constructor arguments of the source's generator `net`; UserError, naming what does not fit `data`."""
     for name in ("D", net):
         if name not in source.nets:
             raise UserError(f"the source has no network {name}; it has {', '.join(source.nets)}")
-    check_finite(source)
+    source_fit.finite(source)
     kwargs = source.nets[net].kwargs
     source_fit.images(kwargs.get("resolution", 128), kwargs.get("img_channels", 3), data)
     if source.method == "biggan" and kwargs.get("n_classes", 1000) < 2:

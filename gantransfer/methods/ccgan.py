@@ -59,9 +59,9 @@ CODE_SHARE = 0.25  # of --embed_kimg that y2h gets
 @dataclass
 class CcGANOptions(options.AugmentOptions):
     cfg: str = option("auto", "Preset of sizes and hyper-parameters", choices=tuple(CFGS))
-    arch: str | None = option(None, "Generator and discriminator (preset)", choices=tuple(networks.ARCHS))
+    arch: str | None = option(None, "Generator and discriminator", choices=tuple(networks.ARCHS))
     ch: int | None = option(None, "Channel unit of both networks", type=int, low=1)
-    z_dim: int | None = option(None, "Length of the input latent (default 512)", type=int, low=1)
+    z_dim: int | None = option(None, "Length of the input latent (default by --cfg: 256; tiny 32)", type=int, low=1)
     glr: float | None = option(None, "Generator learning rate", type=float, low=0)
     dlr: float | None = option(None, "Discriminator learning rate", type=float, low=0)
     d_steps: int | None = option(None, "Discriminator steps per generator step", type=int, low=1)

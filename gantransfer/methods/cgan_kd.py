@@ -81,7 +81,7 @@ class CGANKDOptions(method.Options):
     fake_batch_share: float | None = option(None, "Share of fakes in the stream of images (default: as many as there "
                                             "are, plain concatenation)", type=float, low=0, high=1)
     fake_weight: float = option(1.0, "Weight of a fake's loss", low=0)
-    teacher: str | None = option(None, "Trained teacher", metavar="PATH")
+    teacher: str | None = option(None, "Trained teacher", metavar="SNAPSHOT")
     kd: str = option("none", "Distillation loss", choices=tuple(KD))
     T: float | None = option(None, "Temperature of the KL (default by --kd)", type=float, low=1e-3)
     ce_weight: float | None = option(None, "Weight of the label loss (default by --kd)", type=float, low=0)

@@ -78,8 +78,8 @@ class CGANTransfer(BigGAN):
         super().resolve(o, run, data)
         o.score_lr = float(CFGS[o.cfg]["score_lr"]) if o.score_lr is None else o.score_lr
         if o.compat == "release" and (o.scores, o.share_scores, o.residual) != ("free", "none", True):
-            raise UserError("--compat=release has free scores per layer and residuals; leave --scores, --share_scores "
-                            "and --residual away")
+            raise UserError("--compat=release has free scores per layer and residuals; omit --scores, --share_scores "
+                            "and --residual")
         if o.scores == "none" and not o.residual:
             raise UserError("--scores=none --residual=False leaves nothing to learn; give one of them up")
         if o.scores in ("none", "fixed") and o.share_scores != "none":

@@ -49,11 +49,11 @@ CHUNK = 64  # images per pass, always as many: the ratio of an image depends on 
 
 @dataclass
 class DensityRatioOptions(method.Options):
-    network: str | None = option(None, "Conditional snapshot whose images are judged", metavar="PATH")
+    network: str | None = option(None, "Conditional snapshot whose images are judged", metavar="SNAPSHOT")
     features: str = option("teacher", "What the ratio looks at: the teacher's pooled features; sae, a sparse "
                            "auto-encoder (values); resnet34, a classifier with a wide layer (classes); or the "
                            "snapshot's own discriminator, calibrated", choices=FEATURES)
-    teacher: str | None = option(None, "Trained teacher, with --features=teacher", metavar="PATH")
+    teacher: str | None = option(None, "Trained teacher, with --features=teacher", metavar="SNAPSHOT")
     extractor: str | None = option(None, "Trained feature network, instead of training one", metavar="PATH")
     feature_width: int = option(64, "Channel unit of the feature network", low=8)
     feature_lr: float | None = option(None, "Learning rate of the feature network (0.1; 0.01 for sae)", type=float,

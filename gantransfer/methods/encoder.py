@@ -285,9 +285,6 @@ class Encoder(method.Method):
     def load_state(self, s: dict[str, Any]) -> None:
         self.source_label = s["source_label"]
 
-    def progress(self) -> dict[str, float]:
-        return {}
-
     # ---- snapshots -------------------------------------------------------------------------------------------------
 
     def snapshot(self, cur_nimg: int) -> snapshot.Snapshot:

@@ -110,8 +110,8 @@ class Hypermod(StyleGAN2):
             o.gamma = 10.0 if o.gamma is None else o.gamma
             o.style_mix = 0.9 if o.style_mix is None else o.style_mix
         if o.pl_weight:
-            raise UserError("--pl_weight: --method=hypermod has no path-length term (the base is frozen); leave the "
-                            "flag away")
+            raise UserError("--pl_weight: --method=hypermod has no path-length term (the base is frozen); omit the "
+                            "flag")
         o.pl_weight = 0.0
         o.g_reg_interval = o.g_reg_interval or 0
         o.d_reg_interval = (0 if v1 else 16) if o.d_reg_interval is None else o.d_reg_interval
@@ -151,8 +151,7 @@ class Hypermod(StyleGAN2):
         if o.faithful and o.hyper_init == "exact":
             raise UserError("--faithful: the published fused layer cannot equal the source; give --hyper_init=random")
         if o.class_vectors == "onehot" and (o.class_init == "identical" or o.hyper_init == "random"):
-            raise UserError("--class_vectors=onehot has no class network: leave --class_init and --hyper_init=random "
-                            "away")
+            raise UserError("--class_vectors=onehot has no class network: omit --class_init and --hyper_init=random")
 
     @classmethod
     def run_name(cls, o: HypermodOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
@@ -191,10 +190,7 @@ class Hypermod(StyleGAN2):
         if "D" not in source.nets:
             raise UserError("the source has no network D, from which the discriminator starts; give the full "
                             "checkpoint")
-        for name, r in source.nets.items():
-            for key, t in r.state.items():
-                if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-                    raise UserError(f"{name}.{key} of the source is not finite; use an earlier snapshot")
+        source_fit.finite(source)
         kwargs = record.kwargs
         source_fit.images(kwargs.get("img_resolution"), kwargs.get("img_channels", 3), data)
         if o.base == "stylegan1" and own:

@@ -146,18 +146,10 @@ class StyleGAN2(method.Method):
         if o.cfg == "auto":
             batch = max(min(run.num_procs * min(4096 // res, 32), 64), run.num_procs)
             mbstd = min(max(batch // run.num_procs, 1), 4)
-        if run.batch is None:
-            run.batch = batch
-            if run.batch_gpu is None:
-                # The preset's share of its own machine, or less where more processes divide the batch.
-                run.batch_gpu = max(batch // max(cfg["ref_gpus"] or 1, run.num_procs), 1)
-        if run.batch < 1 or run.batch % run.num_procs:
-            raise UserError(f"--batch={run.batch} is not divisible by --gpus={run.num_procs}; change one of them")
-        if run.batch_gpu is None:
-            run.batch_gpu = run.batch // run.num_procs
-        if run.batch % (run.batch_gpu * run.num_procs):
-            raise UserError(f"--batch={run.batch} is not a multiple of --batch-gpu={run.batch_gpu} x "
-                            f"--gpus={run.num_procs}; change one of them")
+        if run.batch is None and run.batch_gpu is None:
+            # The preset's share of its own machine, or less where more processes divide the batch.
+            run.batch_gpu = max(batch // max(cfg["ref_gpus"] or 1, run.num_procs), 1)
+        method.resolve_schedule(run, batch=batch, kimg=cfg["kimg"], tick=1 if tiny else 4, snap=5 if tiny else 50)
         o.mbstd_group = o.mbstd_group or mbstd
         whole = run.batch_gpu * run.num_procs
         if whole > o.mbstd_group and whole % o.mbstd_group:
@@ -167,9 +159,6 @@ class StyleGAN2(method.Method):
             raise UserError(f"--fp32=True and --precision={o.precision} exclude each other; omit one of them")
         o.precision = "fp32" if o.fp32 else o.precision
         o.fp32 = o.precision == "fp32"
-        run.kimg = run.kimg if run.kimg is not None else cfg["kimg"]
-        run.tick = run.tick if run.tick is not None else (1 if tiny else 4)
-        run.snap = run.snap if run.snap is not None else (5 if tiny else 50)
         run.metrics = _or(run.metrics, "smoke" if tiny else "fid50k_full")
 
         lr = cfg["lr"] or (0.002 if res >= 1024 else 0.0025)

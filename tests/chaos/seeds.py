@@ -28,7 +28,6 @@ from torch import nn
 from dnnlib import json_file
 from dnnlib.util import EasyDict, UserError
 from gantransfer import training_state
-from gantransfer.commands import best
 from gantransfer.data import sources
 from gantransfer.data.container import IMAGE_EXTENSIONS
 from gantransfer.data.dataset import ImageDataset
@@ -41,7 +40,7 @@ from gantransfer.formats import inert_pickle, metric_file
 from gantransfer.importers import load_any, open_source
 from gantransfer.importers.look import names as names_of
 from gantransfer.latent import cache
-from gantransfer.metrics import stats
+from gantransfer.metrics import rating, stats
 from gantransfer.metrics.reference import read_reference
 from gantransfer.snapshot import NetRecord, Snapshot
 from tests.conftest import write_image_zip
@@ -309,7 +308,7 @@ def make(folder: Path) -> dict[str, Seed]:
 
     # what runs leave behind
     line = json.dumps(dict(metric="fid", snapshot_pkl="a.pkl", kimg=1.5, results={"fid": 3.0}))
-    add("metric lines", "metric-fid.jsonl", f"{line}\n{line}\n".encode(), lambda p: best.ratings(p.parent), "json")
+    add("metric lines", "metric-fid.jsonl", f"{line}\n{line}\n".encode(), lambda p: rating.ratings(p.parent), "json")
     line = json.dumps({"Progress/kimg": dict(num=1, mean=1.0, std=0), "timestamp": 1.0})
     add("log lines", "stats.jsonl", f"{line}\n".encode(), lambda p: training_lines(p), "json")
     return found

@@ -172,6 +172,25 @@ def test_own_detector(calc, digits, tmp_path):
     assert own["detector"]["sha256"] != shipped["detector"]["sha256"]
 
 
+def test_without_metrics_it_is_what_training_measured_where_no_weights_are(calc, run_dir, digits, tmp_path,
+                                                                           empty_home, no_network):  # noqa: F811
+    snap = tmp_path / "run" / "network-snapshot-000002.pkl"
+    snap.parent.mkdir()
+    snap.write_bytes((run_dir / "network-snapshot-000002.pkl").read_bytes())
+    done = calc(check=2, network=snap)
+    assert done.stderr.startswith("Error: --metrics is missing, and fid50k_full, which is measured without it, ")
+    assert "--detector=inception=FILE" in done.stderr
+    held = write_image_zip(tmp_path / "held.zip", 255 - digits[0][:40], digits[1][:40].tolist())
+    (snap.parent / "training_options.json").write_text(json.dumps(
+        {"metrics": ["smoke_fd_pixel16_16"], "reference": str(held)}))
+    done = calc(network=snap)
+    assert done.stderr.startswith("Note: no --metrics: smoke_fd_pixel16_16 as in training, against ")
+    assert done.stderr.count("no --metrics") == 1
+    named = calc("--metrics=smoke_fd_pixel16_16", f"--data={held}", network=snap)
+    own = calc("--metrics=smoke_fd_pixel16_16", network=snap)
+    assert lines(done)[0]["results"] == lines(named)[0]["results"] != lines(own)[0]["results"]
+
+
 def test_missing_weights(calc, empty_home, no_network):  # noqa: F811
     done = calc("--metrics=fid50k_full", check=2)
     assert done.stderr.startswith("Error: metric 'fid50k_full' needs the weights of detector 'inception'")

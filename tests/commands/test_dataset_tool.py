@@ -1,17 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import dataclasses
 import errno
-import gzip
-import io
 import json
-import os
-import pickle
-import struct
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -19,59 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnnlib.util import UserError, run_cli, sole_writer
+from dnnlib.util import sole_writer
 from gantransfer.commands import dataset_tool
-from gantransfer.data import sources
 from gantransfer.data.dataset import ImageDataset
 from tests.conftest import ROOT, write_image_zip
+from tests.data.picture_sets import class_folders, only_line, picture, read_set, save
 
 REPO = ROOT
-
-
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    """Run the script's command in this process: (exit code, stdout, stderr)."""
-    def run(*args) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dataset_tool.py", *map(str, args)])
-        with pytest.raises(SystemExit) as e:
-            run_cli(dataset_tool.main)
-            raise SystemExit(0)
-        out = capsys.readouterr()
-        return e.value.code or 0, out.out, out.err
-    return run
-
-
-def picture(seed: int, h: int = 16, w: int = 16, c: int = 3) -> np.ndarray:
-    small = np.random.RandomState(seed).randint(0, 256, (4, 4, 3), dtype=np.uint8)
-    image = np.asarray(Image.fromarray(small).resize((w, h), Image.Resampling.BICUBIC))
-    return image if c == 3 else image[:, :, 0]
-
-
-def save(path: Path, image: np.ndarray | Image.Image, **kw) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **kw)
-
-
-def class_folders(root: Path) -> dict[str, np.ndarray]:
-    """Three classes with 3, 2, 1 images."""
-    out = {}
-    for i, (folder, n) in enumerate((("dog", 3), ("ape", 2), ("cat", 1))):
-        for k in range(n):
-            out[f"{folder}/{k}.png"] = picture(10 * i + k)
-            save(root / f"{folder}/{k}.png", out[f"{folder}/{k}.png"])
-    return out
-
-
-def read_set(path) -> tuple[dict, dict[str, np.ndarray]]:
-    files = sources.Container(path)
-    images = {n: np.asarray(Image.open(io.BytesIO(files.read(n)))) for n in files.image_names}
-    return files.read_json("dataset.json"), images
-
-
-def only_line(err: str) -> str:
-    lines = err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("Error: "), err
-    return lines[0]
 
 
 def test_class_folders_become_sorted_labels(tmp_path, tool):
@@ -132,18 +79,6 @@ def test_export_of_chosen_vectors_and_clashing_names(tmp_path, tool):
     for args in ((f"--dest={tmp_path}/v",), (f"--dest={tmp_path}/n", "--fname=none.json")):
         code, _, err = tool("export", f"--source={tmp_path}/in", *args)
         assert code == 2 and only_line(err)
-
-
-@pytest.mark.parametrize("names, expected", [
-    (["cat/1.png", "dog/1.png"], {"cat/1.png": "cat", "dog/1.png": "dog"}),
-    (["train/cat/1.png", "train/dog/1.png"], {"train/cat/1.png": "cat", "train/dog/1.png": "dog"}),
-    (["cat/a/1.png", "cat/b/2.png", "dog/3.png"], {"cat/a/1.png": "cat", "cat/b/2.png": "cat", "dog/3.png": "dog"}),
-    (["1.png", "cat/1.png"], {"cat/1.png": "cat"}),
-    (["1.png", "2.png"], {}),
-    (["x/cat/1.png", "x/cat/2.png"], {"x/cat/1.png": "cat", "x/cat/2.png": "cat"}),
-])
-def test_what_a_class_folder_is(names, expected):
-    assert sources.class_folders(names) == expected
 
 
 def test_label_sources(tmp_path, tool):
@@ -212,50 +147,6 @@ def test_classes_and_max_images(tmp_path, tool):
         assert code == 2 and only_line(err) and not (tmp_path / "d.zip").exists()
 
 
-def test_modes_are_converted_explicitly(tmp_path):
-    rgb = Image.fromarray(picture(0))
-    grey = rgb.convert("L")
-    deep = (np.arange(256, dtype=np.uint32).reshape(16, 16) * 257).astype(np.uint16)
-
-    def array(image, **kw):
-        return dataset_tool.to_array(image, "x.png", **kw)
-
-    assert np.array_equal(array(rgb), np.asarray(rgb)) and np.array_equal(array(grey)[:, :, 0], np.asarray(grey))
-    assert np.array_equal(array(rgb.convert("P", palette=Image.Palette.ADAPTIVE)),
-                          np.asarray(rgb.convert("P", palette=Image.Palette.ADAPTIVE).convert("RGB")))
-    assert np.array_equal(array(Image.fromarray(deep))[:, :, 0], np.arange(256).reshape(16, 16))
-    assert np.array_equal(array(Image.fromarray(deep.astype(np.int32)))[:, :, 0], np.arange(256).reshape(16, 16))
-    assert set(np.unique(array(grey.convert("1")))) <= {0, 255} and array(grey.convert("1")).shape == (16, 16, 1)
-    assert np.array_equal(array(rgb.convert("CMYK")), np.asarray(rgb.convert("CMYK").convert("RGB")))
-    assert array(rgb.convert("YCbCr")).shape == (16, 16, 3)
-    assert np.array_equal(array(rgb, channels="1")[:, :, 0], np.asarray(grey))
-    assert np.array_equal(array(grey, channels="3"), np.repeat(np.asarray(grey)[:, :, None], 3, 2))
-    with pytest.raises(UserError, match="x.png has floating"):
-        array(Image.fromarray(np.zeros([4, 4], np.float32)))
-    with pytest.raises(UserError, match="x.png has integer pixels"):
-        array(Image.fromarray(np.full([4, 4], 70000, np.int32)))
-
-
-def test_alpha_is_an_error_unless_told_otherwise(tmp_path):
-    rgba = np.dstack([picture(0), np.tile(np.arange(16, dtype=np.uint8) * 17, (16, 1))])
-    cases = [Image.fromarray(rgba), Image.fromarray(rgba).convert("LA")]
-    palette = Image.fromarray(picture(1)).quantize(8)
-    palette.info["transparency"] = 0
-    keyed = Image.fromarray(picture(2))
-    keyed.info["transparency"] = tuple(int(v) for v in picture(2)[0, 0])
-    for image in (*cases, palette, keyed):
-        with pytest.raises(UserError, match=r"y\.png has transparency.*--alpha"):
-            dataset_tool.to_array(image, "y.png")
-    for alpha, ground in (("black", 0), ("white", 255)):
-        out = dataset_tool.to_array(cases[0], "y", alpha=alpha).astype(float)
-        a = rgba[:, :, 3:] / 255
-        assert np.abs(out - (rgba[:, :, :3] * a + ground * (1 - a))).max() <= 1
-        assert dataset_tool.to_array(cases[1], "y", alpha=alpha).shape == (16, 16, 1)
-        assert (dataset_tool.to_array(keyed, "y", alpha=alpha)[0, 0] == ground).all()
-    assert np.array_equal(dataset_tool.to_array(cases[0], "y", alpha="drop"), rgba[:, :, :3])
-    assert dataset_tool.to_array(palette, "y", alpha="drop").shape == (16, 16, 3)
-
-
 def test_exif_orientation_is_applied(tmp_path, tool):
     image = Image.fromarray(picture(3, 16, 16))
     for orientation, turned in ((1, image), (3, image.rotate(180)), (6, image.rotate(-90)),
@@ -265,20 +156,6 @@ def test_exif_orientation_is_applied(tmp_path, tool):
         save(tmp_path / f"{orientation}/in.png", image, exif=exif)
         assert tool(f"--source={tmp_path}/{orientation}", f"--dest={tmp_path}/{orientation}.zip")[0] == 0
         assert np.array_equal(next(iter(read_set(tmp_path / f"{orientation}.zip")[1].values())), np.asarray(turned))
-
-
-def test_transforms_of_greyscale_and_pad(tmp_path):
-    grey = picture(0, 20, 32, 1)[:, :, None]
-    colour = np.repeat(grey, 3, 2)
-    for args in ((None, 16, 16), ("center-crop", 8, 8), ("center-crop-wide", 16, 8), ("pad", 16, 16)):
-        for f in ("lanczos", "box"):
-            a, b = (dataset_tool.transform_image(x, *args, f) for x in (grey, colour))
-            assert a.shape == (16, 16, 1) if args[0] != "center-crop" else (8, 8, 1)
-            assert np.array_equal(np.repeat(a, 3, 2), b)
-    padded = dataset_tool.transform_image(np.full([20, 40, 3], 200, np.uint8), "pad", 16, 16)
-    assert (padded[4:12] == 200).all() and (padded[:4] == 0).all() and (padded[12:] == 0).all()
-    padded = dataset_tool.transform_image(np.full([40, 20, 1], 200, np.uint8), "pad", 16, 16)
-    assert (padded[:, 4:12] == 200).all() and (padded[:, :4] == 0).all() and (padded[:, 12:] == 0).all()
 
 
 def test_published_command_and_both_size_styles(tmp_path, tool):
@@ -413,331 +290,10 @@ def test_full_disk_leaves_the_old_state(tmp_path, tool, monkeypatch, dest):
 
 def test_too_little_space_is_seen_before_writing(tmp_path, tool, monkeypatch):
     class_folders(tmp_path / "in")
-    monkeypatch.setattr(dataset_tool.shutil, "disk_usage", lambda p: type("U", (), {"free": 1000})())
+    monkeypatch.setattr("gantransfer.data.convert.shutil.disk_usage", lambda p: type("U", (), {"free": 1000})())
     code, _, err = tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/out.zip")
     assert code == 2 and "GiB" in only_line(err)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
-
-
-# CIFAR archives as Python 2 wrote them: protocol 2, byte strings, numpy.core.
-class _Python2Pickler(pickle._Pickler):
-    dispatch = dict(pickle._Pickler.dispatch)
-
-    def save_bytes(self, obj):
-        self.write(b"T" + struct.pack("<i", len(obj)) + obj)
-        self.memoize(obj)
-
-    dispatch[bytes] = save_bytes
-    dispatch[str] = lambda self, obj: self.save_bytes(obj.encode("latin1"))
-
-
-def python2_pickle(obj) -> bytes:
-    buffer = io.BytesIO()
-    _Python2Pickler(buffer, protocol=2).dump(obj)
-    return buffer.getvalue().replace(b"numpy._core", b"numpy.core")
-
-
-def cifar(path: Path, files: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w:gz") as tar:
-        for n, data in files.items():
-            info = tarfile.TarInfo(n)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
-
-@pytest.mark.parametrize("dump", [python2_pickle, lambda o: pickle.dumps(o, 2), pickle.dumps])
-def test_cifar_archives(tmp_path, tool, dump):
-    rng = np.random.RandomState(0)
-
-    def batch(n: int, key: str, classes: int) -> dict:
-        return {"data": rng.randint(0, 256, (n, 3072), dtype=np.uint8), key: rng.randint(0, classes, n).tolist()}
-
-    ten = {f"data_batch_{i}": batch(4, "labels", 10) for i in range(1, 6)} | {"test_batch": batch(3, "labels", 10)}
-    names = [f"kind {i}" for i in range(10)]
-    (tmp_path / "a").mkdir()
-    cifar(tmp_path / "a/cifar-10-python.tar.gz", {f"cifar-10-batches-py/{k}": dump(v) for k, v in ten.items()} |
-          {"cifar-10-batches-py/batches.meta": dump({"label_names": names})})
-    assert tool(f"--source={tmp_path}/a/cifar-10-python.tar.gz", f"--dest={tmp_path}/ten.zip")[0] == 0
-    info, images = read_set(tmp_path / "ten.zip")
-    data = np.concatenate([ten[f"data_batch_{i}"]["data"] for i in range(1, 6)])
-    assert len(images) == 20 and info["class_names"] == names
-    assert np.array_equal(np.stack(list(images.values())), data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    assert [v for _, v in info["labels"]] == sum((ten[f"data_batch_{i}"]["labels"] for i in range(1, 6)), [])
-    assert tool(f"--source={tmp_path}/a/cifar-10-python.tar.gz", f"--dest={tmp_path}/t.zip", "--split=test")[0] == 0
-    assert [v for _, v in read_set(tmp_path / "t.zip")[0]["labels"]] == ten["test_batch"]["labels"]
-
-    hundred = {"train": batch(6, "fine_labels", 100), "test": batch(2, "fine_labels", 100),
-               "meta": {"fine_label_names": [f"c{i}" for i in range(100)]}}
-    cifar(tmp_path / "a/cifar-100-python.tar.gz", {f"cifar-100-python/{k}": dump(v) for k, v in hundred.items()})
-    assert tool(f"--source={tmp_path}/a/cifar-100-python.tar.gz", f"--dest={tmp_path}/h.zip", "--max-images=5")[0] == 0
-    info, images = read_set(tmp_path / "h.zip")
-    assert [v for _, v in info["labels"]] == hundred["train"]["fine_labels"][:5] and len(info["class_names"]) == 100
-
-
-class _Attack:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
-
-
-@pytest.mark.parametrize("content", [
-    lambda p: pickle.dumps({"data": _Attack(p)}), lambda p: pickle.dumps([1]), lambda p: b"\x80\x02garbage",
-    lambda p: pickle.dumps({"data": np.zeros([2, 3], np.uint8), "labels": [0, 1]}),
-    lambda p: pickle.dumps({"data": np.array([_Attack(p)], object), "labels": [0]}),
-    lambda p: pickle.dumps({"data": np.zeros([2, 3072], np.uint8), "labels": [0, 77]})])
-def test_cifar_pickles_are_not_executed(tmp_path, tool, content):
-    marker = tmp_path / "marker"
-    (tmp_path / "a").mkdir()
-    cifar(tmp_path / "a/cifar-10-python.tar.gz",
-          {f"cifar-10-batches-py/data_batch_{i}": content(marker) for i in range(1, 6)} |
-          {"cifar-10-batches-py/batches.meta": pickle.dumps({"label_names": []})})
-    code, _, err = tool(f"--source={tmp_path}/a/cifar-10-python.tar.gz", f"--dest={tmp_path}/out.zip")
-    assert code == 2 and "data_batch_1" in only_line(err)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
-
-
-def test_damaged_cifar_archive(tmp_path, tool):
-    cifar(tmp_path / "cifar-10-python.tar.gz", {"x": b"1" * 1000})
-    code, _, err = tool(f"--source={tmp_path}/cifar-10-python.tar.gz", f"--dest={tmp_path}/out.zip")
-    assert code == 2 and "batches.meta" in only_line(err)
-    whole = (tmp_path / "cifar-10-python.tar.gz").read_bytes()
-    for damaged in (whole[:40], b"nothing"):
-        (tmp_path / "cifar-10-python.tar.gz").write_bytes(damaged)
-        code, _, err = tool(f"--source={tmp_path}/cifar-10-python.tar.gz", f"--dest={tmp_path}/out.zip")
-        assert code == 2 and "cifar-10-python.tar.gz" in only_line(err)
-
-
-def idx(path: Path, array: np.ndarray) -> None:
-    path.write_bytes(gzip.compress(struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()))
-
-
-def test_mnist(tmp_path, tool):
-    rng = np.random.RandomState(0)
-    pictures, labels = rng.randint(0, 256, (7, 28, 28), dtype=np.uint8), rng.randint(0, 10, 7).astype(np.uint8)
-    idx(tmp_path / "train-images-idx3-ubyte.gz", pictures)
-    source = f"--source={tmp_path}/train-images-idx3-ubyte.gz"
-    code, _, err = tool(source, f"--dest={tmp_path}/out.zip")
-    assert code == 2 and "train-labels-idx1-ubyte.gz" in only_line(err)
-    assert tool(source, f"--dest={tmp_path}/none.zip", "--labels=none")[0] == 0
-    idx(tmp_path / "train-labels-idx1-ubyte.gz", labels)
-    assert tool(source, f"--dest={tmp_path}/out.zip")[0] == 0
-    info, images = read_set(tmp_path / "out.zip")
-    stack = np.stack(list(images.values()))
-    assert stack.shape == (7, 32, 32) and np.array_equal(stack[:, 2:30, 2:30], pictures)
-    assert stack.sum() == pictures.sum() and [v for _, v in info["labels"]] == labels.tolist()
-    assert read_set(tmp_path / "none.zip")[0]["labels"] is None
-    idx(tmp_path / "train-labels-idx1-ubyte.gz", labels[:5])
-    assert "5 labels" in only_line(tool(source, f"--dest={tmp_path}/x.zip")[2])
-    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03" + bytes(20)))
-    assert "IDX" in only_line(tool(source, f"--dest={tmp_path}/x.zip")[2])
-
-
-def test_digits(tmp_path, tool):
-    digits = pytest.importorskip("sklearn.datasets").load_digits()
-    sets = {}
-    for split, n in (("pool", 1197), ("reference", 600), ("all", 1797)):
-        assert tool("--source=sklearn:digits", f"--dest={tmp_path}/{split}.zip", f"--split={split}")[0] == 0
-        sets[split] = ImageDataset(tmp_path / f"{split}.zip", use_labels=True)
-        assert len(sets[split]) == n and sets[split].image_shape == [1, 16, 16]
-    assert sets["reference"].spec.label.counts == (60,) * 10
-    assert sets["pool"].spec.label.counts == tuple(np.bincount(digits.target) - 60)
-    # The rule of the pixels, written out.
-    rng = np.random.RandomState(0)
-    held = np.sort(np.concatenate([rng.permutation(np.flatnonzero(digits.target == k))[:60] for k in range(10)]))
-    got = sets["reference"].images_uint8(range(600))[:, 0]
-    for i in (0, 1, 300, 599):
-        big = Image.fromarray((digits.images[held[i]] * 255 / 16).astype(np.float32)).resize((16, 16), Image.BICUBIC)
-        assert np.array_equal(got[i], np.clip(np.round(np.asarray(big)), 0, 255).astype(np.uint8))
-    assert sets["reference"].class_ids.tolist() == digits.target[held].tolist()
-
-    def rows(d):
-        return {d.images_uint8([i]).tobytes() for i in range(len(d))}
-    assert not rows(sets["pool"]) & rows(sets["reference"])
-    assert rows(sets["pool"]) | rows(sets["reference"]) == rows(sets["all"])
-    assert tool("--source=sklearn:digits", f"--dest={tmp_path}/s.zip", "--split=reference", "--seed=1")[0] == 0
-    assert rows(ImageDataset(tmp_path / "s.zip")) != rows(sets["reference"])
-    assert tool("--source=sklearn:digits", f"--dest={tmp_path}/c.zip", "--classes=5-9", "--resolution=32x32")[0] == 0
-    some = ImageDataset(tmp_path / "c.zip", use_labels=True)
-    assert some.spec.label.names == tuple("56789") and some.resolution == 32 and some.label_dim == 5
-
-
-def _a_font_folder() -> str | None:
-    for folder in ("/usr/share/fonts", "/usr/local/share/fonts", "/Library/Fonts", os.path.expanduser("~/.fonts")):
-        if os.path.isdir(folder) and sum(p.suffix.lower() in (".ttf", ".otf") for p in Path(folder).rglob("*")) >= 6:
-            return folder
-    return None
-
-
-def test_glyphs(tmp_path, tool):
-    folder = _a_font_folder()
-    if folder is None:
-        pytest.skip("no fonts on this machine")
-    options = sources.SourceOptions(letters="A-E", font_distance=0.0, report=lambda text: None)
-    everything = list(sources.open_source(f"fonts:{folder}", options).items())
-    families = {}
-    for split in ("train", "reference"):
-        source = sources.open_source(f"fonts:{folder}", dataclasses.replace(options, split=split))
-        items = list(source.items())
-        assert source.count == len(items) and source.class_names == tuple("ABCDE")
-        families[split] = {sources.font_family(" ".join(i.name[5:].split()[:-1])) for i in items}
-        assert [i.label for i in items] == list(range(5)) * (len(items) // 5)
-    assert families["train"] and families["reference"]
-    arrays = [np.asarray(i.load()) for i in everything]
-    assert len({a.tobytes() for a in arrays}) == len(arrays)  # no glyph twice
-    assert all(a.shape == (32, 32) and 2 < a.mean() < 200 for a in arrays)
-    border = np.mean([np.concatenate([a[0], a[-1], a[:, 0], a[:, -1]]).mean() for a in arrays])
-    assert border < 1  # inside the frame
-    # A letter resembles the same letter of other faces more than other letters.
-    mean = [np.mean([a for a, i in zip(arrays, everything) if i.label == k], 0) for k in range(5)]
-    nearest = [int(np.argmin([((a - m) ** 2).sum() for m in mean])) for a in arrays]
-    assert np.mean(np.equal(nearest, [i.label for i in everything])) > 0.9
-    code, out, _ = tool(f"--source=fonts:{folder}", f"--dest={tmp_path}/f.zip", "--letters=A-E", "--resolution=16x16")
-    assert code == 0 and "families" in out
-    assert ImageDataset(tmp_path / "f.zip", use_labels=True).spec.label.names == tuple("ABCDE")
-
-
-def test_families_are_split_whole():
-    families = ["a"] * 4 + ["b"] * 2 + ["c"] * 3 + ["d"] + ["e"] * 6
-    for seed in range(20):
-        held = sources.held_out_families(families, seed)
-        share = sum(f in held for f in families) / len(families)
-        assert held < set(families) and 0 < share <= 0.5
-    assert sources.held_out_families(["a", "a"], 0) == set()
-    assert sources.held_out_families(["a"] * 9 + ["b"] * 8, 0) == {"b"}
-    assert len({frozenset(sources.held_out_families(families, s)) for s in range(20)}) > 1
-    assert sources.font_family("Lato Semi-Bold") == sources.font_family("Lato Light") == "Lato"
-    assert sources.font_family("DejaVu Sans Condensed") == "DejaVu Sans"
-    assert sources.font_family("Black") == "Black"
-
-
-@pytest.mark.parametrize("text, letters", [("A-C", "ABC"), ("A-B,x-z", "ABxyz"), ("QRS", "QRS")])
-def test_letters(text, letters):
-    assert sources.parse_letters(text) == letters
-
-
-@pytest.mark.parametrize("text", ["C-A", "AA", "A", "A B", ""])
-def test_bad_letters(text):
-    with pytest.raises(UserError, match="--letters"):
-        sources.parse_letters(text)
-
-
-def test_lsun(tmp_path, tool, monkeypatch):
-    lmdb = pytest.importorskip("lmdb")
-    pictures = [picture(i, 20, 30) for i in range(3)]
-    with lmdb.open(str(tmp_path / "church_lmdb"), map_size=1 << 20) as db, db.begin(write=True) as txn:
-        for i, p in enumerate(pictures):
-            buffer = io.BytesIO()
-            Image.fromarray(p).save(buffer, "webp", lossless=True)
-            txn.put(f"k{i}".encode(), buffer.getvalue())
-        txn.put(b"k1b", b"damaged")
-    code, out, _ = tool(f"--source={tmp_path}/church_lmdb", f"--dest={tmp_path}/out.zip", "--transform=center-crop",
-                        "--resolution=16x16")
-    assert code == 0 and "skipped" in out and "k1b" in out
-    _, images = read_set(tmp_path / "out.zip")
-    assert sorted(images) == [f"00000/img{i:08d}.png" for i in (0, 1, 3)]
-    for p, (_, image) in zip(pictures, sorted(images.items())):
-        assert np.array_equal(image, dataset_tool.transform_image(p, "center-crop", 16, 16))
-
-
-def test_a_damaged_database_is_one_line(tmp_path, tool):
-    """Its pages are memory: one behind the file's end ends the process, one that points back is read for ever."""
-    lmdb = pytest.importorskip("lmdb")
-    buffer = io.BytesIO()
-    Image.fromarray(picture(0)).save(buffer, "png")
-    for kind, records in (("a", {b"k%d" % i: buffer.getvalue() for i in range(9)}), (
-            "b", {b"length": b"1000000000", b"num_classes": b"2", b"16-00000": b"x", b"label-00000": b"1"})):
-        with lmdb.open(str(tmp_path / f"{kind}_lmdb"), map_size=1 << 20) as db, db.begin(write=True) as txn:
-            for key, value in records.items():
-                txn.put(key, value)
-    code, _, err = tool(f"--source={tmp_path}/b_lmdb", f"--dest={tmp_path}/out.zip")
-    assert code == 2 and "1,000,000,000 images, but it has 4 records" in only_line(err)
-    whole = (tmp_path / "a_lmdb/data.mdb").read_bytes()
-    for data, words in ((whole[:8192], "cut short"), (whole[:-1], "cut short"), (b"", "not readable as LMDB")):
-        (tmp_path / "a_lmdb/data.mdb").write_bytes(data)
-        code, _, err = tool(f"--source={tmp_path}/a_lmdb", f"--dest={tmp_path}/out.zip")
-        assert code == 2 and words in only_line(err) and not (tmp_path / "out.zip").exists()
-
-
-@pytest.mark.parametrize("program, said", [("import time; time.sleep(60)", "comes to no end"), (
-    "import os, signal; os.kill(os.getpid(), signal.SIGBUS)", "crashes")])
-def test_a_database_that_ends_its_library_is_one_line(tmp_path, tool, monkeypatch, program, said):
-    lmdb = pytest.importorskip("lmdb")
-    with lmdb.open(str(tmp_path / "a_lmdb"), map_size=1 << 20) as db, db.begin(write=True) as txn:
-        txn.put(b"a", b"b")
-    real = sources.h5.subprocess.run
-
-    def stand_in(words, timeout, **kw):
-        assert words[1:3] == ["-m", "gantransfer.data.lmdb_look"]
-        return real([words[0], "-c", program], timeout=2 if "sleep" in program else 60, **kw)
-
-    monkeypatch.setattr(sources.h5.subprocess, "run", stand_in)
-    code, _, err = tool(f"--source={tmp_path}/a_lmdb", f"--dest={tmp_path}/out.zip")
-    assert code == 2 and said in only_line(err)
-
-
-def test_records_in_circles(tmp_path):
-    class Circle:
-        def cursor(self):
-            while True:
-                yield b"a", b"b"
-
-    (tmp_path / "data.mdb").write_bytes(bytes(800))
-    with pytest.raises(UserError, match="circles"):
-        list(sources._records(str(tmp_path), Circle()))
-
-
-def test_lsun_without_the_package(tmp_path, tool, monkeypatch):
-    monkeypatch.setitem(sys.modules, "lmdb", None)
-    (tmp_path / "church_lmdb").mkdir()
-    code, _, err = tool(f"--source={tmp_path}/church_lmdb", f"--dest={tmp_path}/out.zip")
-    assert code == 2 and "pip install lmdb" in only_line(err)
-
-
-def test_check_finds_everything(tmp_path, tool):
-    root = tmp_path / "set"
-    for i in range(6):
-        save(root / f"{i}.png", picture(i))
-    labels = [[f"{i}.png", i % 3] for i in range(6)]
-    (root / "dataset.json").write_text(json.dumps({"labels": labels, "class_names": ["a", "b", "c"]}))
-    code, out, _ = tool("check", root)
-    assert code == 0 and "no problems" in out and "3 classes, 6 images: 2 to 2" in out and "RGB 6" in out
-    save(root / "7.png", picture(1))  # repeats 1.png
-    changed = [*labels[:5], ["5.png", 4], ["7.png", 1], ["gone.png", 6]]
-    (root / "dataset.json").write_text(json.dumps({"labels": changed}))
-    code, out, _ = tool("check", root)
-    assert code == 0
-    for words in ("1 images repeat another image of the set exactly: 7.png", "missing: gone.png",
-                  "1 class ids have no image: 3"):
-        assert words in out, (words, out)
-    assert tool("check", root, "--strict")[0] == 1
-    save(root / "8.png", picture(8, 32, 32))
-    save(root / "9.png", np.zeros([16, 16, 4], np.uint8))
-    (root / "10.png").write_bytes(b"x")
-    (root / "dataset.json").write_text(json.dumps({"labels": [*labels, ["7.png", 2], ["9.png", 0]]}))
-    code, out, _ = tool("check", root)
-    assert code == 1
-    for words in ("1 images cannot be read or decoded: 10.png", "mode RGBA",
-                  "differ in size or channels from 16x16: 8.png", "1.png = 7.png",
-                  "2 images have no label: 10.png, 8.png"):
-        assert words in out, (words, out)
-    for content, words in ((json.dumps({"labels": [["0.png", [1, 2]], ["1.png", 1]]}), "lists among others"),
-                           ("{", "not valid JSON")):
-        (root / "dataset.json").write_text(content)
-        code, out, _ = tool("check", root)
-        assert code == 1 and words in out
-    (root / "lt.json").write_text(json.dumps({"labels": [["0.png", 0], ["gone.png", 1]]}))
-    code, out, _ = tool("check", root, "--fname=lt.json")
-    assert code == 1 and "1 images have labels in lt.json but are missing: gone.png" in out
-    assert tool("check", root, "--fname=no.json")[0] == 2 and tool("check", tmp_path / "nowhere")[0] == 2
-
-
-def test_check_of_odd_sizes(tmp_path, tool):
-    for i in range(3):
-        save(tmp_path / f"set/{i}.png", picture(i, 24, 24))
-    code, out, _ = tool("check", tmp_path / "set")
-    assert code == 1 and "power of two" in out and "no labels" in out
 
 
 def test_as_a_script(tmp_path):

@@ -293,7 +293,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(work, tmp_path, digits, capsys
         (["fakes", real, "--num-per-label=99999999999", dest, snap], "more than 10,000,000 images"),
         (["fakes", real, "--num-per-label=2", f"--dest={tmp_path}/x", snap], "should end in .zip"),
         ([*make, snap, f"--teacher={work}/snap.pkl"], "is of method stylegan2"),
-        ([*make, f"--network={work}/teacher/teacher.pkl"], "is of method cgan_kd, which makes no images"),
+        ([*make, f"--network={work}/teacher/teacher.pkl"], "is of the method cgan_kd, which makes no images"),
         ([*make, snap, f"--ratio={work}/teacher/teacher.pkl"], "is no density ratio"),
         ([*make, snap, t, "--quantile=bins"], "bins is for values"),
         (["refilter", f"--fakes={work}/real.zip", "--rho=0.5", dest], "has no scores"),
@@ -330,7 +330,7 @@ def test_a_class_that_the_filter_empties_is_named_and_another_rho_needs_no_drawi
     line = refuse(capsys, *words, "--rho=0.5")
     assert "--rho=0.5 leaves no image of class 0 (1 before filtering)" in line and "x.zip.parts" in line
     assert not (tmp_path / "x.zip").exists()
-    monkeypatch.setattr(distill.fake_sets, "draw_label", lambda *a: pytest.fail("drawn again"))
+    monkeypatch.setattr("gantransfer.distillation.fakes.draw_label", lambda *a: pytest.fail("drawn again"))
     run(*words, "--rho=1")
     assert len(content(tmp_path / "x.zip")["labels"]) == 4 and not (tmp_path / "x.zip.parts").exists()
 
@@ -416,3 +416,20 @@ def test_a_teacher_says_how_good_it_is(tmp_path, tiny_zip, digits, capsys):
     single = write_image_zip(tmp_path / "single.zip", images[[0, 10, 20]], [0, 1, 2])  # none to spare
     run("teacher", *FAST, f"--data={single}", f"--outdir={tmp_path}/c")
     assert "on the training images themselves" in capsys.readouterr().out
+
+
+def test_stages_are_rated_kept_and_stopped_as_runs_of_train(work, tmp_path, capsys):
+    """A network that does not learn: with nothing better for three snapshots in a row the stage is finished."""
+    words = [f"--data={work}/real.zip", f"--outdir={tmp_path}/t", f"--test={work}/real.zip", "--tick=0.016", "--snap=1"]
+    run("teacher", *FAST, *words, "--kimg=0.48", "--lr=0", "--stop_after=3", "--keep=best", "--best=accuracy")
+    out, seen = capsys.readouterr().out, json.loads((tmp_path / "t/results.json").read_text())["images_seen"]
+    assert "accuracy has not improved for 3 snapshots" in out and 64 <= seen < 480
+    assert (tmp_path / "t/teacher.pkl").exists() and 1 <= len(snapshot.find_snapshots(tmp_path / "t")) <= 2
+    options = json.loads((tmp_path / "t/training_options.json").read_text())
+    assert (options["stop_after"], options["keep"], options["best"]) == (3, "best", "accuracy")
+    environment = json.loads((tmp_path / "t/environment.json").read_text())
+    assert environment["data_fingerprint"] == options["data"] and environment["torch"] == torch.__version__
+    run("teacher", *FAST, *words, "--kimg=0.48", "--lr=0", "--stop_after=5")  # what rates may change
+    assert "teacher: finished before" in capsys.readouterr().out
+    words[1] = f"--outdir={tmp_path}/u"
+    assert "--best=loss is not measured; there are accuracy" in refuse(capsys, "teacher", *FAST, *words, "--best=loss")

@@ -17,8 +17,8 @@ import torch
 
 from dnnlib import seeding
 from dnnlib.util import UserError, cache_dir
-from gantransfer.commands import flags
-from gantransfer.data.labels import LabelSpec, label_array, trained_classes
+from gantransfer.commands import CONTEXT, flags
+from gantransfer.data.labels import label_array
 from tests.conftest import ROOT
 from torch_utils import random as rnd
 
@@ -180,7 +180,7 @@ def test_generators_start_from_seeding_only():
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**64 + 5])
 def test_large_seeds_reach_every_place(tiny_zip, seed):
-    from gantransfer.commands import lt_dataset
+    from gantransfer.data import longtail
     from gantransfer.data.dataset import BatchSource, ImageDataset
     from gantransfer.distillation.fakes import seed_of
     from gantransfer.metrics.context import MetricContext
@@ -199,59 +199,7 @@ def test_large_seeds_reach_every_place(tiny_zip, seed):
     assert MetricContext(sampler=sampler, reference=held, seed=seed).plan(4).seeds.min() >= 0
     assert 0 <= seed_of(seed, 1) < 2**31
     labels = {f"{k}-{i}.png": k for k in range(3) for i in range(9)}
-    assert lt_dataset.make_split(labels, lt_dataset.Options(imf=3, seed=seed)).kept
-
-
-# ---- classes ---------------------------------------------------------------------------------------------------------
-
-TREES = LabelSpec("class", 5, counts=(10, 4, 0, 2, 1), names=("ash", "beech", "4", "20-29", "oak, red"),
-                  shots={"many": (0,), "few": (3, 4)})
-
-
-def classes(text, label=TREES, **kw):
-    said = []
-    return flags.parse_classes(text, label, say=said.append, **kw), said
-
-
-def test_one_meaning_of_classes():
-    for text, right in {"3": [3], "1-3": [1, 2, 3], "ash": [0], "beech,0": [1, 0], "many,few": [0, 3, 4],
-                        "1,1-2": [1, 2],
-                        "oak, red": [4], "ash,oak, red,1": [0, 4, 1], "name:4": [2], "id:4": [4], "0 - 1": [0, 1],
-                        "name:oak, red": [4]}.items():
-        assert classes(text) == (right, [])
-
-
-def test_a_number_that_is_also_a_name_is_said():
-    found, [line] = classes("4")
-    assert found == [4] and "number 4 (oak, red)" in line and "called 4 is number 2" in line and "name:4" in line
-    found, [line] = classes("20-29")
-    assert found == [3] and "no such id" in line
-    numeric = LabelSpec("class", 3, names=("0", "1", "2"))
-    assert classes("2", numeric) == ([2], []) and classes("0-2", numeric) == ([0, 1, 2], [])
-
-
-@pytest.mark.parametrize("text", ["5", "0-5", "oak", "", "1,,2", "3-1", "-1", "name:elm", "id:ash", "id:9", "1" * 30,
-                                  "nan", "0-99999999999", "\x1b[31m"])
-def test_what_is_no_class_is_one_line(text):
-    with pytest.raises(UserError, match="^--class=") as e:
-        classes(text)
-    assert "the model knows 0 to 4 (ash, beech" in str(e.value) and str(e.value).isprintable()
-
-
-def test_classes_of_a_model_without_any():
-    for kind in ("none", "value"):
-        with pytest.raises(UserError, match="has no classes"):
-            classes("0", LabelSpec(kind, 0 if kind == "none" else 2))
-
-
-def test_classes_without_images_are_left_out_or_said(capsys):
-    assert trained_classes(TREES) == [0, 1, 3, 4]
-    assert trained_classes(LabelSpec("class", 3)) == [0, 1, 2]  # imported: not known
-    assert flags.asked_classes("1-3", TREES) == [1, 2, 3]
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "class 2 had no training image" in err
-    flags.asked_classes("0", TREES)
-    assert not capsys.readouterr().err
+    assert longtail.make_split(labels, longtail.Options(imf=3, seed=seed)).kept
 
 
 # ---- labels ----------------------------------------------------------------------------------------------------------
@@ -266,3 +214,44 @@ def test_labels_are_finite_and_fit(value):
 def test_path_type_keeps_what_is_no_text():
     assert flags.PATH.convert(None, None, None) is None
     assert flags.PathObject(path_type=Path).convert("a", None, None) == Path("a")
+
+
+def test_pairs_of_numbers():
+    kind = flags.Pair("the values that become black and white", "0,4095")
+    assert kind.convert("0,4095", None, None) == (0, 4095) and kind.convert("-1e3,2.5", None, None) == (-1000, 2.5)
+    for text in ("1", "1,1", "5,2", "a,b", "0,inf", "nan,1", "1,2,3", ""):
+        with pytest.raises(UserError, match="^value="):
+            kind.convert(text, None, None)
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands()])
+def test_every_flag_has_both_spellings(path):
+    (command,) = [c for p, c in commands() if p == path]
+    ctx = click.Context(command, parent=click.Context(click.Command("gantransfer"), **CONTEXT))
+    for p in (p for p in command.params if isinstance(p, click.Option)):
+        for flag in (f"--{o[2:].replace(*way)}" for o in p.opts if o[:2] == "--" for way in ("-_", "_-")):
+            typed, _, _ = command.make_parser(ctx).parse_args([flag if p.is_flag else f"{flag}=a_b-c"])
+            assert p.name in typed and (p.is_flag or typed[p.name] in ("a_b-c", ["a_b-c"])), (path, flag)
+
+
+def test_commands_have_both_spellings_and_their_words_one():
+    for module, names in (("gantransfer.commands", ("lt_dataset", "lt-dataset")),
+                          ("gantransfer.commands.distill", ("select_rho", "select-rho"))):
+        group = importlib.import_module(module).main
+        found = [group.resolve_command(click.Context(group, **CONTEXT), [name])[1] for name in names]
+        assert found[0] is found[1] and isinstance(found[0], click.Command)
+    interpolate = importlib.import_module("gantransfer.commands.interpolate").main
+    words = ["--network=a.pkl", "--output=b.png"]
+    assert interpolate.make_context("interpolate", [*words, "--type=class_noise"]).params["kind"] == "class_noise"
+    with pytest.raises(click.BadParameter, match="class-noise"):
+        interpolate.make_context("interpolate", [*words, "--type=class-noise"])
+
+
+def test_what_names_a_snapshot_may_name_a_run():
+    """Each of them has the type that reads RUN, RUN:latest and RUN:best; --resume reads them itself."""
+    of = {"network", "source", "decoder", "teacher", "init", "ratio", "file"}
+    data = {("gantransfer.commands.dataset_tool", "source"), ("gantransfer.commands.dataset_tool export", "source")}
+    found = [(path, p) for path, _, p in OPTIONS if p.name in of and (path, p.name) not in data]
+    assert len(found) >= 14
+    for path, p in found:
+        assert p.type is flags.SNAPSHOT or isinstance(p.type, click.Choice), (path, p.name)

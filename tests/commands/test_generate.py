@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +17,14 @@ from PIL import Image
 
 from dnnlib.util import UserError
 from gantransfer.commands import flags, generate
+from gantransfer.data.classes import parse_classes
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.methods import METHODS
 from gantransfer.networks import stylegan2, utlo
 from gantransfer.pictures import mixing, plan
 from gantransfer.snapshot import NetRecord, Snapshot, load
 
+ASSETS = Path(generate.__file__).parents[1] / "assets"
 CLASSES = LabelSpec("class", 4, counts=(10, 4, 1, 0), names=("ash", "beech", "cedar", "0-9"),
                     shots={"many": (0,), "few": (1, 2)})
 
@@ -56,15 +60,15 @@ def pixels(path):
 
 def test_lists():
     assert flags.parse_seeds("0-3,7, 9") == [0, 1, 2, 3, 7, 9]
-    assert flags.parse_classes("2,ash,few", CLASSES) == [2, 0, 1]
-    assert flags.parse_classes("1-3", CLASSES) == [1, 2, 3]
-    assert flags.parse_classes("0-9", CLASSES) == [3]  # there are no ids 0 to 9, but a class of this name
+    assert parse_classes("2,ash,few", CLASSES) == [2, 0, 1]
+    assert parse_classes("1-3", CLASSES) == [1, 2, 3]
+    assert parse_classes("0-9", CLASSES) == [3]  # there are no ids 0 to 9, but a class of this name
     for text in ("", "a", "3-1", "1-", "--1", "1,,2"):
         with pytest.raises(UserError, match="--seeds"):
             flags.parse_seeds(text)
     for text in ("4", "oak", "0-4", "-1", ""):
         with pytest.raises(UserError, match="--class.*the model knows 0 to 3"):
-            flags.parse_classes(text, CLASSES)
+            parse_classes(text, CLASSES)
 
 
 def test_more_images_than_memory_are_refused_before_they_are_listed():
@@ -308,3 +312,22 @@ def test_label_sets_in_a_list(tmp_path):
     assert plan.split_label_set("name:ash", Two()) == (None, "name:ash")
     with pytest.raises(UserError, match="--class=new:3,old:1: old:1 is of another set"):
         plan.split_label_set("new:3,old:1", Two())
+
+
+def test_shipped_models_are_small_said_to_be_made_how_and_work(tmp_path, monkeypatch):
+    from gantransfer.detectors import features
+
+    monkeypatch.chdir(tmp_path)
+    assert set(flags.SHIPPED.values()) == {p.name for p in ASSETS.glob("*.pkl")}
+    for name, file in flags.SHIPPED.items():
+        path, said = ASSETS / file, json.loads((ASSETS / file).with_suffix(".json").read_text("utf-8"))
+        assert path.stat().st_size < 500_000 and flags.snapshot(name) == str(path)
+        assert said["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() and said["name"] == name
+        assert said["made_by"] and said["data"]
+        assert not any(w in path.read_bytes() for w in (b"/tmp", b"/home", b"/root")), "paths of a machine"
+    generate.main(["--network=digits", "--per-class=10", "--outdir=out.zip"], standalone_mode=False)
+    made = ImageDataset("out.zip", use_labels=True)
+    judged = features.load("digits32")(torch.from_numpy(made.images_uint8(np.arange(100)))).logits.argmax(1).numpy()
+    assert len(made) == 100 and (judged == made.class_ids).mean() >= 0.95
+    (tmp_path / "digits").write_text("a file of the user's")
+    assert flags.snapshot("digits") == "digits"

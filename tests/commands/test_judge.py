@@ -32,7 +32,7 @@ def all_digits():
 def test_judge_reaches_the_required_accuracy(all_digits):
     x, y, test_x, test_y = all_digits
     net = judge_training.train_judge(x, y)
-    assert judge_training.accuracy(net, test_x, test_y) >= 0.98
+    assert judge_training.score(net, test_x, test_y).accuracy >= 0.98
     assert float(judge_training.judge(net, x)[0].double().var(0).sum()) == pytest.approx(100, rel=1e-4)
 
 
@@ -74,6 +74,43 @@ def test_command(tiny_zip, tmp_path, run_script):
     assert d(torch.zeros(2, 1, 16, 16, dtype=torch.uint8)).features.shape == (2, 32)
 
 
+def test_unequal_classes_are_drawn_equally_often():
+    y = torch.tensor([0] * 40 + [2] * 3)
+    members = [torch.arange(40), torch.arange(40, 43)]
+    rows = judge_training._rows(y, members)
+    assert torch.bincount(y[rows]).tolist() == [22, 0, 22] and torch.bincount(rows)[40:].max() <= 8
+    assert len(set(rows[y[rows] == 0].tolist())) == 22, "no image of the frequent class comes twice"
+    assert sorted(judge_training._rows(y, []).tolist()) == list(range(43))
+    assert judge_training.unequal(np.array([0, 0, 1])) and not judge_training.unequal(np.array([0, 0, 0, 1, 1]))
+
+
+def test_balanced_accuracy_counts_classes_and_not_images(monkeypatch):
+    labels = np.array([0] * 8 + [1, 1])
+    logits = torch.eye(2)[torch.zeros(10, dtype=torch.long)]  # it always says 0
+    monkeypatch.setattr(judge_training, "judge", lambda net, images: (None, logits))
+    got = judge_training.score(None, labels, labels)
+    assert (got.accuracy, got.balanced, got.recall, got.images) == (0.8, 0.5, {0: 1.0, 1: 0.0}, {0: 8, 1: 2})
+    assert (got.chance, got.needed, got.weak) == (0.5, 0.75, True)
+
+
+def test_it_holds_out_of_every_class_and_says_when_it_is_weak(tmp_path, capsys, digits):
+    images, labels = digits
+    keep = np.concatenate([np.flatnonzero(labels == k)[:n] for k, n in ((0, 10), (1, 5), (2, 2), (3, 1))])
+    data = write_image_zip(tmp_path / "few.zip", images[keep], labels[keep].tolist())
+    ids = labels[keep]
+    held = judge.held_out(ids, len(ids), 0)
+    assert np.bincount(ids[held]).tolist() == [2, 1, 1]
+    run_cli(lambda: judge.main(args=[f"--data={data}", f"--out={tmp_path / 'j.pt'}", "--epochs=1", "--name=j"],
+                               standalone_mode=False))
+    out, err = capsys.readouterr()
+    assert "trained on 14 images" in out and "every class equally often" in out
+    assert "on 4 images, balanced 0." in out and "1 class without an image to measure on" in out
+    assert "Warning: this judge is too weak" in err
+    said = json.loads((tmp_path / "j.detector.json").read_text())["heldout"]
+    assert set(said) == {"accuracy", "balanced", "needed"} and said["needed"] == pytest.approx(2 / 3)
+    features.load("j", overrides={"j": tmp_path / "j.pt"})  # the descriptor is read
+
+
 @pytest.mark.parametrize("flags,message", [
     (["--name=inception"], "--name=inception"),
     (["--name=a b"], "--name=a b"),
@@ -95,7 +132,7 @@ def test_bad_input(tiny_zip, tmp_path, capsys, digits, flags, message):
 
 
 def test_a_destination_that_cannot_be_written_is_said_before_the_training(tiny_zip, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(judge, "train_judge", lambda *a, **k: pytest.fail("trained first"))
+    monkeypatch.setattr(judge_training, "train_judge", lambda *a, **k: pytest.fail("trained first"))
     with pytest.raises(SystemExit) as e:
         run_cli(lambda: judge.main(args=[f"--data={tiny_zip}", f"--out={tmp_path}"]))
     assert e.value.code == 2 and "--out" in capsys.readouterr().err

@@ -12,10 +12,11 @@ import torch
 
 from dnnlib.util import UserError, format_time, run_cli
 from gantransfer import training_loop
-from gantransfer.commands import best, digits, train
+from gantransfer.commands import digits, method_flags, train
 from gantransfer.commands.run import newest_snapshot
 from gantransfer.data.labels import DataSpec
 from gantransfer.methods import METHODS
+from gantransfer.metrics import rating
 from gantransfer.snapshot import find_snapshots, load, numbered
 from tests.conftest import write_image_zip
 
@@ -64,7 +65,7 @@ def test_help_of_a_method_adds_its_flags_with_their_defaults(call, args):
 
 def test_help_imports_no_torch_and_is_quick(run_script):
     """In under a second of processor time, once the table of methods is in the cache; it follows the source files."""
-    train.kept_description()
+    method_flags.kept_description()
     code = ("import sys, time; from gantransfer.commands import train\n"
             "try: train.main(['--help'])\n"
             "except SystemExit: print('SAYS', 'torch' in sys.modules, time.process_time() < 1)")
@@ -73,17 +74,17 @@ def test_help_imports_no_torch_and_is_quick(run_script):
 
 def test_table_of_methods_is_made_anew_when_a_source_file_changes(monkeypatch, tmp_path):
     monkeypatch.setenv("GANTRANSFER_CACHE_DIR", str(tmp_path))
-    fresh = train.kept_description()
+    fresh = method_flags.kept_description()
     (path,) = (tmp_path / "help").glob("*.json")
     kept = json.loads(path.read_text())
     kept["methods"]["utlo"]["about"] = "kept"
     path.write_text(json.dumps(kept))
-    assert train.kept_description()["utlo"]["about"] == "kept"  # the same files: the cache is read
+    assert method_flags.kept_description()["utlo"]["about"] == "kept"  # the same files: the cache is read
     path.write_text(json.dumps(dict(kept, key="of other files")))
-    again = json.loads(json.dumps([train.kept_description(), fresh]))
+    again = json.loads(json.dumps([method_flags.kept_description(), fresh]))
     assert again[0] == again[1]
     path.write_text("half a fi")
-    assert train.kept_description()["utlo"]["about"] == fresh["utlo"]["about"]
+    assert method_flags.kept_description()["utlo"]["about"] == fresh["utlo"]["about"]
 
 
 def test_unknown_flag_names_the_method_that_has_it(call):
@@ -380,8 +381,13 @@ def test_a_run_that_began_with_weights_is_the_latest_without_naming_them(call, t
     assert before.keys() == after.keys() and all(torch.equal(t, after[k]) for k, t in before.items())
     again = json.loads((run / "training_options.json").read_text())
     assert {k: again[k] for k in options} == options
-    out, _ = call(*base, "--resume=latest", f"--source={source}")
-    assert str(run) in out
+    moved = source.rename(tmp_path / "moved.pkl")
+    for words in ([], [f"--source={moved}"]):
+        out, _ = call(*base, "--resume=latest", *words)
+        assert str(run) in out
+    other = find_snapshots(fresh)[-1]
+    _, err = call(*base, "--resume=latest", f"--source={other}", code=2)
+    assert "resume_pkl=" in err and err.count("\n") == 1
     _, err = call(*base, "--resume=latest", "--source=ffhq256", code=2)
     assert "ffhq256" in err
     call(*base)
@@ -459,15 +465,15 @@ def test_snapshots_of_one_kimg_have_names_of_their_own(call, tiny_zip, tmp_path)
         assert [load(p).cur_nimg for p in find_snapshots(run)] == [100, 400, 800, 1200, 1600]
         rows = measured(run)
         assert [(r["snapshot_pkl"][17:-4], r["kimg"]) for r in rows] == list(zip(labels[1:], [0.4, 0.8, 1.2, 1.6]))
-        assert best.resolve(f"{run}:latest") == str(run / "network-snapshot-000001_600.pkl")
-        assert best.resolve(f"{run}:best") == str(run / min(
+        assert rating.resolve(f"{run}:latest") == str(run / "network-snapshot-000001_600.pkl")
+        assert rating.resolve(f"{run}:best") == str(run / min(
             rows, key=lambda r: r["results"]["smoke_fd_pixel16_64"])["snapshot_pkl"])
     a, b = ([r["results"] for r in measured(run)] for run in (whole, part))
     assert a == b and len({r["smoke_fd_pixel16_64"] for r in a}) == 4
     out, _ = call(*flags, "--desc=new", f"--resume={whole}:latest", "--kimg=0.1")
     assert "network-snapshot-000001_600.pkl" in out and "copied" in out
-    best.keep_best(part, "smoke_fd_pixel16_64")
-    assert len(find_snapshots(part)) == len({Path(best.resolve(f"{part}:{k}")).name for k in ("best", "latest")})
+    rating.keep_best(part, "smoke_fd_pixel16_64")
+    assert len(find_snapshots(part)) == len({Path(rating.resolve(f"{part}:{k}")).name for k in ("best", "latest")})
 
 
 def test_stops_when_nothing_improves(call, tiny_zip, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import struct
-import sys
 import threading
 import zlib
 
@@ -13,24 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnnlib.util import UserError, run_cli
-from gantransfer.commands import dataset_tool
+from dnnlib.util import UserError
 from gantransfer.data import decode as pixels
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.data.decode import TooLarge, decode, read_picture, to_uint8
-
-
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    """Run dataset_tool.py's command in this process: (exit code, stdout, stderr)."""
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["dataset_tool.py", *map(str, args)])
-        with pytest.raises(SystemExit) as e:
-            run_cli(dataset_tool.main)
-            raise SystemExit(0)
-        out = capsys.readouterr()
-        return e.value.code or 0, out.out, out.err
-    return run
+from tests.data.picture_sets import picture
 
 
 def chunk(kind, data):
@@ -304,9 +290,6 @@ def test_a_range_is_told_and_needed_for_floats():
         to_uint8(read_picture(saved(signed, "tiff"), "x"), "x")
     assert np.array_equal(to_uint8(read_picture(saved(signed, "tiff"), "x"), "x", value_range=(-1000, 3000))[:, :, 0],
                           [[0, 64], [128, 255]])
-    for text in ("1", "1,1", "5,2", "a,b", "0,inf", "nan,1"):
-        with pytest.raises(UserError, match="--range"):
-            pixels.parse_range(text)
 
 
 def test_data_of_fewer_bits_in_16_bit_files_is_said_once(tmp_path, tool):
@@ -442,3 +425,51 @@ def test_decoding_in_threads_leaves_pillows_limit_alone():
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert before == Image.MAX_IMAGE_PIXELS is not None
+
+
+def to_array(image, name, **kw):
+    return to_uint8(pixels.picture_of(image, name), name, **kw)
+
+
+def test_modes_are_converted_explicitly(tmp_path):
+    rgb = Image.fromarray(picture(0))
+    grey = rgb.convert("L")
+    deep = (np.arange(256, dtype=np.uint32).reshape(16, 16) * 257).astype(np.uint16)
+
+    def array(image, **kw):
+        return to_array(image, "x.png", **kw)
+
+    assert np.array_equal(array(rgb), np.asarray(rgb)) and np.array_equal(array(grey)[:, :, 0], np.asarray(grey))
+    assert np.array_equal(array(rgb.convert("P", palette=Image.Palette.ADAPTIVE)),
+                          np.asarray(rgb.convert("P", palette=Image.Palette.ADAPTIVE).convert("RGB")))
+    assert np.array_equal(array(Image.fromarray(deep))[:, :, 0], np.arange(256).reshape(16, 16))
+    assert np.array_equal(array(Image.fromarray(deep.astype(np.int32)))[:, :, 0], np.arange(256).reshape(16, 16))
+    assert set(np.unique(array(grey.convert("1")))) <= {0, 255} and array(grey.convert("1")).shape == (16, 16, 1)
+    assert np.array_equal(array(rgb.convert("CMYK")), np.asarray(rgb.convert("CMYK").convert("RGB")))
+    assert array(rgb.convert("YCbCr")).shape == (16, 16, 3)
+    assert np.array_equal(array(rgb, channels="1")[:, :, 0], np.asarray(grey))
+    assert np.array_equal(array(grey, channels="3"), np.repeat(np.asarray(grey)[:, :, None], 3, 2))
+    with pytest.raises(UserError, match="x.png has floating"):
+        array(Image.fromarray(np.zeros([4, 4], np.float32)))
+    with pytest.raises(UserError, match="x.png has integer pixels"):
+        array(Image.fromarray(np.full([4, 4], 70000, np.int32)))
+
+
+def test_alpha_is_an_error_unless_told_otherwise(tmp_path):
+    rgba = np.dstack([picture(0), np.tile(np.arange(16, dtype=np.uint8) * 17, (16, 1))])
+    cases = [Image.fromarray(rgba), Image.fromarray(rgba).convert("LA")]
+    palette = Image.fromarray(picture(1)).quantize(8)
+    palette.info["transparency"] = 0
+    keyed = Image.fromarray(picture(2))
+    keyed.info["transparency"] = tuple(int(v) for v in picture(2)[0, 0])
+    for image in (*cases, palette, keyed):
+        with pytest.raises(UserError, match=r"y\.png has transparency.*--alpha"):
+            to_array(image, "y.png")
+    for alpha, ground in (("black", 0), ("white", 255)):
+        out = to_array(cases[0], "y", alpha=alpha).astype(float)
+        a = rgba[:, :, 3:] / 255
+        assert np.abs(out - (rgba[:, :, :3] * a + ground * (1 - a))).max() <= 1
+        assert to_array(cases[1], "y", alpha=alpha).shape == (16, 16, 1)
+        assert (to_array(keyed, "y", alpha=alpha)[0, 0] == ground).all()
+    assert np.array_equal(to_array(cases[0], "y", alpha="drop"), rgba[:, :, :3])
+    assert to_array(palette, "y", alpha="drop").shape == (16, 16, 3)

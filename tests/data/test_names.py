@@ -578,7 +578,7 @@ def test_a_path_that_is_no_text_ends_no_command_after_its_work(tmp_path):
 
 
 def test_classes_are_found_in_either_spelling_of_an_accent(tmp_path, tool, made):
-    from gantransfer.commands.flags import parse_classes
+    from gantransfer.data.classes import parse_classes
     from gantransfer.data.labels import LabelSpec
 
     nfd = unicodedata.normalize("NFD", "été")

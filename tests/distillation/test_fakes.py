@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from gantransfer.commands.run import processes, run_stage
+from gantransfer.commands.run import processes
+from gantransfer.commands.stages import run_stage
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.distillation import fakes as fake_sets
 from gantransfer.distillation import selection
@@ -80,7 +81,7 @@ def train_teacher(path, outdir, kimg=20.0):
 
 
 def judge_of(path, data):
-    from gantransfer.commands.distill import judge_of
+    from gantransfer.commands.stages import judge_of
 
     return judge_of(str(path), data, "cpu", clip=True, integers=False)
 

@@ -153,6 +153,11 @@ def main():
         print("ready", flush=True)
         if sys.argv[2] == "in":
             time.sleep(100)
+        if sys.argv[2] == "in an import":  # compiled modules say that they failed, whatever ended them
+            try:
+                time.sleep(100)
+            except BaseException as e:
+                raise ImportError("numpy failed to import") from e
 
 if sys.argv[2] == "before":
     print("ready", flush=True)
@@ -161,7 +166,7 @@ util.run_cli(lambda: main.main([]))
 """
 
 
-@pytest.mark.parametrize("when", ["before", "in"])
+@pytest.mark.parametrize("when", ["before", "in", "in an import"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_one_line_and_leaves_nothing_half_written(tmp_path, signum, when):
     def as_in_a_terminal():

@@ -32,7 +32,7 @@ RUNS = {
     "torch.ops.load_library": ("torch_utils/build.py",),
     "torch.classes.load_library": (), "ctypes.CDLL": (), "ctypes.cdll.LoadLibrary": (),
     "importlib.import_module": ("gantransfer/snapshot.py", "gantransfer/__init__.py", "torch_utils/build.py",
-                                "gantransfer/__main__.py", "gantransfer/commands/experiment.py"),  # names of a table
+                                "gantransfer/commands/__init__.py"),  # names of a table
     "importlib.util.spec_from_file_location": (),
     "eval": (), "exec": (), "compile": (), "__import__": (),
     # no programs, but the boundary at which their damage is turned into one line

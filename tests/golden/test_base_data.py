@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from gantransfer.commands.dataset_tool import transform_image
 from gantransfer.data.dataset import BatchSource, ImageDataset
+from gantransfer.data.transforms import transform_image
 from tests.golden.conftest import golden_files, load_npz
 
 

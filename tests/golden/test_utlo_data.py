@@ -15,6 +15,7 @@ from PIL import Image
 
 from dnnlib.util import run_cli
 from gantransfer.commands import lt_dataset
+from gantransfer.data import longtail
 from gantransfer.data.dataset import ImageDataset, class_weights
 from tests.golden.conftest import golden_files, load_npz
 
@@ -54,7 +55,7 @@ def test_legacy_files(path, form, tmp_path, monkeypatch):
     else:
         written = {p.name: p.read_text() for p in tmp_path.iterdir() if p != fn}
     assert written == {n: json.dumps(content) for n, content in case["outputs"].items()}
-    _, order, counts = lt_dataset.legacy_files(dict(map(tuple, case["input"]["labels"])), args["dname"], args["imf"],
+    _, order, counts = longtail.legacy_files(dict(map(tuple, case["input"]["labels"])), args["dname"], args["imf"],
                                                args["reverse"], args["shot_labels"], case["numpy_global_seed"])
     assert order == case["order"] and counts == case["counts"]
 
@@ -64,7 +65,7 @@ def test_profile(path):
     cases = json.loads(path.read_text())
     assert cases
     for c in cases:
-        counts = lt_dataset.profile(c["n_max"], c["num_classes"], c["imf"], c["reverse"])
+        counts = longtail.profile(c["n_max"], c["num_classes"], c["imf"], c["reverse"])
         assert counts == c["counts"] and sum(counts) == c["total"]
 
 
@@ -96,7 +97,7 @@ def test_counts(path, tmp_path):
                     sample = (per_image / per_image.max())[d.class_ids]
                     assert np.allclose(sample[:len(case["sample_weights_first5"])], case["sample_weights_first5"])
         if "shot_labels" in case:
-            bounds = next(b for _, b in lt_dataset.KNOWN_SETS.values() if b[-1] == case["label_dim"])
+            bounds = next(b for _, b in longtail.KNOWN_SETS.values() if b[-1] == case["label_dim"])
             assert [list(range(a, b)) for a, b in zip(bounds, bounds[1:])] == case["shot_labels"]
 
 

@@ -11,7 +11,8 @@ import torch
 from dnnlib.util import UserError
 from gantransfer import snapshot, training_loop
 from gantransfer.augment import classifier
-from gantransfer.commands.run import processes, run_stage
+from gantransfer.commands.run import processes
+from gantransfer.commands.stages import run_stage
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.method import RunConfig
 from gantransfer.methods import cgan_kd

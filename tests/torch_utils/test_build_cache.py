@@ -7,6 +7,7 @@ A stand-in for the compiler writes a file of known content at once, so that noth
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,35 @@ def test_what_a_killed_build_left_is_swept(tmp_path):
     fake_compiler(tmp_path / "bin")
     subprocess.run(command, env=env, cwd=ROOT, check=True, capture_output=True)
     assert sorted(p.name for p in folder.iterdir()) == ["build.json", "build.log", build.LIBRARY, "lock"]
+
+
+@pytest.mark.parametrize("ninja", [True, False])
+def test_a_signal_ends_the_compilers_too(tmp_path, ninja):
+    """What a compiler has started as well: the stand-in sleeps in a process of its own, and notes its number."""
+    wait = 'sleep 300 & echo $! >> "$0.sleepers"; wait'
+    compiler = fake_compiler(tmp_path / "bin", wait=wait)
+    if not ninja:
+        for name in ("sh", "sleep", "head", "tr", "env"):
+            (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    elif shutil.which("ninja") is None:
+        pytest.skip("needs ninja")
+    env = {**os.environ, "CXX": str(compiler), "PYTHONPATH": str(ROOT),
+           "GANTRANSFER_BUILD_DIR": str(tmp_path / "kernels"), "MAX_JOBS": "2",
+           **({} if ninja else {"PATH": str(tmp_path / "bin")})}
+    code = "from dnnlib.util import run_cli; from torch_utils import build; run_cli(lambda: build.build(cuda=False))"
+    process = subprocess.Popen([sys.executable, "-c", code], env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    sleepers, end = Path(f"{compiler}.sleepers"), time.monotonic() + 120
+    while not sleepers.exists() or len(sleepers.read_text().split()) < 2:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGTERM and err.strip().splitlines()[-1] == "Stopped by SIGTERM"
+    assert "Traceback" not in err
+    for number in sleepers.read_text().split():
+        state = Path(f"/proc/{number}/stat")
+        assert not state.exists() or state.read_text().split()[2] == "Z", f"process {number} goes on"
+    assert not list((tmp_path / "kernels").glob("*/build-*"))
 
 
 def test_builds_that_live_are_spared(tmp_path):

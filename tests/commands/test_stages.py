@@ -7,14 +7,14 @@ import dataclasses
 
 import pytest
 
-from gantransfer.commands.run import settings
+from gantransfer.commands.stages import settings
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.method import RunConfig
 from gantransfer.methods.cgan_kd import CGANKD
 from gantransfer.methods.density_ratio import DensityRatioTraining
 
 FILES = [(m, f.name) for m in (CGANKD, DensityRatioTraining) for f in dataclasses.fields(m.Options)
-         if f.metadata["metavar"] == "PATH"]
+         if f.metadata["metavar"] in ("PATH", "SNAPSHOT")]
 
 
 def test_these_are_the_files():

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which snapshot of a run `RUN`, `RUN:latest` or `RUN:best` means, the best by a metric measured in its folder; when to
-stop."""
+"""Which snapshot of a run `RUN`, `RUN:latest` or `RUN:best` means: the best by a metric measured in its folder."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from dnnlib.util import UserError
-from gantransfer.commands import best, flags
+from gantransfer.commands import flags
+from gantransfer.metrics import rating
 
 
 def test_best(tmp_path):
@@ -21,18 +22,18 @@ def test_best(tmp_path):
     with open(tmp_path / "metric-fid50k_full.jsonl", "a") as f:
         gone = dict(metric="fid50k_full", results={"fid50k_full": 1}, snapshot_pkl="deleted.pkl")
         f.write(json.dumps(gone) + '\n{"me')
-    assert best.resolve(f"{tmp_path}:best").endswith("000001.pkl")
-    assert best.resolve(f"{tmp_path}:best:is50k").endswith("000002.pkl")
-    assert best.resolve(f"{tmp_path}:best:is50k_mean").endswith("000002.pkl")
+    assert rating.resolve(f"{tmp_path}:best").endswith("000001.pkl")
+    assert rating.resolve(f"{tmp_path}:best:is50k").endswith("000002.pkl")
+    assert rating.resolve(f"{tmp_path}:best:is50k_mean").endswith("000002.pkl")
     for same in (None, "latest", "snap.pkl", str(tmp_path), "https://host/a:best"):
-        assert best.resolve(same) == same
+        assert rating.resolve(same) == same
     with pytest.raises(UserError, match="kid50k"):
-        best.resolve(f"{tmp_path}:best:kid50k")
+        rating.resolve(f"{tmp_path}:best:kid50k")
     with pytest.raises(UserError, match="not a run folder"):
-        best.resolve(f"{tmp_path}/none:best")
+        rating.resolve(f"{tmp_path}/none:best")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no measured snapshot"):
-        best.resolve(f"{tmp_path}/empty:best")
+        rating.resolve(f"{tmp_path}/empty:best")
 
 
 def test_values_that_are_not_numbers_rate_nothing(tmp_path):
@@ -40,9 +41,9 @@ def test_values_that_are_not_numbers_rate_nothing(tmp_path):
         with open(tmp_path / "metric-fid50k_full.jsonl", "a") as f:
             f.write(json.dumps(dict(metric="fid50k_full", results={"fid50k_full": value}, kimg=k,
                                     snapshot_pkl=f"network-snapshot-{k:06d}.pkl")) + "\n")
-    count, top = best.since_best(tmp_path, None)
+    count, top = rating.since_best(tmp_path, None)
     assert (count, top.value, top.kimg) == (1, 4, 2)
-    assert best.since_best(tmp_path, "is50k") == (0, None)
+    assert rating.since_best(tmp_path, "is50k") == (0, None)
 
 
 def write(run_dir, metric, values, key=None):
@@ -58,12 +59,12 @@ def write(run_dir, metric, values, key=None):
 def test_recorded_choice_comes_first(tmp_path):
     write(tmp_path, "fid5k_full", [0, 1])
     write(tmp_path, "kid5k_full", [0, -1])
-    assert best.resolve(f"{tmp_path}:best").endswith("000000.pkl")
+    assert rating.resolve(f"{tmp_path}:best").endswith("000000.pkl")
     (tmp_path / "training_options.json").write_text(json.dumps({"best": "kid5k_full"}))
-    assert best.resolve(f"{tmp_path}:best").endswith("000001.pkl")
-    assert best.resolve(f"{tmp_path}:best:fid5k_full").endswith("000000.pkl")
+    assert rating.resolve(f"{tmp_path}:best").endswith("000001.pkl")
+    assert rating.resolve(f"{tmp_path}:best:fid5k_full").endswith("000000.pkl")
     (tmp_path / "training_options.json").write_text(json.dumps({"best": "nothing measured"}))
-    assert best.resolve(f"{tmp_path}:best").endswith("000000.pkl")
+    assert rating.resolve(f"{tmp_path}:best").endswith("000000.pkl")
 
 
 DECLARED = {  # metric: {value: direction}, written down independently of the code
@@ -106,10 +107,10 @@ DECLARED = {  # metric: {value: direction}, written down independently of the co
 def test_direction_of_every_metric_and_value():
     for metric, values in DECLARED.items():
         for value, direction in values.items():
-            assert best.direction(metric, value) == direction, (metric, value)
+            assert rating.direction(metric, value) == direction, (metric, value)
     for metric, value in (("fid50k_full", "fid50k_full_new"), ("unheard", "unheard"), ("alae", "fid"), ("pr50k3", "pr"),
                           ("sfid_pix64_2k_c0", "x"), ("report_a.b", "report_aXb_fd")):
-        assert best.direction(metric, value) is None, (metric, value)
+        assert rating.direction(metric, value) is None, (metric, value)
 
 
 def test_every_family_and_method_declares():
@@ -119,7 +120,7 @@ def test_every_family_and_method_declares():
     from gantransfer.metrics import table
 
     for name, metric in table.METRICS.items():
-        assert any(best.rates(name, key) for key in metric.better) or name.startswith("report_"), name
+        assert any(rating.rates(name, key) for key in metric.better) or name.startswith("report_"), name
     for pattern, _, _ in table.PATTERNS:
         assert any(re.fullmatch(pattern, name) for name in DECLARED), pattern
     for name, method in METHODS.items():
@@ -132,32 +133,33 @@ def test_every_family_and_method_declares():
     ("somebody-elses", [3, 1, 2, 4], [0, 1, 2, 3])])
 def test_keep_best_goes_by_the_declaration_and_spares_what_nothing_rates(metric, values, kept, tmp_path):
     write(tmp_path, metric, values)
-    best.keep_best(tmp_path, None)
+    rating.keep_best(tmp_path, None)
     assert [int(p.stem[-6:]) for p in sorted(tmp_path.glob("*.pkl"))] == kept
 
 
 def test_unrated_values_delete_nothing(tmp_path):
     write(tmp_path, "mind2mind", [3, 1, 2], "latent_fd_floor")
-    best.keep_best(tmp_path, None)
-    assert len(list(tmp_path.glob("*.pkl"))) == 3 and best.since_best(tmp_path, "mind2mind") == (0, None)
+    rating.keep_best(tmp_path, None)
+    assert len(list(tmp_path.glob("*.pkl"))) == 3 and rating.since_best(tmp_path, "mind2mind") == (0, None)
     for name in ("latent_fd_floor",):
         with pytest.raises(UserError, match="not declared"):
-            best.keep_best(tmp_path, name)
+            rating.keep_best(tmp_path, name)
         with pytest.raises(UserError, match="not declared"):
-            best.since_best(tmp_path, name)
+            rating.since_best(tmp_path, name)
         with pytest.raises(UserError, match="not declared"):
-            best.resolve(f"{tmp_path}:best:{name}")
+            rating.resolve(f"{tmp_path}:best:{name}")
     with pytest.raises(UserError, match="no value that rates snapshots"):
-        best.resolve(f"{tmp_path}:best")
+        rating.resolve(f"{tmp_path}:best")
     write(tmp_path, "mind2mind", [5, 4, 6], "latent_fd")
-    assert best.since_best(tmp_path, "mind2mind")[1].snapshot.endswith("000001.pkl"), "not the floor, which comes first"
+    top = rating.since_best(tmp_path, "mind2mind")[1]
+    assert top.snapshot.endswith("000001.pkl"), "not the floor, which comes first"
     assert len(list(tmp_path.glob("*.pkl"))) == 3
 
 
 def test_a_best_snapshot_that_is_gone_leaves_the_best_that_is_there(tmp_path):
     write(tmp_path, "fid5k_full", [1, 2, 3, 4])
     (tmp_path / "network-snapshot-000000.pkl").unlink()
-    best.keep_best(tmp_path, None)
+    rating.keep_best(tmp_path, None)
     assert [p.stem[-1] for p in sorted(tmp_path.glob("*.pkl"))] == ["1", "3"]
 
 
@@ -165,9 +167,9 @@ def test_newest_snapshot_of_a_run(tmp_path, capsys):
     for kimg in (2, 10):
         (tmp_path / f"network-snapshot-{kimg:06d}.pkl").write_bytes(b"")
     newest = str(tmp_path / "network-snapshot-000010.pkl")
-    assert best.resolve(f"{tmp_path}:latest") == flags.snapshot(f"{tmp_path}:latest") == newest
+    assert rating.resolve(f"{tmp_path}:latest") == flags.snapshot(f"{tmp_path}:latest") == newest
     assert flags.snapshot(str(tmp_path)) == newest and "000010.pkl" in capsys.readouterr().out
-    assert best.resolve(str(tmp_path)) == str(tmp_path)  # --resume=RUN continues it
+    assert rating.resolve(str(tmp_path)) == str(tmp_path)  # --resume=RUN continues it
     (tmp_path / "empty").mkdir()
     assert flags.snapshot(f"{tmp_path}/empty") == f"{tmp_path}/empty"  # a folder of images, a BigGAN
     for text, says in ((f"{tmp_path}/empty:latest", "no network-snapshot"), (f"{tmp_path}/none:latest", "not a run")):

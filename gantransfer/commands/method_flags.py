@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flags of every method: the fields of its Options, described without importing it, so that help needs no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dnnlib import json_file
+from dnnlib.util import UserError, atomic_write, cache_dir
+from gantransfer.commands.flags import Flag, option_type
+
+if TYPE_CHECKING:
+    from gantransfer.method import Method
+
+
+def described(command: str = "train") -> dict[str, dict[str, Any]]:
+    """Of each method that `command` (train, distill) trains: {about, stages, options: [{name, help, default, ...}]}."""
+    return {name: m for name, m in _all().items() if m["command"] == command}
+
+
+@cache
+def _all() -> dict[str, dict[str, Any]]:
+    return describe() if "gantransfer.methods" in sys.modules else kept_description()
+
+
+def describe() -> dict[str, dict[str, Any]]:
+    """What the methods' code says, JSON-able. Imports them, which takes seconds."""
+    from gantransfer.methods import METHODS
+    from gantransfer.methods.cgan_kd import CGANKD
+    from gantransfer.methods.density_ratio import DensityRatioTraining
+
+    def fields(m: type[Method]) -> list[dict[str, Any]]:
+        return [dict(f.metadata, name=f.name, default=f.default, type=f.metadata["type"].__name__)
+                for f in dataclasses.fields(m.Options)]
+
+    def about(m: type[Method]) -> str:
+        text = getattr(sys.modules.get(m.__module__), "__doc__", None) or m.__doc__ or ""
+        first = " ".join(text.strip().split("\n\n")[0].split())
+        return re.split(r"\. (?=[A-Z])", first)[0].rstrip(".")
+
+    both = {"train": METHODS, "distill": {m.name: m for m in (CGANKD, DensityRatioTraining)}}
+    return {name: dict(command=command, about=about(m), stages=m.stages, options=fields(m))
+            for command, methods in both.items() for name, m in methods.items()}
+
+
+def kept_description() -> dict[str, dict[str, Any]]:
+    """`describe` from the user's cache, beside a hash of the source files: made anew when they change."""
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
+    place = hashlib.sha256(str(package).encode()).hexdigest()[:12]
+    path, key = cache_dir("help", f"methods-{place}.json"), digest.hexdigest()
+    with contextlib.suppress(UserError, KeyError):
+        kept = json_file.read(path)
+        if kept["key"] == key:
+            return kept["methods"]
+    table = describe()
+    with contextlib.suppress(OSError), atomic_write(path) as f:
+        json.dump({"key": key, "methods": table}, f)
+    return table
+
+
+def flag_of(field: dict[str, Any]) -> Flag:
+    """A field of a method's Options as a flag; the default None means: the method decides."""
+    kind = option_type(dict(field, type={"int": int, "float": float, "bool": bool, "str": str}[field["type"]]))
+    default = "" if field["default"] is None else f" [default: {field['default']}]"
+    extra = {"metavar": field["metavar"]} if field["metavar"] else {}
+    return Flag(field["name"], field["help"] + default, kind, **extra)
+
+
+@cache
+def flags_of(method: str, omit: tuple[str, ...] = ()) -> list[Flag]:
+    """The flags of one method of `distill`."""
+    return [flag_of(f) for f in described("distill")[method]["options"] if f["name"] not in omit]

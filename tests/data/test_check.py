@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`dataset_tool.py check` finds what would stop or spoil training."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from tests.data.picture_sets import picture, save
+
+
+def test_check_finds_everything(tmp_path, tool):
+    root = tmp_path / "set"
+    for i in range(6):
+        save(root / f"{i}.png", picture(i))
+    labels = [[f"{i}.png", i % 3] for i in range(6)]
+    (root / "dataset.json").write_text(json.dumps({"labels": labels, "class_names": ["a", "b", "c"]}))
+    code, out, _ = tool("check", root)
+    assert code == 0 and "no problems" in out and "3 classes, 6 images: 2 to 2" in out and "RGB 6" in out
+    save(root / "7.png", picture(1))  # repeats 1.png
+    changed = [*labels[:5], ["5.png", 4], ["7.png", 1], ["gone.png", 6]]
+    (root / "dataset.json").write_text(json.dumps({"labels": changed}))
+    code, out, _ = tool("check", root)
+    assert code == 0
+    for words in ("1 images repeat another image of the set exactly: 7.png", "missing: gone.png",
+                  "1 class ids have no image: 3"):
+        assert words in out, (words, out)
+    assert tool("check", root, "--strict")[0] == 1
+    save(root / "8.png", picture(8, 32, 32))
+    save(root / "9.png", np.zeros([16, 16, 4], np.uint8))
+    (root / "10.png").write_bytes(b"x")
+    (root / "dataset.json").write_text(json.dumps({"labels": [*labels, ["7.png", 2], ["9.png", 0]]}))
+    code, out, _ = tool("check", root)
+    assert code == 1
+    for words in ("1 images cannot be read or decoded: 10.png", "mode RGBA",
+                  "differ in size or channels from 16x16: 8.png", "1.png = 7.png",
+                  "2 images have no label: 10.png, 8.png"):
+        assert words in out, (words, out)
+    for content, words in ((json.dumps({"labels": [["0.png", [1, 2]], ["1.png", 1]]}), "lists among others"),
+                           ("{", "not valid JSON")):
+        (root / "dataset.json").write_text(content)
+        code, out, _ = tool("check", root)
+        assert code == 1 and words in out
+    (root / "lt.json").write_text(json.dumps({"labels": [["0.png", 0], ["gone.png", 1]]}))
+    code, out, _ = tool("check", root, "--fname=lt.json")
+    assert code == 1 and "1 images have labels in lt.json but are missing: gone.png" in out
+    assert tool("check", root, "--fname=no.json")[0] == 2 and tool("check", tmp_path / "nowhere")[0] == 2
+
+
+def test_check_of_odd_sizes(tmp_path, tool):
+    for i in range(3):
+        save(tmp_path / f"set/{i}.png", picture(i, 24, 24))
+    code, out, _ = tool("check", tmp_path / "set")
+    assert code == 1 and "power of two" in out and "no labels" in out
