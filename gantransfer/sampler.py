@@ -37,41 +37,8 @@ class StyleNetwork(Protocol):
         ...
 
 
-class Sampler(Protocol):
-    """Seeds and labels to images."""
-
-    spec: DataSpec
-    device: torch.device
-    z_dim: int
-    label_dim: int
-    views: tuple[str, ...]  # what `view=` may be; the first is the ordinary image
-    label_sets: dict[str, LabelSpec]  # what `label_set=` may be: other sets of labels the model knows, e.g. 'old'
-    network: StyleNetwork | None  # of a style-based model
-    means: label_means.LabelMeans | None  # centres of its classes
-
-    def __call__(self, seeds: Sequence[int], c: torch.Tensor | None = None, **kw) -> torch.Tensor:
-        """uint8 [N, C, H, W] for N seeds and labels c [N, label_dim] (None if unconditional)."""
-        ...
-
-    def images(self, z: torch.Tensor, c: torch.Tensor, rng: rnd.Rng, **kw: Any) -> torch.Tensor:
-        """Float images of latents [N, z_dim] and labels on the device."""
-        ...
-
-    def class_vectors(self, c: torch.Tensor) -> torch.Tensor:
-        """[N, T]: what walks between classes move on, for labels c [N, label_dim]."""
-        ...
-
-    def images_at(self, z: torch.Tensor, v: torch.Tensor, rng: rnd.Rng, **kw: Any) -> torch.Tensor:
-        """As `images`, of class vectors v [N, T], which may lie between those of classes."""
-        ...
-
-    def check_center(self, center: str) -> None:
-        """UserError for a truncation centre that does not exist, or that this model does not have."""
-        ...
-
-
-class GeneratorSampler:
-    """A Sampler around `synthesise(z, c, rng, **kw) -> float [N, C, H, W] in [-1, 1]`.
+class Sampler:
+    """Seeds and labels to images, by `synthesise(z, c, rng, **kw) -> float [N, C, H, W] in [-1, 1]`.
 
     Latents are `RandomState(seed).randn(z_dim)`, the field's habit, so that known seeds give known pictures; noise
     inputs come from one torch generator per seed. Conversion to uint8 truncates `127.5 x + 128`, as the published
@@ -80,7 +47,8 @@ class GeneratorSampler:
     truncation_psi, truncation_cutoff: as published. truncation_center: 'global' (one mean of all, as published) or
     'class', the mean w of the image's own label (label_means.py), for models that have a w: those give their `network`,
     and where synthesise takes `view` or `label_set`, also `styles(z, c) -> ws [N, L, D]`, untruncated, and `render(ws,
-    rng=..., **kw) -> image` that take them.
+    rng=..., **kw) -> image` that take them. `views`: what `view=` may be, the ordinary image first; `label_sets`: what
+    `label_set=` may be, other labels that the model knows.
     """
 
     def __init__(self, synthesise: Callable[..., torch.Tensor], z_dim: int, spec: DataSpec,
@@ -99,6 +67,7 @@ class GeneratorSampler:
 
     @torch.no_grad()
     def __call__(self, seeds: Sequence[int], c: torch.Tensor | None = None, **kw) -> torch.Tensor:
+        """uint8 [N, C, H, W] for N seeds and labels c [N, label_dim] (None if unconditional)."""
         if c is None:
             if self.label_dim:
                 raise UserError("this model is class-conditional: give labels (--class=..., or --labels=...)")
@@ -124,13 +93,15 @@ class GeneratorSampler:
         return self.render(ws, rng=rng, **choice, **rest)
 
     def class_vectors(self, c: torch.Tensor) -> torch.Tensor:
-        """The labels themselves."""
+        """[N, T]: what walks between classes move on, for labels c [N, label_dim]. Here the labels themselves."""
         return c
 
     def images_at(self, z: torch.Tensor, v: torch.Tensor, rng: rnd.Rng, **kw: Any) -> torch.Tensor:
+        """As `images`, of class vectors v [N, T], which may lie between those of classes."""
         return self.images(z, v, rng, **kw)
 
     def check_center(self, center: str) -> None:
+        """UserError for a truncation centre that does not exist, or that this model does not have."""
         if center not in label_means.CENTERS:
             raise UserError(f"truncation_center={center}: there are {' and '.join(label_means.CENTERS)}")
         if center == "class" and self.means is None:

@@ -17,7 +17,7 @@ from gantransfer.methods import METHODS
 from gantransfer.methods.styletransfer import StyleTransfer
 from gantransfer.metrics import rating
 from gantransfer.networks import hypermod, hypermod_stylegan1, mindgan, stylegan2, styletransfer, transitional, utlo
-from gantransfer.sampler import GeneratorSampler, one_hot, to_uint8
+from gantransfer.sampler import Sampler, one_hot, to_uint8
 from gantransfer.snapshot import NetRecord, Snapshot
 from tests.conftest import write_image_zip
 
@@ -144,7 +144,7 @@ def test_label_free_images_and_old_classes_have_their_own_means():
 
 
 def test_models_without_w_or_labels_say_so():
-    biggan = GeneratorSampler(lambda z, c, rng, **kw: z, 4, SPEC)
+    biggan = Sampler(lambda z, c, rng, **kw: z, 4, SPEC)
     with pytest.raises(UserError, match="has none, its truncation scales z"):
         biggan([1], one_hot([1], 3), truncation_center="class")
     G = stylegan2.Generator(c_dim=0, **SIZES).eval()

@@ -10,7 +10,7 @@ from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.data.schedule import Span
 from gantransfer.methods.utlo import UTLO
 from gantransfer.networks import utlo
-from gantransfer.sampler import GeneratorSampler, LabelSource, one_hot, to_uint8
+from gantransfer.sampler import LabelSource, Sampler, one_hot, to_uint8
 
 COUNTS = (60, 30, 10, 0)
 LABEL = LabelSpec("class", 4, COUNTS, (), {}, {})
@@ -46,7 +46,7 @@ def test_noise_is_part_of_the_seed(sampler):
 
 def test_latents_are_the_published_ones():
     got = []
-    s = GeneratorSampler(lambda z, c, rng: got.append(z) or z[:, :, None, None], 6,
+    s = Sampler(lambda z, c, rng: got.append(z) or z[:, :, None, None], 6,
                          DataSpec("x", 1, 6, 0, LabelSpec("none", 0, (), (), {}, {})))
     s([3, 4])
     want = np.concatenate([np.random.RandomState(k).randn(1, 6) for k in (3, 4)])

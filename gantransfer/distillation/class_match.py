@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from dnnlib.util import UserError, printable
-from gantransfer.data.dataset import DataSpec, LabelSpec
+from gantransfer.data.dataset import LabelSpec
 from gantransfer.sampler import Sampler
-from torch_utils import random as rnd
 
 
 def match(theirs: LabelSpec, ours: LabelSpec) -> list[int | None]:
@@ -56,37 +55,6 @@ def known(theirs: LabelSpec, ours: LabelSpec, what: str) -> list[int | None]:
     return ids
 
 
-class TranslatedSampler:
-    """A sampler that takes labels in another numbering."""
-
-    def __init__(self, sampler: Sampler, ids: Sequence[int | None], label: LabelSpec):
-        self.sampler, self.device, self.z_dim, self.label_dim = sampler, sampler.device, sampler.z_dim, len(ids)
-        self.views, self.label_sets = sampler.views, sampler.label_sets
-        self.network = self.means = None  # they take labels in the numbering of their own
-        self.matrix = torch.zeros(len(ids), sampler.spec.label.dim)
-        for k, t in enumerate(ids):
-            if t is not None:
-                self.matrix[k, t] = 1
-        had = sampler.spec.label.counts
-        counts = tuple(had[t] if t is not None and t < len(had) else 0 for t in ids) if had else ()
-        self.spec: DataSpec = dataclasses.replace(sampler.spec, label=dataclasses.replace(label, counts=counts))
-
-    def __call__(self, seeds: Sequence[int], c: torch.Tensor | None = None, **kw: Any) -> torch.Tensor:
-        return self.sampler(seeds, None if c is None else self.class_vectors(c), **kw)
-
-    def images(self, z: torch.Tensor, c: torch.Tensor, rng: rnd.Rng, **kw: Any) -> torch.Tensor:
-        return self.sampler.images(z, self.class_vectors(c), rng, **kw)
-
-    def class_vectors(self, c: torch.Tensor) -> torch.Tensor:
-        return self.sampler.class_vectors(c.float() @ self.matrix.to(c.device))
-
-    def images_at(self, z: torch.Tensor, v: torch.Tensor, rng: rnd.Rng, **kw: Any) -> torch.Tensor:
-        return self.sampler.images_at(z, v, rng, **kw)
-
-    def check_center(self, center: str) -> None:
-        self.sampler.check_center(center)
-
-
 def translated(sampler: Sampler, label: LabelSpec, what: str) -> Sampler:
     """`sampler` in the numbering of `label`: itself where the two agree. UserError naming `what` where a class with
     images is unknown to it."""
@@ -96,7 +64,24 @@ def translated(sampler: Sampler, label: LabelSpec, what: str) -> Sampler:
     ids = known(theirs, label, what)
     if not differs(ids) and theirs.dim == label.dim:
         return sampler
-    return TranslatedSampler(sampler, ids, label)
+    matrix, had = torch.zeros(len(ids), theirs.dim), theirs.counts
+    for k, t in enumerate(ids):
+        if t is not None:
+            matrix[k, t] = 1
+    counts = tuple(had[t] if t is not None and t < len(had) else 0 for t in ids) if had else ()
+    spec = dataclasses.replace(sampler.spec, label=dataclasses.replace(label, counts=counts))
+
+    def its_own(c: torch.Tensor, label_set: str | None = None, **kw: Any) -> torch.Tensor:
+        return c if label_set else c.float() @ matrix.to(c.device)
+
+    def synthesise(z: torch.Tensor, c: torch.Tensor, **kw: Any) -> torch.Tensor:
+        return sampler.synthesise(z, its_own(c, **kw), **kw)
+
+    def styles(z: torch.Tensor, c: torch.Tensor, **kw: Any) -> torch.Tensor:
+        return sampler.means.styles(z, its_own(c, **kw), **kw)
+
+    return Sampler(synthesise, sampler.z_dim, spec, sampler.device, sampler.views, len(ids),
+                   label_sets=sampler.label_sets, styles=styles if sampler.means else None, render=sampler.render)
 
 
 def say(theirs: LabelSpec, ours: LabelSpec, what: str) -> str:

@@ -27,7 +27,7 @@ from dnnlib.util import UserError, atomic_path
 from gantransfer.data.dataset import DataSpec
 from gantransfer.formats import onnx_info
 from gantransfer.methods import METHODS
-from gantransfer.sampler import GeneratorSampler, to_uint8
+from gantransfer.sampler import Sampler, to_uint8
 from gantransfer.snapshot import Snapshot
 from torch_utils import build
 
@@ -109,7 +109,7 @@ def export_onnx(snap: Snapshot, path: str | os.PathLike, net: str = "G_ema", tru
                                 f"from the sampler's; {ANOTHER_WAY}")
 
 
-def _sampler_of(snap: Snapshot, net: str) -> GeneratorSampler:
+def _sampler_of(snap: Snapshot, net: str) -> Sampler:
     """The sampler that makes images with `net`. UserError, one line, where there is none."""
     if snap.method in METHODS and net == "G_ema":
         sampler = METHODS[snap.method].sampler_from(snap)
@@ -122,14 +122,12 @@ def _sampler_of(snap: Snapshot, net: str) -> GeneratorSampler:
         if not all(hasattr(G, name) for name in ("z_dim", "c_dim", "img_resolution")):
             raise UserError(f"{net} is a {type(G).__name__}, not a generator; choose another with --net")
         spec = DataSpec.from_dict(snap.data) if snap.data else DataSpec("", G.img_resolution, G.img_channels, 0)
-        sampler = GeneratorSampler(G, G.z_dim, spec, label_dim=G.c_dim,
+        sampler = Sampler(G, G.z_dim, spec, label_dim=G.c_dim,
                                    network=G if callable(getattr(G, "mapping", None)) else None)
-    if not isinstance(sampler, GeneratorSampler):
-        raise UserError(f"the images of this {snap.method} snapshot are not made by one generator; {ANOTHER_WAY}")
     return sampler
 
 
-def _example(sampler: GeneratorSampler, n: int, seed: int = 0) -> dict[str, torch.Tensor]:
+def _example(sampler: Sampler, n: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """Inputs of n images."""
     rng = torch.Generator().manual_seed(seeding.number(seed))
     out = dict(z=torch.randn([n, sampler.z_dim], generator=rng))
@@ -179,7 +177,7 @@ def _about(snap: Snapshot, net: str, spec: DataSpec, inputs: dict[str, torch.Ten
     return json.dumps(about | ({PSI: float(inputs[PSI])} if PSI in inputs else {}))
 
 
-def _difference(path: str, model: Exported, sampler: GeneratorSampler, psi_input: bool) -> int | None:
+def _difference(path: str, model: Exported, sampler: Sampler, psi_input: bool) -> int | None:
     """Largest difference of the file's uint8 images from the sampler's, at two batch sizes; None: onnxruntime is not
     installed."""
     try:

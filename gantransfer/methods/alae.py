@@ -301,7 +301,7 @@ class ALAE(method.Method):
             x = net(z, c, lod=lod, blend=blend, **kw)
             return F.interpolate(x, size=[spec.resolution] * 2) if x.shape[-1] < spec.resolution else x
 
-        return sampler.GeneratorSampler(synthesise, net.z_dim, spec, device, label_dim=0, network=net)
+        return sampler.Sampler(synthesise, net.z_dim, spec, device, label_dim=0, network=net)
 
     def snapshot(self, cur_nimg: int) -> snapshot.Snapshot:
         snap = super().snapshot(cur_nimg)

@@ -402,7 +402,7 @@ class BigGAN(method.Method):
             """`truncation_psi` scales the latent; there are no noise inputs."""
             return G(z * truncation_psi, c)
 
-        return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim)
+        return sampler.Sampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim)
 
     @classmethod
     def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:

@@ -406,7 +406,7 @@ def sampler_of(G: nn.Module, y2h: nn.Module | None, spec: DataSpec, device: torc
         y = label.normalise(c)
         return G(z * truncation_psi, y if y2h is None else y2h(y))
 
-    return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=1)
+    return sampler.Sampler(synthesise, G.z_dim, spec, device, label_dim=1)
 
 
 def _mean_over_processes(t: torch.Tensor) -> torch.Tensor:

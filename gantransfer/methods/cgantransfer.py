@@ -313,7 +313,7 @@ class CGANTransfer(BigGAN):
                 return G.forward_old(z, c) if source is None else source(z, c)
             return G(z, c if label_set == "new" else F.pad(c, (G.first_current, 0)))
 
-        return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim, label_sets=sets)
+        return sampler.Sampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim, label_sets=sets)
 
 
 def labels_of(snap: snapshot.Snapshot) -> tuple[LabelSpec, LabelSpec]:

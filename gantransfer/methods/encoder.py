@@ -302,7 +302,7 @@ class Encoder(method.Method):
         if label.dim != G.c_dim:
             label = LabelSpec("class" if G.c_dim else "none", G.c_dim)
         spec = DataSpec.from_dict({**snap.data, "label": label.to_dict()})
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
+        return sampler.Sampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
 
 
 def variance(x: torch.Tensor) -> torch.Tensor:

@@ -465,7 +465,7 @@ class Hypermod(StyleGAN2):
         return HypermodSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=networks.ClassInStyles(G))
 
 
-class HypermodSampler(sampler.GeneratorSampler):
+class HypermodSampler(sampler.Sampler):
     """Its w knows no label, so that all classes have one centre; the class vector behind w is what it is at any psi."""
 
     def class_vectors(self, c: torch.Tensor) -> torch.Tensor:

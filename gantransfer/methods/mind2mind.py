@@ -579,7 +579,7 @@ class Mind2Mind(method.Method):
         def render(ws: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
             return G.synthesis(ws, **kw)
 
-        return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
+        return sampler.Sampler(synthesise, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
                                         styles=styles, render=render,
                                         views=("image", "uc") if unlabelled and G.c_dim else ("image",))
 

@@ -635,7 +635,7 @@ class StyleGAN2(method.Method):
 
     @classmethod
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
-        return sampler.GeneratorSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
+        return sampler.Sampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=G)
 
     @classmethod
     def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:

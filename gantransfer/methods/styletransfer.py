@@ -156,6 +156,6 @@ class StyleTransfer(StyleGAN2):
         def render(ws: torch.Tensor, label_set: str | None = None, **kw: Any) -> torch.Tensor:
             return G.synthesis(ws, **kw)
 
-        return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim,
+        return sampler.Sampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim,
                                         network=networks.NewClasses(G),
                                         label_sets={"new": spec.label, "old": old}, styles=styles, render=render)

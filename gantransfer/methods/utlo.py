@@ -161,5 +161,5 @@ class UTLO(StyleGAN2):
             return G.synthesis(ws, **kw) if view == "image" else G.synthesis(ws, add_uc=True, **kw).image_uc
 
         views = ("image", "uc") if G.res_uc else ("image",)
-        return sampler.GeneratorSampler(synthesise, G.z_dim, spec, device, views, label_dim=G.c_dim, network=G,
+        return sampler.Sampler(synthesise, G.z_dim, spec, device, views, label_dim=G.c_dim, network=G,
                                         styles=styles, render=render)

@@ -184,7 +184,7 @@ def test_large_seeds_reach_every_place(tiny_zip, seed):
     from gantransfer.data.dataset import BatchSource, ImageDataset
     from gantransfer.distillation.fakes import seed_of
     from gantransfer.metrics.context import MetricContext
-    from gantransfer.sampler import GeneratorSampler, LabelSource
+    from gantransfer.sampler import LabelSource, Sampler
 
     held = ImageDataset(tiny_zip, use_labels=True, seed=seed, heldout=2, max_size=20)
     assert len(held) == 20
@@ -193,7 +193,7 @@ def test_large_seeds_reach_every_place(tiny_zip, seed):
             if seed % size != seed:
                 pair = [BatchSource(held, s, policy).indices(0, 64) for s in (seed, seed % size)]
                 assert not np.array_equal(*pair), (policy, size)
-    sampler = GeneratorSampler(lambda z, c, rng, **kw: rnd.randn([len(z), 1, 8, 8], rng).clamp(-1, 1), 4, held.spec)
+    sampler = Sampler(lambda z, c, rng, **kw: rnd.randn([len(z), 1, 8, 8], rng).clamp(-1, 1), 4, held.spec)
     c = LabelSource(held.spec.label, "uniform")([seed, seed + 1])
     assert not torch.equal(*sampler([seed, 0], c).split(1))
     assert MetricContext(sampler=sampler, reference=held, seed=seed).plan(4).seeds.min() >= 0

@@ -13,7 +13,7 @@ from gantransfer.data.dataset import ImageDataset
 from gantransfer.detectors import features
 from gantransfer.metrics import path_length, ppl, table
 from gantransfer.networks.stylegan2 import Generator
-from gantransfer.sampler import GeneratorSampler
+from gantransfer.sampler import Sampler
 from tests.conftest import write_image_zip
 
 perceptual = features.Perceptual(lambda x: x.flatten(1) / 127.5, "ab")
@@ -42,7 +42,7 @@ def context(reference, tmp_path, monkeypatch):
 
     def make(net, **kw):
         spec = dataclasses.replace(reference.spec, channels=3, label=type(reference.spec.label)("none", 0))
-        sampler = GeneratorSampler(net, kw.pop("z_dim", 8), spec, network=None if inspect.isfunction(net) else net)
+        sampler = Sampler(net, kw.pop("z_dim", 8), spec, network=None if inspect.isfunction(net) else net)
         return table.MetricContext(sampler=sampler, reference=reference, cache_dir=tmp_path / "c", **kw)
 
     return make
