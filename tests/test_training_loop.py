@@ -15,7 +15,8 @@ import torch
 
 from dnnlib.util import UserError
 from gantransfer import training_loop
-from gantransfer.data.dataset import ImageDataset
+from gantransfer.data.dataset import BatchSource, ImageDataset
+from gantransfer.data.schedule import Span
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.snapshot import find_snapshots, load
@@ -352,3 +353,31 @@ def test_pace_weighs_phases_by_how_often_they_run_and_stops_in_time(tiny_zip, mo
     assert steps == [0, 0] and not least and seconds == pytest.approx(per_step / config.batch * 1000, rel=0.2)
     seconds, least = training_loop.pace(m, dataset, config, budget=-1.0)
     assert least and len(steps) == 3
+
+
+def test_a_shift_counts_images_shown(tiny_zip, tmp_path):
+    """Labels move with the images shown before a step; reals with their place in the stream, which runs as many times
+    faster as a step draws batches."""
+    dataset, kind = ImageDataset(tiny_zip, use_labels=True, max_size=15), METHODS["biggan"]
+    assert len(set(dataset.spec.label.counts)) > 1
+    opts = kind.Options(cfg="tiny", g_ch=2, d_ch=2, d_steps=3)
+    config = RunConfig(batch=8, kimg=0.1, sampling="balanced", sampling_shift=Span(0.008, 0.024))
+    kind.resolve(opts, config, dataset.spec)
+    loop = training_loop._Loop(kind(opts, dataset.spec, config), dataset, config, training_loop.Outputs(tmp_path), None,
+                               None)
+    shares, honest = [], loop.labels.draw
+
+    def draw(n, rng):
+        shares.append(loop.labels.shift[0].share(loop.labels.nimg))
+        return honest(n, rng)
+
+    loop.labels.draw = draw
+    for _ in range(4):
+        loop._step()
+    loop.close()
+    assert shares == [k for k in (0, 0, 0.5, 1) for _ in range(4)]  # three steps of D and one of G each
+    whole = BatchSource(dataset, 0, "balanced", Span(0.008, 0.024), repeat=3)
+    assert np.array_equal(loop.source.indices(0, 96), whole.indices(0, 96))
+    for repeat in (1, 2):
+        other = BatchSource(dataset, 0, "balanced", Span(0.008, 0.024), repeat)
+        assert not np.array_equal(whole.indices(0, 96), other.indices(0, 96))

@@ -52,6 +52,10 @@ class UTLO(StyleGAN2):
                             f"images; choose one of 0, {', '.join(map(str, blocks))}")
         if o.add_uc and o.res_uc == 0:
             raise UserError("--add_uc=True needs a resolution: set --res_uc to 4 or more, or --add_uc=False")
+        for key in ("noisy_twins", "gsr"):
+            if getattr(o, key) is not None and o.res_uc == data.resolution:
+                raise UserError(f"--{key} is about labels, and with --res_uc={o.res_uc} no layer of the generator sees "
+                                f"them; omit it, or lower --res_uc")
         if not o.add_uc and o.alpha:
             raise UserError(f"--alpha={o.alpha:g} weights the unconditional loss, which --add_uc=False turns off")
         o.alpha = 0.0 if not o.add_uc else 1.0 if o.alpha is None else o.alpha

@@ -387,6 +387,20 @@ def test_refusals(options, run, match):
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize("flag", [dict(noisy_twins=0.01), dict(gsr=0.5)])
+def test_a_generator_without_labels_has_nothing_to_regularise(flag):
+    with pytest.raises(UserError, match=f"--{next(iter(flag))}.*--res_uc=16"):
+        resolved("utlo", res_uc=16, **flag)
+
+
+def test_pairs_without_labels():
+    kind, opts, config = resolved("stylegan2", NONE, gan_loss="rpgan", r2_gamma=1.0)
+    m, b = kind(opts, NONE, config), batch(c=torch.zeros(8, 0))
+    b.draw_c = lambda n: torch.zeros(n, 0)
+    for phase in ("Gboth", "Dmain", "Dreg"):
+        assert all(torch.isfinite(t).all() for t in m.loss(phase, b))
+
+
 def test_two_processes_of_two_images_have_pairs_enough():
     resolved("stylegan2", run=dict(batch=4, batch_gpu=2, num_procs=2), noisy_twins=0.01)
 
