@@ -6,8 +6,7 @@ import shutil
 import pytest
 import torch
 
-from tests.torch_utils.test_build_cache import fake_compiler
-from tests.torch_utils.test_build_cuda import fake_nvcc
+from tests.torch_utils.test_build import fake_compiler, fake_nvcc
 from torch_utils import build, machine
 
 
