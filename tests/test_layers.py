@@ -153,6 +153,30 @@ def test_imports_point_downwards(name):
     assert not wrong, f"{name} may not import {sorted(wrong)}"
 
 
+# Test files of no single source file, and what they are about.
+TESTS_OF_MORE = {
+    "bench": "the benchmarks in tests/bench", "sass": "tests/cuda/sass.py", "split_batch": "tests/split_batch.py",
+    "claim": "`import gantransfer` beside other projects", "package": "what is installed", "docs": "the pages",
+    "layers": "this", "earlier_versions": "runs that earlier versions left", "fuzz": "any file", "progress": "bars",
+    "continued": "runs that go on, of every method", "step": "a training step, of every method",
+    "experiments/children": "commands of all studies", "experiments/published": "the published tables",
+    "formats/damage": "damaged files", "formats/hostile": "hostile files", "formats/readers": "who reads files",
+    "importers/original_files": "files of the original projects",
+    "torch_utils/ops/compile_cuda": "csrc with nvcc", "torch_utils/ops/cuda_emulated": "csrc as CUDA, on the CPU",
+}
+
+
+def test_a_test_file_belongs_to_its_source_file():
+    """tests/metrics/test_fid.py to gantransfer/metrics/fid.py, tests/importers/test_importers.py to its __init__.py,
+    tests/torch_utils/ops/test_native_cond_bn.py to csrc/cond_bn.cpp. tests/golden is by origin, tests/chaos by part."""
+    sources = {n.removeprefix("gantransfer.").replace(".", "/").replace("__main__", "main") for n in modules()}
+    sources |= {f"{n}/{n.rpartition('/')[2]}" for n in sources}  # of a package
+    sources |= {f"torch_utils/ops/native_{f.stem}" for f in (ROOT / "csrc").glob("*.cpp")}
+    found = {f.relative_to(ROOT / "tests").with_suffix("").as_posix() for f in (ROOT / "tests").rglob("test_*.py")}
+    found = {n.replace("test_", "", 1) for n in found if n.split("/")[0] not in ("golden", "chaos")}
+    assert found - sources - TESTS_OF_MORE.keys() == set() and TESTS_OF_MORE.keys() <= found - sources
+
+
 def test_every_rule_has_a_file():
     for room, _ in RULES:
         assert any(inside(below(n), (room,)) for n in modules()), f"RULES: nothing is called {room}"

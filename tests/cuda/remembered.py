@@ -4,10 +4,13 @@ tools and flags give the same."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from typing import Any
 from dnnlib.util import atomic_write
 from torch_utils import build
 
-KEEP = 3  # of large files
+MONTH = 30 * 24 * 3600
 
 
 def place(name: str, *parts: object) -> Path:
@@ -27,6 +30,10 @@ def place(name: str, *parts: object) -> Path:
     digest = hashlib.sha256(json.dumps([build.sources_digest(), *tools, *texts]).encode()).hexdigest()
     folder = build.build_dir() / "tests"
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process was faster
+            if time.time() - old.stat().st_mtime > MONTH:
+                old.unlink()
     return folder / f"{name}-{digest[:20]}"
 
 
@@ -46,6 +53,34 @@ def file(name: str, parts: tuple, make: Callable[[Path], Path]) -> Path:
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             os.replace(make(Path(folder)), path)
-        for old in sorted(path.parent.glob(f"{name}-*"), key=lambda p: -p.stat().st_mtime)[KEEP:]:
-            old.unlink()
     return path
+
+
+COMPILER = """#!{python} -S
+import hashlib, os, shutil, sys
+args = sys.argv[1:]
+if "-c" not in args or "-o" not in args:
+    os.execv({real!r}, [{real!r}, *args])
+target = args[args.index("-o") + 1]
+texts = [open(a, "rb").read() if os.path.isfile(a) else a.encode() for a in args if a != target]
+kept = {folder!r} + "-" + hashlib.sha256(b"\\0".join(texts)).hexdigest()[:20]
+if not os.path.exists(kept):
+    code = os.spawnv(os.P_WAIT, {real!r}, [{real!r}, *args])
+    if code:
+        sys.exit(code)
+    shutil.copyfile(target, f"{{kept}}.{{os.getpid()}}")
+    os.replace(f"{{kept}}.{{os.getpid()}}", kept)
+shutil.copyfile(kept, target)
+"""
+
+
+def compiler() -> Path:
+    """A C++ compiler that compiles nothing twice."""
+    program = COMPILER.format(python=sys.executable, real=build.compiler(), folder=str(place("object")))
+
+    def make(folder: Path) -> Path:
+        (folder / "g++").write_text(program, encoding="utf-8")
+        (folder / "g++").chmod(0o755)
+        return folder / "g++"
+
+    return file("compiler", (program,), make)

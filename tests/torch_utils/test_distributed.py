@@ -131,7 +131,7 @@ def test_absent_cuda_is_a_user_error(monkeypatch):
 
 # Two processes
 
-def test_collectives(job):
+def test_collectives_and_the_check_of_replicas(job):
     code, out, err = job.run("""
 t = torch.arange(6.0).reshape(2, 3) * (rank + 1)
 view = torch.zeros(3, 2).t()
@@ -156,14 +156,7 @@ assert time.monotonic() - start > 0.4
 dist.print0("only once")
 if rank == 1:
     print("from the second")
-""")
-    assert code == 0, err
-    assert out.count("only once") == 1 and "[rank1]: from the second" in out
-    assert "Starting 2 CPU processes with 1 thread each" in out
-
-
-def test_replica_check_names_tensor_and_ranks(job):
-    code, _, err = job.run("""
+# The check of replicas names the tensor and the ranks.
 same = {"a": torch.ones(3), "nan": torch.tensor([float("nan")]), "empty": torch.zeros(0), "i": torch.tensor(3),
         "half": torch.ones(2, dtype=torch.bfloat16), "t": torch.arange(6.0).reshape(2, 3).t()}
 dist.assert_replicas_equal(same)
@@ -185,6 +178,8 @@ else:
     raise SystemExit("missing tensor not seen")
 """)
     assert code == 0, err
+    assert out.count("only once") == 1 and "[rank1]: from the second" in out
+    assert "Starting 2 CPU processes with 1 thread each" in out
 
 
 @pytest.mark.parametrize("end, expected_code, how", [
