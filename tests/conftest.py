@@ -97,6 +97,18 @@ def write_image_zip(path: Path, images: Sequence[np.ndarray], labels: Sequence[A
     return path
 
 
+def write_blobs(folder: Path, unit: float = 1.0) -> None:
+    """set.zip and values.zip: 40 grey 16 x 16 images of a blob whose place depends on the class, of four, or is the
+    value, in `unit`s."""
+    rng, (y, x), images, values = np.random.RandomState(0), np.mgrid[:16, :16], [], []
+    for i in range(40):
+        cx, cy, r = 4 + 2 * (i % 4) + rng.rand(), 5 + 6 * rng.rand(), 2 + 2 * rng.rand()
+        images.append(np.uint8(255 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / r**2)))
+        values.append([float(cx) / unit])
+    write_image_zip(folder / "set.zip", images, [i % 4 for i in range(40)])
+    write_image_zip(folder / "values.zip", images, values)
+
+
 @pytest.fixture(scope="session")
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """Real handwritten digits 0 to 3, ten of each: uint8 [40, 16, 16], int64 [40]."""

@@ -6,13 +6,12 @@ import os
 import re
 import signal
 
-import numpy as np
 import pytest
 import torch
 
 from gantransfer import snapshot, training_loop
 from tests import split_batch
-from tests.conftest import write_image_zip
+from tests.conftest import write_blobs
 
 RUN = dict(kimg=0.064, tick=0.024, snap=1)  # 8 steps; ticks end after the steps 1, 3, 6, 8
 TIMES = re.compile(r"Timing/|Resources/|seconds|timestamp")
@@ -21,15 +20,7 @@ TIMES = re.compile(r"Timing/|Resources/|seconds|timestamp")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("continued")
-    rng = np.random.RandomState(0)
-    y, x = np.mgrid[:16, :16]
-    images, values = [], []
-    for i in range(40):  # a blob each, whose place depends on its class
-        cx, cy, r = 4 + 2 * (i % 4) + rng.rand(), 5 + 6 * rng.rand(), 2 + 2 * rng.rand()
-        images.append(np.uint8(255 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / r**2)))
-        values.append([float(cx) / 20])
-    write_image_zip(folder / "set.zip", images, [i % 4 for i in range(40)])
-    write_image_zip(folder / "values.zip", images, values)
+    write_blobs(folder, 20)
     return folder
 
 

@@ -6,13 +6,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from gantransfer import snapshot
 from gantransfer.methods import METHODS
 from tests.chaos.server import Server
-from tests.conftest import write_image_zip
+from tests.conftest import write_blobs
 
 COMMON = ["--batch=8", "--kimg=0.2", "--tick=0.04", "--snap=1", "--metrics=none", "--threads=1", "--kernels=ref"]
 STYLE = ["--cfg=tiny", "--cbase=64", "--cmax=8", "--z_dim=8", "--w_dim=8"]
@@ -50,15 +49,7 @@ class Field:
     def __init__(self, folder: Path, server: Server):
         self.folder, self.server = folder, server
         self.whole: dict[str, Path] = {}  # finished run folders
-        rng = np.random.RandomState(0)
-        y, x = np.mgrid[:16, :16]
-        images, values = [], []
-        for i in range(40):  # a blob each, whose place depends on its class
-            cx, cy, r = 4 + 2 * (i % 4) + rng.rand(), 5 + 6 * rng.rand(), 2 + 2 * rng.rand()
-            images.append(np.uint8(255 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / r**2)))
-            values.append([float(cx)])
-        write_image_zip(folder / "set.zip", images, [i % 4 for i in range(40)])
-        write_image_zip(folder / "values.zip", images, values)
+        write_blobs(folder)
 
     def argv(self, name: str, outdir: Path, *more: str) -> list[str]:
         data, source, flags = RUNS[name]

@@ -12,6 +12,7 @@ from torch import nn
 from dnnlib.util import UserError
 from gantransfer.detectors import features, weights
 from gantransfer.detectors.judge import DigitsJudge
+from tests.chaos.corpus import Program
 
 images = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (3, 3, 20, 20)).astype(np.uint8))
 
@@ -36,33 +37,12 @@ def test_pixel_rulers():
         d(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
 
 
-class Program(nn.Module):
-    """A TorchScript file that writes another file as soon as it is opened."""
-
-    def __init__(self):
-        super().__init__()
-        self.w = nn.Parameter(torch.zeros(1))
-
-    @torch.jit.export
-    def __getstate__(self):
-        return (self.w, self.training)
-
-    @torch.jit.export
-    def __setstate__(self, state: tuple[torch.Tensor, bool]):
-        self.w = state[0]
-        self.training = state[1]
-        torch.save(self.w, "WRITTEN_BY_THE_FILE")
-
-    def forward(self, x):
-        return x
-
-
 @pytest.mark.parametrize("arch", ["digits_judge", "vgg16", "fid_inception_v3", "dinov2_vitl14"])
 def test_a_program_does_not_run_where_weights_are_expected(tmp_path, monkeypatch, arch):
     monkeypatch.chdir(tmp_path)
     torch.jit.script(Program()).save("net.pth")
     torch.jit.load("net.pth")
-    written = tmp_path / "WRITTEN_BY_THE_FILE"
+    written = tmp_path / "WRITTEN"
     assert written.exists(), "the program of this test does not work"
     written.unlink()
     path = tmp_path / "net.detector.json"
