@@ -158,6 +158,7 @@ TESTS_OF_MORE = {
     "bench": "the benchmarks in tests/bench", "sass": "tests/cuda/sass.py", "split_batch": "tests/split_batch.py",
     "claim": "`import gantransfer` beside other projects", "package": "what is installed", "docs": "the pages",
     "layers": "this", "earlier_versions": "runs that earlier versions left", "fuzz": "any file", "progress": "bars",
+    "commands/kernels": "--kernels of every command",
     "continued": "runs that go on, of every method", "step": "a training step, of every method",
     "experiments/children": "commands of all studies", "experiments/published": "the published tables",
     "formats/damage": "damaged files", "formats/hostile": "hostile files", "formats/readers": "who reads files",
