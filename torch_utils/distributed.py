@@ -106,13 +106,26 @@ def init(kind: str = "auto") -> torch.device:
     if launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_initialized():
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         try:
-            dist.init_process_group(backend, init_method="env://", timeout=datetime.timedelta(seconds=_timeout()))
+            timeout = datetime.timedelta(seconds=_timeout())
+            dist.init_process_group(backend, timeout=timeout, **_meeting(timeout))
         except RuntimeError as e:
             raise CollectiveError(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: joining the other "
                                   f"processes failed: {_reason(e)}") from None
         # A process that ends by an exception must leave too: threads that outlive the interpreter can abort it.
         atexit.register(shutdown)
     return device
+
+
+def _meeting(timeout: datetime.timedelta) -> dict:
+    """Where the processes find one another: arguments of `init_process_group`.
+
+    torchrun's store outlives a restart of the workers, and a rank may read in it where a killed one was to be found.
+    On one machine each start therefore has keys of its own; on several, agents count restarts differently.
+    """
+    if not restarts() or os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
+        return dict(init_method="env://")
+    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    return dict(store=dist.PrefixStore(f"restart-{restarts()}", store), rank=rank, world_size=size)
 
 
 def shutdown() -> None:

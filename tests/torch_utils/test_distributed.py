@@ -291,6 +291,27 @@ def test_torchrun_starts_the_same_script(job):
     assert sorted(out.splitlines()) == ["rank 0 of 2: 2.0", "rank 1 of 2: 2.0"]
 
 
+def test_a_restarted_rank_does_not_read_what_the_killed_ones_wrote(monkeypatch):
+    """torchrun's store outlives its workers: it still holds their addresses."""
+    agent = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    agent.set("address of rank 1", "gone")
+    for name, value in dict(RANK=0, LOCAL_RANK=0, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, MASTER_ADDR="127.0.0.1",
+                            MASTER_PORT=agent.port, TORCHELASTIC_USE_AGENT_STORE=True).items():
+        monkeypatch.setenv(name, str(value))
+    seen = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **kw: seen.append(kw))
+    monkeypatch.setattr(dist.atexit, "register", lambda f: None)
+    for count in "012":
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        dist.init("cpu")
+    assert seen[0]["init_method"] == "env://"
+    for kw in seen[1:]:
+        assert not kw["store"].check(["address of rank 1"]) and (kw["rank"], kw["world_size"]) == (0, 2)
+        kw["store"].set("address of rank 1", "here")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # several machines: their agents count differently
+    assert dist._meeting(None) == dict(init_method="env://")
+
+
 def test_killing_torchrun_leaves_no_orphans(job, tmp_path):
     p = job.start("open(f'pid{rank}.tmp', 'w').write(str(os.getpid()))\nos.rename(f'pid{rank}.tmp', f'pid{rank}')\n"
                   "time.sleep(60)", "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
