@@ -104,6 +104,7 @@ class Run:
     stop_after: int | None = None
     keep: str = "all"
     graphs: bool = False
+    further: str = "go on with --resume=latest and a larger --stop-after"  # where --stop-after ended it
     outdir: str = ""  # what --outdir says
     outputs: dict[str, Any] = field(default_factory=dict)  # further arguments of training_loop.Outputs
     enough: bool = False  # --stop-after ended it
@@ -247,7 +248,7 @@ class Run:
                 return None
             self.enough = True
             return (f"{top.key} has not improved for {count} snapshots; the best is {top.snapshot} with "
-                    f"{top.value:.4g}; go on with --resume=latest and a larger --stop-after")
+                    f"{top.value:.4g}; {self.further}")
 
         return rate
 

@@ -241,6 +241,7 @@ def run_stage(method: type[Method], opts: Options, dataset: ImageDataset, config
         run = harness.Run(method, opts, config, dataset, stage, {**wanted, **harness.chosen(flags)}, best=flags["best"],
                           stop_after=flags["stop_after"], keep=flags["keep"], graphs=flags["graphs"],
                           outdir=str(outdir),
+                          further="to train longer, give a larger --stop-after and another --outdir",
                           outputs=dict(images=False, keep_states=1, again="run the command again to continue"))
         shown = run.train(outdir, folder, Start(source, states[0] if states else None), device)
         if shown < config.kimg * 1000 and not run.enough:

@@ -240,8 +240,8 @@ class Setup:
         f = self.flags
         return Run(self.method, self.opts, self.run, self.dataset, self.stage, self.resolved(), self.metrics,
                    named_files(f["detector"]), self._reference, f["best"], f["stop_after"], f["keep"], f["graphs"],
-                   f["outdir"], dict(evaluate_at_start=bool(f["eval_at_start"]), wandb_project=f["wandb_proj"],
-                                     workers=f["workers"]))
+                   outdir=f["outdir"], outputs=dict(evaluate_at_start=bool(f["eval_at_start"]),
+                                                    wandb_project=f["wandb_proj"], workers=f["workers"]))
 
     def launch(self, kind: str, dry: bool = False) -> None:
         import torch
