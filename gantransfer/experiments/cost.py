@@ -49,6 +49,7 @@ def macs_per_image(path: Path) -> float:
     from gantransfer.importers import load_any
     from gantransfer.method import RunConfig, Start
     from gantransfer.methods import METHODS
+    from torch_utils.pixels import from_uint8
 
     given = json_file.read(path.parent / "training_options.json")
     snap = load_any(path)
@@ -60,7 +61,7 @@ def macs_per_image(path: Path) -> float:
         reals = m.prepare(data)
     stepper, rows = training_loop.Stepper(m, run), np.arange(run.batch) % len(reals)
     x, c = reals.read(rows), torch.from_numpy(reals.labels(rows))
-    x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
+    x = from_uint8(x) if x.dtype == torch.uint8 else x
     total, rounds = 0.0, math.lcm(*(p.every for p in stepper.phases))
     for i in range(rounds):
         with counted_macs() as macs:

@@ -4,7 +4,7 @@
 Trains a small StyleGAN2 on unlabelled digits, then gives it the ten classes from ten labelled images each, in several
 ways: hyper-modulation from the exact start; conditional fine-tuning of the same snapshot; hyper-modulation from random
 hypernetworks after self-alignment; and more. All see equally many real images. Measures each against held-out digits
-and draws the picture. With --seeds=5 it is the comparison of docs/hypermod.md.
+and draws the picture. With --seeds=5 it is the comparison of docs/methods/hypermod.md.
 """
 
 from __future__ import annotations

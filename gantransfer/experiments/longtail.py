@@ -31,6 +31,15 @@ ARMS = {
     "utlo8": Arm("UTLO (res_uc 8)", "--add_uc=True --res_uc=8"),
     "transitional": Arm("transitional", "--transition=5-10"),
     "lecam": Arm("LeCam", "--method=stylegan2 --lecam=3e-4"),
+    "utlo16": Arm("UTLO (res_uc 16)", "--add_uc=True --res_uc=16"),
+    "utlo8-balanced": Arm("UTLO (res_uc 8) + balanced", "--add_uc=True --res_uc=8 --sampling=balanced"),
+    "twins": Arm("NoisyTwins", "--method=stylegan2 --noisy_twins=0.01"),
+    "gsr": Arm("gSR", "--method=stylegan2 --gsr=0.5"),
+    "rpgan": Arm("relativistic pairs, R1 and R2", "--method=stylegan2 --gan_loss=rpgan --r2_gamma=1"),
+    "ada-class": Arm("ADA by class", "--method=stylegan2 --aug=ada-class --ada_kimg=10"),
+    "shift": Arm("moving to balanced", "--method=stylegan2 --sampling=balanced --sampling_shift=5-10"),
+    "reweight": Arm("balanced labels, re-weighted reals",
+                    "--method=stylegan2 --sampling_labels=balanced --reweight_reals"),
 }
 PRIMARY = "class_fd_few"
 BESIDE = [("balanced", "utlo-balanced")]  # also compared, beside each with the first

@@ -146,11 +146,11 @@ def draw(path: Path, folder: Path, snapshots: dict[str, Path], encoder: Path) ->
     from gantransfer.data.dataset import ImageDataset
     from gantransfer.importers import load_any
     from gantransfer.latent import autoencoder
-    from gantransfer.sampler import to_uint8
+    from torch_utils.pixels import from_uint8, to_uint8
 
     data = ImageDataset(folder / "target.zip", use_labels=True)
     ae = autoencoder.load(load_any(encoder))
     with torch.no_grad():
-        again = [to_uint8(ae.decode(ae.encode(torch.from_numpy(x).float() / 127.5 - 1))).numpy()
+        again = [to_uint8(ae.decode(ae.encode(from_uint8(torch.from_numpy(x))))).numpy()
                  for x in sheets.reals(data, 10)]
     sheets.save_classes(path, data, snapshots, 10, beside={"reconstructions": again})
