@@ -11,6 +11,7 @@ from dnnlib.run_folder import RunFolder
 from dnnlib.util import UserError
 from gantransfer.commands import run as harness
 from gantransfer.method import RunConfig
+from gantransfer.methods import METHODS
 
 
 @pytest.mark.parametrize("old, new, said", [
@@ -118,3 +119,14 @@ def test_weights_that_nothing_recorded_are_known_by_their_path(text, stopped):
     moved.write_bytes(b"weights")
     run.config.resume = run.options["resume_pkl"] = str(moved)
     refuse(run, folder, "resume_pkl=")
+
+
+@pytest.mark.parametrize("method, metrics, best", [
+    ("stylegan2", ["fid50k_full"], "fid50k_full"), ("stylegan2", ["report_digits32"], "report_digits32"),
+    ("stylegan2", ["kid5k", "report_digits32"], "report_digits32_accuracy_few"), ("alae", [], "psnr"),
+    ("alae", [], "alae"), ("alae", ["kid5k"], None)])
+def test_what_may_rate_snapshots(method, metrics, best):
+    flags = dict(best=best, stop_after=3, keep="best")
+    harness.check_rating(flags, METHODS[method], metrics)
+    with pytest.raises(UserError, match="--best=nothing is not measured; there are "):
+        harness.check_rating(dict(flags, best="nothing"), METHODS[method], metrics)
