@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from dnnlib.util import UserError
 from gantransfer import method, snapshot, training_loop
 from gantransfer.augment.options import Augmentation, AugmentOptions
 from gantransfer.data.dataset import DataSpec, LabelSpec
@@ -99,6 +100,18 @@ def test_equal_tensors_of_two_networks_are_stored_once(tmp_path):
         for name, r in nets.items():
             assert all(torch.equal(loaded.nets[name].state[n], t) for n, t in r.state.items())
     assert sizes[1] - sizes[0] < 5_000 and sizes[2] - sizes[0] > 300_000
+
+
+def test_where_a_run_begins(tmp_path):
+    """A run that goes on copies nothing, whatever it began with, and has the networks of its state."""
+    source = snapshot.Snapshot("fit", {"net": snapshot.NetRecord("x", {}, {})})
+    assert (method.FRESH.continues, method.FRESH.networks, method.FRESH.weights) == (False, None, None)
+    start = method.Start(source)
+    assert (start.continues, start.networks, start.weights) == (False, source, source)
+    start = method.Start(source, tmp_path / "training-state-000000.pt")
+    assert start.continues and start.weights is None and start.source is source
+    with pytest.raises(UserError):
+        _ = start.networks  # of the state, which is not there, and not of the source
 
 
 @pytest.mark.parametrize("aug, diffaug, changes", [("noaug", None, False), ("fixed", None, True),

@@ -109,7 +109,7 @@ def main(**flags: Any) -> None:
     from gantransfer.detectors import features
     from gantransfer.importers import is_images
     from gantransfer.metrics import table
-    from gantransfer.metrics.evaluation import USUAL, Evaluation, Settings, usual_metrics, write_reference
+    from gantransfer.metrics.evaluation import USUAL, Evaluation, Settings, other_reals, usual_metrics, write_reference
     from gantransfer.model import load
     from torch_utils import distributed as dist
 
@@ -135,12 +135,15 @@ def main(**flags: Any) -> None:
         model = None if is_images(flags["network"]) else load(flags["network"])
         if model is not None:
             model.check_makes_images()
-        chosen, s = names, settings
+        chosen, s, why = names, settings, ""
         if flags["metrics"] is None and model is not None:
-            chosen, data, why = usual_metrics(flags["network"], DataSpec.from_dict(model.data), detectors)
-            s = dataclasses.replace(settings, data=settings.data or data)
-            if why and not dist.launched():
-                note(why)
+            chosen, data, why = usual_metrics(flags["network"], DataSpec.from_dict(model.data), detectors,
+                                              settings.data)
+            s = dataclasses.replace(settings, data=data)
+        elif model is not None and not (settings.data or settings.ref):
+            why = other_reals(flags["network"], DataSpec.from_dict(model.data))
+        if why and not dist.launched():
+            note(why)
         return Evaluation(flags["network"], model, chosen, detectors, s)
 
     kind = dist.resolve_device(flags["device"])

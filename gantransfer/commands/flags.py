@@ -112,13 +112,18 @@ def _seed(text: str, flag: str) -> int:
 
 
 class _Text(_OneLine):
-    """A text that is read by a function of (text, flag)."""
+    """A text that is read by a function of (text, flag). Not an empty one: `--network=$RUN` without RUN is a mistake,
+    and must not mean what the flag's absence does."""
 
     def __init__(self, name: str, read: Callable[[str, str], Any]):
         self.name, self.read = name, read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return self.read(value, _name(param)) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        if not value.strip():
+            self.fail(" is empty; give a value, or omit the flag", param, ctx)
+        return self.read(value, _name(param))
 
 
 # ---- paths -----------------------------------------------------------------------------------------------------------

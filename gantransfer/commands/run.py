@@ -299,11 +299,18 @@ def check_rating(flags: dict[str, Any], method: type[Method], metrics: Sequence[
     for key in ("best", "stop_after", "keep"):
         if flags[key] not in (None, "all") and not metrics and method.evaluate is Method.evaluate:
             raise UserError(f"--{key.replace('_', '-')} rates snapshots by a metric; name one with --metrics")
-    best = flags["best"]
-    for better in (method.better, *(table.lookup(n).better for n in metrics)):
-        if best and directions.of(better, best) == directions.UNRATED:
-            raise UserError(f"--best={best} rates no snapshots: it is not declared whether more or less of it is "
-                            f"better; name another value")
+    if (best := flags["best"]) is None:
+        return
+    own = {method.name: method.better} if method.better else {}
+    declared = own | {n: table.lookup(n).better for n in metrics}
+    found = [directions.of(better, best) for better in declared.values()]
+    if directions.UNRATED in found:
+        raise UserError(f"--best={best} rates no snapshots: it is not declared whether more or less of it is "
+                        f"better; name another value")
+    if best not in declared and not any(found):
+        values = [v.partition("(")[0] for b in declared.values() for v, d in b.items() if d != directions.UNRATED]
+        known = dict.fromkeys([*(v for v in values if re.fullmatch(r"\w+", v)), *declared])
+        raise UserError(f"--best={best} is not measured; there are {', '.join(known)}")
 
 
 def differing(old: dict[str, Any], new: dict[str, Any], free: set[str]) -> str | None:

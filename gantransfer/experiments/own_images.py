@@ -57,13 +57,19 @@ def check_classes(train: Path, *others: Path) -> Any:
     return label
 
 
-def groups_job(pool: Path, path: Path, counts: Sequence[int], bounds: str) -> list[Job]:
-    """A copy of the pool with a label file lt_natural.json whose groups are: more than MANY images, fewer than FEW."""
+def limits(bounds: str) -> tuple[int, int]:
+    """(MANY, FEW) of --groups."""
     try:
         many, few = integers(bounds, "--groups")
     except ValueError:
         raise UserError(f"--groups={bounds}: write MANY,FEW: images above which a class is frequent and below which it "
                         "is rare, for example 100,20") from None
+    return many, few
+
+
+def groups_job(pool: Path, path: Path, counts: Sequence[int], bounds: str) -> list[Job]:
+    """A copy of the pool with a label file lt_natural.json whose groups are: more than MANY images, fewer than FEW."""
+    many, few = limits(bounds)
     n = [c for c in counts if c]
     first, last = sum(c > many for c in n), len(n) - sum(c < few for c in n)
     if not 0 < first < last < len(n):
@@ -83,8 +89,8 @@ def groups_note(label: Any, bounds: str | None = None) -> str:
         return all({k for k in range(len(n)) if n[k] and inside(n[k])} == {*label.shots.get(g, ())} for g, inside in (
             ("many", lambda n: n > many), ("few", lambda n: n < few)))
 
-    limits = tuple(integers(bounds, "--groups")) if bounds else (100, 20)
-    rule = f"more than {limits[0]}, fewer than {limits[1]} images" if cut(*limits) else "by rank, 0.3, 0.3 and the rest"
+    most = limits(bounds) if bounds else (100, 20)
+    rule = f"more than {most[0]}, fewer than {most[1]} images" if cut(*most) else "by rank, 0.3, 0.3 and the rest"
 
     def part(ids: Sequence[int]) -> str:
         order = sorted(ids, key=lambda k: -label.counts[k])

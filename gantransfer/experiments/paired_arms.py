@@ -52,6 +52,8 @@ class PairedArms:
             raise UserError(f"--{'heldout' if heldout else 'groups'} is for --data=ZIP")
         if groups and imf:
             raise UserError("--groups counts the images of --data, --imf takes some away; omit one of them")
+        if groups:
+            own_images.limits(groups)  # a mistake in it is said before there are data and judges
         self.own, folder = data is not None, self.folder
         if self.own:
             own_images.check_classes(Path(data), *([Path(heldout)] if heldout else []))

@@ -466,6 +466,8 @@ class StyleGAN2(method.Method):
     def Greg(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
         k = len(d.pl_noise)
         ws = self.ws("Greg", d.first(k))
+        if not ws.requires_grad:  # of a mapping that rests, as in mind_tune
+            ws.requires_grad_()
         img = self.synthesise(ws, batch)
         noise = d.pl_noise / np.sqrt(img.shape[2] * img.shape[3])
         (grad,) = torch.autograd.grad((img * noise).sum(), ws, create_graph=True)  # [k, num_ws, w_dim]

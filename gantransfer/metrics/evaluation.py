@@ -46,26 +46,44 @@ class Settings:
     verbose: bool = True
 
 
-def usual_metrics(network: str, spec: DataSpec, detectors: dict[str, Path]) -> tuple[list[str], str | None, str]:
+def usual_metrics(network: str, spec: DataSpec, detectors: dict[str, Path],
+                  data: str | None) -> tuple[list[str], str | None, str]:
     """(metrics, the real images to compare with or None for the usual ones, a line that says why) where none is named.
 
     They are FID, where its weights are at hand; else what the snapshot's run was measured by in training. UserError
-    where there is neither.
+    where there is neither, or where the reals of the run are gone. `data` is --data: it comes first.
     """
     try:
         table.preflight([USUAL], spec, detectors)
-        return [USUAL], None, ""
+        return [USUAL], data, ""
     except UserError as e:
-        recorded = Path(network).parent / "training_options.json"
-        options = json_file.read(recorded) if recorded.is_file() else {}
-        names, reference = options.get("metrics"), options.get("reference")
+        options = run_options(network)
+        names, reference = options.get("metrics"), data or options.get("reference")
         if not names or not all(map(table.find, names)):
             raise UserError(f"--metrics is missing, and {USUAL}, which is measured without it, cannot be: {e}"
                             ) from None
-        reference = reference if reference and Path(reference).exists() else None
-        return names, reference, (f"no --metrics: {', '.join(names)} as in training, "
-                                  + (f"against {reference}, " if reference else "")
-                                  + f"for the weights of {USUAL} are not at hand")
+        if not data and reference and not Path(reference).exists():
+            raise UserError(f"no such file or folder: {reference} (the held-out set that the run was measured by; "
+                            "give --data)") from None
+        whole = f"all images of {spec.path}" + ", held out or not" * bool(spec.heldout)
+        return names, reference, (f"no --metrics: {', '.join(names)} as in training, against {reference or whole}, for "
+                                  f"the weights of {USUAL} are not at hand")
+
+
+def run_options(network: str) -> dict[str, Any]:
+    """training_options.json of the run that a snapshot lies in; {} where it lies in none."""
+    recorded = Path(network).parent / "training_options.json"
+    return json_file.read(recorded) if recorded.is_file() else {}
+
+
+def other_reals(network: str, spec: DataSpec) -> str:
+    """A line for a snapshot whose run was measured by other real images than those that are taken without --data; ''
+    for others."""
+    reference = run_options(network).get("reference") or ("" if not spec.heldout else f"--heldout={spec.heldout}")
+    if not reference:
+        return ""
+    return (f"the reals are all images of {spec.path}; in training they were {reference}, so that its figures are no "
+            "match for these" + ("" if spec.heldout else f" (--data={reference} is)"))
 
 
 def write_reference(path: str, name: str, detectors: dict[str, Path], device: torch.device, s: Settings) -> int:

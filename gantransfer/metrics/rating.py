@@ -20,10 +20,13 @@ class Rating:
     value: float
     kimg: float
     snapshot: str  # file name
+    protocol: str = ""  # `table.protocol` of the line
 
 
 def ratings(run_dir: Path) -> list[Rating]:
     """Every finite value measured in a run folder, metric by metric, by length."""
+    from gantransfer.metrics.table import protocol
+
     out = []
     for path in sorted(run_dir.glob("metric-*.jsonl")):
         for r in json_file.lines(path):
@@ -33,7 +36,8 @@ def ratings(run_dir: Path) -> list[Rating]:
                 continue
             if r.get("truncation"):
                 continue  # of truncated images: no match for the others
-            out += [Rating(name, key, value, r.get("kimg") or 0, snapshot) for key, value in results.items()
+            same = protocol(r)
+            out += [Rating(name, key, value, r.get("kimg") or 0, snapshot, same) for key, value in results.items()
                     if isinstance(value, int | float) and abs(value) < 2**1023 and snapshot]
     return sorted(out, key=lambda r: r.kimg)
 
@@ -60,7 +64,22 @@ def rates(metric: str, key: str) -> bool:
 
 def of_metric(rows: list[Rating], metric: str | None) -> list[Rating]:
     """The rows of one value: `metric` is its name, or that of a metric (its first value that rates); None: the first
-    there is that rates."""
+    there is that rates. A row per snapshot, all measured in the same way: see `comparable`."""
+    return comparable(_of_value(rows, metric))
+
+
+def comparable(rows: list[Rating]) -> list[Rating]:
+    """The rows of the protocol that has rated most snapshots, the newest one of several: values against other reals,
+    or of other seeds, are no match for each other, and calc_metrics.py may have added some."""
+    rated: dict[str, set[str]] = {}
+    for r in rows:
+        rated.setdefault(r.protocol, set()).add(r.snapshot)
+    last = {r.protocol: i for i, r in enumerate(rows)}
+    chosen = max(rated, key=lambda p: (len(rated[p]), last[p]), default="")
+    return [r for r in rows if r.protocol == chosen]
+
+
+def _of_value(rows: list[Rating], metric: str | None) -> list[Rating]:
     first: dict[str, str] = {}  # metric -> its first value that rates, by the metrics' names
     for name, key in sorted(dict.fromkeys((r.metric, r.key) for r in rows), key=lambda pair: pair[0]):
         if name not in first and rates(name, key):

@@ -735,7 +735,15 @@ def append_jsonl(run_dir: str | Path, result: Mapping[str, Any]) -> bool:
     return True
 
 
+def protocol(line: Mapping[str, Any]) -> str:
+    """What the values of a line of metric-*.jsonl depend on beside the network: equal text, comparable values."""
+    def part(group: str, key: str) -> Any:
+        return value.get(key) if isinstance(value := line.get(group), Mapping) else None
+
+    return json.dumps([*(line.get(k) for k in ("seed", "labels", "num_gen", "num_real")), line.get("truncation") or {},
+                       part("reference", "sha256"), part("detector", "sha256"), part("per_class", "ids")],
+                      sort_keys=True)
+
+
 def _identity(x: Mapping[str, Any]) -> tuple:
-    reference, detector = x.get("reference") or {}, x.get("detector") or {}
-    return tuple(x.get(k) for k in ("metric", "kimg", "snapshot_pkl", "seed", "labels", "num_gen")) + (
-        reference.get("sha256"), detector.get("sha256"), json.dumps(x.get("truncation") or {}, sort_keys=True))
+    return (*(x.get(k) for k in ("metric", "kimg", "snapshot_pkl")), protocol(x))

@@ -189,6 +189,14 @@ def test_without_metrics_it_is_what_training_measured_where_no_weights_are(calc,
     named = calc("--metrics=smoke_fd_pixel16_16", f"--data={held}", network=snap)
     own = calc("--metrics=smoke_fd_pixel16_16", network=snap)
     assert lines(done)[0]["results"] == lines(named)[0]["results"] != lines(own)[0]["results"]
+    assert "Note:" not in named.stderr
+    assert f"in training they were {held}" in own.stderr and f"--data={held}" in own.stderr
+    other = write_image_zip(tmp_path / "other.zip", digits[0][:40], digits[1][:40].tolist())
+    assert f"as in training, against {other}, for" in calc(f"--data={other}", network=snap).stderr
+    held.unlink()
+    done = calc(check=2, network=snap)
+    assert done.stderr == (f"Error: no such file or folder: {held} (the held-out set that the run was measured by; "
+                           "give --data)\n")
 
 
 def test_missing_weights(calc, empty_home, no_network):  # noqa: F811

@@ -256,3 +256,13 @@ def test_what_names_a_snapshot_may_name_a_run():
     assert len(found) >= 14
     for path, p in found:
         assert p.type is flags.SNAPSHOT or isinstance(p.type, click.Choice), (path, p.name)
+
+
+@pytest.mark.parametrize("kind", [flags.PATH, flags.PATHS, flags.SNAPSHOT])
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_path_is_not_the_flags_absence(kind, text):
+    """`--network=$RUN` where RUN is not set would take the newest run of runs/, `--data=$DATA` train on digits."""
+    option = click.Option(["--network"], type=kind)
+    with pytest.raises(UserError, match="^--network= is empty"):
+        kind.convert(text, option, None)
+    assert kind.convert(None, option, None) is None

@@ -564,3 +564,5 @@ def test_methods_with_their_sources_sizes_record_none_of_their_own():
 def test_a_value_that_rates_nothing_is_refused_at_the_start(call, tiny_zip):
     _, err = call(f"--data={tiny_zip}", "--metrics=is5k", "--best=is5k_std", "--cfg=tiny", "--dry-run", code=2)
     assert "--best=is5k_std rates no snapshots" in err and err.count("\n") == 1
+    _, err = call(f"--data={tiny_zip}", "--metrics=smoke", "--best=fid50k", "--cfg=tiny", "--dry-run", code=2)
+    assert err == "Error: --best=fid50k is not measured; there are smoke_fd_pixel16_256, smoke_kid_pixel16_256\n"

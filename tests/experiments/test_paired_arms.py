@@ -152,6 +152,7 @@ def test_an_artificial_tail_of_own_images(own, tmp_path, monkeypatch):
 @pytest.mark.parametrize("flags, says", [
     (["--heldout=x.zip"], "--heldout is for --data"), (["--groups=100,20"], "--groups is for --data"),
     (["--data={own}", "--groups=20,15", "--imf=5"], "omit one"), (["--arm=UTLO"], "write NAME"),
+    (["--data={own}", "--groups=3"], "MANY,FEW"),
     (["--arm=a: --ad_uc=True"], "--ad_uc=True is no flag of train"), (["--arm=a: --lecam 3"], "--FLAG=VALUE"),
     (["--arm=a: --seed=3"], "--seed is given by the study"), (["--common=--data=x"], "--data is given by the study"),
     (["--arm=a: --lecam=1", "--arm=a: --lecam=2"], "each name once"), (["--arm=a: --x='"], "quotation"),
@@ -161,7 +162,7 @@ def test_an_artificial_tail_of_own_images(own, tmp_path, monkeypatch):
 def test_bad_input_is_one_line_before_anything_starts(own, tmp_path, monkeypatch, flags, says):
     with pytest.raises(UserError, match=says) as e:
         record("longtail", [f.format(own=own) for f in flags], tmp_path / "d", monkeypatch)
-    assert "\n" not in str(e.value) and not list((tmp_path / "d").glob("*.pt"))
+    assert "\n" not in str(e.value) and not list((tmp_path / "d").glob("*.[zp]*"))
 
 
 def test_one_pair_has_no_interval():

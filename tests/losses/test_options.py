@@ -326,6 +326,18 @@ def test_gsr_is_a_term_of_its_own(name):
     assert torch.allclose(got[1], GroupSpectral(COUNTS, 0.5, tables).penalty(tables), rtol=1e-3)
 
 
+def test_the_state_holds_gsrs_vectors():
+    """A run goes on with the vectors it had, not with those that the singular value decomposition begins with."""
+    a, b = make("stylegan2", gsr=0.5), make("stylegan2", gsr=0.5)
+    for u in a.losses.gsr.u:
+        u.copy_(F.normalize(u.flip(0) + 0.1, dim=1))
+    tables = a.G.class_tables()
+    before = a.losses.gsr.penalty(tables)
+    assert not torch.allclose(before, b.losses.gsr.penalty(tables))
+    b.losses.load_state(a.losses.state())
+    assert torch.equal(before, b.losses.gsr.penalty(tables)) and before > 0
+
+
 def test_biggans_tables_are_the_gains_and_biases_of_each_class():
     m = make("biggan")
     G = m.G

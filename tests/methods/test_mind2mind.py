@@ -680,12 +680,14 @@ def test_a_missing_cache_is_made(source, folder, tmp_path):
 # ---- below the floor -----------------------------------------------------------------------------------------------
 
 
-def test_tuning_trains_high_layers_only(source, folder, target, tmp_path):
+@pytest.mark.parametrize("path_length", [{}, dict(pl_weight=2.0, g_reg_interval=1)])  # as with --cfg=auto
+def test_tuning_trains_high_layers_only(path_length, source, folder, target, tmp_path):
     cached(source, folder)
     mind = train(make(source, target.spec), target, tmp_path / "mind")
     kind = METHODS["mind_tune"]
 
-    opts, run = kind.Options(cfg="tiny"), RunConfig(batch=8, kimg=0.032, snap=1, tick=0.016, metrics="none")
+    opts = kind.Options(cfg="tiny", **path_length)
+    run = RunConfig(batch=8, kimg=0.032, snap=1, tick=0.016, metrics="none")
     kind.resolve(opts, run, target.spec)
     torch.manual_seed(0)
     m = kind(opts, target.spec, run, Start(mind))

@@ -56,6 +56,35 @@ def write(run_dir, metric, values, key=None):
                                     snapshot_pkl=snapshot)) + "\n")
 
 
+def test_only_values_measured_in_the_same_way_are_compared(tmp_path):
+    """calc_metrics.py adds lines to a run: against other reals, of another seed, of some classes."""
+    ways = [dict(reference={"sha256": "a"}), dict(reference={"sha256": "b"}), dict(detector={"sha256": "c"}),
+            dict(seed=1), dict(labels="data"), dict(num_gen=7), dict(num_real=7),
+            dict(per_class={"ids": [3]}), dict(reference="odd")]
+    usual = dict(metric="fid5k_full", seed=0, labels="uniform", num_gen=5000, num_real=60, reference={"sha256": "r"})
+    lines = [dict(usual, kimg=k, results={"fid5k_full": v}) for k, v in enumerate([9, 5, 6, 7])]
+    lines += [{**usual, "kimg": k, "results": {"fid5k_full": k / 10}, **way} for k in (0, 3) for way in ways]
+    with open(tmp_path / "metric-fid5k_full.jsonl", "w") as f:
+        for line in lines:
+            name = f"network-snapshot-{line['kimg']:06d}.pkl"
+            (tmp_path / name).touch()
+            f.write(json.dumps(dict(line, snapshot_pkl=name)) + "\n")
+    count, top = rating.since_best(tmp_path, None)
+    assert (count, top.value, top.kimg) == (2, 5, 1)
+    assert rating.resolve(f"{tmp_path}:best").endswith("000001.pkl")
+    rating.keep_best(tmp_path, None)
+    assert [p.name for p in rating.find_snapshots(tmp_path)] == [f"network-snapshot-00000{k}.pkl" for k in (1, 3)]
+
+
+def test_of_several_ways_the_newest_counts(tmp_path):
+    with open(tmp_path / "metric-fid5k_full.jsonl", "w") as f:
+        for k, value, seed in ((0, 1, 0), (1, 2, 0), (2, 4, 1), (3, 3, 1)):
+            f.write(json.dumps(dict(metric="fid5k_full", results={"fid5k_full": value}, kimg=k, seed=seed,
+                                    snapshot_pkl=f"network-snapshot-00000{k}.pkl")) + "\n")
+    count, top = rating.since_best(tmp_path, None)
+    assert (count, top.value) == (0, 3)
+
+
 def test_recorded_choice_comes_first(tmp_path):
     write(tmp_path, "fid5k_full", [0, 1])
     write(tmp_path, "kid5k_full", [0, -1])

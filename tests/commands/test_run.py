@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The harness of `train` and of `distill` stages, piece by piece; what whole commands do with it is in theirs."""
+
+import hashlib
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from dnnlib.run_folder import RunFolder
+from dnnlib.util import UserError
+from gantransfer.commands import run as harness
+from gantransfer.method import RunConfig
+from gantransfer.methods import METHODS
+
+
+@pytest.mark.parametrize("old, new, said", [
+    ({"a": 1, "b": 2}, {"a": 1, "b": 2}, None), ({"a": 1}, {"a": 2}, "a=1, not 2"), ({"a": 1}, {}, "a=1, not None"),
+    ({}, {"a": 1}, "a=None, not 1"), ({"g": {"x": 1, "y": 2}}, {"g": {"x": 1, "y": 3}}, "g.y=2, not 3"),
+    ({"g": {"x": 1}}, {"g": {"x": 1, "y": 3}}, "g.y=None, not 3"), ({"free": 1, "a": 0}, {"free": 2, "a": 0}, None),
+    ({"free": 1}, {}, None)])
+def test_what_differs_is_named_whichever_side_has_it(old, new, said):
+    assert harness.differing(old, new, {"free"}) == said
+
+
+def test_newest_snapshot_is_the_last_of_the_run_with_the_highest_number(tmp_path, capsys):
+    for name in ("00099-a", "100000-b", "00100-c"):  # by name the second would be behind the third
+        (tmp_path / name).mkdir()
+        for k in ("000000", "000000_032", "000001"):
+            (tmp_path / name / f"network-snapshot-{k}.pkl").touch()
+    (tmp_path / "100001-empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    newest = str(tmp_path / "100000-b" / "network-snapshot-000001.pkl")
+    assert harness.newest_snapshot("none", str(tmp_path)) == newest
+    assert newest in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_start_that_fails_removes_what_it_wrote_and_nothing_else(trained, tmp_path):
+    known = tmp_path / "run"
+    known.mkdir()
+    (known / "log.txt").write_text("of an earlier start")
+    (known / "notes.txt").write_text("somebody's")
+    folder = RunFolder(known)
+    with pytest.raises(UserError, match="no"), harness.tidy(known, folder, {"log.txt"}):
+        (known / "training_options.json").write_text("{}")
+        if trained:
+            (known / "network-snapshot-000000.pkl").touch()
+        raise UserError("no")
+    left = {p.name for p in known.iterdir()} - {".lock"}
+    assert left == {"log.txt", "notes.txt"} | ({"training_options.json", "network-snapshot-000000.pkl"} if trained
+                                               else set())
+    RunFolder(known).release()  # it is free
+
+
+# ---- whether a run may go on -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """(a run that is to go on, its folder): the files are those of the run itself."""
+    weights = tmp_path / "w.pkl"
+    weights.write_bytes(b"weights")
+    dataset = SimpleNamespace(fingerprint=lambda: "data")
+    config = RunConfig(batch=8, batch_gpu=4, num_procs=1, resume=str(weights))
+    options = dict(total_kimg=1, batch_size=8, batch_gpu=4, resume_pkl=str(weights), options={"gamma": 1},
+                   training_set_kwargs={"path": "a.zip", "xflip": False})
+    run = SimpleNamespace(options=options, config=config, dataset=dataset)
+    (tmp_path / "training_options.json").write_text(json.dumps(dict(options, num_gpus=1)))
+    (tmp_path / "environment.json").write_text(json.dumps(dict(
+        data_fingerprint="data", weights=hashlib.sha256(b"weights").hexdigest())))
+    return run, tmp_path
+
+
+def test_the_same_run_goes_on_where_its_files_have_moved(stopped):
+    run, folder = stopped
+    harness.check_continues(run, folder, "a.zip")
+    moved = folder / "moved.pkl"
+    moved.write_bytes(b"weights")
+    run.config.resume = run.options["resume_pkl"] = str(moved)
+    run.options["training_set_kwargs"]["path"] = "b.zip"
+    run.options["total_kimg"] = 2
+    harness.check_continues(run, folder, "b.zip")
+
+
+def refuse(run, folder, says):
+    with pytest.raises(UserError, match=says) as e:
+        harness.check_continues(run, folder, "a.zip")
+    assert "\n" not in str(e.value)
+
+
+def test_another_run_does_not(stopped):
+    run, folder = stopped
+    other = folder / "other.pkl"
+    other.write_bytes(b"others")
+    run.options["resume_pkl"] = run.config.resume = str(other)
+    refuse(run, folder, "resume_pkl=.*w.pkl, not .*other.pkl")
+    run.options["resume_pkl"] = run.config.resume = str(folder / "w.pkl")
+    run.dataset.fingerprint = lambda: "other data"
+    refuse(run, folder, "other data than --data=a.zip")
+    run.dataset.fingerprint = lambda: "data"
+    run.options["training_set_kwargs"]["xflip"] = True
+    refuse(run, folder, "training_set_kwargs.xflip=False, not True")
+    run.options["training_set_kwargs"]["xflip"] = False
+    run.options["sampling_shift"] = [1, 2]
+    refuse(run, folder, r"sampling_shift=None, not \[1, 2\]")
+    del run.options["sampling_shift"]
+    run.config.batch_gpu = 8
+    refuse(run, folder, "2 rounds of 4 images per step, not 1 of 8")
+
+
+@pytest.mark.parametrize("text", ["none", "{\"weights\": null}"])
+def test_weights_that_nothing_recorded_are_known_by_their_path(text, stopped):
+    """Runs of earlier versions have no hash of them."""
+    run, folder = stopped
+    (folder / "environment.json").write_text(text)
+    harness.check_continues(run, folder, "a.zip")
+    moved = folder / "moved.pkl"
+    moved.write_bytes(b"weights")
+    run.config.resume = run.options["resume_pkl"] = str(moved)
+    refuse(run, folder, "resume_pkl=")
+
+
+@pytest.mark.parametrize("method, metrics, best", [
+    ("stylegan2", ["fid50k_full"], "fid50k_full"), ("stylegan2", ["report_digits32"], "report_digits32"),
+    ("stylegan2", ["kid5k", "report_digits32"], "report_digits32_accuracy_few"), ("alae", [], "psnr"),
+    ("alae", [], "alae"), ("alae", ["kid5k"], None)])
+def test_what_may_rate_snapshots(method, metrics, best):
+    flags = dict(best=best, stop_after=3, keep="best")
+    harness.check_rating(flags, METHODS[method], metrics)
+    with pytest.raises(UserError, match="--best=nothing is not measured; there are "):
+        harness.check_rating(dict(flags, best="nothing"), METHODS[method], metrics)
