@@ -15,7 +15,7 @@ import torch
 
 from dnnlib.util import EasyDict, UserError, run_cli
 from gantransfer import importers
-from gantransfer.commands import calc_metrics, distill, train
+from gantransfer.commands import calc_metrics, stages, train
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.formats import inert_pickle
 from gantransfer.importers import load_any, strangers
@@ -373,7 +373,7 @@ def test_a_biggan_folder_is_a_model_everywhere(tmp_path, biggan_folder, capsys):
                                        "--labels=uniform", "--verbose=False", f"--cache-dir={tmp_path / 'c'}"],
                                       standalone_mode=False))
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["metric"].startswith("smoke")
-    source = distill.source_of(str(biggan_folder), ImageDataset(str(data), use_labels=True), "cpu", {})
+    source = stages.source_of(str(biggan_folder), ImageDataset(str(data), use_labels=True), "cpu", {})
     assert source.draw(np.eye(2, dtype=np.float32), [1, 2], 0).shape == (2, 3, 32, 32)
     before = source.identity
     torch.save(dict(itr=1), biggan_folder / "state_dict.pth")

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from dnnlib.util import UserError
 from gantransfer import training_loop
 from gantransfer.augment import ada
+from gantransfer.commands import run as command_run
 from gantransfer.commands import train
 from gantransfer.method import Graph
 from gantransfer.methods import METHODS
@@ -434,7 +435,7 @@ def cli(monkeypatch, tmp_path, tiny_zip):
             launch = train.Setup.launch
             monkeypatch.setattr(train.Setup, "launch", lambda self, kind: launch(self, "cpu"))
             monkeypatch.setattr(distributed, "resolve_device", lambda kind: "cuda" if kind == "auto" else kind)
-            monkeypatch.setattr(graphs, "CudaGraphs", lambda device: EmulatedGraphs())
+            monkeypatch.setattr(command_run, "CudaGraphs", lambda device: EmulatedGraphs())
         result = CliRunner().invoke(train.main, [
             f"--outdir={tmp_path}", f"--data={tiny_zip}", "--cond=True", "--cfg=tiny", "--cbase=64", "--cmax=8",
             "--batch=8", "--tick=0.04", "--snap=1", "--metrics=none", "--threads=1", *words])
