@@ -82,8 +82,8 @@ def other_reals(network: str, spec: DataSpec) -> str:
     reference = run_options(network).get("reference") or ("" if not spec.heldout else f"--heldout={spec.heldout}")
     if not reference:
         return ""
-    return (f"the reals are all images of {spec.path}; in training they were {reference}, so that its figures are no "
-            "match for these" + ("" if spec.heldout else f" (--data={reference} is)"))
+    return (f"the reals are all images of {spec.path}; in training they were {reference}, and figures against other "
+            "reals are not comparable" + ("" if spec.heldout else f": --data={reference} measures as training did"))
 
 
 def write_reference(path: str, name: str, detectors: dict[str, Path], device: torch.device, s: Settings) -> int:

@@ -264,3 +264,10 @@ def test_unconditional_model_and_held_out_reference(calc, tiny_zip, digits, tmp_
     assert x["num_real"] == 20 and x["labels"] is None and np.isfinite(x["results"]["fd_pix64_30"])
     done = calc("--metrics=report_digits32", network=tmp_path / "u.pkl", check=2)
     assert "needs class labels" in done.stderr
+
+
+def test_truncation_below_one_counts_and_is_recorded(calc, tmp_path):
+    found = [lines(calc("--metrics=smoke_fd_pixel16_16", f"--outdir={tmp_path}", *flags))[0]
+             for flags in ([], ["--trunc=1"], ["--trunc=0.3"])]
+    assert found[0]["results"] == found[1]["results"] != found[2]["results"]
+    assert [x.get("truncation") for x in found] == [None, None, {"truncation_psi": 0.3}]
