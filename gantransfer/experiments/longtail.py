@@ -39,7 +39,7 @@ ARMS = {
     "ada-class": Arm("ADA by class", "--method=stylegan2 --aug=ada-class --ada_kimg=10"),
     "shift": Arm("moving to balanced", "--method=stylegan2 --sampling=balanced --sampling_shift=5-10"),
     "reweight": Arm("balanced labels, re-weighted reals",
-                    "--method=stylegan2 --sampling_labels=balanced --reweight_reals"),
+                    "--method=stylegan2 --sampling_labels=balanced --reweight_reals=True"),
 }
 PRIMARY = "class_fd_few"
 BESIDE = [("balanced", "utlo-balanced")]  # also compared, beside each with the first
