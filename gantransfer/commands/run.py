@@ -378,14 +378,22 @@ def content_of(weights: str | None) -> str | None:
     return sha256(weights) if weights and os.path.isfile(weights) else None
 
 
+def commit_of(file: str) -> str | None:
+    """The commit that is checked out of the repository which `file` belongs to; None for a file that is installed, also
+    where that is inside a repository of the user's own."""
+    try:
+        known, head = (subprocess.run(["git", "-C", os.path.dirname(file), *words], capture_output=True, text=True,
+                                      timeout=10).stdout.strip()
+                       for words in (("ls-files", os.path.basename(file)), ("rev-parse", "HEAD")))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head if known and head else None
+
+
 def environment(dataset: ImageDataset, weights: str | None) -> dict[str, Any]:
     """What a result depends on beside the options."""
-    try:
-        commit = subprocess.run(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse", "HEAD"],
-                                capture_output=True, text=True, timeout=10).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        commit = None
-    return dict(gantransfer=gantransfer.__version__, commit=commit, torch=torch.__version__, numpy=numpy.__version__,
+    return dict(gantransfer=gantransfer.__version__, commit=commit_of(os.path.abspath(__file__)),
+                torch=torch.__version__, numpy=numpy.__version__,
                 python=platform.python_version(), platform=platform.platform(), cuda=torch.version.cuda,
                 gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
                 command=sys.argv, data_fingerprint=dataset.fingerprint(),

@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -130,3 +131,20 @@ def test_what_may_rate_snapshots(method, metrics, best):
     harness.check_rating(flags, METHODS[method], metrics)
     with pytest.raises(UserError, match="--best=nothing is not measured; there are "):
         harness.check_rating(dict(flags, best="nothing"), METHODS[method], metrics)
+
+
+def test_the_commit_is_that_of_the_repository_the_code_belongs_to(tmp_path):
+    """Installed inside a repository of the user's own, the package has no commit to record."""
+    def git(*words):
+        return subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.invalid", *words],
+                              check=True, capture_output=True, text=True).stdout.strip()
+
+    own, installed = tmp_path / "own.py", tmp_path / "site-packages" / "run.py"
+    installed.parent.mkdir()
+    own.touch(), installed.touch()
+    assert harness.commit_of(str(own)) is None
+    git("init")
+    git("add", "own.py")
+    git("commit", "-m", "one")
+    assert harness.commit_of(str(own)) == git("rev-parse", "HEAD") and len(git("rev-parse", "HEAD")) == 40
+    assert harness.commit_of(str(installed)) is None
