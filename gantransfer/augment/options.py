@@ -29,8 +29,8 @@ class AugmentOptions(method.Options):
     p: float | None = option(None, "Augmentation probability, with --aug=fixed", type=float, low=0, high=1)
     target: float | None = option(None, "Target of adaptive augmentation (default 0.6)", type=float, low=0, high=1)
     augpipe: str | None = option(None, "Augmentation recipe (default bgc)", choices=tuple(ada.AUGPIPES))
-    ada_kimg: float | None = option(None, "kimg in which p may move by one (default 500; 100 with --resume)",
-                                    type=float, low=0.001)
+    ada_kimg: float | None = option(None, "kimg in which p may move by one (default 500; 50 for small; 100 with "
+                                    "--resume)", type=float, low=0.001)
     diffaug: str | None = option(None, "DiffAugment policy: 'light', or any of color,translation,cutout",
                                  metavar="LIST")
 

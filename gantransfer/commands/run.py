@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -129,17 +129,30 @@ class Run:
         seconds, least = training_loop.pace(self.trainer(start), self.dataset, self.config)
         return seconds, "at least" if least else "about"
 
-    def warn_of_weeks(self, start: Start, device: torch.device) -> None:
-        """A run that takes longer than anybody waits is said before it begins. Timed only where that can be."""
-        if self.config.kimg < (200 if device.type == "cpu" else 5000):
+    def warn_of_length(self, start: Start, device: torch.device) -> None:
+        """A run that takes longer than anybody waits is said before it begins; and what a preset that is made for GPUs
+        costs on a CPU. Timed only where that can be."""
+        presets = self._presets_for_cpu() if device.type == "cpu" else []
+        if self.config.kimg < (200 if device.type == "cpu" else 5000) and not presets:
             return
         seconds, about = self._pace(start)
-        if seconds * self.config.kimg > WEEK:
+        weeks = seconds * self.config.kimg > WEEK
+        if weeks or presets:
+            remedies = [f"--cfg={' or '.join(presets)}"] if presets else []
+            if weeks:
+                width = next((f" (--{k})" for k in ("cmax", "g_ch", "ch", "arch") if hasattr(self.opts, k)), "")
+                remedies += ["a shorter --kimg", f"smaller networks{width} or images"]
+                remedies += [] if device.type == "cuda" else ["a machine with a GPU"]
             dist.print0(f"Note:         {self.config.kimg:g} kimg will take {about} "
-                        f"{format_time(seconds * self.config.kimg)} here, at {seconds:.3g} s per kimg; give a shorter "
-                        f"--kimg, smaller networks ({'--cfg=tiny, --cmax' if hasattr(self.opts, 'cfg') else '--arch'}) "
-                        "or images"
-                        + ("" if device.type == "cuda" else ", or a machine with a GPU"))
+                        f"{format_time(seconds * self.config.kimg)} here, at {seconds:.3g} s per kimg; give "
+                        + ", ".join(remedies[:-1]) + (" or " if remedies[1:] else "") + remedies[-1])
+
+    def _presets_for_cpu(self) -> list[str]:
+        """Presets to propose instead of `auto`."""
+        if getattr(self.opts, "cfg", None) != "auto":
+            return []
+        choices = next(f for f in fields(self.opts) if f.name == "cfg").metadata["choices"]
+        return [c for c in ("small", "tiny") if c in choices]
 
     def train(self, run_dir: Path, folder: RunFolder | None, start: Start, device: torch.device, operators: str = "",
               notes: Sequence[str] = ()) -> int:
@@ -158,7 +171,7 @@ class Run:
                 self._announce(run_dir, operators and operators + "".join(f", {k}: {v}" for k, v in runtime.items()),
                                notes)
             if fresh:
-                self.warn_of_weeks(start, device)
+                self.warn_of_length(start, device)
             state, trainer = start.state, self.trainer(start)
             del start  # the weights are copied, and may be large
             out = training_loop.Outputs(run_dir, self.config.snap, evaluate=self._evaluator(run_dir, device),

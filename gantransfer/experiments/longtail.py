@@ -21,6 +21,7 @@ from gantransfer.experiments.harness import Arm
 from gantransfer.experiments.paired_arms import TINY, PairedArms
 from gantransfer.metrics.paired import difference, spread, table, versions
 
+# N% in a line: of the length of the training, in kimg.
 ARMS = {
     "baseline": Arm("baseline", "--method=stylegan2"),
     "utlo": Arm("UTLO (res_uc 4)", "--add_uc=True --res_uc=4"),
@@ -29,15 +30,15 @@ ARMS = {
     "sqrt": Arm("square root", "--method=stylegan2 --sampling=sqrt"),
     "effective": Arm("effective number", "--method=stylegan2 --sampling=effective"),
     "utlo8": Arm("UTLO (res_uc 8)", "--add_uc=True --res_uc=8"),
-    "transitional": Arm("transitional", "--transition=5-10"),
+    "transitional": Arm("transitional", "--transition=25%-50%"),
     "lecam": Arm("LeCam", "--method=stylegan2 --lecam=3e-4"),
     "utlo16": Arm("UTLO (res_uc 16)", "--add_uc=True --res_uc=16"),
     "utlo8-balanced": Arm("UTLO (res_uc 8) + balanced", "--add_uc=True --res_uc=8 --sampling=balanced"),
     "twins": Arm("NoisyTwins", "--method=stylegan2 --noisy_twins=0.01"),
     "gsr": Arm("gSR", "--method=stylegan2 --gsr=0.5"),
     "rpgan": Arm("relativistic pairs, R1 and R2", "--method=stylegan2 --gan_loss=rpgan --r2_gamma=1"),
-    "ada-class": Arm("ADA by class", "--method=stylegan2 --aug=ada-class --ada_kimg=10"),
-    "shift": Arm("moving to balanced", "--method=stylegan2 --sampling=balanced --sampling_shift=5-10"),
+    "ada-class": Arm("ADA by class", "--method=stylegan2 --aug=ada-class --ada_kimg=50%"),
+    "shift": Arm("moving to balanced", "--method=stylegan2 --sampling=balanced --sampling_shift=25%-50%"),
     "reweight": Arm("balanced labels, re-weighted reals",
                     "--method=stylegan2 --sampling_labels=balanced --reweight_reals=True"),
 }

@@ -32,6 +32,7 @@ from gantransfer.losses import gan
 from gantransfer.losses.barlow_twins import barlow_twins
 from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.methods.stylegan2 import (
+    FOR_CPU,
     SOURCE_SIZES,
     Draws,
     StyleGAN2,
@@ -60,7 +61,7 @@ class HypermodOptions(StyleGAN2Options):
                                       "--kimg (default 0)", type=float, low=0)
     class_vectors: str = option("learned", "learned: a class network; onehot: factors of its own for every class",
                                 choices=networks.VECTORS)
-    vector_dim: int | None = option(None, "Length of a class vector (default 64; 16 for tiny)", type=int, low=1)
+    vector_dim: int | None = option(None, "Length of a class vector (default 64; 16 for tiny, small)", type=int, low=1)
     class_init: str = option("distinct", "Class vectors start distinct, or all identical (as published)",
                              choices=("distinct", "identical"))
     class_lr_mult: float = option(0.01, "Learning rate of the class network in units of --glr (published: 0.001)",
@@ -139,7 +140,7 @@ class Hypermod(StyleGAN2):
             raise UserError("--align_kimg: with --hyper_init=exact the generator equals its source from the start, so "
                             "that there is nothing to align; omit it, or give --hyper_init=random")
         o.align_kimg = o.align_kimg or 0.0
-        o.vector_dim = o.vector_dim or (16 if o.cfg == "tiny" else 64)
+        o.vector_dim = o.vector_dim or (16 if o.cfg in FOR_CPU else 64)
         if v1 and o.hyper_rank != "full":
             raise UserError(f"--hyper_rank={o.hyper_rank} belongs to --base=stylegan2; the published hypernetworks are "
                             f"full")

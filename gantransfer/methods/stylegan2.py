@@ -33,7 +33,7 @@ from torch_utils import build, ema
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
-# Presets. fmaps: channel_base / 32768. None in `auto` and `tiny`: computed from resolution and processes.
+# Presets. fmaps: channel_base / 32768. None: computed from resolution and processes.
 CFGS: dict[str, dict[str, Any]] = {
     "auto": dict(ref_gpus=None, kimg=25000, batch=None, mbstd=None, fmaps=None, lr=None, gamma=None, ema=None,
                  ramp=0.05, map=2),
@@ -46,7 +46,10 @@ CFGS: dict[str, dict[str, Any]] = {
     "cifar": dict(ref_gpus=2, kimg=100000, batch=64, mbstd=32, fmaps=1, lr=0.0025, gamma=0.01, ema=500, ramp=0.05,
                   map=2),
     "tiny": dict(ref_gpus=None, kimg=20, batch=16, mbstd=4, fmaps=None, lr=0.005, gamma=1, ema=2, ramp=0.05, map=2),
+    "small": dict(ref_gpus=None, kimg=80, batch=32, mbstd=4, fmaps=None, lr=0.005, gamma=None, ema=5, ramp=0.05,
+                  map=2),
 }
+FOR_CPU = ("tiny", "small")  # small networks, short runs, no regularisers that only pay in long ones
 
 
 # What a method whose networks have their source's sizes does not decide, and so does not record.
@@ -59,7 +62,8 @@ class StyleGAN2Options(options.AugmentOptions):
     cfg: str = option("auto", "Preset of sizes and hyper-parameters", choices=tuple(CFGS))
     gamma: float | None = option(None, "R1 weight", type=float, low=0)
     aug: str = option("ada", "Augmentation of everything the discriminator sees", choices=options.AUGS)
-    r1_aug: bool | None = option(None, "Whether R1 sees augmented reals (default true; false for tiny)", type=bool)
+    r1_aug: bool | None = option(None, "Whether R1 sees augmented reals (default true; false for tiny, small)",
+                               type=bool)
     lecam: float = option(0.0, "Weight of the LeCam regulariser (published: 3e-7)", low=0)
     freezed: int = option(0, "Freeze this many high-resolution discriminator layers", low=0)
     precision: str = option("auto", "Arithmetic of the four highest resolutions: fp32, fp16, bf16; auto: what the "
@@ -81,7 +85,7 @@ class StyleGAN2Options(options.AugmentOptions):
     pl_weight: float | None = option(None, "Path-length weight, 0 = off (default 2)", type=float, low=0)
     style_mix: float | None = option(None, "Style-mixing probability (default 0.9)", type=float, low=0, high=1)
     g_reg_interval: int | None = option(None, "Path length every so many steps, 0 = in every step's loss (default 4; "
-                                        "0 for tiny)", type=int, low=0)
+                                        "0 for tiny, small)", type=int, low=0)
     d_reg_interval: int = option(16, "R1 every so many steps; 0 = in every step's loss", low=0)
     lazy_gain: bool = option(True, "Multiply lazy regularisation by its interval, so that weights mean what they say")
     ema_kimg: float | None = option(None, "Half-life of the averaged generator", type=float, low=0)
@@ -140,7 +144,7 @@ class StyleGAN2(method.Method):
     def resolve(cls, o: StyleGAN2Options, run: RunConfig, data: DataSpec) -> None:
         cfg, res = CFGS[o.cfg], data.resolution
         resolution.require(res, data.path or data.name, 8, f"--method={cls.name}")  # the discriminator does
-        tiny, resuming = o.cfg == "tiny", run.resume not in (None, "noresume")
+        for_cpu, resuming = o.cfg in FOR_CPU, run.resume not in (None, "noresume")
         mbstd = cfg["mbstd"]
         batch = cfg["batch"]
         if o.cfg == "auto":
@@ -149,7 +153,8 @@ class StyleGAN2(method.Method):
         if run.batch is None and run.batch_gpu is None:
             # The preset's share of its own machine, or less where more processes divide the batch.
             run.batch_gpu = max(batch // max(cfg["ref_gpus"] or 1, run.num_procs), 1)
-        method.resolve_schedule(run, batch=batch, kimg=cfg["kimg"], tick=1 if tiny else 4, snap=5 if tiny else 50)
+        method.resolve_schedule(run, batch=batch, kimg=cfg["kimg"], tick={"tiny": 1, "small": 2}.get(o.cfg, 4),
+                                snap=5 if for_cpu else 50)
         o.mbstd_group = o.mbstd_group or mbstd
         whole = run.batch_gpu * run.num_procs
         if whole > o.mbstd_group and whole % o.mbstd_group:
@@ -159,7 +164,7 @@ class StyleGAN2(method.Method):
             raise UserError(f"--fp32=True and --precision={o.precision} exclude each other; omit one of them")
         o.precision = "fp32" if o.fp32 else o.precision
         o.fp32 = o.precision == "fp32"
-        run.metrics = _or(run.metrics, "smoke" if tiny else "fid50k_full")
+        run.metrics = _or(run.metrics, "smoke" if for_cpu else "fid50k_full")
 
         lr = cfg["lr"] or (0.002 if res >= 1024 else 0.0025)
         o.glr, o.dlr = _or(o.glr, lr), _or(o.dlr, lr)
@@ -170,23 +175,25 @@ class StyleGAN2(method.Method):
         if o.ema_ramp is None:
             o.ema_ramp = 0.0 if resuming else (cfg["ramp"] or 0.0)
         fmaps = cfg["fmaps"] if cfg["fmaps"] is not None else (1 if res >= 512 else 0.5)
-        o.cbase = o.cbase or (32 * res if tiny else int(fmaps * 32768))
-        o.cmax = o.cmax or (32 if tiny else 512)
-        o.z_dim, o.w_dim = o.z_dim or (64 if tiny else 512), o.w_dim or (64 if tiny else 512)
+        o.cbase = o.cbase or (32 * res if for_cpu else int(fmaps * 32768))
+        o.cmax = o.cmax or (32 if for_cpu else 512)
+        o.z_dim, o.w_dim = o.z_dim or (64 if for_cpu else 512), o.w_dim or (64 if for_cpu else 512)
         o.map_depth = o.map_depth or cfg["map"]
-        o.d_map_depth = o.d_map_depth or (2 if tiny else 8)
-        o.map_lr = _or(o.map_lr, 0.1 if tiny else 0.01)
+        o.d_map_depth = o.d_map_depth or (2 if for_cpu else 8)
+        o.map_lr = _or(o.map_lr, 0.1 if for_cpu else 0.01)
         o.d_arch = o.d_arch or ("orig" if o.cfg == "cifar" else "resnet")
-        plain_loss = tiny or o.cfg == "cifar"
+        plain_loss = for_cpu or o.cfg == "cifar"
         o.pl_weight = _or(o.pl_weight, 0.0 if plain_loss else 2.0)
         o.style_mix = _or(o.style_mix, 0.0 if plain_loss else 0.9)
-        # An interval slows the optimiser even where the weight is zero (as published); tiny runs have no time for that.
-        o.g_reg_interval = _or(o.g_reg_interval, 0 if tiny else 4)
-        if tiny and o.aug == "ada" and o.target is None and o.augpipe is None:
-            o.aug = "noaug"  # ADA at its published speed does nothing within a tiny run
-            o.diffaug = o.diffaug or "light"
+        # An interval slows the optimiser even where the weight is zero (as published): nothing for short runs.
+        o.g_reg_interval = _or(o.g_reg_interval, 0 if for_cpu else 4)
+        # ADA at its published speed does nothing within so short a run.
+        if o.cfg == "tiny" and o.aug == "ada" and o.target is None and o.augpipe is None:
+            o.aug, o.diffaug = "noaug", o.diffaug or "light"
+        if o.cfg == "small" and o.aug in ("ada", "ada-class"):
+            o.ada_kimg = _or(o.ada_kimg, 50.0)
         options.resolve(o, run, data)
-        o.r1_aug = (not tiny) if o.r1_aug is None else o.r1_aug
+        o.r1_aug = (not for_cpu) if o.r1_aug is None else o.r1_aug
         if isinstance(o, loss_options.LossOptions):
             loss_options.resolve(o, run, data, "logistic")
 

@@ -18,7 +18,7 @@ from dnnlib.util import UserError
 from gantransfer import method, sampler, snapshot, source_fit
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import Batch, Phase, RunConfig, option
-from gantransfer.methods.stylegan2 import SOURCE_SIZES, Draws, StyleGAN2, StyleGAN2Options
+from gantransfer.methods.stylegan2 import FOR_CPU, SOURCE_SIZES, Draws, StyleGAN2, StyleGAN2Options
 from gantransfer.networks import stylegan2
 from gantransfer.networks import styletransfer as networks
 from torch_utils import distributed as dist
@@ -29,7 +29,7 @@ class StyleTransferOptions(StyleGAN2Options):
     comb_l1_scale: float = option(0.01, "Weight of the scores' absolute values", low=0)
     res_l2_scale: float = option(0.1, "Weight of the squared residuals", low=0)
     score_lr: float | None = option(None, "Learning rate of scores and residuals in units of --glr (default 1; 10 for "
-                                    "tiny)", type=float, low=0)
+                                    "tiny, small)", type=float, low=0)
 
 
 class StyleTransfer(StyleGAN2):
@@ -46,7 +46,7 @@ class StyleTransfer(StyleGAN2):
         super().resolve(o, run, data)
         for key in SOURCE_SIZES:
             setattr(o, key, None)
-        o.score_lr = (10.0 if o.cfg == "tiny" else 1.0) if o.score_lr is None else o.score_lr
+        o.score_lr = (10.0 if o.cfg in FOR_CPU else 1.0) if o.score_lr is None else o.score_lr
 
     @classmethod
     def run_name(cls, o: StyleTransferOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:

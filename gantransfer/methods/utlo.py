@@ -21,7 +21,7 @@ from gantransfer import method, sampler, snapshot, source_fit
 from gantransfer.augment import ada
 from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Batch, Graph, RunConfig, option
-from gantransfer.methods.stylegan2 import Head, StyleGAN2, TailOptions, graph_of
+from gantransfer.methods.stylegan2 import FOR_CPU, Head, StyleGAN2, TailOptions, graph_of
 from gantransfer.networks import utlo as networks
 
 
@@ -43,7 +43,7 @@ class UTLO(StyleGAN2):
 
     @classmethod
     def resolve(cls, o: UTLOOptions, run: RunConfig, data: DataSpec) -> None:
-        if run.metrics is None and o.cfg != "tiny":
+        if run.metrics is None and o.cfg not in FOR_CPU:
             run.metrics = "fid50k_full,fid_shots,kid_shots"
         super().resolve(o, run, data)
         blocks = [2**k for k in range(2, data.resolution.bit_length())]

@@ -153,6 +153,19 @@ def test_a_run_of_weeks_is_said_before_it_begins(call, tiny_zip, tmp_path, monke
     assert "will take" not in out
 
 
+def test_a_gpus_preset_on_a_cpu_says_its_cost_and_what_suits_a_cpu(call, tiny_zip, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_loop, "pace", lambda *a: (60.0, False))
+    monkeypatch.setattr(training_loop._Loop, "_train", lambda self: (_ for _ in ()).throw(UserError("begun")))
+    flags = [*TINY[1:], f"--data={tiny_zip}", f"--outdir={tmp_path}", "--kimg=2", "--device=cpu"]
+    out, _ = call(*flags, code=2)
+    assert "2 kimg will take about 2m 00s here, at 60 s per kimg; give --cfg=small or tiny\n" in out
+    out, _ = call(*flags, "--cfg=small", code=2)
+    assert "will take" not in out
+    out, _ = call(f"--data={tiny_zip}", f"--outdir={tmp_path}", "--metrics=none", "--device=cpu", "--cond=True",
+                  "--method=biggan", "--g_ch=2", "--d_ch=2", "--kimg=20000", code=2)
+    assert "give --cfg=tiny, a shorter --kimg, smaller networks (--g_ch) or images or a machine" in out
+
+
 @pytest.mark.parametrize("flags, method", [
     ([], "stylegan2"),
     (["--cond=True", "--add_uc=True"], "utlo"),

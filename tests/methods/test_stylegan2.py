@@ -6,6 +6,7 @@ import pytest
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import RunConfig
 from gantransfer.methods.stylegan2 import StyleGAN2
+from torch_utils import build
 
 
 def resolved(procs: int = 1, given: dict | None = None, **options):
@@ -28,3 +29,19 @@ def test_no_frozen_layers_are_recorded_where_they_were_asked_for():
 def test_a_preset_runs_on_any_number_of_processes_that_divides_its_batch(cfg, procs, batch_gpu):
     run, _, _ = resolved(procs, cfg=cfg)
     assert run.batch_gpu == batch_gpu and run.batch % (run.batch_gpu * procs) == 0
+
+
+def test_presets_for_a_cpu_have_small_networks_and_augmentation_that_acts_within_their_length(monkeypatch):
+    """Without R1 and ADA at published strength, whose time scale is a hundred times as long."""
+    monkeypatch.setattr(build, "cpu_flags", lambda: {"avx512_bf16"})
+    (tiny, tiny_config, to), (small, config, so) = resolved(cfg="tiny"), resolved(cfg="small")
+    for c in (tiny_config, config):
+        assert c["G_kwargs"]["synthesis_kwargs"]["channel_max"] == 32 and c["loss_kwargs"]["pl_weight"] == 0
+    assert (to.aug, to.diffaug, so.aug, so.diffaug, so.ada_kimg) == ("noaug", "light", "ada", None, 50)
+    assert config["ada_kimg"] == 50 and config["ada_target"] == 0.6 and "augment_kwargs" not in tiny_config
+    assert resolved(cfg="small", ada_kimg=7.0)[1]["ada_kimg"] == 7 and resolved(cfg="auto")[2].ada_kimg == 500
+    assert (tiny.metrics, small.metrics) == ("smoke", "smoke")
+    runtime = StyleGAN2.runtime
+    assert (runtime(to, tiny)["precision"], runtime(so, small)["precision"]) == ("float32", "bfloat16")
+    monkeypatch.setattr(build, "cpu_flags", set)
+    assert runtime(so, small)["precision"] == "float32"
