@@ -347,6 +347,7 @@ class Setup:
     def _take(self, run_dir: Path, flag: str) -> tuple[Path, Path | None]:
         """Lock a run's folder: (folder, newest state). Without a state the run starts anew in its folder."""
         from gantransfer.commands.run import check_continues
+        from gantransfer.snapshot import find_snapshots
         from gantransfer.training_loop import find_states
 
         try:
@@ -356,6 +357,9 @@ class Setup:
         states = find_states(run_dir)
         if states:
             check_continues(self.job(), run_dir, self.flags["data"])
+        elif len(find_snapshots(run_dir)) > 1:  # one may be of a run that was killed before its first state
+            raise UserError(f"{flag}: {run_dir} has snapshots but no training-state-*.pt to continue from, and a new "
+                            f"start would mix with them; begin with their weights: --resume={run_dir}:latest")
         return run_dir, states[0] if states else None
 
     def _restarted(self) -> tuple[Path | None, Path | None]:
