@@ -217,7 +217,7 @@ class Method:
     @classmethod
     def runtime(cls, opts: Options, run: RunConfig) -> dict[str, Any]:
         """What the machine decides (`run.device` is known): printed and recorded, free to change when a run goes on
-        elsewhere."""
+        elsewhere. Asked by the harness, which knows no method; only StyleGANs leave something to the machine."""
         return {}
 
     @classmethod

@@ -268,6 +268,13 @@ def find_snapshots(run_dir: str | os.PathLike) -> list[Path]:
     return numbered(run_dir, "network-snapshot-*.pkl")
 
 
+def written_after(run_dir: str | os.PathLike, nimg: int) -> list[Path]:
+    """Snapshots and sheets of a run that were written after more than `nimg` images, as far as their names tell."""
+    found = [(re.fullmatch(r"(?:network-snapshot-|fakes\D*)(\d+)(?:_(\d{3}))?\.(?:pkl|png)", p.name), p)
+             for p in Path(run_dir).iterdir()]
+    return sorted(p for m, p in found if m and int(m[1]) * 1000 + int(m[2] or 0) > nimg)
+
+
 def plain(value: Any) -> Any:
     """Deep copy as dicts, lists, numbers, strings and tensors: what `weights_only` loading accepts."""
     if isinstance(value, Mapping):

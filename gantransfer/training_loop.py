@@ -36,7 +36,7 @@ from gantransfer.method import Batch, Method, Phase, Reals, RunConfig
 from gantransfer.phase_graph import PhaseGraph
 from gantransfer.pictures.grids import save_grid
 from gantransfer.sampler import LabelSource
-from gantransfer.snapshot import find_snapshots, numbered, plain
+from gantransfer.snapshot import find_snapshots, numbered, plain, written_after
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 from torch_utils import stats, whole_batch
@@ -507,6 +507,12 @@ class _Loop:
         self.folder.check()
         util.sweep_temporaries(self.out.run_dir)
         trim_logs(self.out.run_dir, self.cur_nimg / 1000, fresh=self.cur_nimg == 0)
+        if 0 < self.cur_nimg < self.run.kimg * 1000 and (later := written_after(self.out.run_dir, self.cur_nimg)):
+            # Under other ticks they would stay among what follows, and the last of them be the run's newest snapshot.
+            print(f"Removed, for the run makes its own again: {', '.join(p.name for p in later)}, written after the "
+                  f"training state that it continues from")
+            for path in later:
+                path.unlink(missing_ok=True)
         snapshots = find_snapshots(self.out.run_dir)
         self.last_snapshot = snapshots[-1] if snapshots else None
         self.writer = stats.StatsWriter(self.out.run_dir, start_nimg=self.cur_nimg,

@@ -125,3 +125,13 @@ def test_transfer_accounts_for_every_tensor():
 def test_numbers_that_cannot_be_stored_are_named():
     with pytest.raises(TypeError, match="object"):
         snapshot.plain({"a": object()})
+
+
+def test_what_was_written_after_some_images_is_known_by_its_name(tmp_path):
+    later = ["fakes000012.png", "fakes_uc000011_500.png", "network-snapshot-000011_500.pkl",
+             "network-snapshot-000012.pkl"]
+    for name in [*later, "network-snapshot-000011.pkl", "network-snapshot-000011_400.pkl", "fakes_init.png",
+                 "fakes000011.png", "training-state-000012.pt", "network-snapshot-000012.safetensors", "000012.pkl"]:
+        (tmp_path / name).touch()
+    assert [p.name for p in snapshot.written_after(tmp_path, 11_499)] == later
+    assert not snapshot.written_after(tmp_path, 12_000)

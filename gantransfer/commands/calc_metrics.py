@@ -12,13 +12,12 @@ import click
 
 from dnnlib.util import UserError
 from gantransfer.commands import CONTEXT
-from gantransfer.commands.flags import FLOAT, KERNELS, PATH, PATHS, SEED, SNAPSHOT, Choice, IntRange, option
+from gantransfer.commands.flags import BOOL, FLOAT, KERNELS, PATH, PATHS, SEED, SNAPSHOT, Choice, IntRange, option
 from gantransfer.data.classes import CLASS_HELP, note
 
 if TYPE_CHECKING:
     from gantransfer.metrics.evaluation import Evaluation
 
-BOOL = click.BOOL
 LABELS = ("reference", "uniform", "training")
 
 

@@ -15,7 +15,17 @@ import click
 
 from dnnlib.util import UserError, sole_writer
 from gantransfer.commands import CONTEXT
-from gantransfer.commands.flags import KERNELS, PATH, PATHS, SNAPSHOT, IntRange, named_files, option, pick_device
+from gantransfer.commands.flags import (
+    BOOL,
+    KERNELS,
+    PATH,
+    PATHS,
+    SNAPSHOT,
+    IntRange,
+    named_files,
+    option,
+    pick_device,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +41,9 @@ if TYPE_CHECKING:
 @click.option("--network", required=True, type=SNAPSHOT, metavar="PATH",
               help="Snapshot with an encoder: of --method=encoder or alae, or made in one's latent space")
 @click.option("--cache", type=PATH, metavar="FILE", help="Where to [default: <data>.mind.npz beside the set]")
-@click.option("--xflip", type=click.BOOL, default=False, show_default=True, help="Mirrored images too")
+@click.option("--xflip", type=BOOL, default=False, show_default=True, help="Mirrored images too")
 @click.option("--fp16", is_flag=True, help="Keep latents as float16, half the size")
-@click.option("--recon", type=click.BOOL, default=True, show_default=True,
+@click.option("--recon", type=BOOL, default=True, show_default=True,
               help="Measure the reconstruction of every image")
 @click.option("--floor", metavar="METRIC", help="Also a metric of the reconstructions, e.g. fid1000_full")
 @click.option("--detector", type=PATHS, metavar="LIST",

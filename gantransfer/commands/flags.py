@@ -8,6 +8,7 @@ fit is one line that names the flag. Imports no torch, so that the data-set scri
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
@@ -79,13 +80,35 @@ class FloatRange(_OneLine, click.FloatRange):
         return super()._describe_range() if (self.min, self.max) != (None, None) else ""
 
 
-class Choice(click.Choice):
+def check_choice(flag: str, value: Any, choices: Sequence[str], where: str = "") -> None:
+    """UserError unless `value` is one of the words `choices`; `where`: whose they are, e.g. ' in method biggan'."""
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        guess = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"{flag}={short(value)} does not exist{where}; {guess}there are {', '.join(choices)}")
+
+
+class Choice(_OneLine, click.Choice):
     """One of some words, written as they are: both spellings are for the names of flags and commands."""
 
-    def normalize_choice(self, choice: Any, ctx: click.Context | None) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        check_choice(_name(param), value, self.choices)
+        return value
+
+    def normalize_choice(self, choice: Any, ctx: click.Context | None) -> str:  # for the help
         return str(choice)
 
 
+class Bool(_OneLine, click.types.BoolParamType):
+    """true or false. Click takes an empty text for false, which `--cond=$COND` may be by mistake."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        if str(value).strip().lower() not in ("1", "0", "yes", "no", "true", "false", "on", "off", "t", "f", "y", "n"):
+            self.fail(f"{short(value)} is neither true nor false", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+BOOL = Bool()
 INT, FLOAT = IntRange(), FloatRange()
 INT.name, FLOAT.name = "integer", "float"
 
@@ -124,6 +147,9 @@ class _Text(_OneLine):
         if not value.strip():
             self.fail(" is empty; give a value, or omit the flag", param, ctx)
         return self.read(value, _name(param))
+
+
+WORD = _Text("word", lambda text, flag: text)
 
 
 # ---- paths -----------------------------------------------------------------------------------------------------------
@@ -259,7 +285,7 @@ class Flag(click.Option):
         if type is bool:
             kw.update(is_flag=False, flag_value="true", metavar="BOOL")
         kw.setdefault("show_default", default is not None and default is not False)
-        super().__init__([*short, f"--{name}", name.replace("-", "_")], type=click.BOOL if type is bool else type,
+        super().__init__([*short, f"--{name}", name.replace("-", "_")], type=BOOL if type is bool else type,
                          default=default, help=help, **kw)
 
 

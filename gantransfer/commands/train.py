@@ -15,7 +15,7 @@ import click
 from dnnlib import json_file, run_folder
 from dnnlib.util import UserError, printable
 from gantransfer.commands import CONTEXT
-from gantransfer.commands.flags import named_files
+from gantransfer.commands.flags import check_choice, named_files
 from gantransfer.commands.train_flags import IMPLIES, SECTIONS, Train, method_flags
 from gantransfer.data import resolution
 
@@ -347,6 +347,7 @@ class Setup:
     def _take(self, run_dir: Path, flag: str) -> tuple[Path, Path | None]:
         """Lock a run's folder: (folder, newest state). Without a state the run starts anew in its folder."""
         from gantransfer.commands.run import check_continues
+        from gantransfer.snapshot import find_snapshots
         from gantransfer.training_loop import find_states
 
         try:
@@ -356,6 +357,9 @@ class Setup:
         states = find_states(run_dir)
         if states:
             check_continues(self.job(), run_dir, self.flags["data"])
+        elif len(find_snapshots(run_dir)) > 1:  # one may be of a run that was killed before its first state
+            raise UserError(f"{flag}: {run_dir} has snapshots but no training-state-*.pt to continue from, and a new "
+                            f"start would mix with them; begin with their weights: --resume={run_dir}:latest")
         return run_dir, states[0] if states else None
 
     def _restarted(self) -> tuple[Path | None, Path | None]:
@@ -405,16 +409,14 @@ def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
             raise UserError(f"the flags belong to different methods ({', '.join(sorted(implied))}); "
                             f"choose one with --method")
         name = implied.pop() if implied else "stylegan2"
-    if name not in METHODS:
-        raise UserError(f"--method={name} does not exist; there are {', '.join(METHODS)}")
     own = {f.name for f in dataclasses.fields(METHODS[name].Options)}
     for key in given:
         owners = [m for m, c in METHODS.items() if key in {f.name for f in dataclasses.fields(c.Options)}]
         if owners and key not in own and given[key] not in (None, False):
             raise UserError(f"--{key} belongs to method {' and '.join(owners)}, not to {name}")
         choices = own_field(METHODS[name], key)["choices"] if key in own else None
-        if choices and given[key] is not None and given[key] not in choices:
-            raise UserError(f"--{key}={given[key]} does not exist in method {name}; it has {', '.join(choices)}")
+        if choices and given[key] is not None:
+            check_choice(f"--{key}", given[key], choices, f" in method {name}")
     return METHODS[name]
 
 

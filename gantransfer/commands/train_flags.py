@@ -6,11 +6,9 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from functools import cache
-from typing import Any
 
 import click
 
-from dnnlib.util import UserError
 from gantransfer.commands.flags import (
     GRAPHS,
     MACHINE,
@@ -20,11 +18,11 @@ from gantransfer.commands.flags import (
     RATING,
     SNAPSHOT,
     TICKS,
+    WORD,
     Choice,
     Flag,
     IntRange,
     Sectioned,
-    _OneLine,
     schedule,
 )
 from gantransfer.commands.method_flags import described, flag_of
@@ -32,12 +30,6 @@ from gantransfer.commands.method_flags import described, flag_of
 # Options of more than one method keep one meaning; these choose the method when --method is left out.
 IMPLIES = {"add_uc": "utlo", "res_uc": "utlo", "alpha": "utlo", "t_start_kimg": "transitional",
            "t_end_kimg": "transitional", "transition": "transitional"}
-class MethodName(_OneLine, Choice):
-    """A method's name; a wrong one is one line."""
-
-    def fail(self, message: str, param: Any = None, ctx: Any = None) -> Any:
-        raise UserError(f"--method: {message.rstrip('.')}")
-
 
 SECTIONS: dict[str, list[click.Option]] = {
     "Data and output": [
@@ -125,12 +117,12 @@ class Train(Sectioned):
 
 @cache
 def method_flags() -> list[Flag]:
-    """--method, and every flag of every method once."""
-    found: dict[str, dict[str, Any]] = {}
-    for m in described().values():
-        for field in m["options"]:
-            known = found.setdefault(field["name"], dict(field, choices=[]))
-            known["choices"] += [c for c in field["choices"] or () if c not in known["choices"]]
-    name = Flag("method", "Which method [default: stylegan2, or whose flags are given]", MethodName(list(described())),
+    """--method, and every flag of every method once. Which words a flag takes is the chosen method's matter."""
+    found: dict[str, Flag] = {}
+    for field in (field for m in described().values() for field in m["options"]):
+        if field["name"] not in found:
+            flag = found[field["name"]] = flag_of(field)
+            flag.type = WORD if isinstance(flag.type, Choice) else flag.type
+    name = Flag("method", "Which method [default: stylegan2, or whose flags are given]", Choice(list(described())),
                 metavar="NAME")
-    return [name, *map(flag_of, found.values())]
+    return [name, *found.values()]

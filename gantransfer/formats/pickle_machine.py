@@ -10,6 +10,9 @@ place where they stand. Whoever walks the result, or writes it as JSON, therefor
 
 from __future__ import annotations
 
+import codecs
+import io
+import pickletools
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -47,7 +50,6 @@ class Budget:
 
 
 _ENTRY = 64  # bytes charged for an entry of a copied container
-_INT_BYTES = 16  # of a whole number; the magic number of torch's files has ten
 _DEPTH = 200  # of the finished object; a network's modules reach about 50
 _NODES, _TEXT = 4_000_000, 2**26  # of the finished object, shared parts counted at every place
 
@@ -124,16 +126,19 @@ OPCODES = frozenset(
 )
 # What Python 2 and protocols 0 and 1 wrote beside them; its strings are bytes, read as Latin-1.
 OLD_OPCODES = frozenset("INT LONG FLOAT STRING UNICODE BINSTRING SHORT_BINSTRING PUT GET".split())
-_CODES: dict[int, str] = {}
+# Those that push what stands behind them in the file, and those that push a new object.
+_PUSHED = frozenset(
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT SHORT_BINBYTES BINBYTES BINBYTES8 SHORT_BINUNICODE "
+    "BINUNICODE BINUNICODE8 UNICODE BINSTRING SHORT_BINSTRING".split()
+)
+_MADE: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": set,
+}
 
 
-def _names() -> dict[int, str]:
-    if not _CODES:
-        import pickletools
-
-        _CODES.update({ord(o.code): o.name for o in pickletools.opcodes})
-    return _CODES
-
+# What the standard library knows of each opcode: its name, and how what stands behind it is read.
+_CODES = {o.code.encode("latin1"): o for o in pickletools.opcodes}
 
 # Damage shows as one of these in the code below; each means that the file is not what it says.
 _DAMAGE = (AttributeError, IndexError, KeyError, MemoryError, OverflowError, RecursionError, RuntimeError, TypeError,
@@ -159,8 +164,8 @@ def run(data: bytes, start: int, stand_ins: Mapping[tuple[str, str], Any], budge
 class _Machine:
     def __init__(self, data: bytes, start: int, stand_ins: Mapping[tuple[str, str], Any], budget: Budget,
                  persistent: Callable | None, old: bool, unknown: Callable[[str, str], Any] | None):
-        self.data, self.at, self.stand_ins, self.budget = data, start, stand_ins, budget
-        self.persistent, self.unknown = persistent, unknown
+        self.data, self.stream, self.start = data, io.BytesIO(data), start
+        self.stand_ins, self.budget, self.persistent, self.unknown = stand_ins, budget, persistent, unknown
         self.allowed = OPCODES | OLD_OPCODES if old else OPCODES
         self.old = old
         self.stack: list[Any] = []
@@ -169,49 +174,44 @@ class _Machine:
         self.first = budget.steps
 
     def run(self) -> tuple[Any, int]:
-        names, data, do = _names(), self.data, {}
-        if not self.old and not (data[self.at : self.at + 1] == b"\x80" and data[self.at + 1 : self.at + 2]
-                                 and 2 <= data[self.at + 1] <= 5):
+        head, stream, do = self.data[self.start : self.start + 2], self.stream, {}
+        if not self.old and not (head[:1] == b"\x80" and head[1:] and 2 <= head[1] <= 5):
             raise Refused("it is not a pickle of protocol 2 to 5")
-        while True:
-            if self.at >= len(data):
-                raise Refused("it is damaged (it ends in the middle)")
-            code = data[self.at]
-            self.at += 1
+        stream.seek(self.start)
+        while code := stream.read(1):
             self.budget.steps -= 1
             if self.budget.steps < 0:
                 raise Refused("it has more than a million instructions")
-            step = do.get(code)
-            if step is None:
-                name = names.get(code)
-                if name is None:
-                    raise Refused(f"it is damaged (at byte {self.at - 1})")
-                if name not in self.allowed and not (name == "BINPERSID" and self.persistent is not None):
-                    raise Refused(f"it uses the opcode {name}")
-                if name == "STOP":
-                    if self.marks or len(self.stack) != 1:
-                        raise Refused("it is damaged (it ends in the middle)")
-                    return self.stack[0], self.at
-                step = do[code] = getattr(self, f"_{name.lower()}")
-            step()
+            if code == b".":
+                if self.marks or len(self.stack) != 1:
+                    break
+                return self.stack[0], stream.tell()
+            if code not in do:
+                do[code] = self.instruction(code)
+            do[code]()
+        raise Refused("it is damaged (it ends in the middle)")
 
-    # ---- bytes ---------------------------------------------------------------------------------------------------
+    def instruction(self, code: bytes) -> Callable[[], None]:
+        """What an opcode does. Raises Refused where it has no business here."""
+        op = _CODES.get(code)
+        if op is None:
+            raise Refused(f"it is damaged (at byte {self.stream.tell() - 1})")
+        if op.name not in self.allowed and not (op.name == "BINPERSID" and self.persistent is not None):
+            raise Refused(f"it uses the opcode {op.name}")
+        if op.name in _MADE:
+            return lambda: self.stack.append(_MADE[op.name]())
+        step = self.push if op.name in _PUSHED else getattr(self, f"_{op.name.lower()}")
+        if op.arg is None or op.name == "STRING":
+            return step
+        if "decimalnl" in op.arg.name:
+            return lambda: step(op.arg.reader(io.BytesIO(self.line(4096) + b"\n")))  # more digits take very long
+        return lambda: step(op.arg.reader(self.stream))
 
-    def take(self, count: int) -> bytes:
-        if count < 0 or count > len(self.data) - self.at:
-            raise Refused("it is damaged (it ends in the middle)")
-        self.at += count
-        return self.data[self.at - count : self.at]
-
-    def number(self, width: int, signed: bool = False) -> int:
-        return int.from_bytes(self.take(width), "little", signed=signed)
-
-    def line(self, most: int = 4096) -> bytes:
-        end = self.data.find(b"\n", self.at, self.at + most)
-        if end < 0:
+    def line(self, most: int) -> bytes:
+        line = self.stream.readline(most)
+        if line[-1:] != b"\n":
             raise Refused("it is damaged (a line does not end)")
-        self.at, start = end + 1, self.at
-        return self.data[start:end]
+        return line[:-1]
 
     def since_mark(self) -> list[Any]:
         if not self.marks:
@@ -235,105 +235,27 @@ class _Machine:
 
     # ---- opcodes: constants -----------------------------------------------------------------------------------------
 
-    def _proto(self) -> None:
-        if self.number(1) > 5:
+    def push(self, value: Any) -> None:
+        if type(value) is int and not -(2**127) <= value < 2**127:  # torch's files begin with a number of 80 bits
+            raise Refused("it holds a whole number of more than 16 bytes")
+        self.stack.append(value)
+
+    def _proto(self, number: int) -> None:
+        if number > 5:
             raise Refused("it is not a pickle of protocol 2 to 5")
 
-    def _frame(self) -> None:
-        if self.number(8) > len(self.data) - self.at:
+    def _frame(self, size: int) -> None:
+        if size > len(self.data) - self.stream.tell():
             raise Refused("it is damaged (it ends in the middle)")
 
-    def _none(self) -> None:
-        self.stack.append(None)
-
-    def _newtrue(self) -> None:
-        self.stack.append(True)
-
-    def _newfalse(self) -> None:
-        self.stack.append(False)
-
-    def _binint(self) -> None:
-        self.stack.append(self.number(4, True))
-
-    def _binint1(self) -> None:
-        self.stack.append(self.number(1))
-
-    def _binint2(self) -> None:
-        self.stack.append(self.number(2))
-
-    def _whole(self, width: int) -> None:
-        if width > _INT_BYTES:
-            raise Refused(f"it holds a whole number of {width} bytes")
-        self.stack.append(self.number(width, True))
-
-    def _long1(self) -> None:
-        self._whole(self.number(1))
-
-    def _long4(self) -> None:
-        self._whole(self.number(4))
-
-    def _binfloat(self) -> None:
-        self.stack.append(struct.unpack(">d", self.take(8))[0])
-
-    def _short_binbytes(self) -> None:
-        self.stack.append(self.take(self.number(1)))
-
-    def _binbytes(self) -> None:
-        self.stack.append(self.take(self.number(4)))
-
-    def _binbytes8(self) -> None:
-        self.stack.append(self.take(self.number(8)))
-
-    _bytearray8 = _binbytes8
-
-    def _short_binunicode(self) -> None:
-        self.stack.append(str(self.take(self.number(1)), "utf-8", "surrogatepass"))
-
-    def _binunicode(self) -> None:
-        self.stack.append(str(self.take(self.number(4)), "utf-8", "surrogatepass"))
-
-    def _binunicode8(self) -> None:
-        self.stack.append(str(self.take(self.number(8)), "utf-8", "surrogatepass"))
-
-    # of Python 2 and of protocols 0 and 1
-
-    def _binstring(self) -> None:
-        self.stack.append(str(self.take(self.number(4)), "latin1"))
-
-    def _short_binstring(self) -> None:
-        self.stack.append(str(self.take(self.number(1)), "latin1"))
+    def _bytearray8(self, value: bytearray) -> None:
+        self.stack.append(bytes(value))
 
     def _string(self) -> None:
-        import codecs
-
         text = self.line(len(self.data)).strip()
         if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
             raise Refused("it is damaged (a string without quotes)")
         self.stack.append(str(codecs.escape_decode(text[1:-1])[0], "latin1"))
-
-    def _unicode(self) -> None:
-        self.stack.append(str(self.line(len(self.data)), "raw-unicode-escape"))
-
-    def _int(self) -> None:
-        text = self.line().strip()
-        self.stack.append({b"00": False, b"01": True}[text] if text in (b"00", b"01") else self._decimal(text))
-
-    def _long(self) -> None:
-        self.stack.append(self._decimal(self.line().strip().removesuffix(b"L")))
-
-    def _decimal(self, text: bytes) -> int:
-        if len(text) > 40:
-            raise Refused("it holds a whole number of more than 40 digits")
-        return int(text)
-
-    def _float(self) -> None:
-        self.stack.append(float(self.line()))
-
-    def _put(self) -> None:
-        self.remember(self._decimal(self.line()))
-
-    def _get(self) -> None:
-        self.stack.append(self.memo[self._decimal(self.line())])
 
     # ---- opcodes: stack and memo ------------------------------------------------------------------------------------
 
@@ -358,34 +280,17 @@ class _Machine:
             raise Refused("it reserves memory for objects that it does not have")
         self.memo[index] = self.stack[-1]
 
-    def _binput(self) -> None:
-        self.remember(self.number(1))
-
-    def _long_binput(self) -> None:
-        self.remember(self.number(4))
+    _put = _binput = _long_binput = remember
 
     def _memoize(self) -> None:
         self.memo[len(self.memo)] = self.stack[-1]
 
-    def _binget(self) -> None:
-        self.stack.append(self.memo[self.number(1)])
+    def _get(self, index: int) -> None:
+        self.stack.append(self.memo[index])
 
-    def _long_binget(self) -> None:
-        self.stack.append(self.memo[self.number(4)])
+    _binget = _long_binget = _get
 
     # ---- opcodes: containers ----------------------------------------------------------------------------------------
-
-    def _empty_list(self) -> None:
-        self.stack.append([])
-
-    def _empty_tuple(self) -> None:
-        self.stack.append(())
-
-    def _empty_dict(self) -> None:
-        self.stack.append({})
-
-    def _empty_set(self) -> None:
-        self.stack.append(set())
 
     def _list(self) -> None:
         self.stack.append(self.since_mark())
@@ -393,16 +298,17 @@ class _Machine:
     def _tuple(self) -> None:
         self.stack.append(tuple(self.since_mark()))
 
+    def last(self, count: int) -> None:
+        self.stack.append(tuple(self.pop() for _ in range(count))[::-1])
+
     def _tuple1(self) -> None:
-        self.stack.append((self.pop(),))
+        self.last(1)
 
     def _tuple2(self) -> None:
-        b, a = self.pop(), self.pop()
-        self.stack.append((a, b))
+        self.last(2)
 
     def _tuple3(self) -> None:
-        c, b, a = self.pop(), self.pop(), self.pop()
-        self.stack.append((a, b, c))
+        self.last(3)
 
     def _fill(self, target: dict, items: list[Any]) -> None:
         if len(items) % 2:
@@ -450,9 +356,8 @@ class _Machine:
             raise Refused(f"it refers to {module[:80]}.{name[:80]}")
         self.stack.append(found)
 
-    def _global(self) -> None:
-        module = str(self.line(), "utf-8")
-        self._find(module, str(self.line(), "utf-8"))
+    def _global(self, name: str) -> None:
+        self._find(*name.split(" ", 1))
 
     def _stack_global(self) -> None:
         name, module = self.pop(), self.pop()

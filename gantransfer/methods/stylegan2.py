@@ -444,7 +444,7 @@ class StyleGAN2(method.Method):
         return x
 
     def synthesise_pair(self, ws: torch.Tensor, batch: Batch) -> Any:
-        """Generated images as `heads` takes them."""
+        """Generated images as `heads` takes them: UTLO's are pairs, while path length and R2 are of the image alone."""
         return self.synthesise(ws, batch)
 
     def Gmain(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
@@ -522,7 +522,8 @@ class StyleGAN2(method.Method):
         return sum(h.weight * t for h, t in zip(heads, terms)) * weight
 
     def more_terms(self, images: Any, batch: Batch) -> Iterator[torch.Tensor]:
-        """Further terms of the discriminator's loss, on the generated `images` and the batch."""
+        """Further terms of the discriminator's loss, on the generated `images`, which only this pass has, and the batch
+        (hypermod)."""
         yield from ()
 
     def Dreg(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
@@ -542,6 +543,7 @@ class StyleGAN2(method.Method):
             yield penalty * (self.losses.r2_gamma / 2)
 
     def r1_logits(self, x: torch.Tensor, c: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """What R1 and R2 are taken of; transitional's discriminator gives two logits."""
         return self.D(self.augmented(x, batch, c) if self.opts.r1_aug else x, c)
 
     def r1(self, logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

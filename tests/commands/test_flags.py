@@ -19,6 +19,7 @@ from dnnlib import seeding
 from dnnlib.util import UserError, cache_dir
 from gantransfer.commands import CONTEXT, flags
 from gantransfer.data.labels import label_array
+from gantransfer.data.names import short
 from tests.conftest import ROOT
 from torch_utils import random as rnd
 
@@ -85,6 +86,37 @@ def test_every_path_expands_the_home_folder(path, monkeypatch):
         assert type(p.type) is not click.Path, (path, p.name)
         if p.type in (flags.PATH, flags.PATHS) or isinstance(p.type, flags.PathObject):
             assert str(convert(command, p, "~/a b")) == "/home/of-mine/a b", (path, p.name)
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands()])
+def test_every_wrong_choice_is_one_line_with_the_right_ones(path):
+    for _, command, p in (x for x in OPTIONS if x[0] == path):
+        if isinstance(p.type, click.Choice):
+            for wrong in ("no such\nword", "", p.type.choices[0] + "x"):
+                with pytest.raises(UserError) as e:
+                    convert(command, p, wrong)
+                said = str(e.value)
+                assert "\n" not in said and said.startswith(f"{p.opts[0]}={short(wrong)} does not exist; "), said
+                assert said.endswith(f"there are {', '.join(p.type.choices)}")
+            assert f"did you mean {p.type.choices[0]}? " in said
+            assert [convert(command, p, word) for word in p.type.choices] == list(p.type.choices)
+        elif isinstance(p.type, click.types.BoolParamType) and not p.is_flag:
+            for wrong in ("maybe", "", "2"):
+                with pytest.raises(UserError, match=f"^{p.opts[0]}={wrong} is neither true nor false$"):
+                    convert(command, p, wrong)
+            assert [convert(command, p, word) for word in ("True", "0")] == [True, False]
+
+
+@pytest.mark.parametrize(("words", "flag", "right"), [
+    (("train", "--gan_loss=foo"), "--gan_loss=foo does not exist in method stylegan2",
+     "there are logistic, hinge, rpgan"),
+    (("train", "--method=hypermod", "--gan-loss=wgan"), "--gan_loss=wgan does not exist in method hypermod",
+     "did you mean wgan-gp? there are logistic, wgan-gp"),
+    (("train", "--method=utl"), "--method=utl does not exist", "did you mean utlo? there are stylegan2, utlo"),
+    (("calc_metrics", "--labels=foo"), "--labels=foo does not exist", "reference, uniform, training")])
+def test_a_wrong_choice_ends_a_command_in_one_line(call, words, flag, right):
+    (line,) = call(*words, check=2).stderr.strip().splitlines()
+    assert line.startswith(f"Error: {flag}; ") and right in line
 
 
 def test_every_seed_is_of_any_size():
@@ -244,7 +276,7 @@ def test_commands_have_both_spellings_and_their_words_one():
     interpolate = importlib.import_module("gantransfer.commands.interpolate").main
     words = ["--network=a.pkl", "--output=b.png"]
     assert interpolate.make_context("interpolate", [*words, "--type=class_noise"]).params["kind"] == "class_noise"
-    with pytest.raises(click.BadParameter, match="class-noise"):
+    with pytest.raises(UserError, match="--type=class-noise does not exist; did you mean class_noise"):
         interpolate.make_context("interpolate", [*words, "--type=class-noise"])
 
 
@@ -255,7 +287,7 @@ def test_what_names_a_snapshot_may_name_a_run():
     found = [(path, p) for path, _, p in OPTIONS if p.name in of and (path, p.name) not in data]
     assert len(found) >= 14
     for path, p in found:
-        assert p.type is flags.SNAPSHOT or isinstance(p.type, click.Choice), (path, p.name)
+        assert p.type in (flags.SNAPSHOT, flags.WORD), (path, p.name)
 
 
 @pytest.mark.parametrize("kind", [flags.PATH, flags.PATHS, flags.SNAPSHOT])

@@ -13,6 +13,8 @@ from dnnlib.util import UserError
 from gantransfer.commands import run as harness
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS
+from gantransfer.snapshot import find_snapshots
+from gantransfer.training_loop import find_states
 
 
 @pytest.mark.parametrize("old, new, said", [
@@ -148,3 +150,41 @@ def test_the_commit_is_that_of_the_repository_the_code_belongs_to(tmp_path):
     git("commit", "-m", "one")
     assert harness.commit_of(str(own)) == git("rev-parse", "HEAD") and len(git("rev-parse", "HEAD")) == 40
     assert harness.commit_of(str(installed)) is None
+
+
+# ---- what a killed run has written after its last training state -----------------------------------------------------
+
+SMALL = ("--cfg=tiny", "--cbase=64", "--cmax=4", "--batch=8", "--kernels=ref", "--metrics=none")
+
+
+def test_snapshots_after_the_state_go_when_training_goes_on(call, tiny_zip, tmp_path):
+    """Under the other ticks of the continued run they would stay for good, the last of them as RUN:latest."""
+    command = ("train", f"--data={tiny_zip}", f"--outdir={tmp_path}", *SMALL, "--snap=1")
+    call(*command, "--tick=0.008", "--kimg=0.024")
+    (run,) = tmp_path.iterdir()
+    snapshots = {p.name for p in find_snapshots(run)}
+    (run / "training-state-000000_024.pt").unlink()  # as if it had been killed before
+    done = call(*command, "--tick=0.008", "--kimg=0.016", f"--resume={run}")
+    assert "Removed" not in done.stdout and {p.name for p in find_snapshots(run)} == snapshots  # nothing is trained
+    sheets = {p.name for p in run.glob("fakes0*.png")}
+    done = call(*command, "--tick=0.02", "--kimg=0.032", f"--resume={run}")
+    assert "its own again: fakes000000_024.png, network-snapshot-000000_024.pkl, written after" in done.stdout
+    assert {p.name for p in find_snapshots(run)} == snapshots - {"network-snapshot-000000_024.pkl"} | {
+        "network-snapshot-000000_032.pkl"}
+    assert {p.name for p in run.glob("fakes0*.png")} == sheets - {"fakes000000_024.png"} | {"fakes000000_032.png"}
+
+
+def test_a_run_without_states_is_not_started_anew_among_its_snapshots(call, tiny_zip, tmp_path):
+    command = ("train", f"--data={tiny_zip}", f"--outdir={tmp_path}", *SMALL, "--tick=0.008", "--snap=1",
+               "--kimg=0.016")
+    call(*command)
+    (run,) = tmp_path.iterdir()
+    for state in find_states(run):
+        state.unlink()
+    before = {p: p.read_bytes() for p in run.iterdir() if p.is_file()}
+    said = call(*command, "--resume=latest", check=2).stderr
+    assert "has snapshots but no training-state-*.pt to continue from" in said and f"--resume={run}:latest" in said
+    assert {p: p.read_bytes() for p in run.iterdir() if p.is_file()} == before
+    find_snapshots(run)[-1].unlink()  # killed before its first state
+    call(*command, "--resume=latest")
+    assert find_states(run)
