@@ -46,15 +46,19 @@ class Sampler:
 
     truncation_psi, truncation_cutoff: as published. truncation_center: 'global' (one mean of all, as published) or
     'class', the mean w of the image's own label (label_means.py), for models that have a w: those give their `network`,
-    and where synthesise takes `view` or `label_set`, also `styles(z, c) -> ws [N, L, D]`, untruncated, and `render(ws,
-    rng=..., **kw) -> image` that take them. `views`: what `view=` may be, the ordinary image first; `label_sets`: what
-    `label_set=` may be, other labels that the model knows.
+    and where synthesise takes `view` or `label_set`, also `styles(z, c, truncation_psi=...) -> ws [N, L, D]` and
+    `render(ws, rng=..., **kw) -> image` that take them. `views`: what `view=` may be, the ordinary image first;
+    `label_sets`: what `label_set=` may be, other labels that the model knows.
+
+    What the method is about, for those who look at it: `beside`, what else `view=` may be, each with words for what it
+    shows of the same latent; `scores`, how much each new class has of each old one (`pictures/transfer_scores.py`).
     """
 
     def __init__(self, synthesise: Callable[..., torch.Tensor], z_dim: int, spec: DataSpec,
                  device: torch.device | str = "cpu", views: tuple[str, ...] = ("image",), label_dim: int | None = None,
                  network: StyleNetwork | None = None, label_sets: dict[str, LabelSpec] | None = None,
-                 styles: label_means.Styles | None = None, render: Callable[..., torch.Tensor] | None = None):
+                 styles: label_means.Styles | None = None, render: Callable[..., torch.Tensor] | None = None,
+                 beside: dict[str, str] | None = None, scores: Callable[[], dict[str, Any]] | None = None):
         self.synthesise, self.z_dim, self.spec = synthesise, z_dim, spec
         self.network = network
         self.device, self.views = torch.device(device), views
@@ -62,7 +66,8 @@ class Sampler:
         self.label_sets = label_sets or {}
         if network is not None:
             styles, render = styles or network.mapping, render or network.synthesis
-        self.render = render
+        self.styles, self.render = styles, render
+        self.beside, self.scores = beside or {}, scores
         self.means = None if styles is None else label_means.LabelMeans(styles, z_dim, self.device, network)
 
     @torch.no_grad()
@@ -87,10 +92,20 @@ class Sampler:
         if truncation_center == "global" or psi == 1:
             return self.synthesise(z, c, rng=rng, **kw)
         choice = {k: kw[k] for k in ("view", "label_set") if kw.get(k) is not None}
-        rest = {k: v for k, v in kw.items() if k not in ("truncation_psi", "truncation_cutoff", "view", "label_set")}
-        ws = label_means.pull(self.means.styles(z, c, **choice), self.means(c, **choice), psi,
-                              kw.get("truncation_cutoff"))
-        return self.render(ws, rng=rng, **choice, **rest)
+        truncation = {k: kw.pop(k) for k in ("truncation_psi", "truncation_cutoff") if k in kw}
+        ws = self.styles_at(z, self.class_vectors(c), truncation_center=truncation_center, **truncation, **choice)
+        return self.render(ws, rng=rng, **{**kw, **choice})
+
+    def styles_at(self, z: torch.Tensor, v: torch.Tensor, *, truncation_center: str = "global",
+                  truncation_psi: float = 1, truncation_cutoff: int | None = None, **choice: Any) -> torch.Tensor:
+        """ws [N, L, D] of latents and class vectors (see `class_vectors`), truncated, as `render` takes them: what
+        styles are mixed of. `choice`: a view, a set of labels. For models that have a w."""
+        self.check_center(truncation_center)
+        if truncation_center == "global" or truncation_psi == 1:
+            cutoff = {} if truncation_cutoff is None else dict(truncation_cutoff=truncation_cutoff)
+            return self.styles(z, v, truncation_psi=truncation_psi, **cutoff, **choice)
+        return label_means.pull(self.styles(z, v, **choice), self.means(v, **choice), truncation_psi,
+                                truncation_cutoff)
 
     def class_vectors(self, c: torch.Tensor) -> torch.Tensor:
         """[N, T]: what walks between classes move on, for labels c [N, label_dim]. Here the labels themselves."""

@@ -30,17 +30,15 @@ def main(network: str, top: int, layers: bool, json_path: str | None, picture: s
     \b
     gantransfer explain --network=runs/00001-.../network-snapshot-000008.pkl --picture=scores.png
     """
-    from gantransfer.data.labels import LabelSpec
-    from gantransfer.importers import load_any
-    from gantransfer.pictures.transfer_scores import draw, explain, table
+    from gantransfer.model import load
+    from gantransfer.pictures.transfer_scores import draw, table
 
     if picture and os.path.splitext(picture)[1].lower() != ".png":
         raise UserError(f"--picture={picture} should end in .png")
-    snap = load_any(network)
+    snap = load(network)
     if snap.method != "cgantransfer":
         raise UserError(f"{network} is of the method {snap.method}; scores exist in snapshots of cgantransfer")
-    G = snap.build("G_ema")
-    report = explain(G, *(LabelSpec.from_dict(snap.extra[k]) for k in ("old_label", "new_label")))
+    report = snap.sampler().scores()
     print(table(report, top, layers))
     if json_path:
         with atomic_write(json_path) as f:

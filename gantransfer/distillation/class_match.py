@@ -78,7 +78,7 @@ def translated(sampler: Sampler, label: LabelSpec, what: str) -> Sampler:
         return sampler.synthesise(z, its_own(c, **kw), **kw)
 
     def styles(z: torch.Tensor, c: torch.Tensor, **kw: Any) -> torch.Tensor:
-        return sampler.means.styles(z, its_own(c, **kw), **kw)
+        return sampler.styles(z, its_own(c, **kw), **kw)
 
     return Sampler(synthesise, sampler.z_dim, spec, sampler.device, sampler.views, len(ids),
                    label_sets=sampler.label_sets, styles=styles if sampler.means else None, render=sampler.render)

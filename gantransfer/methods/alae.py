@@ -297,11 +297,17 @@ class ALAE(method.Method):
         net = networks.AutoEncoder(mapping, synthesis)
         lod, blend = level or (synthesis.layers - 1, 1.0)
 
-        def synthesise(z: torch.Tensor, c: torch.Tensor, **kw: Any) -> torch.Tensor:
-            x = net(z, c, lod=lod, blend=blend, **kw)
+        def enlarged(x: torch.Tensor) -> torch.Tensor:
             return F.interpolate(x, size=[spec.resolution] * 2) if x.shape[-1] < spec.resolution else x
 
-        return sampler.Sampler(synthesise, net.z_dim, spec, device, label_dim=0, network=net)
+        def synthesise(z: torch.Tensor, c: torch.Tensor, **kw: Any) -> torch.Tensor:
+            return enlarged(net(z, c, lod=lod, blend=blend, **kw))
+
+        def render(ws: torch.Tensor, **kw: Any) -> torch.Tensor:
+            return enlarged(synthesis(ws, lod=lod, blend=blend, **kw))
+
+        return sampler.Sampler(synthesise, net.z_dim, spec, device, label_dim=0, network=net, styles=net.styles,
+                               render=render)
 
     def snapshot(self, cur_nimg: int) -> snapshot.Snapshot:
         snap = super().snapshot(cur_nimg)

@@ -16,6 +16,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -313,7 +314,8 @@ class CGANTransfer(BigGAN):
                 return G.forward_old(z, c) if source is None else source(z, c)
             return G(z, c if label_set == "new" else F.pad(c, (G.first_current, 0)))
 
-        return sampler.Sampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim, label_sets=sets)
+        return sampler.Sampler(synthesise, G.z_dim, spec, device, label_dim=spec.label.dim, label_sets=sets,
+                               scores=lambda: scores_of(G, old, new))
 
 
 def labels_of(snap: snapshot.Snapshot) -> tuple[LabelSpec, LabelSpec]:
@@ -321,6 +323,37 @@ def labels_of(snap: snapshot.Snapshot) -> tuple[LabelSpec, LabelSpec]:
     kwargs = snap.nets["G_ema" if "G_ema" in snap.nets else "G"].kwargs
     return tuple(LabelSpec.from_dict(snap.extra[key]) if key in snap.extra else LabelSpec("class", kwargs[number])
                  for key, number in (("old_label", "n_pretrain_classes"), ("new_label", "n_classes")))
+
+
+@torch.no_grad()
+def scores_of(G: networks.TransferGenerator, old: LabelSpec, new: LabelSpec) -> dict[str, Any]:
+    """JSON-able: names, and per new class and layer the scores a_g, a_b [m] and the norms of their combination (about
+    the mean of the old classes) and of the residual. `scores` is the mean over layers and both parts."""
+    parts, layers = G.classes(), G.norm_names()
+    out: dict[str, Any] = dict(
+        old=list(old.names) or [str(j) for j in range(G.n_old)],
+        new=list(new.names) or [str(k) for k in range(G.n_new)], layers=layers, classes=[])
+    for k in range(G.n_new):
+        rows = []
+        for name, norm, p in zip(layers, G.transfer_norms(), parts):
+            row: dict[str, Any] = dict(layer=name)
+            for w, what in (("g", "gain"), ("b", "bias")):
+                if f"a_{w}" in p:
+                    prior = getattr(norm, f"prev_knowledge_{w}").effective_weight().mean(1)
+                    row[f"scores_{what}"] = p[f"a_{w}"][k].tolist()
+                    row[f"combination_{what}"] = float((p[f"comb_{w}"][k] - prior).norm())
+                if f"res_{w}" in p:
+                    row[f"residual_{what}"] = float(p[f"res_{w}"][k].norm())
+            rows.append(row)
+        scores = [r[key] for r in rows for key in ("scores_gain", "scores_bias") if key in r]
+        out["classes"].append(dict(
+            name=out["new"][k], layers=rows, scores=np.mean(scores, 0).tolist() if scores else None,
+            combination_norm=_total(rows, "combination"), residual_norm=_total(rows, "residual")))
+    return out
+
+
+def _total(rows: list[dict[str, Any]], what: str) -> float:
+    return float(np.hypot.reduce([r.get(f"{what}_{p}", 0.0) for r in rows for p in ("gain", "bias")]))
 
 
 def bake(snap: snapshot.Snapshot, classes: list[int] | None = None) -> snapshot.Snapshot:

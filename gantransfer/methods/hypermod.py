@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnnlib.util import UserError
-from gantransfer import label_means, method, sampler, snapshot, source_fit
+from gantransfer import method, sampler, snapshot, source_fit
 from gantransfer.augment import contrastive as views
 from gantransfer.data.dataset import DataSpec
 from gantransfer.losses import gan
@@ -459,11 +459,32 @@ class Hypermod(StyleGAN2):
         G, task = snap.build("G_ema", device), _task_of(snap)
         if task is not None:
             G = hypermod_stylegan1.join(G, task.build()).eval().requires_grad_(False).to(device)
-        return cls.sampler_of(G, DataSpec.from_dict(snap.data), device)
+        out = cls.sampler_of(G, DataSpec.from_dict(snap.data), device)
+        if out.beside and snap.options.get("finetune"):
+            out.beside = {"source": "without class modulation (the source's layers were trained too)"}
+        return out
 
     @classmethod
     def sampler_of(cls, G: nn.Module, spec: DataSpec, device: torch.device | str) -> sampler.Sampler:
-        return HypermodSampler(G, G.z_dim, spec, device, label_dim=G.c_dim, network=networks.ClassInStyles(G))
+        """`view='source'`: the same latent without class modulation. On StyleGAN v1 the kernels it had are not kept."""
+        network = networks.ClassInStyles(G)
+
+        def synthesise(z: torch.Tensor, c: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
+            if view == "image":
+                return G(z, c, **kw)
+            truncation = {k: kw.pop(k) for k in ("truncation_psi", "truncation_cutoff") if k in kw}
+            return G.synthesis(G.styles(z, **truncation), classes=None, **kw)
+
+        def styles(z: torch.Tensor, c: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
+            return network.mapping(z, c, **kw)
+
+        def render(ws: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
+            return network.synthesis(ws, **kw) if view == "image" else (
+                G.synthesis(ws[:, :, : G.w_dim].contiguous(), classes=None, **kw))
+
+        kept = isinstance(G, networks.Generator)
+        return HypermodSampler(synthesise, G.z_dim, spec, device, label_dim=G.c_dim, network=network, styles=styles,
+                               render=render, beside={"source": "the source's image"} if kept else {})
 
 
 class HypermodSampler(sampler.Sampler):
@@ -472,14 +493,16 @@ class HypermodSampler(sampler.Sampler):
     def class_vectors(self, c: torch.Tensor) -> torch.Tensor:
         return self.network.G.classes(c)
 
-    def images_at(self, z: torch.Tensor, v: torch.Tensor, rng: rnd.Rng, *, truncation_psi: float = 1,
-                  truncation_center: str = "global", **kw: Any) -> torch.Tensor:
-        self.check_center(truncation_center)
-        ws = self.network.G.styles(z, truncation_psi=truncation_psi if truncation_center == "global" else 1)
-        if truncation_center == "class" and truncation_psi != 1:
-            label = torch.eye(self.label_dim, device=z.device)[:1]
-            ws = label_means.pull(ws, self.means(label)[:, :, : ws.shape[2]], truncation_psi)
-        return self.network.synthesis(torch.cat([ws, v[:, None].expand(-1, ws.shape[1], -1)], 2), rng=rng, **kw)
+    def images_at(self, z: torch.Tensor, v: torch.Tensor, rng: rnd.Rng, *, view: str = "image", noise_mode: str,
+                  **truncation: Any) -> torch.Tensor:
+        return self.render(self.styles_at(z, v, **truncation), rng=rng, view=view, noise_mode=noise_mode)
+
+    def styles_at(self, z: torch.Tensor, v: torch.Tensor, *, truncation_center: str = "global",
+                  view: str = "image", **truncation: Any) -> torch.Tensor:
+        label = torch.eye(self.label_dim, device=z.device)[:1].expand(len(z), -1)
+        ws = super().styles_at(z, label, truncation_center=truncation_center, **truncation)
+        ws = ws[:, :, : self.network.G.w_dim]
+        return torch.cat([ws, v[:, None].to(ws.dtype).expand(-1, ws.shape[1], -1)], 2)
 
 
 def _task_of(snap: snapshot.Snapshot) -> snapshot.NetRecord | None:

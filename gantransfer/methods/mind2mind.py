@@ -573,15 +573,15 @@ class Mind2Mind(method.Method):
         def synthesise(z: torch.Tensor, c: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
             return G(z, c, unlabelled=view == "uc", **kw)
 
-        def styles(z: torch.Tensor, c: torch.Tensor, view: str = "image") -> torch.Tensor:
-            return G.mapping(z, c, unlabelled=view == "uc")
+        def styles(z: torch.Tensor, c: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
+            return G.mapping(z, c, unlabelled=view == "uc", **kw)
 
         def render(ws: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
             return G.synthesis(ws, **kw)
 
+        free = {"uc": "image without a label"} if unlabelled and G.c_dim else {}
         return sampler.Sampler(synthesise, G.z_dim, spec, device, label_dim=G.c_dim, network=G,
-                                        styles=styles, render=render,
-                                        views=("image", "uc") if unlabelled and G.c_dim else ("image",))
+                                        styles=styles, render=render, views=("image", *free), beside=free)
 
     def snapshot(self, cur_nimg: int) -> snapshot.Snapshot:
         snap = super().snapshot(cur_nimg)

@@ -150,8 +150,8 @@ class StyleTransfer(StyleGAN2):
         def synthesise(z: torch.Tensor, c: torch.Tensor, label_set: str | None = None, **kw: Any) -> torch.Tensor:
             return G.forward_old(z, c, **kw) if label_set == "old" else G(z, c, **kw)
 
-        def styles(z: torch.Tensor, c: torch.Tensor, label_set: str | None = None) -> torch.Tensor:
-            return G.map_old(z, c) if label_set == "old" else G.map(z, c, update_w_avg=False)
+        def styles(z: torch.Tensor, c: torch.Tensor, label_set: str | None = None, **kw: Any) -> torch.Tensor:
+            return G.map_old(z, c, **kw) if label_set == "old" else G.map(z, c, update_w_avg=False, **kw)
 
         def render(ws: torch.Tensor, label_set: str | None = None, **kw: Any) -> torch.Tensor:
             return G.synthesis(ws, **kw)

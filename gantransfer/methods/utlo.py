@@ -154,12 +154,13 @@ class UTLO(StyleGAN2):
         def synthesise(z: torch.Tensor, c: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
             return G(z, c, **kw) if view == "image" else G(z, c, add_uc=True, **kw).image_uc
 
-        def styles(z: torch.Tensor, c: torch.Tensor, view: str = "image") -> torch.Tensor:
-            return G.mapping(z, c, update_w_avg=False)
+        def styles(z: torch.Tensor, c: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
+            return G.mapping(z, c, update_w_avg=False, **kw)
 
         def render(ws: torch.Tensor, view: str = "image", **kw: Any) -> torch.Tensor:
             return G.synthesis(ws, **kw) if view == "image" else G.synthesis(ws, add_uc=True, **kw).image_uc
 
         views = ("image", "uc") if G.res_uc else ("image",)
         return sampler.Sampler(synthesise, G.z_dim, spec, device, views, label_dim=G.c_dim, network=G,
-                                        styles=styles, render=render)
+                                        styles=styles, render=render, beside=(
+                                            {"uc": f"label-free image, {G.res_uc} px"} if G.res_uc else {}))

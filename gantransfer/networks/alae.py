@@ -334,8 +334,12 @@ class AutoEncoder(nn.Module):
         self.z_dim, self.c_dim, self.w_dim, self.num_ws = mapping.z_dim, 0, mapping.w_dim, synthesis.num_ws
 
     def forward(self, z, c=None, *, truncation_psi=1, truncation_cutoff=None, **synthesis_kwargs):
-        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-        return self.synthesis(ws.expand(-1, self.num_ws, -1), **synthesis_kwargs)
+        ws = self.styles(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
+        return self.synthesis(ws, **synthesis_kwargs)
+
+    def styles(self, z, c=None, **truncation):
+        """ws [N, num_ws, w_dim]."""
+        return self.mapping(z, c, **truncation).expand(-1, self.num_ws, -1)
 
 
 def schedule(epoch, seen, *, epochs_per_lod, layers, size, batches):

@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from dnnlib import seeding
 from dnnlib.util import UserError
-from gantransfer import label_means
 from gantransfer.sampler import Sampler, to_uint8
 from torch_utils import random as rnd
 
@@ -25,7 +24,6 @@ def mixing_sheet(sampler: Sampler, rows: Sequence[int], cols: Sequence[int], lay
 
     c: label [1, label_dim] of all images, None if unconditional. Raises UserError for layers that do not exist.
     """
-    sampler.check_center(center)
     G = sampler.network
     if G is None:
         raise UserError("style mixing needs a style-based generator, and this model has none")
@@ -36,11 +34,7 @@ def mixing_sheet(sampler: Sampler, rows: Sequence[int], cols: Sequence[int], lay
     z = torch.from_numpy(np.stack([seeding.numpy_rng(s).randn(G.z_dim) for s in seeds])).float().to(sampler.device)
     c = torch.zeros([1, 0]) if c is None else c
     c = c.to(sampler.device).expand(len(seeds), -1)
-    if center == "class" and psi != 1:
-        mapped = label_means.pull(sampler.means.styles(z, c), sampler.means(c), psi)
-    else:
-        mapped = G.mapping(z, c, truncation_psi=psi)
-    own = dict(zip(seeds, mapped))
+    own = dict(zip(seeds, sampler.styles_at(z, sampler.class_vectors(c), truncation_psi=psi, truncation_center=center)))
     ws, noise_seeds = [own[s] for s in cols], list(cols)
     for r in rows:
         ws.append(own[r])
@@ -52,7 +46,7 @@ def mixing_sheet(sampler: Sampler, rows: Sequence[int], cols: Sequence[int], lay
     images = []
     for i in tqdm(range(0, len(ws), batch), desc="mixing"):
         rng = rnd.SeedStack(noise_seeds[i : i + batch])
-        x = G.synthesis(torch.stack(ws[i : i + batch]), noise_mode=noise_mode, rng=rng)
+        x = sampler.render(torch.stack(ws[i : i + batch]), noise_mode=noise_mode, rng=rng)
         images.append(to_uint8(x).cpu().numpy())
     corner = np.full((1, *images[0].shape[1:]), 255, np.uint8)
     return np.concatenate([corner, *images])

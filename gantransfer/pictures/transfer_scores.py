@@ -1,50 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which source classes each new class of a cgantransfer model is made of: its scores as numbers, table and picture."""
+"""Which source classes each new class is made of, as table and picture of a sampler's `scores()`: names (`old`, `new`),
+and per new class and layer the scores [m] and the norms of their combination and of the residual."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
 from dnnlib.util import UserError, printable, table_cell
-
-if TYPE_CHECKING:
-    from gantransfer.data.labels import LabelSpec
-    from gantransfer.networks.cgantransfer import TransferGenerator
-
-
-@torch.no_grad()
-def explain(G: TransferGenerator, old: LabelSpec, new: LabelSpec) -> dict[str, Any]:
-    """JSON-able: names, and per new class and layer the scores a_g, a_b [m] and the norms of their combination (about
-    the mean of the old classes) and of the residual. `scores` is the mean over layers and both parts."""
-    parts, layers = G.classes(), G.norm_names()
-    out: dict[str, Any] = dict(
-        old=list(old.names) or [str(j) for j in range(G.n_old)],
-        new=list(new.names) or [str(k) for k in range(G.n_new)], layers=layers, classes=[])
-    for k in range(G.n_new):
-        rows = []
-        for name, norm, p in zip(layers, G.transfer_norms(), parts):
-            row: dict[str, Any] = dict(layer=name)
-            for w, what in (("g", "gain"), ("b", "bias")):
-                if f"a_{w}" in p:
-                    prior = getattr(norm, f"prev_knowledge_{w}").effective_weight().mean(1)
-                    row[f"scores_{what}"] = p[f"a_{w}"][k].tolist()
-                    row[f"combination_{what}"] = float((p[f"comb_{w}"][k] - prior).norm())
-                if f"res_{w}" in p:
-                    row[f"residual_{what}"] = float(p[f"res_{w}"][k].norm())
-            rows.append(row)
-        scores = [r[key] for r in rows for key in ("scores_gain", "scores_bias") if key in r]
-        out["classes"].append(dict(
-            name=out["new"][k], layers=rows, scores=np.mean(scores, 0).tolist() if scores else None,
-            combination_norm=_total(rows, "combination"), residual_norm=_total(rows, "residual")))
-    return out
-
-
-def _total(rows: list[dict[str, Any]], what: str) -> float:
-    return float(np.hypot.reduce([r.get(f"{what}_{p}", 0.0) for r in rows for p in ("gain", "bias")]))
 
 
 def table(report: dict[str, Any], top: int, layers: bool) -> str:

@@ -13,9 +13,9 @@ from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import Batch, Graph, RunConfig, Start
 from gantransfer.methods import METHODS
 from gantransfer.methods.biggan import Draws
-from gantransfer.methods.cgantransfer import bake, labels_of
+from gantransfer.methods.cgantransfer import bake, labels_of, scores_of
 from gantransfer.networks import biggan, cgantransfer
-from gantransfer.pictures.transfer_scores import explain, table
+from gantransfer.pictures.transfer_scores import table
 from gantransfer.snapshot import NetRecord, Snapshot
 from gantransfer.training_loop import Stepper
 
@@ -141,7 +141,7 @@ def test_baking_and_explaining_every_variant(source, options):
     x = torch.rand(NEW, 1, 16, 16)
     assert torch.equal(D(x, c), plain_d(x, c))
     METHODS["biggan"].sampler_from(out)(range(NEW), c)
-    r = explain(G, *labels_of(snap))
+    r = scores_of(G, *labels_of(snap))
     assert len(r["classes"]) == NEW and (r["classes"][0]["scores"] is None) == (options.get("scores") == "none")
     assert table(r, 2, True).count("\n") == 1 + NEW * (1 + len(r["layers"]))
     if options.get("scores") in ("softmax",):
