@@ -91,6 +91,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         ratio=dict(width="tiny", lam=1e-2, kimg=50, batch=64, lr=1e-3, wd=1e-4),
         fakes=dict(num_per_label=500, rho=0.7, quantile="perclass", replace=False, rs_burn_in=500),
         quirks=("ours, for 16-pixel digits on a CPU",)),
+    "small": dict(
+        teacher=dict(arch="pool32-64-128", lr=4e-3, optimizer="adamw", wd=0.01, schedule="onecycle", crop=2, batch=64,
+                     kimg=60, dropout=0.3, smoothing=0.05),
+        student=dict(arch="pool16-32-64", lr=4e-3, optimizer="adamw", wd=0.01, schedule="onecycle", crop=2, batch=64,
+                     kimg=60),
+        ratio=dict(width="tiny", lam=1e-2, kimg=50, batch=64, lr=1e-3, wd=1e-4),
+        fakes=dict(num_per_label=400, rho=0.9, quantile="perclass", replace=True, rs_burn_in=500),
+        quirks=("ours, for images of 32 and 64 pixels on a CPU",)),
 }
 
 

@@ -31,9 +31,13 @@ from gantransfer.experiments.jobs import Job
 from gantransfer.metrics.paired import critical_t, difference, read_result, spread, table
 
 METRIC = "report_digits32"
+SMALL = "--preset=small"  # teachers and students of the user's own images
+TINY, OWN = "--cfg=tiny", "--cfg=tiny"  # flags of every training: on digits, and by default on the user's own images
 # Figures of a judge's report, as the tables call them.
 NAMES = {"class_fd": "per-class FD", "fd": "FD", "fd_pix64": "pixel FD", "accuracy": "accuracy",
-         "diversity": "diversity", "nearest": "nearest training"}
+         "diversity": "diversity", "nearest": "nearest training",
+         "macro_recall": "macro recall", "recall": "recall", "mae": "mean absolute error",
+         "macro_mae": "mean absolute error, mean over values", "rmse": "root mean square error"}
 GROUPS = {"many": "frequent classes", "medium": "medium classes", "few": "rare classes"}
 BOLD = "bold: beyond {:.2f} standard errors (Student's t, 5 %) under every judge"
 
@@ -65,6 +69,8 @@ HELDOUT = click.option("--heldout", type=PATH, metavar="ZIP", help="Images of th
                        "on [default: a quarter of each class of --data]")
 ARM = click.option("--arm", "own", multiple=True, metavar='"NAME: FLAGS"',
                    help="One more arm, a command line of train; may be given several times")
+COMMON = click.option("--common", metavar="FLAGS", help="Flags of train for every arm [default: "
+                      + (TINY if TINY == OWN else f"{TINY}; {OWN} with --data") + "]")
 PARALLEL = click.option("--parallel", type=IntRange(min=1), help="Trainings at once [default: cores]")
 OUT_JSON = click.option("--out", type=PathObject(dir_okay=False, path_type=Path),
                         help="Also write the results here (JSON)")
@@ -77,16 +83,26 @@ def source_kimg(default: int) -> Callable:
                         help="Length of pre-training")
 
 
-def student_kimg(default: int) -> Callable:
-    return click.option("--student-kimg", type=FloatRange(min=1), default=default, show_default=True,
-                        help="Images that every student sees, in thousands")
+def student_kimg(default: int, own: int) -> Callable:
+    return click.option("--student-kimg", type=FloatRange(min=1),
+                        help=f"Images that every student sees, in thousands [default: {default}; {own} with --data]")
 
 
-def flags(folder: str | None, *own: Callable) -> Callable:
-    """A study's command: --dir, its own options, --kernels. `folder` None: the study says where."""
-    first = click.option("--dir", "folder", type=PathObject(file_okay=False, path_type=Path), default=folder,
-                         show_default=True, help="Where everything goes; running again continues"
-                         + ("" if folder else " [default: runs/compare, or by the name of --data]"))
+STUDENT = click.option("--student", metavar="FLAGS", help="With --data: flags of distill teacher and distill student "
+                       f"[default: {SMALL}]")
+
+
+def fakes_flag(text: str, default: str) -> Callable:
+    return click.option("--fakes", metavar="N|Nx", help=f"With --data: {text} [default: {default}]")
+
+
+def flags(folder: str, *own: Callable) -> Callable:
+    """A study's command: --dir, its own options, --kernels. With --data the study itself says where: see `place`."""
+    data = DATA in own
+    first = click.option("--dir", "folder", type=PathObject(file_okay=False, path_type=Path),
+                         default=None if data else folder, show_default=True,
+                         help="Where everything goes; running again continues"
+                         + f" [default: {folder}, or by the name of --data]" * data)
 
     def add(function: Callable) -> click.Command:
         for each in reversed([first, *own, option(KERNELS)]):
@@ -94,6 +110,11 @@ def flags(folder: str | None, *own: Callable) -> Callable:
         return click.command()(function)
 
     return add
+
+
+def place(folder: Path | None, study: str, data: str | None, digits: str) -> Path:
+    """Where a study goes: where it was told to, or of the digits, or by the name of --data."""
+    return folder or Path(f"runs/{study}-{Path(data).stem}" if data else digits)
 
 
 def chosen(text: str, known: Mapping[str, Any], every: Sequence[str] = (), flag: str = "--arms") -> list[str]:
@@ -120,22 +141,34 @@ def own_arms(texts: Sequence[str], taken: Mapping[str, Arm]) -> dict[str, Arm]:
 
 
 def train_flags(line: str, flag: str) -> list[str]:
-    """The words of a command line of `train`. UserError naming `flag` for one that it does not know, or that is ours.
-    """
+    """The words of a command line of `train`: see `words_of`."""
     from gantransfer.commands.train import main as train
 
-    known = {o.replace("_", "-") for p in train.params for o in p.opts}
+    return words_of(train, line, flag, OURS, "train")
+
+
+def words_of(command: click.Command, line: str, flag: str, ours: Sequence[str], name: str = "") -> list[str]:
+    """The words of a command line. UserError naming `flag` for one that the command does not know, or that is ours."""
+    name, known = name or command.name, {o.replace("_", "-") for p in command.params for o in p.opts}
     try:
         words = shlex.split(line)
     except ValueError as e:
         raise UserError(f"{flag}: {e}") from None
     for word in words:
-        name = word.partition("=")[0].replace("_", "-")
-        if "=" not in word or name not in known:
-            raise UserError(f"{flag}: {word} is no flag of train; write --FLAG=VALUE, see gantransfer train --help")
-        if name.removeprefix("--") in OURS:
-            raise UserError(f"{flag}: {name} is given by the study; omit it")
+        given = word.partition("=")[0].replace("_", "-")
+        if "=" not in word or given not in known:
+            raise UserError(f"{flag}: {word} is no flag of {name}; write --FLAG=VALUE, see gantransfer {name} --help")
+        if given.removeprefix("--") in ours:
+            raise UserError(f"{flag}: {given} is given by the study; omit it")
     return words
+
+
+def belong(data: str | None, own: Mapping[str, Any], digits: Mapping[str, Any]) -> None:
+    """UserError for a flag of the user's own images without --data, or one of the digits with it."""
+    for name, value in (digits if data else own).items():
+        if value is not None:
+            raise UserError(f"--{name.replace('_', '-')} is for " + ("the digits; omit it with --data" if data else
+                                                                     "--data=ZIP"))
 
 
 def kimg_points(text: str, every: int) -> list[int]:
@@ -183,7 +216,9 @@ class Study:
             with atomic_write(path) as f:
                 json.dump(what, f)
         elif (before := json_file.read(path)) != what:
-            raise UserError(f"--dir={self.folder} holds a study of other images ({before}); choose another folder")
+            other = [f"{k} was {before.get(k)}" for k in sorted({*before, *what}) if before.get(k) != what.get(k)]
+            raise UserError(f"--dir={self.folder} holds a study of other images or settings ({'; '.join(other)}); "
+                            "choose another folder")
 
     def step(self, note: str = "") -> None:
         """The next step begins."""

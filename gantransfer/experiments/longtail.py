@@ -18,7 +18,7 @@ import click
 from gantransfer.commands.flags import SEED, FloatRange, IntRange
 from gantransfer.experiments import harness
 from gantransfer.experiments.harness import Arm
-from gantransfer.experiments.paired_arms import TINY, PairedArms
+from gantransfer.experiments.paired_arms import PairedArms
 from gantransfer.metrics.paired import difference, spread, table, versions
 
 # N% in a line: of the length of the training, in kimg.
@@ -47,13 +47,12 @@ BESIDE = [("balanced", "utlo-balanced")]  # also compared, beside each with the 
 
 
 @harness.flags(
-    None,
+    "runs/compare",
     harness.DATA, harness.HELDOUT,
     click.option("--arms", default="baseline,utlo,balanced,utlo-balanced", show_default=True,
                  help=f"Comma-separated; the first is the opponent. Known: {', '.join(ARMS)}"),
     harness.ARM,
-    click.option("--common", default=TINY, show_default=True, metavar="FLAGS",
-                 help="Flags of train for every arm"),
+    harness.COMMON,
     click.option("--seeds", type=IntRange(min=1), default=5, show_default=True, help="Paired seeds"),
     click.option("--first-seed", type=SEED, default=0, show_default=True, help="Number of the first one"),
     click.option("--kimg", type=FloatRange(min=0.1), default=20, show_default=True, help="Length of each training"),
@@ -64,13 +63,14 @@ BESIDE = [("balanced", "utlo-balanced")]  # also compared, beside each with the 
     click.option("--groups", metavar="MANY,FEW", help="A class is frequent above MANY images, rare below FEW [default: "
                  "100,20, or else thirds of the classes by rank]"),
     harness.OUT_JSON)
-def main(folder: Path | None, data: str | None, heldout: str | None, arms: str, own: tuple[str, ...], common: str,
-         seeds: int, first_seed: int, kimg: float, best: bool, judges: int, imf: float | None, groups: str | None,
-         out: Path | None) -> None:
+def main(folder: Path | None, data: str | None, heldout: str | None, arms: str, own: tuple[str, ...],
+         common: str | None, seeds: int, first_seed: int, kimg: float, best: bool, judges: int, imf: float | None,
+         groups: str | None, out: Path | None) -> None:
     """Compare training recipes for classes with few images, with paired seeds, on digits or on your own images."""
     known = ARMS | harness.own_arms(own, ARMS)
     names = [*harness.chosen(arms, ARMS), *list(known)[len(ARMS):]]
-    folder = folder or Path("runs") / (f"longtail-{Path(data).stem}" if data else "compare")
+    common = common or (harness.OWN if data else harness.TINY)
+    folder = harness.place(folder, "longtail", data, "runs/compare")
     study = PairedArms(folder, {a: known[a] for a in names}, common, range(first_seed, first_seed + seeds), kimg,
                        judges, best)
     study.prepare(data, heldout, imf, groups)

@@ -25,7 +25,6 @@ from gantransfer.experiments.results import COLUMNS, Results
 from gantransfer.metrics.paired import train_seconds, versions
 
 STEPS = ("data", "judges and splits", "trainings and figures", "picture", "tables")
-TINY = "--cfg=tiny"
 SNAPSHOTS = 10  # of a run, of which --best chooses
 CHOSEN_BY = "class_fd"
 ROWS = 16  # classes of a picture
@@ -76,7 +75,7 @@ class PairedArms:
         # What the user has written is checked before anything trains for hours.
         self.splits: dict[int, tuple[Path, str | None]] = dict.fromkeys(self.seeds, (pool, None))
         self.study.run([jobs.Job(f"check of {a}", ["train", "--dry-run", *self.words(a, self.seeds[0])]) for a, arm in
-                        self.arms.items() if arm.more is not None or self.common != TINY], quiet=True)
+                        self.arms.items() if arm.more is not None or self.common != harness.TINY], quiet=True)
 
         self.study.step()
         self.judge_files = [folder / f"judge{j}.pt" for j in range(self.judges)]
@@ -132,7 +131,7 @@ class PairedArms:
 
     def desc(self, arm: str, seed: int) -> str:
         """What the run is called. Whatever differs from the study's own is in a hash behind it."""
-        plain = not self.own and not self.best and self.common == TINY and self.arms[arm].more is None
+        plain = not self.own and not self.best and self.common == harness.TINY and self.arms[arm].more is None
         name = jobs.run_desc(arm, seed) + ("" if self.imf in (None, 25) else f"-imf{self.imf:g}")
         key = repr([self.flags(arm), self.best, self.imf, self.data.spec.label.shots])
         return name if plain else f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:6]}"
@@ -162,7 +161,8 @@ class PairedArms:
 
         paths = find_snapshots(last.parent)
         first, room = self.judge_files[:1], "validation{}"
-        harness.measure(self.study, {f"{name} {p.stem[-6:]}": p for p in paths}, self.validation, first, room)
+        names = {f"{name} {p.stem.rpartition('-')[2]}": p for p in paths}
+        harness.measure(self.study, names, self.validation, first, room)
         curve = [harness.measured(p, first, room)[0][CHOSEN_BY] for p in paths]
         best = paths[int(np.argmin(curve))]
         harness.measure(self.study, {f"{name} best": best}, self.test, self.judge_files)

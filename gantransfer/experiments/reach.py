@@ -52,6 +52,10 @@ class Ruler:
         return found
 
 
+def name_of(snapshot: Path) -> str:
+    return snapshot.stem.removeprefix("network-snapshot-")
+
+
 def measure(folder: Path, snapshots: dict[tuple[str, int], list[Path]], encoder: Path, judges: int,
             baselines: Iterable[str]) -> dict[str, list[dict[str, float]]]:
     """Reports of every snapshot, of the baselines of the last Mind2Mind snapshots, and of the reconstructions."""
@@ -70,7 +74,7 @@ def measure(folder: Path, snapshots: dict[tuple[str, int], list[Path]], encoder:
     out["floor"] = ruler("floor", reconstructions)
     for (arm, s), paths in snapshots.items():
         for path in paths:
-            key = f"{arm}/{s}/{path.stem[-6:]}"
+            key = f"{arm}/{s}/{name_of(path)}"
             out[key] = ruler(key, lambda path=path: sheets.sampler_of(path))
         if arm == "mind":
             for name in baselines:
@@ -103,7 +107,7 @@ def summary(folder: Path, names: list[str], seeds: int, snapshots: dict[tuple[st
     out["macs_per_image"] = per_image
     for a in names:
         out["curves"][a] = [[dict(kimg=(kimg := harness.kimg_of(p)), seconds=seconds_of(p),
-                                  macs=kimg * 1000 * per_image[a], judges=values[f"{a}/{s}/{p.stem[-6:]}"])
+                                  macs=kimg * 1000 * per_image[a], judges=values[f"{a}/{s}/{name_of(p)}"])
                              for p in snapshots[a, s]] for s in range(seeds)]
     opponent = "finetune" if "finetune" in names else names[0]
     out["start"] = [[out["curves"][opponent][s][0]["judges"][j][PRIMARY] for s in range(seeds)] for j in range(judges)]

@@ -28,9 +28,10 @@ class Results:
 
     folder: Path
     settings: dict[str, Any]
+    unit: str = "seed"  # what the files are numbered by
 
     def path(self, arm: str, seed: int) -> Path:
-        return self.folder / f"{arm}-seed{seed}.json"
+        return self.folder / f"{arm}-{self.unit}{seed}.json"
 
     def read(self, arm: str, seed: int, flags: Sequence[str], **more: Any) -> dict[str, Any] | None:
         """What was measured, or None; UserError where the file is of other settings. `more` are of this seed."""
@@ -56,7 +57,7 @@ class Results:
         return content
 
     def _key(self, arm: str, seed: int, flags: Sequence[str], more: dict[str, Any]) -> dict[str, Any]:
-        return json.loads(json.dumps(dict(arm=arm, seed=seed, flags=list(flags), **self.settings, **more)))
+        return json.loads(json.dumps({"arm": arm, self.unit: seed, "flags": list(flags), **self.settings, **more}))
 
     def save_images(self, arm: str, seed: int, rows: Sequence[np.ndarray]) -> None:
         """uint8 [COLUMNS, C, R, R] per class: a PNG beside the numbers, without titles."""

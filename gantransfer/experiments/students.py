@@ -18,34 +18,38 @@ from gantransfer.experiments.harness import Arm, Study
 
 @dataclass
 class Students:
-    """One seed or fold. `real` are the flags that name the training images, `common` those of every network."""
+    """One seed or fold. `real` are the flags that name the training images, `common` those of every teacher and
+    student, `recipe` their preset."""
 
     study: Study
     folder: Path
     real: Sequence[str]
     seed: int
     common: Sequence[str]
+    recipe: Sequence[str] = ("--preset=digits",)
 
     def __post_init__(self) -> None:
-        self.words = ["--preset=digits", *self.real, *self.common, f"--seed={self.seed}", "--threads=1"]
+        self.words = [*self.recipe, *self.real, *self.common, f"--seed={self.seed}", "--threads=1"]
         self.teacher = self.folder / "teacher"
 
-    def gan(self, name: str, kimg: float, *flags: str) -> Path:
-        """The generator; its path is noted in snapshot.txt."""
-        (path,) = self.study.train([(name, self.folder / "gan", f"seed{self.seed}", kimg, [
-            "--cfg=tiny", *self.real, f"--seed={self.seed}", "--metrics=none", "--threads=1", *flags])])
-        (self.folder / "snapshot.txt").write_text(str(path))
+    def gan(self, name: str, kimg: float, *flags: str, desc: str | None = None,
+            cfg: Sequence[str] = ("--cfg=tiny",)) -> Path:
+        """The generator."""
+        (path,) = self.study.train([(name, self.folder / "gan", desc or f"seed{self.seed}", kimg, [
+            *cfg, *self.real, f"--seed={self.seed}", "--metrics=none", "--threads=1", *flags])])
         return path
 
-    def make(self, snapshot: Path, per_label: int, stages: Mapping[str, tuple[float, bool] | None],
-             *flags: str) -> dict[str, Path]:
-        """Teacher, then fakes by stage: the one of None as they come, the others filtered with (rho, relabelled?)."""
+    def train_teacher(self, *flags: str) -> None:
         from gantransfer.commands import distill
 
-        self.study.step()
-        distill.call(distill.teacher, *self.words, f"--outdir={self.teacher}")
-        self.study.step()
-        paths = {name: self.folder / f"{name}.zip" for name in stages}
+        distill.call(distill.teacher, *self.words, *flags, f"--outdir={self.teacher}")
+
+    def make(self, snapshot: Path, per_label: int, stages: Mapping[str, tuple[float, bool] | None],
+             *flags: str, prefix: str = "") -> dict[str, Path]:
+        """Fakes by stage: the one of None as they come, the others filtered with (rho, relabelled?)."""
+        from gantransfer.commands import distill
+
+        paths = {name: self.folder / f"{prefix}{name}.zip" for name in stages}
         raw = next(paths[name] for name, stage in stages.items() if stage is None)
         for name, path in paths.items():
             if path.exists():
@@ -60,16 +64,16 @@ class Students:
                              f"--dest={path}")
         return paths
 
-    def teach(self, arms: Mapping[str, Arm], fakes: Mapping[str, Path], kimg: float, share: float) -> dict[str, dict]:
-        """Figures of every student: `Arm.more` says which fakes it sees, flags are those of its loss with the
-        teacher."""
+    def teach(self, arms: Mapping[str, Arm], fakes: Mapping[Any, Path], kimg: float, share: float) -> dict[str, dict]:
+        """Figures of every student: `Arm.more` says which fakes it sees; with --kd among its flags it has the teacher.
+        """
         from gantransfer.commands import distill
 
-        self.study.step()
         found = {}
         for name, arm in arms.items():
             words = [f"--fakes={fakes[arm.more]}", f"--fake_batch_share={share}"] if arm.more else []
-            words += [*arm.flags, f"--teacher={self.teacher / 'teacher.pkl'}"] if arm.flags else []
+            words += arm.flags
+            words += [f"--teacher={self.teacher / 'teacher.pkl'}"] * any(w.startswith("--kd=") for w in arm.flags)
             distill.call(distill.student, *self.words, f"--kimg={kimg:g}", f"--outdir={self.folder / name}", *words)
             found[name] = result(self.folder / name)
         return found
@@ -135,28 +139,6 @@ def label_errors(folder: Path, others: Path, test: Path, made: dict[str, Path], 
         with atomic_write(path) as f:
             json.dump(values, f)
     return json_file.read(path)
-
-
-def fold_labels(data: Path, fold: int, folds: int, imbalance: float, train: Path, test: Path) -> None:
-    """Label files of the digits: one part in `folds` of every class is tested. With an imbalance a class order and a
-    choice of images per fold."""
-    from gantransfer.data.dataset import ImageDataset
-
-    whole = ImageDataset(data, use_labels=True)
-    ids, names = whole.class_ids, [whole.get_details(i).name for i in range(len(whole))]
-    parts, rng = np.zeros(len(ids), int), np.random.RandomState(0)
-    for k in range(10):
-        members = rng.permutation(np.flatnonzero(ids == k))
-        parts[members] = np.arange(len(members)) % folds
-    keep = parts != fold
-    if imbalance > 1:
-        rng = np.random.RandomState(1000 + fold)
-        most = min(int((keep & (ids == k)).sum()) for k in range(10))
-        for rank, k in enumerate(rng.permutation(10)):
-            members = rng.permutation(np.flatnonzero(keep & (ids == k)))
-            keep[members[round(most * imbalance ** (-rank / 9)) :]] = False
-    for path, chosen in ((train, keep), (test, parts == fold)):
-        save_labels(path, ((names[i], int(ids[i])) for i in np.flatnonzero(chosen)))
 
 
 def draw_filtered(path: Path, data: Path, folder: Path, rho: float, columns: int = 8) -> None:

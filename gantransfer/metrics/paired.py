@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,9 +33,9 @@ def read_result(folder: Path, metric: str, snapshot: Path, detector: str | None 
 
 def train_seconds(snapshot: Path) -> float:
     """Training time of a run until this snapshot; NaN if its log does not reach so far."""
-    kimg = int(snapshot.stem[-6:])
+    whole, rest = re.search(r"-(\d+)(?:_(\d+))?$", snapshot.stem).groups()  # 12 kimg, or 12_300 of 12.3
     for r in json_file.lines(snapshot.parent / "stats.jsonl"):
-        if r["Progress/kimg"]["mean"] >= kimg:
+        if round(r["Progress/kimg"]["mean"] * 1000) >= int(whole) * 1000 + int(rest or 0):
             return r["Timing/total_sec"]["mean"]
     return math.nan
 

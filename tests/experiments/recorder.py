@@ -153,6 +153,8 @@ def train(flags: dict[str, str]) -> None:
 
 
 def distilled(stage: str, flags: dict[str, str]) -> None:
+    if "--dry-run" in flags:
+        return None
     if "--dest" in flags:
         return Path(flags["--dest"]).touch()
     folder = Path(flags["--outdir"])

@@ -79,3 +79,51 @@ def test_without_scikit_learn_the_remedy_is_named(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="pip install scikit-learn"):
         CliRunner().invoke(ccgan.main, [f"--dir={tmp_path / 'x'}"], catch_exceptions=False, standalone_mode=False)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture(scope="module")
+def valued(tmp_path_factory):
+    """Four degrees, as bright as their number."""
+    y = np.repeat([0.0, 1 / 3, 2 / 3, 1.0], (30, 10, 6, 14))
+    images = 200 * y[:, None, None] + np.random.RandomState(0).randint(0, 30, (len(y), 16, 16))
+    return write_image_zip(tmp_path_factory.mktemp("valued") / "own.zip", images.astype(np.uint8),
+                           [[float(v)] for v in y],
+                           label_meta=dict(kind="regression", unit="degree", offset=0.0, scale=1.0, min=0.0, max=1.0))
+
+
+@pytest.mark.slow
+def test_a_whole_fold_of_own_images(valued, tmp_path, monkeypatch):
+    """Really trained, for moments: errors are those of the students that lie there; running again changes nothing."""
+    from gantransfer.methods import cgan_kd
+
+    monkeypatch.setattr(ccgan, "CODE", 1)
+    words = [f"--data={valued}", f"--dir={tmp_path / 'd'}", "--common=--cfg=tiny --ch=2", "--gan-kimg=0.1",
+             "--student-kimg=1", "--student=--preset=small --arch=conv4-8", "--fakes=2x"]
+    CliRunner().invoke(ccgan.main, words, catch_exceptions=False, standalone_mode=False)
+    folder = tmp_path / "d/fold0"
+    train, test = (ImageDataset(valued, fname=str(folder / f"{n}.json"), use_labels=True) for n in ("train", "test"))
+    assert len(train) == 48 and len(test) == 12
+    truth = test.labels(range(12))[:, 0]
+    found = {a: json.loads((tmp_path / f"d/results/{a}-fold0.json").read_text()) for a in ccgan.ARMS}
+    for arm, f in found.items():
+        net = cgan_kd.load(str(folder / arm / "student.pkl"), train.spec, "x")
+        says = train.spec.label.raw(cgan_kd.predict(net, test, np.arange(12)).astype(float))[:, 0]
+        error = np.abs(says - truth)
+        assert f["figures"]["mae"] == pytest.approx(error.mean())
+        assert f["figures"]["macro_mae"] == pytest.approx(np.mean([error[truth == v].mean() for v in set(truth)]))
+    assert len({f["images_seen"] for f in found.values()}) == 1
+    assert found["raw"]["generated"]["per_label"] == 24 and found["raw"]["generated"]["images"] == 96
+    assert found["filtered"]["generated"]["images"] == found["cgankd"]["generated"]["images"] == 67
+    before = (tmp_path / "d/table.md").read_text()
+    assert "96 in all (--fakes=2x), 2 times the 48 training images" in before
+    CliRunner().invoke(ccgan.main, words, catch_exceptions=False, standalone_mode=False)
+    assert (tmp_path / "d/table.md").read_text() == before
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--folds=2"], "--folds is for --data=ZIP"), (["--data={own}", "--images=30"], "--images is for the digits"),
+    (["--data={own}", "--common=--cfg=tiny --seed=1"], "--seed is given by the study")])
+def test_flags_of_the_other_data_are_one_line(valued, tmp_path, flags, says):
+    with pytest.raises(UserError, match=says):
+        CliRunner().invoke(ccgan.main, [f"--dir={tmp_path / 'x'}", *(f.format(own=valued) for f in flags)],
+                           catch_exceptions=False, standalone_mode=False)
