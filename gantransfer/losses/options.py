@@ -47,6 +47,8 @@ class NoisyTwinsOptions(LossOptions):
                                              "0.75)", type=float, low=0)
     noisy_twins_alpha: float | None = option(None, "NoisyTwins: how fast the noise falls with a class's images; 0: not "
                                              "at all (default 0.99)", type=float, low=0, high=0.9999)
+    noisy_twins_start: float | None = option(None, "NoisyTwins: kimg from which on w are decorrelated; the noise is "
+                                             "there from the first step (default 0)", type=float, low=0)
 
 
 def resolve(o: LossOptions, run: RunConfig, data: DataSpec, default: str) -> None:
@@ -57,7 +59,7 @@ def resolve(o: LossOptions, run: RunConfig, data: DataSpec, default: str) -> Non
     if getattr(o, "noisy_twins", None) is not None:
         _resolve_twins(o, run)
     else:
-        for key in ("gamma", "sigma", "alpha"):
+        for key in ("gamma", "sigma", "alpha", "start"):
             if getattr(o, f"noisy_twins_{key}", None) is not None:
                 raise UserError(f"--noisy_twins_{key} belongs to --noisy_twins; give its weight, 0 for the noise alone")
     for key in ("gsr", "reweight_reals", "noisy_twins"):
@@ -82,6 +84,7 @@ def _resolve_twins(o: NoisyTwinsOptions, run: RunConfig) -> None:
     for key, value in (("gamma", 0.05), ("sigma", 0.75), ("alpha", 0.99)):
         if getattr(o, f"noisy_twins_{key}") is None:
             setattr(o, f"noisy_twins_{key}", value)
+    o.noisy_twins_start = o.noisy_twins_start or None
     each, whole = run.batch_gpu, run.batch_gpu * run.num_procs
     if o.noisy_twins and (each % 2 or whole < 4):
         raise UserError(f"--noisy_twins makes pairs of the images of a round, and compares at least two; {whole} "
@@ -111,7 +114,9 @@ class Losses:
         if o.reweight_reals:
             self.weights = importance(self.counts, run.sampling, run.sampling_labels).to(device)
         self.sigma: torch.Tensor | None = None  # [classes]: deviation of the noise on the embedding
-        self.twins, self.gamma = getattr(o, "noisy_twins", None) or 0.0, getattr(o, "noisy_twins_gamma", None)
+        self.lam, self.gamma = getattr(o, "noisy_twins", None) or 0.0, getattr(o, "noisy_twins_gamma", None)
+        self.twins_from = 1000 * (getattr(o, "noisy_twins_start", None) or 0.0)
+        self.twins = 0.0 if self.twins_from else self.lam  # NoisyTwins' weight in this step
         if getattr(o, "noisy_twins", None) is not None:
             scale = torch.from_numpy(inverse_effective_number(self.counts, o.noisy_twins_alpha)).float()
             self.sigma = (scale * o.noisy_twins_sigma).to(device)
@@ -128,7 +133,9 @@ class Losses:
             report("Loss/G/gsr", penalty)
             yield penalty
 
-    def end_step(self) -> None:
+    def end_step(self, shown: int) -> None:
+        """After a step; `shown`: images until now, with this step's."""
+        self.twins = self.lam if shown >= self.twins_from else 0.0
         if self.gsr is not None:
             self.gsr.advance(self.G.class_tables())
 
@@ -142,11 +149,14 @@ class Losses:
 
     def obstacles(self) -> tuple[str, ...]:
         """Why the generator's phase cannot be recorded (`method.Graph`)."""
-        return ("NoisyTwins gathers over processes",) if self.twins and dist.world_size() > 1 else ()
+        gathers = ("NoisyTwins gathers over processes",) if self.lam and dist.world_size() > 1 else ()
+        return gathers + (("NoisyTwins begins later",) if self.lam and self.twins_from else ())
 
     def state(self) -> dict[str, Any]:
-        return {} if self.gsr is None else {"gsr": self.gsr.state()}
+        begun = {"twins": self.twins} if self.twins_from else {}
+        return begun if self.gsr is None else {"gsr": self.gsr.state(), **begun}
 
     def load_state(self, s: dict[str, Any]) -> None:
         if self.gsr is not None:
             self.gsr.load_state(s["gsr"])
+        self.twins = s.get("twins", self.twins)

@@ -344,7 +344,7 @@ class BigGAN(method.Method):
         ema.step_state(self.G_ema.state_dict(), self.G.state_dict(), decay)
         self.steps += 1
         self.augmentation.end_step(self.steps, batch_size)
-        self.losses.end_step()
+        self.losses.end_step(cur_nimg + batch_size)
 
     def state(self) -> dict[str, Any]:
         return dict(steps=self.steps, **self.augmentation.state(), **self.losses.state())

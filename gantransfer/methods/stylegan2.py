@@ -611,7 +611,7 @@ class StyleGAN2(method.Method):
         self.update_ema(cur_nimg, batch_size)
         self.steps += 1
         self.augmentation.end_step(self.steps, batch_size)
-        self.losses.end_step()
+        self.losses.end_step(cur_nimg + batch_size)
 
     def update_ema(self, cur_nimg: int, batch_size: int) -> None:
         o = self.opts

@@ -70,7 +70,7 @@ def phase_of(name, network):
 def test_what_is_not_used_is_not_recorded(name):
     kind, opts, run = resolved(name)
     flags = {"gan_loss", "r2_gamma", "gsr", "reweight_reals", "noisy_twins", "noisy_twins_gamma", "noisy_twins_sigma",
-             "noisy_twins_alpha"}
+             "noisy_twins_alpha", "noisy_twins_start"}
     own = "hinge" if name == "biggan" else "logistic"
     explicit = resolved(name, gan_loss=own, r2_gamma=0.0, gsr=0.0, reweight_reals=False)
     for o in (opts, explicit[1]):
@@ -301,6 +301,23 @@ def test_sampling_sees_no_noise():
     assert torch.equal(*images)
 
 
+def test_twins_that_begin_later():
+    """Before that, latents of their own, and the noise; a continued run knows where it was."""
+    m = make("stylegan2", noisy_twins=0.01, noisy_twins_start=0.016)
+    d = m.draw("Gmain", batch())
+    assert len(torch.unique(d.z, dim=0)) == len(d.z) and d.noise is not None
+    assert "Loss/G/twins" not in terms(m, "Gmain")[1] and m.losses.obstacles()
+    m.end_step(0, 8)
+    assert m.losses.twins == 0
+    m.end_step(8, 8)
+    assert len(torch.unique(m.draw("Gmain", batch()).z, dim=0)) == len(d.z) // 2
+    assert "Loss/G/twins" in terms(m, "Gmain")[1]
+    resumed = make("stylegan2", noisy_twins=0.01, noisy_twins_start=0.016)
+    resumed.load_state(m.state())
+    assert resumed.losses.twins == 0.01
+    assert "twins" not in make("stylegan2", noisy_twins=0.01).state()
+
+
 def test_twins_and_pairs():
     """Both twins are compared with the real image of their label."""
     m = make("stylegan2", noisy_twins=0.01, gan_loss="rpgan")
@@ -392,6 +409,7 @@ def test_classes_are_needed(flag, data):
     (dict(noisy_twins=0.01), dict(batch=9, batch_gpu=9), "--noisy_twins.*even --batch-gpu"),
     (dict(noisy_twins=0.01), dict(batch=1, batch_gpu=1), "--noisy_twins.*1 image in 1 process"),
     (dict(noisy_twins_sigma=0.5), {}, "--noisy_twins_sigma belongs to --noisy_twins"),
+    (dict(noisy_twins_start=5), {}, "--noisy_twins_start belongs to --noisy_twins"),
 ])
 def test_refusals(options, run, match):
     with pytest.raises(UserError, match=match) as e:
