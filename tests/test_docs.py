@@ -55,7 +55,7 @@ TABLES = [("gantransfer.commands.train", "train.md"), ("gantransfer.commands.dat
           ("gantransfer.experiments.hypermod", "methods/hypermod.md"),
           ("gantransfer.commands.encode", "methods/mind2mind.md"),
           ("gantransfer.experiments.mind2mind", "methods/mind2mind.md"), ("gantransfer.commands.distill", "distill.md"),
-          ("gantransfer.experiments.distill", "distill.md")]
+          ("gantransfer.experiments.distill", "distill.md"), ("gantransfer.experiments.ccgan", "methods/ccgan.md")]
 # Sub-command of distill: the sections of its page that hold its flags.
 DISTILL = {"teacher": ["Every training stage", "teacher"], "student": ["Every training stage", "student"],
            "ratio": ["Every training stage", "ratio"], "fakes": ["Every training stage", "fakes"],

@@ -247,12 +247,9 @@ class Folds:
         first, blocks = self.chosen[0], {}
         blocks["tested images"] = self.rows(self.data, self.labels(first)[1])
         for a, arm in self.students.items():
-            if arm.more:
-                images = self.results.images(a, first, len(blocks["tested images"]))
-                if images is None:
-                    print(f"no images of {arm.title}: results/{a}-fold{first}.png is not here")
-                else:
-                    blocks[arm.title] = images
+            rows = len(blocks["tested images"])
+            if arm.more and (images := self.results.shown(a, first, arm.title, rows, lambda: None)) is not None:
+                blocks[arm.title] = images
         unit = self.label.meta.get("unit", "") if self.label.meta else ""
         titles = [f"{self.name(k)} ({self.label.counts[k]})" for k in self.shown()] if self.kind == "class" else [
             f"{v:.3g} {unit}".strip() for v in self.bins()]

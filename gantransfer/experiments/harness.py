@@ -63,7 +63,7 @@ class Arm:
 # ---- flags ---------------------------------------------------------------------------------------------------------
 
 JUDGES = click.option("--judges", type=IntRange(min=1), default=1, show_default=True, help="Judge networks")
-SHOTS = click.option("--shots", type=IntRange(min=2, max=114), default=10, show_default=True, help="Images per class")
+SHOTS = click.option("--shots", type=IntRange(min=2, max=114), help="Images per class [default: 10; with --data all]")
 DATA = click.option("--data", type=PATH, metavar="ZIP", help="Your own images with classes, instead of the digits")
 HELDOUT = click.option("--heldout", type=PATH, metavar="ZIP", help="Images of the same classes that nothing is trained "
                        "on [default: a quarter of each class of --data]")

@@ -4,7 +4,8 @@
 Trains a small StyleGAN2 on unlabelled digits, then gives it the ten classes from ten labelled images each, in several
 ways: hyper-modulation from the exact start; conditional fine-tuning of the same snapshot; hyper-modulation from random
 hypernetworks after self-alignment; and more. All see equally many real images. Measures each against held-out digits
-and draws the picture. With --seeds=5 it is the comparison of docs/methods/hypermod.md.
+and draws the picture. With --seeds=5 it is the comparison of docs/methods/hypermod.md. On images of your own (--data)
+the source is of the frequent classes, or of all images, without labels; the target are the rare ones or another set.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import click
 
 from dnnlib.util import UserError
 from gantransfer.commands.flags import SEED, IntRange
-from gantransfer.experiments import harness, jobs
+from gantransfer.experiments import harness, jobs, transfer_arms
 from gantransfer.experiments.harness import Arm
+from gantransfer.experiments.transfer_arms import TransferArms
 from gantransfer.metrics.paired import spread, train_seconds, versions
 
 ARMS = {  # the last number: kimg of self-alignment before training
@@ -37,7 +39,7 @@ PRIMARY = "class_fd"
 
 
 @harness.flags(
-    "runs/hypermod_demo",
+    "runs/hypermod_demo", *transfer_arms.FLAGS,
     click.option("--arms", default="hypermod,projection,finetune", show_default=True,
                  help=f"Comma-separated; the first is compared with the others. Known: {', '.join(ARMS)}; all"),
     click.option("--seeds", type=IntRange(min=1), default=1, show_default=True, help="Repetitions, other images"),
@@ -47,14 +49,26 @@ PRIMARY = "class_fd"
     click.option("--flags", metavar="LIST", help="More flags for an arm: ARM:--flag=value,..."),
     click.option("--validate", is_flag=True,
                  help="Measure against pool images that no arm trains on, for choosing flags"),
-    harness.PARALLEL, harness.OUT_JSON)
-def main(folder: Path, arms: str, seeds: int, first_seed: int, lengths: str, shots: int, source_kimg: int, judges: int,
-         flags: str | None, validate: bool, parallel: int | None, out: Path | None) -> None:
-    """Ten digit classes from ten labelled images each and an unconditional StyleGAN2: train, measure, look."""
+    harness.COMMON, harness.PARALLEL, harness.OUT_JSON)
+def main(folder: Path | None, data: str | None, heldout: str | None, source_classes: str | None,
+         target_classes: str | None, target: str | None, arms: str, seeds: int, first_seed: int, lengths: str,
+         shots: int | None, source_kimg: int, judges: int, flags: str | None, validate: bool, common: str | None,
+         parallel: int | None, out: Path | None) -> None:
+    """Classes from few labelled images each and an unconditional StyleGAN2: train, measure, look."""
     names, points, more = harness.chosen(arms, ARMS, [*ARMS]), harness.kimg_points(lengths, 1), extra_flags(flags or "")
     numbers = range(first_seed, first_seed + seeds)
+    where = dict(heldout=heldout, source_classes=source_classes, target_classes=target_classes, target=target)
+    harness.belong(data, where | dict(common=common), dict(validate=validate or None, parallel=parallel))
+    folder = harness.place(folder, "hypermod", data, "runs/hypermod_demo")
+    if data:
+        study = own_study(folder, names, numbers, points, judges, source_kimg, common or harness.OWN, flags or "")
+        return study.whole(data, COLUMNS, [PRIMARY], ("seconds", spread), [(names[0], a) for a in names[1:]],
+                           f"The source is an unconditional StyleGAN2 of {source_kimg} kimg.{aligned(names)}",
+                           folder / "hypermod.png", out, shots=shots, **where)
+    shots = shots or 10
     study = harness.Study(folder, ("data", "judges and splits", "source", "trainings", "figures", "table and picture"),
                           parallel or jobs.cores())
+    study.is_of(shots=shots, source_kimg=source_kimg, flags=flags)
     study.step()
     data, ref, todo = harness.digits(folder)
     study.run(todo)
@@ -63,8 +77,7 @@ def main(folder: Path, arms: str, seeds: int, first_seed: int, lengths: str, sho
     study.run([*harness.judge_jobs(data, ref, judge_files),
                *(job for s in numbers for job in harness.split_job(data, few(folder, s), s, 1, shots))])
     study.step()
-    (source,) = study.train([("source", folder / "runs", "source", source_kimg, [
-        "--method=stylegan2", "--cfg=tiny", f"--data={data}", "--seed=0", "--metrics=none", "--threads=1"])])
+    (source,) = study.train([source_run(folder, data, source_kimg)])
     study.step()
     study.train([run(folder, source, a, s, points[-1], more) for s in numbers for a in names])
     snapshots = {(a, s, k): jobs.run_folder(folder / "runs", jobs.run_desc(a, s), points[-1] + ARMS[a].more)
@@ -99,21 +112,54 @@ def few(folder: Path, seed: int) -> Path:
     return folder / f"few{seed}.zip"
 
 
-def run(folder: Path, source: Path, arm: str, seed: int, kimg: int, more: dict[str, list[str]]) -> tuple:
-    """The training of an arm, for Study.train: all arms see `kimg`; alignment comes on top."""
+def source_run(folder: Path, data: Path, kimg: int, common: Sequence[str] = (harness.TINY,)) -> tuple:
+    """The training of the source, for Study.train."""
+    return "source", folder / "runs", "source", kimg, [
+        "--method=stylegan2", *common, f"--data={data}", "--seed=0", "--metrics=none", "--threads=1"]
+
+
+def arm_flags(arm: str, more: dict[str, list[str]]) -> list[str]:
     align = ARMS[arm].more
-    return f"{arm}/{seed}", folder / "runs", jobs.run_desc(arm, seed), kimg + align, [
-        *ARMS[arm].flags, *more.get(arm, []), *([f"--align-kimg={align}"] if align else []), "--cfg=tiny",
-        f"--source={source}", f"--data={few(folder, seed)}", "--fname=lt_1.json", "--cond=True", f"--seed={seed}",
-        "--snap=1", "--ema-kimg=0.5", "--metrics=none", "--threads=1"]
+    return [*ARMS[arm].flags, *more.get(arm, []), *([f"--align-kimg={align}"] if align else [])]
+
+
+def run(folder: Path, source: Path, arm: str, seed: int, kimg: int, more: dict[str, list[str]],
+        data: Path | None = None, common: Sequence[str] = (harness.TINY,)) -> tuple:
+    """The training of an arm, for Study.train: all arms see `kimg`; alignment comes on top. `data`: not the digits."""
+    images = [f"--data={data}"] if data else [f"--data={few(folder, seed)}", "--fname=lt_1.json"]
+    return f"{arm}/{seed}", folder / "runs", jobs.run_desc(arm, seed), kimg + ARMS[arm].more, [
+        *arm_flags(arm, more), *common, f"--source={source}", *images, "--cond=True", f"--seed={seed}", "--snap=1",
+        "--ema-kimg=0.5", "--metrics=none", "--threads=1"]
+
+
+def own_study(folder: Path, names: Sequence[str], seeds: range, points: Sequence[int], judges: int, source_kimg: int,
+              common: str, flags: str) -> TransferArms:
+    """The same on the user's own images."""
+    words, more = harness.train_flags(common, "--common"), extra_flags(flags)
+
+    def source(t: TransferArms) -> Path:
+        return t.study.train([source_run(folder, t.sets.source, source_kimg, words)])[0]
+
+    def train(t: TransferArms, arm: str, seed: int) -> dict[int, Path]:
+        (last,) = t.study.train([run(folder, t.source_file, arm, seed, points[-1], more, t.sets.target, words)])
+        return {k: last.parent / f"network-snapshot-{k + ARMS[arm].more:06d}.pkl" for k in points}
+
+    return TransferArms(folder, {a: ARMS[a] for a in names}, seeds, points, judges,
+                        dict(source_kimg=source_kimg, common=common, extra=flags), source, train,
+                        lambda a: arm_flags(a, more))
+
+
+def aligned(names: Sequence[str]) -> str:
+    """What alignment adds, for a report."""
+    said = [f"'{ARMS[a].title}' was aligned for {ARMS[a].more} kimg before" for a in names if ARMS[a].more]
+    return f" {'; '.join(said)}." if said else ""
 
 
 def report(names: list[str], seeds: Sequence[int], points: list[int], values: dict, seconds: dict) -> str:
     """Markdown: a table per length, a row per arm; with several seeds paired differences."""
     judges = len(values[names[0], seeds[0], points[-1]])
-    before = "".join(f"; '{ARMS[a].title}' was aligned for {ARMS[a].more} kimg before" for a in names if ARMS[a].more)
     return "\n".join([
         f"Ten digit classes from one unconditional source; {len(seeds)} seed(s), {judges} judge(s). Primary column, "
-        f"fixed before the runs: {harness.NAMES[PRIMARY]}. All arms see equally many real images{before}.",
+        f"fixed before the runs: {harness.NAMES[PRIMARY]}. All arms see equally many real images.{aligned(names)}",
         *harness.tables_by_length({a: ARMS[a].title for a in names}, seeds, points, values, COLUMNS,
                                   ("seconds", spread), seconds, [(names[0], a) for a in names[1:]])])

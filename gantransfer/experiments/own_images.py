@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dnnlib import json_file
 from dnnlib.util import UserError, atomic_path
 from gantransfer.commands.flags import integers
 from gantransfer.experiments.jobs import Job
@@ -55,6 +56,14 @@ def check_classes(train: Path, *others: Path) -> Any:
                 raise UserError(f"{path} has {n} image{'s' * (n != 1)} of class {name}, and figures per class need "
                                 "two: add images, hold out more, or choose classes with dataset_tool.py --classes")
     return label
+
+
+def judges_note(paths: Sequence[Path]) -> list[str]:
+    """How well judges know the classes, where their files say so."""
+    said = [json_file.read(p.with_suffix(".detector.json")).get("heldout") for p in paths
+            if p.with_suffix(".detector.json").exists()]
+    return ["Balanced accuracy of the judges on held-out images: " + ", ".join(
+        f"{a['balanced']:.2f}{' (too weak)' * (a['balanced'] < a['needed'])}" for a in said if a) + "."] * any(said)
 
 
 def limits(bounds: str) -> tuple[int, int]:

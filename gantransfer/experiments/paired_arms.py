@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib import json_file
 from dnnlib.util import UserError
 from gantransfer.experiments import harness, jobs, own_images, sheets
 from gantransfer.experiments.harness import Arm
@@ -109,11 +108,7 @@ class PairedArms:
         else:
             self.notes.append("The classes fall into no groups (frequent, rare): they are equally large, or fewer than "
                               "three.")
-        said = [json_file.read(p.with_suffix(".detector.json")).get("heldout") for p in self.judge_files
-                if p.with_suffix(".detector.json").exists()]
-        if any(said):
-            self.notes.append("Balanced accuracy of the judges on held-out images: " + ", ".join(
-                f"{a['balanced']:.2f}{' (too weak)' * (a['balanced'] < a['needed'])}" for a in said if a) + ".")
+        self.notes += own_images.judges_note(self.judge_files)
 
     def run(self) -> None:
         """Train and measure what no file tells of, arm after arm, so that a study stopped early has whole pairs."""
@@ -188,24 +183,17 @@ class PairedArms:
         rows = [int(order[i]) for i in np.unique(np.linspace(0, len(order) - 1, min(len(order), ROWS)).astype(int))]
         blocks = {"held out": only(sheets.reals(reference_dataset(self.data.spec, path=str(self.test)), COLUMNS), rows)}
         for a, arm in self.arms.items():
-            images = self.results.images(a, first, len(rows)) or self.draw_one(a, label.dim, rows)
-            if images is None:
-                print(f"no images of {arm.title}: its run is on another machine, and results/{a}-seed{first}.png is "
-                      "not here")
-            else:
+            images = self.results.shown(a, first, arm.title, len(rows), lambda a=a: self.draw_one(a, label.dim, rows))
+            if images is not None:
                 blocks[arm.title] = images
         names = [str(label.names[k]) if k < len(label.names) else str(k) for k in rows]
         sheets.save_sheet(path, blocks, [f"{n} ({label.counts[k]})" for n, k in zip(names, rows)], per_band=4)
 
     def draw_one(self, arm: str, classes: int, rows: Sequence[int]) -> list[np.ndarray] | None:
-        """Images of the last snapshot of the first seed, if it is here; they are kept beside the figures."""
-        first = self.seeds[0]
-        last = jobs.final_snapshot(jobs.run_folder(self.folder / "runs", self.desc(arm, first), self.kimg), self.kimg)
-        if last is None:
-            return None
-        images = only(sheets.generated(sheets.sampler_of(last), classes, COLUMNS), rows)
-        self.results.save_images(arm, first, images)
-        return images
+        """Images of the last snapshot of the first seed, if it is here."""
+        desc = self.desc(arm, self.seeds[0])
+        last = jobs.final_snapshot(jobs.run_folder(self.folder / "runs", desc, self.kimg), self.kimg)
+        return None if last is None else only(sheets.generated(sheets.sampler_of(last), classes, COLUMNS), rows)
 
 
 def only(images: Sequence[np.ndarray], rows: Sequence[int]) -> list[np.ndarray]:

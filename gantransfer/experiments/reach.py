@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dnnlib import json_file
 from dnnlib.util import atomic_write
 from gantransfer.experiments import cost, harness, sheets
@@ -21,7 +23,7 @@ PRIMARY, SHARE = "class_fd", 0.05
 class Ruler:
     """The judges' reports of samplers, remembered in a file by key."""
 
-    def __init__(self, folder: Path, judges: int):
+    def __init__(self, folder: Path, judges: int, reference: Path):
         from gantransfer.data.dataset import ImageDataset
 
         self.path, self.judges = folder / "measured.json", judges
@@ -29,7 +31,7 @@ class Ruler:
         self.known: dict[str, Any] = json_file.read(self.path) if self.path.exists() else {}
         if self.known.get("by") != prints:  # figures of other judges do not count
             self.known = dict(by=prints)
-        self.reference = ImageDataset(folder / "target-ref.zip", use_labels=True)
+        self.reference = ImageDataset(reference, use_labels=True)
         self.training = ImageDataset(folder / "target.zip", use_labels=True)
         self.folder = folder
 
@@ -57,14 +59,17 @@ def name_of(snapshot: Path) -> str:
 
 
 def measure(folder: Path, snapshots: dict[tuple[str, int], list[Path]], encoder: Path, judges: int,
-            baselines: Iterable[str]) -> dict[str, list[dict[str, float]]]:
-    """Reports of every snapshot, of the baselines of the last Mind2Mind snapshots, and of the reconstructions."""
+            baselines: Iterable[str], reference: Path | None = None) -> dict[str, list[dict[str, float]]]:
+    """Reports of every snapshot, of the baselines of the last Mind2Mind snapshots, and of the reconstructions.
+
+    `folder` has target.zip with its latents, the judges and, if `reference` is nowhere else, target-ref.zip.
+    """
     from gantransfer.importers import load_any
     from gantransfer.latent import autoencoder, cache
     from gantransfer.latent.reconstructions import Reconstructions
     from gantransfer.methods import mind2mind
 
-    ruler, out = Ruler(folder, judges), {}
+    ruler, out = Ruler(folder, judges, reference or folder / "target-ref.zip"), {}
 
     def reconstructions():
         images = cache.whole_set(folder / "target.zip")
@@ -92,23 +97,34 @@ def seconds_of(path: Path) -> float:
     return 0.0 if own.exists() else train_seconds(path)
 
 
-def summary(folder: Path, names: list[str], seeds: int, snapshots: dict[tuple[str, int], list[Path]],
-            values: dict[str, list[dict[str, float]]], encoder: Path, judges: int,
-            baselines: Iterable[str]) -> dict[str, Any]:
-    """Curves, thresholds and when they are reached: {arm: per seed ...}."""
+def found(folder: Path, snapshots: dict[tuple[str, int], list[Path]], values: dict[str, list[dict[str, float]]],
+          encoder: Path, baselines: Iterable[str]) -> dict[tuple[str, int], dict[str, Any]]:
+    """What there is to know of each arm and seed: its curve, what it costs, and what all of them rest on."""
     from gantransfer.latent import cache
 
     config = cache.read(cache.default_path(folder / "target.zip")).config
-    out: dict[str, Any] = dict(floor=values["floor"], encode_seconds=config["seconds"],
-                               encode_macs=cost.macs_of_encoding(encoder) * config["images"], curves={}, reached={},
-                               baselines={n: [values[f"{n}/{s}"] for s in range(seeds)] for n in baselines
-                                          if f"{n}/0" in values})
-    per_image = {a: cost.macs_per_image(snapshots[a, 0][-1]) for a in names}
-    out["macs_per_image"] = per_image
-    for a in names:
-        out["curves"][a] = [[dict(kimg=(kimg := harness.kimg_of(p)), seconds=seconds_of(p),
-                                  macs=kimg * 1000 * per_image[a], judges=values[f"{a}/{s}/{name_of(p)}"])
-                             for p in snapshots[a, s]] for s in range(seeds)]
+    common = dict(floor=values["floor"], encode_seconds=config["seconds"],
+                  encode_macs=cost.macs_of_encoding(encoder) * config["images"])
+    per_image: dict[str, float] = {}
+    for (a, _), paths in snapshots.items():
+        if a not in per_image:
+            per_image[a] = cost.macs_per_image(paths[-1])
+    return {(a, s): dict(
+        common, macs_per_image=per_image[a],
+        baselines={n: values[f"{n}/{s}"] for n in baselines if a == "mind" and f"{n}/{s}" in values},
+        curve=[dict(kimg=(kimg := harness.kimg_of(p)), seconds=seconds_of(p), macs=kimg * 1000 * per_image[a],
+                    judges=values[f"{a}/{s}/{name_of(p)}"]) for p in paths])
+        for (a, s), paths in snapshots.items()}
+
+
+def summary(names: list[str], seeds: int, each: dict[tuple[str, int], dict[str, Any]], judges: int) -> dict[str, Any]:
+    """Curves, thresholds and when they are reached: {arm: per seed ...}."""
+    first = each[names[0], 0]
+    out: dict[str, Any] = {k: first[k] for k in ("floor", "encode_seconds", "encode_macs")}
+    out |= dict(curves={a: [each[a, s]["curve"] for s in range(seeds)] for a in names}, reached={},
+                baselines={n: [each["mind", s]["baselines"][n] for s in range(seeds)]
+                           for n in (each["mind", 0]["baselines"] if "mind" in names else ())},
+                macs_per_image={a: each[a, 0]["macs_per_image"] for a in names})
     opponent = "finetune" if "finetune" in names else names[0]
     out["start"] = [[out["curves"][opponent][s][0]["judges"][j][PRIMARY] for s in range(seeds)] for j in range(judges)]
     for a in names:
@@ -143,8 +159,8 @@ def reached(title: Mapping[str, str], seeds: int, r: dict[str, Any], encoded: st
                 f"{r['encode_macs']:.3g}, {r['encode_seconds']:.1f} s."]
 
 
-def draw(path: Path, folder: Path, snapshots: dict[str, Path], encoder: Path) -> None:
-    """A row per target class: training images | their reconstructions | each arm."""
+def reconstructions(folder: Path, encoder: Path, columns: int) -> list[np.ndarray]:
+    """Per class of target.zip, what the auto-encoder makes of its first images."""
     import torch
 
     from gantransfer.data.dataset import ImageDataset
@@ -152,9 +168,15 @@ def draw(path: Path, folder: Path, snapshots: dict[str, Path], encoder: Path) ->
     from gantransfer.latent import autoencoder
     from torch_utils.pixels import from_uint8, to_uint8
 
-    data = ImageDataset(folder / "target.zip", use_labels=True)
     ae = autoencoder.load(load_any(encoder))
     with torch.no_grad():
-        again = [to_uint8(ae.decode(ae.encode(from_uint8(torch.from_numpy(x))))).numpy()
-                 for x in sheets.reals(data, 10)]
-    sheets.save_classes(path, data, snapshots, 10, beside={"reconstructions": again})
+        return [to_uint8(ae.decode(ae.encode(from_uint8(torch.from_numpy(x))))).numpy()
+                for x in sheets.reals(ImageDataset(folder / "target.zip", use_labels=True), columns)]
+
+
+def draw(path: Path, folder: Path, snapshots: dict[str, Path], encoder: Path) -> None:
+    """A row per target class: training images | their reconstructions | each arm."""
+    from gantransfer.data.dataset import ImageDataset
+
+    sheets.save_classes(path, ImageDataset(folder / "target.zip", use_labels=True), snapshots, 10,
+                        beside={"reconstructions": reconstructions(folder, encoder, 10)})

@@ -9,7 +9,7 @@ judges (`judge0.pt`, `judge0.detector.json`, ...) and, where the study held out 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,17 @@ class Results:
         image = Image.fromarray(sheet[0] if len(sheet) == 1 else sheet.transpose(1, 2, 0))
         with atomic_path(self.path(arm, seed).with_suffix(".png")) as tmp:
             image.save(tmp, format="PNG")
+
+    def shown(self, arm: str, seed: int, title: str, classes: int,
+              make: Callable[[], Sequence[np.ndarray] | None]) -> Sequence[np.ndarray] | None:
+        """The rows of an arm's picture, kept or, where they can be, made and kept; else None, and a line says so."""
+        images = self.images(arm, seed, classes)
+        if images is None and (images := make()) is not None:
+            self.save_images(arm, seed, images)
+        if images is None:
+            print(f"no images of {title}: its run is on another machine, and "
+                  f"results/{self.path(arm, seed).with_suffix('.png').name} is not here")
+        return images
 
     def images(self, arm: str, seed: int, classes: int) -> list[np.ndarray] | None:
         """The rows that `save_images` wrote; None where there are none, or of another number of classes."""

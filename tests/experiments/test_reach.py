@@ -22,9 +22,9 @@ def test_measured_figures_belong_to_their_judges(tmp_path):
     for name in ("target", "target-ref"):
         write_image_zip(tmp_path / f"{name}.zip", np.zeros((4, 16, 16), np.uint8), [0, 0, 1, 1])
     (tmp_path / "judge0.pt").write_bytes(b"one")
-    ruler = reach.Ruler(tmp_path, 1)
+    ruler = reach.Ruler(tmp_path, 1, tmp_path / "target-ref.zip")
     ruler.known["floor"] = [dict(class_fd=1.0)]
     (tmp_path / "measured.json").write_text(json.dumps(ruler.known))
-    assert reach.Ruler(tmp_path, 1)("floor", None) == [dict(class_fd=1.0)]
+    assert reach.Ruler(tmp_path, 1, tmp_path / "target-ref.zip")("floor", None) == [dict(class_fd=1.0)]
     (tmp_path / "judge0.pt").write_bytes(b"two")
-    assert "floor" not in reach.Ruler(tmp_path, 1).known
+    assert "floor" not in reach.Ruler(tmp_path, 1, tmp_path / "target-ref.zip").known
