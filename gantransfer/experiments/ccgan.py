@@ -46,7 +46,7 @@ COLUMNS = ("mae", "macro_mae", "rmse")
     click.option("--images", type=IntRange(min=20, max=400), help="Of the digits: training images [default: 150]"),
     click.option("--folds", type=IntRange(1, FOLDS),
                  help=f"With --data: folds tested; {FOLDS} = every image once [default: 1]"),
-    harness.COMMON,
+    harness.common(harness.TINY),
     click.option("--gan-kimg", type=FloatRange(min=0.1), help="Length of the GAN, without its label code [default: 16; "
                  f"{OWN['gan_kimg']} with --data]"),
     harness.STUDENT, harness.student_kimg(20, OWN["student_kimg"]),
@@ -61,7 +61,7 @@ def main(folder: Path | None, data: str | None, seeds: int | None, first_seed: i
     folder = harness.place(folder, "ccgan", data, "runs/ccgan_demo")
     if data:
         recipe = Recipe((gan_kimg or OWN["gan_kimg"]) + CODE, student_kimg or OWN["student_kimg"],
-                        common or harness.OWN, student or harness.SMALL, fakes or OWN["fakes"], RHO, SHARE)
+                        common or harness.TINY, student or harness.SMALL, fakes or OWN["fakes"], RHO, SHARE)
         return on_own_images(folder, data, recipe, range(folds or 1), out)
     first_seed, images, gan_kimg, student_kimg = first_seed or 0, images or 150, gan_kimg or 16, student_kimg or 20
     chosen = range(first_seed, first_seed + (seeds or 1))

@@ -57,7 +57,7 @@ OWN_PRIMARY = "macro_recall"
     click.option("--settings", help=f"Of the digits: {', '.join(SETTINGS)} [default: longtail]"),
     click.option("--gans", help=f"With --data: generators, arms of experiment longtail: {', '.join(longtail.ARMS)} "
                  f"[default: {OWN['gans']}]"),
-    harness.COMMON,
+    harness.common(),
     click.option("--gan-kimg", type=FloatRange(min=0.1),
                  help=f"Length of the GANs [default: 12; {OWN['gan_kimg']} with --data]"),
     harness.STUDENT, harness.student_kimg(40, OWN["student_kimg"]),

@@ -88,7 +88,7 @@ class Folds:
         with contextlib.redirect_stdout(io.StringIO()):
             distill.call(distill.teacher, *self.taught(self.chosen[0]).words, "--dry-run",
                          f"--outdir={self.folder / 'check'}")
-        if r.common != harness.OWN:
+        if r.common not in (harness.OWN, harness.TINY):
             real = [f"--data={self.data}", f"--fname={self.labels(self.chosen[0])[0]}"]
             self.study.run([jobs.Job(f"check of {g}", ["train", "--dry-run", *self.gan_words(g), *real])
                             for g in self.gans], quiet=True)

@@ -49,7 +49,7 @@ PRIMARY = "class_fd"
     click.option("--flags", metavar="LIST", help="More flags for an arm: ARM:--flag=value,..."),
     click.option("--validate", is_flag=True,
                  help="Measure against pool images that no arm trains on, for choosing flags"),
-    harness.COMMON, harness.PARALLEL, harness.OUT_JSON)
+    harness.common(), harness.PARALLEL, harness.OUT_JSON)
 def main(folder: Path | None, data: str | None, heldout: str | None, source_classes: str | None,
          target_classes: str | None, target: str | None, arms: str, seeds: int, first_seed: int, lengths: str,
          shots: int | None, source_kimg: int, judges: int, flags: str | None, validate: bool, common: str | None,

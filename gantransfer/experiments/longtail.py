@@ -52,7 +52,7 @@ BESIDE = [("balanced", "utlo-balanced")]  # also compared, beside each with the 
     click.option("--arms", default="baseline,utlo,balanced,utlo-balanced", show_default=True,
                  help=f"Comma-separated; the first is the opponent. Known: {', '.join(ARMS)}"),
     harness.ARM,
-    harness.COMMON,
+    harness.common(),
     click.option("--seeds", type=IntRange(min=1), default=5, show_default=True, help="Paired seeds"),
     click.option("--first-seed", type=SEED, default=0, show_default=True, help="Number of the first one"),
     click.option("--kimg", type=FloatRange(min=0.1), default=20, show_default=True, help="Length of each training"),

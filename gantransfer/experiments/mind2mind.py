@@ -52,7 +52,7 @@ STEPS = ("data", "judges", "source", "encoder", "latents", "trainings", "figures
     click.option("--epochs", type=IntRange(min=1), default=150, show_default=True, help="Length of Mind2Mind"),
     harness.source_kimg(20),
     click.option("--encoder-kimg", type=IntRange(min=1), default=10, show_default=True, help="... of the encoder"),
-    harness.JUDGES, harness.COMMON,
+    harness.JUDGES, harness.common(harness.TINY),
     click.option("--parallel", type=IntRange(min=1), default=1, show_default=True,
                  help="Trainings at once; more than one distorts the times"))
 def main(folder: Path | None, data: str | None, heldout: str | None, source_classes: str | None,
@@ -66,7 +66,7 @@ def main(folder: Path | None, data: str | None, heldout: str | None, source_clas
     command = dict(arms=names, seeds=seeds, kimg=kimg, epochs=epochs, source_kimg=source_kimg,
                    encoder_kimg=encoder_kimg, judges=judges)
     lengths = {k: v for k, v in command.items() if k.endswith("kimg") or k == "epochs"}
-    cfg = harness.train_flags(common or harness.OWN, "--common") if data else [harness.TINY]
+    cfg = harness.train_flags(common or harness.TINY, "--common") if data else [harness.TINY]
     sets = transfer_arms.sets_of(folder, data, **where, shots=None) if data else digits(folder)
     study = harness.Study(folder, STEPS, parallel, digits=not data)
     study.step()
