@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses and gradients of every method at equal weights, on one process and on two: a program for test_split_batch.py.
 
-`python -m tests.split_batch FOLDER WORLD CASE...` writes FOLDER/WORLD.pt: for each case and step the gradients that the
-loop applies, and the means of what is reported. Each step starts from the state that one process had, which the run
-with WORLD=1 leaves in FOLDER, so that rounding cannot grow from step to step. FOLDER holds set.zip and values.zip.
+`run`, or as a rank `python -m tests.split_batch FOLDER CASE...`, writes FOLDER/WORLD.pt: for each case and step the
+gradients that the loop applies, and the means of what is reported. Each step starts from the state that one process
+had, which the run of one leaves in FOLDER, so that rounding cannot grow from step to step. FOLDER holds set.zip and
+values.zip.
 """
 
 from __future__ import annotations
@@ -150,16 +151,16 @@ def steps(folder: Path, name: str, world: int) -> list[dict[str, Any]]:
     return out
 
 
-def main() -> None:
-    folder, world = Path(sys.argv[1]), int(sys.argv[2])
-    torch.set_num_threads(1)
-    if world > 1:
-        if not dist.launched():
-            sys.exit(dist.launch(world, kind="cpu"))
-        dist.init("cpu")
-    found = {name: steps(folder, name, world) for name in sys.argv[3:]}
+def run(folder: Path, world: int, names: list[str]) -> None:
+    found = {name: steps(folder, name, world) for name in names}
     if dist.is_main():
         torch.save(found, folder / f"{world}.pt")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    dist.init("cpu")
+    run(Path(sys.argv[1]), dist.world_size(), sys.argv[2:])
     dist.shutdown()
 
 

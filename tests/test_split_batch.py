@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A batch on one process or on two: equal losses, gradients and running statistics at equal weights, to rounding."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -20,11 +16,9 @@ pytestmark = pytest.mark.skipif(dist.cpu_cores() < 2, reason="two processes need
 @pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one_in_every_method(folder):  # noqa: F811
     names = list(split_batch.CASES)
-    env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT), GANTRANSFER_DIST_TIMEOUT="60")
-    for world in (1, 2):
-        command = [sys.executable, "-m", "tests.split_batch", str(folder), str(world), *names]
-        p = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
-        assert p.returncode == 0, p.stdout + p.stderr
+    split_batch.run(folder, 1, names)
+    env = dict(PYTHONPATH=str(ROOT), GANTRANSFER_DIST_TIMEOUT="60")
+    assert dist.launch(2, ["-m", "tests.split_batch", str(folder), *names], kind="cpu", env=env) == 0
     one, two = (torch.load(folder / f"{w}.pt", weights_only=True) for w in (1, 2))
     for name in names:
         for a, b in zip(one[name], two[name], strict=True):

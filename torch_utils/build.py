@@ -115,7 +115,13 @@ def record() -> dict:
             "reason": reason if "ref" in d["implementation"].values() else None}
 
 
-@torch.compiler.assume_constant_result
+def assume_constant(function):
+    """As torch.compiler.assume_constant_result, which would import the compiler: a second of every start."""
+    function._dynamo_marked_constant = True
+    return function
+
+
+@assume_constant
 def native(device_type: str) -> bool:
     """Whether compiled kernels serve this type of device in the present mode. Warns once where they should but do not.
 

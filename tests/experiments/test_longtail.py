@@ -76,8 +76,7 @@ def test_failing_command_is_named(tmp_path):
 def test_tiny_comparison_end_to_end(tmp_path, run_script):
     """Two arms, one seed, a few steps: all commands fit together, and running again does nothing."""
     args = ["-m", "gantransfer", "experiment", "longtail", f"--dir={tmp_path}",
-            "--arms=baseline,utlo-balanced", "--seeds=1",
-            "--kimg=1", "--judges=1"]
+            "--arms=baseline,utlo-balanced", "--seeds=1", "--kimg=0.2", "--judges=1"]
     out = run_script(*args, timeout=600).stdout
     assert "UTLO + balanced minus baseline" in out and "| per-class FD, rare classes (primary) |" in out
     assert [f"Step {i} of 5: " in out for i in range(1, 7)] == [True] * 5 + [False]

@@ -161,6 +161,10 @@ def test_modes():
         build.configure(before)
 
 
+def test_a_constant_is_marked_as_torch_marks_it():
+    assert vars(build.assume_constant(lambda: 1)) == vars(torch.compiler.assume_constant_result(lambda: 1)) != {}
+
+
 def test_other_devices_take_the_reference():
     assert build.implementation("meta") == "ref"
 

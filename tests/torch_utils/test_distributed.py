@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,10 +47,14 @@ class Job:
     def __init__(self, folder):
         self.path, self.processes = folder / "job.py", []
 
-    def start(self, body: str, *python_args: str, **env: str) -> subprocess.Popen:
+    def write(self, body: str) -> Path:
         lines = "\n".join("    " + line for line in body.strip().splitlines())
         self.path.write_text(SCRIPT.replace("{body}", f"def body(rank):\n{lines}"))
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GANTRANSFER_DIST_TIMEOUT": "60", **env}
+        return self.path
+
+    def start(self, body: str, *python_args: str) -> subprocess.Popen:
+        self.write(body)
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GANTRANSFER_DIST_TIMEOUT": "60"}
         args = [sys.executable, *(python_args or ["-W", "error::FutureWarning"]), str(self.path), "--flag=1"]
         # A shell's background jobs, this test run perhaps, have SIGINT ignored, and pass that on.
         self.processes.append(subprocess.Popen(args, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
@@ -57,10 +62,6 @@ class Job:
                                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)))
         return self.processes[-1]
 
-    def run(self, body: str, *python_args: str, **env: str) -> tuple[int, str, str]:
-        p = self.start(body, *python_args, **env)
-        out, err = p.communicate(timeout=60)
-        return p.returncode, out, err
 
 
 @pytest.fixture
@@ -70,6 +71,20 @@ def job(tmp_path):
     for p in job.processes:
         p.kill()
         p.wait()
+
+
+@pytest.fixture
+def launch(job, tmp_path, monkeypatch, capfd):
+    """Run a body with this process as the launcher: (exit code, stdout, stderr)."""
+
+    def run(body: str, timeout: int = 60) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.setenv("GANTRANSFER_DIST_TIMEOUT", str(timeout))
+        code = dist.launch(2, [str(job.write(body))], kind="cpu", grace=1.0)
+        return code, *capfd.readouterr()
+
+    return run
 
 
 def wait_for(*paths, seconds=30.0):
@@ -131,8 +146,13 @@ def test_absent_cuda_is_a_user_error(monkeypatch):
 
 # Two processes
 
-def test_collectives_and_the_check_of_replicas(job):
-    code, out, err = job.run("""
+def test_progress_bars_collectives_and_the_check_of_replicas(job, tmp_path):
+    p = job.start("""
+sys.stderr.write("\\r 10%")
+sys.stderr.flush()
+while rank == 0 and not os.path.exists("go"):
+    time.sleep(0.02)
+sys.stderr.write("\\r100%\\n")
 t = torch.arange(6.0).reshape(2, 3) * (rank + 1)
 view = torch.zeros(3, 2).t()
 view.copy_(t)
@@ -177,7 +197,19 @@ except RuntimeError as e:
 else:
     raise SystemExit("missing tensor not seen")
 """)
-    assert code == 0, err
+    # Rank 0's bar shows before its line ends.
+    os.set_blocking(p.stderr.fileno(), False)
+    end, seen = time.monotonic() + 30, b""
+    while b"\r 10%" not in seen and time.monotonic() < end:
+        try:
+            seen += os.read(p.stderr.fileno(), 100)
+        except BlockingIOError:
+            time.sleep(0.02)
+    assert b"\r 10%" in seen
+    os.set_blocking(p.stderr.fileno(), True)
+    (tmp_path / "go").touch()
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == 0 and "100%" in err, err
     assert out.count("only once") == 1 and "[rank1]: from the second" in out
     assert "Starting 2 CPU processes with 1 thread each" in out
 
@@ -187,9 +219,9 @@ else:
     ("os.kill(os.getpid(), signal.SIGKILL)", 128 + 9, "rank 1 of 2 was killed by SIGKILL"),
     ("print('bye', file=sys.stderr); os._exit(3)", 3, "rank 1 of 2 ended with exit code 3: bye"),
 ])
-def test_dying_rank_ends_the_job_and_is_named(job, end, expected_code, how):
+def test_dying_rank_ends_the_job_and_is_named(launch, end, expected_code, how):
     start = time.monotonic()
-    code, _, err = job.run(f"""
+    code, _, err = launch(f"""
 if rank == 1:
     {end}
 dist.barrier()
@@ -201,9 +233,9 @@ time.sleep(100)
     assert last.startswith("Error: ") and how in last and err.count("Error: rank") == 1
 
 
-def test_partner_that_does_not_notice_is_terminated_and_then_killed(job, tmp_path):
+def test_partner_that_does_not_notice_is_terminated_and_then_killed(launch, tmp_path):
     start = time.monotonic()
-    code, _, err = job.run("""
+    code, _, err = launch("""
 if rank == 0:
     signal.signal(signal.SIGTERM, lambda *_: open("asked", "w").close())
     dist.barrier()
@@ -217,18 +249,18 @@ raise ValueError("boom")
     assert (tmp_path / "asked").exists()
 
 
-def test_hang_ends_with_the_absent_rank_named(job):
-    code, _, err = job.run("""
+def test_hang_ends_with_the_absent_rank_named(launch):
+    code, _, err = launch("""
 if rank == 1:
     time.sleep(100)
 dist.all_reduce_sum(torch.zeros(5))
-""", GANTRANSFER_DIST_TIMEOUT="3")
+""", timeout=3)
     last = err.splitlines()[-1]
     assert code == 1 and last.startswith("Error: rank 0 of 2: all_reduce_sum of float32[5] failed: no sign of rank 1")
 
 
-def test_user_error_on_every_rank_is_one_line(job):
-    code, _, err = job.run("raise UserError('--data=x: no such file')")
+def test_user_error_on_every_rank_is_one_line(launch):
+    code, _, err = launch("raise UserError('--data=x: no such file')")
     assert code == 2 and err.count("\n") == 1 and err.startswith("Error: --data=x: no such file (rank")
 
 
@@ -283,24 +315,20 @@ time.sleep(100)
         time.sleep(0.05)
 
 
-def test_torchrun_starts_the_same_script(job):
-    code, out, err = job.run(
-        "print(f'rank {rank} of {dist.world_size()}: {dist.all_reduce_sum(torch.ones(1)).item()}\\n', end='')",
-        "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
-    assert code == 0, err
-    assert sorted(out.splitlines()) == ["rank 0 of 2: 2.0", "rank 1 of 2: 2.0"]
-
-
-def test_killing_torchrun_leaves_no_orphans(job, tmp_path):
-    p = job.start("open(f'pid{rank}.tmp', 'w').write(str(os.getpid()))\nos.rename(f'pid{rank}.tmp', f'pid{rank}')\n"
+def test_torchrun_starts_the_same_script_and_killed_leaves_no_orphans(job, tmp_path):
+    p = job.start("total = dist.all_reduce_sum(torch.ones(1)).item()\n"
+                  "print(f'rank {rank} of {dist.world_size()}: {total}\\n', end='', flush=True)\n"
+                  "open(f'pid{rank}.tmp', 'w').write(str(os.getpid()))\nos.rename(f'pid{rank}.tmp', f'pid{rank}')\n"
                   "time.sleep(60)", "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
     files = [tmp_path / f"pid{k}" for k in (0, 1)]
     wait_for(*files, seconds=60)
     p.kill()
+    out, _ = p.communicate(timeout=30)
     end = time.monotonic() + 10
     while any(alive(int(f.read_text())) for f in files):
         assert time.monotonic() < end, "a rank outlived its agent"
         time.sleep(0.05)
+    assert sorted(out.splitlines()) == ["rank 0 of 2: 2.0", "rank 1 of 2: 2.0"]
 
 
 def test_an_earlier_attempt_of_a_job_is_told_from_another_job(monkeypatch):
@@ -316,28 +344,6 @@ def test_an_earlier_attempt_of_a_job_is_told_from_another_job(monkeypatch):
     assert not mine.same({**record, "run_id": "101"}, 1) and not mine.same(None, 1)
     unnamed = dist.Job("none", "here:3:4")
     assert not unnamed.same({"run_id": "none", "agent": "host:1:2"}, 1)
-
-
-def test_progress_bars_of_rank_0_show_before_the_line_ends(job, tmp_path):
-    p = job.start("""
-sys.stderr.write("\\r 10%")
-sys.stderr.flush()
-while rank == 0 and not os.path.exists("go"):
-    time.sleep(0.02)
-sys.stderr.write("\\r100%\\n")
-""")
-    os.set_blocking(p.stderr.fileno(), False)
-    end, seen = time.monotonic() + 30, b""
-    while b"\r 10%" not in seen and time.monotonic() < end:
-        try:
-            seen += os.read(p.stderr.fileno(), 100)
-        except BlockingIOError:
-            time.sleep(0.02)
-    assert b"\r 10%" in seen
-    os.set_blocking(p.stderr.fileno(), True)
-    (tmp_path / "go").touch()
-    _, err = p.communicate(timeout=30)
-    assert p.returncode == 0 and "100%" in err
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "soon"])

@@ -44,7 +44,7 @@ def _native(x) -> bool:
 _cpu_flags = functools.cache(build.cpu_flags)
 
 
-@torch.compiler.assume_constant_result
+@build.assume_constant
 def _known_without_amx() -> bool:
     flags = _cpu_flags()
     return "avx2" in flags and "amx_bf16" not in flags
