@@ -57,6 +57,11 @@ class EasyDict(dict):
         del self[name]
 
 
+def first_line(error: BaseException, most: int = 160) -> str:
+    """The first line of an error's message, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
 def printable(text: Any, keep: str = "") -> str:
     """`text` with every character that is not plain text on one line as its escape: control characters (an ANSI
     sequence, a newline), direction marks, surrogates. `keep`: characters to let through.

@@ -148,6 +148,19 @@ class Options:
         return plain({f.name: getattr(self, f.name) for f in fields(self)})
 
 
+def fill(o: Any, **values: Any) -> None:
+    """Set those attributes that the user left open, which are None."""
+    for key, value in values.items():
+        if getattr(o, key) is None:
+            setattr(o, key, value)
+
+
+def said(given: dict[str, Any], *keys: str) -> str:
+    """What a run's name says of those flags that the user typed: '-kimg20' of a number, '-hinge' of a word."""
+    typed = [(key, given[key]) for key in keys if given.get(key) is not None]
+    return "".join(f"-{value}" if isinstance(value, str) else f"-{key}{value:g}" for key, value in typed)
+
+
 def resolve_schedule(run: RunConfig, *, batch: int, kimg: float, tick: float, snap: int) -> None:
     """Fill what the user left open of batch, length and intervals; UserError where the batch does not divide."""
     run.batch = run.batch or batch
@@ -157,9 +170,7 @@ def resolve_schedule(run: RunConfig, *, batch: int, kimg: float, tick: float, sn
     if run.batch % (run.batch_gpu * run.num_procs):
         raise UserError(f"--batch={run.batch} is not a multiple of --batch-gpu={run.batch_gpu} x "
                         f"--gpus={run.num_procs}; change one of them")
-    for key, default in (("kimg", kimg), ("tick", tick), ("snap", snap)):
-        if getattr(run, key) is None:
-            setattr(run, key, default)
+    fill(run, kimg=kimg, tick=tick, snap=snap)
 
 
 def option(default: Any, help: str, *, type: Any = None, choices: tuple | None = None, low: float | None = None,

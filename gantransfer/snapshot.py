@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from dnnlib.util import UserError, atomic_path, fetch
+from dnnlib.util import UserError, atomic_path, fetch, first_line
 from gantransfer.formats import torch_file
 from gantransfer.formats.inert_pickle import Refused
 
@@ -94,8 +94,7 @@ class NetRecord:
                 module = kind(**self.kwargs)
         except (TypeError, ValueError, AssertionError, NotImplementedError, KeyError, RuntimeError, IndexError,
                 ArithmeticError, MemoryError) as e:
-            raise UserError(f"{self.cls} cannot be made with its arguments "
-                            f"({(str(e).strip().splitlines() or [type(e).__name__])[0][:120]})") from None
+            raise UserError(f"{self.cls} cannot be made with its arguments ({first_line(e)})") from None
         return {k: tuple(t.shape) for k, t in module.state_dict().items()}
 
     def build(self, device: torch.device | str = "cpu") -> nn.Module:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, first_line
 from gantransfer.formats import torch_file
-from gantransfer.formats.pickle_machine import Refused, one_line
+from gantransfer.formats.pickle_machine import Refused
 from gantransfer.snapshot import NetRecord, Snapshot
 
 FORMAT = "gantransfer-training-state"
@@ -65,6 +65,6 @@ def applied(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as e:
-        reason = f"no {e}" if isinstance(e, KeyError) else one_line(e)
+        reason = f"no {e}" if isinstance(e, KeyError) else first_line(e)
         raise UserError(f"{path} does not fit this run ({reason}); it is damaged, or of a run with other settings: "
                         "remove it, and the run continues from the state before it") from None

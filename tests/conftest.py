@@ -168,10 +168,10 @@ def run_script() -> Callable[..., subprocess.CompletedProcess]:
 
 @pytest.fixture
 def tool(call: Callable) -> Callable[..., tuple[int, str, str]]:
-    """dataset_tool in this process: arguments -> (exit code, stdout, stderr)."""
+    """dataset_tool, or another command, in this process: arguments -> (exit code, stdout, stderr)."""
 
-    def run(*args: object) -> tuple[int, str, str]:
-        done = call("dataset_tool", *args, check=None)
+    def run(*args: object, command: str = "dataset_tool") -> tuple[int, str, str]:
+        done = call(command, *args, check=None)
         return done.returncode, done.stdout, done.stderr
 
     return run

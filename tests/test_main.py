@@ -36,6 +36,12 @@ def test_every_command_of_the_list_exists(name):
     assert importlib.import_module(f"gantransfer.commands.{name}").main.callback is not None
 
 
+@pytest.mark.parametrize("name", ["train", "calc_metrics", "dataset_tool", "lt_dataset"])
+def test_a_script_is_the_command_of_its_name(name, run_script):
+    done = run_script(f"{name}.py", "--no-such-flag", check=2)
+    assert done.stderr.startswith(f"Usage: {name}.py ") and "Traceback" not in done.stderr and not done.stdout
+
+
 SLOW = """
 import sys, time
 

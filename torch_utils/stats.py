@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from dnnlib.util import EasyDict
+from dnnlib.util import EasyDict, first_line
 from torch_utils import distributed
 
 
@@ -204,7 +204,7 @@ class StatsWriter:
             except ImportError:
                 say("--wandb_proj: Weights & Biases is not installed, nothing is sent (pip install wandb)")
             except Exception as e:
-                say(f"--wandb_proj: Weights & Biases did not start, nothing is sent: {_first_line(e)}")
+                say(f"--wandb_proj: Weights & Biases did not start, nothing is sent: {first_line(e)}")
 
     def write(self, stats: Mapping[str, Mapping[str, float]], cur_nimg: int) -> None:
         """One tick. Services get the means, at step = whole kimg (TensorBoard) or images (Weights & Biases)."""
@@ -234,7 +234,7 @@ class StatsWriter:
                 use(self.events)
         except Exception as e:
             self.events = None
-            self.say(f"TensorBoard failed, no further events: {_first_line(e)}")
+            self.say(f"TensorBoard failed, no further events: {first_line(e)}")
 
     def _wandb(self, use: Callable[[Any], None]) -> None:
         try:
@@ -242,8 +242,4 @@ class StatsWriter:
                 use(self.wandb)
         except Exception as e:
             self.wandb = None
-            self.say(f"Weights & Biases failed, nothing more is sent: {_first_line(e)}")
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0]
+            self.say(f"Weights & Biases failed, nothing more is sent: {first_line(e)}")

@@ -103,7 +103,6 @@ class DiffAugment(nn.Module):
         if unknown or not names:
             raise UserError(f"unknown DiffAugment policy {(unknown or [policy])[0]!r}; use a comma-separated list of "
                             f"{', '.join(POLICIES)}")
-        self.policy = ",".join(names)
         self.transforms = tuple(t for name in names for t in POLICIES[name])
 
     def forward(self, images: torch.Tensor, *, rng: rnd.Rng = None) -> torch.Tensor:
@@ -114,6 +113,3 @@ class DiffAugment(nn.Module):
         for transform in self.transforms:
             images = transform(images, rng)
         return images
-
-    def extra_repr(self) -> str:
-        return self.policy

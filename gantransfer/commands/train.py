@@ -393,11 +393,6 @@ class Setup:
                 raise UserError(f"--outdir={outdir} cannot be written: {e.strerror}") from None
         return dist.broadcast_object(outdir / self.folder.path.name if self.folder else None)
 
-def own_field(method: type[Method], name: str) -> Any:
-    """What `option` recorded of one of the method's flags."""
-    return next(f.metadata for f in dataclasses.fields(method.Options) if f.name == name)
-
-
 def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
     """The method by --method, or by the flags that only one method owns."""
     from gantransfer.methods import METHODS
@@ -409,14 +404,13 @@ def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
             raise UserError(f"the flags belong to different methods ({', '.join(sorted(implied))}); "
                             f"choose one with --method")
         name = implied.pop() if implied else "stylegan2"
-    own = {f.name for f in dataclasses.fields(METHODS[name].Options)}
+    own = {f.name: f.metadata["choices"] for f in dataclasses.fields(METHODS[name].Options)}
     for key in given:
         owners = [m for m, c in METHODS.items() if key in {f.name for f in dataclasses.fields(c.Options)}]
         if owners and key not in own and given[key] not in (None, False):
             raise UserError(f"--{key} belongs to method {' and '.join(owners)}, not to {name}")
-        choices = own_field(METHODS[name], key)["choices"] if key in own else None
-        if choices and given[key] is not None:
-            check_choice(f"--{key}", given[key], choices, f" in method {name}")
+        if own.get(key) and given[key] is not None:
+            check_choice(f"--{key}", given[key], own[key], f" in method {name}")
     return METHODS[name]
 
 

@@ -39,10 +39,6 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
-def _is_read(name: str) -> bool:
-    return is_image_name(name) or name.endswith(".json")
-
-
 def _walk(path: str) -> Iterator[str]:
     """Relative names of all files below a folder, and of folders with '/' at their end; hidden folders are passed
     over. Links to folders are followed, each folder once."""
@@ -92,7 +88,8 @@ class Container:
         self._pid = -1
         if os.path.isdir(self.path):
             self.is_zip = False
-            out = [] if follow_links else confine.links_out(self.path, _is_read)
+            out = [] if follow_links else confine.links_out(
+                self.path, lambda name: is_image_name(name) or name.endswith(".json"))
             if out:
                 many = "s" * (len(out) != 1)
                 raise UserError(f"{self.path} has {len(out)} link{many} out of the folder, not followed: {some(out)}; "

@@ -256,10 +256,6 @@ class ImageDataset(torch.utils.data.Dataset):
         return self.spec.label.dim
 
     @property
-    def has_labels(self) -> bool:
-        return self.label_dim > 0
-
-    @property
     def class_ids(self) -> np.ndarray | None:
         """int64 [len(self)], or None unless the labels are classes."""
         return None if self._ids is None else np.tile(self._ids, 2) if self.xflip else self._ids.copy()

@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 
 from dnnlib import seeding
-from dnnlib.util import UserError, atomic_path, regular_file
+from dnnlib.util import UserError, atomic_path, first_line, regular_file
 from gantransfer.data.labels import check_label_meta, some
 
 SUFFIXES = (".h5", ".hdf5")
@@ -126,10 +126,6 @@ class H5Set:
             yield f"row {self.rows[i]} of {self.keys[i]} in {self.path}", partial(Image.fromarray, hwc)
 
 
-def _first_line(e: BaseException) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:120]
-
-
 @contextlib.contextmanager
 def _damage(path: str, what: str = "") -> Iterator[None]:
     """What h5py raises for a damaged file, as a UserError: the one place that knows its kinds."""
@@ -138,7 +134,7 @@ def _damage(path: str, what: str = "") -> Iterator[None]:
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError, MemoryError,
             SystemError) as e:
         where = f"{what} of {path} cannot be read" if what else f"{path} is not a readable HDF5 file"
-        raise UserError(f"{where} ({_first_line(e)}); copy the file again") from None
+        raise UserError(f"{where} ({first_line(e)}); copy the file again") from None
 
 
 @contextlib.contextmanager

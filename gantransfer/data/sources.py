@@ -13,7 +13,7 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,15 @@ def open_source(path: str, options: SourceOptions) -> Source:
     if options.split == "val" and (path.startswith(("sklearn:", "fonts:")) or os.path.exists(path) and not _is_files(
             path, os.path.basename(os.path.normpath(path)))):
         raise UserError(f"--split=val belongs to folders and zips with splits, and {path} is none; give train or test")
+    if options.letters is not None and not path.startswith("fonts:"):
+        raise UserError("--letters belongs to --source=fonts:DIR")
+    source = _opened(path, options)
+    return source if options.labels != "none" else replace(
+        source, items=lambda: (replace(item, label=None) for item in source.items()), class_names=(), labelled="none",
+        label_meta=None)
+
+
+def _opened(path: str, options: SourceOptions) -> Source:
     if path == "elpv" or path.startswith("icons:"):
         return _elpv(options) if path == "elpv" else _icons(path[len("icons:"):], options)
     if options.labels in elpv.LABELS:
@@ -106,8 +115,6 @@ def open_source(path: str, options: SourceOptions) -> Source:
         return _sklearn(path, options)
     if path.startswith("fonts:"):
         return _fonts(path[len("fonts:"):], options)
-    if options.letters is not None:
-        raise UserError("--letters belongs to --source=fonts:DIR")
     name = os.path.basename(os.path.normpath(path))
     if not os.path.exists(path):
         raise UserError(f"--source={path}: no such file or folder")
@@ -138,6 +145,12 @@ def _is_lmdb(path: str, name: str) -> bool:
 
 def _is_files(path: str, name: str) -> bool:
     return os.path.isdir(path) or name.lower().endswith(".zip")
+
+
+def _own_labels(options: SourceOptions, what: str) -> None:
+    """UserError for a choice of --labels where `what` brings its own, which none omits."""
+    if options.labels not in ("auto", "none"):
+        raise UserError(f"--labels={options.labels}: {what} brings its own labels; use auto or none")
 
 
 def _files(path: str, options: SourceOptions) -> Source:
@@ -345,8 +358,7 @@ def _with_range(labels: dict[str, Any], known: dict | None, options: SourceOptio
 
 
 def _h5(path: str, options: SourceOptions) -> Source:
-    if options.labels not in ("auto", "none"):
-        raise UserError(f"--labels={options.labels}: an HDF5 file brings its own labels; use auto or none")
+    _own_labels(options, "an HDF5 file")
     chosen = h5.read(path, options.split, options.label_kind, options.label_range, options.label_unit,
                      options.labels != "none")
 
@@ -418,8 +430,7 @@ def _sized_lmdb(path: str, options: SourceOptions, within: Callable[[Callable], 
         raise UserError(f"{path} holds no images: no record SIZE-00000")
     if count > (entries := within(lambda txn: txn.stat()["entries"])):
         raise UserError(f"{path} says that it has {count:,} images, but it has {entries:,} records; copy it again")
-    if options.labels not in ("auto", "none"):
-        raise UserError(f"--labels={options.labels}: an LMDB brings its own labels; use auto or none")
+    _own_labels(options, "an LMDB")
     size, labels = max(sizes), None
     classes = within(lambda txn: txn.get(b"num_classes"))
     if classes is not None and options.labels != "none":
@@ -477,8 +488,7 @@ def load_arrays(data: bytes, where: str) -> dict:
 
 
 def _cifar(path: str, options: SourceOptions) -> Source:
-    if options.labels not in ("auto", "none"):
-        raise UserError(f"--labels={options.labels}: a CIFAR archive brings its own labels; use auto or none")
+    _own_labels(options, "a CIFAR archive")
     fine = "cifar-100" in os.path.basename(path)
     split = options.split or "train"
     if fine:
@@ -517,18 +527,17 @@ def _cifar(path: str, options: SourceOptions) -> Source:
 
     names = read(lambda tar: member(tar, meta)).get(meta_key, ())
     names = tuple(str(n) for n in names) if isinstance(names, (list, tuple)) else ()
-    with_labels = options.labels != "none"
 
     def items() -> Iterator[Item]:
         for name in wanted:
             data, labels = batch(name)
             for i, (image, label) in enumerate(zip(data, labels)):
                 yield Item(f"image {i} of {name} in {path}", partial(Image.fromarray, np.ascontiguousarray(image)),
-                           label if with_labels else None)
+                           label)
 
     # Published sizes; a batch of another length only makes the progress bar less exact.
     count = (50000 if train[0] in wanted else 0) + (10000 if test[0] in wanted else 0)
-    return Source(path, count, items, names if with_labels else (), "the archive" if with_labels else "none")
+    return Source(path, count, items, names, "the archive")
 
 
 def _idx(path: str) -> np.ndarray:
@@ -549,8 +558,7 @@ def _idx(path: str) -> np.ndarray:
 
 
 def _mnist(path: str, options: SourceOptions) -> Source:
-    if options.labels not in ("auto", "none"):
-        raise UserError(f"--labels={options.labels}: MNIST brings its own labels; use auto or none")
+    _own_labels(options, "MNIST")
     if options.split is not None:
         raise UserError("--split does not apply to MNIST: name the split's own file, train-images... or t10k-images...")
     images = _idx(path)
@@ -569,7 +577,7 @@ def _mnist(path: str, options: SourceOptions) -> Source:
                        None if labels is None else int(labels[i]))
 
     names = () if labels is None else tuple(str(k) for k in range(int(labels.max()) + 1))
-    return Source(path, len(images), items, names, "the labels file" if labels is not None else "none")
+    return Source(path, len(images), items, names, "the labels file")
 
 
 def digits_split(target: np.ndarray, split: str, seed: int = 0, held_out: int = 60) -> np.ndarray:
@@ -597,10 +605,7 @@ def _sklearn(path: str, options: SourceOptions) -> Source:
                         "sklearn:rotated-digits")
     if options.split in h5.SPLITS:
         raise UserError(f"--split={options.split} belongs to HDF5 files of cGAN-KD")
-    if options.letters is not None:
-        raise UserError("--letters belongs to --source=fonts:DIR")
-    if options.labels not in ("auto", "none"):
-        raise UserError(f"--labels={options.labels}: sklearn:digits brings its own labels; use auto or none")
+    _own_labels(options, "sklearn:digits")
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -608,9 +613,8 @@ def _sklearn(path: str, options: SourceOptions) -> Source:
     data = load_digits()
     chosen = digits_split(data.target, options.split or "all", options.seed)
     size = options.size or (16, 16)
-    with_labels = options.labels != "none"
     if path == "sklearn:rotated-digits":
-        return _rotated(path, data, chosen, size, with_labels, options.seed)
+        return _rotated(path, data, chosen, size, options.seed)
 
     def load(i: int) -> Image.Image:
         image = Image.fromarray((data.images[i] * (255 / 16)).astype(np.float32))
@@ -619,13 +623,12 @@ def _sklearn(path: str, options: SourceOptions) -> Source:
 
     def items() -> Iterator[Item]:
         for i in chosen:
-            yield Item(f"digit {i}", partial(load, i), int(data.target[i]) if with_labels else None)
+            yield Item(f"digit {i}", partial(load, i), int(data.target[i]))
 
-    names = tuple(str(k) for k in range(10)) if with_labels else ()
-    return Source(path, len(chosen), items, names, "scikit-learn" if with_labels else "none")
+    return Source(path, len(chosen), items, tuple(str(k) for k in range(10)), "scikit-learn")
 
 
-def _rotated(path: str, data: Any, chosen: np.ndarray, size: tuple[int, int], with_labels: bool, seed: int) -> Source:
+def _rotated(path: str, data: Any, chosen: np.ndarray, size: tuple[int, int], seed: int) -> Source:
     """The digits of ROTATED, each turned by whole degrees drawn evenly from 0 to 90, which is its label."""
     angles = seeding.numpy_rng(seed + 1).randint(0, 91, len(data.target))
     chosen = chosen[np.isin(data.target[chosen], ROTATED)]
@@ -633,10 +636,9 @@ def _rotated(path: str, data: Any, chosen: np.ndarray, size: tuple[int, int], wi
     def items() -> Iterator[Item]:
         for i in chosen:
             yield Item(f"digit {i} turned by {angles[i]}", lambda i=i: Image.fromarray(
-                rotated_digit(data.images[i], float(angles[i]), size)), [float(angles[i])] if with_labels else None)
+                rotated_digit(data.images[i], float(angles[i]), size)), [float(angles[i])])
 
-    return Source(path, len(chosen), items, labelled="the angle" if with_labels else "none",
-                  label_meta=ROTATION if with_labels else None)
+    return Source(path, len(chosen), items, labelled="the angle", label_meta=ROTATION)
 
 
 _STYLE_WORDS = frozenset("""thin hairline extralight ultralight light semilight demilight book regular normal roman text
@@ -708,8 +710,7 @@ def _shape(font_path: str, text: str) -> bytes:
 
 
 def _fonts(folder: str, options: SourceOptions) -> Source:
-    if options.labels not in ("auto", "none"):
-        raise UserError(f"--labels={options.labels}: glyphs bring their own labels; use auto or none")
+    _own_labels(options, "a folder of fonts")
     if not os.path.isdir(folder):
         raise UserError(f"--source=fonts:{folder}: no such folder; give one with .ttf or .otf files, "
                         "for example fonts:/usr/share/fonts")
@@ -736,7 +737,8 @@ def _fonts(folder: str, options: SourceOptions) -> Source:
     kept: list[int] = []
     pixels = [g.astype(np.float32).ravel() / 255 for g in glyphs]
     for i in range(len(glyphs)):
-        if not foreign[i] and all(_rms(pixels[i], pixels[j]) > options.font_distance for j in kept):
+        if not foreign[i] and all(np.sqrt(np.mean((pixels[i] - pixels[j]) ** 2)) > options.font_distance
+                                     for j in kept):
             kept.append(i)
     options.report(f"{len(paths)} font files: {unusable} lack ink, a letter or distinct letters; {sum(foreign)} draw "
                    f"other signs in their place; {len(glyphs) - sum(foreign) - len(kept)} nearly repeat another face; "
@@ -748,15 +750,13 @@ def _fonts(folder: str, options: SourceOptions) -> Source:
     kept = [i for i in kept if split == "all" or (families[i] in held) == (split == "reference")]
     if not kept:
         raise UserError(f"no usable face below {folder}")
-    with_labels = options.labels != "none"
 
     def items() -> Iterator[Item]:
         for i in kept:
             for k, c in enumerate(letters):
-                yield Item(f"{c} of {faces[i]}", partial(Image.fromarray, glyphs[i][k]), k if with_labels else None)
+                yield Item(f"{c} of {faces[i]}", partial(Image.fromarray, glyphs[i][k]), k)
 
-    return Source(f"fonts:{folder}", len(kept) * len(letters), items, tuple(letters) if with_labels else (),
-                  "letters" if with_labels else "none")
+    return Source(f"fonts:{folder}", len(kept) * len(letters), items, tuple(letters), "letters")
 
 
 def _elpv(options: SourceOptions) -> Source:
@@ -776,11 +776,9 @@ def _elpv(options: SourceOptions) -> Source:
 
     def items() -> Iterator[Item]:
         for name, path, label in found:
-            yield Item(f"{name} of elpv", partial(elpv.load, name, path, options.max_pixels),
-                       None if labels == "none" else label)
+            yield Item(f"{name} of elpv", partial(elpv.load, name, path, options.max_pixels), label)
 
-    return Source("elpv", len(found), items, elpv.class_names(labels), "none" if labels == "none" else "labels.csv",
-                  label_meta=meta)
+    return Source("elpv", len(found), items, elpv.class_names(labels), "labels.csv", label_meta=meta)
 
 
 def _icons(folder: str, options: SourceOptions) -> Source:
@@ -794,7 +792,7 @@ def _icons(folder: str, options: SourceOptions) -> Source:
     if width != height:
         raise UserError(f"icons are square: give --resolution={width}x{width}")
     found = icons.find(folder, width, options.report)
-    names = tuple(sorted({category for category, _ in found})) if options.labels != "none" else ()
+    names = tuple(sorted({category for category, _ in found}))
 
     def load(path: str) -> Picture:
         with open_regular(path) as f:
@@ -802,9 +800,9 @@ def _icons(folder: str, options: SourceOptions) -> Source:
 
     def items() -> Iterator[Item]:
         for category, path in found:
-            yield Item(path, partial(load, path), names.index(category) if names else None)
+            yield Item(path, partial(load, path), names.index(category))
 
-    return Source(f"icons:{folder}", len(found), items, names, "the folders" if names else "none",
+    return Source(f"icons:{folder}", len(found), items, names, "the folders",
                   defaults=dict(channels="3", alpha="white"))
 
 
@@ -817,8 +815,6 @@ def _no_options(what: str, options: SourceOptions, labels: tuple[str, ...]) -> N
         raise UserError(f"--source={what} has no splits; --holdout=0.25 makes a second set of a quarter of each class")
     if options.label_kind != "auto":
         raise UserError(f"--label-kind does not apply to --source={what}")
-    if options.letters is not None:
-        raise UserError("--letters belongs to --source=fonts:DIR")
 
 
 def held_out_families(families: Sequence[str], seed: int, fraction: float = 0.25) -> set[str]:
@@ -838,10 +834,6 @@ def held_out_families(families: Sequence[str], seed: int, fraction: float = 0.25
             held.add(names[k])
             taken += sizes[names[k]]
     return held or {min(names, key=lambda f: (sizes[f], f))}
-
-
-def _rms(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.sqrt(np.mean((a - b) ** 2)))
 
 
 def _foreign(glyphs: Sequence[np.ndarray], families: Sequence[str]) -> list[bool]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib import util
-from dnnlib.util import UserError
+from dnnlib.util import UserError, first_line
 from gantransfer.detectors import descriptor, dinov2, inception, vgg, weights
 from gantransfer.detectors.descriptor import Descriptor
 from gantransfer.detectors.input_path import IMAGENET_MEAN, IMAGENET_STD, PRESETS, InputSpec
@@ -26,7 +26,6 @@ from gantransfer.detectors.judge import DigitsJudge
 from gantransfer.detectors.weights import (
     MissingWeights,
     WeightsFile,
-    first_line,
     load_program,
     load_script,
     load_strictly,
@@ -112,7 +111,6 @@ class Reserved:
 
 def _load_inception(variant: str) -> Callable[[Path, torch.device], Callable[[Tensor], Features]]:
     def load(path: Path, device: torch.device) -> Callable[[Tensor], Features]:
-        net = inception.InceptionV3(variant)
         state = read_state(path)
         if any(k.startswith("layers.mixed") for k in state):
             try:
@@ -120,8 +118,7 @@ def _load_inception(variant: str) -> Callable[[Path, torch.device], Callable[[Te
             except KeyError as e:
                 raise UserError(f"{path}: not NVIDIA's FID network: {e.args[0]}") from None
         state = {k: v for k, v in state.items() if not k.startswith("AuxLogits.")}
-        load_strictly(net, state, path)
-        net = net.eval().requires_grad_(False).to(device)
+        net = load_strictly(inception.InceptionV3(variant), state, path).to(device)
 
         def run(x: Tensor) -> Features:
             out = net(x)
@@ -138,18 +135,15 @@ def _load_vgg_script(path: Path, device: torch.device) -> Callable[[Tensor], Fea
     return lambda x: Features(net(x, return_features=True), None)
 
 
-def _load_vgg(path: Path, device: torch.device) -> Callable[[Tensor], Features]:
-    net = vgg.VGG16()
-    load_strictly(net, read_state(path), path)
-    net = net.eval().requires_grad_(False).to(device)
-    return lambda x: Features(net(x), None)
+def _loader(kind: Callable[[], nn.Module]) -> Callable[[Path, torch.device], Callable[[Tensor], Features]]:
+    def load(path: Path, device: torch.device) -> Callable[[Tensor], Features]:
+        net = load_strictly(kind(), read_state(path), path).to(device)
+        return lambda x: Features(net(x), None)
+
+    return load
 
 
-def _load_dinov2(path: Path, device: torch.device) -> Callable[[Tensor], Features]:
-    net = dinov2.DinoV2()
-    load_strictly(net, read_state(path), path)
-    net = net.eval().requires_grad_(False).to(device)
-    return lambda x: Features(net(x), None)
+_LOADERS = {"vgg16": _loader(vgg.VGG16), "dinov2_vitl14": _loader(dinov2.DinoV2)}
 
 
 _FID_FILES = (_FID_PTH, _FID_NVIDIA)
@@ -163,14 +157,10 @@ RESERVED: dict[str, Reserved] = {
     "vgg16": Reserved((_VGG_NVIDIA,), InputSpec(size=None, resize=None), 4096, _load_vgg_script),
     "vgg16-torchvision": Reserved((_VGG_TORCHVISION,),
                                   InputSpec(size=224, resize="half_pixel", mean=IMAGENET_MEAN, std=IMAGENET_STD),
-                                  4096, _load_vgg),
+                                  4096, _LOADERS["vgg16"]),
     "dinov2": Reserved((_DINOV2,), InputSpec(size=224, resize="bicubic_antialias", mean=IMAGENET_MEAN,
-                                             std=IMAGENET_STD), 1024, _load_dinov2),
+                                             std=IMAGENET_STD), 1024, _LOADERS["dinov2_vitl14"]),
 }
-
-
-def _pixels(x: Tensor) -> Features:
-    return Features(x.flatten(1), None)
 
 
 # Weight-free rulers: pixels of box-downsampled images, in 0..1.
@@ -248,15 +238,12 @@ def load(name: str, device: torch.device | str = "cpu", overrides: Mapping[str, 
     """Build a detector. Raises UserError (MissingWeights) when its files are absent or wrong."""
     device = torch.device(device)
     if name in PIXELS:
-        return Detector(name, _pixels, PIXELS[name], "", None, device)
+        return Detector(name, lambda x: Features(x.flatten(1), None), PIXELS[name], "", None, device)
     if name in RESERVED:
         path, spec = find_reserved(name, overrides), RESERVED[name]
         return Detector(name, spec.load(path, device), spec.input, sha256_of(path), spec.dim, device)
     d = descriptor.find_descriptor(name, overrides, reserved_names())
     return Detector(name, _load_described(d, device), d.input, sha256_of(d.path), d.dim, device, d.classes)
-
-
-_LOADERS = {"vgg16": _load_vgg, "dinov2_vitl14": _load_dinov2}
 
 
 def _load_described(d: Descriptor, device: torch.device) -> Callable[[Tensor], Features]:
@@ -269,8 +256,7 @@ def _load_described(d: Descriptor, device: torch.device) -> Callable[[Tensor], F
             net: nn.Module = DigitsJudge(**d.arch_kwargs)
         except (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError, MemoryError) as e:
             raise UserError(f"detector '{d.name}': arch_kwargs: {first_line(e)}") from None
-        load_strictly(net, read_state(d.path), d.path)
-        net = net.eval().requires_grad_(False).to(device)
+        net = load_strictly(net, read_state(d.path), d.path).to(device)
         return lambda x: Features(*net(x))
     if d.kind == "torchscript":
         net = load_script(d.path, device)
@@ -328,10 +314,8 @@ def load_lpips(device: torch.device | str = "cpu", overrides: Mapping[str, str |
     if len(paths) == 1:
         script = load_script(paths[0], device, _VGG_NVIDIA)
         return Perceptual(lambda x: script(x, resize_images=False, return_lpips=True).flatten(1), digest)
-    net = vgg.LPIPS()
     try:
-        load_strictly(net, vgg.lpips_state(read_state(paths[0]), read_state(paths[1])), paths[0])
+        net = load_strictly(vgg.LPIPS(), vgg.lpips_state(read_state(paths[0]), read_state(paths[1])), paths[0])
     except KeyError as e:
         raise UserError(f"{paths[1]}: tensor '{e.args[0]}' is missing; this file holds another network") from None
-    net = net.eval().requires_grad_(False).to(device)
-    return Perceptual(net.embed, digest)
+    return Perceptual(net.to(device).embed, digest)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib import util
-from dnnlib.util import UserError
+from dnnlib.util import UserError, first_line
 from gantransfer.formats import torch_file
 from gantransfer.formats.inert_pickle import Refused
 
@@ -160,12 +160,8 @@ def load_program(path: Path, device: torch.device) -> nn.Module:
         raise UserError(f"{path}: not a torch.export file ({first_line(e)})") from None
 
 
-def first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
-
-
-def load_strictly(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """load_state_dict(strict=True) whose failure is one line naming the first tensor that does not fit."""
+def load_strictly(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """`net` with the state, in eval mode, frozen. A failure is one line naming the first tensor that does not fit."""
     own = net.state_dict()
     # files written before torch 0.4 lack the batch counters, which evaluation does not use
     state = {**{k: v for k, v in own.items() if k.endswith("num_batches_tracked")}, **state}
@@ -179,3 +175,4 @@ def load_strictly(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
     if extra:
         raise UserError(f"{path}: unknown tensor '{extra[0]}'; this file holds another network")
     net.load_state_dict(state)
+    return net.eval().requires_grad_(False)

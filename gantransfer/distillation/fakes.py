@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import gantransfer
 from dnnlib import json_file, seeding
-from dnnlib.util import UserError, atomic_path, atomic_write, printable, sha256, sole_writer
+from dnnlib.util import UserError, atomic_path, atomic_write, first_line, printable, sha256, sole_writer
 from gantransfer.data.container import Container
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.data.labels import some, trained_classes
@@ -33,7 +33,7 @@ from gantransfer.data.names import clean_name
 from gantransfer.distillation import selection
 from gantransfer.distillation.rejection import Rejection
 from gantransfer.formats import npz
-from gantransfer.formats.pickle_machine import Refused, one_line
+from gantransfer.formats.pickle_machine import Refused
 from gantransfer.sampler import Sampler
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
@@ -211,7 +211,7 @@ def draw(source: Any, labels: np.ndarray, recipe: Recipe, folder: Path, *, ratio
             found.append(npz.read(part))
             reports.update(json_file.parse(str(found[-1].pop("reports")), f"{part}: reports"))
         except (Refused, KeyError) as e:
-            raise UserError(f"{part} is damaged ({one_line(e)}); remove it and run again, which draws it anew"
+            raise UserError(f"{part} is damaged ({first_line(e)}); remove it and run again, which draws it anew"
                             ) from None
     joined = {k: np.concatenate([f[k] for f in found]) for k in found[0]}
     rows = labels[joined["index"]]

@@ -23,7 +23,7 @@ from torch import nn
 
 import gantransfer
 from dnnlib import seeding
-from dnnlib.util import UserError, atomic_path
+from dnnlib.util import UserError, atomic_path, first_line
 from gantransfer.data.dataset import DataSpec
 from gantransfer.formats import onnx_info
 from gantransfer.methods import METHODS
@@ -205,7 +205,7 @@ def _reason(e: BaseException) -> str:
     """One line on what stopped the exporter: the first cause."""
     while e.__cause__ is not None:
         e = e.__cause__
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
+    return first_line(e)
 
 
 @contextlib.contextmanager

@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
+from dnnlib.util import first_line
 from gantransfer.formats import pickle_machine, pickled_arrays
-from gantransfer.formats.pickle_machine import OPCODES, Budget, Refused, one_line
+from gantransfer.formats.pickle_machine import OPCODES, Budget, Refused
 from gantransfer.formats.pickled_arrays import Call as _Call
 
-__all__ = ["Budget", "Network", "Opaque", "Refused", "load", "names_in", "one_line", "plain", "read", "stand_ins"]
+__all__ = ["Budget", "Network", "Opaque", "Refused", "load", "names_in", "plain", "read", "stand_ins"]
 
 
 class Network:
@@ -184,15 +185,24 @@ def stand_ins(budget: Budget) -> dict[tuple[str, str], Any]:
 
 
 def end_of(data: bytes, start: int) -> int:
-    """Position after the pickle at `start`. Raises Refused."""
+    """Position after the pickle at `start`. Raises Refused, also where an opcode has no business there."""
+    stream, allowed = io.BytesIO(data), OPCODES | {"BINPERSID"}
+    stream.seek(start)
     try:
-        return _check_opcodes(data, start, True)
+        for count, (op, arg, _) in enumerate(pickletools.genops(stream)):
+            if count == 0 and (op.name != "PROTO" or not 2 <= arg <= 5):
+                raise Refused("it is not a pickle of protocol 2 to 5")
+            if count >= MAX_OPCODES:
+                raise Refused(f"it has more than {MAX_OPCODES:,} instructions")
+            if op.name not in allowed:
+                raise Refused(f"it uses the opcode {op.name}")
+        return stream.tell()
     except _DAMAGE as e:
-        raise Refused(f"it is damaged ({one_line(e)})") from None
+        raise Refused(f"it is damaged ({first_line(e)})") from None
 
 
-def names_in(data: bytes, start: int = 0) -> list[tuple[str, bool]]:
-    """('module.name', known) of every global that the pickle at `start` refers to, in order, without reading it.
+def names_in(data: bytes) -> list[tuple[str, bool]]:
+    """('module.name', known) of every global that a pickle refers to, in order, without reading it.
 
     Names put together while unpickling appear as '?'. Stops at damage.
     """
@@ -202,7 +212,7 @@ def names_in(data: bytes, start: int = 0) -> list[tuple[str, bool]]:
     memo: dict[int, str] = {}
     top: str | None = None
     try:
-        for count, (op, arg, _) in enumerate(pickletools.genops(data[start:] if start else data)):
+        for count, (op, arg, _) in enumerate(pickletools.genops(data)):
             if count > MAX_OPCODES:
                 break
             if op.name in ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"):
@@ -284,25 +294,7 @@ def _unknown(module: str, name: str) -> Any:
                   "it may be of another kind, or malicious")
 
 
-def _check_opcodes(data: bytes, start: int, persistent: bool) -> int:
-    """Position after the pickle at `start`; raises Refused if an opcode has no business there."""
-    stream = io.BytesIO(data)
-    stream.seek(start)
-    for count, (op, arg, _) in enumerate(pickletools.genops(stream)):
-        if count == 0 and (op.name != "PROTO" or not 2 <= arg <= 5):
-            raise Refused("it is not a pickle of protocol 2 to 5")
-        if count >= MAX_OPCODES:
-            raise Refused(f"it has more than {MAX_OPCODES:,} instructions")
-        if op.name not in OPCODES and not (persistent and op.name == "BINPERSID"):
-            raise Refused(f"it uses the opcode {op.name}")
-    return stream.tell()
-
-
-def _nothing(*args: Any) -> None:
-    return None
-
-
-IGNORE = _Call(_nothing)
+IGNORE = _Call(lambda *args: None)
 """Stands for a function whose result is not wanted."""
 
 

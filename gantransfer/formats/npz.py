@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gantransfer.formats.pickle_machine import Refused, elements, one_line
+from dnnlib.util import first_line
+from gantransfer.formats.pickle_machine import Refused, elements
 
 _RATIO, _FREE = 100, 2**26  # what a file may unpack to: this many times its bytes, or this many bytes
 _KINDS = "biufcUS"
@@ -35,7 +36,7 @@ def read(source: str | os.PathLike | bytes) -> dict[str, np.ndarray]:
     except Refused:
         raise
     except Exception as e:  # zipfile, zlib and numpy raise many kinds here; all mean damage
-        raise Refused(f"it is damaged ({one_line(e)})") from None
+        raise Refused(f"it is damaged ({first_line(e)})") from None
 
 
 def _array(data: bytes) -> np.ndarray:

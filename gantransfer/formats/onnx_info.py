@@ -7,12 +7,13 @@ Needs the package onnx (extra `export`).
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from typing import Any
 
 from dnnlib import json_file
-from dnnlib.util import UserError
+from dnnlib.util import UserError, first_line
 
 KEY = "gantransfer"  # of the metadata that onnx_export.py writes
 
@@ -28,8 +29,7 @@ def describe(path: str | os.PathLike) -> list[str]:
         onnx.checker.check_model(model)
         return [line if line.isprintable() else ascii(line) for line in _lines(onnx, model)]  # names are anybody's
     except Exception as e:  # protobuf and the checker raise classes of their own, and texts may be none
-        raise UserError(f"{path} cannot be read as ONNX: {(str(e).strip().splitlines() or [type(e).__name__])[0][:160]}"
-                        ) from None
+        raise UserError(f"{path} cannot be read as ONNX: {first_line(e)}") from None
 
 
 def _lines(onnx: Any, model: Any) -> list[str]:
@@ -49,7 +49,7 @@ def _lines(onnx: Any, model: Any) -> list[str]:
         for v in values:
             left_out = f", {_number(onnx, given[v.name])} if left out" if v.name in given else ""
             lines.append(f"{what:11s} {v.name}: {_type(onnx, v)}{left_out}")
-    sizes = [_size(t) for t in model.graph.initializer]
+    sizes = [math.prod(t.dims) for t in model.graph.initializer]
     lines.append(f"network     {len(model.graph.node)} nodes, {len(sizes)} tensors, {sum(sizes):,} numbers; opset "
                  + ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import))
     lines.append("operators   " + ", ".join(f"{k} {n}" for k, n in Counter(
@@ -82,10 +82,3 @@ def _type(onnx: Any, value: Any) -> str:
 def _number(onnx: Any, tensor: Any) -> str:
     value = onnx.numpy_helper.to_array(tensor)
     return f"{value.item():g}" if value.size == 1 else f"a tensor of {list(value.shape)}"
-
-
-def _size(tensor: Any) -> int:
-    n = 1
-    for d in tensor.dims:
-        n *= d
-    return n

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib.util import printable
+from dnnlib.util import first_line, printable
 
 
 class Refused(Exception):
@@ -157,7 +157,7 @@ def run(data: bytes, start: int, stand_ins: Mapping[tuple[str, str], Any], budge
         made, end = _Machine(data, start, stand_ins, budget, persistent, old, unknown).run()
         _bounded(made, _TEXT + len(data))
     except _DAMAGE as e:
-        raise Refused(f"it is damaged ({one_line(e)})") from None
+        raise Refused(f"it is damaged ({first_line(e)})") from None
     return made, end
 
 
@@ -432,12 +432,6 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, list | tuple | set | frozenset):
         return list(value)
     return [getattr(value, "state", None)]
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__
 
 
 def number_array(data: Any, dtype: np.dtype, shape: Any, fortran: bool = False) -> np.ndarray:

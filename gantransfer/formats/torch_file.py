@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dnnlib.util import open_regular
+from dnnlib.util import first_line, open_regular
 from gantransfer.formats import inert_pickle, pickle_machine
 from gantransfer.formats.inert_pickle import STORAGE_MAGIC, STORAGE_TYPES, Budget, Refused
 from gantransfer.formats.zip_damage import ZIP_DAMAGE
@@ -130,7 +130,7 @@ class _Zip:
         try:
             self._zip = zipfile.ZipFile(path)
         except ZIP_DAMAGE as e:
-            raise Refused(f"it is damaged ({inert_pickle.one_line(e)})") from None
+            raise Refused(f"it is damaged ({first_line(e)})") from None
         self.records = {i.filename: i for i in self._zip.infolist()}
         names = [n for n in self.records if n == "data.pkl" or n.endswith("/data.pkl")]
         if len(names) != 1:
@@ -160,7 +160,7 @@ class _Zip:
         except KeyError:
             raise Refused(f"its record {name[:60]} is missing") from None
         except ZIP_DAMAGE as e:
-            raise Refused(f"its record {name[:60]} is damaged ({inert_pickle.one_line(e)})") from None
+            raise Refused(f"its record {name[:60]} is damaged ({first_line(e)})") from None
 
 
 def _load_zip(path: Path) -> Any:

@@ -113,7 +113,7 @@ def _generator(state: Mapping[str, torch.Tensor], method: str, assumed: dict[str
     if "mapping.w_avg" not in state:
         kwargs["mapping_kwargs"]["w_avg_beta"] = None
     assumed.update({f"{k} of the generator": v for k, v in _ASSUMED.items()})
-    return _close(f"gantransfer.networks.{method}.Generator", kwargs, state)
+    return part(f"gantransfer.networks.{method}.Generator", kwargs, state)
 
 
 def _discriminator(state: Mapping[str, torch.Tensor], method: str, assumed: dict[str, Any]) -> Part:
@@ -140,7 +140,7 @@ def _discriminator(state: Mapping[str, torch.Tensor], method: str, assumed: dict
         if get(state, head, 2).shape[0] != sizes[4]:
             kwargs["cmap_dim"] = get(state, head, 2).shape[0]
     assumed.update({f"{k} of the discriminator": v for k, v in _ASSUMED.items()})
-    return _close(f"gantransfer.networks.{method}.Discriminator", kwargs, state)
+    return part(f"gantransfer.networks.{method}.Discriminator", kwargs, state)
 
 
 def _filters(state: Mapping[str, torch.Tensor], kwargs: dict[str, Any], key: str) -> None:
@@ -154,11 +154,20 @@ def _filters(state: Mapping[str, torch.Tensor], kwargs: dict[str, Any], key: str
         kwargs["resample_filter"] = [float(v) for v in row]
 
 
-def _close(cls: str, kwargs: dict[str, Any], state: Mapping[str, torch.Tensor]) -> Part:
+def part(cls: str, kwargs: dict[str, Any], state: dict[str, torch.Tensor]) -> Part:
+    """The network's tensors in the account. What remains in it afterwards has no place here."""
     ledger = Ledger(state)
     wanted = missing_keys(cls, kwargs, {})
     ledger.take_rest([key for key in state if key in wanted])
-    for key in ("b4.out_uc.weight", "b4.out_uc.bias"):  # transitional training without labels
-        if key in ledger.left and key.replace("out_uc", "out") in wanted:
-            ledger.take(key, key.replace("out_uc", "out"))
+    empty = {key.rpartition(".")[0] for key, t in ledger.left.items() if t.numel() == 0}
+    for key in [k for k in ledger.left if k.rpartition(".")[0] in empty]:
+        # A layer of no width, which has a filter beside its weights.
+        ledger.drop(key, "empty" if ledger.left[key].numel() == 0 else "of an empty layer")
+    if not kwargs.get("c_dim"):  # transitional training without labels: the one head by another name
+        for key in ("b4.out_uc.weight", "b4.out_uc.bias"):
+            if key in ledger.left and key.replace("out_uc", "out") in wanted:
+                ledger.take(key, key.replace("out_uc", "out"))
+    if "mapping.w_avg_uc" in wanted and "mapping.w_avg_uc" not in ledger.state and "mapping.w_avg" in ledger.state:
+        # The original pulls the label-free layers towards the mean of the conditional ones; this keeps its images.
+        ledger.new("mapping.w_avg_uc", ledger.state["mapping.w_avg"].clone(), "as mapping.w_avg")
     return Part(cls, kwargs, ledger)

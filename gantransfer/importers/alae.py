@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 
 from gantransfer.formats.inert_pickle import Refused
-from gantransfer.importers.common import Part, Result, Source, count, describe, get, is_state
+from gantransfer.importers.common import Part, Result, Source, count, describe, get, is_state, same_names
 from gantransfer.importers.ledger import Ledger
 
 _NAMES = {"generator": "G", "discriminator": "E", "mapping_fl": "F", "mapping_tl": "D"}
@@ -51,7 +51,6 @@ def convert(source: Source) -> Result:
 
 def _part(name: str, state: Mapping[str, torch.Tensor], average: object) -> Part:
     ledger = Ledger(state)
-    names: list[str] = []
     blocks = {"G": "decode_block.", "E": "encode_block."}.get(name, "map_blocks.")
     if not any(key.startswith(blocks) for key in state):
         what = {"G": "generator", "E": "encoder", "F": "mapping", "D": "latent discriminator"}[name]
@@ -63,37 +62,20 @@ def _part(name: str, state: Mapping[str, torch.Tensor], average: object) -> Part
         kwargs = dict(latent_size=get(state, "decode_block.0.style_1.weight", 2).shape[1],
                       channels=[get(state, f"decode_block.{i}.conv_2.weight", 4).shape[0] for i in range(blocks)],
                       img_channels=get(state, "to_rgb.0.to_rgb.bias", 1).shape[0])
-        names = ["const"] + [f"to_rgb.{i}.to_rgb.{k}" for i in range(blocks) for k in ("weight", "bias")]
-        for i in range(blocks):
-            names += [f"decode_block.{i}.{k}" for k in (
-                *(["conv_1.weight"] if i else []), "conv_2.weight", "blur.weight", "noise_weight_1", "noise_weight_2",
-                "bias_1", "bias_2", "style_1.weight", "style_1.bias", "style_2.weight", "style_2.bias")]
     elif name == "E":
         blocks = count(state, r"encode_block\.\d+\.conv_1\.weight")
         kwargs = dict(latent_size=get(state, "encode_block.0.style_1.weight", 2).shape[0],
                       channels=[get(state, f"encode_block.{j}.conv_1.weight", 4).shape[0] for j in range(blocks)]
                       + [get(state, f"encode_block.{blocks - 1}.conv_2.weight", 4).shape[0]],
                       img_channels=get(state, "from_rgb.0.from_rgb.weight", 4).shape[1])
-        names = [f"from_rgb.{j}.from_rgb.{k}" for j in range(blocks) for k in ("weight", "bias")]
-        for j in range(blocks):
-            names += [f"encode_block.{j}.{k}" for k in (
-                "conv_1.weight", "conv_2.weight", "blur.weight", "bias_1", "bias_2", "style_1.weight", "style_1.bias",
-                "style_2.weight", "style_2.bias")]
     elif name == "F":
         layers = count(state, r"map_blocks\.\d+\.fc\.weight")
         kwargs = dict(latent_size=get(state, "map_blocks.0.fc.weight", 2).shape[1], num_layers=layers)
-        names = [f"map_blocks.{i}.fc.{k}" for i in range(layers) for k in ("weight", "bias")]
         if isinstance(average, dict) and isinstance(average.get("buff"), torch.Tensor):
             # One mean exists, of the raw and the averaged mapping alike.
             ledger.left["dlatent_avg.buff"] = average["buff"]
-            names.append("dlatent_avg.buff")
             kwargs["num_ws"] = average["buff"].shape[0]
     else:
         layers = count(state, r"map_blocks\.\d+\.weight")
         kwargs = dict(latent_size=get(state, "map_blocks.0.weight", 2).shape[1], num_layers=layers)
-        names = [f"map_blocks.{i}.{k}" for i in range(layers) for k in ("weight", "bias")]
-    lacking = [key for key in names if key not in ledger.left]
-    if lacking:
-        raise Refused(f"its {name} lacks the tensor {lacking[0]}")
-    ledger.take_rest(names)
-    return Part(f"gantransfer.networks.alae.{_CLASSES[name]}", kwargs, ledger)
+    return same_names(f"gantransfer.networks.alae.{_CLASSES[name]}", kwargs, ledger)

@@ -177,6 +177,13 @@ def missing_keys(cls: str, kwargs: dict[str, Any], state: Mapping[str, torch.Ten
         raise Refused(f"it cannot be rebuilt: {e}") from None
 
 
+def same_names(cls: str, kwargs: dict[str, Any], ledger: Ledger) -> Part:
+    """A network whose tensors have our names. What remains in its account has no place here. Raises Refused, naming the
+    tensor that is missing."""
+    ledger.take_rest(missing_keys(cls, kwargs, {}))
+    return Part(cls, kwargs, ledger)
+
+
 def count(state: Mapping[str, torch.Tensor], pattern: str) -> int:
     """How many names match `pattern` wholly."""
     return sum(re.fullmatch(pattern, k) is not None for k in state)

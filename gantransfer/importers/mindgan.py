@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gantransfer.formats.inert_pickle import Refused
-from gantransfer.importers.common import Part, Result, Source, count, describe, get
+from gantransfer.importers.common import Part, Result, Source, count, describe, get, same_names
 from gantransfer.importers.ledger import Ledger
 
 
@@ -32,14 +32,8 @@ def convert(source: Source) -> Result:
 
 def _part(name: str, state: Mapping[str, torch.Tensor]) -> Part:
     layers = count(state, r"model\.\d+\.weight")
-    names = [f"model.{2 * i}.{k}" for i in range(layers) for k in ("weight", "bias")]
-    lacking = [key for key in names if key not in state]
-    if lacking:
-        raise Refused(f"its {name} lacks the tensor {lacking[0]}")
     shapes = [get(state, f"model.{2 * i}.weight", 2).shape for i in range(layers)]
     if any(a[0] != b[1] for a, b in zip(shapes, shapes[1:])):
         raise Refused(f"the layers of its {name} do not fit one another")
     kwargs: dict[str, Any] = dict(sizes=[shapes[0][1], *(s[0] for s in shapes)])
-    ledger = Ledger(state)
-    ledger.take_rest(names)
-    return Part(f"gantransfer.networks.mindgan.{name}", kwargs, ledger)
+    return same_names(f"gantransfer.networks.mindgan.{name}", kwargs, Ledger(state))

@@ -7,14 +7,13 @@ A Hyper-Modulation generator has standardised kernels `W` and hypernetworks `tas
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
 
 from gantransfer.data.labels import LabelSpec
 from gantransfer.formats.inert_pickle import Refused
-from gantransfer.importers.common import Part, Result, Source, count, describe, get
+from gantransfer.importers.common import Part, Result, Source, count, describe, get, same_names
 from gantransfer.importers.ledger import Ledger
 
 _PLAIN, _HYPER = "generator.progression.0.conv1.input", "generator.progression.0.conv1.0.input"
@@ -79,13 +78,7 @@ def _generator(state: Mapping[str, torch.Tensor], hyper: bool) -> Part:
                   img_resolution=4 * 2 ** _last_trained(state, blocks))
     if hyper:
         kwargs["task_dim"] = get(state, "generator.progression.0.conv2.task.linear.weight_orig", 2).shape[1]
-    ledger = Ledger(state)
-    expected = _generator_names(blocks, kwargs["fused_from"], kwargs["n_mlp"], hyper)
-    lacking = [key for key in expected if key not in state]
-    if lacking:
-        raise Refused(f"the tensor {lacking[0]} is missing")
-    ledger.take_rest(expected)
-    return Part(f"gantransfer.networks.{'hyper1' if hyper else 'style1'}.Generator", kwargs, ledger)
+    return same_names(f"gantransfer.networks.{'hyper1' if hyper else 'style1'}.Generator", kwargs, Ledger(state))
 
 
 def _last_trained(state: Mapping[str, torch.Tensor], blocks: int) -> int:
@@ -95,28 +88,6 @@ def _last_trained(state: Mapping[str, torch.Tensor], blocks: int) -> int:
             return i
     # No noise anywhere: then nothing tells.
     return blocks - 1
-
-
-def _generator_names(blocks: int, fused_from: int, n_mlp: int, hyper: bool) -> list[str]:
-    def conv(place: str, plain: bool) -> list[str]:
-        if hyper:
-            return [f"{place}.{k}" for k in ("W", "b", "task.linear.weight_orig", "task.linear.bias",
-                                             "task_bias_beta.linear.weight_orig", "task_bias_beta.linear.bias")]
-        return [f"{place}.conv.weight_orig", f"{place}.conv.bias"] if plain else [f"{place}.weight", f"{place}.bias"]
-
-    names = [_HYPER if hyper else _PLAIN]
-    for i in range(blocks):
-        block = f"generator.progression.{i}"
-        if i:
-            at = 0 if i >= fused_from else 1
-            names += conv(f"{block}.conv1.{at}", plain=at == 1)
-            names += [f"{block}.conv1.{at + 1}.weight", f"{block}.conv1.{at + 1}.weight_flip"]
-        names += conv(f"{block}.conv2", plain=True)
-        for j in (1, 2):
-            names += [f"{block}.noise{j}.weight_orig", f"{block}.adain{j}.style.linear.weight_orig",
-                      f"{block}.adain{j}.style.linear.bias"]
-        names += [f"generator.to_rgb.{i}.conv.weight_orig", f"generator.to_rgb.{i}.conv.bias"]
-    return names + [f"style.{2 * i + 1}.linear.{k}" for i in range(n_mlp) for k in ("weight_orig", "bias")]
 
 
 def _discriminator(state: Mapping[str, torch.Tensor]) -> Part:
@@ -131,33 +102,11 @@ def _discriminator(state: Mapping[str, torch.Tensor]) -> Part:
         raise Refused("its discriminator has no last layer")
     kwargs = dict(channels=[s[0] for s in shapes][::-1], img_channels=shapes[0][1], fused=fused,
                   from_rgb_activate=activate, num_classes=state[head].shape[0] if head.startswith("final") else 0)
-    names = [f"from_rgb.{j}{infix}.conv.{k}" for j in range(blocks) for k in ("weight_orig", "bias")]
-    for j in range(blocks):
-        names += [f"progression.{j}.conv1.0.conv.{k}" for k in ("weight_orig", "bias")]
-        if j == blocks - 1:
-            names += [f"progression.{j}.conv2.0.conv.{k}" for k in ("weight_orig", "bias")]
-            continue
-        names += [f"progression.{j}.conv2.0.{k}" for k in ("weight", "weight_flip")]
-        names += [f"progression.{j}.conv2.1.{k}" for k in (("weight", "bias") if j < fused
-                                                           else ("conv.weight_orig", "conv.bias"))]
-    names += [head, re.sub("weight_orig$", "bias", head)]
-    lacking = [key for key in names if key not in state]
-    if lacking:
-        raise Refused(f"the tensor {lacking[0]} is missing")
-    ledger = Ledger(state)
-    ledger.take_rest(names)
-    return Part("gantransfer.networks.stylegan1.Discriminator", kwargs, ledger)
+    return same_names("gantransfer.networks.stylegan1.Discriminator", kwargs, Ledger(state))
 
 
 def _class_network(state: Mapping[str, torch.Tensor]) -> Part:
     classes, width = get(state, "task.0.weight_orig", 2).shape
     layers = count(state, r"task\.\d+\.linear\.weight_orig")
-    ledger = Ledger(state)
-    names = ["task.0.weight_orig"] + [f"task.{2 * i + 1}.linear.{k}" for i in range(layers)
-                                      for k in ("weight_orig", "bias")]
-    lacking = [key for key in names if key not in state]
-    if lacking:
-        raise Refused(f"the tensor {lacking[0]} is missing")
-    ledger.take_rest(names)
-    return Part("gantransfer.networks.hypermod.ClassNetwork",
-                dict(num_classes=classes, task_dim=width, n_mlp_task=layers), ledger)
+    return same_names("gantransfer.networks.hypermod.ClassNetwork",
+                      dict(num_classes=classes, task_dim=width, n_mlp_task=layers), Ledger(state))

@@ -20,8 +20,7 @@ from gantransfer.data.labels import LabelSpec
 from gantransfer.formats import inert_pickle
 from gantransfer.formats.inert_pickle import Network, Refused
 from gantransfer.importers import ada_states, strangers
-from gantransfer.importers.common import Part, Result, Source, missing_keys
-from gantransfer.importers.ledger import Ledger
+from gantransfer.importers.common import Part, Result, Source
 
 NETWORKS = ("G", "D", "G_ema")
 
@@ -109,7 +108,7 @@ def convert(source: Source) -> Result:
             kwargs["res_uc"] = res_uc
             if kind == "Discriminator" and res_uc == kwargs.get("img_resolution"):
                 kwargs["faithful"] = True  # the original's takes such images in twice
-        parts[name] = _part(f"gantransfer.networks.{method}.{kind}", kwargs, tensors[name])
+        parts[name] = ada_states.part(f"gantransfer.networks.{method}.{kind}", kwargs, tensors[name])
         for key, value in dropped.items():
             parts[name].ledger.rows["dropped"].append([f"argument {key} = {value}", "no property of the images"])
     copies = {} if "G_ema" in parts else {"G_ema": "G"}
@@ -143,25 +142,6 @@ def convert(source: Source) -> Result:
 
 def _int(value: Any) -> int:
     return value if type(value) is int else 0
-
-
-def _part(cls: str, kwargs: dict[str, Any], state: dict[str, torch.Tensor]) -> Part:
-    """The network's tensors in the account. What remains in it afterwards has no place here."""
-    ledger = Ledger(state)
-    wanted = missing_keys(cls, kwargs, {})
-    ledger.take_rest([key for key in state if key in wanted])
-    empty = {key.rpartition(".")[0] for key, t in ledger.left.items() if t.numel() == 0}
-    for key in [k for k in ledger.left if k.rpartition(".")[0] in empty]:
-        # A layer of no width, which has a filter beside its weights.
-        ledger.drop(key, "empty" if ledger.left[key].numel() == 0 else "of an empty layer")
-    if not kwargs.get("c_dim"):  # transitional training without labels: the one head by another name
-        for key in ("b4.out_uc.weight", "b4.out_uc.bias"):
-            if key in ledger.left and key.replace("out_uc", "out") in wanted:
-                ledger.take(key, key.replace("out_uc", "out"))
-    if "mapping.w_avg_uc" in wanted and "mapping.w_avg_uc" not in ledger.state and "mapping.w_avg" in ledger.state:
-        # The original pulls the label-free layers towards the mean of the conditional ones; this keeps its images.
-        ledger.new("mapping.w_avg_uc", ledger.state["mapping.w_avg"].clone(), "as mapping.w_avg")
-    return Part(cls, kwargs, ledger)
 
 
 def _arguments(net: Network, kind: str, method: str, of_sg3: bool, dropped: dict[str, Any]) -> dict[str, Any]:

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 from dnnlib import json_file
-from dnnlib.util import UserError, atomic_path, regular_file, sweep_temporaries
+from dnnlib.util import UserError, atomic_path, first_line, regular_file, sweep_temporaries
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.formats import npz
-from gantransfer.formats.pickle_machine import Refused, one_line
+from gantransfer.formats.pickle_machine import Refused
 from gantransfer.latent.autoencoder import AutoEncoder
 from torch_utils.pixels import from_uint8
 
@@ -110,7 +110,7 @@ def read(path: str | Path) -> Cache:
         a = {k: found[k] for k in (*_KEYS, *(["recon"] if "recon" in found else []))}
         config = json_file.parse(str(a.pop("config")), "its description")
     except (Refused, KeyError, UserError) as e:
-        raise Damaged(f"{path} is not a latent cache, or is damaged ({one_line(e)}); encode again "
+        raise Damaged(f"{path} is not a latent cache, or is damaged ({first_line(e)}); encode again "
                       f"with --overwrite") from None
     w, n = a["w"], a["w"].shape[0] if a["w"].ndim else 0
     if not (w.ndim == 3 and w.dtype.kind == "f" and w.size and config.get("format") == FORMAT
@@ -201,7 +201,7 @@ def _block(path: Path, rows: int, ae: AutoEncoder) -> dict[str, np.ndarray] | No
             raise Refused("its arrays do not fit")
         return a
     except (Refused, KeyError) as e:
-        print(f"Latents {path} are damaged ({one_line(e)}); encoding these images again", file=sys.stderr)
+        print(f"Latents {path} are damaged ({first_line(e)}); encoding these images again", file=sys.stderr)
         path.unlink(missing_ok=True)
         return None
 

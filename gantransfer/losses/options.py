@@ -81,9 +81,7 @@ def resolve(o: LossOptions, run: RunConfig, data: DataSpec, default: str) -> Non
 
 
 def _resolve_twins(o: NoisyTwinsOptions, run: RunConfig) -> None:
-    for key, value in (("gamma", 0.05), ("sigma", 0.75), ("alpha", 0.99)):
-        if getattr(o, f"noisy_twins_{key}") is None:
-            setattr(o, f"noisy_twins_{key}", value)
+    method.fill(o, noisy_twins_gamma=0.05, noisy_twins_sigma=0.75, noisy_twins_alpha=0.99)
     o.noisy_twins_start = o.noisy_twins_start or None
     each, whole = run.batch_gpu, run.batch_gpu * run.num_procs
     if o.noisy_twins and (each % 2 or whole < 4):

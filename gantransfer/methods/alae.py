@@ -93,20 +93,16 @@ class ALAE(method.Method):
             raise UserError("--method=alae has no labels; omit --cond (labels come in with --method=mind2mind)")
         resolution.require(data.resolution, data.path or data.name, 8, "--method=alae")
         cfg = CFGS[o.cfg]
-        for key in ("lr", "level_kimg", "cmax", "z_dim", "map_depth"):
-            if getattr(o, key) is None:
-                setattr(o, key, cfg[key])
-        o.cbase = o.cbase or (32 * data.resolution if o.cfg == "tiny" else cfg["cbase"])
+        method.fill(o, **{k: cfg[k] for k in ("lr", "level_kimg", "cmax", "z_dim", "map_depth")},
+                    cbase=32 * data.resolution if o.cfg == "tiny" else cfg["cbase"])
         method.resolve_schedule(run, batch=cfg["batch"], kimg=cfg["kimg"], tick=1 if o.cfg == "tiny" else 4,
                                 snap=10 if o.cfg == "tiny" else 50)
-        run.metrics = ("smoke" if o.cfg == "tiny" else "fid50k_full") if run.metrics is None else run.metrics
+        method.fill(run, metrics="smoke" if o.cfg == "tiny" else "fid50k_full")
 
     @classmethod
     def run_name(cls, o: ALAEOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
-        d = f"{data.name}-alae" + ("-mirror" if data.xflip else "") + f"-{o.cfg}"
-        for key in ("gamma", "kimg", "batch"):
-            d += f"-{key}{given[key]:g}" if given.get(key) is not None else ""
-        return d
+        return f"{data.name}-alae" + ("-mirror" if data.xflip else "") + f"-{o.cfg}" + method.said(
+            given, "gamma", "kimg", "batch")
 
     @classmethod
     def check_source(cls, o: ALAEOptions, data: DataSpec, source: snapshot.Snapshot | None, stage: str) -> None:

@@ -102,16 +102,13 @@ class BigGAN(method.Method):
             raise UserError(f"--method={cls.name} needs class labels; {data.path or data.name} has float vectors")
         method.resolve_schedule(run, batch=cfg["batch"], kimg=cfg["kimg"], tick=1 if o.cfg == "tiny" else 4,
                                 snap=5 if o.cfg == "tiny" else 50)
-        if run.metrics is None:
-            run.metrics = "smoke" if o.cfg == "tiny" else "fid50k_full"
+        method.fill(run, metrics="smoke" if o.cfg == "tiny" else "fid50k_full")
         # Also where the networks are the source's: there is no other BigGAN.
         sizes = set(networks.G_TABLES) & set(networks.D_TABLES)
         resolution.require_one_of(res, data.path or data.name, sizes, "BigGAN")
         cls.resolve_networks(o, cfg, data)
-        for key, column in (("glr", "glr"), ("dlr", "dlr"), ("adam_eps", "eps"), ("d_steps", "d_steps"),
-                            ("ema_kimg", "ema"), ("ema_start", "ema_start"), ("ema_ramp", "ramp")):
-            setattr(o, key, _or(getattr(o, key), cfg[column]))
-        o.gamma = _or(o.gamma, 0.0)
+        method.fill(o, **{k: cfg[k] for k in ("glr", "dlr", "d_steps", "ema_start")}, adam_eps=cfg["eps"],
+                    ema_kimg=cfg["ema"], ema_ramp=cfg["ramp"], gamma=0.0)
         if o.aug is None:
             o.aug = "noaug"
             if o.cfg == "tiny" and o.diffaug is None:
@@ -125,15 +122,14 @@ class BigGAN(method.Method):
 
     @classmethod
     def resolve_networks(cls, o: BigGANOptions, cfg: dict[str, Any], data: DataSpec) -> None:
-        for key in ("g_ch", "d_ch", "z_dim", "shared_dim", "hier", "init"):
-            setattr(o, key, _or(getattr(o, key), cfg[key]))
+        method.fill(o, **{k: cfg[k] for k in ("g_ch", "d_ch", "z_dim", "shared_dim", "hier", "init")})
         if o.hier and not o.shared_dim:
             raise UserError("--hier=True needs a shared embedding: set --shared_dim above 0, or --hier=False")
         chunks = len(networks.G_TABLES[data.resolution][0]) + 1
         if o.hier and o.z_dim < chunks:
             raise UserError(f"--z_dim={o.z_dim} cannot be cut into {chunks} parts; raise it, or set --hier=False")
         default = "64" if data.resolution >= 128 else "32" if data.resolution == 64 else "0"
-        o.g_attn, o.d_attn = _or(o.g_attn, default), _or(o.d_attn, default)
+        method.fill(o, g_attn=default, d_attn=default)
         for key, ch in (("g_attn", o.g_ch), ("d_attn", o.d_ch)):
             try:
                 wanted = networks.attention_at(getattr(o, key))
@@ -147,9 +143,7 @@ class BigGAN(method.Method):
         name = data.name + ("-cond" if data.label.dim else "")
         name += f"-subset{data.max_size}" if given.get("subset") is not None else ""
         name += ("-mirror" if data.xflip else "") + f"-{cls.name}-{o.cfg}"
-        for key in ("kimg", "batch", "gamma", "freezed"):
-            name += f"-{key}{given[key]:g}" if given.get(key) is not None else ""
-        name += f"-{given['aug']}" if given.get("aug") is not None else ""
+        name += method.said(given, "kimg", "batch", "gamma", "freezed", "aug")
         name += "-resumecustom" if given.get("resume") not in (None, "noresume") else ""
         return name + (loss_options.name_of(o) if isinstance(o, loss_options.LossOptions) else "")
 
@@ -447,7 +441,3 @@ def check_transfer_source(source: snapshot.Snapshot, data: DataSpec, net: str) -
     if source.method == "biggan" and kwargs.get("n_classes", 1000) < 2:
         raise UserError("the source has one class; new classes are combinations of at least two")
     return kwargs
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value

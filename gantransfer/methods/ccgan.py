@@ -113,9 +113,7 @@ class CcGAN(method.Method):
         resolution.require_one_of(data.resolution, where, networks.RESOLUTIONS, "CcGAN")
         if run.sampling != "empirical" or run.sampling_labels not in (None, "empirical"):
             raise UserError("--sampling is for classes; CcGAN draws labels evenly by itself")
-        for key, value in cfg.items():
-            if key != "diffaug" and getattr(o, key, value) is None:
-                setattr(o, key, value)
+        method.fill(o, **{k: v for k, v in cfg.items() if k != "diffaug" and hasattr(o, k)})
         o.kappa = float(o.kappa)
         if o.kappa == 0:
             raise UserError("--kappa=0 leaves no vicinity; give a width, or a negative multiple of the largest gap")
@@ -134,8 +132,7 @@ class CcGAN(method.Method):
         if run.kimg <= o.embed_kimg:
             raise UserError(f"--kimg={run.kimg:g} leaves nothing after the {o.embed_kimg:g} kimg of the label code; "
                             f"raise it or lower --embed_kimg")
-        if run.metrics is None:
-            run.metrics = "smoke" if o.cfg == "tiny" else "fid50k_full"
+        method.fill(run, metrics="smoke" if o.cfg == "tiny" else "fid50k_full")
         o.aug = o.aug or "noaug"
         if o.diffaug is None and o.aug == "noaug":
             o.diffaug = cfg["diffaug"]
@@ -145,10 +142,7 @@ class CcGAN(method.Method):
     def run_name(cls, o: CcGANOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
         name = data.name + (f"-subset{data.max_size}" if given.get("subset") is not None else "")
         name += ("-mirror" if data.xflip else "") + f"-ccgan-{o.cfg}"
-        for key in ("arch", "vicinity", "label_input"):
-            name += f"-{given[key]}" if given.get(key) is not None else ""
-        for key in ("kimg", "batch", "kappa"):
-            name += f"-{key}{given[key]:g}" if given.get(key) is not None else ""
+        name += method.said(given, "arch", "vicinity", "label_input", "kimg", "batch", "kappa")
         return name + ("-resumecustom" if given.get("resume") not in (None, "noresume") else "")
 
     @classmethod

@@ -122,9 +122,8 @@ class CGANKD(method.Method):
         except ValueError as e:
             raise UserError(f"--arch={o.arch}: {e}") from None
         method.resolve_schedule(run, batch=128, kimg=1000, tick=10, snap=10)
-        for key, value in KD[o.kd].items():
-            if getattr(o, key) is None:
-                setattr(o, key, 0.0 if key == "kd_weight" and data.label.kind == "value" else float(value))
+        weights = KD[o.kd] | (dict(kd_weight=0) if data.label.kind == "value" else {})
+        method.fill(o, **{k: float(v) for k, v in weights.items()})
         shares(o.decay)
         if o.kd != "none" and not o.teacher:
             raise UserError(f"--kd={o.kd} needs --teacher=SNAPSHOT")

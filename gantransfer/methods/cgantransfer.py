@@ -77,7 +77,7 @@ class CGANTransfer(BigGAN):
         if not data.label.dim:
             raise UserError("--method=cgantransfer learns classes; give --cond=True and a data set with labels")
         super().resolve(o, run, data)
-        o.score_lr = float(CFGS[o.cfg]["score_lr"]) if o.score_lr is None else o.score_lr
+        method.fill(o, score_lr=float(CFGS[o.cfg]["score_lr"]))
         if o.compat == "release" and (o.scores, o.share_scores, o.residual) != ("free", "none", True):
             raise UserError("--compat=release has free scores per layer and residuals; omit --scores, --share_scores "
                             "and --residual")
@@ -87,7 +87,7 @@ class CGANTransfer(BigGAN):
             raise UserError(f"--share_scores={o.share_scores} has no meaning with --scores={o.scores}")
         if o.warm_start == "nearest" and (o.scores == "none" or o.compat == "release"):
             raise UserError("--warm_start=nearest sets scores; it needs --compat=exact and --scores other than none")
-        o.train_prior = (o.compat == "release") if o.train_prior is None else o.train_prior
+        method.fill(o, train_prior=o.compat == "release")
         if o.train_prior and o.scores == "none":
             raise UserError("--train_prior has no meaning with --scores=none")
         for k, count in enumerate(data.label.counts):

@@ -89,8 +89,7 @@ class DensityRatioTraining(method.Method):
             raise UserError("--features=sae is for labels of one number; use --features=resnet34 or teacher")
         if o.features == "resnet34" and data.label.kind != "class":
             raise UserError("--features=resnet34 is a classifier; use --features=sae or teacher")
-        if o.feature_lr is None:
-            o.feature_lr = 0.01 if o.features == "sae" else 0.1
+        method.fill(o, feature_lr=0.01 if o.features == "sae" else 0.1)
         if o.features == "sae":
             resolution.require_one_of(data.resolution, data.path or data.name, (8, 16, 32, 64), "--features=sae")
         if run.batch_gpu < 2:

@@ -69,8 +69,7 @@ class Encoder(method.Method):
         cfg = CFGS[o.cfg]
         method.resolve_schedule(run, batch=cfg["batch"], kimg=cfg["kimg"], tick=1 if o.cfg == "tiny" else 4,
                                 snap=10 if o.cfg == "tiny" else 50)
-        o.lr = cfg["lr"] if o.lr is None else o.lr
-        o.ema_kimg = cfg["ema"] if o.ema_kimg is None else o.ema_kimg
+        method.fill(o, lr=cfg["lr"], ema_kimg=cfg["ema"])
         if run.metrics not in (None, "none", ""):
             raise UserError(f"--metrics={run.metrics}: an encoder makes no images; its figures are written anyway")
         run.metrics = "none"
@@ -78,10 +77,7 @@ class Encoder(method.Method):
     @classmethod
     def run_name(cls, o: EncoderOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
         d = f"{data.name}-encoder" + ("-mirror" if data.xflip else "") + f"-{o.cfg}"
-        d += "-wplus" if o.space == "w+" else ""
-        for key in ("kimg", "batch", "lr"):
-            d += f"-{key}{given[key]:g}" if given.get(key) is not None else ""
-        return d
+        return d + ("-wplus" if o.space == "w+" else "") + method.said(given, "kimg", "batch", "lr")
 
     @classmethod
     def check_source(cls, o: EncoderOptions, data: DataSpec, source: snapshot.Snapshot | None, stage: str) -> None:

@@ -107,15 +107,12 @@ class Hypermod(StyleGAN2):
         v1 = o.base == "stylegan1"
         cls._resolve_hyper(o, v1)
         if v1:  # as published, unless said otherwise
-            o.glr, o.dlr = (0.002 if lr is None else lr for lr in (o.glr, o.dlr))
-            o.gamma = 10.0 if o.gamma is None else o.gamma
-            o.style_mix = 0.9 if o.style_mix is None else o.style_mix
+            method.fill(o, glr=0.002, dlr=0.002, gamma=10.0, style_mix=0.9)
         if o.pl_weight:
             raise UserError("--pl_weight: --method=hypermod has no path-length term (the base is frozen); omit the "
                             "flag")
         o.pl_weight = 0.0
-        o.g_reg_interval = o.g_reg_interval or 0
-        o.d_reg_interval = (0 if v1 else 16) if o.d_reg_interval is None else o.d_reg_interval
+        method.fill(o, g_reg_interval=0, d_reg_interval=0 if v1 else 16)
         if o.gan_loss == "wgan-gp":
             if o.gamma not in (None, 10.0 if v1 else None):
                 raise UserError("--gamma belongs to --gan_loss=logistic; wgan-gp has its own penalty")
@@ -132,8 +129,7 @@ class Hypermod(StyleGAN2):
 
     @classmethod
     def _resolve_hyper(cls, o: HypermodOptions, v1: bool) -> None:
-        if o.hyper_rank is None:
-            o.hyper_rank = "full" if v1 else "4"
+        method.fill(o, hyper_rank="full" if v1 else "4")
         if o.hyper_rank != "full" and not (re.fullmatch(r"[0-9]{1,9}", o.hyper_rank) and int(o.hyper_rank) >= 1):
             raise UserError(f"--hyper_rank={o.hyper_rank} is neither a whole number from 1 on nor 'full'")
         if o.align_kimg and o.hyper_init == "exact":
@@ -158,8 +154,7 @@ class Hypermod(StyleGAN2):
     def run_name(cls, o: HypermodOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
         d = super().run_name(o, given, run, data) + f"-{cls.name}-{o.hyper_rank}-{o.hyper_init}"
         d += f"-align{o.align_kimg:g}" if o.align_kimg else ""
-        for key in ("base", "class_vectors", "d_head"):
-            d += f"-{given[key]}" if given.get(key) is not None else ""
+        d += method.said(given, "base", "class_vectors", "d_head")
         return d + "".join(f"-{key}" for key in ("contrastive", "finetune", "faithful") if getattr(o, key))
 
     @classmethod

@@ -139,28 +139,22 @@ class Mind2Mind(method.Method):
 
     @classmethod
     def resolve(cls, o: Mind2MindOptions, run: RunConfig, data: DataSpec) -> None:
-        for key, value in PRESETS[o.mind_preset].items():
-            if getattr(o, key) is None:
-                setattr(o, key, value)
-        o.z_dim = o.z_dim or 128
-        o.glr, o.dlr = _or(o.glr, 1e-3), _or(o.dlr, 1e-3)
+        method.fill(o, **PRESETS[o.mind_preset], z_dim=128, glr=1e-3, dlr=1e-3)
         if o.gamma is not None and o.mind_loss != "nonsat-r1":
             raise UserError("--gamma belongs to --mind_loss=nonsat-r1; wgan-gp has --gp")
-        o.gamma = _or(o.gamma, 1.0)
+        method.fill(o, gamma=1.0)
         widths(o.hidden_g, (), "hidden_g"), widths(o.hidden_d, (), "hidden_d")
         parse_betas(o.betas)
         items = data.num_images * (2 if data.xflip else 1)
         if items < 2:
             raise UserError(f"{data.path or data.name} has {items} image; Mind2Mind needs at least 2")
-        if o.latent_aug is None:
-            o.latent_aug = "adaptive" if data.num_images < SMALL else "none"
+        method.fill(o, latent_aug="adaptive" if data.num_images < SMALL else "none")
         if o.latent_aug == "fixed" and o.p is None:
             raise UserError("--latent_aug=fixed needs --p, the probability of each augmentation")
         if o.latent_aug != "fixed" and o.p is not None:
             raise UserError("--p belongs to --latent_aug=fixed")
         if o.latent_aug == "adaptive":
-            o.target = _or(o.target, 0.6 if o.mind_loss == "nonsat-r1" else 0.2)
-            o.ada_kimg = _or(o.ada_kimg, 50.0)
+            method.fill(o, target=0.6 if o.mind_loss == "nonsat-r1" else 0.2, ada_kimg=50.0)
         elif o.target is not None:
             raise UserError("--target belongs to --latent_aug=adaptive")
         train = items - 2 * heldout_count(o, data) if data.xflip else items - heldout_count(o, data)
@@ -173,11 +167,11 @@ class Mind2Mind(method.Method):
             batch = max(batch // run.num_procs * run.num_procs, run.num_procs)
         if run.kimg is not None and o.epochs is not None:
             raise UserError("--epochs and --kimg both say how long to train; give one of them")
-        kimg = _or(run.kimg, _or(o.epochs, 300.0) * train / 1000)
+        kimg = (300.0 if o.epochs is None else o.epochs) * train / 1000 if run.kimg is None else run.kimg
         if not kimg:
             raise UserError("--epochs=0 trains nothing")
         method.resolve_schedule(run, batch=batch, kimg=kimg, tick=max(kimg / 50, batch / 1000), snap=10)
-        run.metrics = "none" if run.metrics is None else run.metrics
+        method.fill(run, metrics="none")
         if data.label.kind == "none":
             o.label_dropout = 0.0
         if data.label.kind != "class":
@@ -191,11 +185,7 @@ class Mind2Mind(method.Method):
         d += f"-subset{data.max_size}" if given.get("subset") is not None else ""
         d += "-mirror" if data.xflip else ""
         d += "-paper" if o.mind_preset == "paper" else ""
-        for key in ("kimg", "epochs", "batch"):
-            d += f"-{key}{given[key]:g}" if given.get(key) is not None else ""
-        for key in ("mind_loss", "normalize"):
-            d += f"-{given[key]}" if given.get(key) is not None else ""
-        return d
+        return d + method.said(given, "kimg", "epochs", "batch", "mind_loss", "normalize")
 
     @classmethod
     def check_source(cls, o: Mind2MindOptions, data: DataSpec, source: snapshot.Snapshot | None, stage: str) -> None:
@@ -518,17 +508,13 @@ class Mind2Mind(method.Method):
             self.overfit = float(self.K(self.train.read(rows), c).sign().mean())
         elif len(self.heldout):
             held = torch.from_numpy(self.dataset.labels(self.heldout_items)).to(self.device)
-            z = self._prior(256, rng)
+            z = self.M.to_prior(rnd.randn([256, o.z_dim], rng).to(self.device))
             gap = float(k_train - self.K(self.M.codes(z, c), c).mean())
             lead = float(k_train - self.K(self.heldout, held).mean())
             self.overfit = lead / gap if abs(gap) > 1e-12 else math.nan
         if math.isfinite(self.overfit):
             step = math.copysign(images / (o.ada_kimg * 1000), self.overfit - o.target)
             self.p = min(max(self.p + step, 0.0), 0.8)  # above, what is mixed leaks into what is made
-
-    def _prior(self, n: int, rng: torch.Generator) -> torch.Tensor:
-        """z [n, z_dim] in the units of the prior."""
-        return self.M.to_prior(rnd.randn([n, self.opts.z_dim], rng).to(self.device))
 
     def state(self) -> dict[str, Any]:
         # `accepted` and `acceptance` are the encoder's, which a continued run finds where the source has them.
@@ -663,10 +649,6 @@ def with_decoder(snap: snapshot.Snapshot, source: snapshot.Snapshot, name: str) 
     nets |= {k: snapshot.NetRecord.of(v) for k, v in ae.records().items()}
     extra = {k: v for k, v in snap.extra.items() if k != "needs"}
     return replace(snap, nets=nets, data=data.to_dict(), extra=extra)
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
 
 
 def _unusable(path: Path) -> str:

@@ -39,7 +39,7 @@ class MindTune(StyleGAN2):
         for key in SOURCE_SIZES:
             setattr(o, key, None)
         levels = stylegan2.block_resolutions(data.resolution)
-        o.tune_from = levels[len(levels) // 2] if o.tune_from is None else o.tune_from
+        method.fill(o, tune_from=levels[len(levels) // 2])
         if o.tune_from not in levels:
             raise UserError(f"--tune_from={o.tune_from} is no resolution of the decoder; it has "
                             f"{', '.join(map(str, levels))}")

@@ -46,7 +46,7 @@ class MineGAN(BigGAN):
         if not data.label.dim:
             raise UserError("--method=minegan mines classes; give --cond=True and a data set with labels")
         super().resolve(o, run, data)
-        o.miner_lr = o.glr if o.miner_lr is None else o.miner_lr
+        method.fill(o, miner_lr=o.glr)
 
     @classmethod
     def resolve_networks(cls, o, cfg, data) -> None:

@@ -155,7 +155,7 @@ class StyleGAN2(method.Method):
             run.batch_gpu = max(batch // max(cfg["ref_gpus"] or 1, run.num_procs), 1)
         method.resolve_schedule(run, batch=batch, kimg=cfg["kimg"], tick={"tiny": 1, "small": 2}.get(o.cfg, 4),
                                 snap=5 if for_cpu else 50)
-        o.mbstd_group = o.mbstd_group or mbstd
+        method.fill(o, mbstd_group=mbstd)
         whole = run.batch_gpu * run.num_procs
         if whole > o.mbstd_group and whole % o.mbstd_group:
             raise UserError(f"{whole} images per round do not split into minibatch-deviation "
@@ -164,36 +164,28 @@ class StyleGAN2(method.Method):
             raise UserError(f"--fp32=True and --precision={o.precision} exclude each other; omit one of them")
         o.precision = "fp32" if o.fp32 else o.precision
         o.fp32 = o.precision == "fp32"
-        run.metrics = _or(run.metrics, "smoke" if for_cpu else "fid50k_full")
+        method.fill(run, metrics="smoke" if for_cpu else "fid50k_full")
 
         lr = cfg["lr"] or (0.002 if res >= 1024 else 0.0025)
-        o.glr, o.dlr = _or(o.glr, lr), _or(o.dlr, lr)
-        if o.gamma is None:
-            o.gamma = cfg["gamma"] if cfg["gamma"] is not None else 0.0002 * res**2 / batch
-        if o.ema_kimg is None:
-            o.ema_kimg = cfg["ema"] if cfg["ema"] is not None else batch * 10 / 32
-        if o.ema_ramp is None:
-            o.ema_ramp = 0.0 if resuming else (cfg["ramp"] or 0.0)
-        fmaps = cfg["fmaps"] if cfg["fmaps"] is not None else (1 if res >= 512 else 0.5)
-        o.cbase = o.cbase or (32 * res if for_cpu else int(fmaps * 32768))
-        o.cmax = o.cmax or (32 if for_cpu else 512)
-        o.z_dim, o.w_dim = o.z_dim or (64 if for_cpu else 512), o.w_dim or (64 if for_cpu else 512)
-        o.map_depth = o.map_depth or cfg["map"]
-        o.d_map_depth = o.d_map_depth or (2 if for_cpu else 8)
-        o.map_lr = _or(o.map_lr, 0.1 if for_cpu else 0.01)
-        o.d_arch = o.d_arch or ("orig" if o.cfg == "cifar" else "resnet")
-        plain_loss = for_cpu or o.cfg == "cifar"
-        o.pl_weight = _or(o.pl_weight, 0.0 if plain_loss else 2.0)
-        o.style_mix = _or(o.style_mix, 0.0 if plain_loss else 0.9)
-        # An interval slows the optimiser even where the weight is zero (as published): nothing for short runs.
-        o.g_reg_interval = _or(o.g_reg_interval, 0 if for_cpu else 4)
+        fmaps = cfg["fmaps"] or (1 if res >= 512 else 0.5)
+        dim, plain_loss = 64 if for_cpu else 512, for_cpu or o.cfg == "cifar"
+        method.fill(
+            o, glr=lr, dlr=lr, gamma=cfg["gamma"], ema_kimg=cfg["ema"],
+            ema_ramp=0.0 if resuming else cfg["ramp"] or 0.0,
+            cbase=32 * res if for_cpu else int(fmaps * 32768), cmax=32 if for_cpu else 512, z_dim=dim, w_dim=dim,
+            map_depth=cfg["map"], d_map_depth=2 if for_cpu else 8, map_lr=0.1 if for_cpu else 0.01,
+            d_arch="orig" if o.cfg == "cifar" else "resnet", pl_weight=0.0 if plain_loss else 2.0,
+            style_mix=0.0 if plain_loss else 0.9,
+            # It slows the optimiser even where the weight is zero (as published); short runs have no time for that.
+            g_reg_interval=0 if for_cpu else 4)
+        method.fill(o, gamma=0.0002 * res**2 / batch, ema_kimg=batch * 10 / 32)  # of presets without
         # ADA at its published speed does nothing within so short a run.
         if o.cfg == "tiny" and o.aug == "ada" and o.target is None and o.augpipe is None:
             o.aug, o.diffaug = "noaug", o.diffaug or "light"
         if o.cfg == "small" and o.aug in ("ada", "ada-class"):
-            o.ada_kimg = _or(o.ada_kimg, 50.0)
+            method.fill(o, ada_kimg=50.0)
         options.resolve(o, run, data)
-        o.r1_aug = (not for_cpu) if o.r1_aug is None else o.r1_aug
+        method.fill(o, r1_aug=not for_cpu)
         if isinstance(o, loss_options.LossOptions):
             loss_options.resolve(o, run, data, "logistic")
 
@@ -202,17 +194,12 @@ class StyleGAN2(method.Method):
         d = data.name + ("-cond" if data.label.dim else "")
         d += f"-subset{data.max_size}" if given.get("subset") is not None else ""
         d += ("-mirror" if data.xflip else "") + f"-{o.cfg}" + (str(run.num_procs) if o.cfg == "auto" else "")
-        for key in ("gamma", "kimg", "batch"):
-            d += f"-{key}{given[key]:g}" if given.get(key) is not None else ""
-        d += f"-{given['aug']}" if given.get("aug") is not None else ""
-        for key in ("p", "target"):
-            d += f"-{key}{given[key]:g}" if given.get(key) is not None else ""
-        d += f"-{given['augpipe']}" if given.get("augpipe") is not None else ""
+        d += method.said(given, "gamma", "kimg", "batch", "aug", "p", "target", "augpipe")
         if given.get("resume") is not None:
             from_name = given["resume"] in given.get("resume_names", ())
             d += ("-noresume" if given["resume"] == "noresume" else
                   f"-resume{given['resume']}" if from_name else "-resumecustom")
-        d += f"-freezed{given['freezed']}" if given.get("freezed") is not None else ""
+        d += method.said(given, "freezed")
         return d + (loss_options.name_of(o) if isinstance(o, loss_options.LossOptions) else "")
 
     @classmethod
@@ -716,10 +703,6 @@ _LABEL_TRAITS = [
     source_fit.key("its label mapping learns at {} of the rate", "--map_lr", "mapping_kwargs", "lr_multiplier",
                    default=0.01),
 ]
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
 
 
 def _path(kind: type) -> str:

@@ -46,7 +46,7 @@ class StyleTransfer(StyleGAN2):
         super().resolve(o, run, data)
         for key in SOURCE_SIZES:
             setattr(o, key, None)
-        o.score_lr = (10.0 if o.cfg in FOR_CPU else 1.0) if o.score_lr is None else o.score_lr
+        method.fill(o, score_lr=10.0 if o.cfg in FOR_CPU else 1.0)
 
     @classmethod
     def run_name(cls, o: StyleTransferOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:

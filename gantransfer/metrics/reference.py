@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from dnnlib import util
-from dnnlib.util import UserError
+from dnnlib.util import UserError, first_line
 from gantransfer.detectors.features import Detector
 from gantransfer.formats import npz, pickled_arrays
-from gantransfer.formats.pickle_machine import Refused, one_line
+from gantransfer.formats.pickle_machine import Refused
 from gantransfer.metrics.fid import Moments
 
 # EDM2's name of a detector -> ours
@@ -66,7 +66,7 @@ def read_reference(path: str | Path) -> ReferenceStats:
             return _from_npz(path, digest, npz.read(data))
         return _from_pickle(path, digest, pickled_arrays.load(data))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RuntimeError, Refused) as e:
-        raise UserError(f"--ref={path} is not a file of reference statistics ({one_line(e)})") from None
+        raise UserError(f"--ref={path} is not a file of reference statistics ({first_line(e)})") from None
 
 
 def _from_npz(path: Path, digest: str, a: Mapping[str, np.ndarray]) -> ReferenceStats:

@@ -21,11 +21,11 @@ import torch
 from tqdm import tqdm
 
 from dnnlib import json_file, util
-from dnnlib.util import UserError
+from dnnlib.util import UserError, first_line
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.detectors.features import Detector
 from gantransfer.formats import npz
-from gantransfer.formats.pickle_machine import Refused, one_line
+from gantransfer.formats.pickle_machine import Refused
 from gantransfer.metrics.context import MetricContext, Plan
 from gantransfer.metrics.feature_matrix import check_finite
 from gantransfer.metrics.fid import Moments, RunningMoments
@@ -268,7 +268,7 @@ def _load_cached(ctx: MetricContext, key: str, keep_rows: bool) -> FeatureSet | 
         try:
             return _from_cache(npz.read(path), kind, key)
         except (UserError, Refused, KeyError, ValueError) as e:
-            print(f"Cached statistics {path} are damaged ({one_line(e)}); computing them again", file=sys.stderr)
+            print(f"Cached statistics {path} are damaged ({first_line(e)}); computing them again", file=sys.stderr)
     return None
 
 

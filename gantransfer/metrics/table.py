@@ -77,7 +77,6 @@ class Metric:
     lpips: bool = False
     training: bool = False
     value: bool = False  # one continuous label on both sides
-    min_gen: int = 1
 
 
 def _mean_and_spread(name: str, better: str) -> dict[str, str]:
@@ -118,7 +117,7 @@ def _fid_kid(m: re.Match) -> Metric:
         return Selection.first(ctx.reals, n, mirror=ctx.mirrored)
 
     return Metric(name, lambda ctx: _distance(ctx, name, kind, detector, n, ddof, select, every=every), {name: LOWER},
-                  (detector,), min_gen=2 if kind == "kid" else 1)
+                  (detector,))
 
 
 def _named_tables(m: re.Match) -> Metric:
@@ -138,7 +137,7 @@ def _fd_kd(m: re.Match) -> Metric:
         return _class_metric(name, kind, detector, n, 1)
     return Metric(name, lambda ctx: _distance(ctx, name, kind, detector, n, 1,
                                               lambda c: Selection.spread(c.reals, 50000), every=True),
-                  {name: LOWER}, (detector,), min_gen=2)
+                  {name: LOWER}, (detector,))
 
 
 def _smoke(m: re.Match) -> Metric:
@@ -150,7 +149,7 @@ def _smoke(m: re.Match) -> Metric:
         out.extra["notes"] = ["not FID; for pipeline tests only"]
         return out
 
-    return Metric(name, run, {name: LOWER}, ("pixel16",), min_gen=2)
+    return Metric(name, run, {name: LOWER}, ("pixel16",))
 
 
 def _distance(ctx: MetricContext, name: str, kind: str, detector: str, n: int, ddof: int,
@@ -211,38 +210,28 @@ def _shots_metric(name: str, kind: str, detector: str, n: int, ddof: int, groups
         return Outcome(results, detector, min(table["n_real"]), n, ddof if kind == "fid" else None, out.dim, "uniform",
                        table)
 
-    return Metric(name, run, {key_of(g): LOWER for g in groups}, (detector,), classes=True, shots=groups, min_gen=2)
+    return Metric(name, run, {key_of(g): LOWER for g in groups}, (detector,), classes=True, shots=groups)
 
 
 def _class_metric(name: str, kind: str, detector: str, n: int, ddof: int) -> Metric:
     """Intra-class distance: `n` images per class against that class's (first `n`) reals; mean, std, min, max."""
 
+    def value(real: torch.Tensor, fake: torch.Tensor, device: Any) -> tuple[float]:
+        zeros = [np.zeros(len(x), np.int64) for x in (real, fake)]
+        if kind == "kid":
+            return (intra.intra_kid(real, fake, *zeros, [0]).values[0],)
+        return (intra.intra_fid(real, fake, *zeros, [0], ddof).values[0],)
+
     def run(ctx: MetricContext) -> Outcome:
-        classes, net = ctx.evaluated_classes(), ctx.detector(detector)
-        chosen = Selection.classes(ctx.reals, classes, limit=n)
-        real = real_features(ctx, net, chosen, keep_rows=True)
-        parts = []
-        for c in classes:  # one class at a time: n images of all classes may not fit in memory
-            [fake] = generated_features(ctx, [net], ctx.plan_per_class([c], n), keep_rows=True, remember=False)
-            parts.append(on_main(lambda c=c, fake=fake: _class_value(kind, real, fake, chosen.ids == c, ddof)))
-        values = np.array(parts)
-        table = dict(ids=classes, values=values.tolist(), n_real=[int((chosen.ids == c).sum()) for c in classes],
-                     n_gen=[n] * len(classes))
-        results = {name: float(values.mean()), f"{name}_std": float(values.std()), f"{name}_min": float(values.min()),
-                   f"{name}_max": float(values.max())}
-        return Outcome(results, detector, min(table["n_real"]), n * len(classes), ddof if kind == "fid" else None,
-                       real.dim, "uniform", table)
+        out = _within_classes(ctx, name, detector, n, ("",), value)
+        values = np.array(out.per_class["values"])
+        out.results |= {f"{name}_std": float(values.std()), f"{name}_min": float(values.min()),
+                        f"{name}_max": float(values.max())}
+        out.ddof = ddof if kind == "fid" else None
+        return out
 
     better = {**_mean_and_spread(name, LOWER), f"{name}_min": LOWER, f"{name}_max": LOWER}
-    return Metric(name, run, better, (detector,), classes=True, min_gen=2)
-
-
-def _class_value(kind: str, real: FeatureSet, fake: FeatureSet, mask: np.ndarray, ddof: int) -> float:
-    rows = real.features[torch.as_tensor(np.flatnonzero(mask))]
-    zeros = [np.zeros(len(x), np.int64) for x in (rows, fake.features)]
-    if kind == "kid":
-        return intra.intra_kid(rows, fake.features, *zeros, [0]).values[0]
-    return intra.intra_fid(rows, fake.features, *zeros, [0], ddof).values[0]
+    return Metric(name, run, better, (detector,), classes=True)
 
 
 def _is(m: re.Match) -> Metric:
@@ -255,7 +244,7 @@ def _is(m: re.Match) -> Metric:
         mean, std = on_main(lambda: inception_score(fake.logits, 10, drop_tail=biggan))
         return Outcome({f"{name}_mean": mean, f"{name}_std": std}, detector, None, n)
 
-    return Metric(name, run, {f"{name}_mean": HIGHER, f"{name}_std": UNRATED}, (detector,), min_gen=10)
+    return Metric(name, run, {f"{name}_mean": HIGHER, f"{name}_std": UNRATED}, (detector,))
 
 
 def _pr(m: re.Match) -> Metric:
@@ -274,7 +263,7 @@ def _pr(m: re.Match) -> Metric:
         return Outcome({f"{name}_precision": p.precision, f"{name}_recall": p.recall}, detector, real.num, n,
                        dim=real.dim)
 
-    return Metric(name, run, {f"{name}_precision": HIGHER, f"{name}_recall": HIGHER}, (detector,), min_gen=k + 1)
+    return Metric(name, run, {f"{name}_precision": HIGHER, f"{name}_recall": HIGHER}, (detector,))
 
 
 def _dc(m: re.Match) -> Metric:
@@ -287,7 +276,7 @@ def _dc(m: re.Match) -> Metric:
         return Outcome({f"{name}_density": d.density, f"{name}_coverage": d.coverage}, detector, real.num, n,
                        dim=real.dim)
 
-    return Metric(name, run, {f"{name}_density": HIGHER, f"{name}_coverage": HIGHER}, (detector,), min_gen=k + 1)
+    return Metric(name, run, {f"{name}_density": HIGHER, f"{name}_coverage": HIGHER}, (detector,))
 
 
 def _pr_dc_class(m: re.Match) -> Metric:
@@ -304,7 +293,7 @@ def _pr_dc_class(m: re.Match) -> Metric:
             return tuple(precision_recall(real, fake, k, strict=True, device=device))
         return tuple(density_coverage(real, fake, k, device=device))
 
-    return _per_class_metric(name, detector, n, columns, value, k + 1)
+    return _per_class_metric(name, detector, n, columns, value)
 
 
 def _diversity_class(m: re.Match) -> Metric:
@@ -317,32 +306,33 @@ def _diversity_class(m: re.Match) -> Metric:
         zeros = [np.zeros(len(x), np.int64) for x in (real, fake)]
         return (float(intra.diversity_ratio(real, fake, *zeros, [0]).values[0]),)
 
-    return _per_class_metric(m[0], detector, n, ("",), value, 2)
+    return _per_class_metric(m[0], detector, n, ("",), value)
 
 
 def _per_class_metric(name: str, detector: str, n: int, columns: tuple[str, ...],
-                      value: Callable[..., tuple[float, ...]], min_gen: int) -> Metric:
-    """`value(real rows, generated rows, device)` within each class, of which more is better; class means, and a table
-    of every class."""
+                      value: Callable[..., tuple[float, ...]]) -> Metric:
+    """`value` within each class, of which more is better."""
+    return Metric(name, lambda ctx: _within_classes(ctx, name, detector, n, columns, value),
+                  {f"{name}_{c}" if c else name: HIGHER for c in columns}, (detector,), classes=True)
 
-    def run(ctx: MetricContext) -> Outcome:
-        classes, net = ctx.evaluated_classes(), ctx.detector(detector)
-        chosen = Selection.classes(ctx.reals, classes, limit=n)
-        real = real_features(ctx, net, chosen, keep_rows=True)
-        rows = []
-        for c in classes:  # one class at a time: n images of all classes may not fit in memory
-            [fake] = generated_features(ctx, [net], ctx.plan_per_class([c], n), keep_rows=True, remember=False)
-            rows.append(on_main(lambda c=c, fake=fake: value(
-                real.features[torch.as_tensor(np.flatnonzero(chosen.ids == c))], fake.features, ctx.device)))
-        values = np.array(rows, np.float64)
-        keys = [f"{name}_{c}" if c else name for c in columns]
-        table = dict(ids=classes, n_real=[int((chosen.ids == c).sum()) for c in classes], n_gen=[n] * len(classes))
-        table |= {c or "values": values[:, i].tolist() for i, c in enumerate(columns)}
-        return Outcome({k: float(values[:, i].mean()) for i, k in enumerate(keys)}, detector, min(table["n_real"]),
-                       n * len(classes), None, real.dim, "uniform", table)
 
-    return Metric(name, run, {f"{name}_{c}" if c else name: HIGHER for c in columns}, (detector,), classes=True,
-                  min_gen=min_gen)
+def _within_classes(ctx: MetricContext, name: str, detector: str, n: int, columns: tuple[str, ...],
+                    value: Callable[..., tuple[float, ...]]) -> Outcome:
+    """`value(real rows, generated rows, device)`, a number per column, of `n` images per class and that class's first
+    `n` reals; class means, and a table of every class."""
+    classes, net = ctx.evaluated_classes(), ctx.detector(detector)
+    chosen = Selection.classes(ctx.reals, classes, limit=n)
+    real = real_features(ctx, net, chosen, keep_rows=True)
+    rows = []
+    for c in classes:  # one class at a time: n images of all classes may not fit in memory
+        [fake] = generated_features(ctx, [net], ctx.plan_per_class([c], n), keep_rows=True, remember=False)
+        rows.append(on_main(lambda c=c, fake=fake: value(
+            real.features[torch.as_tensor(np.flatnonzero(chosen.ids == c))], fake.features, ctx.device)))
+    values = np.array(rows, np.float64)
+    table = dict(ids=classes, n_real=[int((chosen.ids == c).sum()) for c in classes], n_gen=[n] * len(classes))
+    table |= {c or "values": values[:, i].tolist() for i, c in enumerate(columns)}
+    return Outcome({f"{name}_{c}" if c else name: float(values[:, i].mean()) for i, c in enumerate(columns)}, detector,
+                   min(table["n_real"]), n * len(classes), None, real.dim, "uniform", table)
 
 
 def _ppl_class(m: re.Match) -> Metric:
@@ -405,7 +395,7 @@ def _fid_inf(m: re.Match) -> Metric:
         return Outcome({name: value}, "inception", real.num, n, 0, real.dim,
                        extra={"sizes": sizes.tolist(), "values": values.tolist()})
 
-    return Metric(name, run, {name: LOWER}, ("inception",), min_gen=4)
+    return Metric(name, run, {name: LOWER}, ("inception",))
 
 
 def _ppl(m: re.Match) -> Metric:
@@ -479,7 +469,7 @@ def _report(m: re.Match) -> Metric:
                        extra={"notes": r.notes} if r.notes else {})
 
     better = {rf"{re.escape(name)}_{key}": d for key, d in class_report.BETTER.items()}
-    return Metric(name, run, better, (detector, "pix64"), classes=True, min_gen=2)
+    return Metric(name, run, better, (detector, "pix64"), classes=True)
 
 
 def _sfid(m: re.Match) -> Metric:
@@ -500,7 +490,7 @@ def _sfid(m: re.Match) -> Metric:
         return Outcome({name: t.mean, f"{name}_std": t.std}, detector, min(t.n_real), n, 1, real.dim,
                        per_class=dict(ids=t.ids, values=t.values.tolist(), n_real=t.n_real, n_gen=t.n_fake))
 
-    return Metric(name, run, _mean_and_spread(name, LOWER), (detector,), value=True, min_gen=2)
+    return Metric(name, run, _mean_and_spread(name, LOWER), (detector,), value=True)
 
 
 def _label_score(m: re.Match) -> Metric:

@@ -268,7 +268,24 @@ class SynthesisNetwork(stylegan2.SynthesisNetwork):
             yield (x, img) if inverse is None else (x[inverse], None if img is None else img[inverse])
 
 
-class Generator(stylegan2.Generator):
+class PerLabel:
+    """A generator whose kernels follow the label: it has `c_dim`, `path`, `classes`, `styles` and `synthesis`."""
+
+    def classes_of(self, c: torch.Tensor) -> Classes:
+        """The class vectors of labels c [N, c_dim]; equal labels share one."""
+        if c.ndim != 2 or c.shape[1] != self.c_dim:
+            raise ValueError(f"c [N, {self.c_dim}] expected, got {tuple(c.shape)}")
+        if torch.compiler.is_exporting():
+            return Classes(self.classes(c), None, "each")
+        distinct, index = torch.unique(c, dim=0, return_inverse=True)
+        return Classes(self.classes(distinct), index, self.path)
+
+    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, **synthesis_kwargs):
+        ws = self.styles(z, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
+        return self.synthesis(ws, classes=self.classes_of(c), **synthesis_kwargs)
+
+
+class Generator(PerLabel, stylegan2.Generator):
     """z [N, z_dim], c [N, c_dim] one-hot or soft -> image [N, img_channels, R, R].
 
     All arguments up to synthesis_kwargs are those of the base (whose c_dim is 0). rank 0 = full. vectors 'onehot': no
@@ -290,19 +307,6 @@ class Generator(stylegan2.Generator):
                                  vector_layers=vector_layers, rank=rank, exact=exact, vectors=vectors, path=path)
         self.c_dim, self.path = c_dim, path
         self.classes = OneHot(c_dim) if onehot else ClassNetwork(c_dim, vector_dim, vector_layers, unit=True)
-
-    def classes_of(self, c: torch.Tensor) -> Classes:
-        """The class vectors of labels c [N, c_dim]; equal labels share one."""
-        if c.ndim != 2 or c.shape[1] != self.c_dim:
-            raise ValueError(f"c [N, {self.c_dim}] expected, got {tuple(c.shape)}")
-        if torch.compiler.is_exporting():
-            return Classes(self.classes(c), None, "each")
-        distinct, index = torch.unique(c, dim=0, return_inverse=True)
-        return Classes(self.classes(distinct), index, self.path)
-
-    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, **synthesis_kwargs):
-        ws = self.styles(z, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-        return self.synthesis(ws, classes=self.classes_of(c), **synthesis_kwargs)
 
     def styles(self, z, **truncation):
         """ws [N, num_ws, w_dim] of the base's mapping network; they know nothing of the label."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gantransfer.networks import stylegan1
-from gantransfer.networks.hypermod import Classes, ClassNetwork
+from gantransfer.networks.hypermod import Classes, ClassNetwork, PerLabel
 from gantransfer.networks.stylegan1 import EqualLinear
 from torch_utils.ops.conv2d_each import conv2d_each, conv_transpose2d_each
 from torch_utils.ops.convolution import conv2d, conv_transpose2d
@@ -133,7 +133,7 @@ class Synthesis(stylegan1.Synthesis):
     block_class = HyperBlock
 
 
-class Generator(stylegan1.Generator):
+class Generator(PerLabel, stylegan1.Generator):
     """z [N, code_dim], c [N, num_classes] -> image. Arguments up to img_resolution: the base's.
 
     num_classes 0: without the class network (published files keep it apart): class vectors are then given to
@@ -150,17 +150,6 @@ class Generator(stylegan1.Generator):
         self.c_dim, self.path = num_classes, path
         if num_classes:
             self.classes = ClassNetwork(num_classes, task_dim, n_mlp_task)
-
-    def classes_of(self, c: torch.Tensor) -> Classes:
-        """The class vectors of labels c [N, num_classes]; equal labels share one."""
-        if torch.compiler.is_exporting():
-            return Classes(self.classes(c), None, "each")
-        distinct, index = torch.unique(c, dim=0, return_inverse=True)
-        return Classes(self.classes(distinct), index, self.path)
-
-    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, **synthesis_kwargs):
-        ws = self.styles(z, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-        return self.synthesis(ws, classes=self.classes_of(c), **synthesis_kwargs)
 
     def styles(self, z, **truncation):
         """ws [N, num_ws, D], which know nothing of the label."""

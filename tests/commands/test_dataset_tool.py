@@ -3,8 +3,6 @@ from __future__ import annotations
 
 import errno
 import json
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -15,10 +13,8 @@ from PIL import Image
 from dnnlib.util import sole_writer
 from gantransfer.commands import dataset_tool
 from gantransfer.data.dataset import ImageDataset
-from tests.conftest import ROOT, write_image_zip
+from tests.conftest import write_image_zip
 from tests.data.picture_sets import class_folders, only_line, picture, read_set, save
-
-REPO = ROOT
 
 
 def test_class_folders_become_sorted_labels(tmp_path, tool):
@@ -294,21 +290,6 @@ def test_too_little_space_is_seen_before_writing(tmp_path, tool, monkeypatch):
     code, _, err = tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/out.zip")
     assert code == 2 and "GiB" in only_line(err)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
-
-
-def test_as_a_script(tmp_path):
-    class_folders(tmp_path / "in")
-
-    def run(*args):
-        return subprocess.run([sys.executable, str(REPO / "dataset_tool.py"), *args], capture_output=True, text=True,
-                              cwd=tmp_path)
-
-    done = run("--source=in", "--dest=out.zip")
-    assert done.returncode == 0, done.stderr
-    assert run("check", "out.zip").returncode == 0
-    bad = run("--source=nowhere", "--dest=x.zip")
-    assert bad.returncode == 2 and bad.stderr == "Error: --source=nowhere: no such file or folder\n"
-    assert "Traceback" not in bad.stderr
 
 
 def test_numbers_are_ids_and_what_does_not_exist_is_one_line(tmp_path, tool):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import functools
 import io
 import json
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -16,17 +16,12 @@ from dnnlib.util import run_cli
 from gantransfer.commands import dataset_tool
 from gantransfer.data import longtail
 from gantransfer.data.dataset import ImageDataset, reference_dataset
-from tests.conftest import ROOT
 from tests.data.test_longtail import COUNTS, labels_of
 
 
 @pytest.fixture
-def tool(call):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-    def run(*args) -> tuple[int, str, str]:
-        done = call("lt_dataset", *args, check=None)
-        return done.returncode, done.stdout, done.stderr
-    return run
+def tool(tool):
+    return functools.partial(tool, command="lt_dataset")
 
 
 def folder_with(root: Path, counts, **top) -> Path:
@@ -200,14 +195,3 @@ def test_bad_paths(tmp_path, tool):
         code, _, err = tool("--fn", tmp_path / fn, "--imf=5")
         assert code == 2 and words in err and len(err.strip().splitlines()) == 1, err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.json", "noise.zip", "none.zip"]
-
-
-def test_as_a_script(tmp_path):
-    root = folder_with(tmp_path / "s", COUNTS)
-    script = str(ROOT / "lt_dataset.py")
-    done = subprocess.run([sys.executable, script, "--fn", str(root / "dataset.json"), "--imf", "10"],
-                          capture_output=True, text=True)
-    assert done.returncode == 0 and "lt_10.json" in done.stdout, done.stderr
-    bad = subprocess.run([sys.executable, script, "--fn", str(root / "dataset.json"), "--imf", "0"],
-                         capture_output=True, text=True)
-    assert bad.returncode == 2 and bad.stderr.startswith("Error: --imf=0") and len(bad.stderr.splitlines()) == 1

@@ -23,6 +23,12 @@ def save(path: Path, image: np.ndarray | Image.Image, **kw) -> None:
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **kw)
 
 
+def png(image: np.ndarray, **kw) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "png", **kw)
+    return out.getvalue()
+
+
 def class_folders(root: Path) -> dict[str, np.ndarray]:
     """Three classes with 3, 2, 1 images."""
     out = {}

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dnnlib import util
 from dnnlib.util import UserError
@@ -24,12 +22,11 @@ from gantransfer.data import confine
 from gantransfer.data.container import Container
 from gantransfer.data.dataset import ImageDataset
 from tests.conftest import ROOT
+from tests.data import picture_sets
 
 
 def png(value=0):
-    f = io.BytesIO()
-    Image.fromarray(np.full([8, 8, 3], value, np.uint8)).save(f, "png")
-    return f.getvalue()
+    return picture_sets.png(np.full([8, 8, 3], value, np.uint8))
 
 
 @pytest.fixture

@@ -24,12 +24,7 @@ from gantransfer.data.dataset import BatchSource, ImageDataset, reference_datase
 from gantransfer.data.decode import decode
 from gantransfer.data.labels import DataSpec, LabelSpec, class_weights, shot_groups
 from gantransfer.data.schedule import Span
-
-
-def png(image: np.ndarray, **kw) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "png", **kw)
-    return buffer.getvalue()
+from tests.data.picture_sets import png
 
 
 def images(n: int, size: int = 8, channels: int = 3, seed: int = 0) -> list[np.ndarray]:
@@ -118,7 +113,7 @@ def test_greyscale_has_one_channel(tmp_path, form):
     pictures = images(3, channels=1)
     d = ImageDataset(getattr(make(tmp_path, None, pictures), form))
     assert d.num_channels == 1 and np.array_equal(d[0][0][0], pictures[0])
-    assert d.label_dim == 0 and not d.has_labels and d.class_ids is None and d[0][1].shape == (0,)
+    assert d.label_dim == 0 and d.class_ids is None and d[0][1].shape == (0,)
 
 
 def test_subset_keeps_all_classes_of_the_file_and_counts_what_it_selects(tmp_path):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import zipfile
@@ -11,13 +10,13 @@ import zipfile
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 
 from dnnlib.util import UserError
 from gantransfer.commands import dataset_tool
 from gantransfer.data import h5
 from gantransfer.data.dataset import ImageDataset
 from tests.conftest import write_image_zip
+from tests.data.picture_sets import png
 
 h5py = pytest.importorskip("h5py", reason="needs h5py (extra `data`)")
 
@@ -267,18 +266,12 @@ def test_without_h5py_the_remedy_is_named(tmp_path, monkeypatch):
 # ---- continuous labels of other sources ----------------------------------------------------------------------------
 
 
-def png():
-    out = io.BytesIO()
-    Image.fromarray(images(1)[0, 0]).save(out, "png")
-    return out.getvalue()
-
-
 def test_raw_folders_of_the_originals(tmp_path):
     faces, road = tmp_path / "UTKFace", tmp_path / "driving"
     for folder, names in ((faces, ["25_0_1_x.png", "3_1_0_y.png", "99_1_0_z.png"]), (road, ["0.png", "1.png"])):
         folder.mkdir()
         for n in names:
-            (folder / n).write_bytes(png())
+            (folder / n).write_bytes(png(images(1)[0, 0]))
     (road / "data.txt").write_text("0.png -3.5\n1.png 20.25,2018-07-01 17:09:44:912\n")
     with pytest.raises(UserError, match="--drop-unlabelled"):  # 99 years are outside the published set
         tool(f"--source={faces}", f"--dest={tmp_path / 'f.zip'}", "--labels=utkface")

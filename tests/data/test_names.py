@@ -19,22 +19,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnnlib.util import UserError, run_cli
-from gantransfer.commands import dataset_tool, lt_dataset
+from dnnlib.util import UserError
 from gantransfer.data.container import Container
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.data.folder_labels import folder_labels, split_of
 from gantransfer.data.labels import label_array
 from gantransfer.data.names import clean_name, is_litter, sorted_classes, valid_text
 from tests.conftest import ROOT
-
-REPO = ROOT
+from tests.data import picture_sets
 
 
 def png(seed: int = 0, size: int = 16) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(np.random.RandomState(seed).randint(0, 256, (size, size, 3), dtype=np.uint8)).save(out, "PNG")
-    return out.getvalue()
+    return picture_sets.png(np.random.RandomState(seed).randint(0, 256, (size, size, 3), dtype=np.uint8))
 
 
 def write(path: Path, entries: dict[str, bytes]) -> Path:
@@ -74,19 +70,6 @@ def labels(rows: dict[str, object], **more) -> bytes:
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-    def run(*args, main=dataset_tool.main) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tool.py", *map(str, args)])
-        with pytest.raises(SystemExit) as e:
-            run_cli(main)
-            raise SystemExit(0)
-        out = capsys.readouterr()
-        return e.value.code or 0, out.out, out.err
-    return run
-
-
-@pytest.fixture
 def made(tool, tmp_path):
     """dataset.json of what the tool makes of a source, and what it printed."""
     def run(source: Path, *args) -> tuple[dict, str]:
@@ -97,10 +80,8 @@ def made(tool, tmp_path):
 
 
 def line(result: tuple[int, str, str]) -> str:
-    code, _, err = result
-    lines = err.strip().splitlines()
-    assert code == 2 and len(lines) == 1 and lines[0].startswith("Error: "), err
-    return lines[0]
+    assert result[0] == 2
+    return picture_sets.only_line(result[2])
 
 
 # ---- label files below the root ----
@@ -139,13 +120,13 @@ def test_one_top_folder_is_the_set_for_every_command(tmp_path, tool, made, form,
     assert tool("export", f"--source={path}", f"--dest={tmp_path}/exported")[0] == 0
     assert sorted(p.name for p in (tmp_path / "exported").iterdir()) == ["0", "1", "2", "dataset.json"]
     fn = path if form == "x.zip" else Path(Container(path).place("dataset.json"))
-    assert tool("--fn", fn, "--imf=1", main=lt_dataset.main)[0] == 0
+    assert tool("--fn", fn, "--imf=1", command="lt_dataset")[0] == 0
     few = ImageDataset(path, fname="lt_1.json", use_labels=True)
     assert few.spec.label.counts == (2, 1, 1)
     for fname in ("lt_1.json", f"{Container(path).root}/lt_1.json"):
         assert tool("check", path, f"--fname={fname}")[0] == 0
     # again: the file is replaced, not doubled
-    assert tool("--fn", fn, "--imf=1", main=lt_dataset.main)[0] == 0
+    assert tool("--fn", fn, "--imf=1", command="lt_dataset")[0] == 0
     assert Container(path).names.count("lt_1.json") == 1
 
 
@@ -249,7 +230,7 @@ def test_lone_surrogates_in_a_label_file(tmp_path, tool):
 def test_a_terminal_that_cannot_show_a_name_does_not_end_a_command(tmp_path):
     path = write(tmp_path / "x", images("猫/1.png", "b/2.png"))
     env = dict(os.environ, PYTHONIOENCODING="ascii")
-    done = subprocess.run([sys.executable, "dataset_tool.py", f"--source={path}", f"--dest={tmp_path}/o.zip"], cwd=REPO,
+    done = subprocess.run([sys.executable, "dataset_tool.py", f"--source={path}", f"--dest={tmp_path}/o.zip"], cwd=ROOT,
                           env=env, capture_output=True, text=True)
     assert done.returncode == 0 and "2 classes" in done.stdout, done.stderr
     assert Container(tmp_path / "o.zip").read_json("dataset.json")["class_names"] == ["b", "猫"]
@@ -499,7 +480,7 @@ def test_one_hot_labels_are_classes_for_every_command(tmp_path, tool, made):
     assert tool("export", f"--source={path}", f"--dest={tmp_path}/e")[0] == 0
     exported = {p.name: len(list(p.iterdir())) for p in (tmp_path / "e").iterdir() if p.is_dir()}
     assert exported == {"p": 14, "q": 4, "r": 4}
-    assert tool("--fn", path, "--imf=5", main=lt_dataset.main)[0] == 0
+    assert tool("--fn", path, "--imf=5", command="lt_dataset")[0] == 0
     few = ImageDataset(path, fname="lt_5.json", use_labels=True)
     assert few.spec.label.counts == (14, 4, 2)
     from gantransfer.data.dataset import reference_dataset
@@ -571,7 +552,7 @@ def test_a_path_that_is_no_text_ends_no_command_after_its_work(tmp_path):
                   ["lt_dataset.py", b"--fn=" + dest, "--imf=1"],
                   ["train.py", b"--data=" + dest, b"--outdir=" + source, "--cfg=tiny", "--cond=True", "--cbase=64",
                    "--cmax=8", "--kimg=0.064", "--batch=8", "--metrics=none", "--kernels=ref"]):
-        done = subprocess.run([sys.executable, *words], cwd=REPO, env=env, capture_output=True)
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True)
         assert done.returncode == 0, (words, done.stderr.decode("utf-8", "replace"))
     meta = Container(os.fsdecode(dest)).read_json("dataset.json")["meta"]
     assert meta["source"] == "café"
@@ -603,7 +584,7 @@ def test_folders_that_do_not_count_from_zero_are_pointed_out(tmp_path, made):
 def test_lt_dataset_says_what_it_replaces(tmp_path, tool):
     path = write(tmp_path / "x.zip", {**images(*(f"{k}.png" for k in range(9))),
                                       "dataset.json": labels({f"{k}.png": k % 2 for k in range(9)})})
-    run = [tool("--fn", path, "--imf=2", f"--seed={s}", main=lt_dataset.main)[1] for s in (0, 0, 3)]
+    run = [tool("--fn", path, "--imf=2", f"--seed={s}", command="lt_dataset")[1] for s in (0, 0, 3)]
     assert ["replaced" in out for out in run] == [False, False, True] and "lt_2.json" in run[2]
 
 

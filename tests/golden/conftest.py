@@ -51,8 +51,8 @@ def load_npz(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def assert_close(actual, expected, rel: float = 1e-4, floor: float = 1e-7, what: str = "") -> None:
-    """max|a-b| <= rel * max|b| (+ floor): the tolerance the golden README suggests."""
-    a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    """max|a-b| <= rel * max|b| (+ floor): the tolerance the golden README suggests. Of arrays or tensors."""
+    a, b = (np.asarray(x.detach() if hasattr(x, "detach") else x, np.float64) for x in (actual, expected))
     assert a.shape == b.shape, f"{what}: shape {a.shape} instead of {b.shape}"
     if b.size == 0:
         return

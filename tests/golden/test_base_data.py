@@ -29,7 +29,7 @@ def test_dataset(path, form, tmp_path):
         d = ImageDataset(source, use_labels=case["use_labels"], **kwargs)
         expected = {n.split("/", 1)[1]: a for n, a in arrays.items() if n.startswith(f"case{k:02d}/")}
         everything = range(len(d))
-        assert len(d) == case["len"] and d.name == case["name"] and d.has_labels == case["has_labels"]
+        assert len(d) == case["len"] and d.name == case["name"] and (d.label_dim > 0) == case["has_labels"]
         assert d.resolution == case["resolution"] and d.num_channels == case["num_channels"]
         assert [d.label_dim] == expected["label_shape"].tolist()
         assert np.array_equal(d.images_uint8(everything), expected["images"])

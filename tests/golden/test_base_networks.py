@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from gantransfer.networks import stylegan2
-from tests.golden.conftest import assert_close, golden_files, load_npz
+from tests.golden.conftest import assert_close as close
+from tests.golden.conftest import golden_files, load_npz
 
 SECOND = 2e-3
 
@@ -19,10 +20,6 @@ def load(cls, path, prefix):
     for own in (dict(net.named_parameters()), dict(net.named_buffers())):
         assert list(own) == [k for k in state if k in own], "order of parameters or buffers"
     return net.eval(), config, arrays
-
-
-def close(actual, expected, rel=1e-4, what=""):
-    assert_close(actual.detach().numpy(), expected.numpy(), rel=rel, what=what)
 
 
 def record_blocks(net, resolutions):

@@ -6,16 +6,13 @@ import torch
 
 from gantransfer.distillation import losses as L
 from tests.golden.conftest import assert_close, golden_files, load_npz
+from tests.golden.training import tensor
 
 REL = 2e-5
 
 
 def leaf(x):
     return torch.from_numpy(x).requires_grad_(True)
-
-
-def tensor(x):
-    return torch.from_numpy(x)
 
 
 @pytest.mark.parametrize("path", golden_files("cgan-kd", "kd_losses*.npz"))

@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spectral norm, attention, orthogonal regularisation and EMA against the original."""
 
-import numpy as np
 import pytest
 import torch
 
 from gantransfer.networks import biggan
 from tests.golden.conftest import assert_close, golden_files, load_npz
+from tests.golden.training import tensor
 from torch_utils import ema
-
-
-def tensor(a):
-    return torch.from_numpy(np.array(a))
 
 
 def under(a, prefix):

@@ -15,11 +15,8 @@ from gantransfer.methods import METHODS
 from gantransfer.methods.alae import Draws
 from gantransfer.networks import alae
 from tests.golden.conftest import assert_close, golden_file, golden_files, load_npz
+from tests.golden.training import tensor
 from torch_utils.lreq_adam import LREQAdam
-
-
-def tensor(a):
-    return torch.from_numpy(np.array(a))
 
 
 def weights(arrays, prefix):

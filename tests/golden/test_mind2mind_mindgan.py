@@ -15,12 +15,9 @@ from gantransfer.networks import alae
 from gantransfer.snapshot import NetRecord, Snapshot
 from gantransfer.training_loop import Stepper
 from tests.golden.conftest import assert_close, golden_files, load_npz
+from tests.golden.training import tensor
 
 FILES = golden_files("mind2mind", "mindgan*.npz")
-
-
-def tensor(a):
-    return torch.from_numpy(np.array(a))
 
 
 def source(config):

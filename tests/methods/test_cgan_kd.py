@@ -148,54 +148,18 @@ def test_a_stage_that_was_stopped_goes_on_as_if_it_had_not_been(kd, data, teache
         stage(data, "student", tmp_path / "b", kimg=0.128, **{**kw, "lr": 0.02})
 
 
-def test_batch_norm_does_not_depend_on_how_the_batch_is_split_over_processes(data, monkeypatch):
-    """Two micro-batches on one process, or one on each of two: the same gradients, averages, network."""
-    whole = make(data, arch="resnet8", crop=0)
-    whole.report = lambda name, value: None
-    steps(whole, data, 3, batch_gpu=8)
-
-    # Both processes in turn; what they reduce is exchanged by hand.
-    halves = [make(data, arch="resnet8", crop=0) for _ in range(2)]
-    steppers, reals = [], None
-    for r, m in enumerate(halves):
-        m.report = lambda name, value: None
-        reals = m.prepare(data)
-        m.run.batch_gpu = 8
-        steppers.append(Stepper(m, m.run))
-        steppers[-1].micro = range(r, r + 1)
-    order = halves[0].order(reals)
-    monkeypatch.setattr(training_loop.FlatGradients, "finish", lambda self: torch.zeros([]))
-    for k in range(3):
-        for m in halves:
-            m.opt.step = lambda: None
-        for s in steppers:
-            for g in s.grads:
-                g.detach = lambda: None
-            i = order.indices(k * 16 + s.micro[0] * 8, 8)
-            x, c = reals.read(i).float() / 127.5 - 1, torch.from_numpy(reals.labels(i))
-            s.step(k, k * 16, lambda rep, m, x=x, c=c: (x, c), None)
-        total = steppers[0].grads[0].flat + steppers[1].grads[0].flat
-        sums = halves[0].statistics.sums + halves[1].statistics.sums
-        for m, s in zip(halves, steppers):
-            s.grads[0].flat.copy_(total)
-            torch.optim.AdamW.step(m.opt)
-            m.statistics.sums.copy_(sums)
-            m.end_step(k * 16, 16)
-    for key, v in whole.net.state_dict().items():
-        for m in halves:
-            assert torch.allclose(v, m.net.state_dict()[key], atol=1e-6), key
-    assert float(whole.net.body.stem[1].running_mean.abs().max()) > 0
-
-
-def test_step_statistics_are_those_of_batch_norm_for_one_micro_batch():
+@pytest.mark.parametrize("parts", [1, 2])
+def test_step_statistics_are_those_of_batch_norm_and_the_mean_over_micro_batches(parts):
     torch.manual_seed(0)
-    a, b = torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)
+    a, b = [torch.nn.BatchNorm2d(3) for _ in range(parts)], torch.nn.BatchNorm2d(3)
     mine = StepStatistics(b)
     for _ in range(3):
-        x = torch.randn(4, 3, 5, 5) * 2 + 1
-        assert torch.equal(a(x), b(x))
+        for one in a:
+            x = torch.randn(4, 3, 5, 5) * 2 + 1
+            assert torch.equal(one(x), b(x))
         mine.finish()
-    assert torch.allclose(a.running_mean, b.running_mean) and torch.allclose(a.running_var, b.running_var)
+    for name in ("running_mean", "running_var"):
+        assert torch.allclose(sum(getattr(one, name) for one in a) / parts, getattr(b, name)), name
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------

@@ -307,59 +307,6 @@ def test_source_with_unknown_labels_is_numbered(source):
     assert (old.dim, new.dim) == (7, 2)
 
 
-def test_two_halves_of_a_batch_equal_the_whole(source):
-    """Two threads play two processes with half batches: summed gradients and all buffers are those of one process."""
-    import threading
-
-    def shaped():
-        m = make("cgantransfer", spec(NEW), source)
-        for net in m.nets.values():
-            net.requires_grad_(False)
-        for p in m.trainable("G"):
-            p.requires_grad_(True)
-        m.penalty = lambda: 0.0
-        return m
-
-    class Draws:
-        def __init__(self, z, c):
-            self.z, self.c = z, c
-
-    whole = shaped()
-    z, c = torch.randn(8, whole.G.z_dim), F.one_hot(torch.arange(8) % NEW, NEW).float()
-    whole.generator_loss(None, Draws(z, c)).mean().backward()
-    halves, barrier, slots = [shaped(), shaped()], threading.Barrier(2), [None, None]
-
-    def worker(rank):
-        m = halves[rank]
-
-        def gather(t):
-            slots[rank] = t
-            barrier.wait(30)
-            both = torch.stack(slots)
-            barrier.wait(30)
-            return both
-
-        for norm in m.G.norms():
-            norm.gather = gather
-        rows = slice(4 * rank, 4 * rank + 4)
-        (m.generator_loss(None, Draws(z[rows], c[rows])).sum() / 8).backward()
-
-    threads = [threading.Thread(target=worker, args=(r,)) for r in (0, 1)]
-    [t.start() for t in threads]
-    [t.join(60) for t in threads]
-    seen = 0
-    for (name, p), a, b in zip(whole.G.named_parameters(), *(h.G.parameters() for h in halves)):
-        if p.grad is not None:
-            assert (a.grad + b.grad - p.grad).abs().max() <= 1e-5 * p.grad.abs().max() + 1e-7, name
-            seen += 1
-    assert seen
-    for h in halves:
-        for (name, t), u in zip(whole.G.named_buffers(), h.G.buffers()):
-            assert (t - u).abs().max() <= 1e-5 * t.abs().max() + 1e-7, name
-    for (name, t), u in zip(halves[0].G.named_buffers(), halves[1].G.buffers()):
-        assert torch.equal(t, u), name  # processes stay replicas
-
-
 def test_published_sizes():
     """BigGAN-128 with 96 channels has the published numbers of parameters and tensors."""
     with torch.device("meta"):

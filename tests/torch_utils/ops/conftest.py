@@ -35,6 +35,17 @@ def native(kernels):
         pytest.skip(f"no compiled kernels: mode {build.mode()}, {build.describe()['failure']}")
 
 
+def compiles(f, *leaves):
+    """torch.compile takes `f` whole: values and gradients of those leaves that have some are those of `f`. The emulator
+    is not asked: graphs run its kernels nowhere differently."""
+    if not EMULATED:
+        wanted, found = [t for t in leaves if t.requires_grad], []
+        for g in (torch.compile(f, fullgraph=True, backend="aot_eager"), f):
+            y = g(*leaves)
+            found.append([y, *torch.autograd.grad(y.square().sum(), wanted)])
+        torch.testing.assert_close(*found)
+
+
 def rel(a, b, floor=0.0):
     """||a - b|| / max(||b||, floor) in float64; shapes must agree, NaN never passes."""
     assert a.shape == b.shape, f"{tuple(a.shape)} instead of {tuple(b.shape)}"

@@ -75,36 +75,6 @@ def test_no_gradient_at_the_clamp(impl):
     assert x.grad.tolist() == [0, 0, 1, 0, 0]
 
 
-@pytest.mark.parametrize("act", NAIVE)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(act, dtype):
-    torch.manual_seed(2)
-    x, b, v = torch.randn(4, 8, 6, 6), torch.randn(8), torch.randn(4, 8, 6, 6)
-
-    def run(dtype):
-        p, q = x.to(dtype).requires_grad_(True), b.to(dtype).requires_grad_(True)
-        y = bias_act(p, q, act=act, clamp=4)
-        assert y.dtype == dtype
-        return [t.double() for t in (y.detach(), *torch.autograd.grad(y, (p, q), v.to(dtype)))]
-
-    x, b, v = (t.to(dtype).float() for t in (x, b, v))
-    tolerance = 3e-3 if dtype == torch.float16 else 2e-2
-    for half, full in zip(run(dtype), run(torch.float32)):
-        assert (half - full).norm() <= tolerance * full.norm()
-
-
-@pytest.mark.parametrize("act", ["linear", "lrelu", "swish"])
-def test_layout_is_kept(act):
-    torch.manual_seed(3)
-    x = torch.randn(2, 3, 4, 5)
-    b = torch.randn(3)
-    y = bias_act(x, b, act=act)
-    cl = bias_act(x.contiguous(memory_format=torch.channels_last), b, act=act)
-    assert y.is_contiguous() and cl.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(y, cl)
-    assert torch.equal(bias_act(x.transpose(2, 3), b, act=act), y.transpose(2, 3))
-
-
 def test_the_identity_is_free_and_inputs_stay():
     x, b = torch.randn(2, 3), torch.randn(3)
     assert bias_act(x) is x

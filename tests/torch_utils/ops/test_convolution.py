@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.torch_utils.ops.conftest import LAYOUTS, rel
+from tests.torch_utils.ops.conftest import LAYOUTS, compiles, rel
 from torch_utils import build
 from torch_utils.ops import convolution
 from torch_utils.ops.modulated_conv2d import modulated_conv2d
@@ -95,8 +95,4 @@ def test_compile(dtype):
         y = convolution.conv2d(x, w, padding=1)
         return y.float() + modulated_conv2d(x, w.float(), styles, padding=1).float()
 
-    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x, w, styles), f(x, w, styles))
-    leaves = [x, w, styles]
-    torch.testing.assert_close(torch.autograd.grad(compiled(*leaves).sum(), leaves),
-                               torch.autograd.grad(f(*leaves).sum(), leaves))
+    compiles(f, x, w, styles)

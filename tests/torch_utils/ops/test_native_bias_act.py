@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from tests.torch_utils.ops.conftest import EMULATED, LAYOUTS, TOLERANCE, rel
+from tests.torch_utils.ops.conftest import EMULATED, LAYOUTS, TOLERANCE, compiles, rel
 from torch_utils.ops import bias_act as module
 from torch_utils.ops.bias_act import activation_funcs, bias_act
 
@@ -153,7 +153,7 @@ def test_sums_do_not_depend_on_threads():
         assert all(torch.equal(a, b) for a, b in zip(*out))
 
 
-def test_opcheck():
+def test_opcheck_and_compile():
     ops, x, b = torch.ops.gantransfer, torch.randn(2, 3, 4, 5, requires_grad=True), torch.randn(3, requires_grad=True)
     dy, cl = torch.randn(2, 3, 4, 5, requires_grad=True), torch.channels_last
     for act in (3, 4, 9):
@@ -167,19 +167,8 @@ def test_opcheck():
         fixed = [a.detach() if isinstance(a, torch.Tensor) else a for a in (dy, *args)]
         second = (*fixed, False)
         torch.library.opcheck(ops.bias_act_grad2.default, second, test_utils=checks)
-
-
-@pytest.mark.skipif(bool(EMULATED), reason="compiled graphs run the emulator nowhere differently")
-def test_torch_compile_fullgraph():
-    def f(x, b):
-        return bias_act(x * 2, b, act="lrelu", clamp=1.0)
-
-    x, b = torch.randn(2, 3, 4, 5, requires_grad=True), torch.randn(3, requires_grad=True)
-    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
-    for args in ((x, b), (x.detach().contiguous(memory_format=torch.channels_last).requires_grad_(), b)):
-        torch.testing.assert_close(compiled(*args), f(*args))
-        ours = torch.autograd.grad(compiled(*args).square().sum(), args)
-        torch.testing.assert_close(ours, torch.autograd.grad(f(*args).square().sum(), args))
+    for leaf in (x, last.requires_grad_()):
+        compiles(lambda x, b: bias_act(x * 2, b, act="lrelu", clamp=1.0), leaf, b)
 
 
 def test_wrong_arguments_are_named():

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from tests.torch_utils.ops.conftest import EMULATED, LAYOUTS, rel
+from tests.torch_utils.ops.conftest import LAYOUTS, compiles, rel
 from torch_utils.ops.modulated_conv2d import modulated_conv2d
 from torch_utils.ops.weight_sq import weight_sq
 
@@ -88,8 +88,4 @@ def test_opcheck_and_compile():
         w = torch.randn(3, 4, 3, 3).contiguous(memory_format=layout).requires_grad_()
         torch.library.opcheck(torch.ops.gantransfer.weight_sq.default, (w,))
         torch.library.opcheck(torch.ops.gantransfer.weight_sq_grad.default, (torch.randn(3, 4, requires_grad=True), w))
-        if not EMULATED:
-            compiled = torch.compile(lambda w: weight_sq(w * 2), fullgraph=True, backend="aot_eager")
-            torch.testing.assert_close(compiled(w), weight_sq(w * 2))
-            (g,) = torch.autograd.grad(compiled(w).square().sum(), w)
-            torch.testing.assert_close(g, torch.autograd.grad(weight_sq(w * 2).square().sum(), w)[0])
+        compiles(lambda w: weight_sq(w * 2), w)

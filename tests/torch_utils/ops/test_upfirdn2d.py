@@ -111,18 +111,6 @@ def test_layout_is_kept_through_both_orders(shape):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("taps", [[1, 3, 3, 1], list(range(1, 13))])
-def test_half_precision(dtype, taps):
-    f = op.setup_filter(taps)
-    for size in ((2, 3, 4, 4), (2, 8, 20, 20)):
-        x = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(dtype)
-        for fn in (op.filter2d, op.upsample2d, op.downsample2d):
-            y, expected = fn(x, f), fn(x.double(), f, impl="ref")
-            assert y.dtype == dtype
-            assert (y.double() - expected).norm() <= (3e-3 if dtype == torch.float16 else 2e-2) * expected.norm()
-
-
 def test_separable_filter_equals_its_outer_product():
     taps = torch.tensor([1.0, -2, 4, 3, 1, 0.5, 2, -1, 1, 1, 2, 3]) / 10
     x = torch.randn(2, 3, 33, 30, generator=torch.Generator().manual_seed(1))
@@ -153,17 +141,6 @@ def test_brightness_and_sizes():
         y = fn(x, f)
         assert y.shape[2:] == size
         assert y[0, 0, size[0] // 2, size[1] // 2] == pytest.approx(1)
-
-
-def test_empty_batch_and_odd_sizes():
-    f = op.setup_filter([1, 3, 3, 1])
-    x = torch.zeros(0, 3, 8, 8, requires_grad=True)
-    y = op.upsample2d(x, f)
-    assert y.shape == (0, 3, 16, 16)
-    y.sum().backward()
-    assert x.grad.shape == x.shape
-    assert op.downsample2d(torch.zeros(2, 0, 8, 8), f).shape == (2, 0, 4, 4)
-    assert op.downsample2d(torch.zeros(1, 1, 7, 9), f).shape == (1, 1, 3, 4)
 
 
 def test_setup_filter():
