@@ -179,12 +179,5 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def main() -> None:
-    args = parser().parse_args()
-    report = run(args)
-    if args.out:
-        common.write_json(args.out, report)
-
-
 if __name__ == "__main__":
-    main()
+    common.main(parser(), run)

@@ -22,7 +22,6 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dnnlib.util import UserError  # noqa: E402
 from tests.bench import common  # noqa: E402
 from tests.bench.common import bar, mean  # noqa: E402
 from torch_utils import build  # noqa: E402
@@ -538,16 +537,5 @@ def parser():
     return p
 
 
-def main():
-    args = parser().parse_args()
-    try:
-        report = run(args)
-    except UserError as e:
-        sys.exit(f"Error: {e}")
-    common.print_bars(report["bars"])
-    if args.out:
-        common.write_json(args.out, report)
-
-
 if __name__ == "__main__":
-    main()
+    common.main(parser(), run)

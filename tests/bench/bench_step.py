@@ -466,16 +466,5 @@ def run(args) -> dict:
     return report
 
 
-def main():
-    try:
-        args = parser().parse_args()
-        report = run(args)
-    except UserError as e:
-        sys.exit(f"Error: {e}")
-    common.print_bars(report["bars"])
-    if args.out:
-        common.write_json(args.out, report)
-
-
 if __name__ == "__main__":
-    main()
+    common.main(parser(), run)

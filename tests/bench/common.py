@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime
 import importlib
@@ -173,10 +174,18 @@ def mean(values: list[float]) -> float | None:
     return math.exp(statistics.fmean(map(math.log, values))) if values else None
 
 
-def print_bars(bars: list[dict]) -> None:
-    for b in bars:
+def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], dict]) -> None:
+    """What every bench does with its arguments: the report's bars are printed, and --out gets all of it."""
+    args = parser.parse_args()
+    try:
+        report = run(args)
+    except UserError as e:
+        sys.exit(f"Error: {e}")
+    for b in report["bars"]:
         value = "" if b["value"] is None else f"{b['value']:.2f}"
         print(f"{b['status']:8s}{b['id']:52s} {value:>8s}  bar {b['bar']:g}  {b['reason'] or ''}")
+    if args.out:
+        write_json(args.out, report)
 
 
 def write_json(path: str | os.PathLike, data: dict) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickle
@@ -39,9 +40,10 @@ def payloads(target) -> dict[str, tuple[bytes, str]]:
     """Pickles that make the folder `target` when an ordinary unpickler reads them, and what the refusal names."""
     path = str(target)
     q = pickle.dumps(path, protocol=2)[2:-1]
+    calls = {"posix.mkdir": Call(os.mkdir, path), "posix.system": Call(os.system, f"mkdir '{path}'"),
+             "eval": Call(eval, f"__import__('os').mkdir({path!r})")}
     return {
-        "reduce": (pickle.dumps(Call(os.mkdir, path), protocol=2), "posix.mkdir"),
-        "stack global": (pickle.dumps(Call(os.mkdir, path), protocol=4), "posix.mkdir"),
+        **{f"{name} {k}": (pickle.dumps(call, protocol=k), name) for name, call in calls.items() for k in (2, 3, 4, 5)},
         "in a state dict": (pickle.dumps(dict(G=dict(w=Call(os.mkdir, path))), protocol=3), "posix.mkdir"),
         "dotted name": (b"\x80\x04" + _text("builtins") + _text("eval.__call__") + b"\x93" + _text(
             f"__import__('os').mkdir({path!r})") + b"\x85R.", "builtins.eval.__call__"),
@@ -50,6 +52,7 @@ def payloads(target) -> dict[str, tuple[bytes, str]]:
         "old opcode": (b"(cos\nmkdir\nV" + path.encode() + b"\no.", "protocol 2 to 5"),
         "inst": (b"\x80\x02(V" + path.encode() + b"\nios\nmkdir\n.", "opcode UNICODE"),
         "extension": (b"\x80\x02\x82\x01.", "EXT1"),
+        "buffer": (pickle.dumps(pickle.PickleBuffer(bytearray(b"x")), 5, buffer_callback=[].append), "NEXT_BUFFER"),
         "persistent id": (b"\x80\x02" + q + b"Q.", "BINPERSID"),
         "build": (b"\x80\x02ccollections\nOrderedDict\n)R}U\x09__class__cos\nsystem\nsb.", "SHORT_BINSTRING"),
         "storage": (pickle.dumps(Call(torch.storage._load_from_bytes, pickle.dumps(Call(os.mkdir, path)))),
@@ -68,6 +71,9 @@ def test_payloads_are_named_and_do_not_run(name, tmp_path):
     data, says = payloads(target)[name]
     path = tmp_path / "net.pkl"
     path.write_bytes(data)
+    if name[-2:] in (" 2", " 3", " 4", " 5"):
+        pickle.loads(data)
+        target.rmdir()  # the payload works
     with pytest.raises(UserError) as e:
         load_any(path)
     assert says in str(e.value) and "\n" not in str(e.value)
@@ -121,14 +127,16 @@ def test_bombs_stay_small(tmp_path):
                cur_nimg=0, extra={})
     cls = "gantransfer.networks.stylegan2.Generator"
     sizes = dict(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3)
+    storage = torch.storage.TypedStorage(wrap_storage=zeros.untyped_storage(), dtype=torch.float32, _internal=True)
     files = {
+        "stride.pkl": pickle.dumps(Call(torch._utils._rebuild_tensor_v2, storage, 0, (1000,) * 3, (0,) * 3, False, {})),
         "memo.pkl": b"\x80\x03}r\xff\xff\xff\x7f.",
         "length.pkl": b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b"x.",
         "long.pkl": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"x.",
         "frame.pkl": b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"N.",
         "deep.pkl": b"\x80\x02" + b"]" * 900_000 + b"a" * 899_999 + b".",
         "tuples.pkl": b"\x80\x02)" + b"\x85" * 900_000 + b".",
-        "twice.pkl": b"\x80\x02]q\x00" + b"".join(b"]q%c(h%ch%ce" % (i, i - 1, i - 1) for i in range(1, 200)) + b".",
+        "twice.pkl": pickle.dumps(functools.reduce(lambda inner, _: [inner, inner], range(64), [])),
         "many.pkl": b"\x80\x02" + b"N0" * 600_000 + b"N.",
         "header.safetensors": struct.pack("<Q", 2**40) + b"{",
         "tensor.safetensors": (h := json.dumps(dict(a=dict(dtype="F32", shape=[2**40], data_offsets=[0, 2**42]))
@@ -158,7 +166,8 @@ def test_bombs_stay_small(tmp_path):
     by_name = dict(zip(names, lines))
     assert "compressed" in by_name["bomb.pth"] and "reaches beyond" in by_name["stride.pth"]
     assert "header" in by_name["header.safetensors"] and "does not fit" in by_name["tensor.safetensors"]
-    assert "instructions" in by_name["many.pkl"]
+    assert "instructions" in by_name["many.pkl"] and "reserves memory" in by_name["memo.pkl"]
+    assert "beyond its data" in by_name["stride.pkl"] and "nested without end" in by_name["twice.pkl"]
 
 
 def test_absurd_storages_of_torch_files(tmp_path):
