@@ -27,6 +27,7 @@ COMMANDS = {  # section of the help -> command -> what the user gets
     },
     "Images": {
         "generate": "images, sheets and data sets from a snapshot",
+        "project": "the latents of given images",
         "interpolate": "walks between classes and latents",
         "explain": "which source classes each new class is made of (cGANTransfer)",
     },

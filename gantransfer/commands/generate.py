@@ -60,13 +60,15 @@ if TYPE_CHECKING:
 @click.option("--mix-rows", metavar="LIST", help="Style mixing into --grid: seeds of the rows")
 @click.option("--mix-cols", metavar="LIST", help="... seeds of the columns, whose styles are taken over")
 @click.option("--mix-layers", metavar="LIST", help="... in these layers [default: the lower half, at most 0-6]")
+@click.option("--projected-w", type=PATH, metavar="FILE.npz",
+              help="Images of the latents that gantransfer project has found")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
 @option(KERNELS)
 @click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
 def main(network: str | None, seeds: str | None, class_: str | None, per_class: int | None, labels: str | None,
          label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None, trunc_center: str,
          noise_mode: str, grid: str | None, outdir: str | None, add_uc: bool, zoom: int, mix_rows: str | None,
-         mix_cols: str | None, mix_layers: str | None, device: str, batch: int) -> None:
+         mix_cols: str | None, mix_layers: str | None, projected_w: str | None, device: str, batch: int) -> None:
     """Generate images from a snapshot, one seed per image.
 
     \b
@@ -98,6 +100,12 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
     if mix_rows or mix_cols:
         _mix(sampler, mix_rows, mix_cols, mix_layers, class_, label, grid, outdir, zoom, batch=batch, psi=trunc,
              noise_mode=noise_mode, center=trunc_center)
+        return
+    if projected_w:
+        given = dict(seeds=seeds, class_=class_, per_class=per_class, labels=labels, label=label, data=data)
+        if any(v is not None for v in given.values()) or trunc != 1 or add_uc or is_zip:
+            raise UserError("--projected-w says which latents and labels; give it with --grid or --outdir=FOLDER alone")
+        _projected(sampler, projected_w, grid, outdir, zoom)
         return
     sampler.check_center(trunc_center)
     label_set, class_ = split_label_set(class_, sampler)
@@ -166,6 +174,28 @@ def _mix(sampler: Sampler, mix_rows: str | None, mix_cols: str | None, mix_layer
     sheet = mixing_sheet(sampler, rows, cols, layers, plan.labels, **kw)
     save_grid(grid, sheet, len(cols) + 1, zoom=zoom)
     print(f"{grid}: {len(rows)} x {len(cols)} mixtures")
+
+
+def _projected(sampler: Sampler, path: str, grid: str | None, outdir: str | None, zoom: int) -> None:
+    import numpy as np
+    import torch
+
+    from gantransfer.latent.projection import load, render, with_noise
+    from gantransfer.pictures.files import write_folder
+    from gantransfer.pictures.grids import save_grid
+    from torch_utils.pixels import to_uint8
+
+    latents, c, maps = load(path, sampler)
+    with torch.no_grad(), with_noise(sampler, maps):
+        images = [to_uint8(render(sampler, latents[i : i + 1], c[i : i + 1]))[0].cpu().numpy()
+                  for i in range(len(latents))]
+    if grid:
+        save_grid(grid, np.stack(images), min(len(images), 8), zoom=zoom)
+    if outdir:
+        write = write_folder(Path(outdir), [f"proj{i:02d}" for i in range(len(images))])
+        for i, image in enumerate(images):
+            write(i, {"image": image})
+    print(f"{grid or outdir}: {len(images)} image{'s' * (len(images) != 1)} of {path}")
 
 
 def _label_rows(path: str) -> np.ndarray:

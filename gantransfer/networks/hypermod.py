@@ -345,9 +345,9 @@ class ClassInStyles(nn.Module):
         return torch.cat([ws, v.to(ws.dtype)[:, None].expand(-1, ws.shape[1], -1)], 2)
 
     def synthesis(self, ws, **kw):
-        """The class vector is that of the first layer."""
+        """The class vector is that of the first layer; gradients reach w and not the class vector."""
         ws, v = ws.split([self.G.w_dim, ws.shape[2] - self.G.w_dim], 2)
-        distinct, index = torch.unique(v[:, 0], dim=0, return_inverse=True)
+        distinct, index = torch.unique(v[:, 0].detach(), dim=0, return_inverse=True)
         return self.G.synthesis(ws.contiguous(), classes=Classes(distinct, index, self.G.path), **kw)
 
 

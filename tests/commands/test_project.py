@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gantransfer project and generate --projected-w, on a snapshot of every method that makes images."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dnnlib.util import run_cli
+from gantransfer.commands import generate, project
+
+RUNS = Path(__file__).parents[1] / "fixtures" / "v0.1.0" / "runs.zip"
+MAKERS = ("alae", "biggan", "ccgan", "cgantransfer", "encoder", "hypermod", "mind2mind", "mind_tune", "minegan",
+          "stylegan2", "styletransfer", "transitional", "uncond", "utlo")
+FLAGS = {"ccgan": ["--label=1"]}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    with zipfile.ZipFile(RUNS) as z:
+        z.extractall(folder)
+    return folder
+
+
+@pytest.fixture
+def call(capsys):
+    def run(command, *argv, code=0):
+        with pytest.raises(SystemExit) as e:
+            run_cli(lambda: command.main([str(a) for a in argv], prog_name="gantransfer"))
+        out, err = capsys.readouterr()
+        assert (e.value.code or 0) == code, out[-2000:] + err[-2000:]
+        return out, err
+
+    return run
+
+
+@pytest.fixture
+def picture(tmp_path):
+    rng = np.random.RandomState(0)
+    Image.fromarray(rng.randint(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+@pytest.mark.parametrize("run", MAKERS)
+def test_every_method_that_makes_images(call, made, picture, tmp_path, run):
+    """What was found makes the same image again."""
+    network = sorted((made / run).glob("network-snapshot-*.pkl"))[-1]
+    out, _ = call(project.main, f"--network={network}", f"--target={picture}", f"--outdir={tmp_path / 'o'}",
+                  "--steps=12", "--video=False", *FLAGS.get(run, []))
+    assert "distance" in out and "Nearness" in out
+    assert pixels(tmp_path / "o" / "target.png").shape == pixels(tmp_path / "o" / "proj.png").shape
+    call(generate.main, f"--network={network}", f"--projected-w={tmp_path / 'o' / 'projected_w.npz'}",
+         f"--outdir={tmp_path / 'again'}")
+    assert np.array_equal(pixels(tmp_path / "again" / "proj00.png"), pixels(tmp_path / "o" / "proj.png"))
+
+
+def test_a_folder_a_film_and_the_class(call, picture, tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "in" / name).write_bytes(picture.read_bytes())
+    out, _ = call(project.main, "--network=digits", f"--target={tmp_path / 'in'}", f"--outdir={tmp_path / 'o'}",
+                  "--steps=3", "--class=4")
+    assert out.count("class 4") == 2
+    for name in "ab":
+        assert {f.name for f in (tmp_path / "o" / name).iterdir()} == {
+            "target.png", "proj.png", "projected_w.npz", "proj.mp4"}
+    with np.load(tmp_path / "o" / "a" / "projected_w.npz") as f:
+        assert f["c"].argmax() == 4 and f["w"].shape[0] == 1 and any(k.startswith("noise/") for k in f.files)
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--target=missing.png"], "missing.png"),
+    (["--target=EMPTY"], "holds no images"),
+    (["--target=TEXT"], "text.png"),
+    (["--target=PHOTO", "--class=11"], "11"),
+    (["--target=PHOTO", "--label=3"], "--label: this model has classes"),
+    (["--target=PHOTO", "--steps=0"], "--steps"),
+    (["--target=PHOTO", "--detector=lpips=nowhere.pt"], "nowhere.pt"),
+    (["--target=PHOTO", "--outdir=PHOTO"], "--outdir"),
+])
+def test_bad_input(call, picture, tmp_path, flags, says):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.png").write_text("no image")
+    names = dict(EMPTY=tmp_path / "empty", TEXT=tmp_path / "text.png", PHOTO=picture)
+    for name, path in names.items():
+        flags = [f.replace(name, str(path)) for f in flags]
+    _, err = call(project.main, "--network=digits", "--video=False", f"--outdir={tmp_path / 'o'}", *flags, code=2)
+    assert says in err and len(err.strip().splitlines()) == 1 and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--seeds=1"], "--projected-w says which latents"),
+    (["--class=1"], "--projected-w says which latents"),
+    (["--trunc=0.5"], "--projected-w says which latents"),
+    ([], "is not an .npz file")])
+def test_bad_input_of_generate(call, picture, tmp_path, flags, says):
+    _, err = call(generate.main, "--network=digits", f"--projected-w={picture}", f"--grid={tmp_path / 'g.png'}", *flags,
+                  code=2)
+    assert says in err and len(err.strip().splitlines()) == 1
