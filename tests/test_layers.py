@@ -64,12 +64,13 @@ RULES = [
                   "methods.stylegan2")),
     ("methods", ("method",)),  # the table
     ("model", ("importers", "methods", "sampler", "snapshot")),
+    ("viewer", ("data", "sampler", "pictures", "metrics.distances")),
     ("commands", ("*",)),
     ("experiments", ("*",)),
     ("__main__", ("commands",)),
 ]
 OPTIONAL = {"torchvision", "wandb", "tensorboard", "scipy", "sklearn", "imageio", "imageio_ffmpeg", "lmdb", "h5py",
-            "onnx", "onnxscript", "onnxruntime", "safetensors"}
+            "onnx", "onnxscript", "onnxruntime", "safetensors", "starlette", "uvicorn"}
 
 
 @cache
@@ -163,6 +164,7 @@ TESTS_OF_MORE = {
     "experiments/children": "commands of all studies", "experiments/published": "the published tables",
     "formats/damage": "damaged files", "formats/hostile": "hostile files", "formats/readers": "who reads files",
     "importers/original_files": "files of the original projects",
+    "viewer/page": "the page, in a browser",
     "torch_utils/ops/compile_cuda": "csrc with nvcc", "torch_utils/ops/cuda_emulated": "csrc as CUDA, on the CPU",
 }
 
@@ -221,7 +223,8 @@ def test_only_commands_parse_options(name):
 
 @pytest.mark.parametrize("name", list(modules()))
 def test_nothing_runs_at_import_and_nothing_is_global(name):
-    guard = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.Try, ast.If)
+    guard = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign,
+             ast.AnnAssign, ast.Try, ast.If)
     for s in tree(name).body:
         docstring = isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant) and isinstance(s.value.value, str)
         claim = name == "gantransfer" and ast.unparse(s).startswith("_claim(")  # other projects' dnnlib on the path

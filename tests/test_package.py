@@ -51,7 +51,7 @@ def test_core_dependencies_are_few_and_extras_hold_the_rest():
     core = {Requirement(d).name for d in p["dependencies"]}
     assert core == {"torch", "numpy", "scipy", "pillow", "click", "tqdm", "pyspng", "ninja", "pybind11"}
     extras = {k: {Requirement(d).name for d in v} for k, v in p["optional-dependencies"].items()}
-    assert set(extras) == {"demo", "video", "data", "tb", "wandb", "export", "docs", "dev"}
+    assert set(extras) == {"demo", "video", "viewer", "data", "tb", "wandb", "export", "docs", "dev"}
     everything = core.union(*extras.values())
     assert not everything & {"torchvision", "torchaudio", "timm", "torch-fidelity", "clean-fid", "lpips"}
 
@@ -113,7 +113,8 @@ def test_wheel_holds_the_packages_their_data_and_nothing_else(tmp_path):
     assert wheel.name.startswith(f"gantransfer-{gantransfer.__version__}-")
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {str(f.relative_to(ROOT)) for p in PACKAGES for f in (ROOT / p).rglob("*.py")}
-    expected |= {str(f.relative_to(ROOT)) for f in (ROOT / "gantransfer" / "assets").glob("*")}
+    expected |= {str(f.relative_to(ROOT)) for d in ("assets", "viewer/page")
+                 for f in (ROOT / "gantransfer" / d).glob("*")}
     if any((ROOT / "csrc").glob("*.cpp")):
         expected |= {f"torch_utils/csrc/{f.name}" for f in (ROOT / "csrc").glob("*.*")}
     code = {n for n in names if ".dist-info/" not in n}

@@ -26,6 +26,7 @@ COMMANDS = {  # section of the help -> command -> what the user gets
         "judge": "a small classifier that judges generated images",
     },
     "Images": {
+        "view": "a page in your browser: seeds, classes, walks, mixing, sheets",
         "generate": "images, sheets and data sets from a snapshot",
         "project": "the latents of given images",
         "interpolate": "walks between classes and latents",

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 @click.option("--class", "--classes", "class_", metavar="LIST",
               help=f"Classes: {CLASS_HELP}; new:3 or old:17 of a transferred model [default: those that had images]")
 @click.option("--per-class", type=IntRange(min=1), help="Images per class, seeds counting on from the first")
+@click.option("--list", "list_", type=PATH, metavar="FILE.json",
+              help="The seeds and labels that gantransfer view saved, in place of --seeds and --class")
 @click.option("--labels", type=Choice(["uniform", "data"]),
               help="Draw the label of each seed: every class equally often, or as in the training set")
 @click.option("--label", metavar="V,V,...", help="The label: a vector's values, or a weight for every class; of one "
@@ -65,10 +67,11 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
 @option(KERNELS)
 @click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
-def main(network: str | None, seeds: str | None, class_: str | None, per_class: int | None, labels: str | None,
-         label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None, trunc_center: str,
-         noise_mode: str, grid: str | None, outdir: str | None, add_uc: bool, zoom: int, mix_rows: str | None,
-         mix_cols: str | None, mix_layers: str | None, projected_w: str | None, device: str, batch: int) -> None:
+def main(network: str | None, seeds: str | None, class_: str | None, per_class: int | None, list_: str | None,
+         labels: str | None, label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None,
+         trunc_center: str, noise_mode: str, grid: str | None, outdir: str | None, add_uc: bool, zoom: int,
+         mix_rows: str | None, mix_cols: str | None, mix_layers: str | None, projected_w: str | None,
+         device: str, batch: int) -> None:
     """Generate images from a snapshot, one seed per image.
 
     \b
@@ -78,6 +81,9 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
     """
     if not grid and not outdir:
         raise UserError("where to? give --grid=FILE.png, --outdir=FOLDER or --outdir=FILE.zip")
+    asked = dict(seeds=seeds, per_class=per_class, labels=labels, label=label, mix_rows=mix_rows, mix_cols=mix_cols)
+    if list_ and (also := [f"--{k.replace('_', '-')}" for k, v in {**asked, "class": class_}.items() if v is not None]):
+        raise UserError(f"--list says which images; omit {', '.join(also)}")
     if grid and os.path.splitext(grid)[1].lower() != ".png":
         raise UserError(f"--grid={grid} should end in .png")
     where = pick_device(device)
@@ -89,7 +95,7 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
     from gantransfer.model import load
     from gantransfer.pictures.files import ZipWriter, write_folder
     from gantransfer.pictures.grids import save_grid
-    from gantransfer.pictures.plan import label_rows, make_plan, sample, split_label_set
+    from gantransfer.pictures.plan import label_rows, listed_plan, make_plan, sample, split_label_set
 
     chosen = parse_seeds(seeds) if seeds else None
     if not network:
@@ -102,7 +108,7 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
              noise_mode=noise_mode, center=trunc_center)
         return
     if projected_w:
-        given = dict(seeds=seeds, class_=class_, per_class=per_class, labels=labels, label=label, data=data)
+        given = dict(seeds=seeds, class_=class_, list=list_, per_class=per_class, labels=labels, label=label, data=data)
         if any(v is not None for v in given.values()) or trunc != 1 or add_uc or is_zip:
             raise UserError("--projected-w says which latents and labels; give it with --grid or --outdir=FOLDER alone")
         _projected(sampler, projected_w, grid, outdir, zoom)
@@ -117,14 +123,17 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
     vector = None if label is None else finite_numbers(label, "--label")
     if vector is not None and spec.kind == "class":
         warn_untrained([k for k, v in enumerate(vector[: spec.dim]) if v], spec, "--label")
-    plan = make_plan(
+    plan = listed_plan(spec, list_) if list_ else make_plan(
         spec, seeds=chosen, classes=None if class_ is None else asked_classes(class_, spec), per_class=per_class,
         policy=labels, vector=vector,
         values=_label_rows(data) if data else None, grid=bool(grid) and not outdir)
+    if list_:
+        warn_untrained([k for k in plan.classes if k is not None], spec, "--list")
     if len(set(plan.names)) < len(plan.names):
-        raise UserError("--seeds names a seed twice")
-    if is_zip and label is not None and spec.kind == "class":
-        raise UserError("--label mixes classes, and a data set names one class per image; give --outdir a folder")
+        raise UserError(f"{'--list' if list_ else '--seeds'} names a seed twice")
+    if is_zip and spec.kind == "class" and None in plan.classes:
+        raise UserError(f"{'--list' if list_ else '--label'} mixes classes, and a data set names one class per image; "
+                        "give --outdir a folder")
 
     kw: dict[str, Any] = dict(truncation_psi=trunc, noise_mode=noise_mode)
     if label_set:

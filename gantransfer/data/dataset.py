@@ -40,7 +40,7 @@ from gantransfer.data.labels import (
 from gantransfer.data.schedule import Span
 
 __all__ = ["POLICIES", "BatchSource", "DataSpec", "ImageDataset", "LabelSpec", "class_weights",
-           "reference_dataset", "shot_groups"]
+           "reference_dataset", "shot_groups", "training_dataset"]
 
 
 class ImageDataset(torch.utils.data.Dataset):
@@ -388,6 +388,15 @@ def reference_dataset(spec: DataSpec, path: str | os.PathLike | None = None, **o
         args["label_dim"] = spec.label.dim
     args.update(overrides)
     return ImageDataset(path if path is not None else spec.path, **args)
+
+
+def training_dataset(spec: DataSpec, path: str | os.PathLike | None = None, fname: str | None = None) -> ImageDataset:
+    """The set that a network was trained on, as its snapshot records it; `path` where it lies elsewhere now, `fname` if
+    its label file is called otherwise."""
+    labelled = spec.label.kind != "none"
+    return ImageDataset(path or spec.path, fname=fname or spec.fname, use_labels=labelled, max_size=spec.max_size,
+                        xflip=spec.xflip, seed=spec.seed, resolution=spec.resolution, heldout=spec.heldout,
+                        label_dim=spec.label.dim if labelled else None)
 
 
 def _read_labels(files: Container, fname: str) -> LabelFile | None:

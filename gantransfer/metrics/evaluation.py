@@ -15,7 +15,7 @@ import torch
 from dnnlib import json_file
 from dnnlib.util import UserError
 from gantransfer.data.classes import note, parse_classes
-from gantransfer.data.dataset import DataSpec, ImageDataset, reference_dataset
+from gantransfer.data.dataset import DataSpec, ImageDataset, reference_dataset, training_dataset
 from gantransfer.metrics import table
 from gantransfer.sampler import Sampler
 from gantransfer.snapshot import Snapshot
@@ -142,13 +142,10 @@ class Evaluation:
                 raise UserError(f"--train-data={given}: no such file or folder")
             return None
         fname = self.settings.train_fname or (spec.fname if self.model else None)
-        labelled = spec.label.kind != "none"
         try:
             if self.generated is not None:
                 return self._beside_generated(path, fname)
-            return ImageDataset(path, fname=fname, use_labels=labelled, max_size=spec.max_size, xflip=spec.xflip,
-                                seed=spec.seed, resolution=spec.resolution, heldout=spec.heldout,
-                                label_dim=spec.label.dim if labelled else None)
+            return training_dataset(spec, path, fname)
         except UserError as e:
             if given or self.settings.train_fname:
                 raise

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dnnlib import seeding
+from dnnlib import json_file, seeding
 from dnnlib.util import UserError
-from gantransfer.data.labels import LabelSpec, known_classes, trained_classes
+from gantransfer.data.labels import LabelSpec, is_number, known_classes, trained_classes
 from gantransfer.data.names import valid_text
 from gantransfer.sampler import LabelSource, Sampler, one_hot
 
@@ -139,6 +139,44 @@ def value_plan(label: LabelSpec, seeds: list[int], values: Sequence[float] | Non
     columns = _square(len(seeds)) if len(values) == 1 else len(seeds)
     return Plan(list(seeds) * len(values), torch.tensor(made, dtype=torch.float32)[:, None], [None] * len(made),
                 columns, names, made)
+
+
+def listed_plan(label: LabelSpec, path: str) -> Plan:
+    """The images of a list: JSON, {"images": [[seed, label], ...]}, as the viewer writes it. A label is a class id, a
+    list of numbers (a vector's values, or a weight for every class), or null of a model without labels. UserError,
+    naming the entry, for anything else."""
+    content = json_file.read(path)
+    rows = content.get("images")
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f'--list={path} has no "images"; expected {{"images": [[seed, label], ...]}}')
+    seeds, made, ids = [], [], []
+    for i, row in enumerate(rows):
+        def complain(why: str, i: int = i) -> UserError:
+            return UserError(f"--list={path}: image {i} {why}")
+
+        if not (isinstance(row, list) and len(row) == 2 and isinstance(row[0], int) and not isinstance(row[0], bool)):
+            raise complain("is no pair of a seed and a label")
+        seed, given = row
+        if label.kind == "none":
+            if given is not None:
+                raise complain("has a label, and this model knows none; write null")
+            vector, k = [], None
+        elif label.kind == "class" and isinstance(given, int) and not isinstance(given, bool):
+            if not 0 <= given < label.dim:
+                raise complain(f"is of class {str(given)[:20]}; {known_classes(label)}")
+            vector, k = one_hot([given], label.dim)[0].tolist(), given
+        elif isinstance(given, list) and len(given) == label.dim and all(is_number(v) for v in given):
+            vector, k = given, None
+            if label.meta and not label.meta["min"] <= given[0] <= label.meta["max"]:
+                raise complain(f"has the label {given[0]:g}, outside {label.meta['min']:g} to {label.meta['max']:g}")
+        else:
+            raise complain(f"needs a label of {label.dim} numbers" + (", or a class" if label.kind == "class" else ""))
+        seeds.append(seed)
+        made.append(vector)
+        ids.append(k)
+    values = [v for v, in made] if label.kind == "value" and label.dim == 1 else None
+    return Plan(seeds, torch.tensor(made, dtype=torch.float32).reshape(len(made), -1), ids, _square(len(seeds)), None,
+                values)
 
 
 def _square(n: int) -> int:

@@ -302,6 +302,44 @@ def test_seeds_of_any_size(tmp_path, trees):
     run("--network", trees, "--mix-rows=-5", f"--mix-cols={2**70}", "--class=0", "--grid", tmp_path / "mix.png")
 
 
+def test_a_list_of_seeds_and_labels(tmp_path, trees):
+    """The one that the viewer saves: each image is that of its seed and class by themselves."""
+    listed = tmp_path / "list.json"
+    listed.write_text(json.dumps({"images": [[7, 3], [2**70, 0], [7, 1], [5, [0.5, 0.5, 0, 0]]]}))
+    run("--network", trees, "--list", listed, "--trunc=0.7", "--outdir", tmp_path / "out")
+    names = {f"seed0007-class{k}.png" for k in (1, 3)} | {f"seed{2**70}-class0.png", "seed0005.png"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == names
+    sampler = METHODS["stylegan2"].sampler_from(load(trees))
+    for name, seed, c in (("seed0007-class3", 7, [0, 0, 0, 1]), ("seed0005", 5, [0.5, 0.5, 0, 0])):
+        alone = sampler([seed], torch.tensor([c]).float(), truncation_psi=0.7, noise_mode="const")[0].numpy()
+        assert np.array_equal(pixels(tmp_path / "out" / f"{name}.png"), alone.transpose(1, 2, 0))
+    for entries, more, match in (
+            ([[7, 4]], [], "image 0 is of class 4"), ([[7, 1], [1.5, 1]], [], "image 1 is no pair"),
+            ([], [], "no \"images"),
+            ([[7, [1]]], [], "image 0 needs a label of 4 numbers, or a class"), ([[7, None]], [], "needs a label"),
+            ([[7, True]], [], "needs a label"), ([[True, 1]], [], "no pair"), ([[7, 1], [7, 1]], [], "a seed twice"),
+            ([[7, 1]], ["--seeds=1", "--class=2"], "omit --seeds, --class"),
+            ([[7, 1]], ["--mix-rows=1"], "omit --mix-rows")):
+        listed.write_text(json.dumps({"images": entries}))
+        with pytest.raises(UserError, match=match):
+            run("--network", trees, "--list", listed, "--outdir", tmp_path / "none", *more)
+    listed.write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        run("--network", trees, "--list", listed, "--outdir", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_list_of_values(tmp_path):
+    label = LabelSpec("value", 1, meta=dict(min=0.0, max=4.0, offset=0.0, scale=4.0, unit="mm"))
+    listed = tmp_path / "l.json"
+    listed.write_text('{"images": [[1, [2.5]], [2, [0]]]}')
+    made = plan.listed_plan(label, listed)
+    assert made.seeds == [1, 2] and made.values == [2.5, 0.0] and made.names == ["seed0001-label2.5", "seed0002-label0"]
+    listed.write_text('{"images": [[1, [4.5]]]}')
+    with pytest.raises(UserError, match="image 0 has the label 4.5, outside 0 to 4"):
+        plan.listed_plan(label, listed)
+
+
 def test_label_sets_in_a_list(tmp_path):
     class Two:
         spec = DataSpec("x", 16, 3, 1, CLASSES)
