@@ -17,7 +17,7 @@ import numpy as np
 
 from gantransfer.commands.flags import SEED, FloatRange, IntRange
 from gantransfer.experiments import harness
-from gantransfer.experiments.folds import FOLDS, Folds, Recipe
+from gantransfer.experiments.folds import FIRST, FOLDS, Folds, Recipe, folds_from
 from gantransfer.experiments.harness import Arm
 from gantransfer.experiments.students import Students, draw_values, few_labels, label_errors, result
 from gantransfer.metrics.paired import critical_t, difference, spread, table, versions
@@ -46,27 +46,28 @@ COLUMNS = ("mae", "macro_mae", "rmse")
     click.option("--images", type=IntRange(min=20, max=400), help="Of the digits: training images [default: 150]"),
     click.option("--folds", type=IntRange(1, FOLDS),
                  help=f"With --data: folds tested; {FOLDS} = every image once [default: 1]"),
-    harness.common(harness.TINY),
+    FIRST, harness.common(harness.TINY),
     click.option("--gan-kimg", type=FloatRange(min=0.1), help="Length of the GAN, without its label code [default: 16; "
                  f"{OWN['gan_kimg']} with --data]"),
     harness.STUDENT, harness.student_kimg(20, OWN["student_kimg"]),
     harness.fakes_flag("generated images in all, or how many times the training images", OWN["fakes"]),
     harness.OUT_TABLE)
 def main(folder: Path | None, data: str | None, seeds: int | None, first_seed: int | None, images: int | None,
-         folds: int | None, common: str | None, gan_kimg: float | None, student: str | None,
+         folds: int | None, first_fold: int | None, common: str | None, gan_kimg: float | None, student: str | None,
          student_kimg: float | None, fakes: str | None, out: Path | None) -> None:
     """A CcGAN of turned digits, or of your own images with numbers: generate by label, teach small networks, look."""
-    harness.belong(data, dict(folds=folds, common=common, student=student, fakes=fakes),
+    harness.belong(data, dict(folds=folds, first_fold=first_fold, common=common, student=student, fakes=fakes),
                    dict(seeds=seeds, first_seed=first_seed, images=images))
     folder = harness.place(folder, "ccgan", data, "runs/ccgan_demo")
     if data:
         recipe = Recipe((gan_kimg or OWN["gan_kimg"]) + CODE, student_kimg or OWN["student_kimg"],
                         common or harness.TINY, student or harness.SMALL, fakes or OWN["fakes"], RHO, SHARE)
-        return on_own_images(folder, data, recipe, range(folds or 1), out)
+        return on_own_images(folder, data, recipe, folds_from(first_fold, folds or 1), out)
     first_seed, images, gan_kimg, student_kimg = first_seed or 0, images or 150, gan_kimg or 16, student_kimg or 20
     chosen = range(first_seed, first_seed + (seeds or 1))
     study = harness.Study(folder, [*(f"{what} of seed {s}" for s in chosen for what in (
         "data", "GAN", "teacher", "fakes", "students")), "table and picture"])
+    study.is_of(images=images, gan_kimg=gan_kimg, student_kimg=student_kimg)
     results = [one_seed(study, folder / f"seed{s}", s, images, gan_kimg, student_kimg) for s in chosen]
     study.step()
     picture = folder / "ccgan.png"
@@ -151,11 +152,11 @@ def own_report(study: Folds) -> str:
              spread([study.found[a, k]["seconds"] for k in study.chosen])] for a, arm in arms.items()]
     taught = [f["teacher"] for f in made["raw"]]
     rows.append([f"(the teacher, {taught[0]['images_seen'] / 1000:.0f} thousand images)",
-                 spread([t["mae"] for t in taught]), "", spread([t["rmse"] for t in taught]),
+                 spread([t["mae"] for t in taught]), "-", spread([t["rmse"] for t in taught]),
                  spread([t["seconds"] for t in taught])])
     lines += table(["student trained on", *(harness.name_of(c, PRIMARY[2]) for c in COLUMNS), "seconds"], rows)
     lines += study.differences(COLUMNS, TESTED)
     lines += ["", *table(["mean distance of a fake's label to what the teacher sees", "images", "distance"], [
-        [arms[a].title, spread([f["images"] for f in fs]), spread([f["agreement"]["final"] for f in fs])]
+        [arms[a].title, f"{np.mean([f['images'] for f in fs]):.0f}", spread([f["agreement"]["final"] for f in fs])]
         for a, fs in made.items()])]
     return "\n".join(lines)

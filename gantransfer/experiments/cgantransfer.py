@@ -133,16 +133,13 @@ def own_study(folder: Path, names: Sequence[str], seeds: range, points: Sequence
     """The same on the user's own images; one source serves all seeds."""
     words, runs = harness.train_flags(common, "--common"), folder / "runs"
 
-    def source(t: TransferArms) -> Path:
-        return t.study.train([("source", runs, "source", source_kimg, [
-            "--method=biggan", *words, f"--data={t.sets.source}", "--seed=0", *COMMON.split()])])[0]
-
     def train(t: TransferArms, arm: str, seed: int) -> dict[int, Path]:
         made = train_arms(t.study, runs, [arm], seed, points, t.source_file, [f"--data={t.sets.target}"], words)
         return {k: path for (_, _, k), path in made.items()}
 
     return TransferArms(folder, {a: ARMS[a] for a in names}, seeds, points, judges,
-                        dict(source_kimg=source_kimg, common=common), source, train, lambda a: ARMS[a].flags,
+                        dict(source_kimg=source_kimg, common=common),
+                        ["--method=biggan", *words, "--cond=True", "--tick=1"], train, lambda a: ARMS[a].flags,
                         lambda t, arm, seed, k, path: seconds_of(runs, arm, seed, k, points, path))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from dnnlib import json_file
 from gantransfer.commands.flags import FloatRange, IntRange
 from gantransfer.experiments import harness, longtail, own_images
-from gantransfer.experiments.folds import FOLDS, Folds, Recipe, fold_labels
+from gantransfer.experiments.folds import FIRST, FOLDS, Folds, Recipe, fold_labels, folds_from
 from gantransfer.experiments.harness import Arm
 from gantransfer.experiments.students import Students, agreements, draw_filtered, result
 from gantransfer.metrics.paired import critical_t, spread, table, versions
@@ -54,6 +54,7 @@ OWN_PRIMARY = "macro_recall"
     "runs/distill_demo", harness.DATA,
     click.option("--folds", type=IntRange(1, FOLDS), default=1, show_default=True,
                  help="Folds tested, each with a seed and networks of its own; 5 = every image once"),
+    FIRST,
     click.option("--settings", help=f"Of the digits: {', '.join(SETTINGS)} [default: longtail]"),
     click.option("--gans", help=f"With --data: generators, arms of experiment longtail: {', '.join(longtail.ARMS)} "
                  f"[default: {OWN['gans']}]"),
@@ -63,20 +64,22 @@ OWN_PRIMARY = "macro_recall"
     harness.STUDENT, harness.student_kimg(40, OWN["student_kimg"]),
     harness.fakes_flag("generated images of each class, or how many times the images of the rarest", OWN["fakes"]),
     harness.OUT_TABLE)
-def main(folder: Path | None, data: str | None, folds: int, settings: str | None, gans: str | None, common: str | None,
-         gan_kimg: float | None, student: str | None, student_kimg: float | None, fakes: str | None,
-         out: Path | None) -> None:
+def main(folder: Path | None, data: str | None, folds: int, first_fold: int | None, settings: str | None,
+         gans: str | None, common: str | None, gan_kimg: float | None, student: str | None, student_kimg: float | None,
+         fakes: str | None, out: Path | None) -> None:
     """Teach small networks through generated images, of digits or of your own rare classes: compare, look."""
-    harness.belong(data, dict(gans=gans, common=common, student=student, fakes=fakes), dict(settings=settings))
+    harness.belong(data, dict(first_fold=first_fold, gans=gans, common=common, student=student, fakes=fakes),
+                   dict(settings=settings))
     folder = harness.place(folder, "distill", data, "runs/distill_demo")
     if data:
         recipe = Recipe(gan_kimg or OWN["gan_kimg"], student_kimg or OWN["student_kimg"], common or harness.OWN,
                         student or harness.SMALL, fakes or OWN["fakes"], RHO, SHARE)
-        return on_own_images(folder, data, gans or OWN["gans"], recipe, range(folds), out)
+        return on_own_images(folder, data, gans or OWN["gans"], recipe, folds_from(first_fold, folds), out)
     gan_kimg, student_kimg = gan_kimg or 12, student_kimg or 40
     chosen = harness.chosen(settings or "longtail", SETTINGS, flag="--settings")
     study = harness.Study(folder, ["data", *(f"{what} of {s}, fold {f}" for s in chosen for f in range(folds) for what
                                              in ("GAN", "teacher", "fakes", "students")), "table and picture"])
+    study.is_of(gan_kimg=gan_kimg, student_kimg=student_kimg)
     study.step()
     source = folder / "digits.zip"
     study.run(harness.data_jobs("digits", {source: {}}))
@@ -189,7 +192,7 @@ def own_report(study: Folds) -> str:
     if of_fakes:
         taught = [f["teacher"] for f in next(iter(of_fakes.values()))]
         rows.append([f"(the teacher, {taught[0]['images_seen'] / 1000:.0f} thousand images)",
-                     *(spread([t[c] for t in taught]) for c in ("accuracy_mean", "accuracy")), *[""] * len(groups),
+                     *(spread([t[c] for t in taught]) for c in ("accuracy_mean", "accuracy")), *["-"] * len(groups),
                      spread([t["seconds"] for t in taught])])
     lines += ["", *table(["", *(harness.name_of(c, OWN_PRIMARY) for c in columns), "seconds"], rows)]
     recall = {a: np.array([study.found[a, k]["figures"]["recall"] for k in study.chosen]).mean(0) for a in arms}
@@ -204,6 +207,6 @@ def own_report(study: Folds) -> str:
         lines += ["", *table(["label of a fake is the choice of the teacher", *keys, "images", "least of a class",
                               "GAN seconds"], [
             [arms[a].title, *(spread([f["agreement"][k] for f in fs]) for k in keys),
-             spread([f["images"] for f in fs]), spread([min(f["class_counts"]) for f in fs]),
+             *(f"{np.mean(n):.0f}" for n in ([f["images"] for f in fs], [min(f["class_counts"]) for f in fs])),
              spread([f["gan_seconds"] for f in fs])] for a, fs in of_fakes.items()])]
     return "\n".join(lines)

@@ -17,10 +17,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 from dnnlib import json_file
 from dnnlib.util import UserError
+from gantransfer.commands.flags import IntRange
 from gantransfer.experiments import harness, jobs, sheets
 from gantransfer.experiments.harness import Arm
 from gantransfer.experiments.paired_arms import ROWS
@@ -33,6 +35,17 @@ BINS = 10  # parts of a continuous label for means over it and for pictures, whe
 LABELS = 100  # values of a continuous label that are generated, where the data have more
 # Flags of teachers and students that a study gives itself.
 STUDENT_OURS = ("data", "fname", "outdir", "kimg", "epochs", "seed", "test", "test-fname", "sampling", "dry-run")
+
+
+FIRST = click.option("--first-fold", type=IntRange(0, FOLDS - 1), help="With --data: number of the first fold, for "
+                     "machines that share them [default: 0]")
+
+
+def folds_from(first: int | None, count: int) -> range:
+    """The folds to test. UserError for more than there are."""
+    if (first or 0) + count > FOLDS:
+        raise UserError(f"--first-fold={first} --folds={count}: there are {FOLDS} folds, 0 to {FOLDS - 1}")
+    return range(first or 0, (first or 0) + count)
 
 
 @dataclass
@@ -77,9 +90,6 @@ class Folds:
         self.study = harness.Study(self.folder, ["data", *(f"fold {k}" for k in self.chosen), "picture", "tables"],
                                    digits=False)
         self.study.step()
-        settings = dict(data=self.whole.fingerprint(), folds=FOLDS, **asdict(r))
-        self.study.is_of(**settings)
-        self.results = Results(self.folder / "results", settings, unit="fold")
         for k in self.chosen:
             train, test = self.labels(k)
             train.parent.mkdir(exist_ok=True)
@@ -92,6 +102,9 @@ class Folds:
             real = [f"--data={self.data}", f"--fname={self.labels(self.chosen[0])[0]}"]
             self.study.run([jobs.Job(f"check of {g}", ["train", "--dry-run", *self.gan_words(g), *real])
                             for g in self.gans], quiet=True)
+        settings = dict(data=self.whole.fingerprint(), folds=FOLDS, **asdict(r))
+        self.study.is_of(**settings)
+        self.results = Results(self.folder / "results", settings, unit="fold")
 
     def labels(self, fold: int) -> tuple[Path, Path]:
         """Label files of the training images and of the tested ones."""
@@ -146,10 +159,11 @@ class Folds:
                               return_counts=True)
         count = self.per_label(dict(zip(values.tolist(), n.tolist())))
         more = [f"--num-labels={LABELS}"] if self.kind == "value" and len(values) > LABELS else []
+        if any(self.students[a].more for a in todo):
+            taught.train_teacher(f"--kimg={self.recipe.student_kimg:g}")
         for g in dict.fromkeys(self.students[a].more[0] for a in todo if self.students[a].more):
             snapshot = taught.gan(f"{g}/{fold}", self.recipe.gan_kimg, *self.gan_words(g), desc=jobs.run_desc(g, fold),
                                   cfg=())
-            taught.train_teacher(f"--kimg={self.recipe.student_kimg:g}")
             made = taught.make(snapshot, count, self.stages, *more, prefix=f"{g}-")
             files |= {(g, stage): path for stage, path in made.items()}
             fakes[g] = dict(per_label=count, gan_seconds=train_seconds(snapshot), teacher=result(taught.teacher))

@@ -77,7 +77,8 @@ def main(folder: Path | None, data: str | None, heldout: str | None, source_clas
     study.run([*harness.judge_jobs(data, ref, judge_files),
                *(job for s in numbers for job in harness.split_job(data, few(folder, s), s, 1, shots))])
     study.step()
-    (source,) = study.train([source_run(folder, data, source_kimg)])
+    (source,) = study.train([("source", folder / "runs", "source", source_kimg, [
+        "--method=stylegan2", harness.TINY, f"--data={data}", *transfer_arms.SOURCE])])
     study.step()
     study.train([run(folder, source, a, s, points[-1], more) for s in numbers for a in names])
     snapshots = {(a, s, k): jobs.run_folder(folder / "runs", jobs.run_desc(a, s), points[-1] + ARMS[a].more)
@@ -112,12 +113,6 @@ def few(folder: Path, seed: int) -> Path:
     return folder / f"few{seed}.zip"
 
 
-def source_run(folder: Path, data: Path, kimg: int, common: Sequence[str] = (harness.TINY,)) -> tuple:
-    """The training of the source, for Study.train."""
-    return "source", folder / "runs", "source", kimg, [
-        "--method=stylegan2", *common, f"--data={data}", "--seed=0", "--metrics=none", "--threads=1"]
-
-
 def arm_flags(arm: str, more: dict[str, list[str]]) -> list[str]:
     align = ARMS[arm].more
     return [*ARMS[arm].flags, *more.get(arm, []), *([f"--align-kimg={align}"] if align else [])]
@@ -137,16 +132,13 @@ def own_study(folder: Path, names: Sequence[str], seeds: range, points: Sequence
     """The same on the user's own images."""
     words, more = harness.train_flags(common, "--common"), extra_flags(flags)
 
-    def source(t: TransferArms) -> Path:
-        return t.study.train([source_run(folder, t.sets.source, source_kimg, words)])[0]
-
     def train(t: TransferArms, arm: str, seed: int) -> dict[int, Path]:
         (last,) = t.study.train([run(folder, t.source_file, arm, seed, points[-1], more, t.sets.target, words)])
         return {k: last.parent / f"network-snapshot-{k + ARMS[arm].more:06d}.pkl" for k in points}
 
     return TransferArms(folder, {a: ARMS[a] for a in names}, seeds, points, judges,
-                        dict(source_kimg=source_kimg, common=common, extra=flags), source, train,
-                        lambda a: arm_flags(a, more))
+                        dict(source_kimg=source_kimg, common=common, extra=flags), ["--method=stylegan2", *words],
+                        train, lambda a: arm_flags(a, more))
 
 
 def aligned(names: Sequence[str]) -> str:

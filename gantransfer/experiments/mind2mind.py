@@ -71,8 +71,11 @@ def main(folder: Path | None, data: str | None, heldout: str | None, source_clas
     study = harness.Study(folder, STEPS, parallel, digits=not data)
     study.step()
     if data:
-        study.is_of(data=fingerprint(data), target=target and fingerprint(target), classes=sets.note,
-                    heldout=heldout and fingerprint(heldout), common=cfg, **lengths)
+        study.run([jobs.Job("check of the source", ["train", "--dry-run", "--method=stylegan2", *OWN_SIZES, *cfg,
+                                                    f"--data={data}", "--metrics=none"])], quiet=True)
+    study.is_of(source_kimg=source_kimg, encoder_kimg=encoder_kimg, **(dict(
+        data=fingerprint(data), target=target and fingerprint(target), classes=[sets.old, sets.new], common=cfg,
+        heldout=heldout and fingerprint(heldout)) if data else {}))
     for todo in sets.jobs:
         study.run([job for job in todo if not transfer_arms.made(job)])
     study.step()
@@ -103,7 +106,7 @@ def main(folder: Path | None, data: str | None, heldout: str | None, source_clas
         draw_own(folder / "mind.png", sets, results, names, snapshots, encoder and encoder[1])
     else:
         reach.draw(folder / "mind.png", folder, {ARMS[a].title: snapshots[a, 0][-1] for a in names}, encoder[1])
-    about = "\n".join([f"S{sets.note[1:]}.", *own_images.judges_note(judge_files)]) if data else DIGITS
+    about = " ".join([f"{sets.note()}.", *own_images.judges_note(judge_files)]) if data else DIGITS
     study.finish(report(names, seeds, judges, result, about), result, picture=folder / "mind.png")
 
 

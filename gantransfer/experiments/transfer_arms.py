@@ -28,6 +28,7 @@ from gantransfer.metrics.paired import train_seconds, versions
 
 STEPS = ("data", "judges", "trainings and figures", "picture", "table")
 FREQUENT = "many,medium"
+SOURCE = ["--seed=0", "--metrics=none", "--threads=1"]
 FLAGS = (
     harness.DATA, harness.HELDOUT,
     click.option("--source-classes", metavar="LIST", help="With --data: classes of the source, or 'all', those of the "
@@ -48,7 +49,15 @@ class Sets:
     judge: Path
     judge_reference: Path
     jobs: list[list[Job]]  # those of a list need what the lists before have made
-    note: str = ""
+    old: str = ""  # names of the source's classes
+    new: str = ""  # ... of the target's
+
+    def note(self) -> str:
+        """What is transferred to what; the sets are there."""
+        from gantransfer.data.dataset import ImageDataset
+
+        n, m = (len(ImageDataset(path)) for path in (self.source, self.target))
+        return f"Source: {self.old}, {n} images; target: {self.new}, {m} images"
 
 
 def sets_of(folder: Path, data: str, heldout: str | None, target: str | None, source_classes: str | None,
@@ -84,7 +93,7 @@ def sets_of(folder: Path, data: str, heldout: str | None, target: str | None, so
         chosen = [] if old is None else [choice(data, sources, old)]
         return Sets(sources, folder / "target.zip", ref, pool, ref, [[*first, *chosen], [
             choice(pool, folder / "target.zip", range(ImageDataset(target, use_labels=True).label_dim), shots)]],
-            f"source: {names(label, old)}; target: {Path(target).name}{at_most(shots)}")
+            names(label, old), f"classes of {Path(target).name}{at_most(shots)}")
     own_images.check_classes(Path(data), *([Path(heldout)] if heldout else []))
     new = (classes(target_classes, "--target-classes") if target_classes else list(label.shots.get("few", ()))
            if old is None else [k for k in range(label.dim) if label.counts[k] and k not in old])
@@ -97,8 +106,8 @@ def sets_of(folder: Path, data: str, heldout: str | None, target: str | None, so
     pool, ref, first = own_images.own_sets(folder, data, heldout)
     rest = [k for k in range(label.dim) if label.counts[k] and k not in new]
     made = Sets(pool if old is None else sources, folder / "target.zip", folder / "target-ref.zip",
-                folder / "judge.zip", folder / "judge-ref.zip", [],
-                f"source: {names(label, old)}; target: {names(label, new)}{at_most(shots)}")
+                folder / "judge.zip", folder / "judge-ref.zip", [], names(label, old),
+                f"{names(label, new)}{at_most(shots)}")
     chosen = [choice(pool, sources, old)] if old is not None else []
     chosen += [choice(pool, made.target, new, shots), choice(ref, made.reference, new),
                choice(pool, made.judge, new + rest), choice(ref, made.judge_reference, new + rest)]
@@ -117,12 +126,12 @@ def at_most(shots: int | None) -> str:
 
 
 def names(label: Any, classes: Sequence[int] | None) -> str:
-    """'a, b and 3 more', with the numbers of their images in all."""
+    """'a, b, c, d, e, f and 3 more'."""
     if classes is None:
-        return f"all {sum(label.counts) or ''} images without labels".replace("  ", " ")
+        return "all classes"
     shown = [str(label.names[k]) if k < len(label.names) else str(k) for k in classes]
     more = f" and {len(shown) - 6} more" if len(shown) > 6 else ""
-    return f"{', '.join(shown[:6])}{more} ({sum(label.counts[k] for k in classes)} images)"
+    return f"{', '.join(shown[:6])}{more}"
 
 
 @dataclass
@@ -135,7 +144,7 @@ class TransferArms:
     points: Sequence[int]  # kimg at which snapshots are measured
     judges: int
     settings: dict[str, Any]  # what all figures depend on beside the data
-    source: Callable[[TransferArms], Path]  # trains it, or finds it
+    source: Sequence[str]  # flags of its training, whose length is settings["source_kimg"]
     train: Callable[[TransferArms, str, int], dict[int, Path]]  # an arm and seed; its snapshots by kimg
     flags: Callable[[str], list[str]]  # of an arm
     clock: Callable[[TransferArms, str, int, int, Path], float] = lambda t, arm, seed, kimg, path: train_seconds(path)
@@ -161,8 +170,10 @@ class TransferArms:
                                 "those of the source, or give --target=ZIP")
         self.study = harness.Study(self.folder, STEPS, digits=False)
         self.study.step()
+        self.study.run([Job("check of the source", ["train", "--dry-run", *self.source, f"--data={data}", *SOURCE])],
+                       quiet=True)  # before anything is made
         self.study.is_of(data=fingerprint(data), heldout=heldout and fingerprint(heldout),
-                         target=target and fingerprint(target), classes=self.sets.note, **self.settings)
+                         target=target and fingerprint(target), classes=[self.sets.old, self.sets.new], **self.settings)
         for todo in self.sets.jobs:
             self.study.run([job for job in todo if not made(job)], quiet=True)
         self.label = own_images.check_classes(self.sets.target, self.sets.reference)
@@ -182,7 +193,8 @@ class TransferArms:
         todo = [pair for pair in pairs if found[pair] is None]
         print(f"{len(todo)} of {len(pairs)} arms and seeds to do, one after another", flush=True)
         if todo:
-            self.source_file = self.source(self)
+            (self.source_file,) = self.study.train([("source", self.folder / "runs", "source", self.settings[
+                "source_kimg"], [*self.source, f"--data={self.sets.source}", *SOURCE])])
         for a, s in todo:
             snapshots = self.train(self, a, s)
             harness.measure(self.study, {f"{a}/{s} {k} kimg": p for k, p in snapshots.items()}, self.sets.reference,
@@ -212,13 +224,13 @@ class TransferArms:
         """Table, values, where they are."""
         self.study.step()
         many = len(self.seeds) > 1
-        lines = [f"{self.sets.note}. {note} {len(self.seeds)} paired seed{'s' * many}, {self.judges} "
+        lines = [f"{self.sets.note()}. {note} {len(self.seeds)} paired seed{'s' * many}, {self.judges} "
                  f"judge{'s' * (self.judges > 1)}{'; mean +- sample standard deviation' * many}. Primary: "
                  f"{' and '.join(map(harness.name_of, primary))}, fixed before the runs. All arms see equally many "
                  "images of the target.", *own_images.judges_note(self.judge_files)]
         lines += harness.tables_by_length({a: arm.title for a, arm in self.arms.items()}, self.seeds, self.points,
                                           self.values, columns, clock, self.seconds, pairs)
-        self.study.finish("\n".join([lines[0][0].upper() + lines[0][1:], *lines[1:]]), dict(
+        self.study.finish("\n".join(lines), dict(
             command=dict(arms=list(self.arms), seeds=list(self.seeds), kimg=list(self.points), judges=self.judges,
                          **self.settings), primary=list(primary), versions=versions(),
             values=harness.rows_of(self.values, self.seconds)), picture=picture, out=out)

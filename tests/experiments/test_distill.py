@@ -68,7 +68,7 @@ def test_what_it_starts(own, tmp_path, monkeypatch, seen):
     assert len(made) == 4 and {w["--num-per-label"] for w in made} == {"12"}, "three times the 4 of the rarest class"
     filtered = [(w["--rho"], w["--replace"]) for name, w in started if name == "distill refilter"]
     assert filtered == [("0.9", "True")] * 4
-    assert len([1 for name, _ in started if name == "distill teacher"]) == 4  # the second finds itself finished
+    assert len([1 for name, _ in started if name == "distill teacher"]) == 2
     text = (tmp_path / "d/table.md").read_text()
     assert "12 fakes of each class (--fakes=3x), 3 times the images of the rarest class (4 in fold 0)" in text
     assert "75 images of 4 classes, 2 of 5 folds: 30 images are tested, once each" in text
@@ -90,6 +90,9 @@ def test_continuing_trains_nothing_and_files_of_another_machine_count(own, tmp_p
     done = commands([c for c in record("distill", flags, tmp_path / "here", monkeypatch) if "--dry-run" not in c])
     assert [w.get("--res_uc") for name, w in done if name == "train"] == ["8"]
     assert [w["--outdir"] for name, w in done if name == "distill student"] == ["DIR/fold0/real", "DIR/fold0/utlo8-raw"]
+    more = commands(record("distill", [*flags, "--folds=1", "--first-fold=3"], tmp_path / "here", monkeypatch))
+    assert {w["--seed"] for name, w in more if name == "train" and "--fname" in w and "--seed" in w} == {"3"}
+    assert (tmp_path / "here/results/real-fold3.json").exists()
     alone = shutil.copytree(tmp_path / "there/results", tmp_path / "other/results").parent
     for more, says in (("--student-kimg=4", "another student_kimg"), ("--fakes=4x", "another fakes"),
                        ("--common=--cfg=tiny --mirror=True", "another common"), ("--gan-kimg=3", "another gan_kimg")):
@@ -107,6 +110,7 @@ def test_continuing_trains_nothing_and_files_of_another_machine_count(own, tmp_p
 
 @pytest.mark.parametrize("flags, says", [
     (["--gans=balanced"], "--gans is for --data=ZIP"), (["--fakes=3x"], "--fakes is for --data"),
+    (["--data={own}", "--folds=2", "--first-fold=4"], "there are 5 folds, 0 to 4"),
     (["--data={own}", "--settings=longtail"], "--settings is for the digits"),
     (["--data={own}", "--gans=utlo9"], "utlo9 is not known"), (["--data=nowhere.zip"], "nowhere.zip"),
 ])

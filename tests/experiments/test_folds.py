@@ -122,6 +122,7 @@ def test_flags_are_checked_before_anything_trains(tmp_path, more, says):
     path = write_image_zip(tmp_path / "x.zip", np.zeros((12, 16, 16), np.uint8), [0] * 6 + [1] * 6)
     with pytest.raises(UserError, match=says):
         study(tmp_path, path, **more).prepare()
+    assert not (tmp_path / "d/study.json").exists(), "the mended command may use the folder"
 
 
 def test_white_stands_for_a_class_without_fakes(tmp_path):

@@ -16,6 +16,7 @@ from gantransfer.commands import experiment
 from gantransfer.experiments import harness, sheets
 from gantransfer.experiments.jobs import Job
 from tests.conftest import ROOT
+from tests.experiments.recorder import record
 
 
 def test_figures_have_names():
@@ -48,6 +49,15 @@ def test_steps_are_numbered_and_files_written(tmp_path, capsys):
     assert {p.name for p in (tmp_path / "d").iterdir()} == {"t.md", "v.json", "table.md", "values.json"}
     assert json.loads((tmp_path / "copy.json").read_text()) == {"x": 1}
     assert (tmp_path / "copy.md").read_text() == "| table |\n"
+
+
+@pytest.mark.parametrize("study, flag", [("distill", "--gan-kimg"), ("ccgan", "--images"), ("hypermod", "--shots"),
+                                         ("mind2mind", "--source-kimg")])
+def test_what_was_made_at_another_length_is_not_taken_for_this(study, flag, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    record(study, [f"{flag}=20"], tmp_path / "d", monkeypatch)
+    with pytest.raises(UserError, match=f"study of other images or settings.*{flag[2:].replace('-', '_')} was 20"):
+        record(study, [f"{flag}=21"], tmp_path / "d", monkeypatch)
 
 
 def test_children_do_not_take_packages_of_the_current_folder(tmp_path, monkeypatch, capsys):
