@@ -293,6 +293,7 @@ def test_a_reload_keeps_what_was_chosen(tab):
     page.locator("#seed").fill("77")
     page.locator("#class_id").select_option("1")
     before, _ = shown(page, seed="77", class_id=1)
+    page.wait_for_function("() => location.hash.includes('77')")
     page.reload()
     after, _ = shown(page, seed="77", class_id=1)
     assert np.array_equal(before, after)

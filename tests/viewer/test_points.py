@@ -117,6 +117,19 @@ def test_mixing_is_that_of_generate(sampler_of):
                                                                            center=center))).max() > 1
 
 
+def test_mixing_of_an_unfinished_alae_is_of_its_working_resolution(earlier_runs):
+    """Its later layers are not trained yet, and would show."""
+    model = gantransfer.load(snapshot.find_snapshots(earlier_runs / "alae")[-1])
+    model.extra["level"] = [1, 0.5]
+    sampler = model.sampler()
+    own = sampler([5, 6], noise_mode="none").numpy().astype(int)
+    assert np.array_equal(own[:, :, ::2, ::2].repeat(2, 2).repeat(2, 3), own)  # enlarged from 8 pixels
+    sheet = mixing_sheet(sampler, [5], [6], [0], noise_mode="none").astype(int)
+    assert np.abs(sheet[1] - own[1]).max() <= 1 and np.abs(sheet[2] - own[0]).max() <= 1
+    mixed = image(sampler, Point(5, noise="none", mix_seed=6, mix_layers=(0,)))
+    assert np.abs(mixed.astype(int) - sheet[3]).max() <= 1
+
+
 def test_seeds_may_be_of_any_length(sampler_of):
     sampler = sampler_of("uncond")
     assert parse({"seed": str(2**70)}, sampler).seed == 2**70 and parse({"seed": "-5"}, sampler).seed == -5

@@ -73,8 +73,10 @@ export function randomSeed() {
   return String(Math.floor(Math.random() * 2 ** 32));
 }
 
+let timer = 0;
 export function remember() {
-  history.replaceState(null, "", "#" + encodeURIComponent(JSON.stringify(state)));
+  clearTimeout(timer);  // browsers refuse when a slider asks this at every step
+  timer = setTimeout(() => history.replaceState(null, "", "#" + encodeURIComponent(JSON.stringify(state))), 300);
 }
 
 export function recall() {
