@@ -64,12 +64,13 @@ RULES = [
                   "methods.stylegan2")),
     ("methods", ("method",)),  # the table
     ("model", ("importers", "methods", "sampler", "snapshot")),
+    ("report", ("data", "detectors", "method", "methods", "metrics", "model", "pictures", "snapshot")),
     ("commands", ("*",)),
     ("experiments", ("*",)),
     ("__main__", ("commands",)),
 ]
 OPTIONAL = {"torchvision", "wandb", "tensorboard", "scipy", "sklearn", "imageio", "imageio_ffmpeg", "lmdb", "h5py",
-            "onnx", "onnxscript", "onnxruntime", "safetensors"}
+            "onnx", "onnxscript", "onnxruntime", "safetensors", "matplotlib"}
 
 
 @cache
