@@ -101,7 +101,6 @@ def _write_page(out: str, folders: list[Path], per_class: int, data: str | None,
 
 
 def _write_film(video: str, folder: Path, seeds: list[int], fps: float, where) -> None:
-    from gantransfer.model import load
     from gantransfer.pictures import timelapse
     from gantransfer.pictures.video import write_film
     from gantransfer.report import read
@@ -109,11 +108,10 @@ def _write_film(video: str, folder: Path, seeds: list[int], fps: float, where) -
     run = read.read(folder)
     if not run.snapshots:
         raise UserError(f"{folder} has no network-snapshot-*.pkl: there is nothing to film")
-    load(run.snapshots[-1]).check_makes_images()
 
     def snapshots():
         for path in run.snapshots:
-            model = load(path)
+            model = read.generator(path)
             yield f"{run.name}: {read.three(model.cur_nimg / 1000, 'kimg')}", model.sampler(where)
 
     frames = timelapse.film(snapshots(), seeds)

@@ -17,8 +17,11 @@ from dnnlib.run_folder import owner
 from dnnlib.util import UserError
 from gantransfer import snapshot
 from gantransfer.data.labels import DataSpec
+from gantransfer.method import Method
+from gantransfer.methods import METHODS
 from gantransfer.metrics import rating
 from gantransfer.metrics.rating import Rating
+from gantransfer.model import Model, load
 
 GROUPS = ("many", "medium", "few")
 
@@ -197,6 +200,15 @@ def chosen_snapshot(run: Run) -> Path | None:
     if run.best and (run.folder / run.best.snapshot).is_file():
         return run.folder / run.best.snapshot
     return run.snapshots[-1] if run.snapshots else None
+
+
+def generator(path: Path) -> Model:
+    """The model of a snapshot. UserError where its run trains no generator: an encoder's makes its source's images."""
+    model = load(path)
+    model.check_makes_images()
+    if METHODS[model.method].sampler is Method.sampler:
+        raise UserError(f"{model.method} trains no generator of images")
+    return model
 
 
 def distinct_names(runs: Sequence[Run]) -> list[str]:

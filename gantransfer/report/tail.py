@@ -21,10 +21,9 @@ from gantransfer.metrics.intra import rows_of
 from gantransfer.metrics.memorisation import nearest_training
 from gantransfer.metrics.stats import Selection, extract, real_features
 from gantransfer.metrics.table import MetricContext
-from gantransfer.model import load
 from gantransfer.pictures.grids import image_grid
 from gantransfer.report import markup
-from gantransfer.report.read import Run, chosen_snapshot, class_name, rarest_last, three
+from gantransfer.report.read import Run, chosen_snapshot, class_name, generator, rarest_last, three
 
 CLASSES, SHOWN = 8, 8  # classes at most, and fakes of each
 MOST = 10_000  # images at even distances that stand for a larger set without classes
@@ -58,8 +57,7 @@ def look(run: Run, per_class: int, data: str | None = None, detectors: Mapping[s
     path = chosen_snapshot(run)
     if path is None:
         raise UserError("there is no snapshot")
-    model = load(path)
-    model.check_makes_images()
+    model = generator(path)
     place = data or (run.data.path if run.data else "")
     if not place or not Path(place).exists():
         raise UserError(f"the training images are not here ({place or 'nobody says where'}); name them with --data")
