@@ -128,6 +128,20 @@ def hold(path: str | os.PathLike, again: str = "wait for it to end, or stop it f
     return folder
 
 
+def owner(path: str | os.PathLike) -> str | None:
+    """Who writes into a run's folder now; None where nobody does, or where that cannot be told. Nothing is changed."""
+    try:
+        fd = os.open(Path(path) / LOCK, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError:
+        return None
+    try:
+        return owner_of(fd) if try_lock(fd) is False else None
+    except OSError:  # NFS asks for a writable file
+        return None
+    finally:
+        os.close(fd)
+
+
 def _make(path: Path) -> list[Path]:
     """Make a folder and those above it; the ones that were made, innermost first."""
     made, missing = [], [p for p in (path, *path.parents) if not p.exists()]

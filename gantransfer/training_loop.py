@@ -521,8 +521,9 @@ class _Loop:
         if self.out.images and not (self.out.run_dir / "reals.png").exists():
             indices, labels, columns = grid_layout(self.dataset, rows=None)
             images = self.dataset.images_uint8(indices)
-            save_grid(self.out.run_dir / "reals.png", images, columns, row_labels=labels, zoom=_zoom(images),
-                      parents=False)
+            picture = save_grid(self.out.run_dir / "reals.png", images, columns, row_labels=labels,
+                                zoom=_zoom(images), parents=False)
+            self.writer.write_image("reals", picture, self.cur_nimg)
 
     def _total_sec(self) -> float:
         return self.elapsed + time.time() - self.start_time
@@ -603,8 +604,9 @@ class _Loop:
                       for i in range(0, len(c), 32)]
             stem = name if view == sampler.views[0] else re.sub("^fakes", f"fakes_{view}", name)
             images = torch.cat(images).numpy()
-            save_grid(self.out.run_dir / f"{stem}.png", images, columns, row_labels=labels, zoom=_zoom(images),
-                      parents=False)
+            picture = save_grid(self.out.run_dir / f"{stem}.png", images, columns, row_labels=labels,
+                                zoom=_zoom(images), parents=False)
+            self.writer.write_image("fakes" if view == sampler.views[0] else f"fakes_{view}", picture, self.cur_nimg)
 
 
 def normalised(x: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,7 @@ TABLES = [("gantransfer.commands.train", "train.md"), ("gantransfer.commands.dat
           ("gantransfer.experiments.longtail", "compare.md"), ("gantransfer.commands.convert", "convert.md"),
           ("gantransfer.experiments.cgantransfer", "methods/cgantransfer.md"),
           ("gantransfer.commands.inspect", "convert.md"),
-          ("gantransfer.commands.interpolate", "methods/hypermod.md"),
+          ("gantransfer.commands.interpolate", "methods/hypermod.md"), ("gantransfer.commands.report", "report.md"),
           ("gantransfer.experiments.hypermod", "methods/hypermod.md"),
           ("gantransfer.commands.encode", "methods/mind2mind.md"),
           ("gantransfer.experiments.mind2mind", "methods/mind2mind.md"), ("gantransfer.commands.distill", "distill.md"),

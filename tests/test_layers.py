@@ -65,12 +65,13 @@ RULES = [
     ("methods", ("method",)),  # the table
     ("model", ("importers", "methods", "sampler", "snapshot")),
     ("viewer", ("data", "sampler", "pictures", "metrics.distances")),
+    ("report", ("data", "detectors", "method", "methods", "metrics", "model", "pictures", "snapshot")),
     ("commands", ("*",)),
     ("experiments", ("*",)),
     ("__main__", ("commands",)),
 ]
 OPTIONAL = {"torchvision", "wandb", "tensorboard", "scipy", "sklearn", "imageio", "imageio_ffmpeg", "lmdb", "h5py",
-            "onnx", "onnxscript", "onnxruntime", "safetensors", "starlette", "uvicorn"}
+            "onnx", "onnxscript", "onnxruntime", "safetensors", "starlette", "uvicorn", "matplotlib"}
 
 
 @cache

@@ -172,7 +172,8 @@ def append_stats(path: str | os.PathLike, stats: Mapping[str, Mapping[str, float
 
 
 class StatsWriter:
-    """Sends each tick to `stats.jsonl` and, where installed, to TensorBoard and (on request) Weights & Biases.
+    """Sends each tick to `stats.jsonl` and, where installed, to TensorBoard (sheets of images too) and (on request)
+    Weights & Biases.
 
     For rank 0 only. Nothing but `stats.jsonl` can stop a training: a service that is not installed, or fails, is named
     in one line (through `say`) and left out from then on. Weights & Biases' own variables, such as
@@ -214,6 +215,16 @@ class StatsWriter:
     def write_metrics(self, results: Mapping[str, float], cur_nimg: int) -> None:
         """Metric values, as `Metrics/<key>`, for the services only: the metric-*.jsonl files are the record."""
         self._send({f"Metrics/{k}": v for k, v in results.items()}, cur_nimg, time.time())
+
+    def write_image(self, name: str, picture: Any, cur_nimg: int) -> None:
+        """A sheet (anything numpy reads as uint8 [H, W] or [H, W, 3]), as `Images/<name>`, for TensorBoard only."""
+        def add(events: Any) -> None:
+            pixels = np.asarray(picture)
+            events.add_image(f"Images/{name}", pixels, global_step=cur_nimg // 1000,
+                             dataformats="HW" if pixels.ndim == 2 else "HWC")
+            events.flush()
+
+        self._events(add)
 
     def close(self) -> None:
         self._events(lambda events: events.close())

@@ -33,6 +33,7 @@ COMMANDS = {  # section of the help -> command -> what the user gets
         "explain": "which source classes each new class is made of (cGANTransfer)",
     },
     "Measuring": {
+        "report": "runs and experiments as one page with curves, tables and pictures; a training as a film",
         "calc_metrics": "FID, KID, precision, recall, tables per class and more of a snapshot",
     },
     "Checkpoints": {

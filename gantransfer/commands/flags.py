@@ -198,7 +198,27 @@ def snapshot(text: str, flag: str = "snapshot") -> str:
     return rating.named(text)
 
 
-PATH, PATHS, SNAPSHOT = _Text("path", path), _Text("paths", paths), _Text("path", snapshot)
+def run_folder(text: str, flag: str = "RUN", runs: str = "runs") -> str:
+    """A run's folder, or an experiment's: by its path, by the number of a run of `runs`, or `latest`, the newest there.
+    """
+    text = path(text, flag)
+    if os.path.isdir(text):
+        return text
+    if os.path.lexists(text):
+        raise UserError(f"{flag}={text} is a file; name the folder of a run, such as {os.path.dirname(text) or '.'}")
+    numbered = {p: int(m[0]) for p in sorted(os.listdir(runs) if os.path.isdir(runs) else [])
+                if (m := re.match(r"\d{1,18}(?=-)", p)) and os.path.isdir(os.path.join(runs, p))}
+    wanted = max(numbered.values(), default=None) if text == "latest" else int(text) if re.fullmatch(
+        r"[0-9]{1,18}", text) else None
+    found = next((p for p, n in numbered.items() if n == wanted), None) if wanted is not None else None
+    if found is None:
+        known = f"{runs}/ has {len(numbered)} runs" if numbered else f"{runs}/ has no run here"
+        raise UserError(f"{flag}={text}: no such folder; name one, or a number, or latest ({known})")
+    return os.path.join(runs, found)
+
+
+PATH, PATHS, SNAPSHOT, RUN = (_Text("path", path), _Text("paths", paths), _Text("path", snapshot),
+                              _Text("run", run_folder))
 
 
 class PathObject(_OneLine, click.Path):

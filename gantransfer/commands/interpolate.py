@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Walks between classes and latents: `gantransfer interpolate --type=class --network=SNAP.pkl --output=...`.
 
-A .png is a sheet with a column per step; an .mp4 shows the steps one after the other, rows side by side. All cells of
-a row share one noise, so that nothing flickers. Types, with z a latent and v the class (vector):
+A .png is a sheet with a column per step; an .mp4 or .webp shows the steps one after the other, rows side by side. All
+cells of a row share one noise, so that nothing flickers. Types, with z a latent and v the class (vector):
 
     class        v moves from --class-1 to --class-2, a row per seed
     noise        z moves from each seed to the next one, at --class-1
@@ -41,7 +41,7 @@ TYPES = ("class", "noise", "class_noise", "random_z", "z_shift", "class_shift")
 @click.option("--network", required=True, type=SNAPSHOT, metavar="PATH",
               help="Snapshot of a class-conditional model; file or URL")
 @click.option("--type", "kind", type=Choice(TYPES), default="class", show_default=True, help="What moves")
-@click.option("--output", required=True, type=PATH, metavar="FILE.png|mp4", help="A sheet or a film")
+@click.option("--output", required=True, type=PATH, metavar="FILE.png|mp4|webp", help="A sheet or a film")
 @click.option("--class-1", "first", metavar="CLASS",
               help=f"Class, or where the class starts: {ONE_CLASS_HELP} [default: the first that had images]")
 @click.option("--class-2", "second", metavar="CLASS", help="Where the class ends [default: the second]")
@@ -54,7 +54,7 @@ TYPES = ("class", "noise", "class_noise", "random_z", "z_shift", "class_shift")
 @click.option("--noise-mode", type=Choice(["const", "random", "none"]), default="const", show_default=True,
               help="random: one noise per row")
 @click.option("--zoom", type=IntRange(1, 64), default=1, show_default=True, help="Enlarge the images")
-@click.option("--fps", type=IntRange(1, 120), default=12, show_default=True, help="Frames per second of an .mp4")
+@click.option("--fps", type=IntRange(1, 120), default=12, show_default=True, help="Frames per second of a film")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
 @option(KERNELS)
 @click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
@@ -71,13 +71,13 @@ def main(network: str, kind: str, output: str, first: str | None, second: str | 
 
     from gantransfer.model import load
     from gantransfer.pictures.grids import save_grid
-    from gantransfer.pictures.video import write_video
+    from gantransfer.pictures.video import KINDS, write_video
     from gantransfer.pictures.walks import Walk, sheet
     from torch_utils.interpolation import slerp
 
     ending = os.path.splitext(output)[1].lower()
-    if ending not in (".png", ".mp4") or os.path.isdir(output):
-        raise UserError(f"--output={output} should be a file that ends in .png or .mp4")
+    if ending not in (".png", *KINDS) or os.path.isdir(output):
+        raise UserError(f"--output={output} should be a file that ends in .png, .mp4 or .webp")
     chosen = parse_seeds(seeds)
     if kind in ("noise", "class_noise") and len(set(chosen)) < 2:
         raise UserError(f"--type={kind} moves from one seed to another: give two or more to --seeds")

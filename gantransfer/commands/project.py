@@ -52,7 +52,7 @@ FRAMES = 200  # of the film, at most
 @click.option("--plus", is_flag=True, help="A w for each layer (w+): nearer to the image, further from the model")
 @click.option("--noise", type=BOOL, default=True, show_default=True, help="Find the noise maps too")
 @click.option("--seed", type=SEED, default=303, show_default=True, help="Of all that is random")
-@click.option("--video", type=BOOL, default=True, show_default=True, help="Also proj.mp4: target and projection")
+@click.option("--video", type=BOOL, default=True, show_default=True, help="Also proj.mp4 (without imageio-ffmpeg proj.webp): target and projection")
 @click.option("--detector", type=PATHS, metavar="LIST", help="Weights of VGG16 for LPIPS: lpips=FILE or vgg16=FILE")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
 @option(KERNELS)
@@ -68,12 +68,6 @@ def main(network: str | None, target: str, outdir: str, class_: str | None, labe
     """
     check_writable("--outdir", outdir, False)
     where, files = pick_device(device), targets(Path(target))
-    if video:
-        try:
-            import imageio_ffmpeg  # noqa: F401
-        except ImportError:
-            raise UserError("--video=True needs the package imageio-ffmpeg: pip install imageio-ffmpeg; or give "
-                            "--video=False") from None
     from gantransfer.latent.nearness import nearness
     from gantransfer.latent.projection import Procedure
     from gantransfer.model import load
@@ -150,7 +144,7 @@ def one(sampler: Sampler, file: Path, image: np.ndarray, labels: torch.Tensor, n
 
     from gantransfer.latent import projection
     from gantransfer.pictures.files import png
-    from gantransfer.pictures.video import write_video
+    from gantransfer.pictures.video import video_ending, write_video
     from torch_utils.pixels import to_uint8
 
     begin, chosen = time.time(), 0
@@ -178,7 +172,7 @@ def one(sampler: Sampler, file: Path, image: np.ndarray, labels: torch.Tensor, n
             tmp.write_bytes(png(x))
     if video:
         pairs = np.stack([np.repeat(image[None], len(frames), 0), np.stack([*frames[1:], made])])
-        write_video(str(into / "proj.mp4"), pairs, 30, max(256 // image.shape[1], 1))
+        write_video(into / f"proj{video_ending()}", pairs, 30, max(256 // image.shape[1], 1))
     projection.save(into / "projected_w.npz", found, c)
     of = f", {names[chosen]}" if names[chosen] else ""
     print(f"{into / 'proj.png'}: distance {found.distance:.3g}, pixels {found.rms:.3g} of 255 (root mean square){of}, "

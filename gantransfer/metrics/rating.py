@@ -37,9 +37,17 @@ def ratings(run_dir: Path) -> list[Rating]:
             if r.get("truncation"):
                 continue  # of truncated images: no match for the others
             same = protocol(r)
-            out += [Rating(name, key, value, r.get("kimg") or 0, snapshot, same) for key, value in results.items()
+            out += [Rating(name, key, value, _kimg(r), snapshot, same) for key, value in results.items()
                     if isinstance(value, int | float) and abs(value) < 2**1023 and snapshot]
     return sorted(out, key=lambda r: r.kimg)
+
+
+def _kimg(line: dict) -> float:
+    """Of a line; lines of other programs have it in the snapshot's name only."""
+    if line.get("kimg") is not None:
+        return line["kimg"]
+    found = re.search(r"(\d+)(?:_(\d{3}))?\.pkl$", line["snapshot_pkl"] or "")
+    return int(found[1]) + int(found[2] or 0) / 1000 if found else 0
 
 
 def direction(metric: str, key: str) -> str | None:
@@ -101,13 +109,20 @@ def best_of(rows: list[Rating]) -> Rating:
     return (max if direction(metric, key) == directions.HIGHER else min)(rows, key=lambda r: r.value)
 
 
+def best(rows: list[Rating], run_dir: Path, metric: str | None = None) -> Rating | None:
+    """The best row of a run by `metric`; without one by what the run was rated by (train.py --best), or else the first
+    there is. None where nothing rates."""
+    rated = of_metric(rows, metric or _recorded(run_dir)) or ([] if metric else of_metric(rows, None))
+    return best_of(rated) if rated else None
+
+
 def since_best(run_dir: Path, metric: str | None) -> tuple[int, Rating | None]:
     """(snapshots measured after the best one, the best one)."""
     rows = of_metric(ratings(run_dir), metric)
     if not rows:
         return 0, None
-    best = best_of(rows)
-    return len(rows) - 1 - rows.index(best), best
+    top = best_of(rows)
+    return len(rows) - 1 - rows.index(top), top
 
 
 def keep_best(run_dir: Path, metric: str | None) -> None:
@@ -115,9 +130,9 @@ def keep_best(run_dir: Path, metric: str | None) -> None:
     rows = of_metric([r for r in ratings(run_dir) if (run_dir / r.snapshot).is_file()], metric)
     if not rows:
         return
-    best = best_of(rows)
+    top = best_of(rows)
     for path in find_snapshots(run_dir)[:-1]:
-        if path.name != best.snapshot:
+        if path.name != top.snapshot:
             path.unlink(missing_ok=True)
 
 
@@ -140,16 +155,15 @@ def resolve(text: str | None) -> str | None:
         print(f"{text}: {found[-1].name}")
         return str(found[-1])
     rows = [r for r in ratings(run_dir) if (run_dir / r.snapshot).exists()]
-    rated = of_metric(rows, match[2] or _recorded(run_dir)) or ([] if match[2] else of_metric(rows, None))
-    if not rated:
+    found = best(rows, run_dir, match[2])
+    if found is None:
         known = list(dict.fromkeys(r.key for r in rows))
         what = "no measured snapshot" if not known else (f"no value of {match[2]}" if match[2] else
                                                          "no value that rates snapshots")
         what += f"; it has {', '.join(known[:4])}" if known else ""
         raise UserError(f"{text}: the folder has {what}; train with --metrics=..., or measure with calc_metrics.py")
-    best = best_of(rated)
-    print(f"{text}: {best.snapshot}, {best.key} {best.value:.4g}")
-    return str(run_dir / best.snapshot)
+    print(f"{text}: {found.snapshot}, {found.key} {found.value:.4g}")
+    return str(run_dir / found.snapshot)
 
 
 def named(text: str) -> str:

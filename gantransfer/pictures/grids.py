@@ -48,7 +48,10 @@ def _with_labels(picture: Image.Image, labels: Sequence[str], pitch: int) -> Ima
     return out
 
 
-def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int, parents: bool = True, **kw) -> None:
-    """Write `image_grid` as a PNG, atomically. `parents` as in `atomic_path`."""
+def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int, parents: bool = True,
+              **kw) -> Image.Image:
+    """Write `image_grid` as a PNG, atomically, and return it. `parents` as in `atomic_path`."""
+    picture = image_grid(images, columns, **kw)
     with atomic_path(path, parents) as tmp:
-        image_grid(images, columns, **kw).save(tmp, format="PNG")
+        picture.save(tmp, format="PNG")
+    return picture

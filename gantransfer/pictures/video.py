@@ -1,15 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps of a walk as a film."""
+"""Frames as a film: .mp4 by imageio-ffmpeg, an animated .webp by Pillow alone."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dnnlib.util import UserError, atomic_path
+
+KINDS = (".mp4", ".webp")
+
+
+def check(path: str | os.PathLike, flag: str = "--video") -> None:
+    """UserError for a film that cannot be written here: said before the work."""
+    kind = Path(path).suffix.lower()
+    if kind not in KINDS:
+        raise UserError(f"{flag}={path} should end in .mp4 or .webp")
+    if kind == ".mp4":
+        _ffmpeg()
 
 
 def video_ending() -> str:
@@ -18,30 +29,43 @@ def video_ending() -> str:
 
 
 def write_video(path: str | os.PathLike, frames: np.ndarray, fps: int, zoom: int) -> None:
-    """uint8 [rows, steps, C, H, W] as an .mp4 or, without loss, as a .webp that repeats: frame k shows step k of all
-    rows side by side."""
+    """uint8 [rows, steps, C, H, W] as a film: frame k shows step k of all rows side by side."""
     rows, steps, channels, h, w = frames.shape
     movie = np.repeat(np.repeat(frames, zoom, 3), zoom, 4).transpose(1, 3, 0, 4, 2).reshape(
         steps, h * zoom, rows * w * zoom, channels)
-    if channels == 1:
-        movie = movie.repeat(3, 3)
-    if os.fspath(path).endswith(".webp"):
-        first, *rest = (Image.fromarray(f) for f in movie)
+    write_film(path, movie.repeat(3, 3) if channels == 1 else movie, fps)
+
+
+def write_film(path: str | os.PathLike, movie: np.ndarray, fps: float, hold: float = 0) -> None:
+    """uint8 [T, H, W, 3] as the kind of file that `path` ends in; the last frame stays for `hold` seconds more.
+    UserError as `check`."""
+    check(path)
+    if Path(path).suffix.lower() == ".webp":
+        from PIL import Image
+
+        first, *rest = map(Image.fromarray, movie)
+        times = [round(1000 / fps)] * len(movie)
+        times[-1] += round(1000 * hold)
         with atomic_path(path) as tmp:
-            first.save(tmp, format="WEBP", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0,
-                       lossless=True, method=0)
+            first.save(tmp, format="WEBP", save_all=True, append_images=rest, duration=times, loop=0, lossless=True,
+                       method=0)
         return
-    try:
-        import imageio_ffmpeg
-    except ImportError:
-        raise UserError("an .mp4 needs the package imageio-ffmpeg: pip install imageio-ffmpeg; or write a "
-                        ".png") from None
     # Encoders want even sizes.
+    movie = np.pad(movie, ((0, round(hold * fps)), (0, 0), (0, 0), (0, 0)), mode="edge")
     movie = np.pad(movie, ((0, 0), (0, movie.shape[1] % 2), (0, movie.shape[2] % 2), (0, 0)))
     with atomic_path(path) as tmp:
-        writer = imageio_ffmpeg.write_frames(str(tmp), (movie.shape[2], movie.shape[1]), fps=fps, macro_block_size=1,
-                                             output_params=["-f", "mp4"])
+        writer = _ffmpeg().write_frames(str(tmp), (movie.shape[2], movie.shape[1]), fps=fps, macro_block_size=1,
+                                        output_params=["-f", "mp4"])
         writer.send(None)
         for frame in movie:
             writer.send(np.ascontiguousarray(frame))
         writer.close()
+
+
+def _ffmpeg():
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        raise UserError("an .mp4 needs the package imageio-ffmpeg: pip install imageio-ffmpeg; or write a "
+                        ".webp, which needs nothing more") from None
+    return imageio_ffmpeg

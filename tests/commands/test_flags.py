@@ -290,7 +290,7 @@ def test_what_names_a_snapshot_may_name_a_run():
         assert p.type in (flags.SNAPSHOT, flags.WORD), (path, p.name)
 
 
-@pytest.mark.parametrize("kind", [flags.PATH, flags.PATHS, flags.SNAPSHOT])
+@pytest.mark.parametrize("kind", [flags.PATH, flags.PATHS, flags.SNAPSHOT, flags.RUN])
 @pytest.mark.parametrize("text", ["", " "])
 def test_an_empty_path_is_not_the_flags_absence(kind, text):
     """`--network=$RUN` where RUN is not set would take the newest run of runs/, `--data=$DATA` train on digits."""
@@ -298,3 +298,20 @@ def test_an_empty_path_is_not_the_flags_absence(kind, text):
     with pytest.raises(UserError, match="^--network= is empty"):
         kind.convert(text, option, None)
     assert kind.convert(None, option, None) is None
+
+
+def test_a_run_is_a_folder_a_number_or_the_latest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="RUN=latest: no such folder.*has no run here"):
+        flags.run_folder("latest")
+    for name in ("00002-b", "00010-a", "notes", "00011", "5"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    (tmp_path / "runs" / "00012-file").write_text("")
+    assert flags.run_folder("latest") == "runs/00010-a" and flags.run_folder("2") == "runs/00002-b"
+    assert flags.run_folder("runs/notes") == "runs/notes"
+    (tmp_path / "2").mkdir()
+    assert flags.run_folder("2") == "2", "a folder of that name comes first"
+    for text, says in (("3", "no such folder"), ("00012", "no such folder"), ("runs/00012-file", "is a file"),
+                       ("9" * 30, "no such folder")):
+        with pytest.raises(UserError, match=says):
+            flags.run_folder(text)

@@ -105,7 +105,8 @@ def test_messages(hyper, conditional, tmp_path, monkeypatch):
     hyper.save(tmp_path / "x.pkl")
     base = [f"--network={tmp_path / 'x.pkl'}", f"--output={tmp_path / 'o.png'}"]
     for words, says in ((["--class-1=9"], "--class-1=9"), (["--class-2=zebra"], "--class-2=zebra"),
-                        (["--output=o.gif"], "ends in .png or .mp4"), (["--type=noise", "--seeds=1"], "two or more"),
+                        (["--output=o.gif"], "ends in .png, .mp4 or .webp"),
+                        (["--type=noise", "--seeds=1"], "two or more"),
                         (["--seeds=x"], "--seeds=x")):
         with pytest.raises(UserError, match=says) as e:
             command(*base, *words)

@@ -147,3 +147,15 @@ def test_one_writer_at_a_time(tmp_path, holder):
     with util.sole_writer(tmp_path / "set.zip", wait=True):
         assert time.monotonic() - start > 0.2
     assert not list(tmp_path.iterdir())  # no lock file is left
+
+
+def test_who_trains_in_a_folder_is_told_without_a_trace(tmp_path, holder):
+    assert run_folder.owner(tmp_path) is None and not list(tmp_path.iterdir())
+    p = holder("folder", tmp_path / "run")
+    assert run_folder.owner(tmp_path / "run").startswith(f"process {p.pid}")
+    before = (tmp_path / "run" / ".lock").read_bytes()
+    p.kill()
+    p.wait()
+    assert run_folder.owner(tmp_path / "run") is None
+    assert (tmp_path / "run" / ".lock").read_bytes() == before
+    run_folder.hold(tmp_path / "run").release()

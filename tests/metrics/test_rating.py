@@ -46,6 +46,17 @@ def test_values_that_are_not_numbers_rate_nothing(tmp_path):
     assert rating.since_best(tmp_path, "is50k") == (0, None)
 
 
+def test_lines_of_other_programs_have_their_length_in_the_snapshots_name(tmp_path):
+    for snapshot, kimg in (("network-snapshot-000200.pkl", None), ("network-snapshot-000002_032.pkl", None),
+                           ("network-snapshot-000003.pkl", 3.5), ("other.pkl", None)):
+        with open(tmp_path / "metric-fid50k_full.jsonl", "a") as f:
+            f.write(json.dumps(dict(metric="fid50k_full", results={"fid50k_full": 1.0}, snapshot_pkl=snapshot,
+                                    **({} if kimg is None else {"kimg": kimg}))) + "\n")
+    assert [(r.snapshot[:-4], r.kimg) for r in rating.ratings(tmp_path)] == [
+        ("other", 0), ("network-snapshot-000002_032", 2.032), ("network-snapshot-000003", 3.5),
+        ("network-snapshot-000200", 200)]
+
+
 def write(run_dir, metric, values, key=None):
     """metric-<metric>.jsonl, and the snapshots that it names."""
     for k, value in enumerate(values):

@@ -185,9 +185,13 @@ def test_a_line_that_does_not_fit_on_the_disk_leaves_the_file_as_it_was(tmp_path
 class FakeEvents:
     def __init__(self, folder, purge_step=None):
         self.folder, self.purge_step, self.scalars, self.closed = folder, purge_step, [], False
+        self.images = []
 
     def add_scalar(self, name, value, global_step, walltime):
         self.scalars.append((name, value, global_step, walltime))
+
+    def add_image(self, name, pixels, global_step, dataformats):
+        self.images.append((name, pixels.shape, int(pixels.max()), global_step, dataformats))
 
     def flush(self):
         pass
@@ -208,6 +212,16 @@ def test_tensorboard_gets_means_at_whole_kimg_and_absolute_time(tmp_path, monkey
     assert [s[:3] for s in events.scalars] == [("Loss/x", 1.5, 4), ("Metrics/fid", 12.5, 4)]
     assert events.scalars[0][3] == lines(tmp_path / "stats.jsonl")[0]["timestamp"]
     assert abs(events.scalars[1][3] - time.time()) < 60
+
+
+def test_tensorboard_gets_sheets(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=FakeEvents))
+    w = StatsWriter(tmp_path)
+    w.write_image("fakes", np.full((4, 6), 9, np.uint8), 2999)
+    w.write_image("fakes", np.full((4, 6, 3), 8, np.uint8), 3000)
+    assert w.events.images == [("Images/fakes", (4, 6), 9, 2, "HW"), ("Images/fakes", (4, 6, 3), 8, 3, "HWC")]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    StatsWriter(tmp_path).write_image("fakes", np.zeros((4, 6), np.uint8), 0)  # nothing to write to, nothing fails
 
 
 def test_services_that_are_not_installed_are_named_once(tmp_path, monkeypatch):

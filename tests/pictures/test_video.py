@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Films: frames, durations and kinds of files."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dnnlib.util import UserError
+from gantransfer.pictures import video
+
+MOVIE = np.stack([np.full((31, 33, 3), v, np.uint8) for v in (10, 120, 240)])
+
+
+def test_webp_holds_the_frames_and_how_long_they_stay(tmp_path):
+    video.write_film(tmp_path / "x.webp", MOVIE, fps=4, hold=1)
+    with Image.open(tmp_path / "x.webp") as film:
+        assert film.n_frames == 3
+        for k, (value, ms) in enumerate(((10, 250), (120, 250), (240, 1250))):
+            film.seek(k)
+            film.load()
+            assert film.info["duration"] == ms
+            assert abs(int(np.asarray(film.convert("L"))[15, 15]) - value) < 4
+
+
+def test_mp4_holds_the_last_frame(tmp_path):
+    ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="needs imageio-ffmpeg (extra `video`)")
+    video.write_film(tmp_path / "x.mp4", MOVIE, fps=4, hold=1)
+    frames, seconds = ffmpeg.count_frames_and_secs(str(tmp_path / "x.mp4"))
+    assert frames == 7 and seconds == pytest.approx(1.75, abs=0.1)
+
+
+def test_other_kinds_are_refused_before_the_work(tmp_path):
+    with pytest.raises(UserError, match="should end in .mp4 or .webp"):
+        video.check(tmp_path / "x.gif")

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fakes beside their nearest training images."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnnlib.util import UserError
+from gantransfer import model
+from gantransfer.data.dataset import ImageDataset
+from gantransfer.report import read, tail
+
+
+def test_a_generator_that_copies_is_shown_with_its_source(planted, monkeypatch):
+    run = read.read(planted)
+    data = ImageDataset(run.data.path, use_labels=True)
+    real = model.Model.sampler
+
+    def copying(self, device="cpu"):
+        """Gives training image `seed` of the label's class, changed by one grey level."""
+        sampler = real(self, device)
+
+        def images(seeds, c, **kw):
+            rows = [np.flatnonzero(data.class_ids == int(k))[s % 2] for s, k in zip(seeds, c.argmax(1))]
+            return torch.from_numpy(data.images_uint8(np.array(rows)) + np.uint8(1))
+
+        return Made(images, sampler.spec)
+
+    monkeypatch.setattr(model.Model, "sampler", copying)
+    found = tail.look(run, 8)
+    assert found.snapshot == "network-snapshot-000002.pkl", "the best one"
+    assert found.ruler == "pixel16" and any("--detector" in n for n in found.notes)
+    assert found.classes[0].title == "plain" and found.classes[0].train == 2
+    for copies in found.classes:
+        assert max(copies.distances) == pytest.approx(np.sqrt(16 * 16) / 255, rel=1e-4)
+        sheet = np.asarray(Image.open(io.BytesIO(copies.picture)).convert("L")).astype(int)
+        zoom, gap = 4, 2
+        above, below = sheet[: 16 * zoom, : 16 * zoom], sheet[16 * zoom + gap : 32 * zoom + gap, : 16 * zoom]
+        assert (above - below == 1).all(), "the very image, one grey level away"
+
+
+class Made:
+    """A sampler of images that are made elsewhere."""
+
+    def __init__(self, images, spec):
+        self.images, self.spec = images, spec
+
+    def __call__(self, seeds, c=None, **kw):
+        return self.images(seeds, c)
+
+
+def test_what_is_not_at_hand_is_said(planted):
+    moved = read.read(planted)
+    moved.data = moved.data.__class__(**{**vars(moved.data), "path": "gone.zip"})
+    with pytest.raises(UserError, match="the training images are not here .gone.zip.; name them with --data"):
+        tail.look(moved, 4)
+    env = json.loads((planted / "environment.json").read_text())
+    (planted / "environment.json").write_text(json.dumps({**env, "data_fingerprint": "other"}))
+    assert any("holds other images now" in n for n in tail.look(read.read(planted), 4).notes)
+    for path in moved.snapshots:
+        path.unlink()
+    with pytest.raises(UserError, match="there is no snapshot"):
+        tail.look(read.read(planted), 4)
