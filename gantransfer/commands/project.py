@@ -52,7 +52,8 @@ FRAMES = 200  # of the film, at most
 @click.option("--plus", is_flag=True, help="A w for each layer (w+): nearer to the image, further from the model")
 @click.option("--noise", type=BOOL, default=True, show_default=True, help="Find the noise maps too")
 @click.option("--seed", type=SEED, default=303, show_default=True, help="Of all that is random")
-@click.option("--video", type=BOOL, default=True, show_default=True, help="Also proj.mp4 (without imageio-ffmpeg proj.webp): target and projection")
+@click.option("--video", type=BOOL, default=True, show_default=True,
+              help="Also proj.mp4 (without imageio-ffmpeg proj.webp): target and projection")
 @click.option("--detector", type=PATHS, metavar="LIST", help="Weights of VGG16 for LPIPS: lpips=FILE or vgg16=FILE")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
 @option(KERNELS)
