@@ -2,7 +2,7 @@
 // Which source classes a new class is made of: the leading ones, and a map of all scores (red above zero, blue below).
 
 import {json} from "./api.js";
-import {label, models, state} from "./state.js";
+import {label, labelText, models, state} from "./state.js";
 
 const TOP = 8;
 let scores = null;
@@ -18,7 +18,7 @@ export function showScores() {
   // The classes of the data are the ones that were added last.
   const index = state.label_set === "new" ? state.class_id : state.class_id + scores.new.length - label().dim;
   const one = scores.classes[index];
-  at("scores-class").textContent = one.name;
+  at("scores-class").textContent = labelText();
   if (one.scores === null) {
     at("scores-top").textContent = "This model was trained without scores.";
     return;
