@@ -39,7 +39,8 @@ nav{margin-bottom:.8rem}nav a{color:inherit;margin-right:.9rem}
 .scroll{overflow-x:auto;margin:.4rem 0}
 table{border-collapse:collapse;font-size:.86rem}
 th,td{padding:.15rem .6rem;border-bottom:1px solid var(--line);text-align:right;font-variant-numeric:tabular-nums}
-th{font-weight:600;vertical-align:bottom}th.word,td.word{text-align:left;overflow-wrap:anywhere;min-width:6em}
+th{font-weight:600;vertical-align:bottom}td{white-space:nowrap}
+th.word,td.word{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:6em}
 tr.marked{background:var(--mark)}
 figure{margin:.6rem 0}img{max-width:100%;height:auto}
 .side{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:.8rem}
@@ -140,6 +141,9 @@ def _differing(runs: Sequence[Run], names: Sequence[str]) -> str:
     rows = [[markup.text(k), *map(markup.text, cells)] for k, cells in options.differing_between(runs)]
     if not rows:
         return "<p>None: they differ in nothing that is recorded.</p>"
+    if len(runs) > 4:  # a row per run: names are long
+        columns = list(zip(*rows))
+        return markup.table(["run", *columns[0]], [[markup.text(n), *c] for n, c in zip(names, columns[1:])])
     return markup.table(["option", *map(markup.text, names)], rows)
 
 
