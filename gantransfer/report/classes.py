@@ -51,7 +51,8 @@ def over_images(run: Run) -> str:
         top = {k: rating.best_of(rows[k]) for k in keys if rating.rates(metric, k) and rows[k]}
         body, marked = [], []
         for i, (kimg, snapshot) in enumerate(sorted(points)):
-            best = run.best is not None and run.best.metric == metric and run.best.snapshot == snapshot
+            best = run.best is not None and (run.best.metric, run.best.kimg, run.best.snapshot) == (
+                metric, kimg, snapshot)
             marked += [i] if best else []
             cells = [three(found.get((k, kimg, snapshot))) for k in keys]
             bold = [k in top and (top[k].kimg, top[k].snapshot) == (kimg, snapshot) for k in keys]

@@ -28,7 +28,7 @@ font:15px/1.5 system-ui,'DejaVu Sans',sans-serif}
 h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.2rem;margin:2.2rem 0 .6rem;border-bottom:1px solid var(--line)}
 h3{font-size:1rem;margin:1rem 0 .3rem;overflow-wrap:anywhere}h4{margin:.8rem 0 .2rem}
 p{margin:.4rem 0;overflow-wrap:anywhere}code{font-size:.9em;overflow-wrap:anywhere}
-nav a{color:inherit;margin-right:.9rem}
+nav{margin-bottom:.8rem}nav a{color:inherit;margin-right:.9rem}
 .soft,figcaption,.notes{color:var(--soft);font-size:.88rem}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:.8rem}
 .card{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:.7rem}
@@ -39,7 +39,8 @@ nav a{color:inherit;margin-right:.9rem}
 .scroll{overflow-x:auto;margin:.4rem 0}
 table{border-collapse:collapse;font-size:.86rem}
 th,td{padding:.15rem .6rem;border-bottom:1px solid var(--line);text-align:right;font-variant-numeric:tabular-nums}
-th{font-weight:600;vertical-align:bottom}th.word,td.word{text-align:left;overflow-wrap:anywhere;min-width:6em}
+th{font-weight:600;vertical-align:bottom}td{white-space:nowrap}
+th.word,td.word{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:6em}
 tr.marked{background:var(--mark)}
 figure{margin:.6rem 0}img{max-width:100%;height:auto}
 .side{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:.8rem}
@@ -90,7 +91,8 @@ def page(runs: Sequence[Run], studies: Sequence[Study], notes: Sequence[str] = (
               ("What was trained", _each(runs, names, _trained)),
               ("Notes", markup.items(notes) + _each(runs, names, lambda r: markup.items(r.notes)))]
     parts = [(title, content) for title, content in parts if content]
-    title = ", ".join([*(s.name for s in studies), *names][:3]) or "nothing"
+    what = [s.name for s in studies] or (names if len(names) == 1 else [f"{len(names)} runs"])
+    title = ", ".join(what)
     links = "".join(f'<a href="#s{i}">{markup.text(t)}</a>' for i, (t, _) in enumerate(parts) if t)
     body = "".join((f'<section id="s{i}">' + (f"<h2>{markup.text(t)}</h2>" if t else "") + f"{c}</section>")
                    for i, (t, c) in enumerate(parts))
@@ -139,6 +141,9 @@ def _differing(runs: Sequence[Run], names: Sequence[str]) -> str:
     rows = [[markup.text(k), *map(markup.text, cells)] for k, cells in options.differing_between(runs)]
     if not rows:
         return "<p>None: they differ in nothing that is recorded.</p>"
+    if len(runs) > 4:  # a row per run: names are long
+        columns = list(zip(*rows))
+        return markup.table(["run", *columns[0]], [[markup.text(n), *c] for n, c in zip(names, columns[1:])])
     return markup.table(["option", *map(markup.text, names)], rows)
 
 

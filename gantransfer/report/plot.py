@@ -29,7 +29,7 @@ def check_installed() -> None:
 
     if find_spec("matplotlib") is None:
         raise UserError("the report's curves are drawn with Matplotlib, which is not installed: pip install "
-                        "'gantransfer[report]' (report --video needs it not)")
+                        "'gantransfer[report]' (report --video does without)")
 
 
 def colour_of(run: int) -> tuple[str, str]:
@@ -40,6 +40,7 @@ def colour_of(run: int) -> tuple[str, str]:
 def panel_svg(panel: Panel, number: int, runs: int) -> str:
     """One panel; `number` keeps its ids apart from those of others in the page."""
     def draw(ax: Axes) -> None:
+        named: list[str] = []
         for s in panel.series:
             variant = panel.variants.index(s.variant)
             colour, dash = colour_of(s.run) if runs > 1 else (COLOURS[variant % len(COLOURS)], "-")
@@ -47,8 +48,10 @@ def panel_svg(panel: Panel, number: int, runs: int) -> str:
                 colour = GROUP_COLOURS[s.variant]
             if runs > 1 and len(panel.variants) > 1:
                 dash = DASHES[variant % len(DASHES)]
-            ax.plot(s.x, s.y, dash, color=colour, linewidth=1.4, label=s.variant or None,
+            ax.plot(s.x, s.y, dash, color=colour, linewidth=1.4,
+                    label=None if s.variant in ("", *named) else s.variant,
                     **(dict(marker="o", markersize=3) if panel.points or np.isfinite(s.y).sum() < 3 else {}))
+            named.append(s.variant)
             if s.spread is not None and np.isfinite(s.spread).any():
                 ax.fill_between(s.x, s.y - s.spread, s.y + s.spread, color=colour, alpha=0.15, linewidth=0)
             if s.best is not None:
@@ -56,7 +59,7 @@ def panel_svg(panel: Panel, number: int, runs: int) -> str:
                         markeredgewidth=1.6)
         values = np.concatenate([s.y[np.isfinite(s.y)] for s in panel.series] or [np.zeros(0)])
         if len(values) > 3 and values.min() > 0 and values.max() > 30 * np.median(values):
-            ax.set_yscale("log")
+            _logarithmic(ax)
         if not len(values):
             ax.text(0.5, 0.5, "no finite value", ha="center", va="center", transform=ax.transAxes, color=_INK)
         elif len(panel.variants) > 1:
@@ -80,7 +83,7 @@ def bars_svg(title: str, names: Sequence[str], counts: Sequence[int], groups: Se
             ax.set_xlabel(f"{len(names)} classes, by images", fontsize=8)
         ax.set_ylabel("training images", fontsize=8)
         if max(counts) > 30 * max(min(counts), 1):
-            ax.set_yscale("log")
+            _logarithmic(ax)
 
     return _svg(draw, title, number, width=5.4)
 
@@ -93,6 +96,12 @@ def histogram_svg(title: str, values: np.ndarray, unit: str, number: int) -> str
         ax.set_ylabel("training images", fontsize=8)
 
     return _svg(draw, title, number, width=5.4)
+
+
+def _logarithmic(ax: Axes) -> None:
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")  # Matplotlib's own are formulas
+    ax.yaxis.set_minor_formatter(lambda v, _: "")
 
 
 def _svg(draw: Any, title: str, number: int, width: float = 3.7) -> str:
