@@ -22,6 +22,7 @@ import pytest
 import torch
 
 import dnnlib.util
+from torch_utils import build
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -146,6 +147,21 @@ def call(capsys: pytest.CaptureFixture) -> Callable[..., subprocess.CompletedPro
         return done
 
     return run
+
+
+@pytest.fixture
+def fresh_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that starts: no operators are chosen, and none are loaded."""
+    for name, value in dict(mode=None, devices=None, info={}, failure=None, missing_cuda=None, warned=set()).items():
+        monkeypatch.setattr(build._State, name, value)
+    monkeypatch.setenv("GANTRANSFER_KERNELS", "")
+
+
+@pytest.fixture
+def no_compiler(fresh_kernels: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A search path with nothing on it, and no library from before; here, and in processes that start here."""
+    for name, value in dict(PATH=tmp_path / "nothing", CXX="", GANTRANSFER_BUILD_DIR=tmp_path / "kernels").items():
+        monkeypatch.setenv(name, str(value))
 
 
 @pytest.fixture(scope="session")

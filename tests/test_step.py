@@ -105,11 +105,10 @@ def test_bf16_computes_in_bf16_and_keeps_the_gradients(tiny_zip, method):
         assert error < 0.3, f"{key}: {error:.3f}"  # 0.02 to 0.16 measured; a wrong factor or a lost term is above 0.5
 
 
-def test_bf16_trains_on_the_cpu(run_script, tiny_zip, tmp_path):
+def test_bf16_trains_on_the_cpu(call, tiny_zip, tmp_path):
     """A short run in bfloat16 against a generator that stands still: finite, and the discriminator's loss falls."""
-    run_script("train.py", f"--outdir={tmp_path}", f"--data={tiny_zip}", "--cond=True", "--cfg=tiny", "--cbase=256",
-               "--cmax=16", "--precision=bf16", "--kimg=0.32", "--tick=0.08", "--metrics=none", "--glr=0",
-               "--diffaug=none")
+    call("train", f"--outdir={tmp_path}", f"--data={tiny_zip}", "--cond=True", "--cfg=tiny", "--cbase=256",
+         "--cmax=16", "--precision=bf16", "--kimg=0.32", "--tick=0.08", "--metrics=none", "--glr=0", "--diffaug=none")
     (run,) = tmp_path.iterdir()
     assert json.loads((run / "training_options.json").read_text())["runtime"]["precision"] == "bfloat16"
     lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]

@@ -48,7 +48,8 @@ def run_jobs(jobs: Sequence[Job], parallel: int = 1, threads: int = 1, quiet: bo
                     last = next((t for t in reversed(tail) if t.startswith("Error")), tail[-1] if tail else "")
                     raise UserError(f"{job.name} failed (exit code {process.returncode}): {last}; "
                                     f"the command was: {job}")
-            time.sleep(0.05)
+            if running:
+                time.sleep(0.05)
     finally:
         for _, process, _, _ in running:
             process.terminate()

@@ -11,19 +11,18 @@ from tests.torch_utils.test_build import fake_compiler, fake_nvcc
 from torch_utils import build, machine
 
 
-def test_names_what_it_found(run_script):
+def test_names_what_it_found(call):
     try:
         build.compiler()
     except build.BuildError as e:
         pytest.skip(str(e))
-    out = run_script("-m", "gantransfer", "doctor", "--no-build", check=None)
+    out = call("doctor", "--no-build", check=None)
     assert "C++ compiler: " in out.stdout and "torch" in out.stdout and "build folder" in out.stdout
     assert (out.returncode == 0) == (" bad  " not in out.stdout)
 
 
-def test_without_tools_every_line_has_a_remedy(run_script, tmp_path):
-    out = run_script("-m", "gantransfer", "doctor", check=2,
-                     env={"PATH": str(tmp_path), "CXX": "", "GANTRANSFER_BUILD_DIR": str(tmp_path / "k")})
+def test_without_tools_every_line_has_a_remedy(call, no_compiler):
+    out = call("doctor", check=2)
     assert " bad  C++ compiler: none" in out.stdout and "apt install g++" in out.stdout
     assert "--kernels=ref" in out.stderr and "Traceback" not in out.stderr
 

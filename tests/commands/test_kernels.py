@@ -4,6 +4,7 @@
 import importlib
 import json
 import sys
+import warnings
 
 import click
 import pytest
@@ -19,11 +20,10 @@ TINY = ("--cfg=tiny", "--cbase=64", "--cmax=8", "--threads=1", "--metrics=none",
 
 
 @pytest.fixture
-def no_compiler(tmp_path, monkeypatch):
-    """A search path with nothing on it, and no library from before."""
-    env = {"PATH": str(tmp_path / "nothing"), "CXX": "", "GANTRANSFER_BUILD_DIR": str(tmp_path / "kernels")}
-    monkeypatch.delenv("GANTRANSFER_KERNELS", raising=False)
-    return env
+def choice(monkeypatch):
+    """What --kernels chooses in this process ends with the test."""
+    monkeypatch.setattr(build._State, "mode", None)
+    monkeypatch.setenv("GANTRANSFER_KERNELS", "")
 
 
 def options(folder):
@@ -41,8 +41,7 @@ def test_one_flag_for_all_commands(name):
 
 def test_without_a_compiler_training_runs_and_says_once_why_it_is_slower(run_script, call, tiny_zip, tmp_path,
                                                                                   no_compiler):
-    done = run_script("train.py", f"--outdir={tmp_path / 'runs'}", f"--data={tiny_zip}", "--cond=True", *TINY,
-                      env=no_compiler)
+    done = run_script("train.py", f"--outdir={tmp_path / 'runs'}", f"--data={tiny_zip}", "--cond=True", *TINY)
     assert done.stderr.count("compiled kernels are not available for cpu") == 1
     assert done.stderr.count("no C++ compiler found") == 1 and done.stdout.count("slower") == 1
     said = options(tmp_path / "runs")
@@ -52,24 +51,26 @@ def test_without_a_compiler_training_runs_and_says_once_why_it_is_slower(run_scr
     assert "kimg 0.0" in log.read_text()  # a status line: it trained
     # The trained model serves the other commands there too; asking for compiled kernels is an error that names why.
     (snap,) = (tmp_path / "runs").glob("*/network-snapshot-*.pkl")
-    words = ("-m", "gantransfer", "generate", f"--network={snap}", f"--grid={tmp_path / 'g.png'}")
-    assert "kernels" not in run_script(*words, "--kernels=ref", env=no_compiler).stderr
-    done = run_script(*words, "--kernels=native", check=2, env=no_compiler)
+    words = ("generate", f"--network={snap}", f"--grid={tmp_path / 'g.png'}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert "kernels" not in call(*words, "--kernels=ref").stderr
+    done = call(*words, "--kernels=native", check=2)
     assert "Error: --kernels=native: no C++ compiler found" in done.stderr and "Traceback" not in done.stderr
-    assert "--kernels must be one of auto, native, ref" in call(*words[2:], "--kernels=fast", check=2).stderr
+    assert "--kernels must be one of auto, native, ref" in call(*words, "--kernels=fast", check=2).stderr
 
 
-def test_options_record_the_library(run_script, tiny_zip, tmp_path):
+def test_options_record_the_library(call, choice, tiny_zip, tmp_path):
     try:
         build.compiler()
     except build.BuildError as e:
         pytest.skip(str(e))
-    words = ("train.py", f"--outdir={tmp_path / 'runs'}", f"--data={tiny_zip}", *TINY)
-    run_script(*words, "--kernels=native")
+    words = ("train", f"--outdir={tmp_path / 'runs'}", f"--data={tiny_zip}", *TINY)
+    call(*words, "--kernels=native")
     assert options(tmp_path / "runs") == {"mode": "native", "implementation": {"cpu": "native"}, "reason": None,
                                           "library": build.plan()["key"]}
     (run,) = (tmp_path / "runs").iterdir()
-    run_script(*words[:3], *TINY[:-2], "--kimg=0.032", "--tick=0.016", f"--resume={run}", "--kernels=ref")
+    call(*words[:3], *TINY[:-2], "--kimg=0.032", "--tick=0.016", f"--resume={run}", "--kernels=ref")
     said = options(tmp_path / "runs")  # a run may go on with other operators; its options tell the last
     assert said["implementation"] == {"cpu": "ref"} and said["reason"] == "chosen by --kernels=ref"
 

@@ -8,8 +8,6 @@ import os
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -21,7 +19,6 @@ from dnnlib.util import UserError
 from gantransfer.data import confine
 from gantransfer.data.container import Container
 from gantransfer.data.dataset import ImageDataset
-from tests.conftest import ROOT
 from tests.data import picture_sets
 
 
@@ -79,17 +76,14 @@ def test_links_that_are_never_read_do_not_matter(folder):
     assert len(ImageDataset(folder)) == 2
 
 
-def test_the_flag_follows_links_and_copies_what_they_lead_to(folder):
+def test_the_flag_follows_links_and_copies_what_they_lead_to(folder, call, monkeypatch):
     (folder / "d").symlink_to("../other", target_is_directory=True)
-    run = [sys.executable, str(ROOT / "dataset_tool.py")]
+    monkeypatch.chdir(folder.parent)
     for command in (["check", "set"], ["export", "--source=set", "--dest=e"], ["--source=set", "--dest=out.zip",
                                                                                             "--labels=none"]):
-        def call(*more, command=command):
-            return subprocess.run([*run, *command, *more], cwd=folder.parent, capture_output=True, text=True,
-                                  timeout=120)
-        refused = call()
-        assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1 and "--follow-links" in refused.stderr
-        assert "3 images" in call("--follow-links").stdout
+        refused = call("dataset_tool", *command, check=2)
+        assert len(refused.stderr.splitlines()) == 1 and "--follow-links" in refused.stderr
+        assert "3 images" in call("dataset_tool", *command, "--follow-links").stdout
     assert len(ImageDataset(folder.parent / "out.zip")) == 3
 
 

@@ -118,6 +118,13 @@ BAD = {
 }
 
 
+@pytest.fixture
+def no_look(monkeypatch):
+    """Without another process's look at each file first, which takes longer than all else here."""
+    monkeypatch.setattr(h5, "survives", lambda path: None)
+
+
+@pytest.mark.usefixtures("no_look")
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files_are_one_line(name, tmp_path):
     arrays, said = BAD[name]
@@ -172,6 +179,7 @@ def elsewhere(tmp_path):
     }
 
 
+@pytest.mark.usefixtures("no_look")
 def test_data_of_other_files_are_not_read(tmp_path):
     for name, said in elsewhere(tmp_path).items():
         if said is None:
@@ -209,6 +217,7 @@ def test_large_images_are_read_in_small_blocks(tmp_path, monkeypatch):
     assert np.array_equal(np.stack(list(h5.read(str(tmp_path / "a.h5")).images())), images(7))
 
 
+@pytest.mark.usefixtures("no_look")
 @pytest.mark.parametrize("text", ["[", "3", "{}", '{"min": 1}', '{"kind": "regression", "min": "a", "max": 2}',
                                   "[" * 5000, '{"kind": "regression", "min": 0, "max": 1e999, "unit": ""}'])
 def test_damaged_label_meta(tmp_path, text):
@@ -228,7 +237,7 @@ def test_a_file_that_ends_the_library_is_one_line(tmp_path, monkeypatch, program
 
     def stand_in(words, timeout, **kw):
         assert words[1:3] == ["-m", "gantransfer.data.h5_look"] and timeout >= h5._PATIENCE
-        return real([words[0], "-c", program], timeout=2 if "sleep" in program else 60, **kw)
+        return real([words[0], "-c", program], timeout=0.3 if "sleep" in program else 60, **kw)
 
     monkeypatch.setattr(h5.subprocess, "run", stand_in)
     if not said:  # a file that it merely refuses is judged in this process, with a better message

@@ -274,7 +274,7 @@ def test_a_database_that_ends_its_library_is_one_line(tmp_path, tool, monkeypatc
 
     def stand_in(words, timeout, **kw):
         assert words[1:3] == ["-m", "gantransfer.data.lmdb_look"]
-        return real([words[0], "-c", program], timeout=2 if "sleep" in program else 60, **kw)
+        return real([words[0], "-c", program], timeout=0.3 if "sleep" in program else 60, **kw)
 
     monkeypatch.setattr(sources.h5.subprocess, "run", stand_in)
     code, _, err = tool(f"--source={tmp_path}/a_lmdb", f"--dest={tmp_path}/out.zip")

@@ -292,9 +292,9 @@ def test_bad_labels_are_said_before_training(tmp_path):
             make(data, embed_kimg=0.064)[0].prepare(data)
 
 
-def test_bad_data_leave_no_run_behind(tmp_path, run_script):
+def test_bad_data_leave_no_run_behind(tmp_path, call):
     write_image_zip(tmp_path / "x.zip", np.zeros([4, 16, 16], np.uint8), [[5.0]] * 4)
-    out = run_script("train.py", "--method=ccgan", "--cfg=tiny", f"--data={tmp_path / 'x.zip'}",
-                     f"--outdir={tmp_path / 'runs'}", check=2)
+    out = call("train", "--method=ccgan", "--cfg=tiny", f"--data={tmp_path / 'x.zip'}",
+               f"--outdir={tmp_path / 'runs'}", check=2)
     assert out.stderr.count("\n") == 1 and "at least two different values" in out.stderr
     assert not list((tmp_path / "runs").glob("*"))

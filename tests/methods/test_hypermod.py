@@ -364,15 +364,15 @@ def test_bad_input(what, options, says):
     assert says in str(e.value) and "\n" not in str(e.value)
 
 
-def test_command_line(tiny_zip, tmp_path, run_script):
+def test_command_line(tiny_zip, tmp_path, call):
     """The method's command, one of its errors, and images of the result."""
     sg2_source().save(tmp_path / "source.pkl")
-    base = ["train.py", f"--data={tiny_zip}", "--method=hypermod", "--cfg=tiny", "--metrics=none",
+    base = ["train", f"--data={tiny_zip}", "--method=hypermod", "--cfg=tiny", "--metrics=none",
             f"--outdir={tmp_path / 'runs'}", f"--resume={tmp_path / 'source.pkl'}", "--kimg=0.016"]
-    out = run_script(*base, "--align-kimg=1", check=2)
+    out = call(*base, "--align-kimg=1", check=2)
     (line,) = out.stderr.strip().splitlines()
     assert line.startswith("Error: --align_kimg") and "nothing to align" in line
-    run_script(*base, "--hyper-rank=full", "--contrastive=True", "--finetune=True", "--class-lr-mult=0.1")
+    call(*base, "--hyper-rank=full", "--contrastive=True", "--finetune=True", "--class-lr-mult=0.1")
     (snap,) = (tmp_path / "runs").glob("0*/network-snapshot-000000.pkl")
     assert isinstance(load_any(snap).build("G_ema"), hypermod.Generator)
 

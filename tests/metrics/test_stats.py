@@ -2,8 +2,7 @@
 """Extraction and its cache."""
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 import textwrap
 
@@ -17,7 +16,7 @@ from gantransfer.detectors.features import Detector, Features
 from gantransfer.detectors.input_path import InputSpec
 from gantransfer.metrics import stats, table
 from gantransfer.metrics.feature_matrix import NonFiniteFeatures
-from tests.conftest import write_image_zip
+from tests.conftest import ROOT, write_image_zip
 from tests.metrics.conftest import NoisyMeans
 
 
@@ -218,7 +217,7 @@ WORKER = textwrap.dedent("""
 
 
 @pytest.mark.slow
-def test_one_and_two_processes_agree(tiny_zip, tmp_path):
+def test_one_and_two_processes_agree(tiny_zip, tmp_path, monkeypatch):
     """Real statistics to 1e-12, metrics of generated images likewise, errors on all ranks alike."""
     from torch_utils import distributed as dist
 
@@ -229,13 +228,12 @@ def test_one_and_two_processes_agree(tiny_zip, tmp_path):
     results = []
     for world in (1, 2):
         out = tmp_path / f"out{world}.json"
-        root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-        env = {"PYTHONPATH": root}
         argv = [str(worker), str(tiny_zip), str(out), str(tmp_path / f"cache{world}")]
         if world == 1:
-            subprocess.run([sys.executable, *argv], check=True, env={**os.environ, **env}, cwd=root)
+            monkeypatch.setattr(sys, "argv", argv)
+            runpy.run_path(argv[0])
         else:
-            assert dist.launch(2, argv, kind="cpu", env=env) == 0
+            assert dist.launch(2, argv, kind="cpu", env={"PYTHONPATH": str(ROOT)}) == 0
         results.append(json.loads(out.read_text()))
     one, two = results
     assert (one["world"], two["world"]) == (1, 2)
