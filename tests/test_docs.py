@@ -48,6 +48,7 @@ TABLES = [("gantransfer.commands.train", "train.md"), ("gantransfer.commands.dat
           ("gantransfer.commands.calc_metrics", "calc_metrics.md"),
           ("gantransfer.commands.judge", "calc_metrics.md"),
           ("gantransfer.commands.generate", "generate.md"), ("gantransfer.commands.view", "view.md"),
+          ("gantransfer.commands.project", "project.md"),
           ("gantransfer.experiments.demo", "compare.md"),
           ("gantransfer.experiments.longtail", "compare.md"), ("gantransfer.commands.convert", "convert.md"),
           ("gantransfer.experiments.cgantransfer", "methods/cgantransfer.md"),

@@ -110,8 +110,9 @@ def report(names: list[str], values: dict, seconds: dict, kimg: float, arms: Map
     pairs = [(names[0], other) for other in names[1:]] + [p for p in BESIDE if {*p} <= {*names[1:]}]
     how = (f"mean +- standard error, in brackets the pairs in which it is lower; {harness.bold(seeds)}" if many else
            "one pair tells nothing of chance: no interval, and nothing is bold")
+    lines += ["", f"Paired differences: {how}."]
     for a, b in pairs:
-        lines += ["", f"{title[b]} minus {title[a]}, paired; {how}.", ""]
+        lines += ["", f"{title[b]} minus {title[a]}:", ""]
         lines += table(["", *(f"judge {j}{kind}" for kind in kinds for j in judges)], [
             [harness.name_of(k, primary), *(cell for kind in kinds.values() for cell in difference(
                 *([[v[k] for v in judge] for judge in kind[x]] for x in (a, b))).cells())] for k in keys])

@@ -110,8 +110,8 @@ def best_of(rows: list[Rating]) -> Rating:
 
 
 def best(rows: list[Rating], run_dir: Path, metric: str | None = None) -> Rating | None:
-    """The best row of a run by `metric`; without one by what the run was rated by (train.py --best), or else the first
-    there is. None where nothing rates."""
+    """The best row of a run by `metric`; without one by what the run was rated by (train.py --best, or the first of its
+    --metrics), or else the first there is. None where nothing rates."""
     rated = of_metric(rows, metric or _recorded(run_dir)) or ([] if metric else of_metric(rows, None))
     return best_of(rated) if rated else None
 
@@ -174,7 +174,10 @@ def named(text: str) -> str:
 
 
 def _recorded(run_dir: Path) -> str | None:
+    """What training rated the run's snapshots by: --best, or the first of --metrics."""
     try:
-        return json_file.read(run_dir / "training_options.json").get("best")
+        options = json_file.read(run_dir / "training_options.json")
     except UserError:
         return None
+    metrics = options.get("metrics")
+    return options.get("best") or (metrics[0] if isinstance(metrics, list) and metrics else None)

@@ -33,7 +33,7 @@ TEXTS = {
     "letters", "shots", "arms", "first", "second", "seeds", "device", "class_", "label", "floor", "shard", "name",
     "lengths", "settings", "copy", "net", "flags", "mix_rows", "mix_cols", "mix_layers", "arch", "decay", "assistant",
     "grid", "archs", "value_range", "gan_flags", "teacher_flags", "fakes_flags", "student_flags", "kernels",
-    "own", "common", "groups", "host"}
+    "own", "common", "groups", "host", "student", "source_classes", "target_classes", "gans", "fakes"}
 
 
 def commands():

@@ -103,6 +103,11 @@ def test_recorded_choice_comes_first(tmp_path):
     (tmp_path / "training_options.json").write_text(json.dumps({"best": "kid5k_full"}))
     assert rating.resolve(f"{tmp_path}:best").endswith("000001.pkl")
     assert rating.resolve(f"{tmp_path}:best:fid5k_full").endswith("000000.pkl")
+    # Without --best training goes by the first metric that it was given: --keep=best must keep what RUN:best means.
+    for metrics, chosen in ((["kid5k_full", "fid5k_full"], "kid5k_full"), (["fid5k_full"], "fid5k_full"),
+                            ([], "fid5k_full")):
+        (tmp_path / "training_options.json").write_text(json.dumps({"best": None, "metrics": metrics}))
+        assert rating.best(rating.ratings(tmp_path), tmp_path).metric == chosen
     (tmp_path / "training_options.json").write_text(json.dumps({"best": "nothing measured"}))
     assert rating.resolve(f"{tmp_path}:best").endswith("000000.pkl")
 
