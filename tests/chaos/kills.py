@@ -81,3 +81,4 @@ def _during_a_write(child: Child, outdir: Path, skip: int) -> None:
         if now and skip < 0:
             return
         last = now
+        time.sleep(0.0005)  # a file is there for longer; without a pause this process takes a core from the run

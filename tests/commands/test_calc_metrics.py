@@ -57,8 +57,8 @@ def lines(done):
     return [json.loads(x) for x in done.stdout.splitlines() if x.startswith("{")]
 
 
-def test_help_lists_every_family(run_script):
-    text = " ".join(run_script("calc_metrics.py", "--help").stdout.split())
+def test_help_lists_every_family(calc):
+    text = " ".join(calc("--help").stdout.split())
     for _, family, _ in table.PATTERNS:
         assert family in text, family
 
@@ -90,27 +90,23 @@ def test_seed_labels_and_outdir(calc, run_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_and_two_processes_as_a_script(run_script, run_dir, tmp_path):
+def test_two_processes_as_a_script_measure_what_one_does(run_script, calc, run_dir, tmp_path):
     from torch_utils import distributed as dist
 
     if dist.cpu_cores() < 2:
         pytest.skip("two processes need two cores")
-    results = []
-    for gpus in (1, 2):
-        done = run_script("calc_metrics.py", f"--network={run_dir / 'network-snapshot-000002.pkl'}", f"--gpus={gpus}",
-                          "--metrics=fd_digits32_40,report_digits32_9", f"--outdir={tmp_path / str(gpus)}",
-                          f"--cache-dir={tmp_path / 'cache'}")
-        results.append(lines(done))
-    assert [x["num_gpus"] for x in results[1]] == [2, 2]
-    for a, b in zip(*results):
+    metrics = "--metrics=fd_digits32_40,report_digits32_9"
+    two = lines(run_script("calc_metrics.py", f"--network={run_dir / 'network-snapshot-000002.pkl'}", "--gpus=2",
+                           metrics, f"--outdir={tmp_path / '2'}", f"--cache-dir={tmp_path / 'cache'}"))
+    assert [x["num_gpus"] for x in two] == [2, 2]
+    for a, b in zip(lines(calc(metrics, f"--outdir={tmp_path / '1'}")), two, strict=True):
         for k in a["results"]:
             assert a["results"][k] == pytest.approx(b["results"][k], rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize("gpus", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_errors_as_a_script(run_script, run_dir, gpus):
+def test_errors_as_a_script(run_script, run_dir):
     """One line, exit code 2, also when several processes were asked for."""
-    done = run_script("calc_metrics.py", f"--network={run_dir / 'network-snapshot-000002.pkl'}", f"--gpus={gpus}",
+    done = run_script("calc_metrics.py", f"--network={run_dir / 'network-snapshot-000002.pkl'}", "--gpus=2",
                       "--metrics=fd_nowhere_5", check=2)
     assert done.stderr.startswith("Error: ") and len(done.stderr.strip().splitlines()) == 1
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from gantransfer.experiments import demo, jobs, longtail
+from gantransfer.experiments import demo, harness, jobs, longtail
 from gantransfer.metrics.paired import critical_t
 from gantransfer.snapshot import Snapshot
 
@@ -73,16 +73,20 @@ def test_failing_command_is_named(tmp_path):
         jobs.run_jobs([jobs.Job("broken", ["dataset_tool", "check", "nowhere"])])
 
 
-def test_tiny_comparison_end_to_end(tmp_path, run_script):
-    """Two arms, one seed, a few steps: all commands fit together, and running again does nothing."""
-    args = ["-m", "gantransfer", "experiment", "longtail", f"--dir={tmp_path}",
-            "--arms=baseline,utlo-balanced", "--seeds=1", "--kimg=0.2", "--judges=1"]
-    out = run_script(*args, timeout=600).stdout
+def test_tiny_comparison_end_to_end(tmp_path, call):
+    """Two arms, one seed, a few steps: all commands fit together, and running again does nothing. The judge is made by
+    the study's own command, but for its length: 40 epochs would take longer than all else."""
+    data, ref, todo = harness.digits(tmp_path)
+    for job in [*todo, *harness.judge_jobs(data, ref, [tmp_path / "judge0.pt"])]:
+        call(*job.argv, *["--epochs=1"] * (job.argv[0] == "judge"))
+    args = ["experiment", "longtail", f"--dir={tmp_path}", "--arms=baseline,utlo-balanced", "--seeds=1", "--kimg=0.2",
+            "--judges=1"]
+    out = call(*args).stdout
     assert "UTLO + balanced minus baseline" in out and "| per-class FD, rare classes (primary) |" in out
     assert [f"Step {i} of 5: " in out for i in range(1, 7)] == [True] * 5 + [False]
     result = json.loads((tmp_path / "compare.json").read_text())
     assert result["versions"]["torch"] == torch.__version__
     a, b = (result["values"][k][0][0]["class_fd"] for k in ("baseline", "utlo-balanced"))
     assert a != b
-    again = run_script(*args).stdout
+    again = call(*args).stdout
     assert "0 of 2 trainings to do" in again and "tick" not in again
