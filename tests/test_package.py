@@ -51,7 +51,7 @@ def test_core_dependencies_are_few_and_extras_hold_the_rest():
     core = {Requirement(d).name for d in p["dependencies"]}
     assert core == {"torch", "numpy", "scipy", "pillow", "click", "tqdm", "pyspng", "ninja", "pybind11"}
     extras = {k: {Requirement(d).name for d in v} for k, v in p["optional-dependencies"].items()}
-    assert set(extras) == {"demo", "video", "viewer", "data", "tb", "wandb", "export", "docs", "dev"}
+    assert set(extras) == {"demo", "video", "viewer", "report", "data", "tb", "wandb", "export", "docs", "dev"}
     everything = core.union(*extras.values())
     assert not everything & {"torchvision", "torchaudio", "timm", "torch-fidelity", "clean-fid", "lpips"}
 

@@ -74,7 +74,8 @@ class PairedArms:
         # What the user has written is checked before anything trains for hours.
         self.splits: dict[int, tuple[Path, str | None]] = dict.fromkeys(self.seeds, (pool, None))
         self.study.run([jobs.Job(f"check of {a}", ["train", "--dry-run", *self.words(a, self.seeds[0])]) for a, arm in
-                        self.arms.items() if arm.more is not None or self.common != harness.TINY], quiet=True)
+                        self.arms.items() if arm.more is not None or self.common not in (harness.TINY, harness.OWN)],
+                       quiet=True)
 
         self.study.step()
         self.judge_files = [folder / f"judge{j}.pt" for j in range(self.judges)]

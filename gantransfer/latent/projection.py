@@ -17,7 +17,6 @@ What moves is what differs between latents of one label: where layers have one w
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +29,8 @@ from torch import nn
 
 from dnnlib import seeding
 from dnnlib.util import UserError, atomic_path
+from gantransfer.formats import npz
+from gantransfer.formats.pickle_machine import Refused
 from gantransfer.sampler import Sampler
 from torch_utils import random as rnd
 from torch_utils.pixels import from_uint8, to_uint8
@@ -122,9 +123,9 @@ def load(path: str, sampler: Sampler) -> tuple[torch.Tensor, torch.Tensor, dict[
     """(ws [N, L, D] or z [N, D], labels [N, label_dim], noise maps) of such a file, or of a published one, which has
     `w` alone. UserError for a file that is none, or that is of another network."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {k: torch.from_numpy(file[k]).float().to(sampler.device) for k in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError) as e:
+        arrays = {k: torch.from_numpy(v.astype(np.float32)).to(sampler.device) for k, v in npz.read(path).items()
+                  if v.dtype.kind in "fiu"}
+    except Refused as e:
         raise UserError(f"--projected-w={path} is not an .npz file of `gantransfer project`: {e}") from None
     latent = arrays.get("w", arrays.get("z"))
     if latent is None or latent.ndim not in (2, 3) or not latent.isfinite().all():

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dnnlib import json_file
 from dnnlib.util import UserError
 from gantransfer.pictures.files import png
 from gantransfer.pictures.plan import Plan
@@ -160,13 +161,7 @@ def _sheet(job: Job, shown: Shown, p: points.Point, plan: Plan, nearest: bool) -
 
 
 def _json(params: Params, name: str) -> dict[str, Any]:
-    try:
-        out = json.loads(params.get(name, ""))
-    except (ValueError, RecursionError):
-        raise UserError(f"{name} is not JSON") from None
-    if not isinstance(out, dict):
-        raise UserError(f"{name} is not an object")
-    return out
+    return json_file.parse(params.get(name, ""), name)
 
 
 def _neighbour(found: Neighbour | None) -> dict[str, Any] | None:

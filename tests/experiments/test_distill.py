@@ -54,7 +54,7 @@ def test_what_it_starts(own, tmp_path, monkeypatch, seen):
     trained = [w for name, w in started if name == "train"]
     assert [(w["--seed"], w["--cond"], w.get("--sampling"), w.get("--res_uc"), w["--kimg"]) for w in trained] == [
         (s, "True", *gan, "2") for s in "01" for gan in (("balanced", None), (None, "8"))]
-    assert all((w["--cfg"], w["--data"], w["--fname"]) == ("tiny", str(own), f"DIR/fold{w['--seed']}/train.json")
+    assert all((w["--cfg"], w["--data"], w["--fname"]) == ("small", str(own), f"DIR/fold{w['--seed']}/train.json")
                for w in trained)
     students = [w for name, w in started if name == "distill student"]
     assert [w["--outdir"].removeprefix("DIR/") for w in students] == [f"fold{k}/{a}" for k in range(2) for a in (

@@ -147,8 +147,9 @@ def test_an_image_is_the_sampler_s(client, sampler_of):
 
 
 @pytest.mark.parametrize("name, params, line", [
-    ("image", {}, "point is not JSON"), ("image", dict(point="[]"), "point is not an object"),
-    ("image", dict(point="{"), "point is not JSON"), ("image", dict(point="[" * 4000), "point is not JSON"),
+    ("image", {}, "point is not valid JSON"), ("image", dict(point="[]"), "point holds a list"),
+    ("image", dict(point="{"), "point is not valid JSON"),
+    ("image", dict(point="[" * 4000), "point is not valid JSON"),
     ("image", dict(point={}), "choose a class"), ("image", dict(point={"class_id": 7}), "class 7 does not exist"),
     ("image", dict(point={"class_id": 0, "path": "x"}), "unknown: path"),
     ("image", dict(point={"class_id": 0}, model="1"), "no such model"),
