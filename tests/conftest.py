@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,14 @@ def call(capsys: pytest.CaptureFixture) -> Callable[..., subprocess.CompletedPro
         return done
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def chosen_kernels() -> Iterator[None]:
+    """The environment chooses the operators of every test: a command of another one may have been given --kernels."""
+    build._State.mode = None
+    yield
+    build._State.mode = None
 
 
 @pytest.fixture

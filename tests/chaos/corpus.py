@@ -573,7 +573,7 @@ def work(start: int, place: Path) -> None:
     """Read the attacks from number `start` on; a line of JSON for each goes to place/results.jsonl."""
     from dnnlib.util import UserError
     from gantransfer.formats.inert_pickle import Refused
-    from tests.chaos.mutations import TooSlow, _too_slow, _Watch
+    from tests.chaos.mutations import TooSlow, _too_slow, _Watch, high_water
 
     warnings.simplefilter("ignore")
     os.chdir(place)  # where a program writes
@@ -593,7 +593,7 @@ def work(start: int, place: Path) -> None:
             (place / "current").write_text(f"{number}\t{what}")
             path = area / file
             path.write_bytes(data)
-            before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+            before, began = high_water(), time.monotonic()
             signal.setitimer(signal.ITIMER_REAL, SLOW)
             watch.on, fault = True, ""
             try:
@@ -613,7 +613,7 @@ def work(start: int, place: Path) -> None:
             watch.seen.clear()
             for left in area.iterdir():
                 left.unlink()
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            peak = high_water()
             out.write(
                 json.dumps(
                     dict(
