@@ -82,6 +82,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+_KERNELS = os.environ.get("GANTRANSFER_KERNELS")  # what this test run was told to use
 _CACHE = pytest.StashKey[str]()
 _SECONDS: dict[str, float] = {}
 
@@ -156,10 +157,18 @@ def call(capsys: pytest.CaptureFixture) -> Callable[..., subprocess.CompletedPro
 
 @pytest.fixture(autouse=True)
 def chosen_kernels() -> Iterator[None]:
-    """The environment chooses the operators of every test: a command of another one may have been given --kernels."""
-    build._State.mode = None
+    """The environment of the tests chooses the operators of each: a command that ran in this process may have been
+    given --kernels, which it tells its children through the environment."""
+    _forget_kernels()
     yield
+    _forget_kernels()
+
+
+def _forget_kernels() -> None:
     build._State.mode = None
+    os.environ.pop("GANTRANSFER_KERNELS", None)
+    if _KERNELS is not None:
+        os.environ["GANTRANSFER_KERNELS"] = _KERNELS
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import dataclasses
 import datetime
+import importlib
 import os
 import re
 import socket
@@ -104,6 +105,9 @@ def init(kind: str = "auto") -> torch.device:
     elif "TORCHELASTIC_RUN_ID" in os.environ:
         threading.Thread(target=_exit_with_agent, daemon=True, name="agent-watch").start()
     if launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_initialized():
+        # torch's compiler, which every optimizer imports, holds on to a group that it finds: the group's threads would
+        # outlive `shutdown`, and threads that outlive the interpreter can abort it. So it comes first.
+        importlib.import_module("torch._dynamo")
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         args = dict(init_method="env://")
         try:
@@ -113,7 +117,7 @@ def init(kind: str = "auto") -> torch.device:
         except RuntimeError as e:
             raise CollectiveError(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: joining the other "
                                   f"processes failed: {_reason(e)}") from None
-        # A process that ends by an exception must leave too: threads that outlive the interpreter can abort it.
+        # A process that ends by an exception must leave too, for the same reason.
         atexit.register(shutdown)
     return device
 

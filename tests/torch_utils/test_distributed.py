@@ -87,6 +87,23 @@ def launch(job, tmp_path, monkeypatch, capfd):
     return run
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_thread_of_the_group_outlives_it(launch):
+    """Such a thread aborted one process in some hundred at its end, with code 134 and all its work done."""
+    code, out, err = launch("""
+def threads():
+    return sorted(open(f"/proc/self/task/{t}/comm").read().strip() for t in os.listdir("/proc/self/task"))
+assert any("gloo" in name for name in threads()), threads()
+p = torch.nn.Parameter(torch.ones(2))
+p.grad = torch.ones(2)
+torch.optim.Adam([p]).step()
+dist.broadcast_(p.data)
+dist.shutdown()
+print("left:", *(name for name in threads() if "gloo" in name))
+""")
+    assert code == 0 and out.count("left:") == out.count("left:\n") == 2, out + err
+
+
 def wait_for(*paths, seconds=30.0):
     end = time.monotonic() + seconds
     while not all(p.exists() for p in paths):
