@@ -88,10 +88,12 @@ def check_world(num: int, kind: str, flag: str = "--gpus") -> None:
                         f"use {flag}={max(have, 1)} or fewer")
 
 
-def init(kind: str = "auto") -> torch.device:
+def init(kind: str = "auto", optimizers: bool = False) -> torch.device:
     """Join the process group that the environment describes (none: a single process) and return this rank's device.
 
-    Blocks until all ranks have joined. The caller ends the job with `shutdown`.
+    Blocks until all ranks have joined. The caller ends the job with `shutdown`. `optimizers`: some will be made: they
+    import torch's compiler, which holds on to a group that it finds, so that the group's threads would outlive
+    `shutdown`; and threads that outlive the interpreter can abort it. So the compiler comes first then.
     """
     kind = resolve_device(kind)
     local_rank = int(os.environ.get("LOCAL_RANK", 0)) if launched() else 0
@@ -105,9 +107,8 @@ def init(kind: str = "auto") -> torch.device:
     elif "TORCHELASTIC_RUN_ID" in os.environ:
         threading.Thread(target=_exit_with_agent, daemon=True, name="agent-watch").start()
     if launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_initialized():
-        # torch's compiler, which every optimizer imports, holds on to a group that it finds: the group's threads would
-        # outlive `shutdown`, and threads that outlive the interpreter can abort it. So it comes first.
-        importlib.import_module("torch._dynamo")
+        if optimizers:
+            importlib.import_module("torch._dynamo")
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         args = dict(init_method="env://")
         try:
@@ -117,7 +118,7 @@ def init(kind: str = "auto") -> torch.device:
         except RuntimeError as e:
             raise CollectiveError(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: joining the other "
                                   f"processes failed: {_reason(e)}") from None
-        # A process that ends by an exception must leave too, for the same reason.
+        # A process that ends by an exception must leave too, for its threads' sake.
         atexit.register(shutdown)
     return device
 

@@ -30,7 +30,7 @@ from torch_utils import distributed as dist
 def main():
     if not dist.launched():
         sys.exit(dist.launch(2, kind="cpu", grace=1.0))
-    dist.init("cpu")
+    dist.init("cpu", optimizers={optimizers})
     rank = dist.rank()
     body(rank)
     dist.shutdown()
@@ -49,7 +49,8 @@ class Job:
 
     def write(self, body: str) -> Path:
         lines = "\n".join("    " + line for line in body.strip().splitlines())
-        self.path.write_text(SCRIPT.replace("{body}", f"def body(rank):\n{lines}"))
+        script = SCRIPT.replace("{body}", f"def body(rank):\n{lines}")
+        self.path.write_text(script.replace("{optimizers}", str("torch.optim" in body)))
         return self.path
 
     def start(self, body: str, *python_args: str) -> subprocess.Popen:
