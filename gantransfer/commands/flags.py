@@ -356,7 +356,8 @@ KERNELS = Flag("kernels", "Compiled operators: auto (compile once, else say so a
                callback=choose_kernels)
 DEVICE = Flag("device", "auto, cuda or cpu", Choice(["auto", "cuda", "cpu"]), "auto")
 MACHINE = [Flag("gpus", "Number of processes: one per GPU, or on the CPU", IntRange(min=1), 1), DEVICE,
-           Flag("threads", "CPU threads per process [default: cores / processes; 1 with --cfg=tiny]", IntRange(min=1)),
+           Flag("threads", "CPU threads per process [default: OMP_NUM_THREADS, or cores / processes; "
+                "1 with --cfg=tiny]", IntRange(min=1)),
            KERNELS]
 RANDOM = Flag("seed", "Random seed: any whole number", SEED, 0)
 POLICIES = Choice(["empirical", "sqrt", "effective", "balanced"])

@@ -61,12 +61,14 @@ def launched(flags: dict[str, Any]) -> str:
 @contextlib.contextmanager
 def processes(kind: str = "auto", threads: int | None = None, share: int | None = None) -> Iterator[torch.device]:
     """Join the job's processes for the duration; the device of this one. On the CPU each has `threads` threads, or
-    else `share`, or its part of the cores."""
+    else `share`, or what OMP_NUM_THREADS says, or its part of the cores."""
     device = dist.init(kind, optimizers=True)
     before = torch.get_num_threads()
     try:
         if device.type == "cpu":
-            torch.set_num_threads(threads or share or max(dist.cpu_cores() // dist.world_size(), 1))
+            # torchrun sets OMP_NUM_THREADS to 1 for its processes, asked or not.
+            said = before if os.environ.get("OMP_NUM_THREADS") and not dist.launched() else None
+            torch.set_num_threads(threads or share or said or max(dist.cpu_cores() // dist.world_size(), 1))
         yield device
     finally:
         torch.set_num_threads(before)

@@ -7,6 +7,7 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from dnnlib.run_folder import RunFolder
 from dnnlib.util import UserError
@@ -24,6 +25,25 @@ from gantransfer.training_loop import find_states
     ({"free": 1}, {}, None)])
 def test_what_differs_is_named_whichever_side_has_it(old, new, said):
     assert harness.differing(old, new, {"free"}) == said
+
+
+@pytest.mark.parametrize("env, threads, share, expected", [
+    (None, None, None, 4), (None, 3, 1, 3), (None, None, 1, 1), ("2", None, None, 2), ("2", 3, None, 3),
+    ("2", None, 1, 1)])
+def test_threads_are_those_asked_for_or_the_preset_s_or_the_environment_s_or_the_cores(
+        env, threads, share, expected, monkeypatch):
+    monkeypatch.setattr(harness.dist, "cpu_cores", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if env:
+        monkeypatch.setenv("OMP_NUM_THREADS", env)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(int(env or 4))  # what torch itself does at its start
+        with harness.processes("cpu", threads, share):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == int(env or 4)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_newest_snapshot_is_the_last_of_the_run_with_the_highest_number(tmp_path, capsys):

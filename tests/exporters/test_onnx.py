@@ -98,8 +98,6 @@ SLOW = {
     "encoder": lambda: snapshot("encoder", None, G_ema=generator(stylegan2.Generator)),
     "styletransfer": lambda: snapshot("styletransfer", CLASSES, dict(old_label=dict(kind="class", dim=4)),
                                       G_ema=generator(styletransfer.StyleTransferGenerator, 4, new_dim=3)),
-    "hypermod-full-onehot": lambda: snapshot("hypermod", CLASSES, G_ema=generator(
-        hypermod.Generator, exact=False, rank=0, vectors="onehot")),
     "hypermod-v1": lambda: snapshot("hypermod", CLASSES, G_ema=lambda: hypermod_stylegan1.Generator(
         **V1, task_dim=6, num_classes=3, n_mlp_task=2, faithful=False)),
     "hypermod-published": lambda: snapshot("hypermod", CLASSES, T_ema=lambda: hypermod.ClassNetwork(3, 6, 2),
@@ -111,8 +109,6 @@ SLOW = {
     "minegan": lambda: snapshot("minegan", CLASSES, G_ema=lambda: minegan.MinedGenerator(
         n_pretrain_classes=4, **{**BIG, "n_classes": 3})),
     "cgantransfer": lambda: snapshot("cgantransfer", CLASSES, G_ema=lambda: cgantransfer.TransferGenerator(
-        n_pretrain_classes=4, **{**BIG, "n_classes": 3})),
-    "cgantransfer-again": lambda: snapshot("cgantransfer", CLASSES, G_ema=lambda: cgantransfer.TransferGenerator(
         n_pretrain_classes=4, sets=2, label_sets=[1, 2, 2, 2], **{**BIG, "n_classes": 4})),
     "ccgan-sngan": lambda: snapshot("ccgan", ANGLES, y2h=lambda: LabelToEmbedding(16), G_ema=lambda: ccgan.ARCHS[
         "sngan"][0](z_dim=8, h_dim=16, ch=4, resolution=16, img_channels=3)),
