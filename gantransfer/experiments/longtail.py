@@ -43,7 +43,9 @@ ARMS = {
                     "--method=stylegan2 --sampling_labels=balanced --reweight_reals=True"),
 }
 PRIMARY = "class_fd_few"
-BESIDE = [("balanced", "utlo-balanced")]  # also compared, beside each with the first
+# Also compared, beside each with the first: what UTLO adds to what it is built on.
+BESIDE = [("baseline", "utlo"), ("baseline", "utlo8"), ("baseline", "utlo16"), ("balanced", "utlo-balanced"),
+          ("balanced", "utlo8-balanced")]
 
 
 @harness.flags(
