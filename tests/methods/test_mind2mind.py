@@ -25,6 +25,7 @@ from gantransfer.networks import alae, mindgan
 from gantransfer.snapshot import NetRecord, Snapshot
 from gantransfer.snapshot import load as load_snapshot
 from gantransfer.training_loop import Outputs
+from tests.chaos.corpus import Call
 from tests.conftest import write_image_zip
 
 TINY = dict(cfg="tiny", cbase=64, cmax=8, z_dim=8, w_dim=8)
@@ -291,21 +292,14 @@ def test_an_alae_pickle_with_unexpected_classes_is_refused(tmp_path):
     torch.save({"models": {"generator": {}, "mapping_fl": {}}}, tmp_path / "x.pth")
     with zipfile.ZipFile(tmp_path / "x.pth") as z:
         names = {n: z.read(n) for n in z.namelist()}
-    evil = pickle.dumps({"models": {"generator": {}, "mapping_fl": {}}, "auxiliary": _Touch(tmp_path / "ran")}, 2)
+    touch = Call(open, str(tmp_path / "ran"), "w")
+    evil = pickle.dumps({"models": {"generator": {}, "mapping_fl": {}}, "auxiliary": touch}, 2)
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as z:
         for n, content in names.items():
             z.writestr(n, evil if n.endswith("data.pkl") else content)
     with pytest.raises(UserError, match="x.pth"):
         load_any(tmp_path / "x.pth")
     assert not (tmp_path / "ran").exists()
-
-
-class _Touch:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 # ---- training ------------------------------------------------------------------------------------------------------
