@@ -18,7 +18,7 @@ from gantransfer.method import Batch, RunConfig, Start
 from gantransfer.methods import METHODS
 from gantransfer.networks import hypermod, hypermod_stylegan1, stylegan1, stylegan2
 from gantransfer.snapshot import NetRecord, Snapshot
-from gantransfer.training_loop import Stepper
+from tests.methods.test_cgantransfer import step
 from torch_utils.random import SeedStack
 
 C = 4
@@ -59,18 +59,6 @@ def make(data=None, source=None, stage="main", run=None, **options):
     torch.manual_seed(0)
     start = source if isinstance(source, Start) else Start(source or SOURCES[opts.base]())
     return kind(opts, data, config, start, stage)
-
-
-def step(m, times=2, start=0):
-    g = torch.Generator().manual_seed(1)
-    n = m.data.label.dim
-    x, c = torch.rand(8, 1, 16, 16, generator=g) * 2 - 1, F.one_hot(torch.arange(8) % n, n).float()
-    stepper = Stepper(m, m.run)
-    for i in range(start, start + times):
-        stepper.step(i, i * 8, lambda rep, k: (x, c),
-                     lambda k, gen: F.one_hot(torch.randint(n, [k], generator=gen), n).float())
-        m.end_step(i * 8, 8)
-    return m
 
 
 def moved(m, before):
