@@ -68,7 +68,7 @@ CASES: dict[str, tuple[str, str | None, bool, str | None, dict[str, Any]]] = {
 STEPS, BATCH = 3, 8
 KINDS = {**METHODS, CGANKD.name: CGANKD, DensityRatioTraining.name: DensityRatioTraining}
 SOURCES: dict[str, tuple[str, str | None, bool, str | None, dict[str, Any]]] = {
-    **{k: CASES[k] for k in ("encoder", "teacher", "head", "mind2mind")},
+    **{k: CASES[k] for k in ("encoder", "teacher", "head", "mind2mind", "cgantransfer")},
     "stylegan2": ("stylegan2", None, False, None, STYLE), "plain": ("stylegan2", None, False, None, STYLE),
     "biggan": ("biggan", None, False, None, dict(BIG, g_ch=2, d_ch=2)),
 }

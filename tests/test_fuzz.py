@@ -29,7 +29,7 @@ def test_mutated_files_load_or_are_refused():
 @pytest.mark.slow
 def test_hostile_files_are_refused():
     figures = corpus.run()
-    assert figures["peak_mb"] < MAX_MB and figures["files"] > 290 and figures["refused"] == figures["files"]
+    assert figures["peak_mb"] < MAX_MB and figures["files"] > 350 and figures["refused"] == figures["files"]
     assert figures["uncaught"] == figures["executed"] == figures["over_1gb"] == 0
 
 
@@ -81,16 +81,9 @@ from hypothesis import strategies as st  # noqa: E402
 
 quick = settings(max_examples=150, deadline=None, database=None, derandomize=True,
                  suppress_health_check=list(HealthCheck))
-opcodes = st.sampled_from([b"(", b"]", b"}", b")", b"t", b"\x85", b"\x86", b"R", b"b", b"\x81", b"\x93", b"s", b"u",
-                           b"a", b"e", b"0", b"2", b"N", b"\x88", b"K\x01", b"q\x00", b"h\x00", b"\x94",
-                           b"X\x01\x00\x00\x00a",
-                           b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
-                           b"ctorch.nn.modules.activation\nReLU\n", b"cos\nsystem\n", b"\x8f", b"\x90", b"\x91",
-                           b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy\nndarray\n", b"."])
-
 
 @quick
-@given(st.lists(opcodes, max_size=40))
+@given(st.lists(st.sampled_from(mutations.OPCODES), max_size=40))
 def test_any_sequence_of_opcodes_is_data_or_refused(parts):
     try:
         inert_pickle.load(b"\x80\x04" + b"".join(parts) + b".")

@@ -11,6 +11,7 @@ from dnnlib.util import UserError
 from gantransfer import snapshot
 from gantransfer.networks import stylegan2
 from gantransfer.snapshot import NetRecord, Snapshot, load, transfer
+from tests.chaos.corpus import Call
 
 
 def small():
@@ -58,14 +59,8 @@ def test_tensors_must_fit(tmp_path):
         r.build()
 
 
-class Payload:
-    def __reduce__(self):
-        return os.mkdir, (os.environ["PAYLOAD"],)
-
-
-def test_foreign_content_is_refused_and_not_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("PAYLOAD", str(tmp_path / "ran"))
-    torch.save({"format": snapshot.FORMAT, "x": Payload()}, tmp_path / "evil.pkl")
+def test_foreign_content_is_refused_and_not_run(tmp_path):
+    torch.save({"format": snapshot.FORMAT, "x": Call(os.mkdir, str(tmp_path / "ran"))}, tmp_path / "evil.pkl")
     (tmp_path / "text.pkl").write_text("<html>not found</html>")
     (tmp_path / "empty.pkl").write_bytes(b"")
     torch.save({"a": 1}, tmp_path / "other.pkl")

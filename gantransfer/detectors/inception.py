@@ -16,9 +16,6 @@ from torch import Tensor, nn
 
 
 class Outputs(NamedTuple):
-    pool64: Tensor  # [N, 64] spatial mean after the first max pool
-    pool192: Tensor  # [N, 192] after the second
-    pool768: Tensor  # [N, 768] after Mixed_6e
     features: Tensor  # [N, 2048]
     logits_unbiased: Tensor  # [N, classes] without the bias of fc
     logits: Tensor  # [N, classes]
@@ -176,13 +173,12 @@ class InceptionV3(nn.Module):
 
     def forward(self, x: Tensor) -> Outputs:
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
-        a = F.max_pool2d(x, 3, 2)
-        b = F.max_pool2d(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(a)), 3, 2)
-        x = self.Mixed_6a(self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(b))))
-        c = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(x))))
-        features = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(c))).mean([2, 3])
+        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))
+        x = self.Mixed_6a(self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(x, 3, 2)))))
+        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(x))))
+        features = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))).mean([2, 3])
         unbiased = F.linear(features, self.fc.weight)
-        return Outputs(a.mean([2, 3]), b.mean([2, 3]), c.mean([2, 3]), features, unbiased, unbiased + self.fc.bias)
+        return Outputs(features, unbiased, unbiased + self.fc.bias)
 
 
 # NVIDIA's TorchScript file -> torchvision names, per block type: branch names in the file's order.

@@ -157,8 +157,6 @@ class SSKD(NamedTuple):
     kd: Tensor  # on the normal views
     tf: Tensor  # on chosen rotated views
     ss: Tensor  # between similarity matrices, on chosen rotated views
-    rows_tf: Tensor  # which of the 3b rotated rows were chosen
-    rows_ss: Tensor
 
 
 def views(b: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -199,7 +197,7 @@ def sskd(s_logits: Tensor, t_logits: Tensor, s_rep: Tensor, t_rep: Tensor, label
     s, t = cosines(s_rep), cosines(t_rep)
     own = torch.arange(len(labels), device=s.device).repeat_interleave(3)
     rows_ss = chosen(t, own, ratio_ss)
-    return SSKD(ce, kd, tf, kl(s[rows_ss], t[rows_ss], ss_T), rows_tf, rows_ss)
+    return SSKD(ce, kd, tf, kl(s[rows_ss], t[rows_ss], ss_T))
 
 
 def projection_loss(rep: Tensor) -> Tensor:

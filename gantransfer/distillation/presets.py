@@ -20,20 +20,19 @@ FINETUNED = ("published students with fakes start from the finished student with
              "the default starts anew")
 RATIO1 = dict(width="mlp5", lam=1e-3, epochs=350, batch=512, lr=1e-4, wd=1e-4, decay="0.4286,0.7143")
 RATIO2 = dict(width="mlp5", lam=1e-2, epochs=200, batch=256, lr=1e-4, wd=1e-4, decay="0.4,0.75")
+SMALL = dict(lr=4e-3, optimizer="adamw", wd=0.01, schedule="onecycle", batch=64)
+SMALL_RATIO = dict(width="tiny", lam=1e-2, kimg=50, batch=64, lr=1e-3, wd=1e-4)
+PUBLISHED_BLKD = dict(V1, arch="vgg11", nfake=100000, T=5, ce_weight=0.5, kd_weight=0.5)
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cifar10-v1": dict(
-        teacher=dict(V1, arch="densenet121"), student=dict(V1, arch="vgg11", nfake=100000, T=5, ce_weight=0.5,
-                                                           kd_weight=0.5),
-        ratio=RATIO1,
+        teacher=dict(V1, arch="densenet121"), student=PUBLISHED_BLKD, ratio=RATIO1,
         fakes=dict(num_per_label=50000, rho=0.9, quantile="global", ties="strict", replace=True, rs_burn_in=50000),
         quirks=("rho .9, .6, .7 for 50K, 20K, 10K images", UNEQUAL,
                 "published KL is divided by the number of classes: --kd_reduction=elementmean",
                 "published results of UDA are of the best epoch on the test set; ours are of the last")),
     "tiny-v1": dict(
-        teacher=dict(V1, arch="densenet121"), student=dict(V1, arch="vgg11", nfake=100000, T=5, ce_weight=0.5,
-                                                           kd_weight=0.5),
-        ratio=RATIO1,
+        teacher=dict(V1, arch="densenet121"), student=PUBLISHED_BLKD, ratio=RATIO1,
         fakes=dict(num_per_label=3000, rho=0.5, quantile="global", ties="strict", replace=True, rs_burn_in=50000),
         quirks=("labels are always replaced when filtering, without a flag", UNEQUAL,
                 "published KL is divided by 200, so that BLKD hardly differs from no KD")),
@@ -84,19 +83,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         quirks=("ages are truncated to integers before the error is taken, which loses all ties: --integers=False",
                 "the paper says VGG13, scripts VGG11", FINETUNED)),
     "digits": dict(
-        teacher=dict(arch="pool16-32-64", lr=4e-3, optimizer="adamw", wd=0.01, schedule="onecycle", crop=1, batch=64,
-                     kimg=40, dropout=0.3, smoothing=0.05),
-        student=dict(arch="conv4-8", lr=4e-3, optimizer="adamw", wd=0.01, schedule="onecycle", crop=1, batch=64,
-                     kimg=100),
-        ratio=dict(width="tiny", lam=1e-2, kimg=50, batch=64, lr=1e-3, wd=1e-4),
+        teacher=dict(SMALL, arch="pool16-32-64", crop=1, kimg=40, dropout=0.3, smoothing=0.05),
+        student=dict(SMALL, arch="conv4-8", crop=1, kimg=100), ratio=SMALL_RATIO,
         fakes=dict(num_per_label=500, rho=0.7, quantile="perclass", replace=False, rs_burn_in=500),
         quirks=("ours, for 16-pixel digits on a CPU",)),
     "small": dict(
-        teacher=dict(arch="pool32-64-128", lr=4e-3, optimizer="adamw", wd=0.01, schedule="onecycle", crop=2, batch=64,
-                     kimg=60, dropout=0.3, smoothing=0.05),
-        student=dict(arch="pool16-32-64", lr=4e-3, optimizer="adamw", wd=0.01, schedule="onecycle", crop=2, batch=64,
-                     kimg=60),
-        ratio=dict(width="tiny", lam=1e-2, kimg=50, batch=64, lr=1e-3, wd=1e-4),
+        teacher=dict(SMALL, arch="pool32-64-128", crop=2, kimg=60, dropout=0.3, smoothing=0.05),
+        student=dict(SMALL, arch="pool16-32-64", crop=2, kimg=60), ratio=SMALL_RATIO,
         fakes=dict(num_per_label=400, rho=0.9, quantile="perclass", replace=True, rs_burn_in=500),
         quirks=("ours, for images of 32 and 64 pixels on a CPU",)),
 }

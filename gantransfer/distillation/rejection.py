@@ -14,24 +14,15 @@ from dnnlib.util import UserError
 LEAST_ACCEPTANCE = 1e-3
 
 
-class CSPLoss(NamedTuple):
-    loss: torch.Tensor  # divergence + penalty, 0-dim
-    divergence: torch.Tensor
-    penalty: torch.Tensor
+def csp_loss(r_fake: torch.Tensor, r_real: torch.Tensor, lam: float) -> torch.Tensor:
+    """Penalised Softplus loss, 0-dim, of the ratios of generated [n] and real [m] samples with the same labels.
 
+        mean_fake(s(r) r - softplus(r)) - mean_real(s(r)) + lam (mean_fake(r) - 1)^2,   s = sigmoid
 
-def csp_loss(r_fake: torch.Tensor, r_real: torch.Tensor, lam: float,
-             weight_real: torch.Tensor | None = None) -> CSPLoss:
-    """Penalised Softplus loss of the ratios of generated [n] and real [m] samples with the same labels.
-
-        mean_fake(s(r) r - softplus(r)) - mean_real(w s(r)) + lam (mean_fake(r) - 1)^2,   s = sigmoid
-
-    Minimal where r = p_real / p_fake. `weight_real` [m] is for the vicinal version.
+    Minimal where r = p_real / p_fake.
     """
-    s = torch.sigmoid(r_real) if weight_real is None else torch.sigmoid(r_real) * weight_real
-    divergence = (torch.sigmoid(r_fake) * r_fake - F.softplus(r_fake)).mean() - s.mean()
-    penalty = lam * (r_fake.mean() - 1).square()
-    return CSPLoss(divergence + penalty, divergence, penalty)
+    divergence = (torch.sigmoid(r_fake) * r_fake - F.softplus(r_fake)).mean() - torch.sigmoid(r_real).mean()
+    return divergence + lam * (r_fake.mean() - 1).square()
 
 
 class Calibration(NamedTuple):

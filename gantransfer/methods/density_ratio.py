@@ -164,9 +164,9 @@ class DensityRatioTraining(method.Method):
         r = self.R(phi, torch.cat([code, code]))
         r_fake, r_real = r[: len(fake)], r[len(fake) :]
         loss = csp_loss(dist.gather_rows(r_fake), dist.gather_rows(r_real), self.opts.lam)  # it squares a mean
-        for name, value in (("loss", loss.loss), ("fake", r_fake), ("real", r_real), ("dead", (r == 0).float())):
+        for name, value in (("loss", loss), ("fake", r_fake), ("real", r_real), ("dead", (r == 0).float())):
             self.report(f"Ratio/{name}", value.detach())
-        return loss.loss
+        return loss
 
     def end_step(self, cur_nimg: int, batch_size: int) -> None:
         for s in self.statistics:

@@ -247,36 +247,27 @@ def _is(m: re.Match) -> Metric:
     return Metric(name, run, {f"{name}_mean": HIGHER, f"{name}_std": UNRATED}, (detector,))
 
 
-def _pr(m: re.Match) -> Metric:
-    """pr<N>k<k>[_full]: VGG16 features, first 200 000 reals (_full) or N. pr_<detector>_<N>_k<k>: any detector."""
+# (of features, what is measured of them): pr is published with VGG16 features, dc with Inception's.
+_NEIGHBOURS = {"pr": ("vgg16", precision_recall, ("precision", "recall")),
+               "dc": ("inception", density_coverage, ("density", "coverage"))}
+
+
+def _pr_dc(m: re.Match) -> Metric:
+    """pr<N>k<k>[_full]: the first 200 000 reals (_full) or N. dc<N>k<k>, and pr_ and dc_<detector>_<N>_k<k> by any
+    detector: at most N reals at even distances."""
     named = m.groupdict()
-    name, n, k, own = m[0], _count(m["n"], 50000), int(m["k"]), "detector" in named
-    detector, full = named.get("detector", "vgg16"), bool(named.get("full"))
+    published, measure, columns = _NEIGHBOURS[m["kind"]]
+    name, n, k, detector = m[0], _count(m["n"], 10000), int(m["k"]), named.get("detector", published)
+    first, full = "full" in named, bool(named.get("full"))
 
     def run(ctx: MetricContext) -> Outcome:
-        if own:
-            chosen = Selection.spread(ctx.reals, n)
-        else:
-            chosen = Selection.first(ctx.reals, 200000 if full else n, mirror=ctx.mirrored and not full)
+        chosen = Selection.first(ctx.reals, 200000 if full else n, mirror=ctx.mirrored and not full) if first else \
+            Selection.spread(ctx.reals, n)
         real, fake = _both(ctx, detector, n, chosen)
-        p = on_main(lambda: precision_recall(real.features, fake.features, k, device=ctx.device))
-        return Outcome({f"{name}_precision": p.precision, f"{name}_recall": p.recall}, detector, real.num, n,
-                       dim=real.dim)
+        values = on_main(lambda: measure(real.features, fake.features, k, device=ctx.device))
+        return Outcome({f"{name}_{c}": getattr(values, c) for c in columns}, detector, real.num, n, dim=real.dim)
 
-    return Metric(name, run, {f"{name}_precision": HIGHER, f"{name}_recall": HIGHER}, (detector,))
-
-
-def _dc(m: re.Match) -> Metric:
-    """dc<N>k<k>: density and coverage on Inception features, at most N reals at even distances."""
-    name, n, k, detector = m[0], _count(m["n"], 10000), int(m["k"]), m.groupdict().get("detector", "inception")
-
-    def run(ctx: MetricContext) -> Outcome:
-        real, fake = _both(ctx, detector, n, Selection.spread(ctx.reals, n))
-        d = on_main(lambda: density_coverage(real.features, fake.features, k, device=ctx.device))
-        return Outcome({f"{name}_density": d.density, f"{name}_coverage": d.coverage}, detector, real.num, n,
-                       dim=real.dim)
-
-    return Metric(name, run, {f"{name}_density": HIGHER, f"{name}_coverage": HIGHER}, (detector,))
+    return Metric(name, run, {f"{name}_{c}": HIGHER for c in columns}, (detector,))
 
 
 def _pr_dc_class(m: re.Match) -> Metric:
@@ -286,12 +277,11 @@ def _pr_dc_class(m: re.Match) -> Metric:
     kind, own = named["kind"], "detector" in named
     name, detector = m[0], named["detector"] if own else "inception"
     n, k = (_count(m["n"], 10000), int(m["k"])) if own else (10000, 5)
-    columns = ("precision", "recall") if kind == "pr" else ("density", "coverage")
+    _, measure, columns = _NEIGHBOURS[kind]
+    strict = dict(strict=True) if kind == "pr" else {}  # the other always is
 
     def value(real: torch.Tensor, fake: torch.Tensor, device: Any) -> tuple[float, float]:
-        if kind == "pr":
-            return tuple(precision_recall(real, fake, k, strict=True, device=device))
-        return tuple(density_coverage(real, fake, k, device=device))
+        return tuple(measure(real, fake, k, device=device, **strict))
 
     return _per_class_metric(name, detector, n, columns, value)
 
@@ -516,15 +506,15 @@ PATTERNS: list[tuple[str, str, Callable[[re.Match], Metric]]] = [
      "fid<N>, kid<N> with _full, _many, _medium, _few, _shots, _class, _clean, _pytorch, _biggan", _fid_kid),
     (r"(?P<kind>fid|kid)_(?P<scope>shots|class)", "fid_shots, kid_shots, fid_class, kid_class", _named_tables),
     (rf"is{_N}(?P<biggan>_biggan)?", "is<N>, is<N>_biggan", _is),
-    (r"pr(?P<n>\d+k)(?P<k>\d+)(?P<full>_full)?", "pr<N>k<k>, pr<N>k<k>_full", _pr),
-    (rf"pr_{_DET}_{_N}_k(?P<k>\d+)", "pr_<detector>_<N>_k<k>", _pr),
+    (r"(?P<kind>pr)(?P<n>\d+k)(?P<k>\d+)(?P<full>_full)?", "pr<N>k<k>, pr<N>k<k>_full", _pr_dc),
+    (rf"(?P<kind>pr)_{_DET}_{_N}_k(?P<k>\d+)", "pr_<detector>_<N>_k<k>", _pr_dc),
     (r"(?P<kind>pr|dc)_class", "pr_class, dc_class", _pr_dc_class),
     (rf"(?P<kind>pr|dc)_{_DET}_{_N}_k(?P<k>\d+)_class", "pr_<detector>_<N>_k<k>_class, dc_...", _pr_dc_class),
     (r"diversity_class", "diversity_class", _diversity_class),
     (rf"diversity_{_DET}_{_N}_class", "diversity_<detector>_<N>_class", _diversity_class),
     (rf"ppl_class(?:_{_N})?", "ppl_class", _ppl_class),
-    (r"dc(?P<n>\d+k)(?P<k>\d+)", "dc<N>k<k>", _dc),
-    (rf"dc_{_DET}_{_N}_k(?P<k>\d+)", "dc_<detector>_<N>_k<k>", _dc),
+    (r"(?P<kind>dc)(?P<n>\d+k)(?P<k>\d+)", "dc<N>k<k>", _pr_dc),
+    (rf"(?P<kind>dc)_{_DET}_{_N}_k(?P<k>\d+)", "dc_<detector>_<N>_k<k>", _pr_dc),
     (rf"ppl(?P<two>2)?_(?P<space>z|w)(?P<sampling>full|end)(?:_{_N})?", "ppl2_wend, ppl_<z|w><full|end>", _ppl),
     (rf"kmmd(?P<unbiased>_unbiased)?{_N}?", "kmmd, kmmd_unbiased, kmmd<N>, kmmd_unbiased<N>", _kmmd),
     (rf"fid_inf(?:_{_N})?", "fid_inf, fid_inf_<N>", _fid_inf),

@@ -16,19 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gantransfer.networks.stylegan1 import fused_downsample, fused_upsample, lrelu, pixel_norm, upsample
 from gantransfer.networks.stylegan2 import plain, untruncated
 from torch_utils import random as rnd
 
-SLOPE, ROOT2 = 0.2, math.sqrt(2)
+ROOT2 = math.sqrt(2)
 FUSED_FROM = 128  # from this resolution on resampling is part of the convolution
-
-
-def lrelu(x):
-    return F.leaky_relu(x, SLOPE)
-
-
-def upscale2(x):
-    return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 class Linear(nn.Module):
@@ -59,11 +52,6 @@ class Conv(nn.Module):
 
     def forward(self, x):
         return F.conv2d(x, self.weight, self.bias, padding=self.padding)
-
-    def fused(self):
-        """The 3x3 kernel summed over its four shifts by one pixel: 4x4."""
-        w = F.pad(self.weight, (1, 1, 1, 1))
-        return w[:, :, 1:, 1:] + w[:, :, :-1, 1:] + w[:, :, 1:, :-1] + w[:, :, :-1, :-1]
 
 
 def lr_coefficients(net):
@@ -115,9 +103,9 @@ class DecodeBlock(nn.Module):
         """noise(x, layer) -> [N or 1, 1, R, R], or None for the deterministic bump."""
         if self.index > 0:
             if self.fused:
-                x = F.conv_transpose2d(x, self.conv_1.fused(), stride=2, padding=1)
+                x = fused_upsample(x, 4 * self.conv_1.weight)
             else:
-                x = self.conv_1(upscale2(x))
+                x = self.conv_1(upsample(x))
             x = self.blur(x)
         x = self._modulate(x, 1, s1, noise)
         return self._modulate(self.conv_2(x), 2, s2, noise)
@@ -185,7 +173,7 @@ class Generator(nn.Module):
         image = self.to_rgb[lod](x)
         if blend == 1:
             return image
-        return torch.lerp(upscale2(self.to_rgb[lod - 1](before)), image, blend)
+        return torch.lerp(upsample(self.to_rgb[lod - 1](before)), image, blend)
 
 
 class Synthesis(Generator):
@@ -219,7 +207,7 @@ class EncodeBlock(nn.Module):
         x, s1 = self._normalise(lrelu(self.conv_1(x) + self.bias_1), self.style_1)
         x = self.blur(x)
         if self.fused:
-            x = F.conv2d(x, self.conv_2.fused() / 4, stride=2, padding=1)
+            x = fused_downsample(x, self.conv_2.weight)
         else:
             x = F.avg_pool2d(self.conv_2(x), 2)
         x, s2 = self._normalise(lrelu(x + self.bias_2), self.style_2)
@@ -296,7 +284,7 @@ class Mapping(nn.Module):
 
     def one(self, z):
         """w [N, 1, latent_size]."""
-        x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        x = pixel_norm(z)
         for block in self.map_blocks:
             x = lrelu(block.fc(x))
         return x[:, None]

@@ -328,11 +328,10 @@ class Generator(nn.Module):
         return torch.cat([pulled[:, :k], ws[:, k:]], 1)
 
     @torch.no_grad()
-    def mean_style(self, z: torch.Tensor | None = None) -> torch.Tensor:
-        """[1, D]: the mean over z [N, D]; by default over 10240 latents of a fixed generator."""
-        if z is None:
-            p = self.style[1].linear.weight_orig
-            z = torch.randn([10 * 1024, self.z_dim], generator=torch.Generator().manual_seed(0)).to(p.device, p.dtype)
+    def mean_style(self) -> torch.Tensor:
+        """[1, D]: the mean over 10240 latents of a fixed generator."""
+        p = self.style[1].linear.weight_orig
+        z = torch.randn([10 * 1024, self.z_dim], generator=torch.Generator().manual_seed(0)).to(p.device, p.dtype)
         return self.style(z).mean(0, keepdim=True)
 
     def synthesis(self, ws, *, noise_mode="random", rng=None, noise=None, step=None, alpha=1, features=None,

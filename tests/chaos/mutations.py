@@ -31,6 +31,7 @@ import traceback
 import warnings
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def mutate_opcodes(data: bytes, rng: random.Random) -> bytes:
 # ---- the worker --------------------------------------------------------------------------------------------------
 
 
-class _Watch:
+class Watch:
     """An audit hook that notes what reading a file must not do."""
 
     EVENTS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "subprocess.Popen", "os.fork",
@@ -224,6 +225,39 @@ def _too_slow(*args: Any) -> None:
     raise TooSlow
 
 
+def guard() -> None:
+    """Address space for GUARD bytes more than there are, and an alarm that ends what takes too long."""
+    signal.signal(signal.SIGALRM, _too_slow)
+    if Path("/proc/self/statm").exists():
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + GUARD,) * 2)
+
+
+def outcome(read: Callable[[Path], Any], path: Path, watch: Watch) -> tuple[str, str, str]:
+    """('loaded', 'refused' or 'uncaught', what the fault is, what was said) of reading a file under watch."""
+    from dnnlib.util import UserError
+    from gantransfer.formats.inert_pickle import Refused
+
+    signal.setitimer(signal.ITIMER_REAL, SLOW)
+    watch.on = True
+    try:
+        read(path)
+        return "loaded", "", ""
+    except (UserError, Refused) as e:
+        fine = str(e) and str(e).isprintable()
+        return ("refused", "", str(e)) if fine else ("uncaught", "a message that is not one line", "")
+    except TooSlow:
+        return "uncaught", f"more than {SLOW} s", ""
+    except BaseException as e:
+        frames = [f for f in traceback.extract_tb(e.__traceback__) if "gantransfer" in f.filename
+                  or "dnnlib" in f.filename or "torch_utils" in f.filename]
+        at = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+        return "uncaught", f"{type(e).__name__} at {at}", str(e)[:120]
+    finally:
+        watch.on = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def work(seconds: float, seed: int, place: Path, only: str = "", memory: Path | None = None) -> None:
     """Change and read files for `seconds`, in the folder `memory`; figures go to place/figures.json as they come."""
     from dnnlib.util import UserError
@@ -236,17 +270,14 @@ def work(seconds: float, seed: int, place: Path, only: str = "", memory: Path | 
     files = {k: s for k, s in seeds.make(made).items() if only in k}
     area = (memory or place) / "area"
     area.mkdir(exist_ok=True)
-    watch = _Watch(area, place)
+    watch = Watch(area, place)
     for s in files.values():  # as they are, they load; and everything that is imported lazily is here now
         (area / s.name).write_bytes(s.data)
         with contextlib.nullcontext() if s.valid else contextlib.suppress(UserError, Refused):
             s.read(area / s.name)
         (area / s.name).unlink()
     inside = {k: seeds.members(s.data) or {} for k, s in files.items()}
-    signal.signal(signal.SIGALRM, _too_slow)
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
-    if pages:
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + GUARD,) * 2)
+    guard()
     (place / "current").write_bytes(bytes(256))
     with open(place / "current", "r+b") as f:
         current = mmap.mmap(f.fileno(), 256)  # what is being read, for the parent, at no cost
@@ -287,25 +318,11 @@ def work(seconds: float, seed: int, place: Path, only: str = "", memory: Path | 
                             "opcodes": mutate_opcodes}[s.kind](s.data, rng)
                 path.write_bytes(data)
                 current[: len(name) + 1] = name.encode() + b"\0"
-                signal.setitimer(signal.ITIMER_REAL, SLOW)
-                watch.on = True
-                try:
-                    s.read(path)
-                    counts["loaded"] += 1
-                except (UserError, Refused) as e:
-                    counts["refused"] += 1
-                    if "\n" in str(e) or not str(e):
-                        fault("uncaught", name, "a message that is not one line", data)
-                except TooSlow:
-                    fault("uncaught", name, f"more than {SLOW} s", data)
-                except BaseException as e:
-                    frames = [f for f in traceback.extract_tb(e.__traceback__) if "gantransfer" in f.filename
-                              or "dnnlib" in f.filename or "torch_utils" in f.filename]
-                    at = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
-                    fault("uncaught", name, f"{type(e).__name__} at {at}", data, str(e)[:120])
-                finally:
-                    watch.on = False
-                    signal.setitimer(signal.ITIMER_REAL, 0)
+                kind, what, says = outcome(s.read, path, watch)
+                if what:
+                    fault(kind, name, what, data, says)
+                else:
+                    counts[kind] += 1
                 counts["inputs"] += 1
                 if watch.seen:
                     fault("executed", name, watch.seen[0], data)

@@ -12,7 +12,6 @@ import pickle
 import shutil
 import struct
 import sys
-import types
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,35 +84,16 @@ def quantised(extension: str) -> bytes | None:
 
 def foreign_pickle() -> bytes:
     """A network pickle of the form that StyleGAN2-ADA writes."""
-    module = types.ModuleType("torch_utils.persistence")
-
-    def _reconstruct_persistent_obj(meta: Any) -> None:
-        raise AssertionError("a function named in a pickle was called")
-
-    _reconstruct_persistent_obj.__module__ = module.__name__
-    _reconstruct_persistent_obj.__qualname__ = "_reconstruct_persistent_obj"
-    module._reconstruct_persistent_obj = _reconstruct_persistent_obj
-
-    class Persistent:
-        def __init__(self, net: nn.Module, kwargs: dict | None = None):
-            self.net, self.kwargs = net, kwargs
-
-        def __reduce__(self):
-            n = self.net
-            state = dict(_parameters=dict(n._parameters), _buffers=dict(n._buffers), weight_gain=np.float64(0.25),
-                         _non_persistent_buffers_set=set(n._non_persistent_buffers_set),
-                         _modules={k: Persistent(m) for k, m in n._modules.items() if m is not None}, _init_args=(),
-                         _init_kwargs=EasyDict(self.kwargs or {}), table=np.arange(6.0).reshape(2, 3))
-            meta = dict(type="class", version=6, module_src="", class_name=type(n).__name__, state=state)
-            return _reconstruct_persistent_obj, (meta,)
+    from tests.importers.test_importers import Persistent, persistence_module
 
     kwargs = dict(z_dim=4, c_dim=2, w_dim=4, img_resolution=8, img_channels=1, mapping_kwargs=dict(num_layers=1),
                   synthesis_kwargs=dict(channel_base=16, channel_max=2))
     net = importlib.import_module("gantransfer.networks.stylegan2").Generator(**kwargs)
+    module = persistence_module()
     sys.modules[module.__name__] = module
     try:
-        return pickle.dumps(dict(G_ema=Persistent(net, kwargs), training_set_kwargs=EasyDict(path="x", max_size=3)),
-                            protocol=3)
+        saved = Persistent(module, net, "Generator", kwargs, table=np.arange(6.0).reshape(2, 3))
+        return pickle.dumps(dict(G_ema=saved, training_set_kwargs=EasyDict(path="x", max_size=3)), protocol=3)
     finally:
         del sys.modules[module.__name__]
 

@@ -3,14 +3,11 @@
 
 import json
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from dnnlib.util import run_cli
-from gantransfer.commands import calc_metrics
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.detectors import judge_training
 from gantransfer.metrics import table
@@ -35,20 +32,12 @@ def run_dir(tiny_zip, tmp_path_factory):
 
 
 @pytest.fixture
-def calc(run_dir, tmp_path, capsys):
-    """Run the command in this process: flags -> (code, stdout, stderr)."""
+def calc(run_dir, tmp_path, call):
+    """Run the command in this process on that snapshot, or another."""
 
     def run(*flags, check=0, network=run_dir / "network-snapshot-000002.pkl"):
         argv = [f"--network={network}"] * (network is not None) + [f"--cache-dir={tmp_path / 'cache'}", *flags]
-        capsys.readouterr()
-        try:
-            run_cli(lambda: calc_metrics.main(args=argv, prog_name="calc_metrics.py"))
-            code = 0
-        except SystemExit as e:
-            code = e.code or 0
-        out, err = capsys.readouterr()
-        assert code == check, f"exit code {code}\n{out}\n{err}"
-        return SimpleNamespace(stdout=out, stderr=err)
+        return call("calc_metrics", *argv, check=check)
 
     return run
 

@@ -160,6 +160,8 @@ def test_colour_and_alpha_of_every_depth(depth, colour, channels):
         samples[0, :3, -1] = (0, full, full // 2)
         alpha, values = samples[:, :, -1:] / full, samples[:, :, :-1]
     picture = read_picture(raw_png(samples, depth, colour, before), "x")
+    with pytest.raises(UserError, match="x has transparency.*--alpha"):
+        to_uint8(picture, "x")
     for name, ground in (("black", 0.0), ("white", 255.0), ("drop", None)):
         want = values * (255 / full)
         want = want if ground is None else want * alpha + ground * (1 - alpha)
@@ -176,8 +178,11 @@ def test_palettes_with_transparent_entries(depth):
     for entries in (bytes([0]), bytes([255, 0]), bytes([128, 255])[:n]):
         data = raw_png(samples, depth, 3, chunk(b"tRNS", entries), palette=palette.tobytes())
         a = np.array([*entries, *[255] * (n - len(entries))])[samples] / 255
-        want = palette[samples[:, :, 0]] * a + 255 * (1 - a)
-        assert np.abs(to_uint8(read_picture(data, "x"), "x", alpha="white") - want).max() <= 1
+        want, picture = palette[samples[:, :, 0]] * a + 255 * (1 - a), read_picture(data, "x")
+        assert np.abs(to_uint8(picture, "x", alpha="white") - want).max() <= 1
+        assert np.array_equal(to_uint8(picture, "x", alpha="drop"), palette[samples[:, :, 0]])
+        with pytest.raises(UserError, match="x has transparency.*--alpha"):
+            to_uint8(picture, "x")
 
 
 def test_16_bit_colour_is_refused_by_training_and_scaled_by_conversion(tmp_path):
@@ -427,17 +432,13 @@ def test_decoding_in_threads_leaves_pillows_limit_alone():
     assert before == Image.MAX_IMAGE_PIXELS is not None
 
 
-def to_array(image, name, **kw):
-    return to_uint8(pixels.picture_of(image, name), name, **kw)
-
-
 def test_modes_are_converted_explicitly(tmp_path):
     rgb = Image.fromarray(picture(0))
     grey = rgb.convert("L")
     deep = (np.arange(256, dtype=np.uint32).reshape(16, 16) * 257).astype(np.uint16)
 
     def array(image, **kw):
-        return to_array(image, "x.png", **kw)
+        return to_uint8(pixels.picture_of(image, "x.png"), "x.png", **kw)
 
     assert np.array_equal(array(rgb), np.asarray(rgb)) and np.array_equal(array(grey)[:, :, 0], np.asarray(grey))
     assert np.array_equal(array(rgb.convert("P", palette=Image.Palette.ADAPTIVE)),
@@ -453,23 +454,3 @@ def test_modes_are_converted_explicitly(tmp_path):
         array(Image.fromarray(np.zeros([4, 4], np.float32)))
     with pytest.raises(UserError, match="x.png has integer pixels"):
         array(Image.fromarray(np.full([4, 4], 70000, np.int32)))
-
-
-def test_alpha_is_an_error_unless_told_otherwise(tmp_path):
-    rgba = np.dstack([picture(0), np.tile(np.arange(16, dtype=np.uint8) * 17, (16, 1))])
-    cases = [Image.fromarray(rgba), Image.fromarray(rgba).convert("LA")]
-    palette = Image.fromarray(picture(1)).quantize(8)
-    palette.info["transparency"] = 0
-    keyed = Image.fromarray(picture(2))
-    keyed.info["transparency"] = tuple(int(v) for v in picture(2)[0, 0])
-    for image in (*cases, palette, keyed):
-        with pytest.raises(UserError, match=r"y\.png has transparency.*--alpha"):
-            to_array(image, "y.png")
-    for alpha, ground in (("black", 0), ("white", 255)):
-        out = to_array(cases[0], "y", alpha=alpha).astype(float)
-        a = rgba[:, :, 3:] / 255
-        assert np.abs(out - (rgba[:, :, :3] * a + ground * (1 - a))).max() <= 1
-        assert to_array(cases[1], "y", alpha=alpha).shape == (16, 16, 1)
-        assert (to_array(keyed, "y", alpha=alpha)[0, 0] == ground).all()
-    assert np.array_equal(to_array(cases[0], "y", alpha="drop"), rgba[:, :, :3])
-    assert to_array(palette, "y", alpha="drop").shape == (16, 16, 3)

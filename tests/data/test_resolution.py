@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dnnlib.util import UserError, run_cli
+from dnnlib.util import UserError
 from gantransfer.data import resolution
 
 
@@ -26,17 +25,6 @@ def image_folder(path, size, value=False):
     return path
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(command, *args):
-        monkeypatch.setattr(sys, "argv", ["x", *map(str, args)])
-        with pytest.raises(SystemExit) as e:
-            run_cli(command)
-            raise SystemExit(0)
-        return e.value.code or 0, capsys.readouterr().err
-    return call
-
-
 def test_the_nearest_size():
     assert [resolution.nearest(n) for n in (1, 3, 4, 5, 6, 28, 40, 46, 96, 200, 1000)] == [
         4, 4, 4, 4, 8, 32, 32, 64, 128, 256, 1024]
@@ -45,8 +33,7 @@ def test_the_nearest_size():
         resolution.require_one_of(100, "x", (128, 16, 64, 32), "BigGAN")
 
 
-def test_every_method_refuses_sizes_at_the_dry_run(tmp_path, run):
-    from gantransfer.commands import train
+def test_every_method_refuses_sizes_at_the_dry_run(tmp_path, call):
     from gantransfer.methods import METHODS
 
     sets = {(n, v): image_folder(tmp_path / f"{'v' * v}s{n}", n, v) for n in (2, 4, 28) for v in (False, True)}
@@ -58,25 +45,21 @@ def test_every_method_refuses_sizes_at_the_dry_run(tmp_path, run):
             if size == 4 and name in ("encoder", "mind2mind", "mind_tune"):
                 continue  # their size is the source's
             for more in (["--dry-run"], []):
-                code, err = run(train.main, *args, *more)
-                assert code == 2 and len(err.splitlines()) == 1, (name, size, err)
+                err = call("train", *args, *more, check=2).stderr
+                assert len(err.splitlines()) == 1, (name, size, err)
                 want = {2: 4, 28: 32}.get(size, 16 if name in ("biggan", "cgantransfer", "minegan", "ccgan") else 8)
                 assert re.search(rf"{data} has {size}x{size} images; .*dataset_tool.py --resolution={want}x{want}", err
                                  ), (name, size, err)
     assert not (tmp_path / "runs").exists()
 
 
-def test_judge_and_distillation_refuse_sizes(tmp_path, run):
-    from gantransfer.commands import distill, judge
-
+def test_judge_and_distillation_refuse_sizes(tmp_path, call):
     data = image_folder(tmp_path / "s28", 28)
     out = tmp_path / "out"
-    for command, args in ((judge.main, [f"--out={out}/j.pt"]),
-                          (distill.main, ["teacher", f"--outdir={out}"]),
-                          (distill.main, ["student", f"--outdir={out}", "--dry-run"]),
-                          (distill.main, ["fakes", f"--dest={out}/f.zip", "--network=none.pkl", "--num-per-label=2"])):
-        at = [args[0]] if command is distill.main else []
-        code, err = run(command, *at, f"--data={data}", *args[len(at):])
-        assert code == 2 and len(err.splitlines()) == 1, err
+    for words in (["judge", f"--out={out}/j.pt"], ["distill", "teacher", f"--outdir={out}"],
+                  ["distill", "student", f"--outdir={out}", "--dry-run"],
+                  ["distill", "fakes", f"--dest={out}/f.zip", "--network=none.pkl", "--num-per-label=2"]):
+        err = call(*words, f"--data={data}", check=2).stderr
+        assert len(err.splitlines()) == 1, err
         assert f"{data} has 28x28 images" in err and "--resolution=32x32" in err
     assert not out.exists()

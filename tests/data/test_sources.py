@@ -20,6 +20,7 @@ from PIL import Image
 from dnnlib.util import UserError
 from gantransfer.data import sources, transforms
 from gantransfer.data.dataset import ImageDataset
+from tests.chaos.corpus import Call
 from tests.data.picture_sets import only_line, picture, read_set
 
 
@@ -78,18 +79,11 @@ def test_cifar_archives(tmp_path, tool, dump):
     assert [v for _, v in info["labels"]] == hundred["train"]["fine_labels"][:5] and len(info["class_names"]) == 100
 
 
-class _Attack:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
-
-
 @pytest.mark.parametrize("content", [
-    lambda p: pickle.dumps({"data": _Attack(p)}), lambda p: pickle.dumps([1]), lambda p: b"\x80\x02garbage",
+    lambda p: pickle.dumps({"data": Call(os.system, f"touch {p}")}), lambda p: pickle.dumps([1]),
+    lambda p: b"\x80\x02garbage",
     lambda p: pickle.dumps({"data": np.zeros([2, 3], np.uint8), "labels": [0, 1]}),
-    lambda p: pickle.dumps({"data": np.array([_Attack(p)], object), "labels": [0]}),
+    lambda p: pickle.dumps({"data": np.array([Call(os.system, f"touch {p}")], object), "labels": [0]}),
     lambda p: pickle.dumps({"data": np.zeros([2, 3072], np.uint8), "labels": [0, 77]})])
 def test_cifar_pickles_are_not_executed(tmp_path, tool, content):
     marker = tmp_path / "marker"

@@ -9,6 +9,7 @@ import torch
 from dnnlib.util import UserError
 from gantransfer.detectors import features, weights
 from gantransfer.detectors.features import RESERVED
+from tests.chaos.corpus import Call
 
 
 def test_search_path_order(empty_home, monkeypatch, tmp_path):
@@ -80,11 +81,7 @@ def test_unreadable_weights(tmp_path, content):
 
 
 def test_weights_with_code_are_not_run(tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "ran"), "w"))
-
-    torch.save({"a": Payload()}, tmp_path / "evil.pth")
+    torch.save({"a": Call(open, str(tmp_path / "ran"), "w")}, tmp_path / "evil.pth")
     with pytest.raises(UserError, match="cannot be read"):
         weights.read_state(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()

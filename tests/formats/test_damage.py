@@ -18,7 +18,7 @@ from gantransfer.formats.pickle_machine import Refused
 from gantransfer.latent import cache
 from gantransfer.metrics import stats
 from gantransfer.metrics.fid import Moments
-from tests.chaos.corpus import arrays
+from tests.chaos.corpus import Call, arrays
 
 
 def test_arrays_are_what_numpy_wrote(tmp_path):
@@ -106,12 +106,8 @@ def test_training_states_are_checked(tmp_path, change):
 
 
 def test_training_states_do_not_run_and_are_whole(tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "written"),)
-
     path = tmp_path / "training-state-000001.pt"
-    torch.save({**state(), "stats": Payload()}, path)
+    torch.save({**state(), "stats": Call(os.mkdir, str(tmp_path / "written"))}, path)
     with pytest.raises(UserError, match="mkdir"):
         training_state.read(path)
     torch.save(state(), path)

@@ -8,10 +8,12 @@ absent, the smallest files of each method are read from `small` here; tests of t
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dnnlib.util import env_path
 
@@ -48,6 +50,28 @@ def load_npz(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
         arrays = {k: z[k] for k in z.files}
     config = json.loads(str(arrays.pop("config"))) if "config" in arrays else {}
     return config, arrays
+
+
+def tensor(a) -> torch.Tensor:
+    return torch.from_numpy(np.array(a))
+
+
+def under(arrays: dict, prefix: str) -> dict:
+    """What is named `prefix`..., by the rest of its name."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def tensors(arrays: dict[str, np.ndarray], prefix: str = "") -> dict[str, torch.Tensor]:
+    """The numbers among them, as tensors of their own memory."""
+    return {k: tensor(v) for k, v in under(arrays, prefix).items() if v.dtype.kind != "U"}
+
+
+def cases(path: Path, prefix: str = "case{:02d}/") -> Iterator[tuple[str, dict, dict[str, torch.Tensor]]]:
+    """(name for messages, configuration, tensors) of every case of a file."""
+    config, arrays = load_npz(path)
+    assert config["cases"]
+    for i, case in enumerate(config["cases"]):
+        yield f"{path.name}[{i}]", case, tensors(arrays, prefix.format(i))
 
 
 def assert_close(actual, expected, rel: float = 1e-4, floor: float = 1e-7, what: str = "") -> None:

@@ -7,35 +7,29 @@ import pytest
 import torch
 
 from gantransfer.augment.ada import AdaController, AugmentPipe
-from tests.golden.conftest import assert_close, golden_files, load_npz
+from tests.golden.conftest import assert_close, cases, golden_files, load_npz, tensors
 from torch_utils import random as rnd
-
-
-def _arrays(path):
-    config, arrays = load_npz(path)
-    return config, {k: torch.from_numpy(v.copy()) for k, v in arrays.items()}
 
 
 @pytest.mark.parametrize("path", golden_files("base", "augment*.npz"))
 def test_fixed_percentiles(path, monkeypatch):
     """Output and input gradient of every case with its transforms forced on."""
-    config, arrays = _arrays(path)
-    for i, case in enumerate(config["cases"]):
-        key = f"case{i:02d}/"
+    for what, case, a in cases(path):
         pipe = AugmentPipe(**case["kwargs"])
-        if key + "noise" in arrays:  # the recorded image noise instead of a fresh one
-            monkeypatch.setattr(rnd, "randn", lambda size, *a, n=arrays[key + "noise"], **kw: n.reshape(tuple(size)))
-        x = arrays[key + "x"].requires_grad_(True)
+        if "noise" in a:  # the recorded image noise instead of a fresh one
+            monkeypatch.setattr(rnd, "randn", lambda size, *_, n=a["noise"], **kw: n.reshape(tuple(size)))
+        x = a["x"].requires_grad_(True)
         y = pipe(x, debug_percentile=case["debug_percentile"])
-        (dx,) = torch.autograd.grad(y, x, arrays[key + "v"])
+        (dx,) = torch.autograd.grad(y, x, a["v"])
         monkeypatch.undo()
-        assert_close(y.detach(), arrays[key + "y"], what=f"{key} {case['name']} output")
-        assert_close(dx, arrays[key + "dx"], what=f"{key} {case['name']} gradient")
+        assert_close(y.detach(), a["y"], what=f"{what} {case['name']} output")
+        assert_close(dx, a["dx"], what=f"{what} {case['name']} gradient")
 
 
 @pytest.mark.parametrize("path", golden_files("base", "augment*.npz"))
 def test_filters_and_identity(path):
-    config, arrays = _arrays(path)
+    config, arrays = load_npz(path)
+    arrays = tensors(arrays)
     everything = {k: v for case in config["cases"] for k, v in case["kwargs"].items() if k != "imgfilter_bands"}
     pipe, checked = AugmentPipe(**everything), 0
     for name in ("Hz_geom", "Hz_fbank"):

@@ -6,16 +6,15 @@ import torch
 
 from gantransfer.networks import stylegan2
 from tests.golden.conftest import assert_close as close
-from tests.golden.conftest import golden_files, load_npz
+from tests.golden.conftest import golden_files, load_npz, tensors, under
 
 SECOND = 2e-3
 
 
 def load(cls, path, prefix):
     config, arrays = load_npz(path)
-    arrays = {k: torch.from_numpy(v) for k, v in arrays.items()}
-    net = cls(**config[f"{prefix}_kwargs"])
-    state = {k[2:]: v for k, v in arrays.items() if k.startswith(f"{prefix}/")}
+    arrays = tensors(arrays)
+    net, state = cls(**config[f"{prefix}_kwargs"]), under(arrays, f"{prefix}/")
     net.load_state_dict(state, strict=True)
     for own in (dict(net.named_parameters()), dict(net.named_buffers())):
         assert list(own) == [k for k in state if k in own], "order of parameters or buffers"

@@ -4,19 +4,10 @@
 import pytest
 import torch
 
-from tests.golden.conftest import assert_close, golden_files, load_npz
+from tests.golden.conftest import assert_close, cases, golden_files, load_npz
 from torch_utils.ops import bias_act, conv2d_resample, modulated_conv2d, upfirdn2d
 
 GRAD = 2e-3  # the golden README's figure for double backward; 1e-4 elsewhere
-
-
-def cases(path):
-    config, arrays = load_npz(path)
-    assert config["cases"]
-    for i, case in enumerate(config["cases"]):
-        prefix = f"case{i:02d}/"
-        yield f"{path.name}[{i}]", case, {k[len(prefix):]: torch.from_numpy(v) for k, v in arrays.items()
-                                          if k.startswith(prefix)}
 
 
 def kwargs_of(case):

@@ -11,10 +11,9 @@ import torch
 from gantransfer.methods.stylegan2 import Draws, StyleGAN2
 from gantransfer.networks import stylegan2 as networks
 from gantransfer.training_loop import Stepper
+from tests.conftest import write_image_zip
 from tests.golden import training
-from tests.golden.conftest import assert_close, golden_files, load_npz
-
-tensor = training.tensor
+from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, under
 
 
 def make(config, batch, **options):
@@ -47,14 +46,12 @@ def test_losses(path):
 
 
 def check_phase(m, phase, key, a, reports):
-    wanted = {k[len(phase) + 8 :]: v for k, v in a.items() if k.startswith(f"{phase}/report/")}
-    assert wanted
+    wanted, grads = under(a, f"{phase}/report/"), under(a, f"{phase}/grad/")
+    assert wanted and grads
     for stat, value in wanted.items():
         stem, _, number = stat.partition("#")
         got = reports[stem][int(number) if number else 0]
         assert_close(got, value.reshape(-1), 1e-4, what=f"{phase} {stat}")
-    grads = {k[len(phase) + 6 :]: v for k, v in a.items() if k.startswith(f"{phase}/grad/")}
-    assert grads
     params = dict(m.nets[key].named_parameters())
     for pname, value in grads.items():
         pname = pname.removeprefix(f"{key}/")
@@ -75,7 +72,7 @@ def test_training_steps(path):
     intervals = {key: config[f"{key}_reg_interval"] or 0 for key in "GD"}  # none: both losses in one phase
     m = make(config, n, glr=config["lr"], dlr=config["lr"], g_reg_interval=intervals["G"],
              d_reg_interval=intervals["D"], ema_kimg=config["ema_kimg"], ema_ramp=config["ema_rampup"] or 0.0)
-    training.load(m, {k.removeprefix("init/"): v for k, v in a.items() if k.startswith("init/")})
+    training.load(m, under(a, "init/"))
     m.G_ema.load_state_dict(m.G.state_dict())
     phases = m.phases()
     for phase in phases:
@@ -86,7 +83,7 @@ def test_training_steps(path):
     stepper = Stepper(m, m.run)
     order = [key + part for key in "GD" for part in (("main", "reg") if intervals[key] else ("both",))]
     for step in range(config["steps"]):
-        s = {k.removeprefix(f"step{step}/"): v for k, v in a.items() if k.startswith(f"step{step}/")}
+        s = under(a, f"step{step}/")
 
         def draw(phase, batch, s=s):
             block = slice(order.index(phase) * n, (order.index(phase) + 1) * n)
@@ -104,9 +101,9 @@ def test_training_steps(path):
     assert_close(m.pl_mean, a["final/pl_mean"], what="pl_mean")
     for net in ("G", "D", "G_ema"):
         state = m.nets[net].state_dict()
-        for key in (k for k in a if k.startswith(f"final/{net}/")):
-            got = state[key.removeprefix(f"final/{net}/")].detach().numpy()
-            assert np.abs(got - a[key]).max() <= 1e-5, f"{key}: {np.abs(got - a[key]).max():.2g}"
+        for key, value in under(a, f"final/{net}/").items():
+            error = np.abs(state[key].detach().numpy() - value).max()
+            assert error <= 1e-5, f"{net} {key}: {error:.2g}"
 
 
 @pytest.mark.parametrize("path", golden_files("base", "formulas.npz"))
@@ -135,22 +132,11 @@ def golden_rows(key):
 @pytest.fixture(scope="session")
 def option_sets(tmp_path_factory):
     """data<res>.zip: four labelled images of each size that the rows name."""
-    import zipfile
-    from io import BytesIO
-
-    from PIL import Image
-
     folder, made = tmp_path_factory.mktemp("options"), {}
 
     def get(res):
         if res not in made:
-            made[res] = folder / f"data{res}.zip"
-            with zipfile.ZipFile(made[res], "w") as z:
-                for i in range(4):
-                    buf = BytesIO()
-                    Image.new("RGB", (res, res), (i, 0, 0)).save(buf, "PNG", compress_level=1)
-                    z.writestr(f"00000/img{i:08d}.png", buf.getvalue())
-                z.writestr("dataset.json", json.dumps({"labels": [[f"00000/img{i:08d}.png", i % 2] for i in range(4)]}))
+            made[res] = write_image_zip(folder / f"data{res}.zip", np.zeros([4, res, res, 3], np.uint8), [0, 1, 0, 1])
         return made[res]
 
     return get

@@ -9,11 +9,7 @@ import torch
 
 from gantransfer.distillation import vicinity
 from gantransfer.networks import ccgan
-from tests.golden.conftest import assert_close, golden_files, load_npz
-
-
-def tensors(arrays, prefix):
-    return {k[len(prefix):]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
+from tests.golden.conftest import assert_close, golden_files, load_npz, tensors
 
 
 def load(net, state):

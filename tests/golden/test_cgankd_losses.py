@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from gantransfer.distillation import losses as L
-from tests.golden.conftest import assert_close, golden_files, load_npz
-from tests.golden.training import tensor
+from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, tensors
 
 REL = 2e-5
 
@@ -42,7 +41,7 @@ def test_feature_losses(path):
     map_t, emb_t = tensor(a["map_t"]), tensor(a["emb_t"])
     vid = L.VID(a["map_s"].shape[1], map_t.shape[1], eps=config["vid_eps"])
     assert torch.allclose(torch.nn.functional.softplus(vid.log_scale) + vid.eps, torch.tensor(5.0))
-    vid.load_state_dict({k.removeprefix("VID/"): tensor(v) for k, v in a.items() if k.startswith("VID/")})
+    vid.load_state_dict(tensors(a, "VID/"))
     rkd = config["rkd"]
     for name, source, f in (
             ("at", "map_s", lambda s: L.attention(s, map_t)), ("sp", "map_s", lambda s: L.similarity(s, map_t)),
@@ -63,7 +62,10 @@ def test_sskd(path):
     logits, rep = leaf(a["s_logits"]), leaf(a["s_rep"])
     out = L.sskd(logits, tensor(a["t_logits"]), rep, tensor(a["t_rep"]), tensor(a["labels"]),
                  **{k: c[k] for k in ("kd_T", "tf_T", "ss_T", "ratio_tf", "ratio_ss")})
-    assert out.rows_tf.tolist() == a["idx_tf"].tolist() and out.rows_ss.tolist() == a["idx_ss"].tolist()
+    t_logits, own = tensor(a["t_logits"])[L.views(len(a["labels"]))[1]], torch.arange(len(a["labels"]))
+    for scores, target, ratio, rows in ((t_logits, tensor(a["labels"]), "ratio_tf", "idx_tf"),
+                                        (L.cosines(tensor(a["t_rep"])), own, "ratio_ss", "idx_ss")):
+        assert L.chosen(scores, target.repeat_interleave(3), c[ratio]).tolist() == a[rows].tolist()
     for name in ("ce", "kd", "tf", "ss"):
         assert_close(getattr(out, name).detach(), a[f"loss_{name}"], REL, what=name)
     total = (c["ce_weight"] * out.ce + c["kd_weight"] * out.kd + c["tf_weight"] * out.tf + c["ss_weight"] * out.ss)

@@ -4,16 +4,8 @@
 import pytest
 import torch
 
-from tests.golden.conftest import assert_close, golden_files, load_npz
+from tests.golden.conftest import assert_close, cases, golden_files
 from torch_utils.ops.cond_batch_norm import cond_batch_norm
-
-
-def cases(path):
-    config, arrays = load_npz(path)
-    assert config["cases"]
-    for i, case in enumerate(config["cases"]):
-        prefix = f"case{i}/"
-        yield case, {k[len(prefix):]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
 
 
 @pytest.mark.parametrize("impl", ["auto", "ref"])
@@ -21,7 +13,7 @@ def cases(path):
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "op_ccbn*.npz"))
 def test_ccbn(path, mode, layout, impl):
-    for i, (case, a) in enumerate(cases(path)):
+    for what, case, a in cases(path, "case{}/"):
         ratio = abs(case["mean"]) / case["std"]
         rel = 1e-5 + 2**-24 * ratio * 2
         x, gain, bias = (a[k].clone() for k in ("x", "gain", "bias"))
@@ -35,19 +27,19 @@ def test_ccbn(path, mode, layout, impl):
         for name, value in zip(("out", "dx", "dgain", "dbias"), (y, *grads)):
             truth = a[f"{mode}/f64_{name}"]
             assert_close(value.detach().numpy(), truth.numpy(), rel=rel if name == "out" else rel * 20, floor=1e-6,
-                         what=f"case{i} {mode} {name}")
+                         what=f"{what} {mode} {name}")
         for name, value in zip(("running_mean", "running_var"), buffers):
             assert_close(value.numpy(), a[f"{mode}/{name}_after"].numpy(), rel=1e-3 if "var" in name else 1e-5,
-                         what=f"case{i} {mode} {name}")
+                         what=f"{what} {mode} {name}")
         up = cond_batch_norm(x, gain, bias, a["running_mean"].clone(), a["running_var"].clone(), act="relu", up=2, **kw)
         assert_close(up.sum((2, 3)).detach().numpy(), a[f"{mode}/f64_relu_up2_sum"].numpy(), rel=rel * 5, floor=1e-5,
-                     what=f"case{i} {mode} relu up2")
+                     what=f"{what} {mode} relu up2")
 
 
 @pytest.mark.parametrize("impl", ["auto", "ref"])
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "op_ccbn*.npz"))
 def test_ccbn_second_order(path, impl):
-    for i, (case, a) in enumerate(cases(path)):
+    for what, case, a in cases(path, "case{}/"):
         x, gain, bias, dy = (a[k].double().requires_grad_() for k in ("x", "gain", "bias", "dy"))
         for mode in ("train", "eval"):
             y = cond_batch_norm(x, gain, bias, a["running_mean"].double(), a["running_var"].double(),
@@ -57,12 +49,12 @@ def test_ccbn_second_order(path, impl):
             for name, value in zip(("dd_x", "dd_gain", "dd_dy"), second):
                 if f"{mode}/f64_{name}" in a:
                     assert_close(value.numpy(), a[f"{mode}/f64_{name}"].numpy(), rel=1e-6, floor=1e-9,
-                                 what=f"case{i} {mode} {name}")
+                                 what=f"{what} {mode} {name}")
 
 
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "op_ccbn*.npz"))
 def test_standing_statistics_accumulate_sums(path):
-    for case, a in cases(path):
+    for _, case, a in cases(path, "case{}/"):
         mean, var, counter = torch.zeros_like(a["running_mean"]), torch.zeros_like(a["running_var"]), torch.zeros(1)
         x = a["x"].double()
         for part in (x, x * 0.5, x + 1):

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from gantransfer.networks import biggan
-from tests.golden.conftest import assert_close, golden_files, load_npz
-from tests.golden.test_cgantransfer_ops import tensor, under
+from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, tensors, under
 
 G_ARGS = {"G_ch", "dim_z", "resolution", "G_attn", "num_G_SVs", "num_G_SV_itrs", "G_shared", "shared_dim", "hier",
           "mybn", "BN_eps", "SN_eps", "G_init", "n_classes"}
@@ -20,7 +19,7 @@ def build(config, kind, args, **more):
 
 
 def load(net, state):
-    net.load_state_dict({k: tensor(v) for k, v in state.items()}, strict=True)
+    net.load_state_dict(tensors(state), strict=True)
     return net
 
 

@@ -5,13 +5,8 @@ import pytest
 import torch
 
 from gantransfer.networks import biggan
-from tests.golden.conftest import assert_close, golden_files, load_npz
-from tests.golden.training import tensor
+from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, tensors, under
 from torch_utils import ema
-
-
-def under(a, prefix):
-    return {k.removeprefix(prefix): v for k, v in a.items() if k.startswith(prefix)}
 
 
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "op_sn_attention*.npz"))
@@ -20,7 +15,7 @@ def test_spectral_norm_and_attention(path):
     for i, c in enumerate(config["linear"]):
         d = under(a, f"lin{i}/")
         layer = biggan.SNLinear(c["inp"], c["out"], sn=biggan.SN(c["num_svs"], c["num_itrs"], c["eps"]))
-        layer.load_state_dict({k: tensor(v) for k, v in under(d, "state/").items()})
+        layer.load_state_dict(tensors(d, "state/"))
         layer.eval()
         x, dy = tensor(d["x"]).requires_grad_(True), tensor(d["dy"])
         assert_close(layer(x).detach(), d["eval_out"], what="eval")
@@ -38,7 +33,7 @@ def test_spectral_norm_and_attention(path):
             layer(x)
     d, c = under(a, "attn/"), config["attn"]
     layer = biggan.Attention(c["ch"], biggan.SN(c["num_svs"], c["num_itrs"], c["eps"]))
-    layer.load_state_dict({k: tensor(v) for k, v in under(d, "state/").items()})
+    layer.load_state_dict(tensors(d, "state/"))
     x = tensor(d["x"]).requires_grad_(True)
     assert_close(layer.eval()(x).detach(), d["eval_out"], what="attention eval")
     out = layer.train()(x)
@@ -49,7 +44,7 @@ def test_spectral_norm_and_attention(path):
         assert_close(p.grad, d[f"d/{name}"], 3e-3, what=f"attention {name}")
     d, c = under(a, "emb/"), config["emb"]
     layer = biggan.SNEmbedding(c["num"], c["dim"], sn=biggan.SN(eps=c["eps"]))
-    left = layer.load_state_dict({k: tensor(v) for k, v in under(d, "state/").items()}, strict=False)
+    left = layer.load_state_dict(tensors(d, "state/"), strict=False)
     assert set(left.missing_keys) <= {"sv0"} and not left.unexpected_keys  # a number for the log
     one_hot = torch.nn.functional.one_hot(tensor(d["idx"]), c["num"]).float()
     assert_close(layer.eval()(one_hot).detach(), d["eval_out"], what="embedding eval")
@@ -68,7 +63,7 @@ def test_ortho_and_ema(path):
         assert_close(grad, a[f"modified_ortho_grad_after/{name}"], 1e-4, what=name)
     target, steps = None, sorted({int(k.split("/")[1][3:]) for k in a if k.startswith("ema/itr")})
     for itr in steps:
-        source = {k: tensor(v) for k, v in under(a, f"ema/itr{itr}/src_").items()}
+        source = tensors(a, f"ema/itr{itr}/src_")
         target = {k: torch.zeros_like(v) for k, v in source.items()} if target is None else target
         ema.step_state(target, source, config["ema_decay"] if itr >= config["ema_start"] else 0.0)
         for k, v in under(a, f"ema/itr{itr}/tgt_").items():

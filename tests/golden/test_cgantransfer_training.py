@@ -14,9 +14,8 @@ from gantransfer.methods.biggan import BigGAN, Draws
 from gantransfer.methods.cgantransfer import CGANTransfer
 from gantransfer.networks import biggan
 from gantransfer.training_loop import Stepper
-from tests.golden.conftest import assert_close, golden_files, load_npz
+from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, under
 from tests.golden.test_cgantransfer_networks import D_ARGS, G_ARGS, build, load, one_hot
-from tests.golden.test_cgantransfer_ops import tensor, under
 from tests.golden.test_cgantransfer_transfer import networks as transfer_networks
 
 

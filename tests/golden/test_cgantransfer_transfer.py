@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from gantransfer.networks import biggan, cgantransfer
-from tests.golden.conftest import assert_close, golden_files, load_npz
+from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, under
 from tests.golden.test_cgantransfer_networks import D_ARGS, G_ARGS, build, check_buffers, load, one_hot
-from tests.golden.test_cgantransfer_ops import tensor, under
 
 
 def networks(config, weights):

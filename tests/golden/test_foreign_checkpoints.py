@@ -5,19 +5,17 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
 from dnnlib.util import UserError
 from gantransfer.importers import load_any
-from tests.golden.conftest import golden_file, golden_files, load_npz
+from tests.golden.conftest import golden_file, golden_files, load_npz, tensors
 
 
 def states(arrays, *prefixes):
     """State dicts out of keys 'prefix/name'."""
-    return [{k.split("/", 1)[1]: torch.from_numpy(np.array(a)) for k, a in arrays.items()
-             if k.split("/", 1)[0] == p and "/" in k} for p in prefixes]
+    return [tensors(arrays, f"{p}/") for p in prefixes]
 
 
 def same(record, state):

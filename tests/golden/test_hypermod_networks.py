@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gantransfer.networks import hypermod, hypermod_stylegan1
-from tests.golden.conftest import assert_close, golden_files, load_npz
-from tests.golden.test_hypermod_style1 import generator, noises, tensors
+from tests.golden.conftest import assert_close, golden_files, load_npz, tensors
+from tests.golden.test_hypermod_style1 import generator, noises
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.modulated_conv2d import modulated_conv2d
 from torch_utils.ops.upfirdn2d import setup_filter
@@ -28,7 +28,7 @@ def hyper_generator(config: dict, state: dict, task: dict, path: str = "classes"
 @pytest.mark.parametrize("kernels", hypermod.PATHS)
 def test_generator(path, kernels):
     config, a = load_npz(path)
-    t = {k: torch.from_numpy(v) for k, v in a.items()}
+    t = tensors(a)
     G = hyper_generator(config, tensors(a, "HG/"), tensors(a, "T/"), kernels)
     c = torch.eye(config["num_classes"])[t["labels"].long()]
     noise, step = noises(a), config["max_step"]
@@ -50,7 +50,7 @@ def test_generator(path, kernels):
 @pytest.mark.parametrize("path", golden_files("hypermod", "hyper_generator*.npz"))
 def test_layers(path):
     config, a = load_npz(path)
-    t = {k: torch.from_numpy(v) for k, v in a.items()}
+    t = tensors(a)
     G = hyper_generator(config, tensors(a, "HG/"), tensors(a, "T/"))
     for kind in ("plain", "fused"):
         layer = G.get_submodule(config[f"layer_{kind}"])
@@ -96,7 +96,7 @@ def test_conversion(path):
 @pytest.mark.parametrize("path", golden_files("hypermod", "sg2_hyperconv*.npz"))
 def test_stylegan2_form(path):
     config, a = load_npz(path)
-    t = {k: torch.from_numpy(v) for k, v in a.items()}
+    t = tensors(a)
     o, i = t["weight"].shape[:2]
     scale = (t["class_vectors"] @ t["A_gamma"].t()).reshape(-1, o, i)
     shift = (t["class_vectors"] @ t["A_beta"].t()).reshape(-1, o, i)
@@ -114,5 +114,3 @@ def test_stylegan2_form(path):
             assert_close(y, a[f"up{up}/conv"], 2e-4)
             y = y + (t["bias"] + offset[t["labels"].long()])[:, :, None, None]
             assert_close(bias_act(y, act="lrelu"), a[f"up{up}/out"], 2e-4)
-
-

@@ -7,11 +7,7 @@ import pytest
 import torch
 
 from gantransfer.networks import stylegan1
-from tests.golden.conftest import assert_close, golden_files, load_npz
-
-
-def tensors(arrays: dict, prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): torch.from_numpy(v.copy()) for k, v in arrays.items() if k.startswith(prefix)}
+from tests.golden.conftest import assert_close, golden_files, load_npz, tensors
 
 
 def noises(arrays: dict, prefix: str = "noise") -> list[torch.Tensor]:
@@ -36,7 +32,7 @@ def discriminator(config: dict, state: dict) -> stylegan1.Discriminator:
 @pytest.mark.parametrize("path", golden_files("hypermod", "base_generator*.npz"))
 def test_generator(path):
     config, a = load_npz(path)
-    G, noise, t = generator(config, a), noises(a), {k: torch.from_numpy(v) for k, v in a.items()}
+    G, noise, t = generator(config, a), noises(a), tensors(a)
     step = config["max_step"]
     with torch.no_grad():
         ws = G.mapping(t["z"])
@@ -48,7 +44,7 @@ def test_generator(path):
         fade = config["fade"]
         assert_close(G.synthesis(ws, noise=noise, step=fade["step"], alpha=fade["alpha"]), a["fade/image"], 2e-4)
         assert_close(G.synthesis(ws, noise=noise, step=0), a["step0/image"], 2e-4)
-        mean = G.mean_style(t["trunc/z_mean_batch"])
+        mean = G.style(t["trunc/z_mean_batch"]).mean(0, keepdim=True)
         assert_close(mean, a["trunc/mean_style"], 2e-4)
         cut = torch.lerp(mean, ws, config["trunc_psi"])
         assert_close(G.synthesis(cut, noise=noise, step=step), a["trunc/image"], 2e-4)

@@ -13,14 +13,15 @@ import torch.nn.functional as F
 
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.losses.barlow_twins import barlow_twins
-from gantransfer.method import Batch, RunConfig, Start
+from gantransfer.method import RunConfig, Start
 from gantransfer.methods.hypermod import Hypermod
 from gantransfer.methods.stylegan2 import Draws
 from gantransfer.networks import hypermod_stylegan1, stylegan1
 from gantransfer.snapshot import NetRecord, Snapshot
-from tests.golden.conftest import assert_close, golden_files, load_npz
+from tests.golden.conftest import assert_close, golden_files, load_npz, tensors
 from tests.golden.test_hypermod_networks import hyper_generator
-from tests.golden.test_hypermod_style1 import discriminator, generator, noises, tensors
+from tests.golden.test_hypermod_style1 import discriminator, generator, noises
+from tests.golden.training import batch_of
 
 GRAD = 2e-3  # the golden README's figure is 1e-3, and one gradient of the sets lies at it
 
@@ -58,11 +59,6 @@ def method_of(G: hypermod_stylegan1.Generator, D: stylegan1.Discriminator | None
     return Golden(opts, data, run, start)
 
 
-def batch_of(x: torch.Tensor, c: torch.Tensor) -> Batch:
-    g = torch.Generator().manual_seed(0)
-    return Batch(x=x, c=c, rng=g, choices=g, draw_c=None, cur_nimg=0)
-
-
 def one_hot(labels, n: int) -> torch.Tensor:
     return F.one_hot(torch.as_tensor(labels).long(), n).float()
 
@@ -94,9 +90,9 @@ def trained_names(m: Golden, key: str) -> set[str]:
     return {n for n, p in m.nets[key].named_parameters() if id(p) in chosen}
 
 
-def flat(a: dict, prefix: str) -> dict[str, torch.Tensor]:
+def flat(a: dict, prefix: str, task: str = "T") -> dict[str, torch.Tensor]:
     """HG/ and T/ tensors under their names in the joined generator."""
-    return tensors(a, f"{prefix}HG/") | {f"classes.{k}": t for k, t in tensors(a, f"{prefix}T/").items()}
+    return tensors(a, f"{prefix}HG/") | {f"classes.{k}": t for k, t in tensors(a, f"{prefix}{task}/").items()}
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "contrastive*.npz"))
@@ -149,12 +145,9 @@ def test_self_alignment(path):
         assert_close(float(term.mean().detach()), expected, 2e-4, what=f"iteration {t}")
         term.mean().backward()
         if t == 0:
-            expected_grads = tensors(a, "iter0/grad/HG/") | {f"classes.{k}": v
-                                                            for k, v in tensors(a, "iter0/grad/T1/").items()}
-            check_gradients(m.G, expected_grads, "alignment")
+            check_gradients(m.G, flat(a, "iter0/grad/", "T1"), "alignment")
         phase.opt.step()
-    final = tensors(a, "final/HG/") | {f"classes.{k}": v for k, v in tensors(a, "final/T1/").items()}
-    state = m.G.state_dict()
+    final, state = flat(a, "final/", "T1"), m.G.state_dict()
     assert final
     for name, value in final.items():
         assert_close(state[name], value, 2e-4, 2e-3, what=name)
@@ -165,7 +158,7 @@ def test_adversarial(path):
     config, a = load_npz(path)
     hconfig, h = beside(path, config["generator"])
     _, d = beside(path, config["discriminator"])
-    t = {k: torch.from_numpy(v) for k, v in a.items()}
+    t = tensors(a)
     c = one_hot(t["labels"], config["num_classes"])
 
     def fresh(**options) -> Golden:
@@ -206,7 +199,7 @@ def test_whole_iterations(path):
     first, second = config["start"].split(" and ")
     hconfig, h = beside(path, first)
     _, d = beside(path, second)
-    t = {k: torch.from_numpy(v) for k, v in a.items() if v.dtype.kind != "U"}
+    t = tensors(a)
     n = len(t["iter0/z_d"])
     ema_kimg = -n * math.log(2) / math.log(config["ema"]) / 1000
     m = method_of(hyper_generator(hconfig, tensors(h, "HG/"), tensors(h, "T/")),

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same formulas against what the released cGANTransfer and Hyper-Modulation evaluation code computes."""
+"""The same formulas against what the released cGANTransfer and Hyper-Modulation evaluation code computes; the latter
+with the roles of real and generated put right, and its interpolation."""
 
 import re
 
 import numpy as np
 import pytest
+import torch
 
 from gantransfer.metrics import inception_score, kid, kmmd, precision_recall
 from gantransfer.metrics.fid import frechet_distance
 from tests.golden.conftest import assert_close, golden_files, load_npz
+from torch_utils.interpolation import slerp
 
 
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "metrics*.npz"))
@@ -45,4 +48,7 @@ def test_hypermod(path):
     assert_close(frechet_distance(real, fake, 1), g["fid"], 1e-6)
     assert len(fake) >= int(g["kid_n"]) and len(real) >= int(g["kid_n"])
     n = int(g["kid_n"])
-    assert_close(kid.mmd2_unbiased(real[:n], fake[:n]), g["kid_equal_n"], 1e-6)
+    for value in (kid.mmd2_unbiased, kid.kid_full):
+        assert_close(value(real[:n], fake[:n]), g["kid_equal_n"], 1e-6)
+    low, high = torch.from_numpy(g["slerp/low"]), torch.from_numpy(g["slerp/high"])
+    assert_close(np.concatenate([slerp(low, high, float(t)).numpy() for t in g["slerp/t"]]), g["slerp/out"], 1e-4)

@@ -10,19 +10,18 @@ import pytest
 import torch
 
 from gantransfer.data.dataset import DataSpec
-from gantransfer.method import Batch, RunConfig
+from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.methods.alae import Draws
 from gantransfer.networks import alae
-from tests.golden.conftest import assert_close, golden_file, golden_files, load_npz
-from tests.golden.training import tensor
+from tests.golden.conftest import assert_close, golden_file, golden_files, load_npz, tensor, tensors
+from tests.golden.training import batch_of
 from torch_utils.lreq_adam import LREQAdam
 
 
 def weights(arrays, prefix):
     names = ("const", "decode_block.", "to_rgb.", "from_rgb.", "encode_block.", "map_blocks.")
-    return {k[len(prefix) + 1:]: tensor(v) for k, v in arrays.items()
-            if k.startswith(prefix + "/") and k[len(prefix) + 1:].startswith(names)}
+    return {k: t for k, t in tensors(arrays, f"{prefix}/").items() if k.startswith(names)}
 
 
 def networks(config, arrays):
@@ -131,11 +130,6 @@ def method_of(config, arrays):
     m.phases()
     m.level = (config["lod"], config["blend"])
     return m
-
-
-def batch_of(x):
-    g = torch.Generator().manual_seed(0)
-    return Batch(x, torch.zeros(len(x), 0), g, g, lambda n: torch.zeros(n, 0), 0)
 
 
 @pytest.mark.parametrize("path", golden_files("mind2mind", "alae_generate*.npz"))

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from gantransfer.data.dataset import DataSpec
-from gantransfer.method import Batch, RunConfig, Start
+from gantransfer.method import RunConfig, Start
 from gantransfer.methods import METHODS
 from gantransfer.methods.mind2mind import Draws
 from gantransfer.networks import alae
 from gantransfer.snapshot import NetRecord, Snapshot
 from gantransfer.training_loop import Stepper
-from tests.golden.conftest import assert_close, golden_files, load_npz
-from tests.golden.training import tensor
+from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, tensors, under
+from tests.golden.training import batch_of
 
 FILES = golden_files("mind2mind", "mindgan*.npz")
 
@@ -40,14 +40,9 @@ def make(config, arrays, batch):
     data = DataSpec("golden", resolution, 1, 1000)
     kind.resolve(opts, run, data)
     m = kind(opts, data, run, Start(snap))
-    m.M.model.load_state_dict({k[8:]: tensor(v) for k, v in arrays.items() if k.startswith("G/model.")})
-    m.K.load_state_dict({k[2:]: tensor(v) for k, v in arrays.items() if k.startswith("C/")})
+    m.M.model.load_state_dict(tensors(arrays, "G/model."))
+    m.K.load_state_dict(tensors(arrays, "C/"))
     return m
-
-
-def batch_of(x):
-    g = torch.Generator().manual_seed(0)
-    return Batch(tensor(x), torch.zeros(len(x), 0), g, g, lambda n: torch.zeros(n, 0), 0)
 
 
 def gradients(m, name, phase, x, draws, arrays, prefix):
@@ -61,7 +56,7 @@ def gradients(m, name, phase, x, draws, arrays, prefix):
         other.zero_grad(set_to_none=True)
     for term in m.loss(phase, batch_of(x)):
         term.mean().backward()
-    expected = {k[len(prefix):]: v for k, v in arrays.items() if k.startswith(prefix)}
+    expected = under(arrays, prefix)
     assert expected
     for key, p in net.named_parameters():
         if key in expected:
@@ -95,8 +90,7 @@ def test_networks_and_losses(path):
     assert got["Loss/scores/fake"] == pytest.approx(float(arrays["critic_loss/fake_mean"][0]), rel=2e-5, abs=1e-6)
     assert got["Loss/penalty"] == pytest.approx(config["gp"] * float(arrays["critic_loss/gp"]), rel=2e-5, abs=1e-6)
     # the penalty alone
-    m.report = lambda key, value: None
-    expected = {k[len("gp/grad/C/"):]: v for k, v in arrays.items() if k.startswith("gp/grad/C/")}
+    expected = under(arrays, "gp/grad/C/")
     m.opts.drift, seen = 0.0, {}
     m.report = lambda key, value: seen.__setitem__(key, value)
     m.K.requires_grad_(True)
@@ -139,9 +133,8 @@ def test_the_published_loop(path):
     assert reads == [0] * config["steps"]  # one batch per iteration
     for prefix, net in (("G", m.M), ("C", m.K)):
         state = net.state_dict()
-        for key, value in arrays.items():
-            if key.startswith(f"train/after/{prefix}/"):
-                assert_close(state[key.split("/", 3)[3]], value, 2e-3, what=key)
+        for key, value in under(arrays, f"train/after/{prefix}/").items():
+            assert_close(state[key], value, 2e-3, what=f"{prefix} {key}")
     assert all(torch.equal(p, q) for p, q in zip(m.G_ema.mapping.parameters(), m.M.parameters()))  # no averaging
     assert np.mean(reports["Loss/map"]) == pytest.approx(float(arrays["train/mean_gen_loss"]), rel=2e-3, abs=1e-5)
     assert np.mean(reports["Loss/critic"]) == pytest.approx(float(arrays["train/mean_critic_loss"]), rel=2e-3,

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from gantransfer.networks import transitional, utlo
-from tests.golden.conftest import assert_close, golden_files, load_npz
+from tests.golden.conftest import assert_close, golden_files, load_npz, tensors, under
 
 close = functools.partial(assert_close, floor=1e-5)
 
 
 def load(path):
     config, arrays = load_npz(path)
-    arrays = {k: torch.from_numpy(v) for k, v in arrays.items() if v.dtype.kind in "fi"}
-    nets = {n: {k[2:]: v for k, v in arrays.items() if k.startswith(f"{n}/")} for n in "GD"}
+    arrays = tensors(arrays)
+    nets = {n: under(arrays, f"{n}/") for n in "GD"}
     width = dict(channel_base=config["channel_base"], channel_max=config["channel_max"])
     image = dict(c_dim=config["c_dim"], img_resolution=config["res"], img_channels=config["ch"])
     clamp = dict(conv_clamp=config.get("conv_clamp"))

@@ -11,9 +11,7 @@ from gantransfer.methods.transitional import Transitional
 from gantransfer.methods.utlo import UTLO
 from gantransfer.networks import transitional, utlo
 from tests.golden import training
-from tests.golden.conftest import assert_close, golden_files, load_npz
-
-tensor = training.tensor
+from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, under
 
 
 def sizes(c):
@@ -44,24 +42,21 @@ def check(m, prefix, phase, a, gain):
     reports = training.run_phase(m, phase, training.batch_of(
         a["real_img"], training.labels_of(a, "real_c", len(a["real_img"]))), draws, gain)
     start = f"{prefix}/{phase}"
-    stats = {k.removeprefix(f"{start}/stat/"): v for k, v in a.items() if k.startswith(f"{start}/stat/")}
+    stats = under(a, f"{start}/stat/")
     assert stats
     for name, value in stats.items():
         assert_close(torch.cat(reports[name]), value.reshape(-1), 1e-4, floor=1e-5, what=f"{start} {name}")
     params = dict(m.nets[phase[0]].named_parameters())
-    seen = 0
-    for k, value in a.items():
-        for what in ("gradnorm", "grad"):
-            if k.startswith(f"{start}/{what}/{phase[0]}/"):
-                p = params[k.removeprefix(f"{start}/{what}/{phase[0]}/")]
-                got = torch.zeros_like(p) if p.grad is None else p.grad
-                got = got.norm() if what == "gradnorm" else got
-                assert_close(got.reshape(value.shape), value, 1e-3, floor=1e-6, what=k)
-                seen += 1
-    assert seen
-    named = {k.split("/", 4)[-1] for k in a if k.startswith(f"{start}/gradnorm/")}
+    norms = under(a, f"{start}/gradnorm/{phase[0]}/")
+    assert norms
+    for what, golden in (("gradnorm", norms), ("grad", under(a, f"{start}/grad/{phase[0]}/"))):
+        for name, value in golden.items():
+            p = params[name]
+            got = torch.zeros_like(p) if p.grad is None else p.grad
+            got = got.norm() if what == "gradnorm" else got
+            assert_close(got.reshape(value.shape), value, 1e-3, floor=1e-6, what=f"{start} {what} {name}")
     for name, p in params.items():
-        if name not in named:
+        if name not in norms:
             assert p.grad is None or not p.grad.any(), f"{start}: {name} must have no gradient"
     if f"{start}/pl_mean_after" in a:
         assert_close(m.pl_mean, a[f"{start}/pl_mean_after"], what=f"{start} pl_mean")

@@ -8,10 +8,7 @@ import torch
 
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import Batch, RunConfig
-
-
-def tensor(a) -> torch.Tensor:
-    return torch.from_numpy(np.array(a))
+from tests.golden.conftest import tensors
 
 
 def labels_of(arrays: dict, key: str, n: int) -> np.ndarray:
@@ -46,7 +43,7 @@ def make(kind, build_g, build_d, config: dict, *, batch: int, **options):
 def load(m, weights: dict[str, np.ndarray]) -> None:
     """Set G and D from keys 'G/...' and 'D/...'."""
     for name in ("G", "D"):
-        state = {k[2:]: tensor(v) for k, v in weights.items() if k.startswith(name + "/")}
+        state = tensors(weights, f"{name}/")
         m.nets[name].load_state_dict(state, strict=False)
         missing = set(m.nets[name].state_dict()) - set(state)
         # Ours may hold running means the original does not have; nothing else may be missing.
@@ -55,9 +52,11 @@ def load(m, weights: dict[str, np.ndarray]) -> None:
         assert not extra, extra
 
 
-def batch_of(x: np.ndarray, c: np.ndarray) -> Batch:
-    g = torch.Generator().manual_seed(0)
-    return Batch(x=tensor(x), c=tensor(c), rng=g, choices=g, draw_c=None, cur_nimg=0)
+def batch_of(x: np.ndarray | torch.Tensor, c: np.ndarray | torch.Tensor | None = None) -> Batch:
+    """Of images with labels c, [n, 0] without."""
+    g, c = torch.Generator().manual_seed(0), np.zeros([len(x), 0], np.float32) if c is None else c
+    return Batch(x=torch.as_tensor(x), c=torch.as_tensor(c), rng=g, choices=g, draw_c=lambda n: torch.zeros(n, 0),
+                 cur_nimg=0)
 
 
 def run_phase(m, name: str, batch: Batch, draws, gain: float) -> dict[str, list[torch.Tensor]]:

@@ -22,8 +22,7 @@ SMALL_D = dict(c_dim=3, img_resolution=16, img_channels=3, channel_base=64, chan
                epilogue_kwargs=dict(mbstd_group_size=2))
 
 
-@pytest.fixture
-def persistence(monkeypatch):
+def persistence_module():
     """A module of the name that published pickles refer to, so that pickles of their form can be written."""
     module = types.ModuleType("torch_utils.persistence")
 
@@ -33,6 +32,12 @@ def persistence(monkeypatch):
     _reconstruct_persistent_obj.__module__ = module.__name__
     _reconstruct_persistent_obj.__qualname__ = "_reconstruct_persistent_obj"
     module._reconstruct_persistent_obj = _reconstruct_persistent_obj
+    return module
+
+
+@pytest.fixture
+def persistence(monkeypatch):
+    module = persistence_module()
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 
@@ -166,22 +171,6 @@ def test_truncation_anywhere_is_one_line(tmp_path, snapshot_bytes):
         with pytest.raises(UserError) as e:
             load_any(path)
         assert "net.pkl is not a usable network snapshot" in str(e.value) and "\n" not in str(e.value)
-
-
-def test_flipped_bits_never_crash(tmp_path, snapshot_bytes):
-    """Damage is either noticed or only changes values; it never escapes as another exception."""
-    rng, path, noticed = np.random.RandomState(0), tmp_path / "net.pkl", 0
-    for _ in range(150):
-        data = bytearray(snapshot_bytes)
-        for position in rng.randint(0, len(data), 3):
-            data[position] ^= 1 << rng.randint(8)
-        path.write_bytes(data)
-        try:
-            load_any(path)
-        except UserError as e:
-            noticed += 1
-            assert "\n" not in str(e)
-    assert noticed > 20
 
 
 @pytest.mark.parametrize("content, message", [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CcGAN beyond the published numbers: draws, phases, resuming, processes, sampling by value, bad input."""
+"""CcGAN beyond the published numbers: draws, phases, sampling by value, bad input."""
 
 from __future__ import annotations
 
@@ -173,17 +173,6 @@ def test_each_part_trains_what_it_should(path, tmp_path, options):
         assert changed[:6] == [{"x2y"}] * 6 and changed[6:8] == [{"y2h"}] * 2
         assert all(c == {"G", "D", "G_ema"} for c in changed[8:]) and len(changed) == 16
     assert all(torch.isfinite(t).all() for t in last[0].values() if t.is_floating_point())
-
-
-def test_a_killed_run_continues_to_the_same_weights(path, tmp_path):
-    data = ImageDataset(path, use_labels=True)
-    straight = states(trained(data, tmp_path / "a"))
-    m, config = make(data, embed_kimg=0.064)
-    config.kimg = 0.04  # within the label code; within the GAN: tests/test_continued.py
-    training_loop.run(m, data, config, training_loop.Outputs(tmp_path / "b", images=False, network_ticks=1))
-    (state, *_) = training_loop.find_states(tmp_path / "b")
-    again = states(trained(data, tmp_path / "b", state=state))
-    assert all(torch.equal(t, again[k]) for k, t in straight.items())
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What hyper-modulation promises in training: what rests, what moves, resuming, processes, sources, bad input."""
+"""What hyper-modulation promises in training: what rests, what moves, sources, bad input."""
 
 import copy
-import shutil
 
 import pytest
 import torch
@@ -10,17 +9,16 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 
 from dnnlib.util import UserError
-from gantransfer import training_loop
 from gantransfer.augment import contrastive
 from gantransfer.commands import convert, generate
-from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
+from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.exporters import bake
 from gantransfer.importers import load_any
 from gantransfer.method import Batch, RunConfig, Start
 from gantransfer.methods import METHODS
 from gantransfer.networks import hypermod, hypermod_stylegan1, stylegan1, stylegan2
 from gantransfer.snapshot import NetRecord, Snapshot
-from gantransfer.training_loop import Stepper
+from tests.methods.test_cgantransfer import step
 from torch_utils.random import SeedStack
 
 C = 4
@@ -61,18 +59,6 @@ def make(data=None, source=None, stage="main", run=None, **options):
     torch.manual_seed(0)
     start = source if isinstance(source, Start) else Start(source or SOURCES[opts.base]())
     return kind(opts, data, config, start, stage)
-
-
-def step(m, times=2, start=0):
-    g = torch.Generator().manual_seed(1)
-    n = m.data.label.dim
-    x, c = torch.rand(8, 1, 16, 16, generator=g) * 2 - 1, F.one_hot(torch.arange(8) % n, n).float()
-    stepper = Stepper(m, m.run)
-    for i in range(start, start + times):
-        stepper.step(i, i * 8, lambda rep, k: (x, c),
-                     lambda k, gen: F.one_hot(torch.randint(n, [k], generator=gen), n).float())
-        m.end_step(i * 8, 8)
-    return m
 
 
 def moved(m, before):
@@ -167,38 +153,6 @@ def test_alignment_comes_first_and_brings_the_student_nearer(base):
     assert any(k == "Loss/D/loss" for k, _ in seen) and not any(k == "Loss/align" for k, _ in seen)
     whole = make(base=base, hyper_init="random", stage="align")
     assert [p.name for p in whole.phases()] == ["align"]
-
-
-@pytest.mark.parametrize("options", [
-    dict(contrastive=True, aug="ada", target=0.5, ada_kimg=0.05),
-    dict(hyper_init="random", align_kimg=0.064),  # stopped in the middle of the alignment
-    dict(base="stylegan1", hyper_init="random", align_kimg=0.064),
-    dict(base="stylegan1", gan_loss="wgan-gp"),
-    dict(class_vectors="onehot", d_head="projection", finetune=True)], ids=str)
-def test_resume_is_exact(tiny_zip, tmp_path, options):
-    """Whole run = part, new objects from the state alone, rest: bit for bit, in both stages. (Stopped behind the
-    alignment: tests/test_continued.py.)"""
-    def go(folder, kimg, source=None, state=None):
-        dataset = ImageDataset(tiny_zip, use_labels=True)
-        m = make(dataset.spec, Start(state=state) if state else source,
-                 run=dict(kimg=0.08, tick=0.04, sampling="balanced"), **options)
-        m.run.kimg = kimg
-        out = training_loop.Outputs(folder, images=False, network_ticks=1)
-        training_loop.run(m, dataset, m.run, out, state)
-        return m
-
-    whole = go(tmp_path / "whole", 0.08)
-    go(tmp_path / "parts", 0.04)
-    state = shutil.copy(training_loop.find_states(tmp_path / "parts")[0], tmp_path / "state.pt")
-    torch.manual_seed(99)
-    rest = go(tmp_path / "parts", 0.08, state=state)
-    assert whole.nets.keys() == rest.nets.keys()
-    for name, net in whole.nets.items():
-        for k, t in net.state_dict().items():
-            assert torch.equal(t, rest.nets[name].state_dict()[k]), (name, k)
-    assert str(whole.state()) == str(rest.state())
-    # the averaged generator still shares what is frozen
-    assert any(a is b for a, b in zip(rest.G.parameters(), rest.G_ema.parameters()))
 
 
 def test_labels_of_another_set_keep_known_classes():

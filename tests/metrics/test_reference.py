@@ -13,6 +13,7 @@ from gantransfer.detectors.dinov2 import DinoV2
 from gantransfer.metrics import table
 from gantransfer.metrics.fid import Moments
 from gantransfer.metrics.reference import read_reference, write_reference
+from tests.chaos.corpus import Call
 
 rng = np.random.RandomState(0)
 
@@ -71,12 +72,8 @@ def test_edm_formats(tmp_path, reference, make_context):
 
 
 def test_pickled_code_is_not_run(tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "ran"), "w"))
-
     path = tmp_path / "evil.pkl"
-    path.write_bytes(pickle.dumps({"fid": Payload()}))
+    path.write_bytes(pickle.dumps({"fid": Call(open, str(tmp_path / "ran"), "w")}))
     with pytest.raises(UserError, match="it refers to"):
         read_reference(path)
     assert not (tmp_path / "ran").exists()

@@ -71,9 +71,7 @@ def test_ref_never_compiles_or_warns(no_compiler, tmp_path, monkeypatch, capfd):
 
 
 def test_a_broken_compiler_shows_its_output_and_the_log(has_compiler, fresh_kernels, tmp_path, monkeypatch):
-    fake = tmp_path / "g++"
-    fake.write_text("#!/bin/sh\necho 'fatal error: the disk ate it' >&2\nexit 1\n")
-    fake.chmod(0o755)
+    fake = script(tmp_path / "g++", "#!/bin/sh\necho 'fatal error: the disk ate it' >&2\nexit 1\n")
     monkeypatch.setenv("CXX", str(fake))
     monkeypatch.setenv("GANTRANSFER_BUILD_DIR", str(tmp_path / "kernels"))
     (said,) = warnings_of_an_operator()
@@ -197,12 +195,15 @@ head -c 200000 /dev/zero | tr '\\0' k > "$out"
 """
 
 
-def fake_compiler(folder: Path, wait: str = "", name: str = "g++") -> Path:
-    folder.mkdir(exist_ok=True, parents=True)
-    path = folder / name
-    path.write_text(COMPILER.format(wait=wait))
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
     path.chmod(0o755)
     return path
+
+
+def fake_compiler(folder: Path, wait: str = "") -> Path:
+    return script(folder / "g++", COMPILER.format(wait=wait))
 
 
 @pytest.fixture
@@ -216,30 +217,10 @@ def cache(tmp_path, monkeypatch):
     return path.parent, Path(f"{compiler}.runs")
 
 
-def cut(folder):
-    os.truncate(folder / build.LIBRARY, 4096)
-
-
-def empty(folder):
-    os.truncate(folder / build.LIBRARY, 0)
-
-
 def zeroed(folder):
     with open(folder / build.LIBRARY, "r+b") as f:
         f.seek(100000)
         f.write(bytes(5000))
-
-
-def gone(folder):
-    (folder / build.LIBRARY).unlink()
-
-
-def half_json(folder):
-    (folder / build.RECORD).write_text('{"devices": 3')
-
-
-def other_json(folder):
-    (folder / build.RECORD).write_text("[1, 2]")
 
 
 def wrong_fields(folder):
@@ -247,20 +228,21 @@ def wrong_fields(folder):
     (folder / build.RECORD).write_text(json.dumps({**record, "devices": 3}))
 
 
-def no_text(folder):
-    (folder / build.RECORD).write_bytes(b"\xff\xfe\x00")
+HARMS = {"cut": lambda folder: os.truncate(folder / build.LIBRARY, 4096),
+         "empty": lambda folder: os.truncate(folder / build.LIBRARY, 0), "zeroed": zeroed,
+         "gone": lambda folder: (folder / build.LIBRARY).unlink(),
+         "half json": lambda folder: (folder / build.RECORD).write_text('{"devices": 3'),
+         "other json": lambda folder: (folder / build.RECORD).write_text("[1, 2]"), "wrong fields": wrong_fields,
+         "no text": lambda folder: (folder / build.RECORD).write_bytes(b"\xff\xfe\x00"),
+         "no json": lambda folder: (folder / build.RECORD).unlink()}
 
 
-def no_json(folder):
-    (folder / build.RECORD).unlink()
-
-
-@pytest.mark.parametrize("harm", [cut, empty, zeroed, gone, half_json, other_json, wrong_fields, no_text, no_json])
+@pytest.mark.parametrize("harm", HARMS)
 def test_damage_is_said_once_and_mended(cache, harm, capsys):
     folder, runs = cache
     before = len(runs.read_text().split())
     capsys.readouterr()
-    harm(folder)
+    HARMS[harm](folder)
     path, info = build.build(cuda=False)
     said = capsys.readouterr().err
     assert said.count("damaged") == 1 and str(folder) in said and "Traceback" not in said
@@ -334,7 +316,7 @@ def test_builds_that_live_are_spared(tmp_path):
 
 def test_the_library_is_on_disk_before_it_has_its_name(cache, monkeypatch):
     folder, _ = cache
-    gone(folder)
+    (folder / build.LIBRARY).unlink()
     order, fsync, replace = [], os.fsync, os.replace
 
     def synced(fd):
@@ -401,13 +383,6 @@ while [ $# -gt 1 ]; do [ "$1" = -o ] && echo object > "$2"; shift; done
 """
 FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC", "-gencode=arch=compute_75,code=sm_75"]
 CANNOT = "echo 'ld: cannot find -lcudart_static' >&2; exit 1"
-
-
-def script(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
 
 
 def fake_nvcc(folder: Path, version: str = "13.0", link: str = ":") -> Path:

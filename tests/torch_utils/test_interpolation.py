@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spherical interpolation; golden values are in tests/golden/test_hypermod_metrics.py."""
+"""Spherical interpolation; golden values are in tests/golden/test_metrics_published.py."""
 
 import torch
 

@@ -46,6 +46,19 @@ def compiles(f, *leaves):
         torch.testing.assert_close(*found)
 
 
+def derivatives_fit(f, leaves, **kw):
+    """Derivatives of both orders are those of finite differences."""
+    assert torch.autograd.gradcheck(f, leaves, **kw) and torch.autograd.gradgradcheck(f, leaves, **kw)
+
+
+def kept_for_the_backward(f):
+    """(result of f, storages of what it saved of at least the result's size)"""
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda v: saved.append(v) or v, lambda v: v):
+        y = f()
+    return y, {v.untyped_storage().data_ptr() for v in saved if v.numel() >= y.numel()}
+
+
 def rel(a, b, floor=0.0):
     """||a - b|| / max(||b||, floor) in float64; shapes must agree, NaN never passes."""
     assert a.shape == b.shape, f"{tuple(a.shape)} instead of {tuple(b.shape)}"

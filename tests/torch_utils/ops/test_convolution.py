@@ -76,16 +76,6 @@ def test_native_is_used_only_where_it_is_right():
         assert "avx2" not in build.cpu_flags()
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_gradcheck(kind, wrapper):
-    _, wrapped, kw = KINDS[kind]
-    rng = torch.Generator().manual_seed(0)
-    x, w = (torch.randn(s, generator=rng, dtype=torch.float64, requires_grad=True)
-            for s in ((2, 2, 4, 5), (2, 2, 3, 3)))
-    assert torch.autograd.gradcheck(lambda x, w: wrapped(x, w, **kw), (x, w))
-    assert torch.autograd.gradgradcheck(lambda x, w: wrapped(x, w, **kw), (x, w))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_compile(dtype):
     x, w = (torch.randn(s).to(dtype).requires_grad_() for s in ((2, 4, 6, 6), (5, 4, 3, 3)))
