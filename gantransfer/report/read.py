@@ -14,7 +14,7 @@ import numpy as np
 
 from dnnlib import json_file
 from dnnlib.run_folder import owner
-from dnnlib.util import UserError
+from dnnlib.util import UserError, three
 from gantransfer import snapshot
 from gantransfer.data.labels import DataSpec
 from gantransfer.method import Method
@@ -22,8 +22,6 @@ from gantransfer.methods import METHODS
 from gantransfer.metrics import rating
 from gantransfer.metrics.rating import Rating
 from gantransfer.model import Model, load
-
-GROUPS = ("many", "medium", "few")
 
 
 @dataclass(eq=False)
@@ -88,12 +86,6 @@ def kimg_of(tick: dict[str, Any]) -> float:
 def number(value: Any) -> float:
     """As a float; NaN for null and all that is no number, as logs have for what was not finite."""
     return float(value) if isinstance(value, int | float) and abs(value) < 2**1023 else math.nan
-
-
-def group_of(key: str) -> tuple[str, str]:
-    """('fid_x', 'few') of fid_x_few; ('fid_x', '') of a value over all classes."""
-    match = re.fullmatch(rf"(.+)_({'|'.join(GROUPS)})", key)
-    return (match[1], match[2]) if match else (key, "")
 
 
 def is_run(folder: Path) -> bool:
@@ -174,15 +166,6 @@ def _not_finite(run: Run) -> list[str]:
             out.append(f"{key} is not a finite number in {bad.sum()} of {len(y)} ticks, first at "
                        f"{three(float(x[bad][0]))} kimg")
     return out
-
-
-def three(value: Any, unit: str = "") -> str:
-    """Three digits and a unit, for people: 0.0123, 9.3 s, 12,300 images; '-' for what is no number."""
-    v = number(value)
-    if not math.isfinite(v):
-        return "-"
-    v = float(f"{v:.3g}")
-    return f"{v:,.0f} {unit}".rstrip() if 1000 <= abs(v) < 1e7 else f"{v:.3g} {unit}".rstrip()
 
 
 def class_name(data: DataSpec, k: int) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import json_file
-from dnnlib.util import UserError, format_time
+from dnnlib.util import UserError, format_time, three
 from gantransfer.report import markup
-from gantransfer.report.read import is_run, number, three
+from gantransfer.report.read import is_run, number
 from gantransfer.report.sheets import encoded
 
 TABLES = ("compare.md", "table.md")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, three
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.detectors import features
 from gantransfer.metrics.distances import nearest
@@ -23,7 +23,7 @@ from gantransfer.metrics.stats import Selection, extract, real_features
 from gantransfer.metrics.table import MetricContext
 from gantransfer.pictures.grids import image_grid
 from gantransfer.report import markup
-from gantransfer.report.read import Run, chosen_snapshot, class_name, generator, rarest_last, three
+from gantransfer.report.read import Run, chosen_snapshot, class_name, generator, rarest_last
 
 CLASSES, SHOWN = 8, 8  # classes at most, and fakes of each
 MOST = 10_000  # images at even distances that stand for a larger set without classes

@@ -64,10 +64,3 @@ def test_what_is_no_run(planted):
     (planted / "training_options.json").write_text("{half")
     with pytest.raises(UserError, match="training_options.json is not valid JSON"):
         read.read(planted)
-
-
-@pytest.mark.parametrize("value,text", [(0.0123456, "0.0123"), (60.5027, "60.5"), (0, "0"), (12345, "12,300"),
-                                        (1e9, "1e+09"), (None, "-"), (float("nan"), "-"), (True, "1"), (999.9, "1,000"),
-                                        (-1234.5, "-1,230")])
-def test_three_digits(value, text):
-    assert read.three(value) == text
