@@ -23,6 +23,10 @@ from gantransfer.metrics import rating
 from gantransfer.metrics.rating import Rating
 from gantransfer.model import Model, load
 
+# What is asked of the records by kind; a value of another kind, as a hand or another program may leave, is a note.
+KINDS = {"training_options": dict(method=str, stage=str, metrics=list, best=str),
+         "environment": dict(command=list, gpus=list)}
+
 
 @dataclass(eq=False)
 class Run:
@@ -99,10 +103,15 @@ def read(folder: Path) -> Run:
         raise UserError(f"{folder} is no run: it has neither training_options.json nor stats.jsonl nor a "
                         "network-snapshot-*.pkl")
     run = Run(folder)
-    for name in ("training_options", "environment"):
+    for name in KINDS:
         path = folder / f"{name}.json"
         if path.is_file():
-            setattr(run, name.removeprefix("training_"), json_file.read(path))
+            content = json_file.read(path)
+            for key, kind in KINDS[name].items():
+                if content.get(key) is not None and not isinstance(content[key], kind):
+                    run.notes.append(f"{path.name}: {key} is left out, for it is no {kind.__name__}")
+                    del content[key]
+            setattr(run, name.removeprefix("training_"), content)
         else:
             run.notes.append(f"there is no {path.name}")
     run.ticks = [t for t in json_file.lines(folder / "stats.jsonl") if math.isfinite(kimg_of(t))]

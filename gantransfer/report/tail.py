@@ -132,11 +132,13 @@ def _ruler(run: Run, given: Mapping[str, Path], device: torch.device | str) -> t
     for name in measured:
         if name not in features.PIXELS:
             try:
-                return features.load(name, device, recorded), []
+                if name in recorded and features.is_program(name, recorded):  # the folder says so, not who reads it
+                    missing.append(f"{name}, which is a program: name it if you trust it")
+                else:
+                    return features.load(name, device, recorded), []
             except UserError:
-                missing.append(name)
-    why = f"the run was measured by {missing[0]}, whose files are not here" if missing else (
-        "the run was measured by no detector")
+                missing.append(f"{name}, whose files are not here")
+    why = f"the run was measured by {missing[0]}" if missing else "the run was measured by no detector"
     return features.load(PIXELS, device), [f"{why}; nearest by pixels at 16 x 16; --detector=[NAME=]FILE names one"]
 
 
