@@ -75,6 +75,14 @@ def printable(text: Any, keep: str = "") -> str:
     return "".join(c if c in keep or not _unprintable(c) else _escape(c) for c in text)
 
 
+def three(value: Any, unit: str = "") -> str:
+    """Three digits and a unit, for people: 0.0123, 9.3 s, 12,300 images; '-' for what is no finite number."""
+    if not isinstance(value, int | float) or not abs(value) < 2**1023:
+        return "-"
+    v = float(f"{value:.3g}")
+    return f"{v:,.0f} {unit}".rstrip() if 1000 <= abs(v) < 1e7 else f"{v:.3g} {unit}".rstrip()
+
+
 def table_cell(text: Any) -> str:
     """`printable` inside a Markdown table."""
     return printable(text).replace("|", "\\|")
@@ -91,19 +99,33 @@ def _escape(c: str) -> str:
         f"\\x{n:02x}" if n < 256 else f"\\u{n:04x}" if n < 65536 else f"\\U{n:08x}")
 
 
+# What a line of ours may begin with -> its colour on a terminal; behind the name of a process of a study.
+_COLOURS = {"Error": "1;31", "Warning": "33", "Note": "33", "Step": "1", "Training": "1", "metrics": "32"}
+_HEADS = re.compile(r"^(\[[^\]\n]*\] )?(Error(?=:)|Warning(?=:)|Note(?=:)|(?:Step|Training) \d+ of \d+(?=:)|"
+                    r"metrics(?= ))", re.MULTILINE)
+
+
+def _coloured(stream: Any) -> bool:
+    """Only a terminal is coloured, and none whose user has said no (no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and getattr(stream, "isatty", bool)()
+
+
 class Plain(io.TextIOBase):
-    """A text stream through which no control character passes but newline, carriage return and tab.
+    """A text stream through which no control character passes but newline, carriage return and tab, and our own colours
+    of what lines begin with, on a terminal.
 
     What the stream's encoding lacks is written as an escape too: a name never ends a command.
     """
 
     def __init__(self, stream: Any):
-        self.stream = stream
+        self.stream, self.coloured = stream, _coloured(stream)
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"a text is written here, not {type(text).__name__}")
         shown = printable(text, keep="\n\r\t")
+        if self.coloured:
+            shown = _HEADS.sub(lambda m: f"{m[1] or ''}\x1b[{_COLOURS[m[2].split()[0]]}m{m[2]}\x1b[0m", shown)
         try:
             self.stream.write(shown)
         except UnicodeEncodeError:

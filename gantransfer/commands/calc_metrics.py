@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quality of a trained model, or of a set of generated images: options in, one JSON line per metric out."""
+"""Quality of a trained model, or of a set of generated images: options in, one JSON line per metric out, or, on a
+terminal, a line for people."""
 
 from __future__ import annotations
 
@@ -167,10 +168,10 @@ def main(**flags: Any) -> None:
 
 def report(job: Evaluation, device: Any, verbose: bool) -> bool:
     """Print every metric as it comes. True when one failed."""
-    from gantransfer.metrics import table
+    from gantransfer.metrics import summary, table
     from torch_utils import distributed as dist
 
-    failed = False
+    failed, people = False, sys.stdout.isatty()
     for result, fresh in job.run(None if job.model is None else job.model.sampler(device), device):
         failed |= "error" in result
         if not dist.is_main():
@@ -178,10 +179,17 @@ def report(job: Evaluation, device: Any, verbose: bool) -> bool:
         name = result["metric"]
         if not fresh:
             print(f"{name}: this evaluation is in {table.jsonl_path(job.run_dir, name)} already", file=sys.stderr)
-        print(json.dumps(result), flush=True)
+        if not people or job.run_dir is None:  # a terminal keeps nothing, so what no file has is there in full
+            print(json.dumps(result), flush=True)
+        whole = verbose and name.startswith("report_") and "error" not in result
+        if people and not whole:
+            print(summary.row(result), flush=True)
         if verbose:
-            if name.startswith("report_") and "error" not in result:
+            if whole:
                 print(table.format_report(result, job.spec.label.names), file=sys.stderr)
             for line in table.warnings_of(result):
                 print(line, file=sys.stderr)
+    if people and job.run_dir is not None and dist.is_main():
+        print(f"Written: {job.run_dir}/metric-NAME.jsonl, a line of JSON each; where stdout is no terminal, "
+              "it is printed")
     return failed

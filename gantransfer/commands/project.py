@@ -21,7 +21,6 @@ from gantransfer.commands.flags import (
     SNAPSHOT,
     FloatRange,
     IntRange,
-    named_files,
     option,
     pick_device,
 )
@@ -69,10 +68,14 @@ def main(network: str | None, target: str, outdir: str, class_: str | None, labe
     """
     check_writable("--outdir", outdir, False)
     where, files = pick_device(device), targets(Path(target))
-    from gantransfer.latent.nearness import nearness
+    from gantransfer.detectors.features import parse_overrides
+    from gantransfer.latent.nearness import DETECTORS, nearness
     from gantransfer.latent.projection import Procedure
     from gantransfer.model import load
 
+    weights = parse_overrides([part for part in (detector or "").split(",") if part])
+    if other := [name for name in weights if name not in DETECTORS]:
+        raise UserError(f"--detector: {other[0]} is not asked here; give {' or '.join(f'{d}=FILE' for d in DETECTORS)}")
     if not network:
         from gantransfer.commands.run import newest_snapshot
 
@@ -80,10 +83,12 @@ def main(network: str | None, target: str, outdir: str, class_: str | None, labe
     snap = load(network)
     sampler = snap.sampler(where)
     spec = sampler.spec
+    if plus and sampler.styles is None:
+        raise UserError(f"--plus: this model ({snap.method}) has no w, and is searched in z; omit the flag")
     labels, names = labels_of(spec.label, class_, label)
     images = [(f, upright(f, spec.resolution, spec.channels)) for f in files]
     D = snap.build("D", where) if "D" in snap.nets else None
-    embed, words = nearness(D, spec.resolution, where, named_files(detector))
+    embed, words = nearness(D, spec.resolution, where, weights)
     print(f"Nearness:     {words}")
     p = Procedure(steps=steps, plus=plus, noise=noise, seed=seed)
     for file, image in images:
@@ -122,6 +127,7 @@ def labels_of(label: LabelSpec, class_: str | None, value: float | None) -> tupl
     import torch
 
     from gantransfer.data.labels import trained_classes
+    from gantransfer.pictures.plan import value_plan
     from gantransfer.sampler import one_hot
 
     if value is not None and label.kind != "value" or class_ is not None and label.kind != "class":
@@ -130,7 +136,7 @@ def labels_of(label: LabelSpec, class_: str | None, value: float | None) -> tupl
     if label.kind == "value":
         if value is None or label.dim != 1:
             raise UserError("this model has continuous labels; give --label=VALUE, the target's")
-        return torch.tensor([[value]]), [f"label {value:g}"]
+        return value_plan(label, [0], [value]).labels, [f"label {value:g}"]
     if label.kind == "none":
         return torch.zeros([1, label.dim]), [""]
     classes = asked_classes(class_, label) if class_ else trained_classes(label)
@@ -152,7 +158,7 @@ def one(sampler: Sampler, file: Path, image: np.ndarray, labels: torch.Tensor, n
     if len(labels) > 1:
         with tqdm(total=len(labels), desc=f"{file.name}: which class", unit="class") as bar:
             chosen = projection.likely_class(sampler, image, labels, embed, p, lambda k, d: bar.update())
-    c, frames, every = labels[chosen : chosen + 1], [image], max(p.steps // FRAMES, 1)
+    c, frames, every = labels[chosen : chosen + 1], [image], -(-p.steps // FRAMES)
     with tqdm(total=p.steps, desc=file.name, unit="step") as bar:
         def watch(step: int, distance: float, latent: torch.Tensor, maps: dict[str, torch.Tensor]) -> None:
             bar.update()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dnnlib.util import UserError, atomic_write, check_writable
+from dnnlib.util import UserError, atomic_write, check_writable, three
 from gantransfer.commands import CONTEXT
 from gantransfer.commands.flags import DEVICE, KERNELS, PATH, PATHS, RUN, FloatRange, IntRange, option, parse_seeds
 
@@ -94,7 +94,7 @@ def _write_page(out: str, folders: list[Path], per_class: int, data: str | None,
         f.write(content)
     what = f"{len(runs)} run{'s' * (len(runs) != 1)}"
     what += f" and {len(studies)} experiment{'s' * (len(studies) > 1)}" if studies else ""
-    print(f"{out}: {what}, {read.three(Path(out).stat().st_size / 1e6, 'MB')}")
+    print(f"{out}: {what}, {three(Path(out).stat().st_size / 1e6, 'MB')}")
     for run in runs:
         if isinstance(run.tail, str):
             print(f"No nearest training images of {run.name}: {run.tail}")
@@ -112,8 +112,8 @@ def _write_film(video: str, folder: Path, seeds: list[int], fps: float, where) -
     def snapshots():
         for path in run.snapshots:
             model = read.generator(path)
-            yield f"{run.name}: {read.three(model.cur_nimg / 1000, 'kimg')}", model.sampler(where)
+            yield f"{run.name}: {three(model.cur_nimg / 1000, 'kimg')}", model.sampler(where)
 
     frames = timelapse.film(snapshots(), seeds)
     write_film(video, frames, fps, hold=2)
-    print(f"{video}: {len(frames)} snapshot{'s' * (len(frames) > 1)}, {read.three(len(frames) / fps, 's')}")
+    print(f"{video}: {len(frames)} snapshot{'s' * (len(frames) > 1)}, {three(len(frames) / fps, 's')}")

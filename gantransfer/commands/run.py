@@ -32,7 +32,7 @@ from gantransfer import training_loop
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.method import Method, Options, RunConfig, Start
 from gantransfer.methods.stylegan2 import SOURCE_SIZES
-from gantransfer.metrics import directions, rating, table
+from gantransfer.metrics import directions, rating, summary, table
 from gantransfer.snapshot import class_path, find_snapshots, numbered
 from torch_utils import build
 from torch_utils import distributed as dist
@@ -216,33 +216,46 @@ class Run:
             print(f"Note:         {note}")
 
     def _evaluator(self, run_dir: Path, device: torch.device) -> Callable:
-        """Measures the method's own values and the metrics of each snapshot, into the run folder."""
-        reference = None
+        """Measures the method's own values and the metrics of each snapshot: into the run folder in full, and as one
+        line for people."""
+        reference, said = None, set()
 
-        def evaluate(method: Method, cur_nimg: int, snapshot: Path) -> dict[str, float]:
+        def measure(method: Method, cur_nimg: int, snapshot: Path) -> Iterator[dict[str, Any]]:
+            """Result lines, which are in the run folder when they come; of metrics only those that were not."""
             nonlocal reference
             values = method.evaluate(cur_nimg)
             directions.check(method.name, method.better, values)
-            if values and dist.is_main():
+            if values:
                 result = dict(results=values, metric=method.name, snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000)
-                if table.append_jsonl(run_dir, result):
-                    print(json.dumps(result))
-            if not self.metrics:
-                return values
-            reference = reference or self.reference()
-            ctx = table.MetricContext(sampler=method.sampler(), reference=reference, training=self.dataset,
-                                      device=device, seed=self.config.seed, detectors=self.detectors)
-            for name in self.metrics:
-                if table.already_done(run_dir, name, snapshot.name):
-                    continue
-                result = table.compute(name, ctx, snapshot=snapshot.name, kimg=cur_nimg / 1000)
                 if dist.is_main():
                     table.append_jsonl(run_dir, result)
-                    print(json.dumps({k: result[k] for k in ("metric", "results", "snapshot_pkl")}))
-                    for warning in table.warnings_of(result):
-                        print(f"Note: {warning}")
-                values.update({k: v for k, v in result["results"].items() if isinstance(v, int | float)})
-            return values
+                yield result
+            if not self.metrics:
+                return
+            reference = reference or self.reference()
+            ctx = table.MetricContext(sampler=method.sampler(), reference=reference, training=self.dataset,
+                                      device=device, seed=self.config.seed, detectors=self.detectors,
+                                      said=said)
+            for name in self.metrics:
+                if not table.already_done(run_dir, name, snapshot.name):
+                    result = table.compute(name, ctx, snapshot=snapshot.name, kimg=cur_nimg / 1000)
+                    if dist.is_main():
+                        table.append_jsonl(run_dir, result)
+                    yield result
+
+        def evaluate(method: Method, cur_nimg: int, snapshot: Path) -> dict[str, float]:
+            results = []
+            try:
+                for result in measure(method, cur_nimg, snapshot):
+                    results.append(result)
+            finally:  # what a signal has interrupted is measured again, but for what is in the folder by now
+                if results and dist.is_main():
+                    print(f"metrics    kimg {cur_nimg / 1000:<8.1f} {summary.line(results)}", flush=True)
+                    for warning in (w for r in results for w in table.warnings_of(r)):
+                        if warning not in said:
+                            said.add(warning)
+                            print(f"Note: {warning}", flush=True)
+            return {k: v for r in results for k, v in r["results"].items() if isinstance(v, int | float)}
 
         return evaluate
 
@@ -300,13 +313,12 @@ def tell(run_dir: Path) -> None:
         print(f"Sheet:        {sheets[-1]}")
     if snapshots:
         print(f"Snapshot:     {snapshots[-1]}")
-        rows = [r for r in rating.ratings(run_dir)
-                if r.snapshot == snapshots[-1].name and rating.rates(r.metric, r.key)]
-        keys = [r.key for r in rows]
-        whole = [r for r in rows if not any(r.key.startswith(f"{k}_") for k in keys)]  # no groups of classes
-        if whole:
-            print("Figures:      " + "   ".join(f"{r.key.removeprefix(f'{r.metric}_')} {r.value:.4g}"
-                                                for r in whole[:3]))
+        results: dict[str, dict[str, float]] = {}
+        for r in rating.ratings(run_dir):
+            if r.snapshot == snapshots[-1].name:
+                results.setdefault(r.metric, {})[r.key] = r.value
+        if results:
+            print(f"Figures:      {summary.line([dict(metric=m, results=v) for m, v in results.items()])}")
 
 
 def check_rating(flags: dict[str, Any], method: type[Method], metrics: Sequence[str]) -> None:

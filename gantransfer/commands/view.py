@@ -93,16 +93,19 @@ def _shown(path: str, device: Any) -> Any:
     folder, name = os.path.split(path)
     if name.startswith("network-snapshot-"):  # all runs have one of that name
         name = os.path.join(os.path.basename(folder), name)
-    return Shown(sampler, abilities(sampler, model.method, name))
+    return Shown(sampler, {**abilities(sampler, model.method, name), "path": printable(path)})
 
 
 def _pair(first: Any, second: Any) -> None:
-    """Says which class of the second model each class of the first is, where both have classes."""
+    """Says which class of the second model each class of the first is, where both have classes; of other sets, too."""
     from gantransfer.distillation.class_match import comparable, match
 
     ours, theirs = first.sampler.spec.label, second.sampler.spec.label
     if comparable(theirs, ours):
         second.about["match"] = match(theirs, ours)
+    sets = first.sampler.label_sets, second.sampler.label_sets
+    second.about["set_matches"] = {k: match(sets[1][k], sets[0][k]) for k in sets[0]
+                                   if k in sets[1] and comparable(sets[1][k], sets[0][k])}
 
 
 def _training(shown: Any, data: str, fname: str | None) -> None:
@@ -126,7 +129,7 @@ def _serve(shown: list[Any], listener: socket.socket, host: str) -> None:
     if not _loopback(host):
         print(f"Warning: --host={host} lets other machines reach this server, without encryption; whoever has the "
               "address below sees what you see", file=sys.stderr)
-    name = f"[{host}]" if ":" in host else host
+    name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     config = uvicorn.Config(application(shown, token, host), log_level="warning", access_log=False,
                             timeout_graceful_shutdown=1, server_header=False, date_header=False)
     print(f"Open http://{name}:{listener.getsockname()[1]}/{token}/\nCtrl-C ends it.", flush=True)

@@ -234,6 +234,13 @@ def require(name: str, overrides: Mapping[str, str | Path] | None = None) -> Inp
     return descriptor.find_descriptor(name, overrides, reserved_names()).input
 
 
+def is_program(name: str, overrides: Mapping[str, str | Path] | None = None) -> bool:
+    """Whether opening this detector runs what its author put into it (TorchScript, torch.export), but for published
+    files, which are known by their hash. Raises as `require`."""
+    known = name in PIXELS or name in RESERVED
+    return not known and descriptor.find_descriptor(name, overrides, reserved_names()).kind != "state_dict"
+
+
 def load(name: str, device: torch.device | str = "cpu", overrides: Mapping[str, str | Path] | None = None) -> Detector:
     """Build a detector. Raises UserError (MissingWeights) when its files are absent or wrong."""
     device = torch.device(device)

@@ -147,14 +147,14 @@ def own_report(study: Folds) -> str:
              f"{images} training images, labels evenly over those of the data. Filtered: the {r.rho:.0%} that are "
              f"nearest to what the teacher sees. GAN: {r.common}, {r.gan_kimg - CODE:g} kimg after its label code."
              f"{' Errors are in units of the label' + f' ({unit})' * bool(unit)}. Primary column, fixed before the "
-             f"runs: {harness.name_of(PRIMARY[2])}, {arms[PRIMARY[1]].title} minus {arms[PRIMARY[0]].title}.", ""]
+             f"runs: {harness.student_name(PRIMARY[2])}, {arms[PRIMARY[1]].title} minus {arms[PRIMARY[0]].title}.", ""]
     rows = [[arm.title, *(spread(study.of(a, c)) for c in COLUMNS),
              spread([study.found[a, k]["seconds"] for k in study.chosen])] for a, arm in arms.items()]
     taught = [f["teacher"] for f in made["raw"]]
     rows.append([f"(the teacher, {taught[0]['images_seen'] / 1000:.0f} thousand images)",
                  spread([t["mae"] for t in taught]), "-", spread([t["rmse"] for t in taught]),
                  spread([t["seconds"] for t in taught])])
-    lines += table(["student trained on", *(harness.name_of(c, PRIMARY[2]) for c in COLUMNS), "seconds"], rows)
+    lines += table(["student trained on", *(harness.student_name(c, PRIMARY[2]) for c in COLUMNS), "seconds"], rows)
     lines += study.differences(COLUMNS, TESTED)
     lines += ["", *table(["mean distance of a fake's label to what the teacher sees", "images", "distance"], [
         [arms[a].title, f"{np.mean([f['images'] for f in fs]):.0f}", spread([f["agreement"]["final"] for f in fs])]

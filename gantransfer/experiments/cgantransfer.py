@@ -166,7 +166,7 @@ def train_arms(study: harness.Study, runs: Path, names: Sequence[str], seed: int
     first = [a for a in names if a != "bn-ft"] + (["bn"] if "bn-ft" in names and "bn" not in names else [])
     lengths = {a: total - early if a == "bn-ft" else total for a in [*first, "bn-ft"]}
     for group in (first, [a for a in names if a == "bn-ft" and total > early]):
-        study.train([(f"{a}/{seed}", runs, jobs.run_desc(a, seed), lengths[a], [
+        study.train([(ARMS[a].of(seed), runs, jobs.run_desc(a, seed), lengths[a], [
             *ARMS[a].flags, *common, *training, f"--seed={seed}", "--snap=2", *COMMON.split(),
             *([f"--source={bn_at(runs, seed, points) if a == 'bn-ft' else source}"] if ARMS[a].more else [])])
             for a in group])

@@ -51,14 +51,14 @@ def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
         study.run([Job("judge", ["judge", f"--data={data}", f"--heldout={ref}", f"--out={judge}"])],
                   threads=jobs.cores())
     study.step()
-    snapshots = dict(zip(names, study.train([(a, folder / "runs", jobs.run_desc(a, seed), kimg, [
+    snapshots = dict(zip(names, study.train([(ARMS[a].title, folder / "runs", jobs.run_desc(a, seed), kimg, [
         "--cfg=tiny", f"--data={data}", "--fname=lt_25.json", "--cond=True", f"--seed={seed}", "--metrics=none",
         "--threads=1", *ARMS[a].flags]) for a in names])))
     study.step()
     results = {}
     for a, path in snapshots.items():
         if measured(path, judge) is None:
-            study.run([harness.report_job(a, path, ref, {"digits32": judge})], threads=jobs.cores())
+            study.run([harness.report_job(ARMS[a].title, path, ref, {"digits32": judge})], threads=jobs.cores())
         results[a] = measured(path, judge)
     study.step()
     picture = folder / "demo.png"

@@ -23,6 +23,7 @@ from gantransfer.experiments import harness, longtail, own_images
 from gantransfer.experiments.folds import FIRST, FOLDS, Folds, Recipe, fold_labels, folds_from
 from gantransfer.experiments.harness import Arm
 from gantransfer.experiments.students import Students, agreements, draw_filtered, result
+from gantransfer.metrics.names import GROUPS
 from gantransfer.metrics.paired import critical_t, spread, table, versions
 
 # Settings of the real data: (title, flags of the GAN, sampling of every classifier, imbalance)
@@ -151,14 +152,14 @@ def report(results: dict[str, list[dict]], gan_kimg: float, student_kimg: float)
                 **{arm.title: [f["students"][a] for f in folds] for a, arm in ARMS.items()}}
         lines += ["", f"{SETTINGS[setting][0]} ({spread([sum(f['train_counts']) for f in folds])} training images, "
                       f"{sum(f['tested'] for f in folds)} tested once):", ""]
-        lines += table(["", *map(harness.name_of, columns)],
+        lines += table(["", *map(harness.student_name, columns)],
                        [[name, *(spread([v[c] for v in values]) for c in columns)] for name, values in rows.items()])
         if n > 1:
             lines += ["", f"Paired differences, mean +- standard error; bold beyond {critical_t(n):.2f} standard "
                           "errors (t, 5 %); tests are not corrected for their number.", ""]
             lines += harness.difference_table(
                 "", columns, {f"{ARMS[b].title} minus {ARMS[a].title}": (a, b) for a, b in TESTED},
-                lambda a, c, folds=folds: [[f["students"][a][c] for f in folds]])
+                lambda a, c, folds=folds: [[f["students"][a][c] for f in folds]], harness.student_name)
         stages = {"the teacher": ("teacher_drawn", "teacher_filtered", "teacher_final"),
                   "an independent judge": ("judge_raw", "judge_filtered", "judge_processed")}
         lines += ["", *table(["label of a fake is the choice of", "drawn", "filtered", "relabelled"], [
@@ -170,7 +171,7 @@ def own_report(study: Folds) -> str:
     """Markdown: macro recall, groups, classes, paired differences over folds, and what the fakes are."""
     r, label = study.recipe, study.label
     arms, counts = study.students, study.found[next(iter(study.students)), study.chosen[0]]["counts"]
-    groups = [f"recall_{g}" for g in harness.GROUPS if label.shots.get(g)]
+    groups = [f"recall_{g}" for g in GROUPS if label.shots.get(g)]
     columns = [OWN_PRIMARY, "accuracy", *groups]
     of_fakes = {a: [study.found[a, k]["generated"] for k in study.chosen] for a, arm in arms.items() if arm.more}
     lines = [f"{study.tested_note()} Every student ({r.student}) sees {r.student_kimg:g} thousand images; "
@@ -183,7 +184,7 @@ def own_report(study: Folds) -> str:
                      f"({min(counts)} in fold {study.chosen[0]}) and {each[0] / max(counts):.2g} times those of the "
                      f"most frequent ({max(counts)}); raw, or (cGAN-KD) the {r.rho:.0%} of each class that the "
                      f"teacher is surest of, with its labels. GANs: {r.common}, {r.gan_kimg:g} kimg.")
-    lines[0] += (f" Primary column, fixed before the runs: {harness.name_of(OWN_PRIMARY)}, each arm minus "
+    lines[0] += (f" Primary column, fixed before the runs: {harness.student_name(OWN_PRIMARY)}, each arm minus "
                  f"'{arms['oversampling'].title}'.")
     if label.shots:
         lines.append(f"Classes by images: {own_images.groups_note(label)}.")
@@ -194,7 +195,7 @@ def own_report(study: Folds) -> str:
         rows.append([f"(the teacher, {taught[0]['images_seen'] / 1000:.0f} thousand images)",
                      *(spread([t[c] for t in taught]) for c in ("accuracy_mean", "accuracy")), *["-"] * len(groups),
                      spread([t["seconds"] for t in taught])])
-    lines += ["", *table(["", *(harness.name_of(c, OWN_PRIMARY) for c in columns), "seconds"], rows)]
+    lines += ["", *table(["", *(harness.student_name(c, OWN_PRIMARY) for c in columns), "seconds"], rows)]
     recall = {a: np.array([study.found[a, k]["figures"]["recall"] for k in study.chosen]).mean(0) for a in arms}
     order = sorted(range(label.dim), key=lambda k: -label.counts[k])
     lines += ["", "Recall of each class, mean over folds:", "", *table(

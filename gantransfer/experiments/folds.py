@@ -168,8 +168,9 @@ class Folds:
             files |= {(g, stage): path for stage, path in made.items()}
             fakes[g] = dict(per_label=count, gan_seconds=train_seconds(snapshot), teacher=result(taught.teacher))
         found = {}
-        for a in todo:  # one by one: what is finished has its file
+        for i, a in enumerate(todo, 1):  # one by one: what is finished has its file
             arm = self.students[a]
+            print(f"Training {i} of {len(todo)}: {arm.title}, fold {fold}", flush=True)
             last = taught.teach({a: arm}, files, self.recipe.student_kimg, self.recipe.share)[a]
             values = dict(self.tested(fold, taught.folder / a / "student.pkl", train.spec), images=len(train),
                           counts=list(train.spec.label.counts), images_seen=last["images_seen"],
@@ -218,7 +219,7 @@ class Folds:
         return ["", f"Paired differences over folds, mean +- standard error; bold beyond {critical_t(n):.2f} standard "
                     "errors (t, 5 %); tests are not corrected for their number.", "",
                 *harness.difference_table("", columns, {f"{title[b]} minus {title[a]}": (a, b) for a, b in pairs},
-                                          lambda a, c: [self.of(a, c)])]
+                                          lambda a, c: [self.of(a, c)], harness.student_name)]
 
     def finish(self, text: str, primary: str, picture: Path, out: Path | None) -> None:
         """Table, values, where they are."""

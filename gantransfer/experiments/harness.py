@@ -28,18 +28,17 @@ from dnnlib.util import UserError, atomic_path, atomic_write, format_time
 from gantransfer.commands.flags import KERNELS, PATH, FloatRange, IntRange, PathObject, integers, option
 from gantransfer.experiments import jobs
 from gantransfer.experiments.jobs import Job
+from gantransfer.metrics.names import REPORT, with_group
 from gantransfer.metrics.paired import critical_t, difference, read_result, spread, table
 
 METRIC = "report_digits32"
 SMALL = "--preset=small"  # teachers and students of the user's own images
 # Flags of every training: on digits, and by default on the user's own images where the methods have the preset.
 TINY, OWN = "--cfg=tiny", "--cfg=small"
-# Figures of a judge's report, as the tables call them.
-NAMES = {"class_fd": "per-class FD", "fd": "FD", "fd_pix64": "pixel FD", "accuracy": "accuracy",
-         "diversity": "diversity", "nearest": "nearest training",
-         "macro_recall": "macro recall", "recall": "recall", "mae": "mean absolute error",
-         "macro_mae": "mean absolute error, mean over values", "rmse": "root mean square error"}
-GROUPS = {"many": "frequent classes", "medium": "medium classes", "few": "rare classes"}
+# Figures of generators and of students, as the tables call them.
+NAMES = REPORT
+STUDENTS = {"accuracy": "accuracy", "macro_recall": "macro recall", "recall": "recall", "mae": "mean absolute error",
+            "macro_mae": "mean absolute error, mean over values", "rmse": "root mean square error"}
 BOLD = "bold: beyond {:.2f} standard errors (Student's t, 5 %) under every judge"
 
 
@@ -59,6 +58,10 @@ class Arm:
     @property
     def flags(self) -> list[str]:
         return shlex.split(self.line)
+
+    def of(self, seed: int) -> str:
+        """What one of its trainings is called."""
+        return f"{self.title}, seed {seed}"
 
 
 # ---- flags ---------------------------------------------------------------------------------------------------------
@@ -239,7 +242,7 @@ class Study:
         todo = [job for job, _ in (jobs.train_job(*r) for r in runs) if job]
         if len(runs) > 1:
             print(f"{len(todo)} of {len(runs)} trainings to do, {self.parallel} at a time", flush=True)
-        self.run(todo)
+        jobs.run_jobs(todo, self.parallel, counted="Training" if len(todo) > 1 else "")
         found = [jobs.final_snapshot(jobs.run_folder(outdir, desc, kimg), kimg) for _, outdir, desc, kimg, _ in runs]
         for (name, outdir, *_), path in zip(runs, found):
             if path is None:
@@ -348,11 +351,13 @@ def measure(study: Study, snapshots: Mapping[str, Path], data: Path, judges: Seq
                if measured(path, judges, room)[j] is None], quiet=True)
 
 
-def name_of(key: str, primary: str | Sequence[str] = ()) -> str:
-    """What a table calls a figure: class_fd_few -> per-class FD, rare classes."""
-    base, _, group = key.rpartition("_")
-    text = f"{NAMES[base]}, {GROUPS[group]}" if group in GROUPS and base in NAMES else NAMES.get(key, key)
-    return text + " (primary)" * (key == primary or key in primary and not isinstance(primary, str))
+def name_of(key: str, primary: str | Sequence[str] = (), names: Mapping[str, str] = NAMES) -> str:
+    """What a table calls a figure: class_fd_few -> per-class FD, rare classes. `names`: of generators, or STUDENTS."""
+    return with_group(key, names) + " (primary)" * (key == primary or key in primary and not isinstance(primary, str))
+
+
+def student_name(key: str, primary: str = "") -> str:
+    return name_of(key, primary, STUDENTS)
 
 
 Values = Sequence[Sequence[float]]  # [judges][seeds]

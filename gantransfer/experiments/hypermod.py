@@ -122,7 +122,7 @@ def run(folder: Path, source: Path, arm: str, seed: int, kimg: int, more: dict[s
         data: Path | None = None, common: Sequence[str] = (harness.TINY,)) -> tuple:
     """The training of an arm, for Study.train: all arms see `kimg`; alignment comes on top. `data`: not the digits."""
     images = [f"--data={data}"] if data else [f"--data={few(folder, seed)}", "--fname=lt_1.json"]
-    return f"{arm}/{seed}", folder / "runs", jobs.run_desc(arm, seed), kimg + ARMS[arm].more, [
+    return ARMS[arm].of(seed), folder / "runs", jobs.run_desc(arm, seed), kimg + ARMS[arm].more, [
         *arm_flags(arm, more), *common, f"--source={source}", *images, "--cond=True", f"--seed={seed}", "--snap=1",
         "--ema-kimg=0.5", "--metrics=none", "--threads=1"]
 

@@ -29,14 +29,18 @@ class Job:
         return f"gantransfer {' '.join(self.argv)}"
 
 
-def run_jobs(jobs: Sequence[Job], parallel: int = 1, threads: int = 1, quiet: bool = False) -> None:
+def run_jobs(jobs: Sequence[Job], parallel: int = 1, threads: int = 1, quiet: bool = False, counted: str = "") -> None:
     """Run all jobs, at most `parallel` at once, each with `threads` CPU threads. Their output is passed on line by
-    line, prefixed with the job's name. Raises UserError naming the first command that fails; the others are stopped.
+    line, prefixed with the job's name; `counted`, such as 'Training', says which of how many begins. Raises UserError
+    naming the first command that fails; the others are stopped.
     """
     waiting, running, lock = list(jobs), [], threading.Lock()
     try:
         while waiting or running:
             while waiting and len(running) < parallel:
+                if counted:
+                    with lock:
+                        print(f"{counted} {len(jobs) - len(waiting) + 1} of {len(jobs)}: {waiting[0].name}", flush=True)
                 running.append(_start(waiting.pop(0), threads, lock, quiet))
             for item in list(running):
                 job, process, pump, tail = item
@@ -70,7 +74,8 @@ def _start(job: Job, threads: int, lock: threading.Lock, quiet: bool):
         for line in process.stdout:
             tail.append(line.rstrip())
             del tail[:-40]
-            if not quiet or line.startswith(("Error", "Warning")):
+            told = not quiet and not line.startswith("{")  # JSON is for scripts, and in files
+            if told or line.startswith(("Error", "Warning")):
                 with lock:
                     print(f"[{job.name}] {line.rstrip()}", flush=True)
 

@@ -143,7 +143,7 @@ def train_arms(study: harness.Study, pairs: Sequence[tuple[str, int]], kimg: int
     length = math.ceil(epochs * len(ImageDataset(target)) / 1000)
     tune = [*cfg, f"--source={source}", *(OWN_SIZES if own else SIZES), "--snap=1", "--tick=1"]
     mind = [*OWN_HIDDEN * own, f"--source={encoder}", "--accept_encoder=True", "--snap=1", f"--tick={length / 6:g}"]
-    found = study.train([(f"{a}/{s}", study.folder / "runs", jobs.run_desc(a, s), length if a == "mind" else kimg, [
+    found = study.train([(ARMS[a].of(s), study.folder / "runs", jobs.run_desc(a, s), length if a == "mind" else kimg, [
         f"--data={target}", "--cond=True", f"--seed={s}", "--metrics=none", "--threads=1", *ARMS[a].flags,
         *(mind if a == "mind" else tune)]) for a, s in pairs])
     return {pair: find_snapshots(path.parent) for pair, path in zip(pairs, found)}

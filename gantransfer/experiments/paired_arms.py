@@ -118,7 +118,8 @@ class PairedArms:
         self.found = {(a, s): self.results.read(a, s, self.flags(a), train=self.prints[s]) for a, s in pairs}
         todo = [pair for pair in pairs if self.found[pair] is None]
         print(f"{len(todo)} of {len(pairs)} trainings to do, one after another", flush=True)
-        for a, s in todo:
+        for i, (a, s) in enumerate(todo, 1):
+            print(f"Training {i} of {len(todo)}: {self.arms[a].of(s)}", flush=True)
             self.found[a, s] = self.one(a, s)
 
     def flags(self, arm: str) -> list[str]:
@@ -141,7 +142,7 @@ class PairedArms:
 
     def one(self, arm: str, seed: int) -> dict[str, Any]:
         """Train, measure, write the file."""
-        name = f"{arm}/{seed}"
+        name = self.arms[arm].of(seed)
         (path,) = self.study.train([
             (name, self.folder / "runs", self.desc(arm, seed), self.kimg, self.words(arm, seed))])
         harness.measure(self.study, {name: path}, self.test, self.judge_files)

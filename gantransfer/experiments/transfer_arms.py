@@ -195,7 +195,8 @@ class TransferArms:
         if todo:
             (self.source_file,) = self.study.train([("source", self.folder / "runs", "source", self.settings[
                 "source_kimg"], [*self.source, f"--data={self.sets.source}", *SOURCE])])
-        for a, s in todo:
+        for i, (a, s) in enumerate(todo, 1):
+            print(f"Training {i} of {len(todo)}: {self.arms[a].of(s)}", flush=True)
             snapshots = self.train(self, a, s)
             harness.measure(self.study, {f"{a}/{s} {k} kimg": p for k, p in snapshots.items()}, self.sets.reference,
                             self.judge_files)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +53,7 @@ class Figures:
     device: torch.device
     wasserstein: bool  # whether the critic's score gap is a distance
     image_samples: int  # images behind the distances in the discriminator's features
+    said: dict[str, Any] = field(default_factory=dict)  # what `say` told last
 
     def __post_init__(self) -> None:
         self.dataset, self.spec = self.train.data, self.train.spec
@@ -194,14 +196,18 @@ class Figures:
         return float(best.max())
 
     def say(self, out: Mapping[str, float]) -> None:
-        """Print what must not be overlooked."""
-        if out["bypass_residual"] > BYPASS:
+        """Print what must not be overlooked, when it begins or changes: the figures come with every snapshot."""
+        far = out["bypass_residual"] > BYPASS
+        if far and not self.said.get("bypass"):
             dist.print0(f"Warning: generated latents change by {out['bypass_residual']:.2f} of their distance to the "
                         f"mean when they are decoded and encoded again; the critic judges them where it knows little")
+        self.said["bypass"] = far
         for space in ("source_fd", "latent_fd"):
             names = [f"{space}_{b}" for b in self.baselines]
             if space in out and names and math.isfinite(out[space]):
                 best = min(names, key=lambda k: out[k])
                 verdict = "below" if out[space] < out[best] else "NOT below"
-                dist.print0(f"{space} {out[space]:.4g} is {verdict} {best.removeprefix(space + '_')} {out[best]:.4g} "
-                            f"(floor {out[f'{space}_floor']:.4g})")
+                if self.said.get(space) != verdict:
+                    dist.print0(f"{space} {out[space]:.4g} is {verdict} {best.removeprefix(space + '_')} "
+                                f"{out[best]:.4g} (floor {out[f'{space}_floor']:.4g})")
+                self.said[space] = verdict

@@ -19,6 +19,7 @@ from gantransfer.networks.stylegan2 import DiscriminatorBlock
 
 LARGEST = 256  # pixels of a side that LPIPS sees, as published
 LEAST = 16  # ... and what it needs
+DETECTORS = ("lpips", "vgg16")  # names of files that have its weights
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
 

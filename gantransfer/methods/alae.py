@@ -271,11 +271,8 @@ class ALAE(method.Method):
         x = self.real(from_uint8(self.dataset.read(range(min(len(self.dataset), 128))).to(self.device)))
         y = G(E(x, lod=lod, blend=blend).expand(-1, G.num_ws, -1), lod=lod, blend=blend, noise_mode="const")
         mse = (x - y.clamp(-1, 1)).square().mean().clamp(min=1e-12)
-        out = dict(latent_error=float((again - w).square().sum() / spread.clamp(min=1e-12)),
-                   psnr=float(10 * torch.log10(4 / mse)))
-        dist.print0(f"ALAE at {4 * 2**lod}x{4 * 2**lod}: relative latent error {out['latent_error']:.4f}, PSNR "
-                    f"{out['psnr']:.2f} dB")
-        return out
+        return dict(latent_error=float((again - w).square().sum() / spread.clamp(min=1e-12)),
+                    psnr=float(10 * torch.log10(4 / mse)))
 
     def sampler(self) -> sampler.Sampler:
         return self.sampler_with(self.nets["F_ema"], self.nets["G_ema"], self.data, self.device, self.level)

@@ -124,6 +124,7 @@ class Encoder(method.Method):
             self._measure_latents(CFGS[opts.cfg]["mapped"])
             self._fit_head(CFGS[opts.cfg]["fitted"])
         self._last: tuple[int, dict[str, float]] | None = None
+        self._accepted: bool | None = None  # as was said last
         self.dataset = None
 
     def prepare(self, dataset: Any) -> Any:
@@ -271,8 +272,10 @@ class Encoder(method.Method):
     def evaluate(self, cur_nimg: int) -> dict[str, float]:
         out = self.figures(cur_nimg)
         good = out["latent_error"] < ACCEPTED
-        dist.print0(f"Encoder {'accepted' if good else 'NOT accepted'}: relative latent error "
-                    f"{out['latent_error']:.4f} (wanted below {ACCEPTED}), PSNR {out['psnr']:.2f} dB")
+        if good != self._accepted:  # the figures themselves come with every snapshot
+            self._accepted = good
+            dist.print0(f"Encoder {'accepted' if good else 'NOT accepted'}: relative latent error "
+                        f"{out['latent_error']:.4f} (wanted below {ACCEPTED}), PSNR {out['psnr']:.2f} dB")
         return dict(out, accepted=float(good))
 
     def state(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from gantransfer.metrics.directions import HIGHER, LOWER
 from gantransfer.metrics.feature_matrix import MetricError
 from gantransfer.metrics.fid import frechet_distance, total_variance
 from gantransfer.metrics.memorisation import nearest_training
+from gantransfer.metrics.names import GROUPS, REPORT
 from gantransfer.metrics.stats import FeatureSet, Selection, generated_features, on_main, real_features
 
 DDOF = 1
@@ -148,12 +149,10 @@ def format_report(result: dict[str, Any], names: tuple[str, ...] = ()) -> str:
     """The result line of a report as a table for people."""
     values = {k.removeprefix(result["metric"] + "_"): v for k, v in result["results"].items()}
     table = result["per_class"]
-    columns = [g for g in ("all", "many", "medium", "few") if _key("fd", g) in values]
-    rows = [("per-class FD", "class_fd"), ("FD", "fd"), ("fd_pix64", "fd_pix64"), ("label accuracy", "accuracy"),
-            ("diversity ratio", "diversity"), ("nearest-training ratio", "nearest")]
+    columns = [g for g in ("all", *GROUPS) if _key("fd", g) in values]
     lines = [f"{result['metric']}: {result['num_gen']} generated against {result['num_real']} real images",
              f"{'':24}" + "".join(f"{g:>9}" for g in columns)]
-    for title, key in rows:
+    for key, title in REPORT.items():
         if key in values:
             lines.append(f"{title:24}" + "".join(_number(values.get(_key(key, g))) for g in columns))
     keys = [k for k in ("n_train", "n_real", "n_gen", "fd", "accuracy", "diversity", "nearest") if k in table]

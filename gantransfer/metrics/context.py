@@ -50,6 +50,7 @@ class MetricContext:
     truncation   psi and centre of generated images, as the sampler takes them; empty: no truncation
     detectors    detector name -> weights file or descriptor
     cache_dir    folder of cached statistics of real images (default: the user's cache); None is replaced
+    said         notes that were given: contexts of the same run share it, so that each comes once
     """
 
     sampler: Sampler | None
@@ -68,6 +69,7 @@ class MetricContext:
     mirror: bool | None = None
     reference_stats: ReferenceStats | None = None
     truncation: Mapping[str, float | str] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)
     memo: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -59,7 +59,7 @@ def usual_metrics(network: str, spec: DataSpec, detectors: dict[str, Path],
     except UserError as e:
         options = run_options(network)
         names, reference = options.get("metrics"), data or options.get("reference")
-        if not names or not all(map(table.find, names)):
+        if not isinstance(names, list) or not names or not all(isinstance(n, str) and table.find(n) for n in names):
             raise UserError(f"--metrics is missing, and {USUAL}, which is measured without it, cannot be: {e}"
                             ) from None
         if not data and reference and not Path(reference).exists():

@@ -180,4 +180,5 @@ def _recorded(run_dir: Path) -> str | None:
     except UserError:
         return None
     metrics = options.get("metrics")
-    return options.get("best") or (metrics[0] if isinstance(metrics, list) and metrics else None)
+    named = options.get("best") or (metrics[0] if isinstance(metrics, list) and metrics else None)
+    return named if isinstance(named, str) else None

@@ -306,4 +306,7 @@ def _save_cached(ctx: MetricContext, key: str, result: FeatureSet, keep_rows: bo
         with util.atomic_path(path) as tmp, open(tmp, "wb") as f:
             np.savez(f, header=np.array(header), **arrays)
     except OSError as e:  # a read-only or full cache costs time, not the result
-        print(f"Statistics of the real images cannot be cached in {ctx.cache_dir}: {e.strerror}", file=sys.stderr)
+        text = f"Statistics of the real images cannot be cached in {ctx.cache_dir}: {e.strerror}"
+        if text not in ctx.said:
+            ctx.said.add(text)
+            print(text, file=sys.stderr)

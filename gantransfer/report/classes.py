@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, three
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.data.labels import DataSpec
 from gantransfer.metrics import directions, rating
+from gantransfer.metrics.names import GROUPS, REPORT, group_of
 from gantransfer.report import markup
 from gantransfer.report.curves import value_name
-from gantransfer.report.read import GROUPS, Run, class_name, group_of, rarest_last, three
+from gantransfer.report.read import Run, class_name, rarest_last
 
-COLUMNS = {"n_train": "training images", "n_real": "real images", "n_gen": "generated", "fd": "FD",
-           "diversity": "diversity", "accuracy": "accuracy", "nearest": "nearest training", "values": "value"}
+COLUMNS = {**REPORT, "n_train": "training images", "n_real": "real images", "n_gen": "generated", "values": "value"}
 
 
 def groups_of(data: DataSpec) -> dict[int, str]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gantransfer.metrics import directions, rating
+from gantransfer.metrics.names import GROUPS, group_of, title
 from gantransfer.metrics.rating import Rating
-from gantransfer.report.read import GROUPS, Run, group_of, number
+from gantransfer.report.read import Run, number
 
 POINTS = 400  # of a line; more are averaged in equal numbers of neighbours
 
@@ -78,30 +79,31 @@ def of_metrics(runs: Sequence[Run]) -> list[Section]:
         if way == directions.UNRATED:
             continue
         owner = f"{metric}: " if len({m for m, _ in found}) > 1 and key != metric else ""
-        title = owner + value_name(metric, key) + {directions.LOWER: " (lower is better)",
-                                           directions.HIGHER: " (higher is better)"}.get(way, "")
+        name = owner + value_name(metric, key) + {directions.LOWER: " (lower is better)",
+                                                  directions.HIGHER: " (higher is better)"}.get(way, "")
         lines = [_measured(i, run.values(metric, key), rates=way is not None) for i, run in enumerate(runs)]
-        panel = Panel(title, series=[s for s in lines if s is not None], points=True)
+        panel = Panel(name, series=[s for s in lines if s is not None], points=True)
         if not group:
             whole.panels.append(panel)
         elif len(runs) > 1:
             grouped.panels.append(panel)
         else:
-            name = f"{owner}{value_name(metric, base)} by group"
-            here = next((p for p in grouped.panels if p.title == name), None)
+            by_group = f"{owner}{value_name(metric, base)} by group"
+            here = next((p for p in grouped.panels if p.title == by_group), None)
             if here is None:
-                grouped.panels.append(here := Panel(name, points=True))
+                grouped.panels.append(here := Panel(by_group, points=True))
             for s in panel.series:
                 s.variant, s.best = group, None
                 here.series.append(s)
-            here.series.sort(key=lambda s: GROUPS.index(s.variant))
+            here.series.sort(key=lambda s: list(GROUPS).index(s.variant))
     return [s for s in (whole, grouped) if s.panels]
 
 
 def value_name(metric: str, key: str) -> str:
-    """'class_fd few' of report_x_class_fd_few, as a metric's own table calls it; the metric's name where it has one
+    """'per-class FD' of report_x_class_fd, 'precision' of pr50k3_full_precision; the metric's name where it has one
     value."""
-    return key.removeprefix(f"{metric}_").replace("_", " ") if key != metric else metric
+    known = title(metric, key)
+    return known if known != key or key == metric else key.removeprefix(f"{metric}_").replace("_", " ")
 
 
 def shortened(x: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:

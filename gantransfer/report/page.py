@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 import gantransfer
-from dnnlib.util import format_time
+from dnnlib.util import format_time, three
 from gantransfer.report import classes, curves, markup, options, plot, sheets, study, tail
 from gantransfer.report.curves import Section
-from gantransfer.report.read import Run, class_name, distinct_names, number, rarest_last, three
+from gantransfer.report.read import Run, class_name, distinct_names, number, rarest_last
 from gantransfer.report.study import Study
 
 STYLE = """

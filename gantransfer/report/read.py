@@ -14,7 +14,7 @@ import numpy as np
 
 from dnnlib import json_file
 from dnnlib.run_folder import owner
-from dnnlib.util import UserError
+from dnnlib.util import UserError, three
 from gantransfer import snapshot
 from gantransfer.data.labels import DataSpec
 from gantransfer.method import Method
@@ -23,7 +23,9 @@ from gantransfer.metrics import rating
 from gantransfer.metrics.rating import Rating
 from gantransfer.model import Model, load
 
-GROUPS = ("many", "medium", "few")
+# What is asked of the records by kind; a value of another kind, as a hand or another program may leave, is a note.
+KINDS = {"training_options": dict(method=str, stage=str, metrics=list, best=str),
+         "environment": dict(command=list, gpus=list)}
 
 
 @dataclass(eq=False)
@@ -90,12 +92,6 @@ def number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and abs(value) < 2**1023 else math.nan
 
 
-def group_of(key: str) -> tuple[str, str]:
-    """('fid_x', 'few') of fid_x_few; ('fid_x', '') of a value over all classes."""
-    match = re.fullmatch(rf"(.+)_({'|'.join(GROUPS)})", key)
-    return (match[1], match[2]) if match else (key, "")
-
-
 def is_run(folder: Path) -> bool:
     return any((folder / n).is_file() for n in ("training_options.json", "stats.jsonl")) or bool(
         snapshot.find_snapshots(folder))
@@ -107,10 +103,15 @@ def read(folder: Path) -> Run:
         raise UserError(f"{folder} is no run: it has neither training_options.json nor stats.jsonl nor a "
                         "network-snapshot-*.pkl")
     run = Run(folder)
-    for name in ("training_options", "environment"):
+    for name in KINDS:
         path = folder / f"{name}.json"
         if path.is_file():
-            setattr(run, name.removeprefix("training_"), json_file.read(path))
+            content = json_file.read(path)
+            for key, kind in KINDS[name].items():
+                if content.get(key) is not None and not isinstance(content[key], kind):
+                    run.notes.append(f"{path.name}: {key} is left out, for it is no {kind.__name__}")
+                    del content[key]
+            setattr(run, name.removeprefix("training_"), content)
         else:
             run.notes.append(f"there is no {path.name}")
     run.ticks = [t for t in json_file.lines(folder / "stats.jsonl") if math.isfinite(kimg_of(t))]
@@ -174,15 +175,6 @@ def _not_finite(run: Run) -> list[str]:
             out.append(f"{key} is not a finite number in {bad.sum()} of {len(y)} ticks, first at "
                        f"{three(float(x[bad][0]))} kimg")
     return out
-
-
-def three(value: Any, unit: str = "") -> str:
-    """Three digits and a unit, for people: 0.0123, 9.3 s, 12,300 images; '-' for what is no number."""
-    v = number(value)
-    if not math.isfinite(v):
-        return "-"
-    v = float(f"{v:.3g}")
-    return f"{v:,.0f} {unit}".rstrip() if 1000 <= abs(v) < 1e7 else f"{v:.3g} {unit}".rstrip()
 
 
 def class_name(data: DataSpec, k: int) -> str:

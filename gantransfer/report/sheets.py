@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dnnlib.util import three
 from gantransfer.report import markup
-from gantransfer.report.read import Run, three
+from gantransfer.report.read import Run
 from gantransfer.snapshot import numbered
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import json_file
-from dnnlib.util import UserError, format_time
+from dnnlib.util import UserError, format_time, three
+from gantransfer.metrics.names import REPORT, with_group
 from gantransfer.report import markup
-from gantransfer.report.read import is_run, number, three
+from gantransfer.report.read import is_run, number
 from gantransfer.report.sheets import encoded
 
 TABLES = ("compare.md", "table.md")
@@ -98,10 +99,11 @@ def _results(results: list[dict[str, Any]]) -> str:
     if not keys:
         return ""
     unit = "fold" if any("fold" in r for r, _ in rows) else "seed"
+    known = REPORT if unit == "seed" else {}  # folds are of students, whose figures have names of their own
     body = [[markup.text(r.get("arm", "?")), markup.text(r.get(unit, "?")), *(three(figures.get(k)) for k in keys),
              format_time(r["seconds"]) if number(r.get("seconds")) == r.get("seconds") else "-"] for r, figures in rows]
     return "<h3>Measured so far</h3>" + markup.table(
-        ["arm", unit, *(markup.text(k.replace("_", " ")) for k in keys), "time"], body)
+        ["arm", unit, *(markup.text(with_group(k, known).replace("_", " ")) for k in keys), "time"], body)
 
 
 def _short(value: Any) -> bool:

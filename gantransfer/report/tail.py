@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, three
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.detectors import features
 from gantransfer.metrics.distances import nearest
@@ -23,7 +23,7 @@ from gantransfer.metrics.stats import Selection, extract, real_features
 from gantransfer.metrics.table import MetricContext
 from gantransfer.pictures.grids import image_grid
 from gantransfer.report import markup
-from gantransfer.report.read import Run, chosen_snapshot, class_name, generator, rarest_last, three
+from gantransfer.report.read import Run, chosen_snapshot, class_name, generator, rarest_last
 
 CLASSES, SHOWN = 8, 8  # classes at most, and fakes of each
 MOST = 10_000  # images at even distances that stand for a larger set without classes
@@ -132,11 +132,13 @@ def _ruler(run: Run, given: Mapping[str, Path], device: torch.device | str) -> t
     for name in measured:
         if name not in features.PIXELS:
             try:
-                return features.load(name, device, recorded), []
+                if name in recorded and features.is_program(name, recorded):  # the folder says so, not who reads it
+                    missing.append(f"{name}, which is a program: name it if you trust it")
+                else:
+                    return features.load(name, device, recorded), []
             except UserError:
-                missing.append(name)
-    why = f"the run was measured by {missing[0]}, whose files are not here" if missing else (
-        "the run was measured by no detector")
+                missing.append(f"{name}, whose files are not here")
+    why = f"the run was measured by {missing[0]}" if missing else "the run was measured by no detector"
     return features.load(PIXELS, device), [f"{why}; nearest by pixels at 16 x 16; --detector=[NAME=]FILE names one"]
 
 

@@ -42,7 +42,7 @@ class Shown:
     """A model on the page."""
 
     sampler: Sampler
-    about: dict[str, Any]  # as `abilities`; `match` and `training` are added by who shows it
+    about: dict[str, Any]  # as `abilities`; `path`, `match`, `set_matches` and `training` are added by who shows it
     training: TrainingImages | None = None
 
 

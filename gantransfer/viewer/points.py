@@ -4,7 +4,6 @@ their pixels are the page's."""
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -147,7 +146,7 @@ def _integer(v: Any, key: str) -> int:
 
 
 def _number(v: Any, key: str) -> float:
-    if isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v) or abs(v) > FLOAT32:
+    if isinstance(v, bool) or not isinstance(v, (int, float)) or not abs(v) <= FLOAT32:
         raise UserError(f"{key} is not a number")
     return float(v)
 

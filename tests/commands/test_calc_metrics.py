@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dnnlib.util import Plain
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.detectors import judge_training
 from gantransfer.metrics import table
@@ -66,6 +67,24 @@ def test_metrics_of_a_snapshot(calc, run_dir):
     assert lines(again)[0]["results"] == got[0]["results"], "the same flags give the same numbers"
     assert "already" in again.stderr
     assert len((run_dir / "metric-smoke_fd_pixel16_256.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_terminal_shows_people_lines_and_a_pipe_json(calc, run_dir, tiny_zip, digits, tmp_path, monkeypatch):
+    flags = ["--metrics=fd_pix64_32,report_digits32_11", f"--outdir={tmp_path / 'o'}"]
+    whole = lines(calc(*flags))
+    monkeypatch.setattr(Plain, "isatty", lambda self: True)
+    done = calc(*flags, f"--outdir={tmp_path / 'p'}")
+    fd, report = (x["results"] for x in whole)
+    assert lines(done) == [] and f"{'fd_pix64_32':<24} {fd['fd_pix64_32']:.3g}\n" in done.stdout
+    assert "per-class FD" in done.stderr and "per-class FD" not in done.stdout, "the whole table is there"
+    assert f"Written: {tmp_path / 'p'}/metric-NAME.jsonl" in done.stdout
+    written = json.loads((tmp_path / "p" / "metric-fd_pix64_32.jsonl").read_text())
+    assert written["results"] == fd, "the file has all digits"
+    quiet = calc(*flags, "--verbose=False")
+    assert f"{'report_digits32_11':<24} per-class FD {report['report_digits32_11_class_fd']:.3g} " in quiet.stdout
+    fakes = write_image_zip(tmp_path / "fakes.zip", digits[0][:, :, ::-1], digits[1].tolist())
+    [x] = lines(calc("--metrics=fd_pix64_40", f"--data={tiny_zip}", network=fakes))
+    assert x["metric"] == "fd_pix64_40", "what no file has is printed in full"
 
 
 def test_seed_labels_and_outdir(calc, run_dir, tmp_path):

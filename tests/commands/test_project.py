@@ -84,6 +84,8 @@ def test_a_folder_a_film_and_the_class(call, picture, tmp_path):
     (["--target=PHOTO", "--label=3"], "--label: this model has classes"),
     (["--target=PHOTO", "--steps=0"], "--steps"),
     (["--target=PHOTO", "--detector=lpips=nowhere.pt"], "nowhere.pt"),
+    (["--target=PHOTO", "--detector=inception=PHOTO"], "--detector: inception is not asked here; give lpips=FILE"),
+    (["--target=PHOTO", "--detector=PHOTO"], "say which detector it is"),
     (["--target=PHOTO", "--outdir=PHOTO"], "--outdir"),
 ])
 def test_bad_input(call, picture, tmp_path, flags, says):
@@ -94,6 +96,26 @@ def test_bad_input(call, picture, tmp_path, flags, says):
         flags = [f.replace(name, str(path)) for f in flags]
     _, err = call(project.main, "--network=digits", "--video=False", f"--outdir={tmp_path / 'o'}", *flags, code=2)
     assert says in err and len(err.strip().splitlines()) == 1 and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("run, flags, says", [
+    ("ccgan", ["--label=1e30"], "--label=1e+30 is outside the labels of this model"),
+    ("ccgan", [], "give --label=VALUE"), ("biggan", ["--plus"], "--plus: this model (biggan) has no w"),
+    ("uncond", ["--class=1"], "--class: this model has no labels")])
+def test_what_a_model_does_not_have(call, made, picture, tmp_path, run, flags, says):
+    network = sorted((made / run).glob("network-snapshot-*.pkl"))[-1]
+    _, err = call(project.main, f"--network={network}", f"--target={picture}", f"--outdir={tmp_path / 'o'}", *flags,
+                  code=2)
+    assert says in err and len(err.strip().splitlines()) == 1 and not (tmp_path / "o").exists()
+
+
+def test_a_film_has_no_more_frames_than_it_says(call, picture, tmp_path, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(project, "FRAMES", 3)
+    monkeypatch.setattr("gantransfer.pictures.video.write_video", lambda path, pairs, *a: shapes.append(pairs.shape))
+    call(project.main, "--network=digits", f"--target={picture}", f"--outdir={tmp_path / 'o'}", "--steps=5",
+         "--class=4")
+    assert [s[1] for s in shapes] == [4], "three on the way, and the result"
 
 
 @pytest.mark.parametrize("flags, says", [

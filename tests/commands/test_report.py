@@ -38,14 +38,14 @@ def test_the_page_of_a_run(call, planted, tmp_path):
     assert "best snapshot: network-snapshot-000002.pkl, report_pix_class_fd 41.3" in page.texts
     marked, groups = (t for t in page.tables if t[0][0] == "report_pix")
     assert marked[2] == ["network-snapshot-000002.pkl best", "2 kimg", "41.3", "0.123"]
-    assert [r[2] for r in marked] == ["class fd", "90", "41.3", "55"]
+    assert [r[2] for r in marked] == ["per-class FD", "90", "41.3", "55"]
     assert '<tr class=marked><td class=word>network-snapshot-000002.pkl <b>best</b>' in source
     assert ["gamma", "0.75"] in [r[:2] for r in page.table("option")]
     rows = {r[0]: r[1:] for r in page.table("class")}
     assert [rows[n][0] for n in NAMES] == ["16", "8", "4", "2"], "the names come back unharmed, with their counts"
     assert rows["猫 |x|"][1] == "few" and "333" in rows["猫 |x|"] and "-" in rows["猫 |x|"]
     assert groups[0][1].startswith("all (4 classes, 30 images)") and groups[0][2].startswith("many (1 classes, 16")
-    assert groups[1] == ["class fd", "41.3", "20.6", "41.3", "82.5"]
+    assert groups[1] == ["per-class FD", "41.3", "20.6", "41.3", "82.5"]
     assert "Loss/G/loss is not a finite number in 1 of 6 ticks, first at 2 kimg" in page.texts
     assert "<b>&" not in source.replace("<b>best", "") and "a&lt;b&gt;&amp;&quot;c&quot;" in source
     shown = [v for _, k, v in page.attributes if k == "alt"]
@@ -84,7 +84,7 @@ def test_an_experiment_finished_and_going_on(call, planted, tmp_path):
         arm="a<x>", seed=0, last=[{"class_fd": 10.0}, {"class_fd": 21.0}], seconds=75.0)))
     call("report", folder, "--out=now.html")
     page, _ = read_page(tmp_path / "now.html")
-    assert page.table("arm")[1] == ["a<x>", "0", "15.5", "1m 15s"]
+    assert page.table("arm") == [["arm", "seed", "per-class FD", "time"], ["a<x>", "0", "15.5", "1m 15s"]]
     (folder / "compare.md").write_text("Three seeds.\n\n| | a | b |\n|---|---|---|\n| FD | 1 +- 2 | **3** |\n")
     Image.fromarray(np.full((40, 50), 9, np.uint8)).save(folder / "compare.png")
     call("report", folder, "--out=done.html")

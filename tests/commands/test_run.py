@@ -194,6 +194,31 @@ def test_snapshots_after_the_state_go_when_training_goes_on(call, tiny_zip, tmp_
     assert {p.name for p in run.glob("fakes0*.png")} == sheets - {"fakes000000_024.png"} | {"fakes000000_032.png"}
 
 
+def test_the_console_has_a_line_of_metrics_per_snapshot_and_each_note_once(call, tiny_zip, tmp_path):
+    """In files every number is whole, and a continued run tells what it measures."""
+    command = ["train", f"--data={tiny_zip}", f"--outdir={tmp_path}", "--cond=True", *SMALL[:-1], "--tick=0.008",
+               "--snap=1", "--metrics=smoke_fd_pixel16_16,report_digits32_8"]
+    out = call(*command, "--kimg=0.024").stdout
+    (run,) = tmp_path.iterdir()
+    files = {p: [json.loads(line) for line in p.read_text().splitlines()] for p in sorted(run.glob("metric-*.jsonl"))}
+    report, smoke = files.values()
+    lines = [line for line in out.splitlines() if line.startswith("metrics ")]
+    assert len(lines) == len(report) == len(smoke) == 2 and "{" not in out  # none is measured before the first step
+    for line, r, s in zip(lines, report, smoke):
+        fd, accuracy = (r["results"][f"report_digits32_8_{k}"] for k in ("class_fd", "accuracy"))
+        assert f"smoke_fd_pixel16_16 {s['results']['smoke_fd_pixel16_16']:.3g} " in line
+        assert f"per-class FD {fd:.3g} " in line and f"label accuracy {accuracy:.3g} " in line and "many" not in line
+        assert len(str(fd)) > 10, "the file has all digits"
+    assert lines[0].index("per-class FD") == lines[1].index("per-class FD")
+    ticks = [line for line in out.splitlines() if line.startswith("tick ")]
+    assert {line.index(" kimg ") for line in (*ticks, *lines)} == {ticks[0].index(" kimg ")}
+    notes = [line for line in out.splitlines() if line.startswith("Note: ")]
+    assert len(notes) == len(set(notes)) >= 2 and any("not FID" in n for n in notes)
+    assert f"Figures:      per-class FD {fd:.3g} " in out
+    again = call(*command, "--kimg=0.032", f"--resume={run}").stdout
+    assert again.count("\nmetrics ") == 1 and "Figures:      per-class FD" in again
+
+
 def test_a_run_without_states_is_not_started_anew_among_its_snapshots(call, tiny_zip, tmp_path):
     command = ("train", f"--data={tiny_zip}", f"--outdir={tmp_path}", *SMALL, "--tick=0.008", "--snap=1",
                "--kimg=0.016")

@@ -67,7 +67,8 @@ def test_it_prints_the_whole_address_and_listens_here_only(call, served, trees):
 def test_another_address_is_warned_of_and_needs_the_token_too(call, served, trees):
     done = call("view", f"--network={trees}", "--host=0.0.0.0", "--port=0", "--device=cpu")
     assert done.stderr.startswith("Warning: --host=0.0.0.0 lets other machines") and done.stderr.count("\n") == 1
-    (config, (host, _)), = served
+    (config, (host, port)), = served
+    assert done.stdout.startswith(f"Open http://{socket.gethostname()}:{port}/"), "no browser elsewhere opens 0.0.0.0"
     scope = dict(type="http", method="GET", path="/", query_string=b"", headers=[(b"host", b"10.0.0.1")])
     assert host == "0.0.0.0" and config.app.problem(scope)[0] == 403
     assert config.app.problem({**scope, "path": f"/{config.app.token}/"}) is None
@@ -111,6 +112,14 @@ def test_classes_of_two_networks_are_matched_by_name(trees, tmp_path):
     one, two = (view._shown(str(p), torch.device("cpu")) for p in (trees, tmp_path / "other.pkl"))
     view._pair(one, two)
     assert two.about["match"] == [1, 3, None, 0] and "match" not in one.about
+    assert two.about["set_matches"] == {}
+    assert (one.about["path"], two.about["path"]) == (str(trees), str(tmp_path / "other.pkl"))
+    old = [LabelSpec("class", 2, (1, 1), names) for names in (("x", "y"), ("y", "x"))]
+    for shown, spec in zip((one, two), old):
+        shown.sampler.label_sets = {"old": spec}
+    one.sampler.label_sets["new"] = LabelSpec("class", 4)
+    view._pair(one, two)
+    assert two.about["set_matches"] == {"old": [1, 0]}
 
 
 def test_a_signal_ends_it_in_one_line(trees):

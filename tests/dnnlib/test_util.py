@@ -311,6 +311,48 @@ def test_nothing_a_command_prints_moves_the_cursor(capsys, tmp_path):
     assert "UserWarning: " + util.printable(HOSTILE.splitlines()[0]) in err
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_colours_are_ours_alone_and_only_on_a_terminal(monkeypatch, tmp_path):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    said = ["Note: \x1b[31mred", "Step 3 of 7: data", "[baseline, seed 0] metrics    kimg 4", "a Note: within",
+            "Error: no", "Notes"]
+
+    def shown(stream):
+        screen = util.Plain(stream)
+        for line in said:
+            print(line, file=screen)
+        return stream.getvalue().splitlines()
+
+    bare = [util.printable(line) for line in said]
+    assert shown(io.StringIO()) == bare
+    assert shown(Terminal()) == [
+        "\x1b[33mNote\x1b[0m: \\x1b[31mred", "\x1b[1mStep 3 of 7\x1b[0m: data",
+        "[baseline, seed 0] \x1b[32mmetrics\x1b[0m    kimg 4", "a Note: within", "\x1b[1;31mError\x1b[0m: no", "Notes"]
+    screen = Terminal()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", util.Plain(screen))
+        with util.Logger(tmp_path / "log.txt"):
+            print("Note: x")
+    assert "\x1b[33m" in screen.getvalue() and (tmp_path / "log.txt").read_text() == "Note: x\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert shown(Terminal()) == bare
+    monkeypatch.setenv("NO_COLOR", "")  # as if it were not set
+    monkeypatch.setenv("TERM", "dumb")
+    assert shown(Terminal()) == bare
+
+
+@pytest.mark.parametrize("value,text", [(0.0123456, "0.0123"), (60.5027, "60.5"), (0, "0"), (12345, "12,300"),
+                                        (1e9, "1e+09"), (None, "-"), (float("nan"), "-"), (True, "1"), (999.9, "1,000"),
+                                        (-1234.5, "-1,230")])
+def test_three_digits(value, text):
+    assert util.three(value) == text
+
+
 def test_what_an_encoding_lacks_is_escaped():
     raw = io.BytesIO()
     stream = util.Plain(io.TextIOWrapper(raw, encoding="latin-1"))

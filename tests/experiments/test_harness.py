@@ -22,7 +22,7 @@ from tests.experiments.recorder import record
 def test_figures_have_names():
     assert harness.name_of("class_fd_few", "class_fd_few") == "per-class FD, rare classes (primary)"
     assert harness.name_of("class_fd", "class_fd_few") == "per-class FD"
-    assert harness.name_of("diversity", ("nearest", "diversity")) == "diversity (primary)"
+    assert harness.name_of("diversity", ("nearest", "diversity")) == "diversity ratio (primary)"
     assert harness.name_of("something_else") == "something_else"
 
 
@@ -68,6 +68,30 @@ def test_children_do_not_take_packages_of_the_current_folder(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     harness.jobs.run_jobs([Job("who", ["experiment", "--help"])])
     assert "[who]   longtail" in capsys.readouterr().out
+
+
+def test_trainings_are_counted_and_called_as_in_the_tables(tmp_path, monkeypatch, capsys):
+    class Child:
+        returncode, stdout = 0, ('{"results": {"fd": 1.23456789}}\n', "tick 1\n")
+
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def poll(self):
+            return 0
+
+    monkeypatch.setattr(harness.jobs.subprocess, "Popen", Child)
+    monkeypatch.setattr(harness.jobs, "final_snapshot", lambda folder, kimg: None)
+    arms = {"a": harness.Arm("UTLO + balanced"), "b": harness.Arm("baseline")}
+    study = harness.Study(tmp_path, ("data", "trainings"), digits=False)
+    with pytest.raises(UserError, match="UTLO [+] balanced, seed 0 has no final snapshot"):
+        study.train([(arm.of(s), tmp_path, f"{a}{s}", 1, []) for a, arm in arms.items() for s in range(2)])
+    out = capsys.readouterr().out
+    told = [line for line in out.splitlines() if line.startswith("Training")]
+    assert out.count("[baseline, seed 1] tick 1\n") == 1 and "{" not in out
+    assert told == ["Training 1 of 4: UTLO + balanced, seed 0", "Training 2 of 4: UTLO + balanced, seed 1",
+                    "Training 3 of 4: baseline, seed 0", "Training 4 of 4: baseline, seed 1"]
+    assert harness.name_of("accuracy") == "label accuracy" and harness.student_name("accuracy") == "accuracy"
 
 
 def test_a_file_is_a_study():

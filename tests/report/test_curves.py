@@ -26,12 +26,12 @@ def test_training(planted):
 
 def test_metrics_have_their_best_marked(planted, planted_once):
     one = panels(curves.of_metrics([read.read(planted)]))
-    line = one["class fd (lower is better)"].series[0]
+    line = one["per-class FD (lower is better)"].series[0]
     assert line.x.tolist() == [0, 2, 4] and line.y.tolist() == [90, 41.26, 55] and line.best == (2, 41.26)
-    assert one["accuracy (higher is better)"].series[0].best == (0, 0.123456)
-    assert one["class fd by group"].variants == ["many", "medium", "few"]
+    assert one["label accuracy (higher is better)"].series[0].best == (0, 0.123456)
+    assert one["per-class FD by group"].variants == ["many", "medium", "few"]
     both = panels(curves.of_metrics([read.read(planted), read.read(planted_once)]))
-    assert [s.run for s in both["class fd few (lower is better)"].series] == [0, 1]
+    assert [s.run for s in both["per-class FD, rare classes (lower is better)"].series] == [0, 1]
 
 
 def test_a_panel_as_svg():

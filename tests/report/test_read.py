@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run folders as values: whole, going on, killed, damaged."""
 
+import json
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from dnnlib.run_folder import hold
 from dnnlib.util import UserError
 from gantransfer.metrics import rating
-from gantransfer.report import read
+from gantransfer.report import page, read
 
 
 def test_a_run_as_it_was_planted(planted):
@@ -61,13 +62,15 @@ def test_what_is_no_run(planted):
         path.unlink()
     with pytest.raises(UserError, match="is no run"):
         read.read(planted)
+    (planted / "training_options.json").write_text(json.dumps(dict(
+        method=["a"], metrics=[{}], stage=4, total_kimg="many", options=[1], training_set_kwargs=4, reference=5,
+        best={})))
+    (planted / "environment.json").write_text(json.dumps(dict(command="x", gpus=5, data_fingerprint=3)))
+    odd = read.read(planted)
+    assert {n.partition(" is left out")[0] for n in odd.notes if "is left out" in n} == {
+        f"training_options.json: {k}" for k in ("method", "stage", "best")} | {
+        f"environment.json: {k}" for k in ("command", "gpus")}
+    assert "planted" in page.page([odd], [])
     (planted / "training_options.json").write_text("{half")
     with pytest.raises(UserError, match="training_options.json is not valid JSON"):
         read.read(planted)
-
-
-@pytest.mark.parametrize("value,text", [(0.0123456, "0.0123"), (60.5027, "60.5"), (0, "0"), (12345, "12,300"),
-                                        (1e9, "1e+09"), (None, "-"), (float("nan"), "-"), (True, "1"), (999.9, "1,000"),
-                                        (-1234.5, "-1,230")])
-def test_three_digits(value, text):
-    assert read.three(value) == text

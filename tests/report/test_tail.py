@@ -53,6 +53,28 @@ class Made:
         return self.images(seeds, c)
 
 
+def test_a_run_folder_names_no_program_to_run(planted, tmp_path):
+    """A run may come from anywhere: only who reads it may name a network that is a program."""
+    class Evil(torch.nn.Module):
+        def forward(self, x):
+            return x.float().flatten(1)
+
+    torch.jit.script(Evil()).save(tmp_path / "evil.pt")
+    detector = tmp_path / "evil.detector.json"
+    detector.write_text(json.dumps(dict(name="evil", kind="torchscript", file="evil.pt",
+                                        outputs=dict(features=dict(key=0, dim=768)))))
+    env = json.loads((planted / "environment.json").read_text())
+    env["command"].append(f"--detector=evil={detector}")
+    (planted / "environment.json").write_text(json.dumps(env))
+    lines = [dict(json.loads(line), detector=dict(name="evil"))
+             for line in (planted / "metric-report_pix.jsonl").read_text().splitlines()[:1]]
+    (planted / "metric-report_pix.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    found = tail.look(read.read(planted), 2)
+    assert found.ruler == "pixel16" and any("evil, which is a program: name it if you trust it" in n
+                                            for n in found.notes)
+    assert tail.look(read.read(planted), 2, detectors={"evil": detector}).ruler == "evil"
+
+
 def test_what_is_not_at_hand_is_said(planted):
     moved = read.read(planted)
     moved.data = moved.data.__class__(**{**vars(moved.data), "path": "gone.zip"})

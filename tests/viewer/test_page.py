@@ -201,6 +201,11 @@ def test_a_sheet_is_generate_s_and_a_cell_opens(tab, files, tmp_path):
             assert np.abs(got.astype(int) - want).max() <= 1
     page.get_by_label("nearest training images").check()
     page.wait_for_function("() => document.querySelectorAll('.cell small').length === 9")
+    page.keyboard.press("i")
+    page.locator("#to_seed").fill("5")  # a walk and a mixture of before are none of the cell's
+    page.locator("#mix_seed").fill("6")
+    page.locator("#mix_seed").blur()
+    page.keyboard.press("s")
     page.locator(".cell").nth(0).focus()
     for key in ("ArrowRight", "ArrowDown", "ArrowDown", "Enter"):
         page.keyboard.press(key)
@@ -235,13 +240,52 @@ def test_what_is_saved(tab, files, tmp_path):
     again = made(files, tmp_path, f"--list={tmp_path / name}", name=f"seed{2**70}-class2.png")
     assert np.array_equal(again, picture)
     assert page.locator("#command").text_content() == (
-        "gantransfer generate --network=utlo.pkl --list=list.json --outdir=out")
-    assert page.locator("#save-film").is_disabled()
+        f"gantransfer generate --network={files['utlo']} --list=list.json --outdir=out")
+    assert page.locator("#save-film").is_disabled() and page.locator("#keep-hint").text_content() == ""
     page.locator("#to_seed").fill("3")
     assert page.locator("#keep").is_disabled()  # a walk is no seed and label
+    assert "A picture on a walk is none" in page.locator("#keep-hint").text_content()
     shown(page, to_seed="3")
     name, film = saved("save-film")
     assert name == "walk.mp4" and film[4:8] == b"ftyp" or name == "walk.webp" and film[8:12] == b"WEBP"
+
+
+def test_a_mixture_is_not_for_the_list_and_the_page_says_what_makes_it(tab, files, tmp_path):
+    page = tab()
+    shown(page, seed="0")
+    page.locator("#class_id").select_option("2")
+    page.locator("#mix_seed").fill("9")
+    picture, _ = shown(page, mix_seed="9", class_id=2)
+    hint = page.locator("#keep-hint").text_content()
+    assert page.locator("#keep").is_disabled() and "A mixture is none" in hint
+    flags = re.findall(r"--\S+", hint.partition("with ")[2].rstrip("."))
+    assert flags[-1] == "--grid=mixtures.png" and len(flags) == 5
+    generate.main.main([f"--network={files['utlo']}", "--kernels=ref", *flags[:-1], f"--grid={tmp_path / 'm.png'}"],
+                       standalone_mode=False)
+    sheet = np.asarray(Image.open(tmp_path / "m.png"))
+    assert np.array_equal(sheet[-16:, -16:], picture)
+
+
+def test_two_classes_of_one_name_are_two_in_the_list(tab):
+    page = tab()
+    shown(page, seed="0")
+    page.evaluate("async () => { (await import('./state.js')).models[0].label.classes[1].name = 'ash'; }")
+    for class_id in ("0", "1", "0"):
+        page.locator("#class_id").select_option(class_id)
+        page.locator("#keep").click()
+    assert page.locator("#list button").all_text_contents() == ["0 · ash", "0 · ash"]
+    page.locator("#list button").nth(1).click()
+    assert shown(page, seed="0", class_id=1)[1]["class_id"] == 1
+
+
+def test_an_address_of_another_model_does_no_harm(tab, address):
+    given = dict(seed="one", class_id=77, to_class=-1, label_set="old", label=[1], mix_seed="5", mix_layers=[0, 99],
+                 trunc=9, noise="loud", columns=1000, mode="film", center="nowhere", at=0.25)
+    page = tab(f"{address}#{json.dumps(given)}")
+    _, point = shown(page, seed="0", class_id=0)
+    assert point == dict(seed="0", trunc=1, noise="const", class_id=0, mix_seed="5", mix_layers=[0, 1, 2, 3])
+    page.keyboard.press("ArrowRight")
+    shown(page, seed="1")
 
 
 def test_two_tabs_at_once(tab, files, tmp_path):
@@ -285,6 +329,20 @@ def test_a_mistake_is_said_and_the_next_choice_goes_on(tab):
     expect(page.locator("#seed")).not_to_have_class(re.compile("bad"))
     page.locator("#class_id").select_option("3")
     expect(page.locator("figure[data-slot=nearest] .error")).to_have_text("This class has no training image.")
+
+
+def test_keys_work_while_a_slider_or_a_choice_has_the_focus_and_not_while_text_has_it(tab):
+    page = tab()
+    shown(page, seed="0")
+    page.get_by_label("off").check()
+    page.keyboard.press("s")
+    expect(page.locator("#sheet")).to_be_visible()
+    page.locator("#trunc").focus()
+    page.keyboard.press("i")
+    expect(page.locator("#one")).to_be_visible()
+    page.locator("#seed").focus()
+    page.keyboard.press("s")
+    expect(page.locator("#one")).to_be_visible()
 
 
 def test_a_reload_keeps_what_was_chosen(tab):

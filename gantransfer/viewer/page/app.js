@@ -5,11 +5,10 @@ import {json, watch} from "./api.js";
 import {clearKept, keep, saveFilm, saveList, savePng, showKept} from "./keep.js";
 import {letter, makePanes, updatePanes} from "./panes.js";
 import {loadScores, showScores} from "./scores.js";
-import {addSeed, label, models, randomSeed, recall, remember, setModels, state} from "./state.js";
+import {SEED, addSeed, label, models, randomSeed, recall, remember, setModels, state} from "./state.js";
 import {onOpen, updateSheet} from "./sheet.js";
 
 const at = (id) => document.getElementById(id);
-const SEED = /^[+-]?\d{1,1000}$/;
 let due = false;
 let playing = false;
 let stopped = false;
@@ -127,12 +126,16 @@ function set(key, value) {
   changed();
 }
 
+// Shows what was picked in a sheet or in the list, and no walk or mixture that was set before.
 function go(what) {
-  state.seed = what.seed;
+  Object.assign(state, {seed: what.seed, to_seed: null, to_class: null, mix_seed: null, mode: "one"});
+  if (what.label_set !== undefined && what.label_set !== state.label_set) {
+    state.label_set = what.label_set;
+    fillClasses();
+  }
   if (what.class_id !== undefined && what.class_id !== null) state.class_id = what.class_id;
   if (Number.isInteger(what.label)) state.class_id = what.label;
   if (Array.isArray(what.label)) state.label = what.label;
-  state.mode = "one";
   changed();
 }
 
@@ -234,7 +237,9 @@ function listen() {
   on("clear-list", "click", () => { clearKept(); showControls(); });
   on("controls", "submit", (e) => e.preventDefault());
   document.addEventListener("keydown", (e) => {
-    if (e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName)) return;
+    const field = /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName);
+    const typed = field && !["range", "radio", "checkbox"].includes(e.target.type);  // those have no use for letters
+    if (e.ctrlKey || e.metaKey || e.altKey || typed || field && e.key.length > 1) return;
     const act = {
       ArrowLeft: () => set("seed", addSeed(state.seed, -1)), ArrowRight: () => set("seed", addSeed(state.seed, 1)),
       ArrowUp: () => stepClass(-1), ArrowDown: () => stepClass(1), r: () => set("seed", randomSeed()),

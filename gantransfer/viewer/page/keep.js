@@ -10,7 +10,7 @@ const kept = [];  // {seed, label, text}: truncation and noise are those of the 
 export async function savePng() {
   const text = labelText();
   save(await blob("image", {point: JSON.stringify(point(0)), model: 0, slot: "save"}),
-    `seed${state.seed}${text ? `-${text.replace(/[^\w.-]+/g, "_")}` : ""}.png`);
+    `seed${state.seed}${text ? `-${text.replace(/[^\p{L}\p{M}\p{N}._-]+/gu, "_")}` : ""}.png`);
 }
 
 export async function saveFilm() {
@@ -18,18 +18,28 @@ export async function saveFilm() {
   save(made, made.type === "video/mp4" ? "walk.mp4" : "walk.webp");
 }
 
-// Why this picture is none of a seed and a label alone; "" if it is.
+// Why `generate --list` cannot make this picture, which is of a seed and a label alone, and what can; "" if it can.
 export function whyNot() {
-  if (state.to_seed !== null || state.to_class !== null) return "a walk";
-  if (state.mix_seed !== null && state.mix_layers.length) return "a mixture";
-  return state.label_set ? "classes of another set" : "";
+  const list = "The list is of seeds and labels, for generate --list.";
+  if (state.to_seed !== null || state.to_class !== null) {
+    return `${list} A picture on a walk is none: Save PNG keeps it, Save video the walk.`;
+  }
+  if (state.mix_seed !== null && state.mix_layers.length) {
+    if (state.label_set) return `${list} A mixture is none: Save PNG keeps it.`;
+    const of = label().kind === "class" ? ` --class=id:${state.class_id}` : label().kind === "value" ? ` --label=${state.label.join(",")}` : "";
+    return `${list} A mixture is none: Save PNG keeps it, and generate makes a sheet of mixtures with --mix-rows=${state.seed} `
+      + `--mix-cols=${state.mix_seed} --mix-layers=${state.mix_layers.join(",")}${of} --grid=mixtures.png.`;
+  }
+  return state.label_set ? `${list} These are classes of another set: generate makes them with `
+    + `--class=${state.label_set}:${state.class_id} --seeds=${state.seed}.` : "";
 }
 
 export function keep() {
   if (whyNot()) return;
   const given = label().kind === "class" ? state.class_id : label().kind === "value" ? state.label : null;
-  const entry = {seed: state.seed, label: given, text: [state.seed, labelText()].filter(Boolean).join(" · ")};
-  if (!kept.some((k) => k.text === entry.text)) kept.push(entry);
+  const entry = {seed: state.seed, label: given, label_set: null, text: [state.seed, labelText()].filter(Boolean).join(" · ")};
+  const same = (k) => k.seed === entry.seed && JSON.stringify(k.label) === JSON.stringify(given);  // two may be called the same
+  if (!kept.some(same)) kept.push(entry);
 }
 
 export function clearKept() {
@@ -53,14 +63,14 @@ export function showKept(go) {
     line.append(button);
     return line;
   }));
-  at("save-list").disabled = at("clear-list").disabled = at("command").hidden = kept.length === 0;
+  at("save-list").disabled = at("clear-list").disabled = kept.length === 0;
   at("command").hidden = kept.length === 0;
-  const flags = [`--network=${quoted(models[0].file)}`, "--list=list.json", state.trunc !== 1 && `--trunc=${state.trunc}`,
+  const flags = [`--network=${quoted(models[0].path)}`, "--list=list.json", state.trunc !== 1 && `--trunc=${state.trunc}`,
     state.center !== "global" && `--trunc-center=${state.center}`, state.noise !== "const" && `--noise-mode=${state.noise}`,
     "--outdir=out"];
   at("command").textContent = `gantransfer generate ${flags.filter(Boolean).join(" ")}`;
   const why = whyNot();
   at("keep").disabled = why !== "";
-  at("keep").title = why && `This is ${why}; the list holds seeds and labels.`;
+  at("keep-hint").textContent = why;
   at("save-film").disabled = state.to_seed === null && state.to_class === null;
 }

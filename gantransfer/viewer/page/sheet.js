@@ -27,6 +27,7 @@ export async function updateSheet() {
     if (!asked.classes.length) {
       at("sheet-hint").textContent = `There are ${ids.length} classes with images: begin the rows below that.`;
       at("cells").replaceChildren();
+      at("sheet").setAttribute("aria-busy", "false");
       return;
     }
   } else if (kinds.kind === "value" && kinds.dim > 1) {
@@ -43,6 +44,7 @@ export async function updateSheet() {
   } catch (e) {
     if (e instanceof Superseded || e instanceof Gone || mine !== number) return;
     at("sheet-hint").textContent = e.message;
+    at("cells").replaceChildren();  // those are of what was asked before
   } finally {
     if (mine === number) at("sheet").setAttribute("aria-busy", "false");
   }

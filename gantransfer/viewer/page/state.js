@@ -7,6 +7,8 @@ export const state = {
   columns: 8, rows: 10, first: 0, nearest: false,
 };
 
+export const SEED = /^[+-]?\d{1,1000}$/;
+
 export let models = [];
 export function setModels(given) {
   models = given;
@@ -16,9 +18,9 @@ export function setModels(given) {
   state.mix_layers = [...Array(Math.min(Math.floor(given[0].layers / 2), 7)).keys()];
 }
 
-// The labels of the first model that are in use: its own, or those of another set.
-export function label() {
-  return state.label_set ? models[0].sets[state.label_set] : models[0].label;
+// The labels of a model that are in use: its own, or those of another set; undefined if it has no such set.
+export function label(model = 0) {
+  return state.label_set ? models[model].sets[state.label_set] : models[model].label;
 }
 
 export function className(classes, id) {
@@ -28,7 +30,8 @@ export function className(classes, id) {
 
 // What the label is, in words.
 export function labelText(model = 0, id = state.class_id) {
-  const kinds = model === 0 ? label() : models[model].label;
+  const kinds = label(model);
+  if (!kinds) return "";
   if (kinds.kind === "class") return className(kinds.classes, id);
   if (kinds.kind === "value") return state.label.map((v) => +v.toPrecision(4)).join(", ") + (kinds.unit ? ` ${kinds.unit}` : "");
   return "";
@@ -37,7 +40,7 @@ export function labelText(model = 0, id = state.class_id) {
 // The class of another model that is a class of the first; undefined if it knows none.
 export function classOf(model, id) {
   if (model === 0 || id === null) return id;
-  const match = models[model].match;
+  const match = state.label_set ? models[model].set_matches?.[state.label_set] : models[model].match;
   return match ? match[id] ?? undefined : id;
 }
 
@@ -46,7 +49,9 @@ export function point(model, more = {}) {
   const can = models[model];
   if (state.center !== "global") p.center = state.center;
   if (can.noise) p.noise = state.noise;
-  const kinds = model === 0 ? label() : can.label;
+  const kinds = label(model);
+  if (!kinds) throw new Error(`This model has no classes '${state.label_set}'.`);
+  if (kinds.kind !== "none" && kinds.kind !== label().kind) throw new Error("This model has other labels than the first: show it alone.");
   if (kinds.kind === "class") {
     p.class_id = classOf(model, state.class_id);
     if (p.class_id === undefined || p.class_id === null) throw new Error("This model does not know this class.");
@@ -79,10 +84,29 @@ export function remember() {
   timer = setTimeout(() => history.replaceState(null, "", "#" + encodeURIComponent(JSON.stringify(state))), 300);
 }
 
+// What the address says, but for what this model has not: it may be that of another one.
 export function recall() {
+  let given;
   try {
-    const given = JSON.parse(decodeURIComponent(location.hash.slice(1)));
-    for (const key of Object.keys(state)) if (key in given && typeof given[key] === typeof state[key]) state[key] = given[key];
-    for (const key of ["to_seed", "to_class", "mix_seed", "label_set"]) if (key in given) state[key] = given[key];
-  } catch { /* no such address: the defaults */ }
+    given = JSON.parse(decodeURIComponent(location.hash.slice(1)));
+  } catch {
+    return;
+  }
+  if (given === null || typeof given !== "object") return;
+  const seed = (v) => typeof v === "string" && SEED.test(v);
+  const number = (low, high) => (v) => typeof v === "number" && v >= low && v <= high;
+  const whole = (low, high) => (v) => Number.isInteger(v) && v >= low && v <= high;
+  const one = (...known) => (v) => known.includes(v);
+  const list = (of, least, most) => (v) => Array.isArray(v) && v.length >= least && v.length <= most && v.every(of);
+  const none = (of) => (v) => v === null || of(v);
+  const can = models[0];
+  const id = (v) => label().kind === "class" && label().classes.some((c) => c.id === v);
+  const fits = {  // label_set first: it says which classes there are
+    label_set: none(one(...Object.keys(can.sets))), mode: one("one", "sheet"), seed, to_seed: none(seed), mix_seed: none(seed),
+    class_id: id, to_class: none(id), trunc: number(0, 1.5), at: number(0, 1), blend: number(0, 1), center: one(...can.centers),
+    noise: one("const", "random", "none"), space: one(...can.spaces), mix_layers: list(whole(0, can.layers - 1), 0, can.layers),
+    columns: whole(1, 20), rows: whole(1, 40), first: whole(0, 1e6), nearest: one(true, false),
+    label: (v) => label().kind === "value" && list(number(label().min ?? -Infinity, label().max ?? Infinity), label().dim, label().dim)(v),
+  };
+  for (const [key, fit] of Object.entries(fits)) if (key in given && fit(given[key])) state[key] = given[key];
 }
