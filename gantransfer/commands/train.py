@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,8 +240,8 @@ class Setup:
 
         f = self.flags
         return Run(self.method, self.opts, self.run, self.dataset, self.stage, self.resolved(), self.metrics,
-                   named_files(f["detector"]), self._reference, f["best"], f["stop_after"], f["keep"], f["graphs"],
-                   outdir=f["outdir"], outputs=dict(evaluate_at_start=bool(f["eval_at_start"]),
+                   named_files(f["detector"]), lambda: self._reference, f["best"], f["stop_after"], f["keep"],
+                   f["graphs"], outdir=f["outdir"], outputs=dict(evaluate_at_start=bool(f["eval_at_start"]),
                                                     wandb_project=f["wandb_proj"], workers=f["workers"]))
 
     def launch(self, kind: str, dry: bool = False) -> None:
@@ -282,7 +283,7 @@ class Setup:
 
         self.job().preflight()
         if self.flags["heldout"]:
-            self._reference()
+            _ = self._reference
         if dist.is_main():
             self.dataset.check_headers()  # an image of another size shows now, not after hours
 
@@ -319,6 +320,7 @@ class Setup:
             if dist.is_main():
                 harness.tell(run_dir)
 
+    @cached_property
     def _reference(self) -> Any:
         """What metrics compare with."""
         from gantransfer.data.dataset import ImageDataset, reference_dataset

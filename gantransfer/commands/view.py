@@ -109,6 +109,7 @@ def _pair(first: Any, second: Any) -> None:
 
 
 def _training(shown: Any, data: str, fname: str | None) -> None:
+    from gantransfer.data.classes import note
     from gantransfer.data.dataset import training_dataset
     from gantransfer.viewer.neighbours import TrainingImages
 
@@ -116,6 +117,8 @@ def _training(shown: Any, data: str, fname: str | None) -> None:
     if found.num_channels != spec.channels:
         raise UserError(f"--data={data} has images of {found.num_channels} channels, the network makes "
                         f"{spec.channels}")
+    if spec.label.kind == "class" and found.class_ids is None:
+        note(f"{data} has no classes: the nearest of all its images is shown, whatever the class")
     shown.training = TrainingImages(found)
     shown.about["training"] = len(shown.training.data)
 

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from dnnlib import json_file, seeding
-from dnnlib.util import EasyDict, UserError, open_regular
+from dnnlib.util import EasyDict, UserError, open_regular, printable
+from gantransfer.data.classes import note
 from gantransfer.data.container import Container, base_name
 from gantransfer.data.decode import NOTES, decode, plain_header
 from gantransfer.data.labels import (
@@ -387,16 +388,29 @@ def reference_dataset(spec: DataSpec, path: str | os.PathLike | None = None, **o
     if spec.label.kind != "none":
         args["label_dim"] = spec.label.dim
     args.update(overrides)
-    return ImageDataset(path if path is not None else spec.path, **args)
+    return _same_names(ImageDataset(path if path is not None else spec.path, **args), spec)
 
 
 def training_dataset(spec: DataSpec, path: str | os.PathLike | None = None, fname: str | None = None) -> ImageDataset:
     """The set that a network was trained on, as its snapshot records it; `path` where it lies elsewhere now, `fname` if
     its label file is called otherwise."""
     labelled = spec.label.kind != "none"
-    return ImageDataset(path or spec.path, fname=fname or spec.fname, use_labels=labelled, max_size=spec.max_size,
-                        xflip=spec.xflip, seed=spec.seed, resolution=spec.resolution, heldout=spec.heldout,
-                        label_dim=spec.label.dim if labelled else None)
+    return _same_names(ImageDataset(path or spec.path, fname=fname or spec.fname, use_labels=labelled,
+                                    max_size=spec.max_size, xflip=spec.xflip, seed=spec.seed,
+                                    resolution=spec.resolution, heldout=spec.heldout,
+                                    label_dim=spec.label.dim if labelled else None), spec)
+
+
+def _same_names(found: ImageDataset, spec: DataSpec) -> ImageDataset:
+    """`found`, with a note where a class that has images there is called otherwise than the network's of that number: a
+    set that was made of other folders numbers its classes otherwise."""
+    ours, theirs, counts = spec.label.names, found.spec.label.names, found.spec.label.counts
+    other = [k for k in range(min(len(ours), len(theirs), len(counts))) if counts[k] and ours[k] != theirs[k]]
+    if other:
+        k, more = other[0], f" (and {len(other) - 1} more)" * (len(other) > 1)
+        note(printable(f"{found.spec.path} calls class {k} '{theirs[k]}', the network '{ours[k]}'{more}; classes are "
+                       "matched by number: give a set that was made of the same classes"))
+    return found
 
 
 def _read_labels(files: Container, fname: str) -> LabelFile | None:

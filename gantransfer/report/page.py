@@ -40,7 +40,7 @@ nav{margin-bottom:.8rem}nav a{color:inherit;margin-right:.9rem}
 table{border-collapse:collapse;font-size:.86rem}
 th,td{padding:.15rem .6rem;border-bottom:1px solid var(--line);text-align:right;font-variant-numeric:tabular-nums}
 th{font-weight:600;vertical-align:bottom}td{white-space:nowrap}
-th.word,td.word{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:6em}
+th.word,td.word{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:min(16em,40vw)}
 tr.marked{background:var(--mark)}
 figure{margin:.6rem 0}img{max-width:100%;height:auto}
 .side{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:.8rem}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dnnlib import json_file
-from dnnlib.util import UserError
+from dnnlib.util import UserError, printable
 from gantransfer.pictures.files import png
 from gantransfer.pictures.plan import Plan
 from gantransfer.pictures.video import video_ending, write_video
@@ -100,7 +100,7 @@ class Answers:
         scores = self.shown[n].sampler.scores
         if scores is None:
             raise UserError("this model has no scores")
-        return Answer(await self._made(params, ("scores", n), lambda job: json.dumps(scores()).encode()))
+        return Answer(await self._made(params, ("scores", n), lambda job: json.dumps(_shown(scores())).encode()))
 
     async def film(self, params: Params) -> Answer:
         """The walk that `point` is on, from one end to the other in `frames` steps."""
@@ -158,6 +158,15 @@ def _sheet(job: Job, shown: Shown, p: points.Point, plan: Plan, nearest: bool) -
         pictures = np.stack([blank if f is None else f.image for f in found])
         out |= dict(nearest=_url(sheets.grid(pictures, plan.columns)), neighbours=[_neighbour(f) for f in found])
     return json.dumps(out).encode()
+
+
+def _shown(value: Any) -> Any:
+    """JSON with every text as it may be shown: names may hold anything."""
+    if isinstance(value, dict):
+        return {k: _shown(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(v) for v in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _json(params: Params, name: str) -> dict[str, Any]:

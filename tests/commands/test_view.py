@@ -20,7 +20,7 @@ import torch
 from gantransfer.commands import view
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.snapshot import Snapshot
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_image_zip
 from tests.viewer.conftest import snapshot_of
 
 uvicorn = pytest.importorskip("uvicorn", reason="needs the extra `viewer`")
@@ -120,6 +120,12 @@ def test_classes_of_two_networks_are_matched_by_name(trees, tmp_path):
     one.sampler.label_sets["new"] = LabelSpec("class", 4)
     view._pair(one, two)
     assert two.about["set_matches"] == {"old": [1, 0]}
+
+
+def test_images_without_classes_are_said(call, served, trees, digits, tmp_path):
+    images = write_image_zip(tmp_path / "set.zip", digits[0][:4])
+    done = call("view", f"--network={trees}", "--port=0", "--device=cpu", f"--data={images}")
+    assert done.stderr == f"Note: {images} has no classes: the nearest of all its images is shown, whatever the class\n"
 
 
 def test_a_signal_ends_it_in_one_line(trees):

@@ -20,7 +20,7 @@ from PIL import Image
 from dnnlib.util import UserError
 from gantransfer.data import decode as pixels
 from gantransfer.data.container import Container
-from gantransfer.data.dataset import BatchSource, ImageDataset, reference_dataset
+from gantransfer.data.dataset import BatchSource, ImageDataset, reference_dataset, training_dataset
 from gantransfer.data.decode import decode
 from gantransfer.data.labels import DataSpec, LabelSpec, class_weights, shot_groups
 from gantransfer.data.schedule import Span
@@ -270,6 +270,33 @@ def test_reference_of_another_set(tmp_path):
     (tmp_path / "d").mkdir()
     with pytest.raises(UserError, match="16x16.*8x8 is needed"):
         reference_dataset(spec, make(tmp_path / "d", [0, 2], images(2, size=16)).zip)
+
+
+def test_classes_that_are_called_otherwise_are_said(tmp_path, capsys):
+    """A set made of other folders numbers its classes otherwise, and figures per class would compare different ones."""
+    sets = {}
+    trees = ["ash", "birch", "cedar"]
+    for place, labels, names in (("a", [0, 1, 2, 2], trees), ("b", [0, 1, 2], trees),
+                                 ("c", [0, 1, 1], ["ash", "cedar", "birch"]), ("d", [0, 0], ["ash", "cedar", "oak"]),
+                                 ("e", [0, 1, 2], None)):
+        (tmp_path / place).mkdir()
+        top = {} if names is None else {"class_names": names}
+        sets[place] = make(tmp_path / place, labels, images(len(labels)), top=top).zip
+    spec = ImageDataset(sets["a"], use_labels=True).spec
+    for find in (reference_dataset, training_dataset):
+        for place in "abde":  # equal names; classes without images do not count; no names say nothing
+            find(spec, sets[place])
+        assert capsys.readouterr().err == ""
+        find(spec, sets["c"])
+        assert capsys.readouterr().err == (f"Note: {sets['c']} calls class 1 'cedar', the network 'birch'; classes are "
+                                           "matched by number: give a set that was made of the same classes\n")
+    lt = label_file([(name(2), 0), (name(0), 1)], meta={"class_map": {"2": 0, "0": 1}})
+    (tmp_path / "lt").mkdir()
+    spec = ImageDataset(make(tmp_path / "lt", [0, 1, 2], images(3), {"lt.json": lt}, {"class_names": [
+        "ash", "birch", "cedar"]}).zip, fname="lt.json", use_labels=True).spec
+    assert spec.label.names[:2] == ("cedar", "ash")
+    reference_dataset(spec, sets["b"])  # the same classes, which the network numbers by rank
+    assert capsys.readouterr().err == ""
 
 
 def test_cache_changes_nothing(tmp_path, form):

@@ -114,6 +114,10 @@ def test_scores_are_those_of_explain(ask, earlier_runs):
     sampler = gantransfer.load(snapshot.find_snapshots(earlier_runs / "cgantransfer")[-1]).sampler()
     got = json.loads(ask(sampler, "scores").body)
     assert got == json.loads(json.dumps(sampler.scores())) and got["layers"] and got["old"]
+    hostile = {"old": ["a\x1b[31m", "b\u202e"], "classes": [{"name": "c\n", "scores": [1.5]}]}
+    sampler.scores = lambda: hostile
+    got = json.loads(ask(sampler, "scores").body)
+    assert got == {"old": ["a\\x1b[31m", "b\\u202e"], "classes": [{"name": "c\\n", "scores": [1.5]}]}
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".webp"])

@@ -328,7 +328,13 @@ def test_a_mistake_is_said_and_the_next_choice_goes_on(tab):
     shown(page, seed="4")
     expect(page.locator("#seed")).not_to_have_class(re.compile("bad"))
     page.locator("#class_id").select_option("3")
-    expect(page.locator("figure[data-slot=nearest] .error")).to_have_text("This class has no training image.")
+    nearest = page.locator("figure[data-slot=nearest]")
+    expect(nearest.locator(".error")).to_have_text("This class has no training image.")
+    expect(nearest.locator("figcaption")).to_have_text("")  # nothing of the class before
+    expect(nearest.locator("img")).to_be_hidden()
+    page.locator("#class_id").select_option("1")
+    shown(page, "nearest", class_id=1)
+    expect(nearest.locator("img")).to_be_visible()
 
 
 def test_keys_work_while_a_slider_or_a_choice_has_the_focus_and_not_while_text_has_it(tab):

@@ -41,9 +41,15 @@ class Pane {
     }
   }
 
+  // Why there is no picture, null where there is one. What was shown before is of another choice, and goes.
   say(text) {
     this.error.hidden = text === null;
     this.error.textContent = text ?? "";
+    this.img.classList.toggle("gone", text !== null);
+    if (text !== null) {
+      this.write(["", ""]);
+      delete this.figure.dataset.shown;
+    }
   }
 
   write([strong, rest]) {
@@ -95,7 +101,10 @@ class Nearest extends Pane {
     let p;
     try {
       p = point(0);
-    } catch {
+      if (state.label_set) throw new Error("The training images are of the data's own classes.");
+    } catch (e) {
+      this.asked++;
+      this.say(e.message);
       return;
     }
     const key = JSON.stringify(p);

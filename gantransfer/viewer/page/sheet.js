@@ -92,7 +92,8 @@ function show(made, kinds) {
   });
   box.replaceChildren(...parts);
   at("sheet-hint").textContent = made.neighbours
-    ? "Each image beside its nearest training image. Below: their distance over the usual one between training images of the class. A click opens an image."
+    ? `Each image beside its nearest training image. Below: their distance over the usual one between training images${
+      kinds.kind === "class" ? " of the class" : ""}. A click opens an image.`
     : "A click opens an image.";
 }
 
