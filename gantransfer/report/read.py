@@ -185,10 +185,6 @@ def three(value: Any, unit: str = "") -> str:
     return f"{v:,.0f} {unit}".rstrip() if 1000 <= abs(v) < 1e7 else f"{v:.3g} {unit}".rstrip()
 
 
-def class_name(data: DataSpec, k: int) -> str:
-    return str(data.label.names[k]) if k < len(data.label.names) else str(k)
-
-
 def rarest_last(data: DataSpec) -> list[int]:
     """Ids of classes with training images, by descending count."""
     counts = data.label.counts
