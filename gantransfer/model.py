@@ -28,6 +28,12 @@ class Model(Snapshot):
             raise UserError(f"{self.name} is of the method {self.method}, which makes no images in this version"
                             + (f": {reasons[0]}" if reasons else "; name the snapshot of a generator"))
 
+    @property
+    def title(self) -> str:
+        """'digits: utlo, 20 kimg'"""
+        seen = f", {round(self.cur_nimg / 1000, 1):g} kimg" if self.cur_nimg else ""
+        return f"{self.data.get('name') or 'images'}: {self.method}{seen}"
+
     def sampler(self, device: torch.device | str = "cpu") -> Sampler:
         """`sampler(seeds=[0, 1], c=None)` -> uint8 [N, C, H, W]; c [N, labels] for a conditional model.
 

@@ -34,7 +34,7 @@ from gantransfer import training_state
 from gantransfer.data.dataset import BatchSource, ImageDataset
 from gantransfer.method import Batch, Method, Phase, Reals, RunConfig
 from gantransfer.phase_graph import PhaseGraph
-from gantransfer.pictures.grids import save_grid
+from gantransfer.pictures.grids import save_grid, zoom_to
 from gantransfer.sampler import LabelSource
 from gantransfer.snapshot import find_snapshots, numbered, plain, written_after
 from torch_utils import distributed as dist
@@ -521,9 +521,7 @@ class _Loop:
         if self.out.images and not (self.out.run_dir / "reals.png").exists():
             indices, labels, columns = grid_layout(self.dataset, rows=None)
             images = self.dataset.images_uint8(indices)
-            picture = save_grid(self.out.run_dir / "reals.png", images, columns, row_labels=labels,
-                                zoom=_zoom(images), parents=False)
-            self.writer.write_image("reals", picture, self.cur_nimg)
+            self._sheet("reals", images, columns, labels, "training images", "reals")
 
     def _total_sec(self) -> float:
         return self.elapsed + time.time() - self.start_time
@@ -602,11 +600,17 @@ class _Loop:
             images = [sampler(range(i, min(i + 32, len(c))), c[i : i + 32], **({} if view == sampler.views[0] else
                                                                               {"view": view})).cpu()
                       for i in range(0, len(c), 32)]
-            stem = name if view == sampler.views[0] else re.sub("^fakes", f"fakes_{view}", name)
-            images = torch.cat(images).numpy()
-            picture = save_grid(self.out.run_dir / f"{stem}.png", images, columns, row_labels=labels,
-                                zoom=_zoom(images), parents=False)
-            self.writer.write_image("fakes" if view == sampler.views[0] else f"fakes_{view}", picture, self.cur_nimg)
+            main = view == sampler.views[0]
+            stem, tag = (name, "fakes") if main else (re.sub("^fakes", f"fakes_{view}", name), f"fakes_{view}")
+            what = f"{self.method.name}, {round(self.cur_nimg / 1000, 1):g} kimg"
+            what += "" if main else f", {sampler.beside.get(view, view)}"
+            self._sheet(stem, torch.cat(images).numpy(), columns, labels if main else None, what, tag)
+
+    def _sheet(self, stem: str, images: np.ndarray, columns: int, labels: list[str] | None, what: str,
+               tag: str) -> None:
+        picture = save_grid(self.out.run_dir / f"{stem}.png", images, columns, row_labels=labels,
+                            zoom=zoom_to(images.shape[-1]), title=f"{self.dataset.spec.name}: {what}", parents=False)
+        self.writer.write_image(tag, picture, self.cur_nimg)
 
 
 def normalised(x: torch.Tensor) -> torch.Tensor:
@@ -736,12 +740,7 @@ def grid_layout(dataset: ImageDataset, rows: int | None) -> tuple[list[int], lis
     for k in classes:
         members = rng.permutation(np.flatnonzero(ids == k))
         indices += [int(members[i % len(members)]) for i in range(columns)]
-    names = [f"{spec.names[k] if spec.names else k} ({spec.counts[k]})" for k in classes]
-    return indices, names, columns
-
-
-def _zoom(images: np.ndarray) -> int:
-    return max(32 // images.shape[-1], 1)  # tiles large enough to look at, and for the row labels
+    return indices, list(map(spec.counted, classes)), columns
 
 
 def label_of(nimg: int, before: int) -> str:

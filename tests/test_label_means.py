@@ -17,6 +17,7 @@ from gantransfer.methods import METHODS
 from gantransfer.methods.styletransfer import StyleTransfer
 from gantransfer.metrics import rating
 from gantransfer.networks import hypermod, hypermod_stylegan1, mindgan, stylegan2, styletransfer, transitional, utlo
+from gantransfer.pictures import grids
 from gantransfer.sampler import Sampler, one_hot, to_uint8
 from gantransfer.snapshot import NetRecord, Snapshot
 from tests.conftest import write_image_zip
@@ -189,18 +190,18 @@ def test_generate_and_interpolate_take_the_flag(tmp_path, snap):
     assert np.abs(made[1, 0] - made[1, 2]).mean() > 0.2
     run(interpolate.main, f"--network={snap}", "--class-1=0", "--class-2=2", "--seeds=1-2", "--steps=3", "--trunc=0",
         "--trunc-center=class", f"--output={tmp_path / 'walk.png'}", "--device=cpu")
-    sheet = sheet_cells(pixels(tmp_path / "walk.png"), 2, 3)
+    sheet = cells(tmp_path / "walk.png")
     assert all((a == b).all() for a, b in zip(*sheet))  # no latent left
     assert np.abs(sheet[0][0] - made[1, 0]).max() <= 1 and np.abs(sheet[0][2] - made[1, 2]).max() <= 1
     run(generate.main, f"--network={snap}", "--mix-rows=1", "--mix-cols=2", "--class=2", "--trunc=0",
         "--trunc-center=class", f"--grid={tmp_path / 'mix.png'}", "--device=cpu")
-    assert np.abs(sheet_cells(pixels(tmp_path / "mix.png"), 2, 2)[1][1] - made[1, 2]).max() <= 1
+    assert np.abs(cells(tmp_path / "mix.png")[1][1] - made[1, 2]).max() <= 1
 
 
-def sheet_cells(sheet, rows, columns):
-    """The images of a sheet, whatever stands between them."""
-    h, w = sheet.shape[0] // rows, sheet.shape[1] // columns
-    return [[sheet[r * h : r * h + 16, c * w : c * w + 16] for c in range(columns)] for r in range(rows)]
+def cells(path):
+    """The images of a sheet of 16 pixels, which is enlarged to 32."""
+    with Image.open(path) as picture:
+        return grids.cells(picture)[:, :, ::2, ::2].astype(int)
 
 
 def test_metrics_of_truncated_images_are_lines_of_their_own(tmp_path, snap, capsys):

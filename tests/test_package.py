@@ -120,6 +120,8 @@ def test_wheel_holds_the_packages_their_data_and_nothing_else(tmp_path):
     code = {n for n in names if ".dist-info/" not in n}
     assert code == {n for n in expected if not n.endswith(".tmp")}
     assert any(n.endswith("licenses/LICENSE") for n in names)
+    assert {"gantransfer/assets/NotoSans.ttf", "gantransfer/assets/NotoSans.OFL.txt"} <= names  # never one without
+    assert any(n.endswith("licenses/gantransfer/assets/NotoSans.OFL.txt") for n in names)
 
 
 def commands(text: str) -> list[str]:

@@ -23,7 +23,7 @@ from gantransfer.commands.flags import PATH, SNAPSHOT, IntRange
 @click.option("--layers", is_flag=True, help="Also a row per layer")
 @click.option("--json", "json_path", type=PATH, metavar="FILE", help="Write every score and share here")
 @click.option("--picture", type=PATH, metavar="FILE.png",
-              help="Draw the scores: a block per new class, a row per layer")
+              help="Draw the scores: a block per new class, a row per source class, a column per layer")
 def main(network: str, top: int, layers: bool, json_path: str | None, picture: str | None) -> None:
     """Show which source classes the new classes of a transferred model are made of.
 
@@ -47,4 +47,4 @@ def main(network: str, top: int, layers: bool, json_path: str | None, picture: s
     if picture:
         with atomic_path(picture) as tmp:
             draw(report).save(tmp, format="PNG")
-        print(f"{picture}: a block per new class, a row per layer, a column per source class")
+        print(f"{picture}: a block per new class, a row per source class, a column per layer")

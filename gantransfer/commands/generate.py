@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @click.option("--outdir", type=PATH, metavar="DIR|FILE.zip",
               help="Write PNGs into a folder, or a data set with labels as a zip")
 @click.option("--add-uc", "add_uc", is_flag=True, help="UTLO: also the label-free small images")
-@click.option("--zoom", type=IntRange(1, 64), default=1, show_default=True, help="Enlarge the grid's images")
+@click.option("--zoom", type=IntRange(1, 64), help="Enlarge the grid's images [default: to 32 pixels at least]")
 @click.option("--mix-rows", metavar="LIST", help="Style mixing into --grid: seeds of the rows")
 @click.option("--mix-cols", metavar="LIST", help="... seeds of the columns, whose styles are taken over")
 @click.option("--mix-layers", metavar="LIST", help="... in these layers [default: the lower half, at most 0-6]")
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 @click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
 def main(network: str | None, seeds: str | None, class_: str | None, per_class: int | None, list_: str | None,
          labels: str | None, label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None,
-         trunc_center: str, noise_mode: str, grid: str | None, outdir: str | None, add_uc: bool, zoom: int,
+         trunc_center: str, noise_mode: str, grid: str | None, outdir: str | None, add_uc: bool, zoom: int | None,
          mix_rows: str | None, mix_cols: str | None, mix_layers: str | None, projected_w: str | None,
          device: str, batch: int) -> None:
     """Generate images from a snapshot, one seed per image.
@@ -94,7 +94,7 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
 
     from gantransfer.model import load
     from gantransfer.pictures.files import ZipWriter, write_folder
-    from gantransfer.pictures.grids import save_grid
+    from gantransfer.pictures.grids import save_grid, zoom_to
     from gantransfer.pictures.plan import label_rows, listed_plan, make_plan, sample, split_label_set
 
     chosen = parse_seeds(seeds) if seeds else None
@@ -102,16 +102,18 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
         from gantransfer.commands.run import newest_snapshot
 
         network = newest_snapshot("--network is missing and runs/ has no snapshot: name one")
-    sampler = load(network).sampler(where)
+    model = load(network)
+    sampler = model.sampler(where)
+    named = model.title + f", psi {trunc:g}" * (trunc != 1)
     if mix_rows or mix_cols:
-        _mix(sampler, mix_rows, mix_cols, mix_layers, class_, label, grid, outdir, zoom, batch=batch, psi=trunc,
+        _mix(sampler, mix_rows, mix_cols, mix_layers, class_, label, grid, outdir, zoom, named, batch=batch, psi=trunc,
              noise_mode=noise_mode, center=trunc_center)
         return
     if projected_w:
         given = dict(seeds=seeds, class_=class_, list=list_, per_class=per_class, labels=labels, label=label, data=data)
         if any(v is not None for v in given.values()) or trunc != 1 or add_uc or is_zip:
             raise UserError("--projected-w says which latents and labels; give it with --grid or --outdir=FOLDER alone")
-        _projected(sampler, projected_w, grid, outdir, zoom)
+        _projected(sampler, projected_w, grid, outdir, zoom, named)
         return
     sampler.check_center(trunc_center)
     label_set, class_ = split_label_set(class_, sampler)
@@ -159,15 +161,25 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
                 write(index, made)
     if outdir:
         print(f"{outdir}: {len(plan.seeds)} images")
-    for view in views if grid else ():
-        path = Path(grid) if view == "image" else Path(grid).with_name(f"{Path(grid).stem}_{view}.png")
-        save_grid(path, np.stack(kept[view]), plan.columns, row_labels=plan.row_labels, zoom=zoom)
-        print(f"{path}: {len(plan.seeds)} images, {plan.columns} per row")
+    if not grid:
+        return
+    title = ", ".join([named, *plan.shared(spec), *plan.counting()])
+    sheets = {Path(grid): dict(images=np.stack(kept["image"]), row_labels=plan.counted_rows(spec), title=title)}
+    if add_uc:  # they know no class: each latent once
+        first = {s: i for i, s in reversed(list(enumerate(plan.seeds)))}
+        once = np.stack([kept["uc"][i] for i in sorted(first.values())])
+        sheets[Path(grid).with_name(f"{Path(grid).stem}_uc.png")] = dict(
+            images=once, title=", ".join([named, "label-free images", *plan.counting()]))
+    for path, sheet in sheets.items():
+        images = sheet.pop("images")
+        columns = min(plan.columns, len(images))
+        save_grid(path, images, columns, zoom=zoom or zoom_to(images.shape[-1]), **sheet)
+        print(f"{path}: {len(images)} images, {columns} per row")
 
 
 def _mix(sampler: Sampler, mix_rows: str | None, mix_cols: str | None, mix_layers: str | None, class_: str | None,
-         label: str | None, grid: str | None, outdir: str | None, zoom: int, **kw: Any) -> None:
-    from gantransfer.pictures.grids import save_grid
+         label: str | None, grid: str | None, outdir: str | None, zoom: int | None, named: str, **kw: Any) -> None:
+    from gantransfer.pictures.grids import Head, save_grid, zoom_to
     from gantransfer.pictures.mixing import mixing_sheet
     from gantransfer.pictures.plan import make_plan
 
@@ -181,17 +193,20 @@ def _mix(sampler: Sampler, mix_rows: str | None, mix_cols: str | None, mix_layer
     if len(plan.seeds) != 1:
         raise UserError(f"--class={class_}: style mixing shows one class")
     sheet = mixing_sheet(sampler, rows, cols, layers, plan.labels, **kw)
-    save_grid(grid, sheet, len(cols) + 1, zoom=zoom)
+    heads = [Head("seed", 0, 0), *(Head(f"{s}", i, i) for i, s in enumerate(cols, 1))]
+    save_grid(grid, sheet, len(cols) + 1, zoom=zoom or zoom_to(sheet.shape[-1]), heads=heads,
+              row_labels=["", *map(str, rows)], title=", ".join([named, *plan.shared(spec), "styles mixed"]))
     print(f"{grid}: {len(rows)} x {len(cols)} mixtures")
 
 
-def _projected(sampler: Sampler, path: str, grid: str | None, outdir: str | None, zoom: int) -> None:
+def _projected(sampler: Sampler, path: str, grid: str | None, outdir: str | None, zoom: int | None,
+               named: str) -> None:
     import numpy as np
     import torch
 
     from gantransfer.latent.projection import load, render, with_noise
     from gantransfer.pictures.files import write_folder
-    from gantransfer.pictures.grids import save_grid
+    from gantransfer.pictures.grids import save_grid, zoom_to
     from torch_utils.pixels import to_uint8
 
     latents, c, maps = load(path, sampler)
@@ -199,7 +214,8 @@ def _projected(sampler: Sampler, path: str, grid: str | None, outdir: str | None
         images = [to_uint8(render(sampler, latents[i : i + 1], c[i : i + 1]))[0].cpu().numpy()
                   for i in range(len(latents))]
     if grid:
-        save_grid(grid, np.stack(images), min(len(images), 8), zoom=zoom)
+        save_grid(grid, np.stack(images), min(len(images), 8), zoom=zoom or zoom_to(images[0].shape[-1]),
+                  title=f"{named}, projected images")
     if outdir:
         write = write_folder(Path(outdir), [f"proj{i:02d}" for i in range(len(images))])
         for i, image in enumerate(images):

@@ -140,7 +140,7 @@ def labels_of(label: LabelSpec, class_: str | None, value: float | None) -> tupl
     if label.kind == "none":
         return torch.zeros([1, label.dim]), [""]
     classes = asked_classes(class_, label) if class_ else trained_classes(label)
-    return one_hot(classes, label.dim), [f"class {label.names[k] if k < len(label.names) else k}" for k in classes]
+    return one_hot(classes, label.dim), [f"class {label.name(k)}" for k in classes]
 
 
 def one(sampler: Sampler, file: Path, image: np.ndarray, labels: torch.Tensor, names: list[str], embed: Embed,

@@ -15,7 +15,7 @@ from gantransfer.commands.flags import DEVICE, KERNELS, PATH, PATHS, RUN, FloatR
 @click.command(context_settings=CONTEXT)
 @click.argument("folders", nargs=-1, required=True, type=RUN, metavar="RUN...")
 @click.option("--out", type=PATH, metavar="FILE.html", help="The page [default: report.html, or none with --video]")
-@click.option("--video", type=PATH, metavar="FILE.mp4|webp",
+@click.option("--video", type=PATH, metavar="FILE[.mp4|.webp]",
               help="A film of one run: the same seeds and classes from snapshot to snapshot")
 @click.option("--seeds", metavar="LIST", default="0-7", show_default=True, help="... of these seeds, a column each")
 @click.option("--fps", type=FloatRange(0.1, 60), default=4, show_default=True, help="... at so many snapshots a second")
@@ -52,7 +52,7 @@ def main(folders: tuple[str, ...], out: str | None, video: str | None, seeds: st
     from gantransfer.report import plot
 
     if video:
-        films.check(video)
+        video = films.named(video)
     if out:
         plot.check_installed()
     where = pick_device(device)

@@ -182,6 +182,14 @@ class LabelSpec:
     class_map: dict[int, int] = field(default_factory=dict)  # label in dataset.json -> class id used here; empty: same
     meta: dict[str, Any] = field(default_factory=dict)  # kind 'value', dim 1: unit, offset, scale, min, max; else empty
 
+    def name(self, k: int) -> str:
+        """What class k is called; its number where nobody says."""
+        return str(self.names[k]) if k < len(self.names) else str(k)
+
+    def counted(self, k: int) -> str:
+        """The name of class k and, where it is known, of how many training images it had."""
+        return f"{self.name(k)} ({self.counts[k]})" if k < len(self.counts) else self.name(k)
+
     def normalise(self, raw: Any) -> Any:
         """(raw - offset) / scale of labels in label units, arrays or tensors of any shape: about [0, 1]."""
         return (raw - self.meta.get("offset", 0.0)) / self.meta.get("scale", 1.0)

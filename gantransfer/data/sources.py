@@ -27,6 +27,7 @@ from gantransfer.data import confine, elpv, h5, icons, lmdb_look
 from gantransfer.data.container import Container
 from gantransfer.data.decode import Picture, read_picture
 from gantransfer.data.folder_labels import are_shards, class_folders, folder_labels
+from gantransfer.data.glyphs import lacking
 from gantransfer.data.labels import (
     LabelFile,
     check_class_names,
@@ -681,10 +682,9 @@ def render_glyphs(font_path: str, letters: str, size: int) -> np.ndarray | None:
     try:
         probe = ImageFont.truetype(font_path, canvas)
         boxes = [probe.getbbox(c, anchor="ls") for c in letters]
-        missing = [_shape(font_path, c) == _shape(font_path, "\U0010ffff") for c in letters]  # the sign for "no glyph"
         top, bottom = min(b[1] for b in boxes), max(b[3] for b in boxes)
         extent = max(max(b[2] - b[0] for b in boxes), bottom - top)
-        if any(missing) or extent <= 0 or any(b[2] <= b[0] or b[3] <= b[1] for b in boxes):
+        if any(lacking(font_path, letters)) or extent <= 0 or any(b[2] <= b[0] or b[3] <= b[1] for b in boxes):
             return None
         scale = 0.84 * canvas / extent
         font = ImageFont.truetype(font_path, max(canvas * scale, 1))
@@ -701,12 +701,6 @@ def render_glyphs(font_path: str, letters: str, size: int) -> np.ndarray | None:
     ink = out.reshape(len(letters), -1).mean(1) / 255
     distinct = len({g.tobytes() for g in out}) == len(out)
     return out if distinct and ink.min() > 0.01 and ink.max() < 0.8 else None
-
-
-def _shape(font_path: str, text: str) -> bytes:
-    image = Image.new("L", (48, 48), 0)
-    ImageDraw.Draw(image).text((8, 40), text, 255, ImageFont.truetype(font_path, 32), anchor="ls")
-    return image.tobytes()
 
 
 def _fonts(folder: str, options: SourceOptions) -> Source:

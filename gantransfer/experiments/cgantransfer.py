@@ -105,8 +105,9 @@ def main(folder: Path | None, data: str | None, heldout: str | None, source_clas
     values = {key: harness.reported(path, judge_files[key[1]]) for key, path in snapshots.items()}
     times = {(a, s, k): seconds_of(runs, a, s, k, points, path) for (a, s, k), path in snapshots.items()}
     picture = folder / "transfer.png"
-    harness.draw_few(picture, few[0], {ARMS[a].title: snapshots[a, 0, picture_kimg or points[-1]] for a in names}, 10,
-                     per_band=4)
+    shown = picture_kimg or points[-1]
+    harness.draw_few(picture, few[0], {ARMS[a].title: snapshots[a, 0, shown] for a in names}, 10, per_band=4,
+                     title=f"New classes for a BigGAN: seed 0, {shown} kimg")
     result = dict(command=dict(arms=names, seeds=seeds, kimg=points, shots=shots, source_kimg=source_kimg,
                                judges=judges, parallel=study.parallel), headline=PRIMARY, versions=versions(),
                   digits=[dict(old=old, new=new) for old, new in map(digits, range(seeds))],

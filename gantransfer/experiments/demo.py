@@ -17,7 +17,7 @@ from gantransfer.commands.flags import SEED, FloatRange
 from gantransfer.experiments import harness, jobs, longtail, sheets
 from gantransfer.experiments.jobs import Job
 from gantransfer.metrics.paired import read_result, table
-from gantransfer.pictures.grids import save_grid
+from gantransfer.pictures.grids import save_grid, zoom_to
 
 ARMS = {a: longtail.ARMS[a] for a in ("baseline", "utlo-balanced", "balanced", "utlo")}  # the first two; --all: four
 # Bars a correct implementation meets at 20 kimg with one seed (mean plus about three seed deviations):
@@ -98,10 +98,11 @@ def draw(path: Path, ref: Path, snapshots: dict[str, Path]) -> None:
     for a, s in samplers.items():
         if "uc" in s.views:
             small = label_free(s)
-            save_grid(path.with_name(f"{a}-label-free.png"), small, 12, zoom=max(64 // small.shape[-1], 1), gap=4)
+            save_grid(path.with_name(f"{a}-label-free.png"), small, 12, zoom=zoom_to(small.shape[-1], 64),
+                      title=f"{ARMS[a].title}: label-free images")
             strip = strip or (f"{ARMS[a].title}: label-free {small.shape[-1]}x{small.shape[-1]} images", small)
-    sheets.save_sheet(path, blocks, [f"{spec.label.names[k] if spec.label.names else k}  ({n})"
-                                     for k, n in enumerate(spec.label.counts)], strip=strip)
+    sheets.save_sheet(path, blocks, list(map(spec.label.counted, range(spec.label.dim))), strip=strip,
+                      title=f"{spec.name}: classes, and how many training images each had")
 
 
 def label_free(s, n: int = 24) -> np.ndarray:

@@ -266,12 +266,9 @@ class Folds:
             if arm.more and (images := self.results.shown(a, first, arm.title, rows, lambda: None)) is not None:
                 blocks[arm.title] = images
         unit = self.label.meta.get("unit", "") if self.label.meta else ""
-        titles = [f"{self.name(k)} ({self.label.counts[k]})" for k in self.shown()] if self.kind == "class" else [
+        titles = list(map(self.label.counted, self.shown())) if self.kind == "class" else [
             f"{v:.3g} {unit}".strip() for v in self.bins()]
-        sheets.save_sheet(path, blocks, titles, per_band=3)
-
-    def name(self, k: int) -> str:
-        return str(self.label.names[k]) if k < len(self.label.names) else str(k)
+        sheets.save_sheet(path, blocks, titles, per_band=3, title=f"{self.data.spec.name}, fold {first}")
 
 
 # ---- folds -----------------------------------------------------------------------------------------------------------
@@ -292,7 +289,7 @@ def fold_parts(data: Any, kind: str, name: str) -> np.ndarray:
         for k, n in enumerate(label.counts):
             if n < FOLDS:
                 raise UserError(f"--data={name} has {n} image{'s' * (n != 1)} of class "
-                                f"{label.names[k] if k < len(label.names) else k}, fewer than the {FOLDS} folds: add "
+                                f"{label.name(k)}, fewer than the {FOLDS} folds: add "
                                 "images, or choose classes with dataset_tool.py --classes")
         return parts_by_class(data.class_ids, FOLDS)
     y = data.labels(range(len(data)))[:, 0]

@@ -380,13 +380,13 @@ def bold(seeds: int) -> str:
 
 
 def draw_few(path: Path, training: Path, snapshots: Mapping[str, Path], columns: int, unlabelled: Sequence[str] = (),
-             per_band: int = 8) -> None:
+             per_band: int = 8, title: str = "") -> None:
     """The picture of few images per class (`split_job` with imf 1): training images | each snapshot, by title."""
     from gantransfer.data.dataset import ImageDataset
     from gantransfer.experiments import sheets
 
     sheets.save_classes(path, ImageDataset(training, fname="lt_1.json", use_labels=True), snapshots, columns,
-                        unlabelled=unlabelled, per_band=per_band)
+                        unlabelled=unlabelled, per_band=per_band, title=title)
 
 
 Measured = Mapping[tuple[str, int, int], Sequence[Mapping[str, float]]]  # (arm, seed, kimg) -> figures per judge

@@ -91,7 +91,8 @@ def main(folder: Path | None, data: str | None, heldout: str | None, source_clas
     seconds = {key: train_seconds(path) for key, path in snapshots.items()}
     picture = folder / "hypermod.png"
     shown = {"the source": source, **{ARMS[a].title: snapshots[a, numbers[0], points[-1]] for a in names}}
-    harness.draw_few(picture, few(folder, numbers[0]), shown, 8, unlabelled=["the source"])
+    harness.draw_few(picture, few(folder, numbers[0]), shown, 8, unlabelled=["the source"],
+                     title=f"Classes for an unlabelled source: seed {numbers[0]}, {points[-1]} kimg")
     result = dict(command=dict(arms=names, seeds=list(numbers), kimg=points, shots=shots, source_kimg=source_kimg,
                                judges=judges, flags=flags, reference=reference.name),
                   primary=PRIMARY, versions=versions(), values=harness.rows_of(values, seconds))

@@ -52,9 +52,8 @@ def check_classes(train: Path, *others: Path) -> Any:
                             "--holdout=0.25, or give one set, of which a part is held out")
         for k, n in enumerate(np.bincount(held, minlength=label.dim).tolist()):
             if n < 2 and label.counts[k]:
-                name = label.names[k] if k < len(label.names) else k
-                raise UserError(f"{path} has {n} image{'s' * (n != 1)} of class {name}, and figures per class need "
-                                "two: add images, hold out more, or choose classes with dataset_tool.py --classes")
+                raise UserError(f"{path} has {n} image{'s' * (n != 1)} of class {label.name(k)}, and figures per class "
+                                "need two: add images, hold out more, or choose classes with dataset_tool.py --classes")
     return label
 
 
@@ -104,7 +103,7 @@ def groups_note(label: Any, bounds: str | None = None) -> str:
     def part(ids: Sequence[int]) -> str:
         order = sorted(ids, key=lambda k: -label.counts[k])
         sizes = dict.fromkeys(str(label.counts[k]) for k in (order[0], order[-1]))
-        names = [str(label.names[k]) if k < len(label.names) else str(k) for k in order]
+        names = list(map(label.name, order))
         shown = ", ".join(names[:6]) + (f", ... {len(names)} in all" if len(names) > 6 else "")
         return f"{' to '.join(sizes)} ({shown})"
 

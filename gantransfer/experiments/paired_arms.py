@@ -188,8 +188,8 @@ class PairedArms:
             images = self.results.shown(a, first, arm.title, len(rows), lambda a=a: self.draw_one(a, label.dim, rows))
             if images is not None:
                 blocks[arm.title] = images
-        names = [str(label.names[k]) if k < len(label.names) else str(k) for k in rows]
-        sheets.save_sheet(path, blocks, [f"{n} ({label.counts[k]})" for n, k in zip(names, rows)], per_band=4)
+        sheets.save_sheet(path, blocks, list(map(label.counted, rows)), per_band=4,
+                          title=f"{self.data.spec.name}, {self.kimg:g} kimg, seed {first}")
 
     def draw_one(self, arm: str, classes: int, rows: Sequence[int]) -> list[np.ndarray] | None:
         """Images of the last snapshot of the first seed, if it is here."""

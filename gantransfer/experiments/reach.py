@@ -179,4 +179,5 @@ def draw(path: Path, folder: Path, snapshots: dict[str, Path], encoder: Path) ->
     from gantransfer.data.dataset import ImageDataset
 
     sheets.save_classes(path, ImageDataset(folder / "target.zip", use_labels=True), snapshots, 10,
-                        beside={"reconstructions": reconstructions(folder, encoder, 10)})
+                        beside={"reconstructions": reconstructions(folder, encoder, 10)},
+                        title="Other classes through a frozen decoder")

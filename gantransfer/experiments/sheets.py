@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dnnlib.util import atomic_path
-from gantransfer.pictures.grids import image_grid
+from gantransfer.pictures import grids
 
 if TYPE_CHECKING:
     from gantransfer.sampler import Sampler
-
-TOP = 18  # pixels for the titles
 
 
 def sampler_of(path: Path) -> Sampler:
@@ -41,49 +38,31 @@ def generated(sampler: Sampler, classes: int, columns: int, labels: bool = True)
 
 
 def save_classes(path: Path, data: Any, snapshots: Mapping[str, Path], columns: int, *, beside: Mapping | None = None,
-                 unlabelled: Sequence[str] = (), per_band: int = 8) -> None:
-    """A row per class of a data set: its images | `beside`, more blocks | each snapshot, by title."""
+                 unlabelled: Sequence[str] = (), per_band: int = 8, title: str = "") -> None:
+    """A row per class of a data set: its images | `beside`, more blocks | each snapshot, by its words."""
     blocks = {"training images": reals(data, columns), **(beside or {})}
-    for title, snapshot in snapshots.items():
-        blocks[title] = generated(sampler_of(snapshot), data.label_dim, columns, labels=title not in unlabelled)
-    save_sheet(path, blocks, [str(n) for n in data.spec.label.names], per_band=per_band)
+    for arm, snapshot in snapshots.items():
+        blocks[arm] = generated(sampler_of(snapshot), data.label_dim, columns, labels=arm not in unlabelled)
+    label = data.spec.label
+    save_sheet(path, blocks, list(map(label.counted, range(label.dim))), per_band=per_band, title=title)
 
 
 def save_sheet(path: Path, blocks: Mapping[str, Sequence[np.ndarray]], rows: Sequence[str], per_band: int = 8,
-               strip: tuple[str, np.ndarray] | None = None) -> None:
+               strip: tuple[str, np.ndarray] | None = None, title: str = "") -> None:
     """Write a PNG, twice enlarged. blocks: title -> per row uint8 [N, C, H, W]; at most `per_band` beside each other.
 
     `strip` is a title and images [N, C, h, w] to show beneath, in two rows.
     """
-    from PIL import Image, ImageDraw
-
-    titles, zoom = list(blocks), 2
-    bands = []
-    for first in range(0, len(titles), per_band):
-        part = {t: blocks[t] for t in titles[first : first + per_band]}
-        channels, size = next(iter(part.values()))[0].shape[1:3]
-        gap = np.full((channels, size, size // 2), 255, np.uint8)
-        strips = [np.concatenate([piece for row in each for piece in (*row, gap)][:-1], axis=2)
-                  for each in zip(*part.values())]
-        strips = np.pad(np.stack(strips), ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=255)
-        sheet = image_grid(strips, 1, row_labels=rows, zoom=zoom)
-        left = sheet.width - strips.shape[3] * zoom
-        bands.append((sheet, 0, [(left + x, t) for x, t in zip(_starts(part, size, zoom), part)]))
+    names, bands = list(blocks), []
+    for first in range(0, len(names), per_band):
+        part = {t: blocks[t] for t in names[first : first + per_band]}
+        images = np.concatenate([piece for row in zip(*part.values()) for piece in row])
+        ends = np.cumsum([len(each[0]) for each in part.values()])
+        heads = [grids.Head(t, int(end) - len(each[0]), int(end) - 1) for (t, each), end in zip(part.items(), ends)]
+        bands.append(grids.image_grid(images, int(ends[-1]), row_labels=rows, zoom=2, heads=heads,
+                                      split=images.shape[-1], title="" if first else title))
     if strip:
-        images = strip[1]
-        sheet = image_grid(images, -(-len(images) // 2), zoom=max(32 // images.shape[-1], 1), gap=3).convert("RGB")
-        bands.append((sheet, left, [(left, strip[0])]))
-    out = Image.new("RGB", (max(s.width + x for s, x, _ in bands), sum(s.height + TOP for s, *_ in bands)), "white")
-    pen, y = ImageDraw.Draw(out), 0
-    for sheet, indent, names in bands:
-        out.paste(sheet, (indent, y + TOP))
-        for x, title in names:
-            pen.text((x + 2, y + 4), title, fill="black")
-        y += sheet.height + TOP
-    with atomic_path(path) as tmp:
-        out.save(tmp, format="PNG")
-
-
-def _starts(part: Mapping[str, Sequence[np.ndarray]], size: int, zoom: int) -> list[int]:
-    widths = [(len(rows[0]) * size + size // 2) * zoom for rows in part.values()]
-    return [sum(widths[:i]) for i in range(len(widths))]
+        columns = -(-len(strip[1]) // 2)
+        bands.append(grids.image_grid(strip[1], columns, zoom=grids.zoom_to(strip[1].shape[-1]),
+                                      heads=[grids.Head(strip[0], 0, columns - 1)]))
+    grids.save(path, grids.stack(bands))

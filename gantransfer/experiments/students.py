@@ -158,7 +158,8 @@ def draw_filtered(path: Path, data: Path, folder: Path, rho: float, columns: int
         kept.append(images.images_uint8(good[np.linspace(0, len(good) - 1, columns).astype(int)]))
         dropped.append(images.images_uint8(mine[-columns:][::-1]))
     sheets.save_sheet(path, {"training images": [train[k] for k in order], "fakes that are kept": kept,
-                             "fakes that are dropped": dropped}, [f"{k} ({real.spec.label.counts[k]})" for k in order])
+                             "fakes that are dropped": dropped}, list(map(real.spec.label.counted, order)),
+                      title="Generated images of each class, by the filter")
 
 
 def draw_values(path: Path, folder: Path, values: Sequence[float], unit: str, columns: int = 8) -> None:
@@ -176,7 +177,7 @@ def draw_values(path: Path, folder: Path, values: Sequence[float], unit: str, co
             data.images_uint8(np.argsort(np.abs(y - a), kind="stable")[:columns]) for a in values],
         "generated, a latent per column": [
             sampler(range(columns), torch.full([columns, 1], float(a))).numpy() for a in values],
-    }, [f"{a:g} {unit}" for a in values])
+    }, [f"{a:g} {unit}" for a in values], title="A continuous label")
 
 
 def few_labels(pool: Path, seed: int, count: int, path: Path) -> None:

@@ -129,7 +129,7 @@ def names(label: Any, classes: Sequence[int] | None) -> str:
     """'a, b, c, d, e, f and 3 more'."""
     if classes is None:
         return "all classes"
-    shown = [str(label.names[k]) if k < len(label.names) else str(k) for k in classes]
+    shown = list(map(label.name, classes))
     more = f" and {len(shown) - 6} more" if len(shown) > 6 else ""
     return f"{', '.join(shown[:6])}{more}"
 
@@ -255,8 +255,8 @@ def draw_target(path: Path, sets: Sets, results: Results, seed: int,
             None if (each := make()) is None else only(each, rows)))
         if images is not None:
             blocks[title] = images
-    sheets.save_sheet(path, blocks, [f"{label.names[k] if k < len(label.names) else k} ({label.counts[k]})"
-                                     for k in rows], per_band=3)
+    sheets.save_sheet(path, blocks, list(map(label.counted, rows)), per_band=3,
+                      title=f"{target.spec.name}, seed {seed}")
 
 
 def made(job: Job) -> bool:

@@ -33,6 +33,27 @@ class Plan:
     row_labels: list[str] | None = None
     values: list[float] | None = None  # of a model with one continuous label
 
+    def counted_rows(self, label: LabelSpec) -> list[str] | None:
+        """The row labels with what is known of them: how many training images the class had, the unit of the value."""
+        if self.row_labels is None or self.values is not None:
+            unit = f" {label.meta['unit']}" if label.meta.get("unit") else ""
+            return self.row_labels and [f"{t}{unit}" for t in self.row_labels]
+        return [label.counted(k) for k in self.classes[:: self.columns]]
+
+    def shared(self, label: LabelSpec) -> list[str]:
+        """The one class or value of all images, in words; empty where they differ or there is none."""
+        unit = f" {label.meta['unit']}" if label.meta.get("unit") else ""
+        kinds = {f"class {label.counted(k)}" for k in set(self.classes) - {None}}
+        kinds |= {f"{v:g}{unit}" for v in self.values or ()}
+        return list(kinds) if len(kinds) == 1 and (self.values or None not in self.classes) else []
+
+    def counting(self) -> list[str]:
+        """'seeds 0 to 63', where that is true."""
+        seeds = list(dict.fromkeys(self.seeds))
+        if len(seeds) == 1:
+            return [f"seed {seeds[0]}"]
+        return [f"seeds {seeds[0]} to {seeds[-1]}"] * (seeds == list(range(seeds[0], seeds[0] + len(seeds))))
+
     @property
     def names(self) -> list[str]:
         tags = [f"-label{v:g}" for v in self.values] if self.values is not None else [
@@ -119,7 +140,7 @@ def make_plan(label: LabelSpec, *, seeds: list[int] | None, classes: list[int] |
     else:
         columns, ids = len(seeds), [k for k in classes for _ in seeds]
         seeds = seeds * len(classes)
-    names = [label.names[k] if label.names else str(k) for k in classes]
+    names = list(map(label.name, classes))
     if len(classes) == 1:
         columns, names = _square(len(seeds)), None
     return Plan(seeds, one_hot(ids, label.dim), ids, columns, names)

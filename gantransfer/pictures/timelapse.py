@@ -8,14 +8,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from dnnlib.util import UserError, printable
+from dnnlib.util import UserError
 from gantransfer.data.labels import trained_classes
-from gantransfer.pictures.grids import image_grid
+from gantransfer.pictures.grids import image_grid, zoom_to
 from gantransfer.pictures.plan import Plan, make_plan, value_plan
 from gantransfer.sampler import Sampler
 
 ROWS = 8  # classes at most: evenly from the most frequent to the rarest
-TOP = 20  # pixels of the caption
 
 
 def plan_of(sampler: Sampler, seeds: Sequence[int]) -> Plan:
@@ -35,24 +34,16 @@ def plan_of(sampler: Sampler, seeds: Sequence[int]) -> Plan:
 
 def film(snapshots: Iterable[tuple[str, Sampler]], seeds: Sequence[int], batch: int = 16) -> np.ndarray:
     """uint8 [T, H, W, 3]: a titled frame per snapshot. All must have the first one's labels and image size."""
-    plan, frames = None, []
+    plan, made = None, []
     for title, sampler in snapshots:
         plan = plan or plan_of(sampler, seeds)
-        images = torch.cat([sampler(plan.seeds[i : i + batch], plan.labels[i : i + batch])
-                            for i in range(0, len(plan.seeds), batch)]).cpu().numpy()
-        frames.append(_titled(images, plan, title))
-    if not frames:
+        made.append((title, torch.cat([sampler(plan.seeds[i : i + batch], plan.labels[i : i + batch])
+                                       for i in range(0, len(plan.seeds), batch)]).cpu().numpy()))
+    if not made:
         raise UserError("--video: the run has no snapshot that makes images")
-    if len({f.shape for f in frames}) > 1:
+    if len({images.shape for _, images in made}) > 1:
         raise UserError("--video: the snapshots make images of different sizes")
-    return np.stack(frames)
-
-
-def _titled(images: np.ndarray, plan: Plan, title: str) -> np.ndarray:
-    from PIL import Image, ImageDraw
-
-    sheet = image_grid(images, plan.columns, row_labels=plan.row_labels, zoom=max(64 // images.shape[-1], 1), gap=2)
-    out = Image.new("RGB", (sheet.width, sheet.height + TOP), "white")
-    out.paste(sheet.convert("RGB"), (0, TOP))
-    ImageDraw.Draw(out).text((4, 4), printable(title), fill="black")
-    return np.asarray(out)
+    titles = [title for title, _ in made]
+    return np.stack([np.asarray(image_grid(
+        images, plan.columns, row_labels=plan.row_labels, zoom=zoom_to(images.shape[-1], 64), title=title,
+        titles=titles).convert("RGB")) for title, images in made])

@@ -23,6 +23,13 @@ def check(path: str | os.PathLike, flag: str = "--video") -> None:
         _ffmpeg()
 
 
+def named(path: str) -> str:
+    """The path with an ending, where it has none: of the film that can be written here. UserError as `check`."""
+    path = path if Path(path).suffix else f"{path}{video_ending()}"
+    check(path)
+    return path
+
+
 def video_ending() -> str:
     """'.mp4' where it can be written here, else '.webp'."""
     return ".webp" if importlib.util.find_spec("imageio_ffmpeg") is None else ".mp4"

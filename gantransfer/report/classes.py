@@ -15,7 +15,7 @@ from gantransfer.metrics import directions, rating
 from gantransfer.metrics.names import GROUPS, REPORT, group_of
 from gantransfer.report import markup
 from gantransfer.report.curves import value_name
-from gantransfer.report.read import Run, class_name, rarest_last
+from gantransfer.report.read import Run, rarest_last
 
 COLUMNS = {**REPORT, "n_train": "training images", "n_real": "real images", "n_gen": "generated", "values": "value"}
 
@@ -99,7 +99,7 @@ def by_class(run: Run) -> str:
         body = []
         for i in sorted(range(len(ids)), key=lambda i: (place.get(ids[i], len(place)), ids[i])):
             k = ids[i]
-            name = class_name(run.data, k) if run.data else str(k)
+            name = run.data.label.name(k) if run.data else str(k)
             body.append([markup.text(name), *([f"{counts[k]:,}" if k < len(counts) else "-"] if counts else []),
                          *([groups.get(k, "")] if groups else []),
                          *(f"{table[c][i]:,}" if isinstance(table[c][i], int) and c.startswith("n_") else

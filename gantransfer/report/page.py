@@ -15,7 +15,7 @@ import gantransfer
 from dnnlib.util import format_time, three
 from gantransfer.report import classes, curves, markup, options, plot, sheets, study, tail
 from gantransfer.report.curves import Section
-from gantransfer.report.read import Run, class_name, distinct_names, number, rarest_last
+from gantransfer.report.read import Run, distinct_names, number, rarest_last
 from gantransfer.report.study import Study
 
 STYLE = """
@@ -202,7 +202,7 @@ def _histogram(run: Run, ids: itertools.count) -> str:
     if run.data is None or run.data.label.kind != "class" or not any(run.data.label.counts):
         return ""
     order, groups = rarest_last(run.data), classes.groups_of(run.data)
-    svg = plot.bars_svg("training images per class", [class_name(run.data, k) for k in order],
+    svg = plot.bars_svg("training images per class", [run.data.label.name(k) for k in order],
                         [run.data.label.counts[k] for k in order], [groups.get(k, "") for k in order], next(ids))
     key = "".join(f'<span class="swatch" style="border-top:3px solid {plot.GROUP_COLOURS[g]}"></span>{g} '
                   for g in run.data.label.shots)

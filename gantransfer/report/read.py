@@ -177,8 +177,6 @@ def _not_finite(run: Run) -> list[str]:
     return out
 
 
-def class_name(data: DataSpec, k: int) -> str:
-    return str(data.label.names[k]) if k < len(data.label.names) else str(k)
 
 
 def rarest_last(data: DataSpec) -> list[int]:

@@ -21,9 +21,9 @@ from gantransfer.metrics.intra import rows_of
 from gantransfer.metrics.memorisation import nearest_training
 from gantransfer.metrics.stats import Selection, extract, real_features
 from gantransfer.metrics.table import MetricContext
-from gantransfer.pictures.grids import image_grid
+from gantransfer.pictures.grids import image_grid, zoom_to
 from gantransfer.report import markup
-from gantransfer.report.read import Run, chosen_snapshot, class_name, generator, rarest_last
+from gantransfer.report.read import Run, chosen_snapshot, generator, rarest_last
 
 CLASSES, SHOWN = 8, 8  # classes at most, and fakes of each
 MOST = 10_000  # images at even distances that stand for a larger set without classes
@@ -93,12 +93,12 @@ def look(run: Run, per_class: int, data: str | None = None, detectors: Mapping[s
         rows = rows_of(ids[1], k).numpy()
         rows = rows[np.argsort(distance[rows], kind="stable")][:SHOWN]
         copied = chosen.data.images_uint8(chosen.indices[index[rows]])
-        picture = image_grid(np.concatenate([fakes[rows].numpy(), copied]), len(rows), gap=2,
-                             zoom=max(64 // fakes.shape[-1], 1))
+        picture = image_grid(np.concatenate([fakes[rows].numpy(), copied]), len(rows),
+                             zoom=zoom_to(fakes.shape[-1], 64))
         file = io.BytesIO()
         picture.save(file, format="PNG")
         count = int(training.spec.label.counts[k]) if classes else training.spec.num_images
-        out.classes.append(Copies(class_name(training.spec, k) if classes else "all images", count, ratio,
+        out.classes.append(Copies(training.spec.label.name(k) if classes else "all images", count, ratio,
                                   file.getvalue(), distance[rows].tolist()))
     return out
 

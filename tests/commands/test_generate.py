@@ -21,7 +21,7 @@ from gantransfer.data.classes import parse_classes
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.methods import METHODS
 from gantransfer.networks import stylegan2, utlo
-from gantransfer.pictures import mixing, plan
+from gantransfer.pictures import grids, mixing, plan
 from gantransfer.snapshot import NetRecord, Snapshot, load
 
 ASSETS = Path(generate.__file__).parents[1] / "assets"
@@ -56,6 +56,12 @@ def run(*args):
 
 def pixels(path):
     return np.asarray(Image.open(path))
+
+
+def sheet(path):
+    """[rows, columns, H, W, 3]"""
+    with Image.open(path) as picture:
+        return grids.cells(picture)
 
 
 def test_lists():
@@ -157,16 +163,28 @@ def test_drawn_labels(tmp_path, trees):
 
 
 def test_grid_has_a_row_per_class(tmp_path, trees):
-    run("--network", trees, "--grid", tmp_path / "all.png", "--seeds=0-4")
-    image = Image.open(tmp_path / "all.png")
-    margin = image.width - 5 * 16
-    assert image.height == 3 * 16 and margin > 10  # with the names at the left
+    run("--network", trees, "--grid", tmp_path / "all.png", "--seeds=0-4", "--zoom=1")
+    made = sheet(tmp_path / "all.png")
+    assert made.shape == (3, 5, 16, 16, 3)
     run("--network", trees, "--class=2", "--seeds=0-4", "--outdir", tmp_path)
     for s in range(5):
-        tile = np.asarray(image)[2 * 16 : 3 * 16, margin + 16 * s : margin + 16 * (s + 1)]
-        assert np.abs(tile.astype(int) - pixels(tmp_path / f"seed{s:04d}-class2.png").astype(int)).max() <= 1
-    run("--network", trees, "--grid", tmp_path / "one.png", "--class=0", "--zoom=2")
-    assert Image.open(tmp_path / "one.png").size == (8 * 32, 8 * 32)
+        assert np.abs(made[2, s].astype(int) - pixels(tmp_path / f"seed{s:04d}-class2.png").astype(int)).max() <= 1
+    for zoom in ([], ["--zoom=2"]):  # 16 pixels are enlarged to 32 unasked
+        run("--network", trees, "--grid", tmp_path / "one.png", "--class=0", *zoom)
+        assert sheet(tmp_path / "one.png").shape == (8, 8, 32, 32, 3)
+
+
+def test_a_grid_says_what_it_shows(tmp_path, trees, monkeypatch):
+    said = {}
+    monkeypatch.setattr(grids, "save_grid", lambda path, images, columns, **kw: said.update(kw))
+    run("--network", trees, "--grid=x.png", "--seeds=0-4", "--trunc=0.5")
+    assert said["row_labels"] == ["ash (10)", "beech (4)", "cedar (1)"]
+    assert said["title"] == "trees: stylegan2, psi 0.5, seeds 0 to 4"
+    run("--network", trees, "--grid=x.png", "--seeds=3", "--class=beech")
+    assert said["row_labels"] is None and said["title"] == "trees: stylegan2, class beech (4), seed 3"
+    meta = dict(kind="regression", unit="deg", min=0.0, max=90.0, offset=0.0, scale=90.0)
+    p = plan.value_plan(LabelSpec("value", 1, meta=meta), [0, 2], [0, 45])
+    assert p.counted_rows(LabelSpec("value", 1, meta=meta)) == ["0 deg", "45 deg"] and p.counting() == []
 
 
 def test_label_free_images(tmp_path):
@@ -178,7 +196,11 @@ def test_label_free_images(tmp_path):
         assert small[0].shape == (8, 8, 3) and np.array_equal(*small)  # does not depend on the class
         large = [pixels(tmp_path / "o" / f"seed{s:04d}-class{k}.png") for k in (0, 1)]
         assert large[0].shape == (16, 16, 3) and not np.array_equal(*large)
-    assert Image.open(tmp_path / "g_uc.png").height == 16
+    assert sheet(tmp_path / "g.png").shape[:2] == (2, 2)
+    once = sheet(tmp_path / "g_uc.png")  # not once per class
+    assert once.shape == (1, 2, 32, 32, 3)
+    for s in (0, 1):
+        assert np.array_equal(once[0, s, ::4, ::4], pixels(tmp_path / "o" / f"seed{s:04d}-class0_uc.png"))
     with pytest.raises(UserError, match="--add-uc: a data set"):
         run("--network", snap, "--seeds=0", "--class=0", "--add-uc", "--outdir", tmp_path / "x.zip")
 
@@ -189,18 +211,18 @@ def test_style_mixing(tmp_path, trees):
     c = torch.eye(4)[[1]]
     own = {s: sampler([s], c, noise_mode="const")[0].numpy().astype(int) for s in (0, 1, 5, 6)}
 
-    def sheet(layers):
+    def mixed(layers):
         sampler = METHODS[snap.method].sampler_from(snap)
         return mixing.mixing_sheet(sampler, [0, 1], [5, 6], layers, c).astype(int).reshape(3, 3, 3, 16, 16)
 
-    s = sheet([0, 1])
+    s = mixed([0, 1])
     for i, (row, col) in enumerate(((0, 5), (1, 6))):
         assert np.abs(s[i + 1, 0] - own[row]).max() <= 1 and np.abs(s[0, i + 1] - own[col]).max() <= 1
         assert np.abs(s[i + 1, i + 1] - own[row]).max() > 5 and np.abs(s[i + 1, i + 1] - own[col]).max() > 5
-    s = sheet(range(6))  # everything from the column
+    s = mixed(range(6))  # everything from the column
     assert np.abs(s[1, 1] - own[5]).max() <= 1 and np.abs(s[2, 1] - own[5]).max() <= 1
     run("--network", trees, "--mix-rows=0-2", "--mix-cols=5,6", "--class=1", "--grid", tmp_path / "mix.png")
-    assert Image.open(tmp_path / "mix.png").size == (3 * 16, 4 * 16)
+    assert sheet(tmp_path / "mix.png").shape == (4, 3, 32, 32, 3)
     for args, match in ((["--mix-layers=0-6", "--class=1"], "layers 0 to 5"), ([], "class-conditional"),
                         (["--class=0,1"], "one class"), (["--class=0", "--outdir=x"], "without --outdir")):
         with pytest.raises(UserError, match=match):
@@ -274,7 +296,7 @@ def test_every_class_means_those_with_images(tmp_path, capsys):
     run("--network", snap, "--per-class=2", "--outdir", tmp_path / "a.zip")
     assert ImageDataset(tmp_path / "a.zip", use_labels=True).spec.label.counts == (0, 2, 2, 0, 2)
     run("--network", snap, "--grid", tmp_path / "a.png")
-    assert Image.open(tmp_path / "a.png").height == 3 * 16
+    assert len(sheet(tmp_path / "a.png")) == 3
     assert "no training image" not in capsys.readouterr().err
     run("--network", snap, "--class=0,1", "--seeds=0", "--outdir", tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["seed0000-class0.png", "seed0000-class1.png"]
@@ -283,13 +305,13 @@ def test_every_class_means_those_with_images(tmp_path, capsys):
     assert "--label: class 0 had no training image" in capsys.readouterr().err
     unknown = save(tmp_path / "imported.pkl", label=LabelSpec("class", 5))  # nothing is known of its training
     run("--network", unknown, "--grid", tmp_path / "b.png")
-    assert Image.open(tmp_path / "b.png").height == 5 * 16
+    assert len(sheet(tmp_path / "b.png")) == 5
 
 
 def test_names_with_control_characters_on_a_sheet(tmp_path):
     label = LabelSpec("class", 2, counts=(1, 1), names=("a\nb\x1b[2J", "\u202ec"))
     run("--network", save(tmp_path / "x.pkl", label=label), "--grid", tmp_path / "x.png", "--seeds=0-1")
-    assert Image.open(tmp_path / "x.png").height == 2 * 16
+    assert len(sheet(tmp_path / "x.png")) == 2
 
 
 def test_seeds_of_any_size(tmp_path, trees):

@@ -15,6 +15,7 @@ from dnnlib.util import UserError
 from gantransfer.commands import experiment
 from gantransfer.experiments import harness, sheets
 from gantransfer.experiments.jobs import Job
+from gantransfer.pictures import grids
 from tests.conftest import ROOT
 from tests.experiments.recorder import record
 
@@ -118,5 +119,5 @@ def test_sheet(tmp_path):
     where = {v: (rgb == [v, 0, 200]).all(2) for v in (10, 11, 20, 21, 30, 31, 77)}
     assert all(where[v].sum() == 3 * 16 * 16 for v in (10, 11, 20, 21, 30, 31)) and where[77].sum() == 4 * 32 * 32
     x, y = ({v: np.flatnonzero(m.any(axis))[0] for v, m in where.items()} for axis in (0, 1))
-    assert x[20] == x[10] + (3 * 8 + 4) * 2 and x[30] == x[10]
-    assert y[10] == y[20] == sheets.TOP < y[11] < y[30] < y[31] < y[77]
+    assert x[20] == x[10] + 3 * (2 * 8 + grids.GAP) + 8 and x[30] == x[10] == x[77]
+    assert 13 < y[10] == y[20] < y[11] < y[30] < y[31] < y[77]  # the words above need as much

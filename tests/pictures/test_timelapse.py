@@ -7,7 +7,7 @@ import torch
 
 from dnnlib.util import UserError
 from gantransfer.data.labels import DataSpec, LabelSpec
-from gantransfer.pictures import timelapse
+from gantransfer.pictures import grids, timelapse
 from gantransfer.sampler import Sampler
 
 
@@ -24,12 +24,18 @@ def test_a_row_per_class_from_frequent_to_rare():
     label = LabelSpec("class", 3, (2, 9, 0), ("a", "b", "c"))
     frames = timelapse.film([("t0", sampler(50, label)), ("t1", sampler(100, label))], seeds=[5, 6])
     assert frames.shape[0] == 2 and frames.dtype == np.uint8
-    zoom, right = 8, -10  # a place inside the last column
+    right = -grids.PAD - 4  # a place inside the last column
     for frame, level in zip(frames, (50, 100)):
-        first, second = timelapse.TOP + 4 * zoom, timelapse.TOP + 8 * zoom + 2 + 4 * zoom
-        assert abs(int(frame[first, right, 0]) - (level + 10)) <= 1, "class b has most images"
+        second = frame.shape[0] - grids.PAD - 32
+        assert abs(int(frame[second - 64 - grids.GAP, right, 0]) - (level + 10)) <= 1, "class b has most images"
         assert abs(int(frame[second, right, 0]) - level) <= 1
-    assert frames.shape[1] < timelapse.TOP + 3 * (8 * zoom + 2), "a class without images has no row"
+    assert frames.shape[1] < 3 * 64, "a class without images has no row"
+
+
+def test_titles_of_any_length_leave_the_frames_alike():
+    long = "a run with a long name " * 9
+    frames = timelapse.film([("t", sampler(9, LabelSpec())), (long, sampler(9, LabelSpec()))], seeds=range(4))
+    assert len(frames) == 2 and (frames[0] != frames[1]).any()
 
 
 def test_unconditional_continuous_and_none():
