@@ -189,7 +189,7 @@ class ALAE(method.Method):
         lod, blend = self.level
         factor = self.data.resolution >> (lod + 2)
         x = F.avg_pool2d(x, factor) if factor > 1 else x
-        return x if blend == 1 else torch.lerp(networks.upscale2(F.avg_pool2d(x, 2)), x, blend)
+        return x if blend == 1 else torch.lerp(networks.upsample(F.avg_pool2d(x, 2)), x, blend)
 
     def generate(self, phase: str, d: Draws, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """(image at the working resolution, w [n, 1, z_dim]); the batch mean of w is remembered."""

@@ -132,7 +132,9 @@ def test_a_signal_ends_it_in_one_line(trees):
     """As a process of its own, with a browser's requests."""
     child = subprocess.Popen([sys.executable, "-m", "gantransfer", "view", f"--network={trees}", "--port=0",
                               "--kernels=ref", "--device=cpu"], cwd=ROOT, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                             stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                             # A shell's background jobs, this test run perhaps, have SIGINT ignored, and pass that on.
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
         url = child.stdout.readline().split()[1]
         with urllib.request.urlopen(url) as page:

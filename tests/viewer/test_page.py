@@ -21,6 +21,7 @@ from PIL import Image
 
 from gantransfer.commands import generate
 from gantransfer.data.dataset import ImageDataset
+from gantransfer.pictures import grids
 from tests.conftest import ROOT, write_image_zip
 from tests.viewer.conftest import snapshot_of
 
@@ -262,8 +263,9 @@ def test_a_mixture_is_not_for_the_list_and_the_page_says_what_makes_it(tab, file
     assert flags[-1] == "--grid=mixtures.png" and len(flags) == 5
     generate.main.main([f"--network={files['utlo']}", "--kernels=ref", *flags[:-1], f"--grid={tmp_path / 'm.png'}"],
                        standalone_mode=False)
-    sheet = np.asarray(Image.open(tmp_path / "m.png"))
-    assert np.array_equal(sheet[-16:, -16:], picture)
+    mixture = grids.cells(Image.open(tmp_path / "m.png"))[-1, -1]
+    enlarged = len(mixture) // len(picture)
+    assert np.array_equal(mixture[::enlarged, ::enlarged], picture)
 
 
 def test_two_classes_of_one_name_are_two_in_the_list(tab):
