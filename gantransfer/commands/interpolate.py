@@ -89,8 +89,7 @@ def main(network: str, kind: str | None, output: str | None, video: str | None, 
         if video:
             raise UserError(f"--output={output} and --video={video} are two films; give one of them")
         output, video = None, output
-    for flag, path in (("--output", output), ("--video", video)):
-        check_writable(flag, path, True)
+    check_writable("--output", output, True)
     video = video and films.named(video)
     chosen = parse_seeds(seeds)
     where = pick_device(device)

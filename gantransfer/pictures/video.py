@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dnnlib.util import UserError, atomic_path
+from dnnlib.util import UserError, atomic_path, check_writable
 
 KINDS = (".mp4", ".webp")
 
@@ -24,9 +24,11 @@ def check(path: str | os.PathLike, flag: str = "--video") -> None:
 
 
 def named(path: str) -> str:
-    """The path with an ending, where it has none: of the film that can be written here. UserError as `check`."""
+    """The path of --video, with an ending where it has none: of the film that can be written here. UserError as
+    `check`, and where no file can be written."""
     path = path if Path(path).suffix else f"{path}{video_ending()}"
     check(path)
+    check_writable("--video", path, True)
     return path
 
 

@@ -29,6 +29,14 @@ def test_mp4_holds_the_last_frame(tmp_path):
     assert frames == 7 and seconds == pytest.approx(1.75, abs=0.1)
 
 
+def test_a_folder_of_the_completed_name_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "video_ending", lambda: ".webp")
+    assert video.named(f"{tmp_path}/x") == f"{tmp_path}/x.webp"
+    (tmp_path / "x.webp").mkdir()
+    with pytest.raises(UserError, match="--video=.*x.webp is a folder; name a file"):
+        video.named(f"{tmp_path}/x")
+
+
 def test_other_kinds_are_refused_before_the_work(tmp_path):
     with pytest.raises(UserError, match="should end in .mp4 or .webp"):
         video.check(tmp_path / "x.gif")
