@@ -61,7 +61,7 @@ def write_film(path: str | os.PathLike, movie: np.ndarray, fps: float, hold: flo
         return
     # Encoders want even sizes.
     movie = np.pad(movie, ((0, round(hold * fps)), (0, 0), (0, 0), (0, 0)), mode="edge")
-    movie = np.pad(movie, ((0, 0), (0, movie.shape[1] % 2), (0, movie.shape[2] % 2), (0, 0)))
+    movie = np.pad(movie, ((0, 0), (0, movie.shape[1] % 2), (0, movie.shape[2] % 2), (0, 0)), mode="edge")
     with atomic_path(path) as tmp:
         writer = _ffmpeg().write_frames(str(tmp), (movie.shape[2], movie.shape[1]), fps=fps, macro_block_size=1,
                                         output_params=["-f", "mp4"])

@@ -27,6 +27,11 @@ def test_mp4_holds_the_last_frame(tmp_path):
     video.write_film(tmp_path / "x.mp4", MOVIE, fps=4, hold=1)
     frames, seconds = ffmpeg.count_frames_and_secs(str(tmp_path / "x.mp4"))
     assert frames == 7 and seconds == pytest.approx(1.75, abs=0.1)
+    reader = ffmpeg.read_frames(str(tmp_path / "x.mp4"))
+    width, height = next(reader)["source_size"]
+    last = np.frombuffer([*reader][-1], np.uint8)
+    assert (width, height) == (34, 32), "encoders want even sizes"
+    assert last.min() > 225, "there is no dark line at the edge of a frame of 31 x 33 pixels"
 
 
 def test_a_folder_of_the_completed_name_is_refused_before_the_work(tmp_path, monkeypatch):
