@@ -11,7 +11,7 @@ import numpy as np
 
 from dnnlib.util import UserError, atomic_path, check_writable
 
-KINDS = (".mp4", ".webp")
+KINDS = {".mp4": 16384, ".webp": 16383}  # and the pixels that a side of their frames may have
 
 
 def check(path: str | os.PathLike, flag: str = "--video") -> None:
@@ -47,9 +47,13 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: int, zoom: int
 
 def write_film(path: str | os.PathLike, movie: np.ndarray, fps: float, hold: float = 0) -> None:
     """uint8 [T, H, W, 3] as the kind of file that `path` ends in; the last frame stays for `hold` seconds more.
-    UserError as `check`."""
+    UserError as `check`, and for frames that are too large."""
     check(path)
-    if Path(path).suffix.lower() == ".webp":
+    kind, (height, width) = Path(path).suffix.lower(), movie.shape[1:3]
+    if max(height, width) > KINDS[kind]:
+        raise UserError(f"{path}: frames of {width} x {height} pixels, and an {kind} has {KINDS[kind]} at most on a "
+                        "side; take a smaller --zoom, or fewer seeds")
+    if kind == ".webp":
         from PIL import Image
 
         first, *rest = map(Image.fromarray, movie)
@@ -69,6 +73,8 @@ def write_film(path: str | os.PathLike, movie: np.ndarray, fps: float, hold: flo
         for frame in movie:
             writer.send(np.ascontiguousarray(frame))
         writer.close()
+        if not os.path.getsize(tmp):  # ffmpeg has failed, and only its own lines say so
+            raise UserError(f"{path}: ffmpeg has written nothing, for the reason above; a .webp needs no ffmpeg")
 
 
 def _ffmpeg():

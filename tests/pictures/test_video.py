@@ -34,6 +34,25 @@ def test_mp4_holds_the_last_frame(tmp_path):
     assert last.min() > 225, "there is no dark line at the edge of a frame of 31 x 33 pixels"
 
 
+@pytest.mark.parametrize("kind", sorted(video.KINDS))
+def test_frames_that_a_kind_cannot_hold_are_refused_and_nothing_is_written(kind, tmp_path, monkeypatch):
+    ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="needs imageio-ffmpeg (extra `video`)")
+    most = video.KINDS[kind]
+    video.write_film(tmp_path / f"x{kind}", np.zeros((2, 16, most, 3), np.uint8), fps=3)
+    if kind == ".webp":
+        with Image.open(tmp_path / "x.webp") as film:
+            assert film.size == (most, 16)
+    else:
+        assert ffmpeg.count_frames_and_secs(str(tmp_path / "x.mp4"))[0] == 2
+    with pytest.raises(UserError, match=f"y{kind}: frames of 16 x {most + 1} pixels.*--zoom"):
+        video.write_film(tmp_path / f"y{kind}", np.zeros((2, most + 1, 16, 3), np.uint8), fps=3)
+    monkeypatch.setitem(video.KINDS, ".mp4", 10**6)
+    if kind == ".mp4":  # whatever else ffmpeg refuses
+        with pytest.raises(UserError, match="y.mp4: ffmpeg has written nothing"):
+            video.write_film(tmp_path / "y.mp4", np.zeros((2, 16, most + 2, 3), np.uint8), fps=3)
+    assert [p.name for p in tmp_path.iterdir()] == [f"x{kind}"]
+
+
 def test_a_folder_of_the_completed_name_is_refused_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "video_ending", lambda: ".webp")
     assert video.named(f"{tmp_path}/x") == f"{tmp_path}/x.webp"
