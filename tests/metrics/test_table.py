@@ -115,6 +115,14 @@ def test_older_names_take_the_first_n_mirrored_as_in_training(make_context, stan
         assert metrics.compute("fid50", ctx)["results"]["fid50"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_precision_by_the_newer_name_never_sees_mirrored_reals(make_context, stand_in):
+    def reals(name, mirror):
+        return metrics.compute(name, make_context(mirror=mirror))["num_real"]
+
+    assert reals("pr1k3_full", True) == reals("pr1k3_full", False) == reals("pr1k3", False) == 40
+    assert reals("pr1k3", True) == 80
+
+
 def test_mirroring_follows_the_training_set(make_context, tiny_zip, reference):
     assert make_context(training=ImageDataset(tiny_zip, use_labels=True, xflip=True)).mirrored
     assert not make_context(training=reference).mirrored
