@@ -181,6 +181,8 @@ _REMEDY = {  # errno -> what to do; the others are defects, of ours or of the ma
     errno.EFBIG: "raise the limit (ulimit -f), or choose another folder",
     errno.EACCES: "change its permissions or choose another folder",
     errno.EROFS: "choose another folder",
+    errno.ENOTDIR: "part of this path is a file; choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

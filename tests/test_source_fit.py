@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dnnlib.util import UserError, run_cli
-from gantransfer.commands import train
+from dnnlib.util import UserError
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import RunConfig, Start
 from gantransfer.methods import METHODS
@@ -126,15 +125,12 @@ def test_an_ordinary_generator_still_starts_its_relatives(sources):
         METHODS[method](o, data, run, Start(sources["stylegan2"]))
 
 
-def test_train_says_it_before_anything_is_written(tmp_path, capsys, sources):
+def test_train_says_it_before_anything_is_written(tmp_path, call, sources):
     sources["stylegan2"].save(tmp_path / "source.pkl")
     write_image_zip(tmp_path / "set.zip", [np.full([16, 16], i, np.uint8) for i in range(8)])
     for more, words in ((["--map_depth=4"], "--map_depth=2"), (["--cbase=1024"], "--cbase=64 --cmax=8")):
-        argv = [f"--outdir={tmp_path / 'out'}", f"--data={tmp_path / 'set.zip'}", "--cfg=tiny", "--z_dim=8",
-                "--w_dim=8", "--cbase=64", "--cmax=8", "--map_depth=2", "--metrics=none",
-                f"--resume={tmp_path / 'source.pkl'}", *more]
-        with pytest.raises(SystemExit) as e:
-            run_cli(lambda argv=argv: train.main(argv, prog_name="train.py"))
-        err = capsys.readouterr().err
-        assert e.value.code == 2 and words in err and len(err.strip().splitlines()) == 1, err
+        err = call("train", f"--outdir={tmp_path / 'out'}", f"--data={tmp_path / 'set.zip'}", "--cfg=tiny", "--z_dim=8",
+                   "--w_dim=8", "--cbase=64", "--cmax=8", "--map_depth=2", "--metrics=none",
+                   f"--resume={tmp_path / 'source.pkl'}", *more, check=2).stderr
+        assert words in err and len(err.strip().splitlines()) == 1, err
         assert not (tmp_path / "out").exists()

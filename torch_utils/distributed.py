@@ -14,7 +14,6 @@ import atexit
 import contextlib
 import dataclasses
 import datetime
-import importlib
 import os
 import re
 import socket
@@ -108,7 +107,7 @@ def init(kind: str = "auto", optimizers: bool = False) -> torch.device:
         threading.Thread(target=_exit_with_agent, daemon=True, name="agent-watch").start()
     if launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_initialized():
         if optimizers:
-            importlib.import_module("torch._dynamo")
+            from torch import _dynamo  # noqa: F401
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         args = dict(init_method="env://")
         try:

@@ -200,7 +200,7 @@ def own_report(study: Folds) -> str:
     order = sorted(range(label.dim), key=lambda k: -label.counts[k])
     lines += ["", "Recall of each class, mean over folds:", "", *table(
         ["class (images)", *(arm.title for arm in arms.values())],
-        [[f"{study.name(k)} ({label.counts[k]})", *(f"{recall[a][k]:.2f}" for a in arms)] for k in order])]
+        [[f"{label.name(k)} ({label.counts[k]})", *(f"{recall[a][k]:.2f}" for a in arms)] for k in order])]
     lines += study.differences(columns, [("oversampling", a) for a in arms if a != "oversampling"] + [
         (f"{g}-raw", f"{g}-cgankd") for g in study.gans])
     if of_fakes:

@@ -268,7 +268,7 @@ class Folds:
         unit = self.label.meta.get("unit", "") if self.label.meta else ""
         titles = list(map(self.label.counted, self.shown())) if self.kind == "class" else [
             f"{v:.3g} {unit}".strip() for v in self.bins()]
-        sheets.save_sheet(path, blocks, titles, per_band=3, title=f"{self.data.spec.name}, fold {first}")
+        sheets.save_sheet(path, blocks, titles, per_band=3, title=f"{self.whole.spec.name}, fold {first}")
 
 
 # ---- folds -----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dnnlib import json_file
 from dnnlib.util import atomic_path
 
 if TYPE_CHECKING:  # imported where it is used: training without pictures needs no Pillow
@@ -101,7 +102,7 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
     """Pictures below each other, their first images below each other too."""
     from PIL import Image
 
-    lefts = [json.loads(p.info["cells"])["x"][0] if "cells" in p.info else 0 for p in pictures]
+    lefts = [_places(p)["x"][0] if "cells" in p.info else 0 for p in pictures]
     moved = [max(lefts) - x for x in lefts]
     mode = "L" if all(p.mode == "L" for p in pictures) else "RGB"
     out = Image.new(mode, (max(p.width + x for p, x in zip(pictures, moved)), sum(p.height for p in pictures)), "white")
@@ -134,5 +135,9 @@ def save(path: str | os.PathLike, picture: Image.Image, parents: bool = True) ->
 def cells(picture: Image.Image) -> np.ndarray:
     """uint8 [rows, columns, H, W] or [rows, columns, H, W, 3]: the images of a sheet as it shows them, enlarged; those
     that the last row lacks are grey. KeyError for a picture that does not say where they are."""
-    at, pixels = json.loads(picture.info["cells"]), np.asarray(picture)
+    at, pixels = _places(picture), np.asarray(picture)
     return np.stack([np.stack([pixels[y : y + at["height"], x : x + at["width"]] for x in at["x"]]) for y in at["y"]])
+
+
+def _places(picture: Image.Image) -> dict:
+    return json_file.parse(picture.info["cells"], "the places of a sheet's images")

@@ -235,7 +235,7 @@ def guard() -> None:
 
 def outcome(read: Callable[[Path], Any], path: Path, watch: Watch) -> tuple[str, str, str]:
     """('loaded', 'refused' or 'uncaught', what the fault is, what was said) of reading a file under watch."""
-    from dnnlib.util import UserError
+    from dnnlib.util import UserError, printable
     from gantransfer.formats.inert_pickle import Refused
 
     signal.setitimer(signal.ITIMER_REAL, SLOW)
@@ -244,7 +244,7 @@ def outcome(read: Callable[[Path], Any], path: Path, watch: Watch) -> tuple[str,
         read(path)
         return "loaded", "", ""
     except (UserError, Refused) as e:
-        fine = str(e) and str(e).isprintable()
+        fine = str(e) and printable(e) == str(e)
         return ("refused", "", str(e)) if fine else ("uncaught", "a message that is not one line", "")
     except TooSlow:
         return "uncaught", f"more than {SLOW} s", ""

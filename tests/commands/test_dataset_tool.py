@@ -143,17 +143,6 @@ def test_classes_and_max_images(tmp_path, tool):
         assert code == 2 and only_line(err) and not (tmp_path / "d.zip").exists()
 
 
-def test_exif_orientation_is_applied(tmp_path, tool):
-    image = Image.fromarray(picture(3, 16, 16))
-    for orientation, turned in ((1, image), (3, image.rotate(180)), (6, image.rotate(-90)),
-                                (2, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))):
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        save(tmp_path / f"{orientation}/in.png", image, exif=exif)
-        assert tool(f"--source={tmp_path}/{orientation}", f"--dest={tmp_path}/{orientation}.zip")[0] == 0
-        assert np.array_equal(next(iter(read_set(tmp_path / f"{orientation}.zip")[1].values())), np.asarray(turned))
-
-
 def test_published_command_and_both_size_styles(tmp_path, tool):
     for i, (h, w) in enumerate(((20, 33), (40, 24), (16, 16))):
         save(tmp_path / f"Image/c{i}/{i}.jpg", picture(i, h, w))

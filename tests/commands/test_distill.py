@@ -2,17 +2,14 @@
 """The commands of distill, strung together on tiny networks; and what they refuse, in one line."""
 
 import json
-import signal
-import subprocess
 import sys
-import time
 import zipfile
 
 import numpy as np
 import pytest
 import torch
 
-from dnnlib.util import UserError, run_cli
+from dnnlib.util import UserError
 from gantransfer import snapshot
 from gantransfer.commands import distill
 from gantransfer.data.dataset import ImageDataset
@@ -23,7 +20,7 @@ from gantransfer.methods import METHODS, cgan_kd
 from gantransfer.methods.cgan_kd import CGANKDOptions
 from gantransfer.methods.density_ratio import DensityRatioOptions
 from gantransfer.networks.density_ratio import DensityRatio
-from tests.conftest import ROOT, write_image_zip
+from tests.conftest import write_image_zip
 from torch_utils import build
 
 FAST = ["--arch=conv4-8", "--kimg=0.064", "--batch=16", "--lr=0.01", "--optimizer=adamw", "--threads=1", "--crop=1"]
@@ -58,14 +55,9 @@ def run(name, *words):
     distill.main.main([name, *map(str, words)], standalone_mode=False)
 
 
-def refuse(capsys, name, *words):
-    """The one line of a refused command."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as e:
-        run_cli(lambda: distill.main.main([name, *map(str, words)], prog_name="distill"))
-    err = capsys.readouterr().err.strip().splitlines()
-    assert e.value.code == 2, err
-    return err[-1]
+def refuse(call, *words):
+    """The last line of a refused command."""
+    return call("distill", *words, check=2).stderr.strip().splitlines()[-1]
 
 
 def raw_fakes(work, tmp_path, *words, n=6):
@@ -186,11 +178,11 @@ def test_ready_images_and_refilter_need_no_generator(work, tmp_path):
     assert len(content(tmp_path / "f.zip")["labels"]) >= 20
 
 
-def test_select_rho_without_the_leak(work, tmp_path, capsys):
+def test_select_rho_without_the_leak(work, tmp_path, call):
     flags = [f"--data={work}/real.zip", "--grid=0.5,1.0", "--archs=conv4-8,conv4", f"--outdir={tmp_path}/rho",
              "--teacher-flags=" + " ".join(FAST), "--fakes-flags=--num-per-label=8",
              "--student-flags=" + " ".join(w for w in FAST if not w.startswith("--arch"))]
-    assert "it may know the validation images" in refuse(capsys, "select-rho", *flags, f"--network={work}/snap.pkl")
+    assert "it may know the validation images" in refuse(call, "select-rho", *flags, f"--network={work}/snap.pkl")
     part = ImageDataset(work / "real.zip", fname=str(tmp_path / "rho" / "subtrain.json"), use_labels=True)
     valid = ImageDataset(work / "real.zip", fname=str(tmp_path / "rho" / "subvalid.json"), use_labels=True)
     assert np.bincount(part.class_ids).tolist() == [8] * 4 and np.bincount(valid.class_ids).tolist() == [2] * 4
@@ -203,26 +195,6 @@ def test_select_rho_without_the_leak(work, tmp_path, capsys):
     for name in ("teacher", "rho0.5-conv4-8"):
         options = json.loads((tmp_path / "rho" / name / "training_options.json").read_text())
         assert options["num_images"] == 32  # nothing but the training part
-
-
-def test_a_killed_stage_goes_on(work, tmp_path):
-    """SIGTERM in the middle of a student, and of fakes; the same command ends with what an uninterrupted one makes."""
-    def words(outdir):
-        return ["student", *[w for w in FAST if "--kimg" not in w], "--kimg=5", "--snap=1", "--tick=0.25",
-                f"--data={work}/real.zip", f"--outdir={outdir}"]
-
-    run(*words(tmp_path / "a"))
-    process = subprocess.Popen([sys.executable, "-m", "gantransfer", "distill", *words(tmp_path / "b")], cwd=ROOT,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not list((tmp_path / "b").glob("training-state-*.pt")):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    out = process.communicate(timeout=60)[0]
-    assert process.returncode == 2 and "run the command again to continue" in out, out
-    run(*words(tmp_path / "b"))
-    a, b = (snapshot.load(tmp_path / k / "student.pkl").nets["net"].state for k in "ab")
-    assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_two_processes_train_the_same(work, tmp_path, monkeypatch):
@@ -276,7 +248,7 @@ def test_presets_name_flags_that_exist():
         assert set(preset["fakes"]) <= {p.name for p in distill.main.commands["fakes"].params}, name
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(work, tmp_path, digits, capsys):
+def test_bad_input_is_one_line_and_leaves_nothing(work, tmp_path, digits, call):
     images, y = digits
     real, t, snap = f"--data={work}/real.zip", f"--teacher={work}/teacher/teacher.pkl", f"--network={work}/snap.pkl"
     dest, out = f"--dest={tmp_path}/x.zip", f"--outdir={tmp_path}/x"
@@ -321,16 +293,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(work, tmp_path, digits, capsys
     ]
     before = {p.name for p in tmp_path.iterdir()}
     for words, message in cases:
-        line = refuse(capsys, *words)
+        line = refuse(call, *words)
         assert line.startswith("Error: ") and message in line, (words, line)
         left = {p.name for p in tmp_path.iterdir()} - before
         assert not left, (words, left)
 
 
-def test_a_class_that_the_filter_empties_is_named_and_another_rho_needs_no_drawing(work, tmp_path, capsys, monkeypatch):
+def test_a_class_that_the_filter_empties_is_named_and_another_rho_needs_no_drawing(work, tmp_path, call, monkeypatch):
     words = ["fakes", f"--data={work}/real.zip", f"--network={work}/snap.pkl", "--num-per-label=1",
              f"--teacher={work}/teacher/teacher.pkl", f"--dest={tmp_path}/x.zip", "--ties=strict"]
-    line = refuse(capsys, *words, "--rho=0.5")
+    line = refuse(call, *words, "--rho=0.5")
     assert "--rho=0.5 leaves no image of class 0 (1 before filtering)" in line and "x.zip.parts" in line
     assert not (tmp_path / "x.zip").exists()
     monkeypatch.setattr("gantransfer.distillation.fakes.draw_label", lambda *a: pytest.fail("drawn again"))
@@ -421,7 +393,7 @@ def test_a_teacher_says_how_good_it_is(tmp_path, tiny_zip, digits, capsys):
     assert "on the training images themselves" in capsys.readouterr().out
 
 
-def test_stages_are_rated_kept_and_stopped_as_runs_of_train(work, tmp_path, capsys, monkeypatch):
+def test_stages_are_rated_kept_and_stopped_as_runs_of_train(work, tmp_path, capsys, call, monkeypatch):
     """A network that does not learn: with nothing better for three snapshots in a row the stage is finished."""
     monkeypatch.setattr(build, "implementation", lambda device: pytest.fail("compiles kernels that nothing uses"))
     words = [f"--data={work}/real.zip", f"--outdir={tmp_path}/t", f"--test={work}/real.zip", "--tick=0.016", "--snap=1"]
@@ -436,4 +408,4 @@ def test_stages_are_rated_kept_and_stopped_as_runs_of_train(work, tmp_path, caps
     run("teacher", *FAST, *words, "--kimg=0.48", "--lr=0", "--stop_after=5")  # what rates may change
     assert "teacher: finished before" in capsys.readouterr().out
     words[1] = f"--outdir={tmp_path}/u"
-    assert "--best=loss is not measured; there are accuracy" in refuse(capsys, "teacher", *FAST, *words, "--best=loss")
+    assert "--best=loss is not measured; there are accuracy" in refuse(call, "teacher", *FAST, *words, "--best=loss")

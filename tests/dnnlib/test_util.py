@@ -26,6 +26,8 @@ from tests.conftest import ROOT
     (UserError("--data=x: no such file; give a folder or a zip"), 2, "Error: --data=x: no such file; give a folder"),
     (OSError(errno.ENOSPC, "No space left on device", "/full/out.zip"), 2, "/full/out.zip: No space left on device"),
     (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 2, "/root/x: Permission denied"),
+    (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/etc/hosts/x"), 2, "; part of this path is a file"),
+    (OSError(errno.ENAMETOOLONG, "File name too long", "/tmp/xxx"), 2, "File name too long; choose a shorter name"),
     (KeyboardInterrupt(), 130, "Stopped by SIGINT"), (util.Stopped(15), 143, "Stopped by SIGTERM"),
 ])
 def test_user_errors_become_one_line_and_an_exit_code(error, code, text, capsys):

@@ -133,8 +133,9 @@ def act(name: str, words: list[str], made: dict) -> None:
         assert name == "encode", name
 
 
-def really(name: str, words: list[str]) -> None:
-    CliRunner().invoke(import_module(f"gantransfer.commands.{name}").main, words, catch_exceptions=False,
+def really(name: str, words: list[str], room: str = "commands") -> None:
+    """Within this process, what it prints put aside; raises its UserError."""
+    CliRunner().invoke(import_module(f"gantransfer.{room}.{name}").main, words, catch_exceptions=False,
                        standalone_mode=False)
 
 

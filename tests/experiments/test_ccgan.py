@@ -8,16 +8,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 
 from dnnlib.util import UserError
-from gantransfer.commands import dataset_tool
 from gantransfer.data.dataset import DataSpec, ImageDataset
 from gantransfer.experiments import ccgan, students
 from gantransfer.method import RunConfig
 from gantransfer.methods.ccgan import CcGAN
 from tests.conftest import write_image_zip
+from tests.experiments.recorder import really
 
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn")
 
@@ -37,9 +36,8 @@ def test_the_table_marks_what_is_beyond_chance():
 
 
 def test_images_are_chosen_and_drawn_by_angle(tmp_path):
-    CliRunner().invoke(dataset_tool.main, ["--source=sklearn:rotated-digits", "--split=pool",
-                                           f"--dest={tmp_path / 'pool.zip'}", "--max-images=60"],
-                       catch_exceptions=False, standalone_mode=False)
+    really("dataset_tool", ["--source=sklearn:rotated-digits", "--split=pool", f"--dest={tmp_path / 'pool.zip'}",
+                            "--max-images=60"])
     for name, seed in (("train", 0), ("again", 0), ("other", 1)):
         students.few_labels(tmp_path / "pool.zip", seed, 24, tmp_path / f"{name}.json")
     texts = [(tmp_path / f"{n}.json").read_text() for n in ("train", "again", "other")]
@@ -77,7 +75,7 @@ def test_label_error_of_sets_by_a_judge(tmp_path):
 def test_without_scikit_learn_the_remedy_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "sklearn", None)
     with pytest.raises(UserError, match="pip install scikit-learn"):
-        CliRunner().invoke(ccgan.main, [f"--dir={tmp_path / 'x'}"], catch_exceptions=False, standalone_mode=False)
+        really("ccgan", [f"--dir={tmp_path / 'x'}"], "experiments")
     assert not (tmp_path / "x").exists()
 
 
@@ -99,7 +97,7 @@ def test_a_whole_fold_of_own_images(valued, tmp_path, monkeypatch):
     monkeypatch.setattr(ccgan, "CODE", 1)
     words = [f"--data={valued}", f"--dir={tmp_path / 'd'}", "--common=--cfg=tiny --ch=2", "--gan-kimg=0.1",
              "--student-kimg=1", "--student=--preset=small --arch=conv4-8", "--fakes=2x"]
-    CliRunner().invoke(ccgan.main, words, catch_exceptions=False, standalone_mode=False)
+    really("ccgan", words, "experiments")
     folder = tmp_path / "d/fold0"
     train, test = (ImageDataset(valued, fname=str(folder / f"{n}.json"), use_labels=True) for n in ("train", "test"))
     assert len(train) == 48 and len(test) == 12
@@ -116,7 +114,7 @@ def test_a_whole_fold_of_own_images(valued, tmp_path, monkeypatch):
     assert found["filtered"]["generated"]["images"] == found["cgankd"]["generated"]["images"] == 67
     before = (tmp_path / "d/table.md").read_text()
     assert "96 in all (--fakes=2x), 2 times the 48 training images" in before
-    CliRunner().invoke(ccgan.main, words, catch_exceptions=False, standalone_mode=False)
+    really("ccgan", words, "experiments")
     assert (tmp_path / "d/table.md").read_text() == before
 
 
@@ -125,5 +123,4 @@ def test_a_whole_fold_of_own_images(valued, tmp_path, monkeypatch):
     (["--data={own}", "--common=--cfg=tiny --seed=1"], "--seed is given by the study")])
 def test_flags_of_the_other_data_are_one_line(valued, tmp_path, flags, says):
     with pytest.raises(UserError, match=says):
-        CliRunner().invoke(ccgan.main, [f"--dir={tmp_path / 'x'}", *(f.format(own=valued) for f in flags)],
-                           catch_exceptions=False, standalone_mode=False)
+        really("ccgan", [f"--dir={tmp_path / 'x'}", *(f.format(own=valued) for f in flags)], "experiments")

@@ -8,13 +8,12 @@ import shutil
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from dnnlib.util import UserError
-from gantransfer.experiments import distill, folds
+from gantransfer.experiments import folds
 from gantransfer.experiments.folds import Folds
 from tests.conftest import write_image_zip
-from tests.experiments.recorder import record
+from tests.experiments.recorder import really, record
 
 COUNTS = (40, 20, 10, 5)
 
@@ -128,7 +127,7 @@ def test_a_whole_fold(own, tmp_path, capsys):
 
     words = [f"--data={own}", f"--dir={tmp_path / 'd'}", "--gans=balanced", "--common=--cfg=tiny --cbase=64 --cmax=8",
              "--gan-kimg=0.1", "--student-kimg=1", "--student=--preset=small --arch=conv4-8", "--fakes=3x"]
-    CliRunner().invoke(distill.main, words, catch_exceptions=False, standalone_mode=False)
+    really("distill", words, "experiments")
     found = {a: json.loads((tmp_path / f"d/results/{a}-fold0.json").read_text()) for a in (
         "real", "oversampling", "balanced-raw", "balanced-cgankd")}
     assert len({f["images_seen"] for f in found.values()}) == 1
@@ -145,5 +144,5 @@ def test_a_whole_fold(own, tmp_path, capsys):
     assert raw["per_label"] == 12 and raw["class_counts"] == [12] * 4 and raw["gan_seconds"] > 0
     before = (tmp_path / "d/table.md").read_text()
     capsys.readouterr()
-    CliRunner().invoke(distill.main, words, catch_exceptions=False, standalone_mode=False)
+    really("distill", words, "experiments")
     assert (tmp_path / "d/table.md").read_text() == before
