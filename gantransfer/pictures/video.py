@@ -51,8 +51,8 @@ def write_film(path: str | os.PathLike, movie: np.ndarray, fps: float, hold: flo
     check(path)
     kind, (height, width) = Path(path).suffix.lower(), movie.shape[1:3]
     if max(height, width) > KINDS[kind]:
-        raise UserError(f"{path}: frames of {width} x {height} pixels, and an {kind} has {KINDS[kind]} at most on a "
-                        "side; take a smaller --zoom, or fewer seeds")
+        raise UserError(f"{path}: its frames are {width} x {height} pixels, and {kind} holds {KINDS[kind]} at most on "
+                        "a side; give fewer seeds, or enlarge them less")
     if kind == ".webp":
         from PIL import Image
 

@@ -44,7 +44,7 @@ def test_frames_that_a_kind_cannot_hold_are_refused_and_nothing_is_written(kind,
             assert film.size == (most, 16)
     else:
         assert ffmpeg.count_frames_and_secs(str(tmp_path / "x.mp4"))[0] == 2
-    with pytest.raises(UserError, match=f"y{kind}: frames of 16 x {most + 1} pixels.*--zoom"):
+    with pytest.raises(UserError, match=f"y{kind}: its frames are 16 x {most + 1} pixels.*fewer seeds"):
         video.write_film(tmp_path / f"y{kind}", np.zeros((2, most + 1, 16, 3), np.uint8), fps=3)
     monkeypatch.setitem(video.KINDS, ".mp4", 10**6)
     if kind == ".mp4":  # whatever else ffmpeg refuses
