@@ -356,6 +356,17 @@ def test_non_finite_values_become_null(make_context, monkeypatch):
     json.dumps(result, allow_nan=False)
 
 
+@pytest.mark.parametrize("name, frechet", [
+    ("fid50k_full", True), ("fid_class", True), ("fid_inf", True), ("sfid_mynet_100", True), ("fd_kidnet_100", True),
+    ("smoke_fd_pixel16_256", True), ("report_digits32", True), ("kid50k_full", False), ("kd_pix64_100_class", False),
+    ("smoke_kid_pixel16_256", False), ("pr50k3_full", False), ("dc10k5", False), ("is50k", False),
+    ("diversity_class", False), ("kmmd", False)])
+def test_only_of_frechet_distances_it_is_said_that_few_images_bias_them(name, frechet):
+    assert metrics.lookup(name).name == name
+    said = metrics.warnings_of(dict(metric=name, results={}, low_sample=True, num_real=9))
+    assert bool(said) == frechet and all("Frechet" in s for s in said)
+
+
 def test_low_sample_is_flagged(make_context):
     assert metrics.compute("smoke_fd_pixel16_256", make_context())["low_sample"] is True
     many = metrics.compute("fd_digits32_50", make_context())
