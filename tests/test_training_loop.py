@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop as its users run it: exact resume, kills, several processes, divergence."""
 
+import functools
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -367,3 +369,25 @@ def test_a_shift_counts_images_shown(tiny_zip, tmp_path):
     for repeat in (1, 2):
         other = BatchSource(dataset, 0, "balanced", Span(0.008, 0.024), repeat)
         assert not np.array_equal(whole.indices(0, 96), other.indices(0, 96))
+
+
+def test_sheets_say_what_they_show_and_label_free_images_have_no_class(tiny_zip, tmp_path, monkeypatch):
+    class Both:
+        views, beside = ("image", "uc"), {"uc": "label-free images"}
+
+        def __call__(self, seeds, c, view="image"):
+            return torch.zeros([len(c), 1, 16 if view == "image" else 4, 16], dtype=torch.uint8)
+
+    shown = {}
+    monkeypatch.setattr(training_loop, "save_grid", lambda path, images, columns, **kw: shown.update({path.stem: kw}))
+    loop = SimpleNamespace(dataset=ImageDataset(tiny_zip, use_labels=True), cur_nimg=1234,
+                           out=SimpleNamespace(images=True, run_dir=tmp_path),
+                           method=SimpleNamespace(name="utlo", sampler=Both),
+                           writer=SimpleNamespace(write_image=lambda *a: None))
+    loop._sheet = functools.partial(training_loop._Loop._sheet, loop)
+    training_loop._Loop._images(loop, "fakes000001")
+    assert shown["fakes000001"]["title"] == "digits16: utlo, 1.2 kimg"
+    counts = loop.dataset.spec.label.counts
+    assert sorted(shown["fakes000001"]["row_labels"]) == sorted(f"{k} ({n})" for k, n in enumerate(counts))
+    assert shown["fakes_uc000001"]["title"] == "digits16: utlo, 1.2 kimg, label-free images"
+    assert shown["fakes_uc000001"]["row_labels"] is None

@@ -12,7 +12,7 @@ import os
 
 import click
 
-from dnnlib.util import UserError, atomic_path, atomic_write
+from dnnlib.util import UserError, atomic_path, atomic_write, check_writable
 from gantransfer.commands import CONTEXT
 from gantransfer.commands.flags import PATH, SNAPSHOT, IntRange
 
@@ -35,6 +35,8 @@ def main(network: str, top: int, layers: bool, json_path: str | None, picture: s
 
     if picture and os.path.splitext(picture)[1].lower() != ".png":
         raise UserError(f"--picture={picture} should end in .png")
+    for flag, path in (("--json", json_path), ("--picture", picture)):
+        check_writable(flag, path, True)
     snap = load(network)
     if snap.method != "cgantransfer":
         raise UserError(f"{network} is of the method {snap.method}; scores exist in snapshots of cgantransfer")

@@ -160,7 +160,7 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
             for write in writers:
                 write(index, made)
     if outdir:
-        print(f"{outdir}: {len(plan.seeds)} images")
+        print(f"{outdir}: {len(plan.seeds)} image{'s' * (len(plan.seeds) > 1)}")
     if not grid:
         return
     title = ", ".join([named, *plan.shared(spec), *plan.counting()])
@@ -174,7 +174,7 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
         images = sheet.pop("images")
         columns = min(plan.columns, len(images))
         save_grid(path, images, columns, zoom=zoom or zoom_to(images.shape[-1]), **sheet)
-        print(f"{path}: {len(images)} images, {columns} per row")
+        print(f"{path}: {len(images)} image{'s' * (len(images) > 1)}, {columns} per row")
 
 
 def _mix(sampler: Sampler, mix_rows: str | None, mix_cols: str | None, mix_layers: str | None, class_: str | None,

@@ -41,7 +41,8 @@ UNLABELLED = ("noise", "random_z", "z_shift")  # what a model without labels has
 
 @click.command(context_settings=CONTEXT)
 @click.option("--network", required=True, type=SNAPSHOT, metavar="PATH", help="Snapshot; file or URL")
-@click.option("--type", "kind", type=Choice(TYPES), help="What moves [default: class; noise of a model without labels]")
+@click.option("--type", "kind", type=Choice(TYPES), help="What moves [default: class; noise of a model "
+              "without labels or with one class]")
 @click.option("--output", type=PATH, metavar="FILE.png|mp4|webp", help="A sheet or a film")
 @click.option("--video", type=PATH, metavar="FILE", help="A film; without an ending .mp4 where the package "
               "imageio-ffmpeg is installed, else .webp")
@@ -89,15 +90,15 @@ def main(network: str, kind: str | None, output: str | None, video: str | None, 
         if video:
             raise UserError(f"--output={output} and --video={video} are two films; give one of them")
         output, video = None, output
-    for flag, path in (("--output", output), ("--video", video)):
-        check_writable(flag, path, True)
+    check_writable("--output", output, True)
     video = video and films.named(video)
     chosen = parse_seeds(seeds)
     where = pick_device(device)
     model = load(network)
     sampler = model.sampler(where)
     label = walks.label_of(sampler)
-    kind = kind or ("noise" if label.kind == "none" else "class")
+    one = label.kind == "class" and len(trained_classes(label)) < 2 and not second
+    kind = kind or ("noise" if label.kind == "none" or one else "class")
     if label.kind == "none" and (given := [f for f, v in (("--class-1", first), ("--class-2", second)) if v] or [
             f"--type={kind}"] * (kind not in UNLABELLED)):
         raise UserError(f"{given[0]}: {network} has no classes to walk between; omit it, or give --type="
@@ -107,6 +108,9 @@ def main(network: str, kind: str | None, output: str | None, video: str | None, 
     if kind == "random_z" and loop:
         raise UserError("--type=random_z jumps from one latent to another, and has no way back: omit --loop")
     ends = _ends(label, first, second)
+    if kind in ("class", "class_noise") and ends[0] == ends[1]:
+        raise UserError(f"--type={kind} moves from --class-1 to --class-2, and both are "
+                        f"{walks.name_of(label, ends[0])}: give two that differ, or --type=noise")
     sampler.check_center(trunc_center)
     between = slerp if interpolation == "spherical" else torch.lerp
     walk = walks.Walk(sampler, trunc, noise_mode, where, trunc_center)

@@ -666,7 +666,7 @@ def warnings_of(result: Mapping[str, Any]) -> list[str]:
     out = []
     if result.get("error"):
         out.append(f"{result['metric']} failed: {result['error']}")
-    if result.get("low_sample") and "kid" not in result["metric"]:
+    if result.get("low_sample") and re.match(r"s?fid|(smoke_)?fd_|report_", result["metric"]):
         out.append(f"{result['metric']}: {result['num_real']} real images are no more than the detector's features: "
                    "a singular covariance biases a Frechet distance upwards; compare at equal counts only, or use KID")
     return out + [f"{result['metric']}: {n}" for n in result.get("notes", [])]

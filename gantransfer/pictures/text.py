@@ -97,13 +97,17 @@ def _script(c: str) -> str:
 
 @functools.lru_cache(4096)
 def _runs(text: str) -> tuple[tuple[str, str], ...]:
-    """The text in parts, each with the file of the font that draws it. Marks and spaces stay with what they follow."""
+    """The text in parts, each with the file of the font that draws it. Marks stay with what they follow, and spaces
+    where another font follows with that one: behind words from right to left they would be drawn before them."""
     out: list[list[str]] = []
     for c in text:
         if out and (_blank(c) or unicodedata.category(c)[0] == "M" or out[-1][1] == _font_of(c)):
             out[-1][0] += c
-        else:
-            out.append([c, _font_of(c) or FONT])
+            continue
+        spaces = ""
+        if out and (word := out[-1][0].rstrip()):
+            out[-1][0], spaces = word, out[-1][0][len(word):]
+        out.append([spaces + c, _font_of(c) or FONT])
     return tuple((part, path) for part, path in out)
 
 

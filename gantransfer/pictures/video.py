@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dnnlib.util import UserError, atomic_path
+from dnnlib.util import UserError, atomic_path, check_writable
 
-KINDS = (".mp4", ".webp")
+KINDS = {".mp4": 16384, ".webp": 16383}  # and the pixels that a side of their frames may have
 
 
 def check(path: str | os.PathLike, flag: str = "--video") -> None:
@@ -24,9 +24,11 @@ def check(path: str | os.PathLike, flag: str = "--video") -> None:
 
 
 def named(path: str) -> str:
-    """The path with an ending, where it has none: of the film that can be written here. UserError as `check`."""
+    """The path of --video, with an ending where it has none: of the film that can be written here. UserError as
+    `check`, and where no file can be written."""
     path = path if Path(path).suffix else f"{path}{video_ending()}"
     check(path)
+    check_writable("--video", path, True)
     return path
 
 
@@ -45,9 +47,13 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: int, zoom: int
 
 def write_film(path: str | os.PathLike, movie: np.ndarray, fps: float, hold: float = 0) -> None:
     """uint8 [T, H, W, 3] as the kind of file that `path` ends in; the last frame stays for `hold` seconds more.
-    UserError as `check`."""
+    UserError as `check`, and for frames that are too large."""
     check(path)
-    if Path(path).suffix.lower() == ".webp":
+    kind, (height, width) = Path(path).suffix.lower(), movie.shape[1:3]
+    if max(height, width) > KINDS[kind]:
+        raise UserError(f"{path}: its frames are {width} x {height} pixels, and {kind} holds {KINDS[kind]} at most on "
+                        "a side; give fewer seeds, or enlarge them less")
+    if kind == ".webp":
         from PIL import Image
 
         first, *rest = map(Image.fromarray, movie)
@@ -59,7 +65,7 @@ def write_film(path: str | os.PathLike, movie: np.ndarray, fps: float, hold: flo
         return
     # Encoders want even sizes.
     movie = np.pad(movie, ((0, round(hold * fps)), (0, 0), (0, 0), (0, 0)), mode="edge")
-    movie = np.pad(movie, ((0, 0), (0, movie.shape[1] % 2), (0, movie.shape[2] % 2), (0, 0)))
+    movie = np.pad(movie, ((0, 0), (0, movie.shape[1] % 2), (0, movie.shape[2] % 2), (0, 0)), mode="edge")
     with atomic_path(path) as tmp:
         writer = _ffmpeg().write_frames(str(tmp), (movie.shape[2], movie.shape[1]), fps=fps, macro_block_size=1,
                                         output_params=["-f", "mp4"])
@@ -67,6 +73,8 @@ def write_film(path: str | os.PathLike, movie: np.ndarray, fps: float, hold: flo
         for frame in movie:
             writer.send(np.ascontiguousarray(frame))
         writer.close()
+        if not os.path.getsize(tmp):  # ffmpeg has failed, and only its own lines say so
+            raise UserError(f"{path}: ffmpeg has written nothing, for the reason above; a .webp needs no ffmpeg")
 
 
 def _ffmpeg():

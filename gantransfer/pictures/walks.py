@@ -132,11 +132,7 @@ class Words:
 def words(label: LabelSpec, kind: str, seeds: Sequence[int], first: float, second: float, steps: int,
           loop: bool = False) -> Words:
     """Of `sheet` with the same arguments."""
-    def name(end: float) -> str:
-        if label.kind == "class":
-            return label.name(end)
-        return f"{end:.3g} {label.meta.get('unit', '')}".rstrip() if label.kind == "value" else ""
-
+    name = functools.partial(name_of, label)
     ts = _times(kind, steps, len(seeds), loop)
     here = f"class {name(first)}" if label.kind == "class" else name(first)
     out = Words(here, [f"seed {s}" for s in seeds], [_percent(t) for t in ts], [], [0, steps - 1])
@@ -171,6 +167,13 @@ def words(label: LabelSpec, kind: str, seeds: Sequence[int], first: float, secon
         out.title = f"{here}, {what} shifted".removeprefix(", ")
     out.frames = [f"{here}, {f}".removeprefix(", ") for f in out.frames]
     return out
+
+
+def name_of(label: LabelSpec, end: float) -> str:
+    """What a class id, or a value of a continuous label, is called; '' of a model without labels."""
+    if label.kind == "class":
+        return label.name(end)
+    return f"{end:.3g} {label.meta.get('unit', '')}".rstrip() if label.kind == "value" else ""
 
 
 def _percent(t: float) -> str:

@@ -174,7 +174,8 @@ def block(tail: Tail) -> str:
            "copying.</p>", markup.items(tail.notes)]
     for c in tail.classes:
         ratio = f", ratio {three(c.ratio)}" if np.isfinite(c.ratio) else ""
-        out.append(f"<figure><figcaption>{markup.text(c.title)}: {c.train:,} training images{ratio}, distances "
-                   f"{three(c.distances[0])} to {three(c.distances[-1])}</figcaption>"
+        # A name from right to left must not take the numbers behind it along.
+        out.append(f"<figure><figcaption><bdi>{markup.text(c.title)}</bdi>: {c.train:,} training images{ratio}, "
+                   f"distances {three(c.distances[0])} to {three(c.distances[-1])}</figcaption>"
                    + markup.image(c.picture, "png", f"fakes and nearest training images of {c.title}") + "</figure>")
     return "".join(out)

@@ -162,6 +162,12 @@ def test_drawn_labels(tmp_path, trees):
     assert all(sum(n.endswith(f"class{k}.png") for n in names) > 10 for k in (1, 2, 3))
 
 
+def test_what_was_made_is_counted_in_words(tmp_path, trees, capsys):
+    run(f"--network={trees}", "--class=ash", "--seeds=5", "--grid", tmp_path / "g.png", "--outdir", tmp_path / "o")
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'o'}: 1 image\n" in said and f"{tmp_path / 'g.png'}: 1 image, 1 per row\n" in said
+
+
 def test_grid_has_a_row_per_class(tmp_path, trees):
     run("--network", trees, "--grid", tmp_path / "all.png", "--seeds=0-4", "--zoom=1")
     made = sheet(tmp_path / "all.png")

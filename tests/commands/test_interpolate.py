@@ -168,6 +168,27 @@ def test_models_without_labels_walk_between_latents(plain, tmp_path):
             command(f"--network={plain}", f"--output={tmp_path / 'o.png'}", *words)
 
 
+def test_a_walk_from_a_class_to_itself_is_none(hyper, conditional, tmp_path):
+    hyper.save(tmp_path / "x.pkl")
+    base = [f"--network={tmp_path / 'x.pkl'}", f"--output={tmp_path / 'o.png'}", "--seeds=0,1", "--steps=2"]
+    for words in (["--class-1=c", "--class-2=id:2"], ["--type=class_noise", "--class-1=c", "--class-2=c"]):
+        with pytest.raises(UserError, match="both are c: give two that differ, or --type=noise"):
+            command(*base, *words)
+    command(*base, "--type=noise", "--class-1=c", "--class-2=c")
+    label = LabelSpec("class", 4, (0, 5, 0, 0), ("ash", "beech", "cedar", "elm"))  # of which one had images
+    snap = Snapshot("stylegan2", conditional.nets, data={**conditional.data, "label": label.to_dict()})
+    snap.save(tmp_path / "x.pkl")
+    (tmp_path / "o.png").unlink()
+    with pytest.raises(UserError, match="both are beech"):
+        command(*base, "--type=class")
+    command(*base)  # from latent to latent
+    with Image.open(tmp_path / "o.png") as picture:
+        made = grids.cells(picture)[0, :, ::2, ::2]
+    sampler = METHODS["stylegan2"].sampler_from(load(tmp_path / "x.pkl"))
+    c = torch.nn.functional.one_hot(torch.tensor([1]), 4).float()
+    assert all(near(made[k], sampler([k], c, noise_mode="const").numpy()[0, 0]) for k in (0, 1))
+
+
 @pytest.fixture(scope="module")
 def earlier_runs(tmp_path_factory):
     """A folder with a run of every method."""

@@ -214,7 +214,7 @@ def test_the_console_has_a_line_of_metrics_per_snapshot_and_each_note_once(call,
     assert {line.index(" kimg ") for line in (*ticks, *lines)} == {ticks[0].index(" kimg ")}
     notes = [line for line in out.splitlines() if line.startswith("Note: ")]
     assert len(notes) == len(set(notes)) >= 2 and any("not FID" in n for n in notes)
-    assert f"Figures:      per-class FD {fd:.3g} " in out
+    assert f"Figures:      per-class FD {fd:.3g} " in out and "40 images 16x16, 1 channel, 4 classes" in out
     again = call(*command, "--kimg=0.032", f"--resume={run}").stdout
     assert again.count("\nmetrics ") == 1 and "Figures:      per-class FD" in again
 

@@ -119,3 +119,14 @@ def test_twice_the_spread():
 
 def test_no_bound_for_losses_that_measure_no_distance():
     assert "bound_latent_gap" not in figures(wasserstein=False)[0].now()
+
+
+def test_a_warning_comes_when_it_begins_and_a_verdict_when_it_changes(capsys):
+    """The figures come with every snapshot."""
+    figures = Figures.__new__(Figures)
+    figures.said, figures.mappings = {}, {"M": None, "copies": None}
+    lines = []
+    for residual, fd in ((0.9, 3.0), (0.8, 2.9), (0.0, 1.0), (0.9, 0.9)):
+        figures.say(dict(bypass_residual=residual, latent_fd=fd, latent_fd_copies=2.0, latent_fd_floor=0.1))
+        lines.append([line.split(" ")[0] + " NOT" * ("NOT" in line) for line in capsys.readouterr().out.splitlines()])
+    assert lines == [["Warning:", "latent_fd NOT"], [], ["latent_fd"], ["Warning:"]]

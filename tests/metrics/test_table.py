@@ -115,6 +115,14 @@ def test_older_names_take_the_first_n_mirrored_as_in_training(make_context, stan
         assert metrics.compute("fid50", ctx)["results"]["fid50"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_precision_by_the_newer_name_never_sees_mirrored_reals(make_context, stand_in):
+    def reals(name, mirror):
+        return metrics.compute(name, make_context(mirror=mirror))["num_real"]
+
+    assert reals("pr1k3_full", True) == reals("pr1k3_full", False) == reals("pr1k3", False) == 40
+    assert reals("pr1k3", True) == 80
+
+
 def test_mirroring_follows_the_training_set(make_context, tiny_zip, reference):
     assert make_context(training=ImageDataset(tiny_zip, use_labels=True, xflip=True)).mirrored
     assert not make_context(training=reference).mirrored
@@ -346,6 +354,17 @@ def test_non_finite_values_become_null(make_context, monkeypatch):
     result = metrics.compute("fd_pix64_50", make_context())
     assert result["results"] == {"fd_pix64_50": None} and "not finite" in result["error"]
     json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("name, frechet", [
+    ("fid50k_full", True), ("fid_class", True), ("fid_inf", True), ("sfid_mynet_100", True), ("fd_kidnet_100", True),
+    ("smoke_fd_pixel16_256", True), ("report_digits32", True), ("kid50k_full", False), ("kd_pix64_100_class", False),
+    ("smoke_kid_pixel16_256", False), ("pr50k3_full", False), ("dc10k5", False), ("is50k", False),
+    ("diversity_class", False), ("kmmd", False)])
+def test_only_of_frechet_distances_it_is_said_that_few_images_bias_them(name, frechet):
+    assert metrics.lookup(name).name == name
+    said = metrics.warnings_of(dict(metric=name, results={}, low_sample=True, num_real=9))
+    assert bool(said) == frechet and all("Frechet" in s for s in said)
 
 
 def test_low_sample_is_flagged(make_context):

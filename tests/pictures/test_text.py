@@ -49,7 +49,9 @@ def test_other_scripts_are_drawn_by_a_font_of_the_machine(tmp_path, monkeypatch,
     monkeypatch.setattr(text, "FOLDERS", (str(tmp_path),))
     armenian = "\u0540\u0561\u0575"  # in DejaVu, and not in what is bundled
     assert text.check([armenian, "Ёлка"]) == [armenian, "Ёлка"] and not capsys.readouterr().err
-    assert text._runs(f"{armenian} (7)") == ((f"{armenian} ", str(tmp_path / "z.ttf")), ("(7)", text.FONT))
+    other = str(tmp_path / "z.ttf")
+    # The space before the number is not the word's: behind one from right to left it would be drawn before the word.
+    assert text._runs(f"{armenian} {armenian} (7)") == ((f"{armenian} {armenian}", other), (" (7)", text.FONT))
     known = drawn(armenian)
     monkeypatch.setattr(text, "FOLDERS", ())
     text._table.cache_clear(), text._fonts.cache_clear(), text._runs.cache_clear()

@@ -87,3 +87,10 @@ def test_what_is_not_at_hand_is_said(planted):
         path.unlink()
     with pytest.raises(UserError, match="there is no snapshot"):
         tail.look(read.read(planted), 4)
+
+
+def test_a_name_from_right_to_left_leaves_the_numbers_where_they_are():
+    """<bdi> keeps its text apart from the order of what is around it."""
+    copies = tail.Copies("\u0639\u0631\u0628 <b>", 4, 0.5, b"", [8.0, 9.0])
+    page = tail.block(tail.Tail("x.pkl", "pixel16", 24, [copies]))
+    assert "<bdi>\u0639\u0631\u0628 &lt;b&gt;</bdi>: 4 training images, ratio 0.5, distances 8 to 9" in page
