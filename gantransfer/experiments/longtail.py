@@ -41,6 +41,10 @@ ARMS = {
     "shift": Arm("moving to balanced", "--method=stylegan2 --sampling=balanced --sampling_shift=25%-50%"),
     "reweight": Arm("balanced labels, re-weighted reals",
                     "--method=stylegan2 --sampling_labels=balanced --reweight_reals=True"),
+    "rpgan-balanced": Arm("relativistic pairs + balanced", "--method=stylegan2 --sampling=balanced --gan_loss=rpgan "
+                          "--gamma=0.05 --r2_gamma=0.05"),
+    "rpgan-shift": Arm("relativistic pairs + moving to balanced", "--method=stylegan2 --sampling=balanced "
+                       "--sampling_shift=25%-50% --gan_loss=rpgan --gamma=0.05 --r2_gamma=0.05"),
 }
 PRIMARY = "class_fd_few"
 # Also compared, beside each with the first: what UTLO adds to what it is built on.

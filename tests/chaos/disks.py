@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,26 +16,24 @@ from pathlib import Path
 import torch
 
 from gantransfer.training_loop import find_states
-from tests.chaos.runs import Field, order
-from tests.chaos.server import Server
+from tests.chaos.runs import Field, order, the_field
 
 
 def run(seconds: float, seed: int = 0) -> dict[str, float]:
     """For about `seconds`, at least one of each. Figures: limits (of file size), full (disks), moved, damaged."""
     rng, end = random.Random(seed), time.monotonic() + seconds
     figures = dict(limits=0, full=0, moved=0, damaged=0, unequal=0)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as scratch, Server(Path(scratch, "cache")) as server:
-        field = Field(Path(scratch), server)
-        names = order(seconds, rng)
-        count = 0
-        while count < 1 or time.monotonic() < end:
-            name, outdir = names[count % len(names)], Path(scratch, f"disk{count}")
-            for part in (_limit, _full, _moved, _damaged):
-                if part is not _limit and time.monotonic() > end and count:
-                    break
-                part(field, name, outdir / part.__name__, rng, figures)
-                shutil.rmtree(outdir, ignore_errors=True)
-            count += 1
+    field = the_field()
+    names = order(seconds, rng)
+    count = 0
+    while count < 1 or time.monotonic() < end:
+        name, outdir = names[count % len(names)], field.folder / f"disk{count}"
+        for part in (_limit, _full, _moved, _damaged):
+            if part is not _limit and time.monotonic() > end and count:
+                break
+            part(field, name, outdir / part.__name__, rng, figures)
+            shutil.rmtree(outdir, ignore_errors=True)
+        count += 1
     return figures
 
 

@@ -6,29 +6,27 @@ from __future__ import annotations
 
 import random
 import signal
-import tempfile
 import time
 from pathlib import Path
 
 from gantransfer.training_loop import find_states
-from tests.chaos.runs import Field, order
-from tests.chaos.server import Child, Server
+from tests.chaos.runs import Field, order, the_field
+from tests.chaos.server import Child
 
 
 def run(seconds: float, seed: int = 0) -> dict[str, float]:
     """For about `seconds`, at least one run. Figures: methods, kills, in_write (of them), restarts, unequal."""
     rng, end = random.Random(seed), time.monotonic() + seconds
     figures = dict(methods=0, kills=0, in_write=0, restarts=0, unequal=0)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as scratch, Server(Path(scratch, "cache")) as server:
-        field = Field(Path(scratch), server)
-        names = order(seconds, rng)
-        done: set[str] = set()
-        count = 0
-        while not done or time.monotonic() < end:
-            name = names[count % len(names)]
-            storm(field, name, Path(scratch, f"storm{count}"), rng, figures)
-            done.add(name)
-            count += 1
+    field = the_field()
+    names = order(seconds, rng)
+    done: set[str] = set()
+    count = 0
+    while not done or time.monotonic() < end:
+        name = names[count % len(names)]
+        storm(field, name, field.folder / f"storm{count}", rng, figures)
+        done.add(name)
+        count += 1
     return figures | dict(methods=len(done))
 
 

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import random
+import tempfile
 from pathlib import Path
 
 import torch
@@ -81,6 +84,16 @@ class Field:
             assert net.state.keys() == other.keys()
             differ += sum(not torch.equal(t, other[n]) for n, t in net.state.items())
         return differ
+
+
+@functools.cache
+def the_field() -> Field:
+    """The one that all parts of a process share; it goes when the process ends."""
+    scratch = tempfile.TemporaryDirectory(prefix="chaos-")
+    atexit.register(scratch.cleanup)
+    server = Server(Path(scratch.name, "cache"))
+    atexit.register(server.close)  # before the folder, as what is registered last comes first
+    return Field(Path(scratch.name), server)
 
 
 assert set(METHODS) <= set(RUNS), f"a new method needs a line in RUNS: {set(METHODS) - set(RUNS)}"

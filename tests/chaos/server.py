@@ -51,10 +51,7 @@ class Server:
         child = self.start(log, *argv, fsize=fsize)
         return child.wait(), child.output()
 
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
+    def close(self) -> None:
         self.process.stdin.close()
         self.process.wait(timeout=60)
 

@@ -7,15 +7,13 @@ from __future__ import annotations
 import random
 import re
 import signal
-import tempfile
 import time
 from pathlib import Path
 
 import torch
 
 from gantransfer.training_loop import find_states
-from tests.chaos.runs import Field, order
-from tests.chaos.server import Server
+from tests.chaos.runs import Field, order, the_field
 
 CODES = {signal.SIGTERM: (0, 143), signal.SIGINT: (130,)}
 
@@ -24,14 +22,13 @@ def run(seconds: float, seed: int = 0) -> dict[str, float]:
     """For about `seconds`, at least one run. Figures: signals, stopped (with their state), unequal."""
     rng, end = random.Random(seed), time.monotonic() + seconds
     figures = dict(methods=0, signals=0, stopped=0, unequal=0)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as scratch, Server(Path(scratch, "cache")) as server:
-        field = Field(Path(scratch), server)
-        names = order(seconds, rng)
-        count = 0
-        while not count or time.monotonic() < end:
-            name = names[count % len(names)]
-            _one(field, name, Path(scratch, f"signals{count}"), rng, figures)
-            count += 1
+    field = the_field()
+    names = order(seconds, rng)
+    count = 0
+    while not count or time.monotonic() < end:
+        name = names[count % len(names)]
+        _one(field, name, field.folder / f"signals{count}", rng, figures)
+        count += 1
     return figures | dict(methods=min(count, len(names)))
 
 

@@ -7,25 +7,22 @@ from __future__ import annotations
 import json
 import random
 import signal
-import tempfile
 import time
 from pathlib import Path
 
-from tests.chaos.runs import Field
-from tests.chaos.server import Server
+from tests.chaos.runs import Field, the_field
 
 
 def run(seconds: float, seed: int = 0) -> dict[str, float]:
     """For about `seconds`, at least one of each. Figures: starts, refused, shared (numbers), mixed (logs)."""
     rng, end = random.Random(seed), time.monotonic() + seconds
     figures = dict(starts=0, refused=0, shared=0, mixed=0)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as scratch, Server(Path(scratch, "cache")) as server:
-        field, count = Field(Path(scratch), server), 0
-        while not count or time.monotonic() < end:
-            _starts(field, Path(scratch, f"starts{count}"), rng, figures)
-            _continued(field, Path(scratch, f"continued{count}"), rng, figures)
-            _conversions(field, Path(scratch), count, figures)
-            count += 1
+    field, count = the_field(), 0
+    while not count or time.monotonic() < end:
+        _starts(field, field.folder / f"starts{count}", rng, figures)
+        _continued(field, field.folder / f"continued{count}", rng, figures)
+        _conversions(field, field.folder, count, figures)
+        count += 1
     return figures
 
 

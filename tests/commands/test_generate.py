@@ -289,7 +289,7 @@ def test_as_a_command(tmp_path, trees):
 
     done = command("--seeds=0", "--class=0", f"--outdir={tmp_path / 'o'}", "--device=cpu")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "o" / "seed0000-class0.png").exists() and "1 images" in done.stdout
+    assert (tmp_path / "o" / "seed0000-class0.png").exists() and "1 image\n" in done.stdout
     failed = command("--seeds=0", f"--outdir={tmp_path / 'o'}")
     assert failed.returncode == 2 and failed.stderr.startswith("Error: this model is class-conditional")
     assert "Traceback" not in failed.stderr
