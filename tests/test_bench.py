@@ -4,6 +4,7 @@ What needs CUDA runs against stand-ins of torch.cuda, whose names are looked up 
 
 import contextlib
 import json
+import re
 import sys
 import types
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from tests.bench import bench_data, bench_ops, bench_step, common, compare, gpu_check, gpu_tests
+from tests.bench import against_original, bench_data, bench_ops, bench_step, common, compare, gpu_check, gpu_tests
 from tests.conftest import ROOT
 from tests.graph_emulator import EmulatedGraphs
 from torch_utils import build
@@ -414,3 +415,64 @@ def test_stages_need_torch_alone(native, run_script, tmp_path):
         result = json.loads((tmp_path / f"{stage}.part").read_text())
         assert result and result.get("passed", True), stage
     assert (ROOT / "tests" / "bench" / "gpu_check.py").is_file()
+
+
+FAKE = """
+import torch
+from torch import nn
+
+class Generator(nn.Module):
+    def __init__(self, z_dim, w_dim, c_dim, img_resolution, img_channels, mapping_kwargs, synthesis_kwargs):
+        super().__init__()
+        self.z_dim, self.shape = z_dim, (img_channels, img_resolution, img_resolution)
+        self.gain = nn.Parameter(torch.ones(1))
+        self.mapping = self.synthesis = None
+
+    def load_state_dict(self, state):
+        assert "synthesis.b4.const" in state
+
+    def forward(self, z, c, noise_mode):
+        return self.gain * torch.ones(len(z), *self.shape)
+
+class Discriminator(nn.Module):
+    def __init__(self, c_dim, img_resolution, img_channels, epilogue_kwargs, channel_base, channel_max):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def load_state_dict(self, state):
+        assert "b4.out.weight" in state
+"""
+FAKE_LOSS = """
+class StyleGAN2Loss:
+    def __init__(self, device, G_mapping, G_synthesis, D, r1_gamma):
+        self.D, self.G = D, None
+
+    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain):
+        (self.D.gain * real_img.mean() * gain).sum().backward() if self.D.gain.requires_grad else None
+"""
+
+
+@pytest.mark.slow
+def test_the_original_runs_beside_ours_and_its_images_are_compared(tmp_path, monkeypatch, capsys):
+    """A stand-in with the original's names; that of StyleGAN2-ADA is not in this repository."""
+    for name, text in (("training/networks.py", FAKE), ("training/loss.py", FAKE_LOSS), ("training/__init__.py", ""),
+                       ("torch_utils/__init__.py", ""), ("torch_utils/misc.py", "from torch import nan_to_num\n")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(against_original, "NETS", {"small": (8, 4, 4, 0, None)})
+    monkeypatch.setattr(against_original, "BATCHES", (2,))
+    words = [f"--original={tmp_path}", "--rounds=2", "--kernels=ref"]
+    report = assert_schema(against_original.run(against_original.parser().parse_args(words)))
+    medians = {(r["op"], r["variant"]): r["ms"]["median"] for r in report["rows"]}
+    names = ("Gmain", "Dmain", "Greg", "Dreg", "average", "images 2", "step")
+    assert set(medians) == {(f"small {n}", k) for n in names for k in ("ours", "original")}
+    for k in ("ours", "original"):
+        of = {n: medians[f"small {n}", k] for n in names}
+        assert of["step"] == pytest.approx(of["Gmain"] + of["Dmain"] + of["Greg"] / 4 + of["Dreg"] / 16 + of["average"])
+    assert medians["small step", "ours"] > medians["small step", "original"]
+    found = {r["op"]: r["ratio"] for r in report["ratios"]}
+    assert found["small step"] == medians["small step", "original"] / medians["small step", "ours"]
+    assert re.search(r"images differ by \d\d+ of 255", capsys.readouterr().out)
+    with pytest.raises(UserError, match="--original-utlo=None: --cfg=utlo needs a checkout"):
+        monkeypatch.setattr(against_original, "NETS", {"utlo": (8, 4, 4, 2, 4)})
+        against_original.run(against_original.parser().parse_args(["--cfg=utlo"]))
