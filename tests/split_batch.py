@@ -35,7 +35,7 @@ CASES: dict[str, tuple[str, str | None, bool, str | None, dict[str, Any]]] = {
     "stylegan2": ("stylegan2", None, False, None, REGULAR),
     "one group": ("stylegan2", None, False, None, dict(STYLE, mbstd_group=8, r1_aug=True)),
     "utlo": ("utlo", None, False, None, dict(STYLE, res_uc=4, diffaug="light")),
-    "transitional": ("transitional", None, False, None, dict(STYLE, t_start_kimg=0.0, t_end_kimg=0.02)),
+    "transitional": ("transitional", None, False, None, dict(STYLE, t_start_kimg=0.0, t_end_kimg=0.012)),
     "biggan": ("biggan", None, False, None, dict(BIG, g_ch=2, d_ch=2)),
     "tail": ("stylegan2", None, False, None, dict(STYLE, aug="ada-class", ada_kimg=0.1, augpipe="bgc", target=0.0,
                                                   noisy_twins=0.1, gsr=0.5, gan_loss="rpgan", r2_gamma=0.5,
@@ -56,7 +56,7 @@ CASES: dict[str, tuple[str, str | None, bool, str | None, dict[str, Any]]] = {
                                                             moment_weight=1.0, hidden_g="16", hidden_d="16")),
     "mind_tune": ("mind_tune", None, False, "mind2mind", dict(cfg="tiny")),
     "ccgan": ("ccgan", None, True, None, dict(cfg="tiny", embed_kimg=0.0, label_input="nli")),
-    "ccgan code": ("ccgan", None, True, None, dict(cfg="tiny", embed_kimg=0.016)),
+    "ccgan code": ("ccgan", None, True, None, dict(cfg="tiny", embed_kimg=0.008)),
     "teacher": ("cgan_kd", "teacher", False, None, dict(KD, dropout=0.5)),
     "head": ("cgan_kd", "head", False, "teacher", KD),
     **{f"student {kd}": ("cgan_kd", "student", False, None, dict(KD, kd=kd))
@@ -65,7 +65,7 @@ CASES: dict[str, tuple[str, str | None, bool, str | None, dict[str, Any]]] = {
     "sparse features": ("density_ratio", "features", True, None, dict(features="sae", feature_width=8)),
     "ratio": ("density_ratio", "ratio", False, "stylegan2", dict(features="teacher", width="tiny")),
 }
-STEPS, BATCH = 3, 8
+STEPS, BATCH = 2, 8
 KINDS = {**METHODS, CGANKD.name: CGANKD, DensityRatioTraining.name: DensityRatioTraining}
 SOURCES: dict[str, tuple[str, str | None, bool, str | None, dict[str, Any]]] = {
     **{k: CASES[k] for k in ("encoder", "teacher", "head", "mind2mind", "cgantransfer")},

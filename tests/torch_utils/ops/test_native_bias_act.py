@@ -74,6 +74,8 @@ def test_any_dimension_any_layout(dim):
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("gain, clamp, alpha", [(1.2, None, None), (1.2, 0.6, None), (0.4, None, 0.5)])
 def test_gradcheck(act, gain, clamp, alpha):
+    if EMULATED and clamp is None:
+        pytest.skip("the formulas are those of the CPU kernel, which is put through all of them")
     torch.manual_seed(0)
     b = torch.randn(3, dtype=torch.float64)
     x = away_from_kinks(torch.randn(2, 3, 3, 2, dtype=torch.float64), b, 1, gain, clamp, act, alpha)

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from tests.torch_utils.ops.conftest import LAYOUTS, TOLERANCE, compiles, derivatives_fit, rel
+from tests.torch_utils.ops.conftest import EMULATED, LAYOUTS, TOLERANCE, compiles, derivatives_fit, rel
 from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 pytestmark = pytest.mark.usefixtures("native")
@@ -39,6 +39,8 @@ def compare(x, f, dtype, **kw):
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("name", list(filters()))
 def test_against_definition(name, dtype):
+    if EMULATED and name != "outer" and dtype in (torch.float16, torch.float64):
+        pytest.skip("the type is chosen apart from the filter: one filter shows all types")
     f = filters()[name]
     shapes = SHAPES if name == "outer" else SHAPES[:7] if name == "12" else SHAPES[2:6]
     for shape, layout, (up, down) in itertools.product(shapes, LAYOUTS, [(1, 1), (2, 1), (1, 2)]):
