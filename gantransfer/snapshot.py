@@ -120,6 +120,8 @@ class _NoMemory(TorchFunctionMode):
     """Weights are made without storage, and not too many of them: a file cannot make us allocate what it lacks."""
 
     FACTORIES = (torch.randn, torch.rand, torch.zeros, torch.ones, torch.full, torch.empty)
+    # Shapes stay; without storage torch would compute them in Python, for which it imports its compiler (1 s).
+    SCALINGS = (torch.Tensor.mul, torch.Tensor.div, torch.Tensor.mul_, torch.Tensor.div_)
     MOST = 5_000  # tensors; the largest published networks have a few hundred
 
     def __init__(self):
@@ -133,6 +135,8 @@ class _NoMemory(TorchFunctionMode):
             if self.made > self.MOST:
                 raise ValueError(f"they ask for more than {self.MOST} tensors")
             kwargs["device"] = "meta"
+        elif func in self.SCALINGS and args[0].is_meta and isinstance(args[1], float | int):
+            return args[0]
         return func(*args, **kwargs)
 
 

@@ -243,6 +243,12 @@ def test_torchvision_is_never_imported_and_wandb_only_for_logging(name):
     assert "wandb" not in imports(name) or name == "torch_utils.stats"
 
 
+@pytest.mark.parametrize("name", [n for n in modules() if inside(n, PACKAGES) and n != "torch_utils.optimizers"])
+def test_optimisers_are_those_without_torchs_compiler(name):
+    of_torch = {ast.unparse(n.func) for n in ast.walk(tree(name)) if isinstance(n, ast.Call)}
+    assert not {f for f in of_torch if f.startswith("torch.optim.") and "lr_scheduler" not in f}
+
+
 def test_training_loop_knows_no_network_and_no_method():
     if "gantransfer.training_loop" not in modules():
         pytest.skip("no training loop yet")

@@ -87,12 +87,10 @@ def check_world(num: int, kind: str, flag: str = "--gpus") -> None:
                         f"use {flag}={max(have, 1)} or fewer")
 
 
-def init(kind: str = "auto", optimizers: bool = False) -> torch.device:
+def init(kind: str = "auto") -> torch.device:
     """Join the process group that the environment describes (none: a single process) and return this rank's device.
 
-    Blocks until all ranks have joined. The caller ends the job with `shutdown`. `optimizers`: some will be made: they
-    import torch's compiler, which holds on to a group that it finds, so that the group's threads would outlive
-    `shutdown`; and threads that outlive the interpreter can abort it. So the compiler comes first then.
+    Blocks until all ranks have joined. The caller ends the job with `shutdown`.
     """
     kind = resolve_device(kind)
     local_rank = int(os.environ.get("LOCAL_RANK", 0)) if launched() else 0
@@ -106,8 +104,6 @@ def init(kind: str = "auto", optimizers: bool = False) -> torch.device:
     elif "TORCHELASTIC_RUN_ID" in os.environ:
         threading.Thread(target=_exit_with_agent, daemon=True, name="agent-watch").start()
     if launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_initialized():
-        if optimizers:
-            from torch import _dynamo  # noqa: F401
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         args = dict(init_method="env://")
         try:

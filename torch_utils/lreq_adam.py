@@ -13,7 +13,10 @@ from collections.abc import Iterable
 
 import torch
 
+from torch_utils.optimizers import without_compiler
 
+
+@without_compiler
 class LREQAdam(torch.optim.Optimizer):
     """params: (parameter, coefficient) pairs."""
 

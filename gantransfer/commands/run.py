@@ -62,7 +62,7 @@ def launched(flags: dict[str, Any]) -> str:
 def processes(kind: str = "auto", threads: int | None = None, share: int | None = None) -> Iterator[torch.device]:
     """Join the job's processes for the duration; the device of this one. On the CPU each has `threads` threads, or
     else `share`, or what OMP_NUM_THREADS says, or its part of the cores."""
-    device = dist.init(kind, optimizers=True)
+    device = dist.init(kind)
     before = torch.get_num_threads()
     try:
         if device.type == "cpu":

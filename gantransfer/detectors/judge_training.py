@@ -18,6 +18,7 @@ from torch import Tensor
 from dnnlib import seeding, util
 from dnnlib.util import UserError
 from gantransfer.detectors.judge import DigitsJudge
+from torch_utils import optimizers
 
 if TYPE_CHECKING:
     from gantransfer.data.labels import LabelSpec
@@ -96,7 +97,7 @@ def train_judge(images: np.ndarray, labels: np.ndarray, *, seed: int = 0, epochs
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.number(seed))
         net = DigitsJudge(images.shape[2], images.shape[1], k).train()
-        opt = torch.optim.AdamW(net.parameters(), lr=PEAK_LR)
+        opt = optimizers.AdamW(net.parameters(), lr=PEAK_LR)
         schedule = torch.optim.lr_scheduler.OneCycleLR(opt, PEAK_LR, total_steps=steps)
         for epoch in range(epochs):
             total = 0.0

@@ -32,6 +32,7 @@ from dnnlib.util import UserError, atomic_path
 from gantransfer.formats import npz
 from gantransfer.formats.pickle_machine import Refused
 from gantransfer.sampler import Sampler
+from torch_utils import optimizers
 from torch_utils import random as rnd
 from torch_utils.pixels import from_uint8, to_uint8
 
@@ -218,7 +219,7 @@ def project(sampler: Sampler, target: np.ndarray, c: torch.Tensor, distance: Dis
     # All start as noise of their own, also those that the network has constant.
     maps = {name: torch.randn(m.noise_const.shape, generator=rng).to(device).requires_grad_(True)
             for name, (m, _) in places.items()}
-    opt = torch.optim.Adam([free, *maps.values()], betas=(0.9, 0.999), lr=p.lr)
+    opt = optimizers.Adam([free, *maps.values()], betas=(0.9, 0.999), lr=p.lr)
     with with_noise(sampler, maps):
         for step in range(p.steps):
             share = step / p.steps

@@ -28,7 +28,7 @@ from gantransfer.losses import penalties
 from gantransfer.method import Batch, Graph, Phase, RunConfig, option
 from gantransfer.networks import biggan as networks
 from torch_utils import distributed as dist
-from torch_utils import ema
+from torch_utils import ema, optimizers
 from torch_utils import random as rnd
 
 # kimg count generated images of the G steps. ema: half-life in kimg; 0.9999 per step of 2048 images is 14195.
@@ -227,7 +227,7 @@ class BigGAN(method.Method):
     def phases(self) -> list[Phase]:
         o = self.opts
         # The discriminator goes first, as published: its steps use the generator of the step before.
-        opts = {k: torch.optim.Adam(self.trainable(k), lr=lr, betas=(0.0, 0.999), eps=o.adam_eps, fused=True)
+        opts = {k: optimizers.Adam(self.trainable(k), lr=lr, betas=(0.0, 0.999), eps=o.adam_eps, fused=True)
                 for k, lr in (("D", o.dlr), ("G", o.glr))}
         second = o.gamma > 0 or self.losses.r2_gamma > 0
         return [Phase("Dmain", self.trainable("D"), opts["D"], repeat=o.d_steps, graph=self.graph(second)),

@@ -31,7 +31,7 @@ from gantransfer.metrics.directions import LOWER
 from gantransfer.networks import ccgan as networks
 from gantransfer.networks.label_embedding import ImageToLabel, LabelToEmbedding
 from torch_utils import distributed as dist
-from torch_utils import ema
+from torch_utils import ema, optimizers
 from torch_utils import random as rnd
 from torch_utils.pixels import from_uint8
 
@@ -226,12 +226,12 @@ class CcGAN(method.Method):
 
     @staticmethod
     def _adam(params: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-        return torch.optim.Adam(params, lr=lr, betas=(0.5, 0.999), fused=True)
+        return optimizers.Adam(params, lr=lr, betas=(0.5, 0.999), fused=True)
 
     def _embed_opt(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
         if CFGS[self.opts.cfg]["embed_opt"] == "adam":
-            return torch.optim.Adam(params, lr=2e-3, fused=True)
-        return torch.optim.SGD(params, lr=0.01, momentum=0.9, weight_decay=1e-4)
+            return optimizers.Adam(params, lr=2e-3, fused=True)
+        return optimizers.SGD(params, lr=0.01, momentum=0.9, weight_decay=1e-4)
 
     def code(self, y: torch.Tensor) -> torch.Tensor:
         """What generator and discriminator get for normalised labels [n]: [n, h_dim]."""

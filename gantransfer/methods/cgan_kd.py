@@ -34,6 +34,7 @@ from gantransfer.metrics.directions import HIGHER, LOWER
 from gantransfer.networks import students
 from gantransfer.networks.students import Student
 from torch_utils import distributed as dist
+from torch_utils import optimizers
 from torch_utils import random as rnd
 from torch_utils.pixels import from_uint8
 from torch_utils.step_statistics import StepStatistics
@@ -252,10 +253,10 @@ class CGANKD(method.Method):
         module = self.net.projector if self.stage == "head" else self.net
         params = [p for m in [module, *self.extra] for p in m.parameters()]
         if o.optimizer == "sgd":
-            self.opt: torch.optim.Optimizer = torch.optim.SGD(params, lr=o.lr, momentum=o.momentum, weight_decay=o.wd,
+            self.opt: torch.optim.Optimizer = optimizers.SGD(params, lr=o.lr, momentum=o.momentum, weight_decay=o.wd,
                                                               nesterov=o.nesterov)
         else:
-            self.opt = torch.optim.AdamW(params, lr=o.lr, weight_decay=o.wd)
+            self.opt = optimizers.AdamW(params, lr=o.lr, weight_decay=o.wd)
         self._set_rate(0)
         return [Phase(self.stage, params, self.opt)]
 

@@ -39,6 +39,7 @@ from gantransfer.networks.ratio_features import (
 from gantransfer.networks.students import Student
 from gantransfer.snapshot import NetRecord, Snapshot
 from torch_utils import distributed as dist
+from torch_utils import optimizers
 from torch_utils import random as rnd
 from torch_utils.pixels import from_uint8
 from torch_utils.step_statistics import StepStatistics
@@ -133,10 +134,10 @@ class DensityRatioTraining(method.Method):
         o = self.opts
         if self.stage == "ratio":
             self.base, params = o.lr, list(self.R.parameters())
-            self.opt: torch.optim.Optimizer = torch.optim.Adam(params, lr=o.lr, betas=(0.5, 0.999), weight_decay=o.wd)
+            self.opt: torch.optim.Optimizer = optimizers.Adam(params, lr=o.lr, betas=(0.5, 0.999), weight_decay=o.wd)
         else:
             self.base, params = o.feature_lr, [p for net in self.nets.values() for p in net.parameters()]
-            self.opt = torch.optim.SGD(params, lr=o.feature_lr, momentum=0.9, weight_decay=1e-4)
+            self.opt = optimizers.SGD(params, lr=o.feature_lr, momentum=0.9, weight_decay=1e-4)
         return [Phase(self.stage, params, self.opt)]
 
     def loss(self, phase: str, batch: Batch) -> Iterator[Tensor]:

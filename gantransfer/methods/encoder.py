@@ -31,7 +31,7 @@ from gantransfer.networks.latent_encoder import LatentEncoder
 from gantransfer.networks.stylegan2 import Discriminator
 from gantransfer.sampler import LabelSource
 from torch_utils import distributed as dist
-from torch_utils import ema
+from torch_utils import ema, optimizers
 from torch_utils import random as rnd
 from torch_utils.pixels import from_uint8
 
@@ -173,7 +173,7 @@ class Encoder(method.Method):
 
     def phases(self) -> list[Phase]:
         params = list(self.E.parameters())
-        self.opt = torch.optim.Adam(params, lr=self.opts.lr, betas=(0.9, 0.99), fused=True)
+        self.opt = optimizers.Adam(params, lr=self.opts.lr, betas=(0.9, 0.99), fused=True)
         return [Phase("encode", params, self.opt)]
 
     def decode(self, w: torch.Tensor) -> torch.Tensor:

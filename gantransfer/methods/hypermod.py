@@ -43,7 +43,7 @@ from gantransfer.methods.stylegan2 import (
 from gantransfer.networks import hypermod as networks
 from gantransfer.networks import hypermod_stylegan1, stylegan1, stylegan2
 from torch_utils import distributed as dist
-from torch_utils import ema
+from torch_utils import ema, optimizers
 from torch_utils import random as rnd
 
 KINDS = {"stylegan2": (stylegan2.Generator, networks.Generator),
@@ -324,7 +324,7 @@ class Hypermod(StyleGAN2):
             p.begin = self.align_nimg
         if self.align_nimg:
             params = [*self.G.hyper_parameters(), *self.G.class_parameters()]
-            opt = torch.optim.Adam(params, lr=self.opts.glr, betas=(0.0, 0.99), eps=1e-8, fused=True)
+            opt = optimizers.Adam(params, lr=self.opts.glr, betas=(0.0, 0.99), eps=1e-8, fused=True)
             phases.insert(0, Phase("align", params, opt, end=self.align_nimg))
         for opt in {id(p.opt): p.opt for p in phases if p.name[0] != "D"}.values():
             self._slow_classes(opt)

@@ -37,7 +37,7 @@ from gantransfer.method import Batch, Phase, RunConfig, option
 from gantransfer.metrics.directions import UNRATED
 from gantransfer.networks import mindgan
 from torch_utils import distributed as dist
-from torch_utils import ema
+from torch_utils import ema, optimizers
 from torch_utils import random as rnd
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -383,7 +383,7 @@ class Mind2Mind(method.Method):
         betas = parse_betas(o.betas)
 
         def adam(net: nn.Module, lr: float) -> torch.optim.Optimizer:
-            return torch.optim.Adam(net.parameters(), lr=lr, betas=betas, fused=True)
+            return optimizers.Adam(net.parameters(), lr=lr, betas=betas, fused=True)
 
         return [Phase("critic", list(self.K.parameters()), adam(self.K, o.dlr), repeat=o.n_critic,
                       reuse=bool(o.reuse_batch)),

@@ -29,7 +29,7 @@ from gantransfer.losses import options as loss_options
 from gantransfer.losses.barlow_twins import barlow_twins
 from gantransfer.method import Batch, Graph, Phase, RunConfig, option
 from gantransfer.networks import stylegan2 as networks
-from torch_utils import build, ema
+from torch_utils import build, ema, optimizers
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
 
@@ -328,7 +328,7 @@ class StyleGAN2(method.Method):
             params = self.trainable(key)
             # Lazy regularisation: one optimiser for both losses, slowed so that k+1 updates move as far as k.
             r = interval / (interval + 1) if interval else 1.0
-            opt = torch.optim.Adam(params, lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8, fused=True)
+            opt = optimizers.Adam(params, lr=lr * r, betas=(0.0, 0.99**r), eps=1e-8, fused=True)
             if not interval:
                 phases.append(Phase(f"{key}both", params, opt, graph=self.graph(key, reg_on)))
                 continue

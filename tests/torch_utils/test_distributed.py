@@ -25,12 +25,12 @@ SCRIPT = """
 import os, signal, sys, time
 import torch
 from dnnlib.util import UserError, run_cli
-from torch_utils import distributed as dist
+from torch_utils import distributed as dist, optimizers
 
 def main():
     if not dist.launched():
         sys.exit(dist.launch(2, kind="cpu", grace=1.0))
-    dist.init("cpu", optimizers={optimizers})
+    dist.init("cpu")
     rank = dist.rank()
     body(rank)
     dist.shutdown()
@@ -49,8 +49,7 @@ class Job:
 
     def write(self, body: str) -> Path:
         lines = "\n".join("    " + line for line in body.strip().splitlines())
-        script = SCRIPT.replace("{body}", f"def body(rank):\n{lines}")
-        self.path.write_text(script.replace("{optimizers}", str("torch.optim" in body)))
+        self.path.write_text(SCRIPT.replace("{body}", f"def body(rank):\n{lines}"))
         return self.path
 
     def start(self, body: str, *python_args: str) -> subprocess.Popen:
@@ -97,7 +96,7 @@ def threads():
 assert any("gloo" in name for name in threads()), threads()
 p = torch.nn.Parameter(torch.ones(2))
 p.grad = torch.ones(2)
-torch.optim.Adam([p]).step()
+optimizers.Adam([p]).step()
 dist.broadcast_(p.data)
 dist.shutdown()
 print("left:", *(name for name in threads() if "gloo" in name))
