@@ -53,7 +53,7 @@ def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
     study.step()
     snapshots = dict(zip(names, study.train([(ARMS[a].title, folder / "runs", jobs.run_desc(a, seed), kimg, [
         "--cfg=tiny", f"--data={data}", "--fname=lt_25.json", "--cond=True", f"--seed={seed}", "--metrics=none",
-        "--threads=1", *ARMS[a].flags]) for a in names])))
+        "--threads=1", *ARMS[a].flags_for(kimg)]) for a in names])))
     study.step()
     results = {}
     for a, path in snapshots.items():

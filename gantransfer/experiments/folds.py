@@ -117,7 +117,9 @@ class Folds:
             self.for_students)
 
     def gan_words(self, gan: str) -> list[str]:
-        return [*self.for_gans, *self.gans[gan].flags, *(["--cond=True"] if self.kind == "class" else [])]
+        flags = self.gans[gan].flags_for(self.recipe.gan_kimg)
+        common = [harness.in_kimg(word, self.recipe.gan_kimg) for word in self.for_gans]
+        return [*common, *flags, *(["--cond=True"] if self.kind == "class" else [])]
 
     def flags(self, arm: str) -> list[str]:
         """What a figure of this arm depends on, beside the recipe."""

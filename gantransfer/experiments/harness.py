@@ -49,7 +49,8 @@ OURS = ("data", "outdir", "fname", "cond", "desc", "description", "kimg", "seed"
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of a table: a title and a command line of `train`; `more` is what the study itself knows of it."""
+    """One row of a table: a title and a command line of `train`, in which N% is a share of the training's length, in
+    kimg; `more` is what the study itself knows of it."""
 
     title: str
     line: str = ""
@@ -59,9 +60,18 @@ class Arm:
     def flags(self) -> list[str]:
         return shlex.split(self.line)
 
+    def flags_for(self, kimg: float) -> list[str]:
+        """Flags of a training of this length."""
+        return [in_kimg(word, kimg) for word in self.flags]
+
     def of(self, seed: int) -> str:
         """What one of its trainings is called."""
         return f"{self.title}, seed {seed}"
+
+
+def in_kimg(flag: str, kimg: float) -> str:
+    """N% in a flag as kimg of a training of `kimg`."""
+    return re.sub(r"(\d+)%", lambda m: f"{kimg * int(m[1]) / 100:g}", flag)
 
 
 # ---- flags ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from gantransfer.experiments.harness import Arm
 from gantransfer.experiments.paired_arms import PairedArms
 from gantransfer.metrics.paired import difference, spread, table, versions
 
-# N% in a line: of the length of the training, in kimg.
 ARMS = {
     "baseline": Arm("baseline", "--method=stylegan2"),
     "utlo": Arm("UTLO (res_uc 4)", "--add_uc=True --res_uc=4"),

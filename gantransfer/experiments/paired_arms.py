@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,8 +122,7 @@ class PairedArms:
             self.found[a, s] = self.one(a, s)
 
     def flags(self, arm: str) -> list[str]:
-        return [re.sub(r"(\d+)%", lambda m: f"{self.kimg * int(m[1]) / 100:g}", word)
-                for word in [*self.for_all, *self.arms[arm].flags]]
+        return [harness.in_kimg(word, self.kimg) for word in [*self.for_all, *self.arms[arm].flags]]
 
     def desc(self, arm: str, seed: int) -> str:
         """What the run is called. Whatever differs from the study's own is in a hash behind it."""

@@ -75,6 +75,16 @@ def test_what_it_starts(own, tmp_path, monkeypatch, seen):
     assert "| d (5) | 1.00 | 1.00 |" in text and "| raw fakes" not in text
 
 
+def test_shares_of_a_training_are_kimg_of_it(own, tmp_path, monkeypatch, seen):
+    """Also in what all generators get."""
+    flags = ["--gans=shift,transitional", "--gan-kimg=2", "--common=--cfg=small --ada_kimg=5%"]
+    done = record("distill", [f"--data={own}", *flags], tmp_path / "d", monkeypatch)
+    trained = [w for name, w in commands(done) if name == "train"]
+    assert {w["--ada_kimg"] for w in trained} == {"0.1"} and len(trained) >= 2
+    assert {(w.get("--sampling_shift"), w.get("--transition")) for w in trained} == {("0.5-1", None), (None, "0.5-1")}
+
+
+
 def test_continuing_trains_nothing_and_files_of_another_machine_count(own, tmp_path, monkeypatch, seen):
     flags = [f"--data={own}", *FLAGS]
     record("distill", flags, tmp_path / "there", monkeypatch)
