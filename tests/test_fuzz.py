@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 @pytest.mark.slow
 def test_mutated_files_load_or_are_refused():
     """A few inputs of every kind, in a process of its own."""
-    figures = mutations.run(seconds=10, seed=1)
+    figures = mutations.run(seconds=6, seed=1)
     assert figures["peak_mb"] < MAX_MB and figures["inputs"] >= 50 and figures["loaded"] > 0 and figures["refused"] > 0
     assert figures["uncaught"] == figures["executed"] == figures["over_1gb"] == 0
 

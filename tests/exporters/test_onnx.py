@@ -23,7 +23,6 @@ from gantransfer.networks import (
     hypermod_stylegan1,
     mindgan,
     minegan,
-    stylegan1,
     stylegan2,
     styletransfer,
     transitional,
@@ -101,9 +100,8 @@ SLOW = {
                                       G_ema=generator(styletransfer.StyleTransferGenerator, 4, new_dim=3)),
     "hypermod-published": lambda: snapshot("hypermod", CLASSES, T_ema=lambda: hypermod.ClassNetwork(3, 6, 2),
                                            G_ema=lambda: hypermod_stylegan1.Generator(**V1, task_dim=6, num_classes=0)),
-    "stylegan1": lambda: snapshot("stylegan1", None, G_ema=lambda: stylegan1.Generator(**V1)),
     "biggan": lambda: snapshot("biggan", CLASSES, G_ema=lambda: biggan.Generator(
-        **{**BIG, "resolution": 16, "G_ch": 8, "G_attn": "8"})),
+        **{**BIG, "G_ch": 8, "G_attn": "8"})),
     "minegan": lambda: snapshot("minegan", CLASSES, G_ema=lambda: minegan.MinedGenerator(
         n_pretrain_classes=4, **{**BIG, "n_classes": 3})),
     "cgantransfer": lambda: snapshot("cgantransfer", CLASSES, G_ema=lambda: cgantransfer.TransferGenerator(
