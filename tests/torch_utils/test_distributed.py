@@ -244,7 +244,7 @@ if rank == 1:
 dist.barrier()
 time.sleep(100)
 """)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 90  # and not the 100 of the sleep
     assert code == expected_code
     last = err.splitlines()[-1]
     assert last.startswith("Error: ") and how in last and err.count("Error: rank") == 1
@@ -261,7 +261,7 @@ if rank == 0:
 dist.barrier()
 raise ValueError("boom")
 """)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 50
     assert code == 1 and err.splitlines()[-1] == "Error: rank 1 of 2 ended with exit code 1: ValueError: boom"
     assert (tmp_path / "asked").exists()
 
