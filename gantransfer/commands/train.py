@@ -114,7 +114,10 @@ class Setup:
                             f"{self.dataset.spec.num_images} images there are")
         resume = rating.resolve(flags["resume"])
         self.continues = resume is not None and (resume == "latest" or is_run_folder(resume))
-        self._resolve(flags["source"] or (None if self.continues else resume))
+        weights = flags["source"] or (None if self.continues else resume)
+        self._resolve(weights)
+        if flags["recipe"]:
+            self._follow_recipe(weights)
         self.run_dir = self._run_to_continue() if self.continues else None
         if self.run_dir and not flags["source"] and (weights := self._weights_of(self.run_dir)):
             self._resolve(weights)  # what a method chooses may depend on whether it starts from weights
@@ -139,6 +142,17 @@ class Setup:
                 raise UserError(f"--gpus={given['gpus']} but torchrun started {world} processes; omit --gpus")
             self.run.num_procs = world
         self.method.resolve(self.opts, self.run, self.dataset.spec)
+
+    def _follow_recipe(self, weights: str | None) -> None:
+        from gantransfer.commands import recipe
+        from torch_utils import distributed as dist
+
+        values = recipe.chosen(self.method, self.run, self.dataset.spec, self.given)
+        self.flags.update(values)
+        self.given.update(values)
+        if not dist.launched():
+            print(f"Recipe {self.flags['recipe']}: {recipe.in_words(values) or 'every flag of it is given otherwise'}")
+        self._resolve(weights)
 
     def _run_to_continue(self) -> Path:
         """The folder that --resume names; `latest` is the newest whose name the flags give, whatever weights it began

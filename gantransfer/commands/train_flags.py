@@ -9,6 +9,7 @@ from functools import cache
 
 import click
 
+from gantransfer.commands import recipe
 from gantransfer.commands.flags import (
     GRAPHS,
     MACHINE,
@@ -44,6 +45,8 @@ SECTIONS: dict[str, list[click.Option]] = {
         Flag("description", "As --desc", metavar="TEXT"),
     ],
     "Method and start": [
+        Flag("recipe", "tail: class sampling, loss and regularisation for classes of which some are rare, where these "
+             "are not given", Choice(list(recipe.NAMES)), metavar="NAME"),
         Flag("stage", "Stage of a method that has several", metavar="NAME"),
         Flag("resume", "Start from weights (file, URL, published name), or 'latest' / a run folder to continue a run "
              "exactly; RUN:latest, RUN:best or RUN:best:METRIC are weights of a run's snapshot", PATH, metavar="PATH"),

@@ -250,6 +250,9 @@ def bad(name, *flags, says):
     bad("reals by weight without labels", "--data=DATA", "--reweight_reals", says="--reweight_reals"),
     bad("p by class without labels", "--data=DATA", "--aug=ada-class", says="--aug=ada-class"),
     bad("another method's loss", "--data=DATA", "--method=biggan", "--cond=1", "--noisy_twins=1", says="--noisy_twins"),
+    bad("recipe without labels", "--data=DATA", "--recipe=tail", says="--cond=True"),
+    bad("recipe of another method", "--data=DATA", "--cond=1", "--method=hypermod", "--recipe=tail", says="--recipe"),
+    bad("unknown recipe", "--data=DATA", "--cond=1", "--recipe=head", says="--recipe"),
     bad("unknown loss", "--data=DATA", "--gan_loss=wgan", says="--gan_loss"),
     bad("too many processes", "--data=DATA", "--outdir=OUT", "--gpus=512", "--batch=512", says="--gpus"),
 ])
@@ -546,6 +549,20 @@ def test_a_shift_is_recorded_where_there_is_one(call, tiny_zip):
     base = [f"--data={tiny_zip}", "--cond=True", "--sampling=balanced", *TINY]
     assert "sampling_shift" not in dry(call, *base)[0]
     assert dry(call, *base, "--sampling_shift=0.5-2")[0]["sampling_shift"] == [0.5, 2.0]
+
+
+def test_the_recipe_for_the_tail_gives_its_flags_where_none_is_given(call, tiny_zip):
+    base = [f"--data={tiny_zip}", "--cond=True", *TINY, "--kimg=8", "--batch=16", "--recipe=tail"]
+    options, out = dry(call, *base)
+    # 16 pixels instead of 32, and half the batch: a quarter of the weight, twice.
+    assert ("Recipe tail: --sampling=balanced --sampling_shift=2-4 --gan_loss=rpgan --gamma=0.025 --r2_gamma=0.025\n"
+            in out)
+    assert options["sampling"] == "balanced" and options["sampling_shift"] == [2.0, 4.0]
+    own = options["options"]
+    assert (own["gan_loss"], own["gamma"], own["r2_gamma"]) == ("rpgan", 0.025, 0.025)
+    options, out = dry(call, *base, "--gamma=1", "--sampling=sqrt", "--add_uc=True")
+    assert (options["sampling"], options["options"]["gamma"], options["method"]) == ("sqrt", 1.0, "utlo")
+    assert options["options"]["r2_gamma"] == 0.025 and "--gamma" not in out.split("Recipe tail:")[1].splitlines()[0]
 
 
 def test_methods_with_their_sources_sizes_record_none_of_their_own():
