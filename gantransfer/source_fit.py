@@ -7,7 +7,7 @@ that mends it, all of them in one line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from dnnlib.util import UserError
 from gantransfer.data.dataset import DataSpec
+from gantransfer.networks.sizes import ImageSize
 from gantransfer.snapshot import NetRecord, Snapshot
 
 _ANOTHER = {"G": "G_ema", "G_ema": "G"}
@@ -40,8 +41,8 @@ def key(words: str, flag: str | None, *path: str, default: Any = None) -> Trait:
     return Trait(words, flag, of)
 
 
-def images(pixels: int | None, channels: int | None, data: DataSpec, name: str = "the source") -> None:
-    """UserError unless `data` has images of the size and channels that the source makes."""
+def images(pixels: int | Sequence[int] | None, channels: int | None, data: DataSpec, name: str = "the source") -> None:
+    """UserError unless `data` has images of the size (R, or (H, W)) and channels that the source makes."""
     where = data.path or data.name
     if channels is not None and channels != data.channels:
         kind = {1: "grey images (1 channel)", 3: "colour images (3 channels)"}
@@ -49,10 +50,10 @@ def images(pixels: int | None, channels: int | None, data: DataSpec, name: str =
         raise UserError(f"{name} makes {say[0]}, {where} has {say[1]}; " + (
             f"convert the data with dataset_tool.py --channels={channels}" if channels in kind else
             "take another source"))
-    if pixels is not None and pixels != data.resolution:
-        raise UserError(f"{name} makes images of {pixels}x{pixels} pixels, {where} has {data.resolution}x"
-                        f"{data.resolution}; convert the data with dataset_tool.py --resolution={pixels}x{pixels}, or "
-                        "take another source")
+    size = None if pixels is None else ImageSize.of(pixels)
+    if size not in (None, data.size):
+        raise UserError(f"{name} makes images of {size} pixels, {where} has {data.size}; convert the data with "
+                        f"dataset_tool.py --resolution={size}, or take another source")
 
 
 def record_of(source: Snapshot, name: str) -> NetRecord:

@@ -719,13 +719,13 @@ class _Terminate:
 def grid_layout(dataset: ImageDataset, rows: int | None) -> tuple[list[int], list[str] | None, int]:
     """(data-set indices, row labels, columns) of the contact sheet: one row per class, rarest class last; for one
     continuous label rows of rising labels."""
-    size = dataset.spec.resolution
-    columns = int(np.clip(2048 // size, 8, 24))
+    size = dataset.spec.size
+    columns = int(np.clip(2048 // size.width, 8, 24))
     ids = dataset.class_ids
     rng = np.random.RandomState(0)
     if ids is None or dataset.spec.label.kind != "class":
         order = rng.permutation(len(dataset))
-        n = columns * (rows or int(np.clip(1024 // size, 4, 16)))
+        n = columns * (rows or int(np.clip(1024 // size.height, 4, 16)))
         if not dataset.spec.label.meta:
             return [int(order[i % len(order)]) for i in range(n)], None, columns
         values = dataset.labels(np.arange(len(dataset)))[:, 0]

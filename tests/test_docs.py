@@ -396,7 +396,7 @@ def folder(tmp_path, monkeypatch, tiny_zip, digits, capsys):
     (tmp_path / "set.zip").write_bytes(tiny_zip.read_bytes())
     write_image_zip(tmp_path / "plain.zip", digits[0][:8])
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 cut off")
-    for sub, image in ("a", Image.new("RGBA", (20, 16), (9, 9, 9, 9))), ("b", Image.fromarray(digits[0][0])):
+    for sub, image in ("a", Image.new("RGBA", (22, 16), (9, 9, 9, 9))), ("b", Image.fromarray(digits[0][0])):
         (tmp_path / "mixed" / sub).mkdir(parents=True)
         image.save(tmp_path / "mixed" / sub / "1.png")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"G_ema": _Evil()}))

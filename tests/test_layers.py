@@ -29,8 +29,8 @@ RULES = [
     # what knows no model
     ("formats", ()),
     ("networks", ()),
-    ("detectors", ("formats",)),
-    ("data", ("formats",)),
+    ("detectors", ("formats", "networks.sizes")),
+    ("data", ("formats", "networks.sizes")),
     ("augment.options", ("method", "data", "augment")),  # flags and controller state that methods share
     ("augment", ()),
     ("losses.options", ("method", "data", "losses")),
@@ -42,7 +42,7 @@ RULES = [
     ("sampler", ("data", "label_means")),
     ("method", ("data", "sampler", "snapshot", "training_state")),
     ("phase_graph", ("method",)),
-    ("source_fit", ("data", "snapshot")),
+    ("source_fit", ("data", "networks.sizes", "snapshot")),
     ("pictures", ("data", "label_means", "sampler")),
     # what is done with one
     ("training_loop", (*SPINE, "phase_graph", "pictures", "training_state")),
@@ -64,7 +64,7 @@ RULES = [
                   "methods.stylegan2")),
     ("methods", ("method",)),  # the table
     ("model", ("importers", "methods", "sampler", "snapshot")),
-    ("viewer", ("data", "sampler", "pictures", "metrics.distances")),
+    ("viewer", ("data", "sampler", "pictures", "metrics.distances", "networks.sizes")),
     ("report", ("data", "detectors", "method", "methods", "metrics", "model", "pictures", "snapshot")),
     ("commands", ("*",)),
     ("experiments", ("*",)),
@@ -159,7 +159,8 @@ def test_imports_point_downwards(name):
 TESTS_OF_MORE = {
     "bench": "the benchmarks in tests/bench", "sass": "tests/cuda/sass.py", "split_batch": "tests/split_batch.py",
     "claim": "`import gantransfer` beside other projects", "package": "what is installed", "docs": "the pages",
-    "layers": "this", "earlier_versions": "runs that earlier versions left", "fuzz": "any file", "progress": "bars",
+    "layers": "this", "sizes": "images of every size",
+    "earlier_versions": "runs that earlier versions left", "fuzz": "any file", "progress": "bars",
     "commands/kernels": "--kernels of every command",
     "continued": "runs that go on, of every method", "step": "a training step, of every method",
     "experiments/children": "commands of all studies", "experiments/published": "the published tables",

@@ -66,7 +66,7 @@ def test_a_source_of_the_same_sizes_is_taken(method, sources):
 CASES = [(m, changed, words) for m, rows in {
     "stylegan2": [(dict(map_depth=3), "mapping network has 2 layers (here 3)"),
                   (dict(z_dim=16), "latent z has 8 numbers (here 16)"), (dict(w_dim=16), "latent w has 8"),
-                  (dict(cbase=128), "channels from 4x4"), (dict(cmax=4), "channels from 4x4"),
+                  (dict(cbase=128), "channels from the first map"), (dict(cmax=4), "channels from the first map"),
                   (dict(map_lr=0.01), "its mapping learns at 0.1"),
                   (dict(d_map_depth=3), "label mapping has 2 layers"), (dict(d_arch="orig"), "architecture is resnet"),
                   (dict(z_dim=4, map_depth=1, cmax=2), "mapping network has 2 layers")],
@@ -76,7 +76,7 @@ CASES = [(m, changed, words) for m, rows in {
                (dict(shared_dim=16), "shared class embedding has 8"), (dict(d_ch=16), "discriminator's channel unit"),
                (dict(g_attn="16"), "attention at 0 (here 16)")],
     "alae": [(dict(map_depth=3), "mapping network has 2 layers"), (dict(z_dim=16), "latent has 8"),
-             (dict(cbase=128), "channels from 4x4 up")],
+             (dict(cbase=128), "channels from the first map up")],
     "ccgan": [(dict(z_dim=16), "latent z has 8"), (dict(ch=16), "channel unit is 8"), (dict(h_dim=32), "code has 16"),
               (dict(arch="sagan"), "architecture is sngan")],
 }.items() for changed, words in rows]

@@ -80,14 +80,14 @@ def _apply(image: np.ndarray, sub: tuple, draws: list) -> np.ndarray:
 
 def operation(picture: Image.Image, name: str, magnitude: int, sign: int) -> Image.Image:
     """One of AutoAugment's operations; magnitude 0..9 spans the published range, `sign` is -1 or 1."""
-    m, size = magnitude / 9, picture.size[0]
+    m = magnitude / 9
     fill = GREY if picture.mode == "L" else (GREY,) * 3
     if name in ("shear_x", "shear_y", "translate_x", "translate_y"):
         if name.startswith("shear"):
             amount = 0.3 * m * sign
             matrix = (1, amount, 0, 0, 1, 0) if name.endswith("x") else (1, 0, 0, amount, 1, 0)
         else:
-            amount = 150 / 331 * size * m * sign  # published in pixels of 331-pixel images
+            amount = 150 / 331 * picture.size[name.endswith("y")] * m * sign  # published in pixels of 331-pixel images
             matrix = (1, 0, amount, 0, 1, 0) if name.endswith("x") else (1, 0, 0, 0, 1, amount)
         return picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC,
                                  fillcolor=fill)

@@ -55,8 +55,8 @@ def resolve(o: AugmentOptions, run: RunConfig, data: DataSpec) -> None:
             o.ada_kimg = 100.0 if run.resume not in (None, "noresume") else 500.0
     if o.aug != "noaug":
         o.augpipe = o.augpipe or "bgc"
-        if "imgfilter" in ada.AUGPIPES[o.augpipe] and data.resolution < 22:
-            raise UserError(f"--augpipe={o.augpipe} filters images of at least 22 pixels, not {data.resolution}; "
+        if "imgfilter" in ada.AUGPIPES[o.augpipe] and min(data.size) < 22:
+            raise UserError(f"--augpipe={o.augpipe} filters images of at least 22 pixels, not {min(data.size)}; "
                             f"use --augpipe=bgc")
     if o.diffaug in ("none", ""):
         o.diffaug = None

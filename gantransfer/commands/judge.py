@@ -83,7 +83,6 @@ def main(data: str, heldout: str | None, out: str, name: str, seed: int, epochs:
     """Train a small judge network on labelled images."""
     import numpy as np
 
-    from gantransfer.data import resolution
     from gantransfer.detectors.descriptor import NAME
     from gantransfer.detectors.features import reserved_names
     from gantransfer.detectors.judge_training import mean_error, save_judge, score, train_judge, unequal
@@ -102,10 +101,6 @@ def main(data: str, heldout: str | None, out: str, name: str, seed: int, epochs:
         where = ("held out of --data and not trained on; --heldout=PATH measures on others and trains on all"
                  if len(tested) else
                  "on the training images themselves, for none could be held out; give --heldout")
-    if train.resolution % 8:
-        to = resolution.nearest(train.resolution, 8)
-        raise UserError(f"{data} has {train.resolution}x{train.resolution} images; the judge needs a multiple of 8: "
-                        f"dataset_tool.py --resolution={to}x{to}")
     if test.image_shape != train.image_shape:
         raise UserError(f"--heldout={heldout}: images are {test.image_shape}, those of --data {train.image_shape}")
     values = train.class_ids is None

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gantransfer.data.labels import LabelSpec
     from gantransfer.latent.nearness import Embed
     from gantransfer.latent.projection import Procedure, Projected
+    from gantransfer.networks.sizes import ImageSize
     from gantransfer.sampler import Sampler
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -42,7 +43,7 @@ FRAMES = 200  # of the film, at most
 @click.option("--network", type=SNAPSHOT, metavar="PATH",
               help="Snapshot: ours or a published pickle; file or URL [default: newest of runs/]")
 @click.option("--target", required=True, type=PATH, metavar="IMAGE|FOLDER",
-              help="Image, or a folder of images; the centred square is taken, at the network's size")
+              help="Image, or a folder of images; the centred part of the network's shape is taken, at its size")
 @click.option("--outdir", required=True, type=PATH, metavar="DIR", help="Where to; of a folder a folder per image")
 @click.option("--class", "class_", metavar="LIST", help=f"The image's class, or several to try: {CLASS_HELP} [default: "
               "all that had images are tried]")
@@ -86,9 +87,9 @@ def main(network: str | None, target: str, outdir: str, class_: str | None, labe
     if plus and sampler.styles is None:
         raise UserError(f"--plus: this model ({snap.method}) has no w, and is searched in z; omit the flag")
     labels, names = labels_of(spec.label, class_, label)
-    images = [(f, upright(f, spec.resolution, spec.channels)) for f in files]
+    images = [(f, upright(f, spec.size, spec.channels)) for f in files]
     D = snap.build("D", where) if "D" in snap.nets else None
-    embed, words = nearness(D, spec.resolution, where, weights)
+    embed, words = nearness(D, min(spec.size), where, weights)
     print(f"Nearness:     {words}")
     p = Procedure(steps=steps, plus=plus, noise=noise, seed=seed)
     for file, image in images:
@@ -110,8 +111,8 @@ def targets(path: Path) -> list[Path]:
     return found
 
 
-def upright(file: Path, size: int, channels: int) -> np.ndarray:
-    """uint8 [C, size, size]: the centred square, as the network's images are."""
+def upright(file: Path, size: ImageSize, channels: int) -> np.ndarray:
+    """uint8 [C, *size]: the largest centred part of the network's shape, as its images are."""
     from dnnlib.util import open_regular
     from gantransfer.data.decode import read_picture, to_uint8
     from gantransfer.data.transforms import transform_image
@@ -119,7 +120,7 @@ def upright(file: Path, size: int, channels: int) -> np.ndarray:
     with open_regular(file) as f:
         data = f.read()
     picture = to_uint8(read_picture(data, str(file)), str(file), channels=str(channels), alpha="white")
-    return transform_image(picture, "center-crop", size, size).transpose(2, 0, 1)
+    return transform_image(picture, "center-crop", size.width, size.height).transpose(2, 0, 1)
 
 
 def labels_of(label: LabelSpec, class_: str | None, value: float | None) -> tuple[torch.Tensor, list[str]]:
@@ -179,7 +180,7 @@ def one(sampler: Sampler, file: Path, image: np.ndarray, labels: torch.Tensor, n
             tmp.write_bytes(png(x))
     if video:
         pairs = np.stack([np.repeat(image[None], len(frames), 0), np.stack([*frames[1:], made])])
-        write_video(into / f"proj{video_ending()}", pairs, 30, max(256 // image.shape[1], 1))
+        write_video(into / f"proj{video_ending()}", pairs, 30, max(256 // max(image.shape), 1))
     projection.save(into / "projected_w.npz", found, c)
     of = f", {names[chosen]}" if names[chosen] else ""
     print(f"{into / 'proj.png'}: distance {found.distance:.3g}, pixels {found.rms:.3g} of 255 (root mean square){of}, "

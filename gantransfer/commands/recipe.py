@@ -2,7 +2,7 @@
 """`train --recipe=tail`: the flags that did best on rare classes in our own studies (docs/tail.md), where not given.
 
 Classes equally often, once the first half of the run has moved there from the data's own frequencies; relativistic
-pairs; and R1 and R2 of equal weight, eight times what StyleGAN2-ADA's rule 0.0002 R^2 / batch gives R1 alone.
+pairs; and R1 and R2 of equal weight, eight times what StyleGAN2-ADA's rule 0.0002 pixels / batch gives R1 alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def chosen(method: type[Method], run: RunConfig, data: DataSpec, given: dict[str
     if data.label.kind != "class":
         raise UserError("--recipe=tail is for classes of which some are rare; give --cond=True and a data set with "
                         "class labels")
-    weight = float(f"{R1 * (data.resolution / 32) ** 2 * 32 / run.batch:.3g}")
+    weight = float(f"{R1 * data.size.pixels / 32**2 * 32 / run.batch:.3g}")
     start, end = (run.kimg * share for share in SHIFT)
     values = dict(sampling="balanced", sampling_shift=f"{start:g}-{end:g}", gan_loss="rpgan", gamma=weight,
                   r2_gamma=weight)

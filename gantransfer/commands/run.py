@@ -205,7 +205,7 @@ class Run:
         n, b = dist.world_size(), config.batch_gpu
         print(f"Run folder:   {run_dir}")
         print(f"Method:       {self.method.name}" + (f", stage {self.stage}" if len(self.method.stages) > 1 else ""))
-        print(f"Data:         {spec.path}: {spec.num_images} images {spec.resolution}x{spec.resolution}, "
+        print(f"Data:         {spec.path}: {spec.num_images} images {spec.size}, "
               f"{spec.channels} channel{'s' * (spec.channels > 1)}, {label if spec.label.dim else 'no labels used'}"
               + (f", {spec.fname}" if spec.fname else ""))
         print(f"Device:       {config.device}, {n} process(es), {torch.get_num_threads()} thread(s) each")

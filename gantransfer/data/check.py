@@ -20,6 +20,7 @@ from gantransfer.data.decode import Seen, TooLarge, decode, read_picture
 from gantransfer.data.folder_labels import are_shards, folder_labels
 from gantransfer.data.labels import check_class_names, histogram, label_array, num_classes, parse_label_file, some
 from gantransfer.data.sources import left_out
+from gantransfer.networks.sizes import RULE
 
 
 class Check:
@@ -163,9 +164,9 @@ class Check:
                + (f" and {len(usual) - 8} more sizes" if len(usual) > 8 else ""))
         if usual:
             h, w, _ = usual[0][0]
-            if h != w or not resolution.fits(h):
-                self.errors.append(f"the usual size {w}x{h} is not square with a power of two from 4 on; convert the "
-                                   "set with --transform=center-crop --resolution=WxH")
+            if not resolution.fits((h, w)):
+                self.errors.append(f"the usual size is {w}x{h}, but {RULE}; convert the set with "
+                                   f"--transform=center-crop {resolution.remedy((h, w))}")
             self._note(self.errors, (n for _, v in usual[1:] for n in v), f"differ in size or channels from {w}x{h}")
 
     def _duplicates(self, seen: dict[bytes, list[str]], labels: dict[str, Any] | None) -> None:

@@ -23,6 +23,7 @@ from gantransfer.data.destination import Destination, existing_parent, may_repla
 from gantransfer.data.labels import histogram, some
 from gantransfer.data.sources import Item, Source
 from gantransfer.data.transforms import enlarges, png_bytes, transform_image
+from gantransfer.networks.sizes import RULE
 
 
 @dataclass
@@ -72,13 +73,9 @@ def _ordered_map(function: Callable[[Item], Any], items: Iterable[Item], workers
 def _check_shape(image: np.ndarray, item: Item, first: tuple[tuple[int, ...], str] | None) -> None:
     h, w, c = image.shape
     if first is None:
-        if h != w:
-            raise UserError(f"{item.name} gives a {w}x{h} image, but images must be square; add "
-                            "--transform=center-crop or --transform=pad, with --resolution=WxH")
-        if not resolution.fits(h):
-            below = max(1 << (h.bit_length() - 1), resolution.SMALLEST)
-            raise UserError(f"{item.name} gives a {w}x{h} image, but the size must be a power of two from 4 on; add "
-                            f"--resolution={below}x{below} or --resolution={2 * below}x{2 * below}")
+        if not resolution.fits((h, w)):
+            raise UserError(f"{item.name} gives a {w}x{h} image, but {RULE}, from {resolution.SMALLEST} pixels on; add "
+                            f"--transform=center-crop or --transform=pad, and {resolution.remedy((h, w))}")
     elif image.shape != first[0]:
         h0, w0, c0 = first[0]
         remedy = (f"add --channels={max(c, c0)} or --channels=1" if (h, w) == (h0, w0) else

@@ -39,6 +39,7 @@ from gantransfer.data.labels import (
     value_meta,
 )
 from gantransfer.data.schedule import Span
+from gantransfer.networks.sizes import RULE, ImageSize
 
 __all__ = ["POLICIES", "BatchSource", "DataSpec", "ImageDataset", "LabelSpec", "class_weights",
            "reference_dataset", "shot_groups", "training_dataset"]
@@ -55,21 +56,21 @@ class ImageDataset(torch.utils.data.Dataset):
                 each class, at least one image in all; part='heldout' is the set of these instead
     max_size    keep this many of the images, chosen by RandomState(seed)
     xflip       append the mirror image of every item: item n + i mirrors item i
-    resolution  required width and height
+    resolution  required size: R for R x R, or (height, width)
     class_map   label in the file -> class id to use; images of classes outside it are left out
     label_dim   number of classes or vector length to use, if larger than what the labels show
     cache_mb    decoded images are kept in memory when the whole selection fits
 
-    Items are (uint8 [C, H, W], float32 [label_dim]), fresh copies. Images must be 8-bit greyscale or RGB, square and of
-    one size; they are turned upright as their EXIF orientation says. Labels are checked as a whole here, images when
-    they are read; every complaint is a UserError that names the files. Instances pickle without open handles and
-    without cached images.
+    Items are (uint8 [C, H, W], float32 [label_dim]), fresh copies. Images must be 8-bit greyscale or RGB and of one
+    size, square or one that networks take; they are turned upright as their EXIF orientation says. Labels are checked
+    as a whole here, images when they are read; every complaint is a UserError that names the files. Instances pickle
+    without open handles and without cached images.
     """
 
     def __init__(self, path: str | os.PathLike, *, fname: str | None = None, use_labels: bool = False,
-                 max_size: int | None = None, xflip: bool = False, seed: int = 0, resolution: int | None = None,
-                 class_map: Mapping[int, int] | None = None, label_dim: int | None = None, heldout: int | float = 0,
-                 part: str = "train", cache_mb: float = 1024):
+                 max_size: int | None = None, xflip: bool = False, seed: int = 0,
+                 resolution: int | Sequence[int] | None = None, class_map: Mapping[int, int] | None = None,
+                 label_dim: int | None = None, heldout: int | float = 0, part: str = "train", cache_mb: float = 1024):
         self._files = Container(path)
         self._names = self._files.image_names
         if not self._names:
@@ -126,13 +127,13 @@ class ImageDataset(torch.utils.data.Dataset):
 
         self._said_frames = False
         first = self._read(self._names[0])
-        channels, height, width = first.shape
-        if height != width:
-            raise UserError(f"images must be square, but {self._names[0]} in {self._files.path} is {width}x{height}; "
-                            "use `dataset_tool.py --transform=center-crop --resolution=WxH`")
-        if resolution is not None and resolution != height:
-            raise UserError(f"images of {self._files.path} are {height}x{height}, but {resolution}x{resolution} is "
-                            f"needed; use `dataset_tool.py --resolution={resolution}x{resolution}`")
+        size = ImageSize(*first.shape[1:])
+        if size.height != size.width and size.doublings is None:
+            raise UserError(f"{RULE}, but {self._names[0]} in {self._files.path} is {size}; "
+                            f"use `dataset_tool.py --transform=center-crop --resolution={size.nearest()[0]}`")
+        if resolution is not None and (needed := ImageSize.of(resolution)) != size:
+            raise UserError(f"images of {self._files.path} are {size}, but {needed} is needed; use "
+                            f"`dataset_tool.py --resolution={needed}`")
         self._shape = first.shape
 
         label = LabelSpec(kind, dim)
@@ -152,7 +153,7 @@ class ImageDataset(torch.utils.data.Dataset):
             given = own.label_meta or (main.label_meta if main is not None else {})
             label = LabelSpec(kind, dim, meta=value_meta(self._values, given, own.where))
         self.spec = DataSpec(
-            name=base_name(self._files.path), resolution=height, channels=channels, num_images=len(self._chosen),
+            name=base_name(self._files.path), resolution=size.plain, channels=len(first), num_images=len(self._chosen),
             label=label, path=os.fspath(path), fname=fname, max_size=max_size, xflip=self.xflip, seed=seed,
             heldout=heldout)
 
@@ -241,7 +242,7 @@ class ImageDataset(torch.utils.data.Dataset):
         return self.spec.name
 
     @property
-    def resolution(self) -> int:
+    def resolution(self) -> int | tuple[int, int]:
         return self.spec.resolution
 
     @property

@@ -19,6 +19,7 @@ import numpy as np
 from dnnlib.util import FLOAT32, UserError, printable
 from gantransfer.data import confine
 from gantransfer.data.names import clean_name, valid_text
+from gantransfer.networks.sizes import ImageSize
 
 POLICIES = ("empirical", "sqrt", "effective", "balanced")
 
@@ -218,7 +219,7 @@ class DataSpec:
     """What a network and a snapshot need to know about a data set. JSON-able by `to_dict` / `from_dict`."""
 
     name: str
-    resolution: int
+    resolution: int | tuple[int, int]  # R of R x R images, (height, width) of others; see `size`
     channels: int
     num_images: int  # distinct images selected; mirrored copies not counted
     label: LabelSpec = field(default_factory=LabelSpec)
@@ -228,6 +229,13 @@ class DataSpec:
     xflip: bool = False
     seed: int = 0
     heldout: int | float = 0  # images per class kept out of training; below 1 a share of each
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "resolution", self.size.plain)  # of JSON, which has no tuples
+
+    @property
+    def size(self) -> ImageSize:
+        return ImageSize.of(self.resolution)
 
     def to_dict(self) -> dict:
         return dict(name=self.name, resolution=self.resolution, channels=self.channels, num_images=self.num_images,

@@ -1,39 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image sizes that networks take: powers of two from 4 on, or what a network needs beyond that."""
+"""Whether networks take a data set's images: one line that names the sizes they do take, and the command."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from dnnlib.util import UserError
+from gantransfer.networks.sizes import RULE, ImageSize
 
 SMALLEST = 4
 
 
-def fits(size: int, smallest: int = SMALLEST) -> bool:
-    """Whether networks can be built for images of size x size."""
-    return size >= smallest and size & (size - 1) == 0
+def fits(size: int | Sequence[int], smallest: int = SMALLEST) -> bool:
+    """Whether there are networks for images of `size` (see networks/sizes.py)."""
+    size = ImageSize.of(size)
+    return size.longer >= smallest and size.doublings is not None
 
 
-def nearest(size: int, smallest: int = SMALLEST) -> int:
-    """The power of two from `smallest` on whose ratio to `size` is nearest to 1; the larger one of two equally near."""
-    below = 1 << max(size.bit_length() - 1, 0)
-    return max(below if size * size < 2 * below * below else 2 * below, smallest)
+def remedy(size: int | Sequence[int], smallest: int = SMALLEST) -> str:
+    """The flags that make the nearest sizes of it."""
+    return " or ".join(f"--resolution={s}" for s in ImageSize.of(size).nearest(smallest))
 
 
-def require(size: int, where: str, smallest: int = SMALLEST, who: str = "networks") -> None:
+def require(size: int | Sequence[int], where: str, smallest: int = SMALLEST, who: str = "networks") -> None:
     """UserError naming the data set and the command that mends it unless `size` fits."""
     if not fits(size, smallest):
-        to = nearest(size, smallest)
-        verb = "need" if who.endswith("s") else "needs"
-        raise UserError(f"{where} has {size}x{size} images; {who} {verb} a power of two from {smallest} on: "
-                        f"dataset_tool.py --resolution={to}x{to}")
+        raise UserError(f"{where} has {ImageSize.of(size)} images; for {who} {RULE}, from {smallest} pixels on: "
+                        f"dataset_tool.py --transform=center-crop {remedy(size, smallest)}")
 
 
-def require_one_of(size: int, where: str, sizes: Iterable[int], who: str) -> None:
-    """The same for networks of which there are only some sizes."""
-    sizes = sorted(sizes)
-    if size not in sizes:
-        to = min(reversed(sizes), key=lambda n: max(n / size, size / n))
-        raise UserError(f"{where} has {size}x{size} images; {who} has networks for {', '.join(map(str, sizes))}: "
-                        f"dataset_tool.py --resolution={to}x{to}")
+def require_square(size: int | Sequence[int], where: str, who: str, sizes: Iterable[int] = ()) -> None:
+    """The same for networks of which there are only square ones: of `sizes`, or of every power of two from 8 on."""
+    size, sizes = ImageSize.of(size), sorted(sizes)
+    powers = [1 << k for k in range(3, max(size.longer.bit_length(), 3) + 1)]
+    if size.height != size.width or size.width not in (sizes or powers):
+        to = min(reversed(sizes or powers), key=lambda n: max(n / size.longer, size.longer / n))
+        takes = f"of {', '.join(map(str, sizes))} pixels" if sizes else "whose side is a power of two from 8 on"
+        raise UserError(f"{where} has {size} images; {who} takes square ones {takes}: "
+                        f"dataset_tool.py --transform=center-crop --resolution={to}x{to}")

@@ -572,9 +572,11 @@ def _mnist(path: str, options: SourceOptions) -> Source:
         if labels.shape != (len(images),):
             raise UserError(f"{path} has {len(images)} images, but the labels file beside it {labels.shape[0]} labels")
 
+    border = 0 if options.size == (28, 28) else 2  # to 32x32, as published, unless they are wanted as they are
+
     def items() -> Iterator[Item]:
         for i, image in enumerate(images):
-            yield Item(f"image {i} of {path}", partial(Image.fromarray, np.pad(image, 2)),
+            yield Item(f"image {i} of {path}", partial(Image.fromarray, np.pad(image, border)),
                        None if labels is None else int(labels[i]))
 
     names = () if labels is None else tuple(str(k) for k in range(int(labels.max()) + 1))

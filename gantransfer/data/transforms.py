@@ -25,7 +25,7 @@ def transform_image(image: np.ndarray, transform: str | None, width: int | None,
     """uint8 [H, W, C] to [height, width, C]; None when the image must be left out.
 
     None              each side resized to `width` / `height`, kept where that is None
-    center-crop       the centred square of the short side, resized
+    center-crop       the largest centred part of the shape of width x height, resized
     center-crop-wide  the centred round(width h / w) rows, resized to width x height, on a black width x width square;
                       left out when narrower than `width` or when those rows are fewer than `height`
     pad               resized to fit inside width x height, on a black canvas of that size
@@ -37,9 +37,10 @@ def transform_image(image: np.ndarray, transform: str | None, width: int | None,
     if width is None or height is None:
         raise UserError(f"--transform={transform} needs --resolution=WxH (or --width and --height)")
     if transform == "center-crop":
-        side = min(h, w)
-        y, x = (h - side) // 2, (w - side) // 2
-        return _resize(image[y: y + side, x: x + side], width, height, resample)
+        scale = min(h / height, w / width)
+        rows, columns = max(round(height * scale), 1), max(round(width * scale), 1)
+        y, x = (h - rows) // 2, (w - columns) // 2
+        return _resize(image[y: y + rows, x: x + columns], width, height, resample)
     if transform == "center-crop-wide":
         if height > width:
             raise UserError(f"--transform=center-crop-wide needs a width above the height, not {width}x{height}")
@@ -65,7 +66,7 @@ def transform_image(image: np.ndarray, transform: str | None, width: int | None,
 def enlarges(transform: str | None, h: int, w: int, width: int, height: int) -> bool:
     """Whether `transform_image` makes an image of h x w pixels larger (width, height 0: as it is)."""
     if transform == "center-crop":
-        return min(h, w) < max(width, height)
+        return h < height or w < width
     if transform == "pad":
         return w < width and h < height
     return transform is None and (w < width or h < height)

@@ -72,8 +72,11 @@ def _input(obj: Any, path: Path) -> InputSpec:
     got = _take(obj, f"{path}: input", **InputSpec(size=None, resize=None).to_dict())
     if got["resize"] is not None and (not isinstance(got["resize"], str) or got["resize"] not in resize.RESIZERS):
         raise UserError(f"{path}: resize '{got['resize']}': expected null or one of {', '.join(resize.RESIZERS)}")
+    if got["resize"] is None and isinstance(got["size"], list) and len(got["size"]) == 2:
+        got["size"] = tuple(got["size"])  # images that are not square: height, width
     for key in ("size", "channels"):
-        if got[key] is not None and not (type(got[key]) is int and 0 < got[key] <= 2**14):
+        values = got[key] if isinstance(got[key], tuple) else (got[key],)
+        if got[key] is not None and not all(type(v) is int and 0 < v <= 2**14 for v in values):
             raise UserError(f"{path}: input.{key} must be a whole number above 0, or null")
     if got["resize"] is not None and got["size"] is None:
         raise UserError(f"{path}: input.size is needed for resize '{got['resize']}'")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from gantransfer.detectors import resize
+from gantransfer.networks.sizes import ImageSize
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of images in 0..255
 
@@ -22,7 +24,7 @@ class InputSpec:
     range: tuple[float, float] = (0.0, 255.0)
     dtype: str = "float32"
     channels: int | None = 3  # None: as they are
-    size: int | None = 299  # None: as they are
+    size: int | tuple[int, int] | None = 299  # R for R x R, or (height, width); None: as they are
     resize: str | None = "tf1"  # a name of resize.RESIZERS; None: the images must have `size` already
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -32,15 +34,17 @@ class InputSpec:
         """JSON-able, for descriptors and result lines."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
-    def check(self, channels: int, resolution: int, name: str) -> None:
+    def check(self, channels: int, resolution: int | Sequence[int], name: str) -> None:
         """UserError when images of this shape cannot be judged."""
         if self.channels == 1 and channels != 1:
             raise UserError(f"detector '{name}' judges grey images, the data set has {channels} channels")
         if self.channels is not None and channels not in (1, self.channels):
             raise UserError(f"detector '{name}' takes {self.channels} channels, the data set has {channels}")
-        if self.resize is None and self.size is not None and resolution != self.size:
-            raise UserError(f"detector '{name}' judges {self.size}x{self.size} images, the data set has "
-                            f"{resolution}x{resolution}; train one of your own with gantransfer judge")
+        if self.resize is None and self.size is not None:
+            want, have = ImageSize.of(self.size), ImageSize.of(resolution)
+            if want != have:
+                raise UserError(f"detector '{name}' judges {want} images, the data set has {have}; train one of your "
+                                "own with gantransfer judge")
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 [N, C, H, W] -> float32 network input."""

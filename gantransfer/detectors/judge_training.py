@@ -18,6 +18,7 @@ from torch import Tensor
 from dnnlib import seeding, util
 from dnnlib.util import UserError
 from gantransfer.detectors.judge import DigitsJudge
+from gantransfer.networks.sizes import ImageSize
 from torch_utils import optimizers
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _rows(y: Tensor, members: list[Tensor]) -> Tensor:
 
 def train_judge(images: np.ndarray, labels: np.ndarray, *, seed: int = 0, epochs: int = 40,
                 num_classes: int | None = None, progress: bool = False, label: LabelSpec | None = None) -> DigitsJudge:
-    """A judge trained on uint8 images [N, C, R, R] with class ids [N]; repeatable for equal arguments and threads.
+    """A judge trained on uint8 images [N, C, H, W] with class ids [N]; repeatable for equal arguments and threads.
     `label` of a continuous label: labels [N] in its units; the only logit learns them, in these units, by squared error
     of the normalised label.
 
@@ -96,7 +97,7 @@ def train_judge(images: np.ndarray, labels: np.ndarray, *, seed: int = 0, epochs
     steps = epochs * math.ceil(n / BATCH)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.number(seed))
-        net = DigitsJudge(images.shape[2], images.shape[1], k).train()
+        net = DigitsJudge(ImageSize(*images.shape[2:]).plain, images.shape[1], k).train()
         opt = optimizers.AdamW(net.parameters(), lr=PEAK_LR)
         schedule = torch.optim.lr_scheduler.OneCycleLR(opt, PEAK_LR, total_steps=steps)
         for epoch in range(epochs):

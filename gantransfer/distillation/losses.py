@@ -56,8 +56,8 @@ def uda(clean: Tensor, augmented: Tensor, teacher_clean: Tensor, teacher_augment
 
 def fit(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps [N, C, h, w] at the smaller one's size: the larger is average-pooled."""
-    size = min(a.shape[-1], b.shape[-1])
-    return tuple(x if x.shape[-1] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
+    size = tuple(map(min, a.shape[2:], b.shape[2:]))
+    return tuple(x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
 
 
 def attention(student: Tensor, teacher: Tensor) -> Tensor:

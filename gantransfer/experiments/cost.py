@@ -76,9 +76,10 @@ def macs_of_encoding(encoder: Path) -> float:
 
     from gantransfer.importers import load_any
     from gantransfer.latent import autoencoder
+    from gantransfer.networks.sizes import ImageSize
 
     ae = autoencoder.load(load_any(encoder))
-    x = torch.zeros(1, ae.encoder.img_channels, ae.encoder.img_resolution, ae.encoder.img_resolution)
+    x = torch.zeros(1, ae.encoder.img_channels, *ImageSize.of(ae.encoder.img_resolution))
     with counted_macs() as macs, torch.no_grad():
         ae.encode(x)
     return macs[0]

@@ -13,6 +13,7 @@ from dnnlib.util import UserError, fetch, is_url
 from gantransfer.formats import inert_pickle, onnx_info, torch_file
 from gantransfer.formats.inert_pickle import Refused
 from gantransfer.importers.common import Source, not_usable
+from gantransfer.networks.sizes import ImageSize
 from gantransfer.snapshot import Snapshot
 
 
@@ -39,7 +40,7 @@ def describe(snap: Snapshot) -> list[str]:
     kind = {"class": "classes", "value": "label values"}.get(label.get("kind"), "")
     lines = [f"method      {snap.method}" + (f", stage {snap.stage}" if snap.stage != "main" else ""),
              f"trained     {snap.cur_nimg / 1000:g} kimg" if snap.cur_nimg else "trained     not recorded",
-             f"data        {snap.data.get('name') or 'not recorded'}, {snap.data.get('resolution', '?')} pixels, "
+             f"data        {snap.data.get('name') or 'not recorded'}, {_pixels(snap.data)} pixels, "
              f"{snap.data.get('channels', '?')} channels" + (f", {label.get('dim')} {kind}" if kind else ", no labels")]
     for name, r in snap.nets.items():
         numbers = sum(t.numel() for t in r.state.values())
@@ -53,6 +54,10 @@ def describe(snap: Snapshot) -> list[str]:
     if rest:
         lines.append(f"provenance  {json.dumps(_short(rest))}")
     return lines
+
+
+def _pixels(data: dict[str, Any]) -> str:
+    return str(ImageSize.of(data["resolution"])) if "resolution" in data else "?"
 
 
 def describe_onnx(file: str) -> list[str]:

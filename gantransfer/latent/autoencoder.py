@@ -53,7 +53,7 @@ class AutoEncoder:
         return self.synthesis(w.expand(-1, self.num_ws, -1), noise_mode="const")
 
     def features(self, img: torch.Tensor) -> torch.Tensor:
-        """[N, F]: what the source's discriminator sees in 4x4 pixels, mean and deviation per channel; the latent
+        """[N, F]: what the source's discriminator sees in its last map, mean and deviation per channel; the latent
         itself where there is no discriminator. A perceptual space that every snapshot brings along."""
         if self.discriminator is None:
             return self.encoder(img).flatten(1)

@@ -65,7 +65,7 @@ class Figures:
         self.samples = min(max(len(self.base), 256), 2048)
         self.reference = self.whitened(self.heldout if len(self.heldout) > 8 else self.base)
         # Decoding hundreds of large images on a CPU costs more than the training it would judge.
-        self.images = self.image_samples if self.spec.resolution <= 64 or self.device.type == "cuda" else 0
+        self.images = self.image_samples if self.spec.size.longer <= 64 or self.device.type == "cuda" else 0
         self.start: dict[str, float] = {}
 
     @property
@@ -108,7 +108,7 @@ class Figures:
         if cache.recon is not None:
             recon = cache.recon[cache.flip == 0].astype(np.float64)
             out["floor_mse"], out["floor_feature_distance"] = recon[:, 0].mean(), recon[:, 1].mean()
-            pixels = self.spec.channels * self.spec.resolution**2
+            pixels = self.spec.channels * self.spec.size.pixels
             out["bound_reconstruction"] = np.sqrt(recon[:, 0] * pixels).mean()
         out["latent_fd_floor"] = frechet_distance(self.reference, self.whitened(self.base[: self.samples]))
         for name in self.baselines:

@@ -24,13 +24,14 @@ DETECTORS = ("lpips", "vgg16")  # names of files that have its weights
 Embed = Callable[[torch.Tensor], torch.Tensor]
 
 
-def nearness(D: nn.Module | None, resolution: int, device: torch.device,
+def nearness(D: nn.Module | None, shorter: int, device: torch.device,
              detectors: Mapping[str, str] | None = None) -> tuple[Embed, str]:
-    """(images [N, C, H, W] in [-1, 1] -> [N, *], what it is in words). `D`: the snapshot's discriminator, if it has it.
+    """(images [N, C, H, W] in [-1, 1] -> [N, *], what it is in words). `D`: the snapshot's discriminator, if it has it;
+    `shorter`: the shorter side.
 
     Raises UserError where `detectors` names weights that cannot be read.
     """
-    if resolution >= LEAST:
+    if shorter >= LEAST:
         try:
             return lpips(features.load_lpips(device, detectors).embed), "LPIPS"
         except weights.MissingWeights:
@@ -46,8 +47,9 @@ def nearness(D: nn.Module | None, resolution: int, device: torch.device,
 def lpips(embed: Embed) -> Embed:
     def of(x: torch.Tensor) -> torch.Tensor:
         x = (x + 1) * 127.5
-        if x.shape[2] > LARGEST:
-            x = F.interpolate(x, size=(LARGEST, LARGEST), mode="area")
+        longer = max(x.shape[2:])
+        if longer > LARGEST:
+            x = F.interpolate(x, size=[round(s * LARGEST / longer) for s in x.shape[2:]], mode="area")
         return embed(x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1))
 
     return of
@@ -58,7 +60,7 @@ def pixels(x: torch.Tensor) -> torch.Tensor:
     parts = []
     while True:
         parts.append(x.flatten(1) / x[0].numel() ** 0.5)
-        if x.shape[2] < 8:
+        if min(x.shape[2:]) < 8:
             return torch.cat(parts, 1)
         x = F.avg_pool2d(x, 2)
 

@@ -73,7 +73,7 @@ def _channels(words: str) -> source_fit.Trait:
 
 _TRAITS = {
     "G": [source_fit.key("its latent has {} numbers", "--z_dim", "latent_size"),
-          _channels("its generator has {} channels from 4x4 up")],
+          _channels("its generator has {} channels from the first map up")],
     "E": [_channels("its encoder has {} channels from the image down")],
     "F": [source_fit.key("its mapping network has {} layers", "--map_depth", "num_layers")],
 }
@@ -91,7 +91,7 @@ class ALAE(method.Method):
     def resolve(cls, o: ALAEOptions, run: RunConfig, data: DataSpec) -> None:
         if data.label.dim:
             raise UserError("--method=alae has no labels; omit --cond (labels come in with --method=mind2mind)")
-        resolution.require(data.resolution, data.path or data.name, 8, "--method=alae")
+        resolution.require_square(data.size, data.path or data.name, "--method=alae")
         cfg = CFGS[o.cfg]
         method.fill(o, **{k: cfg[k] for k in ("lr", "level_kimg", "cmax", "z_dim", "map_depth")},
                     cbase=32 * data.resolution if o.cfg == "tiny" else cfg["cbase"])

@@ -105,7 +105,7 @@ class BigGAN(method.Method):
         method.fill(run, metrics="smoke" if o.cfg == "tiny" else "fid50k_full")
         # Also where the networks are the source's: there is no other BigGAN.
         sizes = set(networks.G_TABLES) & set(networks.D_TABLES)
-        resolution.require_one_of(res, data.path or data.name, sizes, "BigGAN")
+        resolution.require_square(data.size, data.path or data.name, f"--method={cls.name}", sizes)
         cls.resolve_networks(o, cfg, data)
         method.fill(o, **{k: cfg[k] for k in ("glr", "dlr", "d_steps", "ema_start")}, adam_eps=cfg["eps"],
                     ema_kimg=cfg["ema"], ema_ramp=cfg["ramp"], gamma=0.0)

@@ -110,7 +110,7 @@ class CcGAN(method.Method):
                     "has classes" if data.label.kind == "class" else f"has vectors of {data.label.dim} numbers")
             raise UserError(f"--method=ccgan needs one continuous label per image, written as a list of one number "
                             f"such as [55.0]; {where} {have}")
-        resolution.require_one_of(data.resolution, where, networks.RESOLUTIONS, "CcGAN")
+        resolution.require_square(data.size, where, "--method=ccgan", networks.RESOLUTIONS)
         if run.sampling != "empirical" or run.sampling_labels not in (None, "empirical"):
             raise UserError("--sampling is for classes; CcGAN draws labels evenly by itself")
         method.fill(o, **{k: v for k, v in cfg.items() if k != "diffaug" and hasattr(o, k)})

@@ -133,6 +133,8 @@ class CGANKD(method.Method):
         if data.label.kind == "value" and (o.kd_weight or o.kd in ("blkd", "takd", "uda", "sskd")):
             raise UserError(f"--kd={o.kd} compares class probabilities, and {data.path or data.name} has values; "
                             f"use --kd=none, or one of {', '.join(FEATURE_LOSSES)}")
+        if o.kd in ("sskd", "fitnet") and data.size.height != data.size.width:
+            raise UserError(f"--kd={o.kd} takes square images; {data.path or data.name} has {data.size}")
         if o.optimizer != "sgd" and o.nesterov:
             raise UserError("--nesterov=True belongs to --optimizer=sgd")
         if not o.fakes and (o.nfake or o.fake_batch_share is not None or o.fake_weight != 1):
@@ -189,7 +191,7 @@ class CGANKD(method.Method):
         self.tests: ImageDataset | None = None
 
     def _regressors(self) -> list[nn.Module]:
-        x = torch.zeros(2, self.data.channels, self.data.resolution, self.data.resolution, device=self.device)
+        x = torch.zeros(2, self.data.channels, *self.data.size, device=self.device)
         with torch.no_grad():
             s, t = (copy.deepcopy(net).eval()(x, features=True).features[:-1] for net in (self.net, self.teacher))
         try:
@@ -525,8 +527,8 @@ def check_labels(found: DataSpec, data: DataSpec, what: str, numbered: bool = Tr
         raise UserError(f"{what} numbers its classes otherwise: {k} of the data is its {ids[k]}; make it with the same "
                         "--fname as the data")
     if (found.resolution, found.channels) != (data.resolution, data.channels):
-        raise UserError(f"{what} has images of {found.resolution} pixels and {found.channels} channels, the data "
-                        f"{data.resolution} and {data.channels}")
+        raise UserError(f"{what} has images of {found.size} pixels and {found.channels} channels, the data "
+                        f"{data.size} and {data.channels}")
 
 
 def normalisation(dataset: ImageDataset) -> tuple[list[float], list[float]]:

@@ -92,7 +92,7 @@ class DensityRatioTraining(method.Method):
             raise UserError("--features=resnet34 is a classifier; use --features=sae or teacher")
         method.fill(o, feature_lr=0.01 if o.features == "sae" else 0.1)
         if o.features == "sae":
-            resolution.require_one_of(data.resolution, data.path or data.name, (8, 16, 32, 64), "--features=sae")
+            resolution.require_square(data.size, data.path or data.name, "--features=sae", (8, 16, 32, 64))
         if run.batch_gpu < 2:
             raise UserError(f"--batch-gpu={run.batch_gpu}: batch norm needs at least 2 images per process and round")
 
@@ -114,7 +114,7 @@ class DensityRatioTraining(method.Method):
         self.phi = feature_function(self.nets, self.device)
         self.code = code_function(self.nets, data)
         with torch.no_grad():
-            dim = self.phi(torch.zeros(2, data.channels, data.resolution, data.resolution, device=self.device)).shape[1]
+            dim = self.phi(torch.zeros(2, data.channels, *data.size, device=self.device)).shape[1]
             code = self.code(torch.zeros(2, data.label.dim, device=self.device)).shape[1]
         self.R = DensityRatio(dim, code, DensityRatio.WIDTHS[o.width],
                               "class" if data.label.kind == "class" else "embedding", o.dropout, o.output)
@@ -213,7 +213,7 @@ class _ByValue:
 
 
 def new_features(o: DensityRatioOptions, data: DataSpec) -> dict[str, nn.Module]:
-    dim = data.channels * data.resolution**2
+    dim = data.channels * data.size.pixels
     if o.features == "resnet34":
         return {"F": FeatureExtractor(data.label.dim, dim, data.channels, width=o.feature_width)}
     E = SparseEncoder(data.resolution, data.channels, o.feature_width)

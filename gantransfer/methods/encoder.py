@@ -314,8 +314,8 @@ def variance(x: torch.Tensor) -> torch.Tensor:
 
 
 def small(x: torch.Tensor) -> torch.Tensor:
-    """Averaged down to 256 pixels."""
-    return F.avg_pool2d(x, x.shape[2] // 256) if x.shape[2] > 256 else x
+    """Averaged down to less than twice 256 pixels at the longer side."""
+    return F.avg_pool2d(x, max(x.shape[2:]) // 256) if max(x.shape[2:]) > 256 else x
 
 
 def trunk_kwargs(D: nn.Module | None, G: nn.Module) -> dict[str, Any]:

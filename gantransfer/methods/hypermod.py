@@ -27,6 +27,7 @@ from torch import nn
 from dnnlib.util import UserError
 from gantransfer import method, sampler, snapshot, source_fit
 from gantransfer.augment import contrastive as views
+from gantransfer.data import resolution
 from gantransfer.data.dataset import DataSpec
 from gantransfer.losses import gan
 from gantransfer.losses.barlow_twins import barlow_twins
@@ -105,6 +106,8 @@ class Hypermod(StyleGAN2):
             if getattr(o, key) is not None:
                 raise UserError(f"--{key}: --method=hypermod has the sizes of its source; omit the flag")
         v1 = o.base == "stylegan1"
+        if v1:
+            resolution.require_square(data.size, data.path or data.name, "--base=stylegan1")
         cls._resolve_hyper(o, v1)
         if v1:  # as published, unless said otherwise
             method.fill(o, glr=0.002, dlr=0.002, gamma=10.0, style_mix=0.9)

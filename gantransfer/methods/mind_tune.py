@@ -19,7 +19,7 @@ from gantransfer import method, snapshot, source_fit
 from gantransfer.data.dataset import DataSpec
 from gantransfer.method import RunConfig, option
 from gantransfer.methods.stylegan2 import SOURCE_SIZES, StyleGAN2, StyleGAN2Options
-from gantransfer.networks import mindgan, stylegan2
+from gantransfer.networks import mindgan
 from torch_utils import distributed as dist
 
 
@@ -38,7 +38,7 @@ class MindTune(StyleGAN2):
         super().resolve(o, run, data)
         for key in SOURCE_SIZES:
             setattr(o, key, None)
-        levels = stylegan2.block_resolutions(data.resolution)
+        levels = data.size.levels
         method.fill(o, tune_from=levels[len(levels) // 2])
         if o.tune_from not in levels:
             raise UserError(f"--tune_from={o.tune_from} is no resolution of the decoder; it has "

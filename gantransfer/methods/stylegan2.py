@@ -29,6 +29,7 @@ from gantransfer.losses import options as loss_options
 from gantransfer.losses.barlow_twins import barlow_twins
 from gantransfer.method import Batch, Graph, Phase, RunConfig, option
 from gantransfer.networks import stylegan2 as networks
+from gantransfer.networks.sizes import ImageSize
 from torch_utils import build, ema, optimizers
 from torch_utils import distributed as dist
 from torch_utils import random as rnd
@@ -142,8 +143,8 @@ class StyleGAN2(method.Method):
 
     @classmethod
     def resolve(cls, o: StyleGAN2Options, run: RunConfig, data: DataSpec) -> None:
-        cfg, res = CFGS[o.cfg], data.resolution
-        resolution.require(res, data.path or data.name, 8, f"--method={cls.name}")  # the discriminator does
+        cfg, res = CFGS[o.cfg], data.size.longer
+        resolution.require(data.size, data.path or data.name, 8, f"--method={cls.name}")  # the discriminator does
         for_cpu, resuming = o.cfg in FOR_CPU, run.resume not in (None, "noresume")
         mbstd = cfg["mbstd"]
         batch = cfg["batch"]
@@ -178,7 +179,7 @@ class StyleGAN2(method.Method):
             style_mix=0.0 if plain_loss else 0.9,
             # It slows the optimiser even where the weight is zero (as published); short runs have no time for that.
             g_reg_interval=0 if for_cpu else 4)
-        method.fill(o, gamma=0.0002 * res**2 / batch, ema_kimg=batch * 10 / 32)  # of presets without
+        method.fill(o, gamma=0.0002 * data.size.pixels / batch, ema_kimg=batch * 10 / 32)  # of presets without
         # ADA at its published speed does nothing within so short a run.
         if o.cfg == "tiny" and o.aug == "ada" and o.target is None and o.augpipe is None:
             o.aug, o.diffaug = "noaug", o.diffaug or "light"
@@ -366,8 +367,7 @@ class StyleGAN2(method.Method):
             d.cutoff = torch.where(mixed, cutoff, self.G.num_ws)  # on the device: nobody waits, and it can be recorded
         if phase in ("Greg", "Gboth") and o.pl_weight > 0:
             k = n if phase == "Greg" else max(n // self.pl_batch_shrink, 1)
-            d.pl_noise = rnd.randn([k, self.data.channels, self.data.resolution, self.data.resolution], batch.rng,
-                                   self.device)
+            d.pl_noise = rnd.randn([k, self.data.channels, *self.data.size], batch.rng, self.device)
         self.draw_for_classes(phase, batch, d)
         return d
 
@@ -674,10 +674,10 @@ def _widths(place: str | None) -> source_fit.Trait:
         return k.get("channel_base") or 32768, k.get("channel_max") or 512
 
     def of(kwargs: dict[str, Any]) -> list[int]:
-        return [networks.channels_at(r, *sizes(kwargs)) for r in networks.block_resolutions(kwargs["img_resolution"])]
+        return [networks.channels_at(r, *sizes(kwargs)) for r in ImageSize.of(kwargs["img_resolution"]).levels]
 
-    return source_fit.Trait(f"its {'generator' if place else 'discriminator'} has {{}} channels from 4x4 up", None, of,
-                            lambda kwargs: "--cbase={} --cmax={}".format(*sizes(kwargs)))
+    return source_fit.Trait(f"its {'generator' if place else 'discriminator'} has {{}} channels from the first map up",
+                            None, of, lambda kwargs: "--cbase={} --cmax={}".format(*sizes(kwargs)))
 
 
 _G_TRAITS = [

@@ -28,7 +28,8 @@ from gantransfer.networks import utlo as networks
 @dataclass
 class UTLOOptions(TailOptions):
     add_uc: bool = option(True, "Train the small image by an unconditional loss")
-    res_uc: int = option(8, "Highest label-free resolution; 0 = every layer sees the label", low=0)
+    res_uc: int | None = option(None, "Highest label-free resolution; 0 = every layer sees the label (default: the "
+                                "second one, 8 where the side is a power of two)", type=int, low=0)
     alpha: float | None = option(None, "Weight of the unconditional loss relative to the conditional one (default 1)",
                                  type=float, low=0)
 
@@ -46,20 +47,22 @@ class UTLO(StyleGAN2):
         if run.metrics is None and o.cfg not in FOR_CPU:
             run.metrics = "fid50k_full,fid_shots,kid_shots"
         super().resolve(o, run, data)
-        blocks = [2**k for k in range(2, data.resolution.bit_length())]
-        if o.res_uc not in (0, *blocks):
-            raise UserError(f"--res_uc={o.res_uc} is not a block resolution of {data.resolution}x{data.resolution} "
-                            f"images; choose one of 0, {', '.join(map(str, blocks))}")
+        levels = data.size.levels
+        method.fill(o, res_uc=levels[1])
+        if o.res_uc not in (0, *levels):
+            raise UserError(f"--res_uc={o.res_uc} is not a block resolution of {data.size} images; choose one of 0, "
+                            f"{', '.join(map(str, levels))}")
         if o.add_uc and o.res_uc == 0:
-            raise UserError("--add_uc=True needs a resolution: set --res_uc to 4 or more, or --add_uc=False")
+            raise UserError(f"--add_uc=True needs a resolution: set --res_uc to {levels[0]} or more, or --add_uc=False")
         for key in ("noisy_twins", "gsr"):
-            if getattr(o, key) is not None and o.res_uc == data.resolution:
+            if getattr(o, key) is not None and o.res_uc == levels[-1]:
                 raise UserError(f"--{key} is about labels, and with --res_uc={o.res_uc} no layer of the generator sees "
                                 f"them; omit it, or lower --res_uc")
         if not o.add_uc and o.alpha:
             raise UserError(f"--alpha={o.alpha:g} weights the unconditional loss, which --add_uc=False turns off")
         o.alpha = 0.0 if not o.add_uc else 1.0 if o.alpha is None else o.alpha
-        if o.add_uc and o.aug != "noaug" and "imgfilter" in ada.AUGPIPES[o.augpipe] and o.res_uc < 22:
+        if o.add_uc and o.aug != "noaug" and "imgfilter" in ada.AUGPIPES[o.augpipe] and (
+                min(data.size.at(o.res_uc)) < 22):
             raise UserError(f"--augpipe={o.augpipe} filters images of at least 22 pixels, not the small ones of "
                             f"--res_uc={o.res_uc}; use --augpipe=bgc")
 

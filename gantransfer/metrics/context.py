@@ -85,8 +85,8 @@ class MetricContext:
         if self.generated is not None and self.reference is not None:
             got, want = self.generated.spec, self.reference.spec
             if (got.resolution, got.channels) != (want.resolution, want.channels):
-                raise UserError(f"{got.path}: images are {got.resolution}x{got.resolution}x{got.channels}, the "
-                                f"reference's {want.resolution}x{want.resolution}x{want.channels}")
+                raise UserError(f"{got.path}: images are {got.size}x{got.channels}, the reference's "
+                                f"{want.size}x{want.channels}")
 
     @property
     def label(self):

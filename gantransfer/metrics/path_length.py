@@ -42,6 +42,9 @@ def path_length(ctx: MetricContext, num: int, space: str, sampling: str, crop: b
     `space` 'w' interpolates linearly between mapped latents, 'z' spherically between latents; `sampling` 'full' draws
     t from [0, 1), 'end' takes t = 0. Noise inputs are the same for both images of a pair; float32 throughout.
     """
+    if crop and ctx.sampler is not None and ctx.sampler.spec.size.height != ctx.sampler.spec.size.width:
+        raise UserError(f"it looks at the middle of aligned square faces, and images are {ctx.sampler.spec.size}; use "
+                        "ppl2_wend")
     net, lpips, plan = network_of(ctx), perceptual(ctx), ctx.plan(num)
     device = ctx.device
 

@@ -40,6 +40,6 @@ def crop_face(images: torch.Tensor) -> torch.Tensor:
 
 
 def box_to_256(images: torch.Tensor) -> torch.Tensor:
-    """Box-downsample images [N, C, R, R] larger than 256 by the integer factor R // 256."""
-    factor = images.shape[2] // 256
+    """Box-downsample images [N, C, H, W] larger than 256 by the integer factor R // 256, R the longer side."""
+    factor = max(images.shape[2:]) // 256
     return F.avg_pool2d(images, factor) if factor > 1 else images

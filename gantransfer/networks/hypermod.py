@@ -188,7 +188,7 @@ class HyperLayer(stylegan2.SynthesisLayer):
         if self.use_noise and noise_mode == "const":
             noise = self.noise_const
         elif self.use_noise and noise_mode == "random":
-            noise = random.randn((x.shape[0], 1, self.resolution, self.resolution), rng, x.device)
+            noise = random.randn((x.shape[0], 1, *self.size), rng, x.device)
             noise = noise if classes.order is None else noise[classes.order]
         conv = dict(f=self.resample_filter, up=self.up, padding=self.padding, flip_weight=self.up == 1)
         last = dict(act=self.activation, gain=activation_funcs[self.activation].def_gain * gain,

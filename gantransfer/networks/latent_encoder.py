@@ -14,7 +14,7 @@ from gantransfer.networks.stylegan2 import Discriminator, FullyConnectedLayer, f
 
 
 class LatentEncoder(nn.Module):
-    """image [N, C, R, R] in [-1, 1] -> latents [N, slots, w_dim].
+    """image [N, C, H, W] in [-1, 1] -> latents [N, slots, w_dim].
 
     trunk: arguments of the StyleGAN2 Discriminator. slots 1: one w for all layers; slots = num_ws: one w and an offset
     per layer, which starts at zero. The network predicts whitened coordinates u; w = w_mean + u @ to_w.
@@ -27,8 +27,8 @@ class LatentEncoder(nn.Module):
         self.trunk = Discriminator(**trunk)
         self.img_resolution, self.img_channels = self.trunk.img_resolution, self.trunk.img_channels
         self.w_dim, self.slots = w_dim, slots
-        # Latents are read off all of 4x4 pixels: the discriminator's last layer may be narrower than a latent.
-        width = 16 * self.trunk.b4.conv.weight.shape[0]
+        # Latents are read off the whole last map: the discriminator's last layer may be narrower than a latent.
+        width = self.trunk.b4.fc.weight.shape[1]
         self.trunk.b4.fc = self.trunk.b4.out = nn.Identity()
         self.head = FullyConnectedLayer(width, w_dim)
         if slots > 1:
@@ -45,7 +45,7 @@ class LatentEncoder(nn.Module):
         return self.head(x), offsets
 
     def features_of(self, x, rest):
-        """What enters the heads, [N, 16 C], from what leaves the trunk's last block."""
+        """What enters the heads, [N, pixels of the last map * C], from what leaves the trunk's last block."""
         return self.trunk.b4.features(full_precision(x), rest).flatten(1)
 
     def features(self, img):

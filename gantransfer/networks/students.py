@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantransfer.networks.sizes import ImageSize
+
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 VGG = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 DENSENETS = {"densenet121": (32, (6, 12, 24, 16)), "densenet161": (48, (6, 12, 36, 24))}
@@ -137,12 +139,12 @@ def wide_resnet(channels: int, depth: int, width: int) -> Backbone:
 # ---- others ----------------------------------------------------------------------------------------------------------
 
 
-def vgg(channels: int, counts: Sequence[int], resolution: int) -> Backbone:
+def vgg(channels: int, counts: Sequence[int], size: ImageSize) -> Backbone:
     """Pooling after the first three stages, and after the fourth from 64 pixels on."""
     cin, stages = channels, []
     for i, (w, n) in enumerate(zip((64, 128, 256, 512, 512), counts)):
         layers: list[nn.Module] = []
-        if 0 < i < 4 or i == 4 and resolution >= 64:
+        if 0 < i < 4 or i == 4 and min(size) >= 64:
             layers.append(nn.MaxPool2d(2))
         for _ in range(n):
             layers.append(conv_bn(cin, w, act=nn.ReLU, bias=True))
@@ -169,12 +171,12 @@ class Inverted(nn.Module):
         return self.body(x) if self.skip is None else self.body(x) + self.skip(x)
 
 
-def mobilenetv2(channels: int, width: float, project: bool, resolution: int) -> Backbone:
+def mobilenetv2(channels: int, width: float, project: bool, size: ImageSize) -> Backbone:
     """width 1, project: the CIFAR version, projected skips, halving less; width .5: half width, as in RepDistiller."""
     # expansion, channels, blocks, stride
     table = [(1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
     cin = int(32 * width)
-    stem = conv_bn(channels, cin, 3, 2 if not project and resolution >= 32 else 1, act=nn.ReLU)
+    stem = conv_bn(channels, cin, 3, 2 if not project and min(size) >= 32 else 1, act=nn.ReLU)
     stages, layers = [], []
     for i, (t, c, n, s) in enumerate(table):
         for k in range(n):
@@ -310,27 +312,27 @@ def densenet(channels: int, growth: int, counts: Sequence[int]) -> Backbone:
                     nn.Sequential(nn.BatchNorm2d(cin), nn.ReLU()))
 
 
-def strided(channels: int, widths: Sequence[int], resolution: int) -> Backbone:
+def strided(channels: int, widths: Sequence[int], size: ImageSize) -> Backbone:
     c = [channels, *widths]
     stages = [nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.ReLU()) for a, b in zip(c[:-1], c[1:])]
-    side = -(-resolution // 2 ** len(widths))
-    return Flat(nn.Identity(), stages, c[-1] * side * side)
+    height, width = (-(-side // 2 ** len(widths)) for side in size)
+    return Flat(nn.Identity(), stages, c[-1] * height * width)
 
 
-def pooled(channels: int, widths: Sequence[int], resolution: int) -> Backbone:
+def pooled(channels: int, widths: Sequence[int], size: ImageSize) -> Backbone:
     c = [channels, *widths]
     stages = [nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.LeakyReLU(0.2), nn.MaxPool2d(2))
               for a, b in zip(c[:-1], c[1:])]
-    side = resolution >> len(widths)
-    tail = nn.Sequential(nn.Flatten(), nn.Linear(c[-1] * side * side, 32), nn.LeakyReLU(0.2))
+    height, width = (side >> len(widths) for side in size)
+    tail = nn.Sequential(nn.Flatten(), nn.Linear(c[-1] * height * width, 32), nn.LeakyReLU(0.2))
     return Flat(nn.Identity(), stages, 32, tail)
 
 
 # ---- by name ---------------------------------------------------------------------------------------------------------
 
 
-def _builders() -> dict[str, Callable[[int, int], Backbone]]:
-    table: dict[str, Callable[[int, int], Backbone]] = {}
+def _builders() -> dict[str, Callable[[int, ImageSize], Backbone]]:
+    table: dict[str, Callable[[int, ImageSize], Backbone]] = {}
     for d in RESNET_DEPTHS:
         table[f"resnet{d}"] = lambda c, r, n=(d - 2) // 6: resnet(c, (16, 32, 64), (n,) * 3, 16)
         table[f"resnet{d}x4"] = lambda c, r, n=(d - 2) // 6: resnet(c, (64, 128, 256), (n,) * 3, 32)
@@ -354,33 +356,34 @@ ARCHS = tuple(_builders())
 PATTERNS = (r"wrn_(\d+)_(\d+)", r"conv(\d+(?:-\d+)*)", r"pool(\d+(?:-\d+)*)")
 
 
-def backbone(arch: str, channels: int, resolution: int) -> Backbone:
+def backbone(arch: str, channels: int, size: ImageSize) -> Backbone:
     """ValueError for an unknown name, or images too small for it."""
     if arch in ARCHS:
         smallest = 4 if arch.startswith("resnet") else 8
-        if resolution < smallest:
+        if min(size) < smallest:
             raise ValueError(f"{arch} needs images of at least {smallest} pixels")
-        return _builders()[arch](channels, resolution)
+        return _builders()[arch](channels, size)
     if m := re.fullmatch(PATTERNS[0], arch):
         return wide_resnet(channels, int(m[1]), int(m[2]))
     for pattern, make in zip(PATTERNS[1:], (strided, pooled)):
         if m := re.fullmatch(pattern, arch):
             widths = [int(w) for w in m[1].split("-")]
-            if resolution < 2 ** len(widths) or min(widths) < 1:
-                raise ValueError(f"{arch} halves the image {len(widths)} times; {resolution} pixels are too few")
-            return make(channels, widths, resolution)
+            if min(size) < 2 ** len(widths) or min(widths) < 1:
+                raise ValueError(f"{arch} halves the image {len(widths)} times; {min(size)} pixels are too few")
+            return make(channels, widths, size)
     raise ValueError(f"unknown architecture {arch}; there are {', '.join(ARCHS)}, wrn_D_W, conv4-8, pool16-32-64")
 
 
 class Student(nn.Module):
-    """Images [N, channels, resolution, resolution] in [-1, 1] -> logits [N, outputs], or normalised values.
+    """Images [N, channels, H, W] in [-1, 1] -> logits [N, outputs], or normalised values. resolution: R for R x R, or
+    (H, W).
 
     `mean`, `std`: constants per channel of the real training images in [0, 1], so that teacher, filter and student
     never disagree. head 'mlp' is the regression head of the published v2 (512-512) with a linear output: the published
     final ReLU can die and cannot predict below 0. `projection` adds SSKD's Linear-ReLU-Linear on pooled features.
     """
 
-    def __init__(self, arch: str, resolution: int, channels: int, outputs: int, kind: str = "class",
+    def __init__(self, arch: str, resolution: int | Sequence[int], channels: int, outputs: int, kind: str = "class",
                  head: str = "linear", dropout: float = 0.0, projection: bool = False,
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None):
         super().__init__()
@@ -390,7 +393,7 @@ class Student(nn.Module):
         self.init_kwargs = dict(arch=arch, resolution=resolution, channels=channels, outputs=outputs, kind=kind,
                                 head=head, dropout=dropout, projection=projection, mean=mean, std=std)
         self.arch, self.resolution, self.channels, self.outputs, self.kind = arch, resolution, channels, outputs, kind
-        self.body = backbone(arch, channels, resolution)
+        self.body = backbone(arch, channels, ImageSize.of(resolution))
         d = self.body.dim
         if head == "linear":
             self.head: nn.Module = nn.Linear(d, outputs)

@@ -6,6 +6,8 @@ are stored at unit scale ("equalised learning rate"); run-time gains make their 
 
 From latent to image: MappingNetwork z, c -> ws [N, num_ws, w_dim]; SynthesisNetwork ws -> image through SynthesisBlocks
 of doubling resolution. Discriminator: DiscriminatorBlocks of halving resolution, DiscriminatorEpilogue -> logit.
+Images of H x W pixels (sizes.py): `img_resolution` is R for R x R and (H, W) for others; blocks are called by the
+longer side of their maps. The discriminator's head is called `b4`, as published, whatever enters it.
 
 16-bit blocks: the `num_fp16_res` highest resolutions. `fp16_dtype` says what that means: 'auto' = float16 on CUDA,
 float32 elsewhere (half-precision convolutions are slow or inexact on most CPUs); 'float16' or 'bfloat16' = that,
@@ -21,6 +23,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from gantransfer.networks.sizes import ImageSize
 from torch_utils import distributed as dist
 from torch_utils import random
 from torch_utils.ops import upfirdn2d
@@ -36,21 +39,14 @@ def normalize_2nd_moment(x, eps=1e-8):
     return x * (x.square().mean(1, keepdim=True) + eps).rsqrt()
 
 
-def block_resolutions(img_resolution: int) -> list[int]:
-    """[4, 8, ..., img_resolution]; ValueError unless it is a power of two >= 4."""
-    if img_resolution < 4 or img_resolution & (img_resolution - 1):
-        raise ValueError(f"the image resolution must be a power of two >= 4, not {img_resolution}")
-    return [2**i for i in range(2, img_resolution.bit_length())]
-
-
 def channels_at(res: int, channel_base: int, channel_max: int) -> int:
     """Feature maps at a resolution."""
     return min(channel_base // res, channel_max)
 
 
-def first_fp16_resolution(img_resolution: int, num_fp16_res: int) -> int:
-    """Blocks of this resolution and above are 16-bit: the highest `num_fp16_res` ones, never 4x4."""
-    return max(2 ** (img_resolution.bit_length() - num_fp16_res), 8)
+def first_fp16_resolution(levels: list[int], num_fp16_res: int) -> int:
+    """Blocks of this resolution and above are 16-bit: the highest `num_fp16_res` ones, never the first map."""
+    return max(2 * levels[-1] >> num_fp16_res, 2 * levels[0])
 
 
 def half_dtype(fp16_dtype: str, device: torch.device) -> torch.dtype:
@@ -238,19 +234,20 @@ def _expect(name, x, dim):
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, noise, bias, leaky relu: x [N, in, R / up, R / up], w [N, w_dim] -> [N, out, R, R]."""
+    """Modulated 3x3 convolution, noise, bias, leaky relu: x [N, in, H / up, W / up], w [N, w_dim] -> [N, out, H, W].
+    resolution: R for R x R, or (H, W)."""
 
     def __init__(self, in_channels, out_channels, w_dim, resolution, kernel_size=3, up=1, use_noise=True,
                  activation="lrelu", resample_filter=(1, 3, 3, 1), conv_clamp=None, channels_last=False):
         super().__init__()
-        self.resolution, self.up, self.use_noise, self.activation = resolution, up, use_noise, activation
+        self.size, self.up, self.use_noise, self.activation = ImageSize.of(resolution), up, use_noise, activation
         self.conv_clamp, self.padding = conv_clamp, kernel_size // 2
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
         weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last) if channels_last else weight)
         self.register_buffer("resample_filter", upfirdn2d.setup_filter(list(resample_filter)))
         if use_noise:
-            self.register_buffer("noise_const", torch.randn(resolution, resolution))
+            self.register_buffer("noise_const", torch.randn(*self.size))
             self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
@@ -259,7 +256,7 @@ class SynthesisLayer(nn.Module):
             raise ValueError(f"noise_mode must be 'random', 'const' or 'none', not {noise_mode!r}")
         noise = strength = None
         if self.use_noise and noise_mode != "none":
-            shape = (x.shape[0], 1, self.resolution, self.resolution)
+            shape = (x.shape[0], 1, *self.size)
             noise = self.noise_const if noise_mode == "const" else random.randn(shape, rng, x.device)
             strength = self.noise_strength
         spec = activation_funcs[self.activation]
@@ -295,7 +292,7 @@ class ToRGBLayer(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: x [N, in, R/2, R/2] (None in the first block) and the image so far -> x [N, out, R, R], image.
+    """One resolution: x [N, in, H/2, W/2] (None in the first block) and the image so far -> x [N, out, H, W], image.
 
     Further keyword arguments go to the SynthesisLayers. `num_conv` and `num_torgb` count the ws it takes, in the order
     conv0, conv1, torgb.
@@ -309,14 +306,15 @@ class SynthesisBlock(nn.Module):
         super().__init__()
         if architecture not in ARCHITECTURES:
             raise ValueError(f"architecture must be one of {ARCHITECTURES}, not {architecture!r}")
-        self.in_channels, self.architecture, self.resolution = in_channels, architecture, resolution
+        size = ImageSize.of(resolution)
+        self.in_channels, self.architecture, self.resolution = in_channels, architecture, size.longer
         self.use_fp16, self.fp16_dtype = use_fp16, fp16_dtype
         self.channels_last = use_fp16 and fp16_channels_last
         self.register_buffer("resample_filter", upfirdn2d.setup_filter(list(resample_filter)))
         common = dict(conv_clamp=conv_clamp, channels_last=self.channels_last)
-        layer = dict(w_dim=w_dim, resolution=resolution, **common, **layer_kwargs)
+        layer = dict(w_dim=w_dim, resolution=size, **common, **layer_kwargs)
         if in_channels == 0:
-            self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
+            self.const = nn.Parameter(torch.randn(out_channels, *size))
         else:
             self.conv0 = self.layer_class(in_channels, out_channels, up=2, resample_filter=resample_filter, **layer)
         # It does not resample; as published its unused buffer holds the standard filter.
@@ -356,7 +354,7 @@ class SynthesisBlock(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """ws [N, num_ws, w_dim] -> image [N, img_channels, R, R] float32."""
+    """ws [N, num_ws, w_dim] -> image [N, img_channels, H, W] float32."""
 
     block_class = SynthesisBlock
     shared_torgb_ws = True  # a block's ToRGB uses the w of the next block's first convolution
@@ -365,20 +363,21 @@ class SynthesisNetwork(nn.Module):
                  **block_kwargs):
         super().__init__()
         self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
-        self.block_resolutions = block_resolutions(img_resolution)
-        fp16_from = first_fp16_resolution(img_resolution, num_fp16_res)
+        size = ImageSize.of(img_resolution)
+        self.block_resolutions = size.levels
+        fp16_from = first_fp16_resolution(size.levels, num_fp16_res)
         self.windows = {}  # resolution -> (first w, number of ws)
         start, inside = 0, 0
         for res in self.block_resolutions:
-            inputs = channels_at(res // 2, channel_base, channel_max) if res > 4 else 0
-            block = self.block_class(inputs, channels_at(res, channel_base, channel_max), w_dim=w_dim, resolution=res,
-                                     img_channels=img_channels, is_last=res == img_resolution,
+            inputs = channels_at(res // 2, channel_base, channel_max) if start else 0
+            block = self.block_class(inputs, channels_at(res, channel_base, channel_max), w_dim=w_dim,
+                                     resolution=size.at(res), img_channels=img_channels, is_last=res == size.longer,
                                      use_fp16=res >= fp16_from, **block_kwargs)
             self.add_module(f"b{res}", block)
             inside = block.num_conv + block.num_torgb
             self.windows[res] = start, inside
             start += block.num_conv if self.shared_torgb_ws else inside
-        self.num_ws = sum(self.windows[img_resolution])
+        self.num_ws = sum(self.windows[size.longer])
 
     def forward(self, ws, *, noise_mode="random", rng=None, force_fp32=False, formulation=None):
         """noise_mode: 'random' (from `rng`, see torch_utils.random), 'const' (the stored maps) or 'none'.
@@ -400,7 +399,7 @@ class SynthesisNetwork(nn.Module):
 
 
 class Generator(nn.Module):
-    """z [N, z_dim], c [N, c_dim] -> image [N, img_channels, R, R] float32, nominally in [-1, 1]."""
+    """z [N, z_dim], c [N, c_dim] -> image [N, img_channels, H, W] float32, nominally in [-1, 1]."""
 
     synthesis_class = SynthesisNetwork
     mapping_class = MappingNetwork
@@ -431,7 +430,7 @@ class Generator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """x [N, tmp, R, R] (or the image in the first block) -> x [N, out, R/2, R/2]; the image goes on in 'skip' only.
+    """x [N, tmp, H, W] (or the image in the first block) -> x [N, out, H/2, W/2]; the image goes on in 'skip' only.
 
     Layers are counted over all blocks from `first_layer_idx`; those below `freeze_layers` are not trainable (Freeze-D).
     """
@@ -517,7 +516,7 @@ class MinibatchStd(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """x [N, in, R, R] -> [N, 1], or the projection on a label's cmap [N, cmap_dim]. Always float32."""
+    """x [N, in, H, W] -> [N, 1], or the projection on a label's cmap [N, cmap_dim]. Always float32."""
 
     def __init__(self, in_channels, cmap_dim, resolution, img_channels, architecture="resnet", mbstd_group_size=4,
                  mbstd_num_channels=1, activation="lrelu", conv_clamp=None):
@@ -528,7 +527,7 @@ class DiscriminatorEpilogue(nn.Module):
         self.mbstd = MinibatchStd(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels > 0 else None
         self.conv = Conv2dLayer(in_channels + mbstd_num_channels, in_channels, 3, activation=activation,
                                 conv_clamp=conv_clamp)
-        self.fc = FullyConnectedLayer(in_channels * resolution**2, in_channels, activation=activation)
+        self.fc = FullyConnectedLayer(in_channels * ImageSize.of(resolution).pixels, in_channels, activation=activation)
         self.make_heads(in_channels, cmap_dim)
 
     def make_heads(self, features, cmap_dim):
@@ -539,7 +538,7 @@ class DiscriminatorEpilogue(nn.Module):
         return x if self.cmap_dim == 0 else project(x, cmap)
 
     def features(self, x, img=None):
-        """Everything in front of the heads: [N, in, R, R] -> [N, in]."""
+        """Everything in front of the heads: [N, in, H, W] -> [N, in]."""
         x = full_precision(x).contiguous()
         if self.architecture == "skip":
             x = x + self.fromrgb(full_precision(img))
@@ -554,7 +553,7 @@ def project(x, cmap):
 
 
 class Discriminator(nn.Module):
-    """image [N, img_channels, R, R] in [-1, 1], c [N, c_dim] -> logits [N, 1] float32."""
+    """image [N, img_channels, H, W] in [-1, 1], c [N, c_dim] -> logits [N, 1] float32."""
 
     epilogue_class = DiscriminatorEpilogue
 
@@ -568,17 +567,18 @@ class Discriminator(nn.Module):
                                  block_kwargs=block_kwargs or {}, mapping_kwargs=mapping_kwargs or {},
                                  epilogue_kwargs=epilogue_kwargs or {})
         self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
-        self.block_resolutions = block_resolutions(img_resolution)[:0:-1]  # [R, ..., 8]
+        size = ImageSize.of(img_resolution)
+        first, self.block_resolutions = size.levels[0], size.levels[:0:-1]  # 4, [R, ..., 8] of squares
         if not self.block_resolutions:
-            raise ValueError("the discriminator needs images of at least 8x8 pixels")
-        top = channels_at(4, channel_base, channel_max)
+            raise ValueError("the discriminator needs images of at least 8 pixels")
+        top = channels_at(first, channel_base, channel_max)
         self.cmap_dim = 0 if c_dim == 0 else top if cmap_dim is None else cmap_dim
         common = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
-        fp16_from = first_fp16_resolution(img_resolution, num_fp16_res)
+        fp16_from = first_fp16_resolution(size.levels, num_fp16_res)
         layers = 0
         for res in self.block_resolutions:
             width = channels_at(res, channel_base, channel_max)
-            block = DiscriminatorBlock(width if res < img_resolution else 0, width,
+            block = DiscriminatorBlock(width if res < size.longer else 0, width,
                                        channels_at(res // 2, channel_base, channel_max), resolution=res,
                                        first_layer_idx=layers, use_fp16=res >= fp16_from, **(block_kwargs or {}),
                                        **common)
@@ -587,7 +587,8 @@ class Discriminator(nn.Module):
         if c_dim > 0:
             self.mapping = MappingNetwork(z_dim=0, c_dim=c_dim, w_dim=self.cmap_dim, num_ws=None, w_avg_beta=None,
                                           **(mapping_kwargs or {}))
-        self.b4 = self.epilogue_class(top, cmap_dim=self.cmap_dim, resolution=4, **(epilogue_kwargs or {}), **common)
+        self.b4 = self.epilogue_class(top, cmap_dim=self.cmap_dim, resolution=size.at(first), **(epilogue_kwargs or {}),
+                                      **common)
 
     def forward(self, img, c, *, force_fp32=False):
         x, img = self.run_blocks(None, img, force_fp32)
@@ -595,7 +596,7 @@ class Discriminator(nn.Module):
         return self.b4(x, img, cmap)
 
     def run_blocks(self, x, img, force_fp32=False, start=None):
-        """Blocks from resolution `start` (None: all) down to 8; returns what enters the 4x4 head."""
+        """Blocks from resolution `start` (None: all) down; returns what enters the head."""
         for res in self.block_resolutions:
             if start is None or res <= start:
                 x, img = getattr(self, f"b{res}")(x, img, force_fp32=force_fp32)

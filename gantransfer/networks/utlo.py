@@ -9,7 +9,7 @@ What differs from networks/stylegan2.py:
 * the mapping runs twice with shared weights, once with the label embedding replaced by zeros;
 * the discriminator has `fromrgb_uc` (image of `res_uc` -> features) and the heads `out_uc` and `out_c`.
 
-`res_uc` is 0 (no label-free layers) or any resolution from 4 to the image's own.
+`res_uc` is 0 (no label-free layers) or the longer side of any level, up to the image's own.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import torch
 from torch import nn
 
 from gantransfer.networks import stylegan2
+from gantransfer.networks.sizes import ImageSize
 from gantransfer.networks.stylegan2 import (
     Conv2dLayer,
     FullyConnectedLayer,
-    block_resolutions,
     channels_at,
     full_precision,
     plain,
@@ -38,7 +38,7 @@ UC_TRUNCATION = ("w_avg_uc", "w_avg")
 
 
 class Images(NamedTuple):
-    """image [N, channels, R, R]; image_uc [N, channels, res_uc, res_uc], independent of the label."""
+    """image [N, channels, H, W]; image_uc, as high or wide as `res_uc` says, independent of the label."""
 
     image: torch.Tensor
     image_uc: torch.Tensor
@@ -169,8 +169,8 @@ class FromRGB(nn.Module):
 
 class Discriminator(stylegan2.Discriminator):
     """`D(img, c)` -> conditional logits [N, 1]; `D.forward_uc(img_uc)` -> unconditional logits [N, 1] of images
-    [N, channels, res_uc, res_uc]; `D.downsample_uc(img)` brings real images there. Both paths share the blocks from
-    `res_uc` down and the 4x4 layers.
+    of the level `res_uc`; `D.downsample_uc(img)` brings real images there. Both paths share the blocks from `res_uc`
+    down and the head.
 
     faithful: with res_uc equal to the image's resolution the authors' network adds the first block's own fromRGB to
     `fromrgb_uc`; ours uses `fromrgb_uc` alone unless this is set.
@@ -199,19 +199,20 @@ class Discriminator(stylegan2.Discriminator):
     def forward_uc(self, img_uc, *, force_fp32=False):
         if not self.res_uc:
             raise ValueError("forward_uc needs a discriminator with res_uc > 0")
-        if tuple(img_uc.shape[1:]) != (self.img_channels, self.res_uc, self.res_uc):
-            raise ValueError(f"forward_uc: images [N, {self.img_channels}, {self.res_uc}, {self.res_uc}] expected, got "
+        size = ImageSize.of(self.img_resolution)
+        if tuple(img_uc.shape[1:]) != (self.img_channels, *size.at(self.res_uc)):
+            raise ValueError(f"forward_uc: images of {self.img_channels} x {size.at(self.res_uc)} expected, got "
                              f"{tuple(img_uc.shape)}")
         x = self.fromrgb_uc(img_uc)
-        again = img_uc if self.faithful and self.res_uc == self.img_resolution else None
+        again = img_uc if self.faithful and self.res_uc == size.longer else None
         x, _ = self.run_blocks(x, again, force_fp32, start=self.res_uc)
         return self.b4(x, None, None)
 
     def downsample_uc(self, img):
-        """Halve images [N, C, R, R] until they have `res_uc` pixels a side."""
+        """Halve images [N, C, H, W] until their longer side has `res_uc` pixels."""
         if not self.res_uc:
             raise ValueError("downsample_uc needs a discriminator with res_uc > 0")
-        while img.shape[2] > self.res_uc:
+        while max(img.shape[2:]) > self.res_uc:
             img = upfirdn2d.downsample2d(img, self.resample_filter)
         return img
 
@@ -223,11 +224,11 @@ class Discriminator(stylegan2.Discriminator):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def check_res_uc(res_uc: int, img_resolution: int) -> int:
+def check_res_uc(res_uc: int, img_resolution: int | tuple[int, int]) -> int:
     """res_uc itself, or ValueError with the valid choices."""
-    if res_uc and res_uc not in block_resolutions(img_resolution):
-        raise ValueError(f"res_uc must be 0 or one of {block_resolutions(img_resolution)} for {img_resolution} px "
-                         f"images, not {res_uc}")
+    size = ImageSize.of(img_resolution)
+    if res_uc and res_uc not in size.levels:
+        raise ValueError(f"res_uc must be 0 or one of {size.levels} for images of {size} pixels, not {res_uc}")
     return res_uc
 
 

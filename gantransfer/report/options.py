@@ -74,7 +74,7 @@ def defaults(run: Run) -> tuple[dict[str, Any], str]:
 
 def _spec_of_options(run: Run) -> DataSpec:
     t = run.part("training_set_kwargs")
-    return DataSpec("", int(t.get("resolution") or 32), 3, int(t.get("max_size") or 1))
+    return DataSpec("", t.get("resolution") or 32, 3, int(t.get("max_size") or 1))
 
 
 def differing_from_defaults(run: Run) -> tuple[list[tuple[str, str, str]], str]:

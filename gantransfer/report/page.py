@@ -113,7 +113,7 @@ def _cards(runs: Sequence[Run], names: Sequence[str]) -> str:
         lines = [run.state]
         if run.data:
             lines.append(f"{run.options.get('method', '?')} on {run.data.name}: {run.data.num_images:,} images, "
-                         f"{run.data.resolution} x {run.data.resolution}" + _labels(run))
+                         f"{_size(run)}" + _labels(run))
         if run.ticks:
             last = run.ticks[-1]
             seconds = [number(last[k].get("mean")) if isinstance(last.get(k), dict) else float("nan")
@@ -165,12 +165,17 @@ def _trained(run: Run) -> str:
             + markup.table(["what", "value"], cells, words=2))
 
 
+def _size(run: Run) -> str:
+    """Width x height."""
+    return f"{run.data.size.width} x {run.data.size.height}"
+
+
 def _data_line(run: Run) -> str | None:
     if run.data is None:
         return None
     d = run.data
     return (f"{d.path or d.name}" + (f", {d.fname}" if d.fname else "") + f": {d.num_images:,} images "
-            f"{d.resolution} x {d.resolution}, {d.channels} channel{'s' * (d.channels > 1)}{_labels(run)}"
+            f"{_size(run)}, {d.channels} channel{'s' * (d.channels > 1)}{_labels(run)}"
             + (", mirrored too" if d.xflip else ""))
 
 

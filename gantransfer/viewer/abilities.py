@@ -21,7 +21,8 @@ def abilities(sampler: Sampler, method: str, file: str) -> dict[str, Any]:
     has_w = sampler.network is not None
     own_center = sampler.means is not None and sampler.label_dim > 0
     return dict(
-        method=method, file=printable(file), resolution=sampler.spec.resolution, channels=sampler.spec.channels,
+        method=method, file=printable(file), width=sampler.spec.size.width, height=sampler.spec.size.height,
+        channels=sampler.spec.channels,
         data=printable(sampler.spec.name), images=sampler.spec.num_images,
         label=_label(sampler.spec.label, sampler.label_dim),
         sets={name: _label(spec, spec.dim) for name, spec in sampler.label_sets.items()},

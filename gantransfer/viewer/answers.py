@@ -106,7 +106,7 @@ class Answers:
         """The walk that `point` is on, from one end to the other in `frames` steps."""
         n, p = self._point(params)
         (steps,) = points.integers([params.get("frames", "48")], "frames")
-        most = min(MOST_FRAMES, FILM // self.shown[n].sampler.spec.resolution ** 2)
+        most = min(MOST_FRAMES, FILM // self.shown[n].sampler.spec.size.pixels)
         if not 2 <= steps <= most:
             raise UserError(f"a film of this model has 2 to {most} frames")
         sampler, ending, way = self.shown[n].sampler, video_ending(), points.walk(p, steps)
@@ -118,7 +118,7 @@ class Answers:
                 frames.append(points.image(sampler, q))
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / f"walk{ending}"
-                write_video(path, np.stack(frames)[None], fps=12, zoom=max(1, 256 // frames[0].shape[-1]))
+                write_video(path, np.stack(frames)[None], fps=12, zoom=max(1, 256 // max(frames[0].shape)))
                 return path.read_bytes()
 
         made = await self._made(params, ("film", n, p, steps), make)

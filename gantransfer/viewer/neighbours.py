@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training image that is nearest to a generated one: with few images, the fear is that a model repeats them.
 
-Nearest in pixels, of pictures reduced to at most SIDE, among the images of the same class where there are classes. So
-it finds copies; it does not find what is alike to an eye. A distance is compared with the `usual` one: the median
-distance from a training image of that class to the next one.
+Nearest in pixels, of pictures reduced to at most SIDE a side, among the images of the same class where there are
+classes. So it finds copies; it does not find what is alike to an eye. A distance is compared with the `usual` one: the
+median distance from a training image of that class to the next one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.metrics.distances import Centred, centre_of, nearest, smallest
+from gantransfer.networks.sizes import ImageSize
 
 SIDE = 32
 MOST = 2**26  # numbers of a class: larger classes are reduced further
@@ -36,16 +37,15 @@ class TrainingImages:
 
     def __init__(self, data: ImageDataset):
         self.data = data
-        self._classes: dict[int | None, tuple[np.ndarray, torch.Tensor, float | None]] = {}
+        self._classes: dict[int | None, tuple[np.ndarray, torch.Tensor, float | None, ImageSize]] = {}
 
     def of(self, images: np.ndarray, class_id: int | None) -> list[Neighbour | None]:
         """uint8 [N, C, H, W] of one class, None where there are no classes. None for a class without images."""
-        ids, rows, usual = self._class(class_id if self.data.class_ids is not None else None)
+        ids, rows, usual, size = self._class(class_id if self.data.class_ids is not None else None)
         if not len(ids):
             return [None] * len(images)
-        side = _side_of(rows.shape[1] // self.data.num_channels)
-        plain = _reduced(images, side)
-        (d, i), (e, j) = nearest(plain, rows), nearest(_reduced(images[..., ::-1].copy(), side), rows)
+        plain = _reduced(images, size)
+        (d, i), (e, j) = nearest(plain, rows), nearest(_reduced(images[..., ::-1].copy(), size), rows)
         out = []
         for k in range(len(images)):
             mirrored = bool(self.data.xflip and e[k] < d[k])
@@ -55,16 +55,17 @@ class TrainingImages:
             out.append(Neighbour(index, distance, usual, found[..., ::-1] if mirrored else found, mirrored))
         return out
 
-    def _class(self, class_id: int | None) -> tuple[np.ndarray, torch.Tensor, float | None]:
+    def _class(self, class_id: int | None) -> tuple[np.ndarray, torch.Tensor, float | None, ImageSize]:
         if class_id not in self._classes:
             n = self.data.spec.num_images  # mirrored copies are not counted
             ids = np.arange(n) if class_id is None else np.flatnonzero(self.data.class_ids[:n] == class_id)
-            side = min(SIDE, self.data.resolution)
-            while len(ids) * self.data.num_channels * side**2 > MOST and side > 4:
-                side //= 2
-            parts = [_reduced(self.data.images_uint8(ids[k : k + 256]), side) for k in range(0, len(ids), 256)]
-            rows = torch.cat(parts) if parts else torch.zeros(0, self.data.num_channels * side**2)
-            self._classes[class_id] = ids, rows, _usual(rows)
+            whole = self.data.spec.size
+            size = whole.at(min(SIDE, whole.longer))
+            while len(ids) * self.data.num_channels * size.pixels > MOST and size.longer > 4:
+                size = size.at(size.longer // 2)
+            parts = [_reduced(self.data.images_uint8(ids[k : k + 256]), size) for k in range(0, len(ids), 256)]
+            rows = torch.cat(parts) if parts else torch.zeros(0, self.data.num_channels * size.pixels)
+            self._classes[class_id] = ids, rows, _usual(rows), size
         return self._classes[class_id]
 
 
@@ -76,11 +77,7 @@ def _usual(rows: torch.Tensor) -> float | None:
     return float(smallest(centred, some, centred, 2)[0][:, 1].sqrt().median()) / rows.shape[1] ** 0.5
 
 
-def _side_of(pixels: int) -> int:
-    return round(pixels**0.5)
-
-
-def _reduced(images: np.ndarray, side: int) -> torch.Tensor:
-    """float32 [N, C * side * side] in 0 to 1, means of areas."""
+def _reduced(images: np.ndarray, size: ImageSize) -> torch.Tensor:
+    """float32 [N, C * pixels] in 0 to 1, means of areas."""
     x = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
-    return F.adaptive_avg_pool2d(x, side).flatten(1)
+    return F.adaptive_avg_pool2d(x, tuple(size)).flatten(1)

@@ -66,7 +66,8 @@ def grid(made: np.ndarray, columns: int) -> np.ndarray:
 
 
 def _small(image: np.ndarray) -> np.ndarray:
-    side = image.shape[1]
-    if side <= CELL:
+    longer = max(image.shape[1:])
+    if longer <= CELL:
         return image
-    return np.stack([np.asarray(Image.fromarray(x).resize((CELL, CELL), Image.Resampling.BOX)) for x in image])
+    height, width = (max(round(side * CELL / longer), 1) for side in image.shape[1:])
+    return np.stack([np.asarray(Image.fromarray(x).resize((width, height), Image.Resampling.BOX)) for x in image])

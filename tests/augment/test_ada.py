@@ -122,6 +122,23 @@ def test_integer_translation_moves_whole_pixels():
     assert moved > 16
 
 
+@pytest.mark.parametrize("height, width", [(24, 40), (40, 24), (28, 28)])
+def test_images_of_any_shape_are_turned_about_their_centre(height, width, monkeypatch):
+    """Rotation by 30 degrees and shifts by shares of the width and of the height, against the function itself."""
+    def function(x, y):
+        return torch.sin(0.15 * x + 0.4) * torch.cos(0.1 * y)
+
+    c, s = math.cos(math.pi / 6), math.sin(math.pi / 6)
+    to_input = torch.tensor([[c, -s, 0.05 * width], [s, c, -0.1 * height], [0, 0, 1]])
+    monkeypatch.setattr(AugmentPipe, "_inverse_warp", lambda self, n, h, w, draws: to_input.expand(n, 3, 3))
+    y, x = torch.meshgrid(torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2, indexing="ij")
+    made = pipe_at(1, rotate=1)(function(x, y)[None, None], rng=generator())[0, 0]
+    inside_x, inside_y = c * x - s * y + 0.05 * width, s * x + c * y - 0.1 * height
+    inside = (inside_x.abs() < width / 2 - 2) & (inside_y.abs() < height / 2 - 2)
+    assert made.shape == (height, width) and inside.sum() > 0.4 * inside.numel()
+    torch.testing.assert_close(made[inside], function(inside_x, inside_y)[inside], rtol=0, atol=0.01)
+
+
 def test_colour_keeps_the_axes_it_should():
     x = images(16, 3, 8)
     hue = pipe_at(1, hue=1)(x, rng=generator())

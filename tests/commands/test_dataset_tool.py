@@ -171,7 +171,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, tool):
     for kind, image in mixed.items():
         save(odd / kind / "0.png", picture(0))
         save(odd / kind / "1.png", image)
-    save(odd / "three/0.png", picture(0, 24, 24))
+    save(odd / "three/0.png", picture(0, 22, 22))
     save(odd / "wide/0.png", picture(0, 16, 32))
     (odd / "broken").mkdir()
     (odd / "broken/x.png").write_bytes(b"\x89PNG nonsense")
@@ -193,8 +193,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, tool):
         (source("size"), ["1.png", "32x32x3", "16x16x3", "--transform"]),
         (source("channels"), ["1.png", "16x16x1", "16x16x3", "--channels=3"]),
         (source("alpha"), ["1.png", "--alpha"]),
-        (source("three"), ["24x24", "power of two", "--resolution=16x16", "32x32"]),
-        (source("wide"), ["32x16", "square", "--transform=center-crop"]),
+        (source("three"), ["22x22", "power of two", "--resolution=24x24", "20x20"]),
+        (source("wide"), ["32x16", "--transform=center-crop", "--resolution=28x16"]),
+        (source("wide", "--transform=pad", "--resolution=200x200"), ["200x200", "192x192", "224x224"]),
         (source("broken"), ["x.png", "decode"]),
         (source("empty"), ["no images"]),
         (source("empty.zip"), ["empty.zip", "not a readable zip"]),
@@ -219,7 +220,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, tool):
         ((f"--source={good}", f"--dest={odd}/full/file/deep.zip"), ["deep.zip"]),
         (("--source=sklearn:faces", out), ["sklearn:digits"]),
         (("--source=sklearn:digits", out, "--transform=pad", "--resolution=16x16"), ["--transform"]),
-        (("--source=sklearn:digits", out, "--resolution=24x24"), ["power of two"]),
+        (("--source=sklearn:digits", out, "--resolution=22x22"), ["power of two"]),
         ((f"--source=fonts:{odd}", out), ["no .ttf"]),
         ((f"--source=fonts:{tmp_path}/nowhere", out), ["no such folder"]),
         (("--source=x",), ["--dest is missing"]),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dnnlib.util import run_cli
+from dnnlib.util import UserError, run_cli
 from gantransfer.commands import judge
 from gantransfer.detectors import features, judge_training
 from tests.conftest import write_image_zip
@@ -136,3 +136,18 @@ def test_a_destination_that_cannot_be_written_is_said_before_the_training(tiny_z
     with pytest.raises(SystemExit) as e:
         run_cli(lambda: judge.main(args=[f"--data={tiny_zip}", f"--out={tmp_path}"]))
     assert e.value.code == 2 and "--out" in capsys.readouterr().err
+
+
+def test_images_of_any_size(digits, tmp_path):
+    """A judge of images 20 wide and 28 high: its descriptor says so, it judges those and refuses others."""
+    images = np.pad(digits[0], ((0, 0), (6, 6), (2, 2)))
+    data = write_image_zip(tmp_path / "set.zip", images, digits[1].tolist())
+    run_cli(lambda: judge.main(args=[f"--data={data}", f"--out={tmp_path / 'tall.pt'}", "--epochs=1", "--name=tall"],
+                               standalone_mode=False))
+    assert json.loads((tmp_path / "tall.detector.json").read_text())["input"]["size"] == [28, 20]
+    found = features.load("tall", overrides={"tall": tmp_path / "tall.pt"})
+    made = found(torch.from_numpy(images[:3, None]))
+    assert made.features.shape == (3, 32) and made.logits.shape == (3, 4) and torch.isfinite(made.logits).all()
+    found.input.check(1, (28, 20), "tall")
+    with pytest.raises(UserError, match="judges 20x28 images, the data set has 28x28"):
+        found.input.check(1, 28, "tall")

@@ -50,6 +50,6 @@ def test_check_finds_everything(tmp_path, tool):
 
 def test_check_of_odd_sizes(tmp_path, tool):
     for i in range(3):
-        save(tmp_path / f"set/{i}.png", picture(i, 24, 24))
+        save(tmp_path / f"set/{i}.png", picture(i, 22, 22))
     code, out, _ = tool("check", tmp_path / "set")
-    assert code == 1 and "power of two" in out and "no labels" in out
+    assert code == 1 and "22x22" in out and "power of two" in out and "--resolution=24x24" in out and "no labels" in out

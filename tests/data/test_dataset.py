@@ -417,7 +417,7 @@ def test_odd_images_are_named_when_read(tmp_path, form, data, message):
 def test_size_is_checked_at_once(tmp_path):
     (tmp_path / "a").mkdir()
     wide = make(tmp_path / "a", None, [np.zeros([8, 16, 3], np.uint8)])
-    with pytest.raises(UserError, match=r"square.*16x8.*--transform"):
+    with pytest.raises(UserError, match=r"power of two.*16x8.*--transform=center-crop --resolution=14x8"):
         ImageDataset(wide.zip)
     with pytest.raises(UserError, match=r"8x8, but 16x16 is needed.*--resolution=16x16"):
         ImageDataset(make(tmp_path).zip, resolution=16)

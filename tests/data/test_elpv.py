@@ -13,7 +13,7 @@ LINES = ["mono 0.0", "mono 1.0", "poly 0.3333333333333333", "poly 0.0", "poly 0.
 
 
 def picture(i: int) -> np.ndarray:
-    return np.random.RandomState(i).randint(0, 256, (20, 20), dtype=np.uint8)
+    return np.random.RandomState(i).randint(0, 256, (22, 22), dtype=np.uint8)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_bad_input_is_one_line(package, tmp_path, tool):
     cases = [(["--labels=folders"], ["--labels=folders", "class, defect, value"]),
              (["--split=train"], ["--holdout"]), (["--label-kind=value"], ["--label-kind"]),
              (["--label-range=0,1"], ["--labels=value"]), (["--letters=A-C"], ["--letters"]),
-             ([], ["20x20", "power of two"])]
+             ([], ["22x22", "power of two"])]
     for args, words in cases:
         code, _, err = tool("--source=elpv", out, *args)
         assert code == 2 and all(w in only_line(err) for w in words), (args, err)

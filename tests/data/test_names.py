@@ -410,9 +410,9 @@ def test_per_class_counts_what_it_leaves_out(tmp_path, tool):
 
 
 def test_check_of_a_raw_folder_says_sizes_and_labels(tmp_path, tool):
-    path = write(tmp_path / "x", {"a/1.png": png(1, 20), "a/2.png": png(2, 20), "b/3.png": png(3, 32)})
+    path = write(tmp_path / "x", {"a/1.png": png(1, 22), "a/2.png": png(2, 22), "b/3.png": png(3, 32)})
     code, out, _ = tool("check", path)
-    assert code == 1 and "20x20x3 2, 32x32x3 1" in out and "usual size 20x20" in out
+    assert code == 1 and "22x22x3 2, 32x32x3 1" in out and "usual size is 22x22" in out
     assert "2 classes, 3 images" in out and "  0        2  a" in out and "  1        1  b" in out
 
 

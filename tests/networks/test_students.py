@@ -4,6 +4,7 @@
 import pytest
 import torch
 
+from gantransfer.networks.sizes import ImageSize
 from gantransfer.networks.students import Student
 from gantransfer.snapshot import NetRecord
 
@@ -50,6 +51,15 @@ def test_one_interface(arch, resolution, channels):
     # What the snapshot keeps rebuilds it.
     again = NetRecord.of(net).build()
     assert torch.equal(again(x), out.logits)
+
+
+@pytest.mark.parametrize("arch", ["resnet8", "vgg8", "mobilenetv2_half", "conv4-8", "pool8-16"])
+def test_images_of_any_size(arch):
+    for size in (28, (28, 20), (48, 32)):
+        net = Student(arch, size, 1, 5).eval()
+        assert NetRecord.of(net).build()(torch.zeros(2, 1, *ImageSize.of(size))).shape == (2, 5)
+    with pytest.raises(ValueError, match="pixels"):
+        Student(arch, (32, 3), 1, 5)
 
 
 def test_dense_networks_run():

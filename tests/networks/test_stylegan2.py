@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gantransfer.networks import hypermod, stylegan2, utlo
+from gantransfer.networks import hypermod, sizes, stylegan2, utlo
 from gantransfer.networks.stylegan2 import Discriminator, Generator, MinibatchStd
 from torch_utils import build
 from torch_utils.ops import upfirdn2d
@@ -70,13 +70,14 @@ def test_number_of_ws(res, num_ws):
 
 
 @pytest.mark.parametrize("architecture", stylegan2.ARCHITECTURES)
-@pytest.mark.parametrize("res, channels, c_dim", [(8, 3, 0), (8, 1, 2), (32, 4, 3)])
+@pytest.mark.parametrize("res, channels, c_dim", [(8, 3, 0), (8, 1, 2), (32, 4, 3), (28, 1, 2), ((48, 32), 3, 0),
+                                                  ((12, 24), 1, 2)])
 def test_shapes_of_every_architecture(architecture, res, channels, c_dim):
     kw = dict(c_dim=c_dim, img_resolution=res, img_channels=channels)
     G = Generator(z_dim=5, w_dim=6, synthesis_kwargs=dict(SMALL, architecture=architecture), **kw)
     D = Discriminator(architecture=architecture, **SMALL, **kw)
     img = G(torch.randn(4, 5), labels(4, c_dim))
-    assert img.shape == (4, channels, res, res) and img.dtype == torch.float32
+    assert img.shape == (4, channels, *sizes.ImageSize.of(res)) and img.dtype == torch.float32
     logits = D(img, labels(4, c_dim))
     assert logits.shape == (4, 1)
     logits.sum().backward()
@@ -84,7 +85,25 @@ def test_shapes_of_every_architecture(architecture, res, channels, c_dim):
     assert all(p.grad is not None for p in used)
     assert any("skip" in k for k in D.state_dict()) == (architecture == "resnet")
     assert sum(".torgb.bias" in k for k in G.state_dict()) == (1 if architecture != "skip" else len(
-        stylegan2.block_resolutions(res)))
+        G.synthesis.block_resolutions))
+
+
+def test_levels_are_called_by_their_longer_side():
+    """A portrait of 48 x 32: the first map is 6 x 4 in both networks; noise maps have their level's shape."""
+    G = Generator(z_dim=5, c_dim=0, w_dim=6, img_resolution=(48, 32), img_channels=3, synthesis_kwargs=SMALL)
+    D = Discriminator(c_dim=0, img_resolution=(48, 32), img_channels=3, **SMALL)
+    state = G.state_dict()
+    assert state["synthesis.b6.const"].shape[1:] == (6, 4)
+    assert {k.split(".")[1]: tuple(v.shape) for k, v in state.items() if k.endswith("conv1.noise_const")} == {
+        "b6": (6, 4), "b12": (12, 8), "b24": (24, 16), "b48": (48, 32)}
+    assert D.block_resolutions == [48, 24, 12] and D.b4.fc.weight.shape[1] == 24 * D.b4.conv.weight.shape[0]
+    assert [tuple(x.shape[2:]) for _, x, _ in G.synthesis.run_blocks(torch.zeros(1, G.num_ws, 6))] == [
+        (6, 4), (12, 8), (24, 16), (48, 32)]
+    assert json.loads(json.dumps(G.init_kwargs))["img_resolution"] == [48, 32]
+    again = Generator(**json.loads(json.dumps(G.init_kwargs)))
+    again.load_state_dict(state)
+    z = torch.randn(2, 5)
+    assert torch.equal(again(z, None, noise_mode="const"), G(z, None, noise_mode="const"))
 
 
 def test_noise():
@@ -211,7 +230,9 @@ def test_freeze_d(freeze, frozen):
 
 def test_half_precision_blocks():
     """Which blocks are 16-bit; 'auto' means float32 on the CPU; the image stays float32; force_fp32 wins."""
-    assert [stylegan2.first_fp16_resolution(*a) for a in ((32, 4), (256, 4), (1024, 4), (32, 0))] == [8, 32, 128, 64]
+    assert [stylegan2.first_fp16_resolution(sizes.ImageSize.of(res).levels, n) for res, n in (
+        (32, 4), (256, 4), (1024, 4), (32, 0), (28, 4), (28, 1), (28, 0), ((48, 32), 2))] == [
+            8, 32, 128, 64, 14, 28, 56, 24]
     z, c = torch.randn(4, 6), labels(4)
     full = make_g(num_fp16_res=2, conv_clamp=256)
     reference = full(z, c, noise_mode="const")
@@ -303,10 +324,10 @@ def test_mapping_learning_rate_multiplier():
 
 
 def test_mistakes_are_explained():
-    for res in (2, 12, 0):
+    for res in (2, 22, 0, (64, 32), 200):
         with pytest.raises(ValueError, match="power of two"):
             make_g(res=res)
-    with pytest.raises(ValueError, match="8x8"):
+    with pytest.raises(ValueError, match="8 pixels"):
         make_d(res=4)
     with pytest.raises(ValueError, match="architecture"):
         make_g(architecture="dense")

@@ -54,6 +54,22 @@ def test_low_image_ignores_the_label(res_uc, psi, uc_truncation):
         assert torch.equal(a.image, a.image_uc) and torch.equal(a.image, b.image)
 
 
+@pytest.mark.parametrize("size, res_uc, small", [((48, 32), 12, (12, 8)), ((48, 32), 6, (6, 4)), (28, 14, (14, 14))])
+def test_the_low_image_has_the_shape_of_its_level(size, res_uc, small):
+    """Generated, real and judged small images have one shape; the loss reaches the discriminator's shared blocks."""
+    G, D = make_g(res=size, res_uc=res_uc), make_d(res=size, res_uc=res_uc)
+    made = G(torch.randn(4, 6), labels(0, 1, 2, 0), add_uc=True)
+    real = D.downsample_uc(made.image)
+    assert made.image_uc.shape == real.shape == (4, 3, *small)
+    D.forward_uc(made.image_uc).sum().backward()
+    assert [res for res in D.block_resolutions if getattr(D, f"b{res}").conv0.weight.grad is not None] == [
+        res for res in D.block_resolutions if res <= res_uc]
+    with pytest.raises(ValueError, match="forward_uc"):
+        D.forward_uc(made.image)
+    with pytest.raises(ValueError, match="res_uc"):
+        make_g(res=size, res_uc=8)
+
+
 def test_each_part_is_truncated_towards_its_own_mean():
     G = randomize(make_g(res_uc=8))
     k = G.mapping.num_uc_ws

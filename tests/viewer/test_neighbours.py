@@ -36,6 +36,17 @@ def test_it_is_the_nearest_of_the_same_class(path, images):
     assert training.of(images[:1, None], 0)[0].usual == pytest.approx(np.sort(apart.min(1))[1], rel=1e-4)
 
 
+def test_images_that_are_not_square(tmp_path):
+    """Reduced in their own shape: 64 x 48 to 32 x 24, where a pixel is the mean of four."""
+    images = np.random.RandomState(1).randint(0, 256, [4, 64, 48]).astype(np.uint8)
+    data = ImageDataset(write_image_zip(tmp_path / "set.zip", images))
+    asked = np.clip(images[2:3, None].astype(int) + 20, 0, 255).astype(np.uint8)
+    (found,) = TrainingImages(data).of(asked, None)
+    assert found.index == 2 and found.image.shape == (1, 64, 48)
+    small = [x.reshape(32, 2, 24, 2).mean((1, 3)) / 255 for x in (asked[0, 0].astype(float), images[2].astype(float))]
+    assert found.distance == pytest.approx(np.sqrt(np.mean((small[0] - small[1]) ** 2)), rel=1e-4)
+
+
 def test_a_class_of_one_image_has_no_usual_distance(path, images):
     training = TrainingImages(ImageDataset(path, use_labels=True))
     (found,) = training.of(images[:1, None], 3)

@@ -100,7 +100,7 @@ function buildControls() {
   document.title = `${can.file} · gantransfer view`;
   const which = (n) => models.length > 1 ? `${letter(n)}: ` : "";
   at("file").textContent = models.map((m, n) => which(n) + m.file).join("  |  ");
-  at("about").textContent = models.map((m, n) => which(n) + [m.method, `${m.resolution} px`, m.label.kind === "class" && `${m.label.dim} classes`,
+  at("about").textContent = models.map((m, n) => which(n) + [m.method, `${m.width === m.height ? m.width : `${m.width} x ${m.height}`} px`, m.label.kind === "class" && `${m.label.dim} classes`,
     m.images && `trained on ${m.images} images${m.data ? ` of ${m.data}` : ""}`].filter(Boolean).join(", ")).join("  |  ");
   at("centers").hidden = can.centers.length < 2;
   at("trunc-hint").textContent = can.truncation === "z" ? "Scales the latent z: this model has no w."

@@ -13,6 +13,7 @@ class Pane {
     this.figure.dataset.slot = slot;
     this.figure.innerHTML = '<div class="frame"><img alt=""><div class="error" hidden></div></div><figcaption></figcaption>';
     [this.img, this.error, this.caption] = ["img", ".error", "figcaption"].map((q) => this.figure.querySelector(q));
+    this.figure.querySelector(".frame").style.aspectRatio = `${models[model].width} / ${models[model].height}`;
     document.getElementById("panes").append(this.figure);
   }
 

@@ -54,11 +54,14 @@ function show(made, kinds) {
   const {columns, cells} = made;
   const rows = Math.ceil(cells.length / columns);
   const named = made.row_labels !== null;
-  const side = models[0].resolution < 256;
+  const {width, height} = models[0];
+  const pixels = Math.max(width, height) < 256;
   const box = at("cells");
   const room = (at("sheet").clientWidth - (named ? 100 : 0)) / columns;
   const pictures = made.neighbours ? 2 : 1;
-  box.style.setProperty("--side", `${Math.max(36, Math.min(96, Math.floor((room - 8) / pictures)))}px`);
+  const longer = Math.max(36, Math.min(96, Math.floor((room - 8) / pictures)));
+  box.style.setProperty("--width", `${longer * Math.min(1, width / height)}px`);
+  box.style.setProperty("--height", `${longer * Math.min(1, height / width)}px`);
   box.style.gridTemplateColumns = `${named ? "auto " : ""}repeat(${columns}, auto)`;
   const parts = [];
   if (named || kinds.kind === "class") {
@@ -77,10 +80,10 @@ function show(made, kinds) {
     const what = cell.class_id !== null ? `, ${nameOf(kinds, cell.class_id)}` : cell.label ? `, ${made.row_labels?.[i] ?? ""}` : "";
     button.setAttribute("aria-label", `seed ${cell.seed}${what}`);
     button.title = `seed ${cell.seed}${what}`;
-    button.append(picture(made.images, i, j, rows, columns, side));
+    button.append(picture(made.images, i, j, rows, columns, pixels));
     const neighbour = made.neighbours?.[k];
     if (neighbour) {
-      button.append(picture(made.nearest, i, j, rows, columns, side));
+      button.append(picture(made.nearest, i, j, rows, columns, pixels));
       const ratio = neighbour.usual ? neighbour.distance / neighbour.usual : null;
       button.append(text("small", ratio === null ? neighbour.distance.toPrecision(2) : `${ratio.toPrecision(2)} ×`, ""));
       button.classList.toggle("copy", ratio !== null && ratio < 0.5);
