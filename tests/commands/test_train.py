@@ -56,7 +56,8 @@ def test_help_of_a_method_adds_its_flags_with_their_defaults(call, args):
     own = text[text.index("--method=utlo:"):]
     for f in dataclasses.fields(METHODS["utlo"].Options):
         assert f"--{f.name} " in own, f.name
-    assert re.search(r"--add_uc [^\[]*\[default:\s+True\]", own) and re.search(r"--res_uc [^\[]*\(default:[^)]* 8 ", own)
+    assert re.search(r"--add_uc [^\[]*\[default:\s+True\]", own)
+    assert re.search(r"--res_uc [^\[]*\(default:[^)]* 8 ", own)
     assert "--t_start_kimg" not in own
 
 
