@@ -135,7 +135,7 @@ def inside(name: str, rooms: tuple[str, ...]) -> bool:
 def is_command(name: str) -> bool:
     """True for what asks and prints: commands, studies, and the scripts at the top of a checkout."""
     return name in SCRIPTS or inside(below(name), (
-        "commands", "experiments", "__main__", "data.h5_look", "data.lmdb_look"))
+        "commands", "experiments", "__main__", "data.h5_look", "data.sources.lmdb_look"))
 
 
 def library() -> list[str]:

@@ -12,7 +12,7 @@ import click
 from dnnlib.util import UserError
 from gantransfer.commands import CONTEXT
 from gantransfer.commands.flags import INT, PATH, SEED, Choice, FloatRange, IntRange, Pair
-from gantransfer.data import elpv, h5, holdout
+from gantransfer.data import h5, holdout
 from gantransfer.data.check import Check
 from gantransfer.data.classes import CLASS_HELP, parse_classes
 from gantransfer.data.convert import Conversion, convert, convert_h5
@@ -21,7 +21,7 @@ from gantransfer.data.destination import Destination, may_replace, not_the_sourc
 from gantransfer.data.export import export_set
 from gantransfer.data.labels import LabelSpec
 from gantransfer.data.names import valid_text
-from gantransfer.data.sources import SPLITS, Source, SourceOptions, open_source
+from gantransfer.data.sources import SPLITS, Source, SourceOptions, elpv, open_source
 from gantransfer.data.transforms import FILTERS
 
 

@@ -19,7 +19,7 @@ from gantransfer.data.container import Container
 from gantransfer.data.decode import Seen, TooLarge, decode, read_picture
 from gantransfer.data.folder_labels import are_shards, folder_labels
 from gantransfer.data.labels import check_class_names, histogram, label_array, num_classes, parse_label_file, some
-from gantransfer.data.sources import left_out
+from gantransfer.data.sources.files import left_out
 
 
 class Check:

@@ -16,7 +16,8 @@ from gantransfer.data.container import Container
 from gantransfer.data.convert import parts_of
 from gantransfer.data.destination import Destination
 from gantransfer.data.labels import label_array, parse_label_file, some
-from gantransfer.data.sources import Source, read_parts
+from gantransfer.data.sources import Source
+from gantransfer.data.sources.files import read_parts
 
 
 def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callable[[str], None] = print,
