@@ -71,7 +71,8 @@ RULES = [
     ("__main__", ("commands",)),
 ]
 OPTIONAL = {"torchvision", "wandb", "tensorboard", "scipy", "sklearn", "imageio", "imageio_ffmpeg", "lmdb", "h5py",
-            "onnx", "onnxscript", "onnxruntime", "safetensors", "starlette", "uvicorn", "matplotlib"}
+            "onnx", "onnxscript", "onnxruntime", "safetensors", "starlette", "uvicorn", "matplotlib", "pyarrow",
+            "pillow_heif"}
 
 
 @cache

@@ -134,7 +134,7 @@ def _seed(text: str, flag: str) -> int:
     return int(text)
 
 
-class _Text(_OneLine):
+class Text(_OneLine):
     """A text that is read by a function of (text, flag). Not an empty one: `--network=$RUN` without RUN is a mistake,
     and must not mean what the flag's absence does."""
 
@@ -149,7 +149,7 @@ class _Text(_OneLine):
         return self.read(value, _name(param))
 
 
-WORD = _Text("word", lambda text, flag: text)
+WORD = Text("word", lambda text, flag: text)
 
 
 # ---- paths -----------------------------------------------------------------------------------------------------------
@@ -217,8 +217,8 @@ def run_folder(text: str, flag: str = "RUN", runs: str = "runs") -> str:
     return os.path.join(runs, found)
 
 
-PATH, PATHS, SNAPSHOT, RUN = (_Text("path", path), _Text("paths", paths), _Text("path", snapshot),
-                              _Text("run", run_folder))
+PATH, PATHS, SNAPSHOT, RUN = (Text("path", path), Text("paths", paths), Text("path", snapshot),
+                              Text("run", run_folder))
 
 
 class PathObject(_OneLine, click.Path):

@@ -12,12 +12,25 @@ from dataclasses import replace
 
 from dnnlib.util import UserError
 from gantransfer.data import h5
-from gantransfer.data.sources import cifar, digits, elpv, files, fonts, hdf5, icons, lmdb, mnist
-from gantransfer.data.sources.base import SPLITS, Item, Source, SourceOptions
+from gantransfer.data.sources import (
+    cifar,
+    digits,
+    elpv,
+    files,
+    fonts,
+    hdf5,
+    icons,
+    lmdb,
+    mnist,
+    parquet,
+    webdataset,
+)
+from gantransfer.data.sources.base import SPLITS, Item, Source, SourceOptions, expanded
 
 __all__ = ["SOURCES", "SPLITS", "Item", "Source", "SourceOptions", "open_source"]
 
-SOURCES = (elpv, icons, digits, fonts, hdf5, cifar, mnist, lmdb, files)  # the first that takes a path has it
+# The first that takes a path has it.
+SOURCES = (elpv, icons, digits, fonts, hdf5, cifar, mnist, lmdb, webdataset, parquet, files)
 
 
 def open_source(path: str, options: SourceOptions) -> Source:
@@ -28,12 +41,23 @@ def open_source(path: str, options: SourceOptions) -> Source:
         raise UserError("--letters belongs to --source=fonts:DIR")
     if options.labels in elpv.LABELS and source is not elpv:
         raise UserError(f"--labels={options.labels} belongs to --source=elpv")
-    if ":" not in path and source is not elpv and not os.path.exists(path):
-        raise UserError(f"--source={path}: no such file or folder")
+    if options.labels == "list" and source is not files:
+        raise UserError(f"--labels={':'.join(options.label_list)} is for a folder or zip of images")
+    for flag, given in (("--label-column", options.label_column), ("--image-column", options.image_column)):
+        if given is not None and source not in (webdataset, parquet):
+            raise UserError(f"{flag} belongs to WebDataset shards, Parquet files and folders of `datasets`")
+    if options.shards and source not in (webdataset, parquet):
+        raise UserError(f"--source is given {1 + len(options.shards)} times; only WebDataset shards and Parquet files "
+                        "can be several")
+    if source not in (elpv, icons, digits, fonts):
+        for p in (p for given in (path, *options.shards) for p in expanded(given)):
+            if not os.path.exists(p):
+                raise UserError(f"--source={p}: no such file or folder")
     if source is None:
         raise UserError(f"--source={path}: unknown kind of file; give a folder, a .zip, cifar-10-python.tar.gz, "
                         "cifar-100-python.tar.gz, train-images-idx3-ubyte.gz, an LMDB folder, an HDF5 file of cGAN-KD, "
-                        "sklearn:digits, sklearn:rotated-digits, fonts:DIR, icons:DIR or elpv")
+                        "WebDataset shards (.tar), Parquet files, a folder of `datasets`, sklearn:digits, "
+                        "sklearn:rotated-digits, fonts:DIR, icons:DIR or elpv")
     if options.split is not None and options.split not in getattr(source, "SPLITS", (options.split,)):
         raise UserError(
             f"--split=val belongs to folders and zips with splits, and {path} is none; give train or test"

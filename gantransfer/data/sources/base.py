@@ -6,6 +6,8 @@ Nothing here executes what it reads.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ import numpy as np
 from dnnlib.util import UserError
 from gantransfer.data import h5
 from gantransfer.data.decode import Picture
-from gantransfer.data.labels import value_meta
+from gantransfer.data.labels import some, value_meta
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,6 +32,7 @@ class Item:
     name: str  # for messages
     load: Callable[[], Image.Image | Picture]  # raises UserError naming the image
     label: Any = None  # int, list of numbers, or None
+    original: str = ""  # what the source calls it, where that is a name
     enlarged: bool = False  # noted by the conversion
 
 
@@ -55,7 +58,11 @@ class Source:
 class SourceOptions:
     """What the caller may choose about a source; sources refuse what they do not understand."""
 
-    labels: str = "auto"  # auto | folders | json | none | utkface | steering | class | defect | value
+    labels: str = "auto"  # auto | folders | json | none | utkface | steering | class | defect | value | list
+    label_list: tuple[str, str] | None = None  # file and column of labels 'list'
+    label_column: str | None = None  # where records have several columns
+    image_column: str | None = None
+    shards: tuple[str, ...] = ()  # further files of the same set, after the path
     split: str | None = None  # None: the source's default
     seed: int = 0
     size: tuple[int, int] | None = None  # (width, height) for sources that render or choose by it
@@ -85,6 +92,41 @@ def no_options(what: str, options: SourceOptions, labels: tuple[str, ...]) -> No
         raise UserError(f"--source={what} has no splits; --holdout=0.25 makes a second set of a quarter of each class")
     if options.label_kind != "auto":
         raise UserError(f"--label-kind does not apply to --source={what}")
+
+
+def choose_split(splits: dict[str, list[int]], options: SourceOptions, where: str) -> list[int] | None:
+    """Positions of the part that --split asks for; None for all, which a line says where there are parts."""
+    if options.split is None and splits:
+        options.report("splits: " + ", ".join(f"{s} {len(v)}" for s, v in splits.items())
+                       + "; all are taken, --split chooses one")
+    if options.split in (None, "all"):
+        return None
+    wanted = "test" if options.split == "reference" else options.split
+    if wanted not in splits:
+        raise UserError(f"--split={wanted}: {where} has " + (some(splits) if splits else "no splits"))
+    return splits[wanted]
+
+
+def check_labelled(names: Sequence[str], labels: dict[str, Any], how: str, options: SourceOptions, where: str) -> None:
+    """UserError where some images have a label and others have none."""
+    missing = [n for n in names if n not in labels] if labels else []
+    if missing and not options.drop_unlabelled:
+        raise UserError(f"{len(missing)} of {len(names)} images of {where} have no label ({how}): {some(missing)}"
+                        "; add --drop-unlabelled to leave them out, or --labels=none")
+
+
+def expanded(path: str) -> list[str]:
+    """'a-{000..002}.tar' -> a-000.tar, a-001.tar, a-002.tar: ranges of whole numbers, as shells write them; a file that
+    is called so comes first."""
+    match = None if os.path.lexists(path) else re.search(r"\{(\d{1,9})\.\.(\d{1,9})\}", path)
+    if match is None:
+        return [path]
+    first, last = int(match[1]), int(match[2])
+    if not 0 <= last - first < 10**5:
+        raise UserError(f"--source={path}: the range {match[0]} is empty, or of more than 100,000 files")
+    width = len(match[1]) if match[1].startswith("0") else 0
+    return [p for k in range(first, last + 1)
+            for p in expanded(f"{path[:match.start()]}{k:0{width}d}{path[match.end():]}")]
 
 
 def with_range(labels: dict[str, Any], known: dict | None, options: SourceOptions, where: str) -> dict | None:

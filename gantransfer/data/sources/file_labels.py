@@ -5,33 +5,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from dnnlib.util import UserError
 from gantransfer.data.container import Container
 from gantransfer.data.folder_labels import are_shards, folder_labels
-from gantransfer.data.labels import LabelFile, check_class_names, label_array, num_classes, parse_label_file, some
+from gantransfer.data.labels import LabelFile, parse_label_file, some
 from gantransfer.data.names import clean_name
 from gantransfer.data.sources.base import SourceOptions, with_range
-
-
-@dataclass
-class Labels:
-    """Labels of a folder or zip, by image name, and what goes with them."""
-
-    labels: dict[str, Any] = field(default_factory=dict)
-    class_names: tuple[str, ...] = ()
-    how: str = "none"
-    label_meta: dict | None = None
-    num_classes: int = 0
-    splits: dict[str, list[str]] = field(default_factory=dict)
+from gantransfer.data.sources.columns import Labels, classes_or_values, from_column
+from gantransfer.data.sources.table import rows_for
 
 
 def file_labels(files: Container, names: Sequence[str], options: SourceOptions) -> Labels:
     mode = options.labels
+    if mode == "list":
+        rows = rows_for(*options.label_list, names, options.report)
+        return from_column(list(rows), list(rows.values()), options, ":".join(options.label_list))
     if mode in ("utkface", "steering"):
         labels, meta = _originals(files, names, mode)
         return Labels(labels, how=mode, label_meta=with_range(labels, meta, options, files.path))
@@ -69,31 +59,7 @@ def _json_labels(files: Container, names: Sequence[str], options: SourceOptions)
         if options.labels == "json":
             raise UserError(f"--labels=json, but dataset.json of {files.path} says that there are none")
         return Labels()
-    kind, values = label_array(list(raw), list(raw.values()), file.where)
-    lists = isinstance(next(iter(raw.values())), (list, tuple))
-    if kind == "class" and options.label_kind == "value":
-        if lists:
-            raise UserError(f"--label-kind=value: the labels of {file.where} are one-hot lists, that is, classes; it "
-                            "is for one number per image")
-        labels = {n: [float(v)] for n, v in zip(raw, values)}
-        return Labels(labels, how="dataset.json", label_meta=with_range(labels, None, options, file.where))
-    if kind == "value" and options.label_kind == "class":
-        if values.shape[1] != 1 or (values != np.floor(values)).any() or values.min() < 0:
-            raise UserError(f"--label-kind=class: the labels of {file.where} are no class indices: "
-                            + ("vectors" if values.shape[1] > 1 else "fractions or below 0"))
-        kind, values = "class", values[:, 0].astype(np.int64)
-        raw = {n: int(v) for n, v in zip(raw, values)}
-    if kind == "class":
-        if options.label_range or options.label_unit:
-            raise UserError("--label-range and --label-unit are for continuous labels; add --label-kind=value")
-        dim = num_classes(list(raw.values()))
-        check_class_names(file.class_names, dim, file.where)
-        return Labels(dict(zip(raw, map(int, values))), file.class_names, "dataset.json", num_classes=dim)
-    if values.shape[1] == 1:
-        return Labels(raw, how="dataset.json", label_meta=with_range(raw, file.label_meta, options, file.where))
-    if options.label_range or options.label_unit:
-        raise UserError(f"--label-range is for one number per image; {file.where} has {values.shape[1]}")
-    return Labels(raw, file.class_names, "dataset.json")
+    return classes_or_values(raw, file, options, "dataset.json")
 
 
 _ORIGINALS = {

@@ -12,7 +12,8 @@ from gantransfer.data.container import Container
 from gantransfer.data.decode import read_picture
 from gantransfer.data.labels import some
 from gantransfer.data.names import clean_name, counted, valid_text
-from gantransfer.data.sources.base import Item, Source, SourceOptions
+from gantransfer.data.sources import heif
+from gantransfer.data.sources.base import Item, Source, SourceOptions, check_labelled, choose_split
 from gantransfer.data.sources.file_labels import file_labels
 
 SPLITS = ("train", "val", "reference", "all")
@@ -23,7 +24,7 @@ def takes(path: str, name: str) -> bool:
 
 
 def open_source(path: str, options: SourceOptions) -> Source:
-    files = Container(path, options.follow_links)
+    files = Container(path, options.follow_links, heif.EXTENSIONS if heif.register() else ())
     names = files.image_names
     if files.others:
         options.report(left_out(files))
@@ -34,27 +35,18 @@ def open_source(path: str, options: SourceOptions) -> Source:
     if found.splits:
         place = {n: i for i, n in enumerate(names)}
         splits = {s: sorted(place[n] for n in members) for s, members in found.splits.items()}
-    if splits and options.split is None:
-        options.report("splits: " + ", ".join(f"{s} {len(v)}" for s, v in splits.items())
-                       + "; all are taken, --split chooses one")
-    if options.split not in (None, "all"):
-        wanted = "test" if options.split == "reference" else options.split
-        if wanted not in splits:
-            raise UserError(f"--split={wanted}: {path} has " + (some(splits) if splits else "no splits"))
-        names = [names[i] for i in splits[wanted]]
-        attributes = {k: [v[i] for i in splits[wanted]] for k, v in attributes.items()}
-        splits = {}
+    chosen = choose_split(splits, options, path)
+    if chosen is not None:
+        names, splits = [names[i] for i in chosen], {}
+        attributes = {k: [v[i] for i in chosen] for k, v in attributes.items()}
     labels = found.labels
-    missing = [n for n in names if n not in labels] if labels else []
-    if missing and not options.drop_unlabelled:
-        raise UserError(f"{len(missing)} of {len(names)} images of {path} have no label ({found.how}): {some(missing)}"
-                        "; add --drop-unlabelled to leave them out, or --labels=none")
+    check_labelled(names, labels, found.how, options, path)
 
     def items() -> Iterator[Item]:
         for name in names:
             where = f"{name} in {path}"
             yield Item(where, partial(lambda n, w: read_picture(files.read(n), w, options.max_pixels), name, where),
-                       labels.get(name))
+                       labels.get(name), name)
 
     return Source(path, len(names), items, found.class_names, found.how, label_meta=found.label_meta, splits=splits,
                   attributes=attributes, generated=generated, num_classes=found.num_classes)
