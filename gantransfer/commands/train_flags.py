@@ -10,6 +10,7 @@ from functools import cache
 import click
 
 from gantransfer.commands.flags import (
+    CONFIG,
     GRAPHS,
     MACHINE,
     PATH,
@@ -44,6 +45,7 @@ SECTIONS: dict[str, list[click.Option]] = {
         Flag("description", "As --desc", metavar="TEXT"),
     ],
     "Method and start": [
+        CONFIG,
         Flag("stage", "Stage of a method that has several", metavar="NAME"),
         Flag("resume", "Start from weights (file, URL, published name), or 'latest' / a run folder to continue a run "
              "exactly; RUN:latest, RUN:best or RUN:best:METRIC are weights of a run's snapshot", PATH, metavar="PATH"),
