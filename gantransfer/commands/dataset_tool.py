@@ -253,12 +253,13 @@ def check(ctx: click.Context, path: str, fname: str, against: str | None, strict
 
 @main.command(context_settings=CONTEXT)
 @click.option("--source", type=PATH, metavar="PATH", required=True, help="zip or folder made by this tool")
-@click.option("--dest", type=PATH, metavar="DIR", required=True, help="new or empty folder (or a .zip)")
+@click.option("--dest", type=PATH, metavar="PATH", required=True,
+              help="new or empty folder, or a .zip; FILE.tar is a WebDataset")
 @click.option("--fname", type=PATH, default="dataset.json", show_default=True,
               help="label file that chooses the images")
 @click.option("--overwrite", is_flag=True, help="replace the data set at --dest")
 @FOLLOW_LINKS
 def export(source: str, dest: str, fname: str, overwrite: bool, follow_links: bool) -> None:
-    """Copy a data set into one folder per class, files unchanged."""
+    """Copy a data set into one folder per class, or into a WebDataset (.tar), files unchanged."""
     not_the_source(source, dest)
     export_set(source, dest, fname, click.echo, overwrite, follow_links)

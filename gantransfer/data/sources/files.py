@@ -24,7 +24,9 @@ def takes(path: str, name: str) -> bool:
 
 
 def open_source(path: str, options: SourceOptions) -> Source:
-    files = Container(path, options.follow_links, heif.EXTENSIONS if heif.register() else ())
+    files = Container(path, options.follow_links)
+    if files.others.keys() & set(heif.EXTENSIONS) and heif.register():
+        files = Container(path, options.follow_links, heif.EXTENSIONS)
     names = files.image_names
     if files.others:
         options.report(left_out(files))

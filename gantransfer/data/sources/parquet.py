@@ -86,7 +86,7 @@ def open_source(path: str, options: SourceOptions) -> Source:
     kept = range(len(names)) if chosen is None else chosen
     listed = [names[i] for i in kept]
     found = from_column(listed, [column[i] for i in kept], options, f"column {label} of {path}",
-                        features.get(label, {}).get("names") or ())
+                        _class_names(features.get(label, {})))
     check_labelled(listed, found.labels, found.how, options, path)
 
     def items() -> Iterator[Item]:
@@ -192,10 +192,15 @@ def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
     text = (schema.metadata or {}).get(b"huggingface")
     if text is None:
         return {}
-    with contextlib.suppress(UserError, AttributeError):
+    with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):
         found = json_file.parse(text, "the description")["info"]["features"]
         return {k: v for k, v in found.items() if isinstance(v, dict)}
     return {}
+
+
+def _class_names(feature: dict[str, Any]) -> list[str]:
+    names = feature.get("names")
+    return names if isinstance(names, list) and all(isinstance(n, str) for n in names) else []
 
 
 def _image_column(schema: pa.Schema, features: dict[str, dict], wanted: str | None, path: str) -> str:

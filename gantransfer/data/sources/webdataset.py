@@ -114,9 +114,22 @@ def _members(shard: str, only_labels: Any) -> Iterator[tuple[str, bytes]]:
                 if read and len(data) != member.size:
                     raise UserError(f"{shard} is cut short in {printable(member.name)}; copy it again")
                 yield name, data
+            _check_end(tar, shard)
     except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as e:
         reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise UserError(f"{shard} is not a readable tar file ({printable(reason)}); copy it again") from None
+
+
+def _check_end(tar: tarfile.TarFile, shard: str) -> None:
+    """UserError unless the archive's own mark ends it: the library takes a damaged header, or none, for an end too."""
+    tar.fileobj.seek(tar.offset)
+    rest = tar.fileobj.read(2**20)
+    if len(rest) < tarfile.BLOCKSIZE:
+        raise UserError(f"{shard} is cut short: it has no mark at its end; copy it again")
+    if any(rest[: tarfile.BLOCKSIZE]):
+        raise UserError(f"{shard} is damaged at byte {tar.offset:,}; copy it again")
+    if any(rest):
+        raise UserError(f"{shard} has more behind its end, as joined tar files have; give them one by one")
 
 
 def _image(parts: dict[str, bytes], wanted: str | None, endings: Any, where: str) -> str | None:

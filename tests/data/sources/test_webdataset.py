@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.picture_sets import only_line, picture, png, read_set
+from tests.data.picture_sets import class_folders, only_line, picture, png, read_set
 
 
 def shard(path: Path, members: list[tuple[str, bytes]], **kw) -> Path:
@@ -95,7 +95,11 @@ def test_bad_shards_are_one_line(tmp_path, tool, members, flags, said):
 
 def test_damaged_and_hostile_tars_are_one_line(tmp_path, tool):
     whole = shard(tmp_path / "x.tar", sample("a", 0, cls="1") + sample("b", 1, cls="0")).read_bytes()
-    for data, said in ((whole[:700], "cut short|not a readable tar"), (b"x" * 2000, "not a readable tar"),
+    header = whole.index(b"b.png")  # what stands before it is whole
+    for data, said in ((whole[:header], "no mark at its end"), (whole[: header + 100], "no mark at its end"),
+                       (whole[:header] + b"x" * 512 + whole[header + 512:], f"is damaged at byte {header:,}"),
+                       (whole + whole, "more behind its end"), (whole[:700], "cut short|not a readable tar"),
+                       (b"x" * 2000, "not a readable tar"),
                        (b"", "not a readable tar")):
         (tmp_path / "x.tar").write_bytes(data)
         code, _, err = tool(f"--source={tmp_path}/x.tar", f"--dest={tmp_path}/a.zip")
@@ -125,3 +129,22 @@ def test_labels_of_json_of_any_kind(tmp_path, tool):
     flags = "--label-column=n", "--drop-unlabelled", f"--source={tmp_path}/x.tar"
     assert tool(*flags, f"--dest={tmp_path}/n.zip")[0] == 0
     assert [v for _, v in read_set(tmp_path / "n.zip")[0]["labels"]] == [3]
+
+
+def test_an_exported_set_comes_back(tmp_path, tool):
+    """Names of classes too; and the package webdataset reads what was written."""
+    class_folders(tmp_path / "in")
+    assert tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/a.zip")[0] == 0
+    code, out, _ = tool("export", f"--source={tmp_path}/a.zip", f"--dest={tmp_path}/a.tar")
+    assert code == 0 and "6 samples" in out
+    assert tool("export", f"--source={tmp_path}/a.zip", f"--dest={tmp_path}/a.tar")[0] == 2, "it is there"
+    assert tool(f"--source={tmp_path}/a.tar", f"--dest={tmp_path}/b.zip", "--label-column=class_name")[0] == 0
+    (first, images), (second, again) = (read_set(tmp_path / f"{n}.zip") for n in "ab")
+    assert first["labels"] == second["labels"] and first["class_names"] == second["class_names"]
+    assert all(np.array_equal(images[n], again[n]) for n in images)
+    assert tool(f"--source={tmp_path}/a.tar", f"--dest={tmp_path}/c.zip")[0] == 0
+    assert read_set(tmp_path / "c.zip")[0]["labels"] == first["labels"]
+    wds = pytest.importorskip("webdataset", reason="the package webdataset is not installed")
+    read = list(wds.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False).decode("rgb8"))
+    assert [s["cls"] for s in read] == [v for _, v in first["labels"]]
+    assert all(np.array_equal(s["png"], images[n]) for s, (n, _) in zip(read, first["labels"]))
