@@ -53,6 +53,7 @@ RULES = [
     ("exporters.onnx", ("data", "formats", "methods", "sampler", "snapshot")),
     ("exporters", ()),
     ("latent", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "source_fit", "metrics")),
+    ("distillation.balance", ("data", "detectors", "sampler", "metrics.neighbours", "distillation")),
     ("distillation", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "metrics.paired")),
     ("metrics.rating", ("methods", "metrics", "snapshot")),  # which way a method's own values are better
     ("metrics", ("data", "detectors", "formats", "networks", "sampler", "snapshot")),
@@ -64,7 +65,7 @@ RULES = [
                   "methods.stylegan2")),
     ("methods", ("method",)),  # the table
     ("model", ("importers", "methods", "sampler", "snapshot")),
-    ("viewer", ("data", "sampler", "pictures", "metrics.distances")),
+    ("viewer", ("data", "sampler", "pictures", "metrics.neighbours")),
     ("report", ("data", "detectors", "method", "methods", "metrics", "model", "pictures", "snapshot")),
     ("commands", ("*",)),
     ("experiments", ("*",)),
