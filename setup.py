@@ -25,6 +25,13 @@ if any(ROOT.glob("csrc/*.cpp")):
     package_data["torch_utils.csrc"] = ["*"]
 
 
+if any(ROOT.glob("recipes/*.yaml")):
+    # The recipes of --config=NAME travel inside gantransfer.
+    packages.append("gantransfer.recipes")
+    package_dir["gantransfer.recipes"] = "recipes"
+    package_data["gantransfer.recipes"] = ["*.yaml"]
+
+
 class Prebuild(build_ext):
     """Compiles the kernels beside `torch_utils._build_info`, a module that says what they were built for."""
 

@@ -150,6 +150,16 @@ def test_data_report():
     assert all(0 <= r["ms"]["median"] <= 1 for r in report["rows"] if r["op"].endswith("share"))
 
 
+def test_sources_report(capsys):
+    """Every source that is at hand, against what a step takes."""
+    report = bench_data.run(bench_data.parser().parse_args(
+        ["--sources", "--sizes=16", "--count=20", "--batch=8", "--step-ms=50", "--device=cpu"]))
+    assert_schema(report)
+    said, kinds = capsys.readouterr().out, {r["op"].removeprefix("source ") for r in report["rows"]}
+    assert {"zip", "folder", "WebDataset"} <= kinds and all(r["shape"][0] == 20 for r in report["rows"])
+    assert said.count("x what a step of 8 images in 50 ms takes") == len(kinds)
+
+
 def test_comparison_exits_by_ratios(tmp_path, capsys, monkeypatch):
     def write(name, **ratios):
         data = {"schema": 1, "ratios": [{"op": k, "shape": [1], "dtype": "fp32", "layout": "nchw", "direction": "fwd",

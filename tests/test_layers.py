@@ -53,6 +53,7 @@ RULES = [
     ("exporters.onnx", ("data", "formats", "methods", "sampler", "snapshot")),
     ("exporters", ()),
     ("latent", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "source_fit", "metrics")),
+    ("distillation.balance", ("data", "detectors", "sampler", "metrics.neighbours", "distillation")),
     ("distillation", ("data", "detectors", "formats", "networks", "sampler", "snapshot", "metrics.paired")),
     ("metrics.rating", ("methods", "metrics", "snapshot")),  # which way a method's own values are better
     ("metrics", ("data", "detectors", "formats", "networks", "sampler", "snapshot")),
@@ -64,14 +65,15 @@ RULES = [
                   "methods.stylegan2")),
     ("methods", ("method",)),  # the table
     ("model", ("importers", "methods", "sampler", "snapshot")),
-    ("viewer", ("data", "sampler", "pictures", "metrics.distances", "networks.sizes")),
+    ("viewer", ("data", "sampler", "pictures", "metrics.neighbours", "networks.sizes")),
     ("report", ("data", "detectors", "method", "methods", "metrics", "model", "pictures", "snapshot")),
     ("commands", ("*",)),
     ("experiments", ("*",)),
     ("__main__", ("commands",)),
 ]
 OPTIONAL = {"torchvision", "wandb", "tensorboard", "scipy", "sklearn", "imageio", "imageio_ffmpeg", "lmdb", "h5py",
-            "onnx", "onnxscript", "onnxruntime", "safetensors", "starlette", "uvicorn", "matplotlib"}
+            "onnx", "onnxscript", "onnxruntime", "safetensors", "starlette", "uvicorn", "matplotlib", "pyarrow",
+            "pillow_heif"}
 
 
 @cache
@@ -135,7 +137,7 @@ def inside(name: str, rooms: tuple[str, ...]) -> bool:
 def is_command(name: str) -> bool:
     """True for what asks and prints: commands, studies, and the scripts at the top of a checkout."""
     return name in SCRIPTS or inside(below(name), (
-        "commands", "experiments", "__main__", "data.h5_look", "data.lmdb_look"))
+        "commands", "experiments", "__main__", "data.h5_look", "data.sources.lmdb_look"))
 
 
 def library() -> list[str]:

@@ -49,7 +49,7 @@ def test_core_dependencies_are_few_and_extras_hold_the_rest():
     p = project()
     assert p["name"] == "gantransfer" and p["requires-python"] == ">=3.10"
     core = {Requirement(d).name for d in p["dependencies"]}
-    assert core == {"torch", "numpy", "scipy", "pillow", "click", "tqdm", "pyspng", "ninja", "pybind11"}
+    assert core == {"torch", "numpy", "scipy", "pillow", "click", "tqdm", "pyyaml", "pyspng", "ninja", "pybind11"}
     extras = {k: {Requirement(d).name for d in v} for k, v in p["optional-dependencies"].items()}
     assert set(extras) == {"demo", "video", "viewer", "report", "data", "tb", "wandb", "export", "docs", "dev"}
     everything = core.union(*extras.values())
@@ -99,7 +99,7 @@ def test_wheel_holds_the_packages_their_data_and_nothing_else(tmp_path):
         pytest.skip(f"setuptools {setuptools.__version__} does not know licence expressions")
     tree = tmp_path / "tree"
     ignore = shutil.ignore_patterns("__pycache__", "*.tmp", ".*")
-    for name in (*PACKAGES, "csrc", "tests"):
+    for name in (*PACKAGES, "csrc", "recipes", "tests"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, tree / name, ignore=ignore)
     for f in ROOT.iterdir():
@@ -117,6 +117,7 @@ def test_wheel_holds_the_packages_their_data_and_nothing_else(tmp_path):
                  for f in (ROOT / "gantransfer" / d).glob("*")}
     if any((ROOT / "csrc").glob("*.cpp")):
         expected |= {f"torch_utils/csrc/{f.name}" for f in (ROOT / "csrc").glob("*.*")}
+    expected |= {f"gantransfer/recipes/{f.name}" for f in (ROOT / "recipes").glob("*.yaml")}
     code = {n for n in names if ".dist-info/" not in n}
     assert code == {n for n in expected if not n.endswith(".tmp")}
     assert any(n.endswith("licenses/LICENSE") for n in names)

@@ -5,14 +5,26 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from dnnlib.util import UserError
 from gantransfer.commands import CONTEXT
-from gantransfer.commands.flags import INT, PATH, SEED, Choice, FloatRange, IntRange, Pair
-from gantransfer.data import elpv, h5, holdout
+from gantransfer.commands.flags import (
+    INT,
+    PATH,
+    SEED,
+    Choice,
+    FloatRange,
+    IntRange,
+    Pair,
+    Text,
+    check_choice,
+    path,
+)
+from gantransfer.data import h5, holdout
 from gantransfer.data.check import Check
 from gantransfer.data.classes import CLASS_HELP, parse_classes
 from gantransfer.data.convert import Conversion, convert, convert_h5
@@ -21,7 +33,7 @@ from gantransfer.data.destination import Destination, may_replace, not_the_sourc
 from gantransfer.data.export import export_set
 from gantransfer.data.labels import LabelSpec
 from gantransfer.data.names import valid_text
-from gantransfer.data.sources import SPLITS, Source, SourceOptions, open_source
+from gantransfer.data.sources import SPLITS, Source, SourceOptions, elpv, open_source
 from gantransfer.data.transforms import FILTERS
 
 
@@ -38,6 +50,21 @@ def parse_resolution(text: str | None, width: int | None, height: int | None) ->
         if value is not None and not 1 <= value <= 65536:
             raise UserError(f"{'--resolution' if text else flag}: {value} is not a possible size")
     return width, height
+
+
+WORDS = ("auto", "folders", "json", "none", "utkface", "steering", *elpv.LABELS)
+
+
+def parse_labels(text: str, flag: str) -> str | tuple[str, str]:
+    """One of WORDS, or (file, column) of FILE:COLUMN."""
+    file, colon, column = text.rpartition(":")
+    if not colon or not file or not column:
+        check_choice(flag, text, (*WORDS, "FILE:COLUMN"))
+        return text
+    return path(file, flag), column
+
+
+LABELS = Text("labels", parse_labels)
 
 
 def chosen_classes(source: Source, text: str | None) -> list[int] | None:
@@ -59,6 +86,8 @@ _HELP = """Make a data set: a zip (or folder) of PNG images with labels, as trai
   FILE.zip                       the same inside a zip
   cifar-10-python.tar.gz         (or cifar-100) the archive as downloaded
   train-images-idx3-ubyte.gz     MNIST, with its labels file beside it
+  SHARDS-{000..099}.tar          WebDataset: members of one name are a sample, .cls its class (quote the braces)
+  FILE.parquet, FOLDER           Parquet, or a data set of Hugging Face's `datasets` (package pyarrow)
   FOLDER_lmdb                    an LMDB database, LSUN or with labels (package lmdb)
   FILE.h5                        an HDF5 file of cGAN-KD (needs the package h5py)
   sklearn:digits                 real handwritten digits that come with scikit-learn
@@ -85,7 +114,8 @@ FOLLOW_LINKS = click.option("--follow-links", is_flag=True,
 
 
 @click.group(invoke_without_command=True, help=_HELP, context_settings=CONTEXT)
-@click.option("--source", type=PATH, metavar="PATH", help="what to convert (required)")
+@click.option("--source", type=PATH, metavar="PATH", multiple=True,
+              help="what to convert (required); several shards of one set may be given, or as SHARDS-{000..099}.tar")
 @click.option("--dest", type=PATH, metavar="PATH", help="zip or folder to write (required)")
 @click.option("--transform", type=Choice(["center-crop", "center-crop-wide", "pad"]),
               help="crop or pad to --resolution (default: only resize, if sizes are given)")
@@ -106,10 +136,13 @@ FOLLOW_LINKS = click.option("--follow-links", is_flag=True,
 @click.option("--max-pixels", type=IntRange(min=1),
               help="refuse images with more pixels; raise it for slides and satellite images that you trust  [default: "
                    f"{MAX_PIXELS}, less for very small files]")
-@click.option("--labels", type=Choice(["auto", "folders", "json", "none", "utkface", "steering", *elpv.LABELS]),
+@click.option("--labels", type=LABELS, metavar="|".join((*WORDS, "FILE:COLUMN")),
               default="auto", show_default=True, help="where labels come from; utkface: age in the file name; "
               "steering: data.txt; elpv: class (type of cell and defect), defect (four degrees) or value (the degree, "
-              "continuous)")
+              "continuous); FILE:COLUMN: a CSV, TSV, JSON or JSON-lines list that names the images")
+@click.option("--label-column", metavar="NAME", help="WebDataset: the member (default: cls) or key of .json with the "
+              "label; Parquet: the column  [default: that of classes, or called label]")
+@click.option("--image-column", metavar="NAME", help="WebDataset and Parquet: which images, if there are several")
 @click.option("--label-kind", type=Choice(list(h5.KINDS)), default="auto", show_default=True,
               help="make whole numbers continuous values (value) or keep them classes (class)")
 @click.option("--label-range", metavar="LOW,HIGH", type=Pair("the two labels that become 0 and 1", "0,60"),
@@ -119,6 +152,9 @@ FOLLOW_LINKS = click.option("--follow-links", is_flag=True,
               help="--dest=FILE.h5: layout of cGAN-KD's first or second code")
 @click.option("--test-source", type=PATH, metavar="PATH", help="--dest=FILE.h5: what to write as the test part")
 @click.option("--drop-unlabelled", is_flag=True, help="leave out images without a label")
+@click.option("--drop-duplicates", is_flag=True, help="leave out images that repeat an earlier one pixel by pixel")
+@click.option("--keep-names", is_flag=True, help="write what the source calls each image into dataset.json "
+              "(\"attributes\": \"original_name\")")
 @click.option("--overwrite", is_flag=True, help="replace what is at --dest (a zip, an HDF5 file, a data-set folder)")
 @click.option("--classes", metavar="LIST", help=f"only these classes, renumbered from 0 in "
               f"the order given: {CLASS_HELP}")
@@ -135,18 +171,20 @@ FOLLOW_LINKS = click.option("--follow-links", is_flag=True,
               help="fonts: leave out faces nearer (rms of 0..1 pixels) than this to one already taken")
 @FOLLOW_LINKS
 @click.pass_context
-def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> None:
+def main(ctx: click.Context, source: tuple[str, ...], dest: str | None, **o: Any) -> None:
     if ctx.invoked_subcommand is not None:
         return
-    if source is None or dest is None:
-        raise UserError(f"{'--source' if source is None else '--dest'} is missing; see python dataset_tool.py --help")
+    if not source or dest is None:
+        raise UserError(f"{'--dest' if source else '--source'} is missing; see python dataset_tool.py --help")
+    source, *shards = source
     width, height = parse_resolution(o["resolution"], o["width"], o["height"])
     if o["transform"] and (width is None or height is None):
         raise UserError(f"--transform={o['transform']} needs --resolution=WxH (or --width and --height)")
     rendered = source.startswith(("sklearn:", "fonts:"))
     if rendered and (o["transform"] or (width is None) != (height is None)):
         raise UserError(f"--source={source} is rendered at --resolution=WxH; omit --transform")
-    not_the_source(source, dest)
+    for given in (source, *shards):
+        not_the_source(given, dest)
     split = {"pool": "train", "test": "reference"}.get(o["split"], o["split"])
     to_h5 = dest.lower().endswith(h5.SUFFIXES)
     if to_h5:
@@ -161,7 +199,10 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
         not_the_source(source, second)
         Destination(second, o["overwrite"])
     options = SourceOptions(
-        labels=o["labels"], split=split, seed=o["seed"], size=(width, height) if width and height else None,
+        labels="list" if isinstance(o["labels"], tuple) else o["labels"],
+        label_list=o["labels"] if isinstance(o["labels"], tuple) else None, label_column=o["label_column"],
+        image_column=o["image_column"], shards=tuple(shards), split=split, seed=o["seed"],
+        size=(width, height) if width and height else None,
         letters=o["letters"], font_distance=o["font_distance"], drop_unlabelled=o["drop_unlabelled"],
         label_kind=o["label_kind"], label_range=o["label_range"], label_unit=o["label_unit"],
         max_pixels=o["max_pixels"], follow_links=o["follow_links"], report=click.echo)
@@ -172,13 +213,14 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
         channels=opened.defaults.get("channels", "keep") if o["channels"] == "keep" else o["channels"],
         alpha=o["alpha"] or opened.defaults.get("alpha"),
         max_images=o["max_images"], per_class=o["per_class"], drop_unlabelled=o["drop_unlabelled"],
-        overwrite=o["overwrite"], value_range=o["value_range"])
+        drop_duplicates=o["drop_duplicates"], keep_names=o["keep_names"], overwrite=o["overwrite"],
+        value_range=o["value_range"])
     if to_h5:
-        if o["classes"] is not None or how.per_class is not None:
-            flag = "--per-class" if o["classes"] is None else "--classes"
+        for flag in (f for f in ("classes", "per_class", "drop_duplicates", "keep_names") if o[f] not in (None, False)):
+            flag = f"--{flag.replace('_', '-')}"
             raise UserError(f"{flag} is for data sets; choose first, then write the HDF5 file")
         h5.module(dest, "writing")
-        test = open_source(o["test_source"], options) if o["test_source"] else None
+        test = open_source(o["test_source"], replace(options, shards=())) if o["test_source"] else None
         convert_h5(opened, dest, how, o["fmt"], test, o["seed"], click.echo)
         return
     name = source if rendered else valid_text(os.path.basename(os.path.abspath(source)))
@@ -197,24 +239,27 @@ def main(ctx: click.Context, source: str | None, dest: str | None, **o: Any) -> 
 @main.command(context_settings=CONTEXT)
 @click.argument("path", type=PATH)
 @click.option("--fname", type=PATH, default="dataset.json", show_default=True, help="label file inside the set")
+@click.option("--against", type=PATH, metavar="PATH", help="another set, training or test, that should share no image")
 @click.option("--strict", is_flag=True, help="warnings count as errors")
 @FOLLOW_LINKS
 @click.pass_context
-def check(ctx: click.Context, path: str, fname: str, strict: bool, follow_links: bool) -> None:
-    """Look at every image and label of PATH; exit code 1 when training would fail or be spoilt."""
+def check(ctx: click.Context, path: str, fname: str, against: str | None, strict: bool, follow_links: bool) -> None:
+    """Look at every image and label of PATH; exit code 1 when training would fail or be spoilt. With --against, also
+    at which of them another set has."""
     found = Check(path, fname, follow_links)
-    if not found.run(click.echo) or strict and found.warnings:
+    if not found.run(click.echo, against) or strict and found.warnings:
         ctx.exit(1)
 
 
 @main.command(context_settings=CONTEXT)
 @click.option("--source", type=PATH, metavar="PATH", required=True, help="zip or folder made by this tool")
-@click.option("--dest", type=PATH, metavar="DIR", required=True, help="new or empty folder (or a .zip)")
+@click.option("--dest", type=PATH, metavar="PATH", required=True,
+              help="new or empty folder, or a .zip; FILE.tar is a WebDataset")
 @click.option("--fname", type=PATH, default="dataset.json", show_default=True,
               help="label file that chooses the images")
 @click.option("--overwrite", is_flag=True, help="replace the data set at --dest")
 @FOLLOW_LINKS
 def export(source: str, dest: str, fname: str, overwrite: bool, follow_links: bool) -> None:
-    """Copy a data set into one folder per class, files unchanged."""
+    """Copy a data set into one folder per class, or into a WebDataset (.tar), files unchanged."""
     not_the_source(source, dest)
     export_set(source, dest, fname, click.echo, overwrite, follow_links)

@@ -22,6 +22,7 @@ from dnnlib.seeding import MAX_SEEDS
 from dnnlib.util import UserError, atomic_write, sha256
 from gantransfer.commands import CONTEXT, Group
 from gantransfer.commands.flags import (
+    CONFIG,
     FLOAT,
     GRAPHS,
     MACHINE,
@@ -57,7 +58,7 @@ DRY_RUN = Flag("dry-run", "Print the resolved options and stop", None, False, sh
 TRAINING = {
     "Data and output": [*DATA, Flag("outdir", "The stage's folder; the same command continues it", PATH, required=True,
                                     metavar="DIR")],
-    "Schedule": [PRESET, *schedule(least=2),
+    "Schedule": [CONFIG, PRESET, *schedule(least=2),
                  Flag("epochs", "Length in passes, instead of --kimg", FloatRange(min=0, min_open=True))],
     "Snapshots and figures": [*TICKS, *RATING],
     "Machine": [*MACHINE, GRAPHS, DRY_RUN],
@@ -205,7 +206,7 @@ def filter_of(flags: dict[str, Any], kind: str) -> Filter:
     "Images and labels": [
         Flag("network", "Conditional snapshot, or a zip or folder of ready images with class labels", SNAPSHOT,
              required=True, metavar="PATH"),
-        *DATA, PRESET,
+        *DATA, CONFIG, PRESET,
         Flag("num_per_label", "Images per label, after subsampling and before filtering", IntRange(min=1)),
         Flag("num_labels", "Values: so many evenly spaced labels, instead of those of the data", IntRange(min=2)),
         Flag("trunc", "Truncation psi of the generator", FLOAT, 1.0),

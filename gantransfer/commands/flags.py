@@ -8,6 +8,7 @@ fit is one line that names the flag. Imports no torch, so that the data-set scri
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import os
@@ -134,7 +135,7 @@ def _seed(text: str, flag: str) -> int:
     return int(text)
 
 
-class _Text(_OneLine):
+class Text(_OneLine):
     """A text that is read by a function of (text, flag). Not an empty one: `--network=$RUN` without RUN is a mistake,
     and must not mean what the flag's absence does."""
 
@@ -149,7 +150,7 @@ class _Text(_OneLine):
         return self.read(value, _name(param))
 
 
-WORD = _Text("word", lambda text, flag: text)
+WORD = Text("word", lambda text, flag: text)
 
 
 # ---- paths -----------------------------------------------------------------------------------------------------------
@@ -217,8 +218,8 @@ def run_folder(text: str, flag: str = "RUN", runs: str = "runs") -> str:
     return os.path.join(runs, found)
 
 
-PATH, PATHS, SNAPSHOT, RUN = (_Text("path", path), _Text("paths", paths), _Text("path", snapshot),
-                              _Text("run", run_folder))
+PATH, PATHS, SNAPSHOT, RUN = (Text("path", path), Text("paths", paths), Text("path", snapshot),
+                              Text("run", run_folder))
 
 
 class PathObject(_OneLine, click.Path):
@@ -314,6 +315,10 @@ def option(flag: click.Option) -> Callable:
     return click.option(cls=lambda *_, **__: flag)
 
 
+CONFIG = Flag("config", "Flags from a file: a recipe by its name, a YAML file, or a finished run, which is repeated; "
+              "what is typed beside it wins", PATH, metavar="NAME|FILE|RUN")
+
+
 class Sectioned(click.Command):
     """A command whose help shows its flags in sections. `own`, the last section, gives the flags of a method: it is
     asked when they are needed, for it may import what takes seconds."""
@@ -322,6 +327,18 @@ class Sectioned(click.Command):
                  own: Callable[[], Sequence[click.Option]] = tuple, params: Sequence[click.Parameter] = (), **kw: Any):
         self.sections, self.title, self.own, self.complete = dict(sections), title, own, False
         super().__init__(*args, params=[*(o for part in sections.values() for o in part), *params], **kw)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """With --config, the flags that it stands for come first."""
+        with contextlib.suppress(click.UsageError):  # which comes again from the parser itself, with what it knows
+            typed, _, _ = self.make_parser(ctx).parse_args(list(args))
+            if isinstance(typed.get("config"), str):
+                from gantransfer.commands import config
+
+                command = (ctx.info_name or "").removesuffix(".py")
+                args = [*config.arguments(CONFIG.type.convert(typed["config"], CONFIG, ctx), command, self.params,
+                                          typed), *args]
+        return super().parse_args(ctx, args)
 
     @property
     def params(self) -> list[click.Parameter]:  # one list, for click adds --help to it

@@ -64,6 +64,11 @@ if TYPE_CHECKING:
 @click.option("--mix-layers", metavar="LIST", help="... in these layers [default: the lower half, at most 0-6]")
 @click.option("--projected-w", type=PATH, metavar="FILE.npz",
               help="Images of the latents that gantransfer project has found")
+@click.option("--balance", is_flag=True, help="Fill the rare classes of --data up to the largest one, or to "
+              "--per-class images, into --outdir=FILE.zip: the real images and the generated ones")
+@click.option("--judge", type=PATH, metavar="NAME|FILE", help="--balance: take images only in which this network "
+              "(gantransfer judge, or digits32) sees their class")
+@click.option("--fname", type=PATH, metavar="NAME", help="--balance: label file in --data")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
 @option(KERNELS)
 @click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
@@ -71,13 +76,14 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
          labels: str | None, label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None,
          trunc_center: str, noise_mode: str, grid: str | None, outdir: str | None, add_uc: bool, zoom: int | None,
          mix_rows: str | None, mix_cols: str | None, mix_layers: str | None, projected_w: str | None,
-         device: str, batch: int) -> None:
+         balance: bool, judge: str | None, fname: str | None, device: str, batch: int) -> None:
     """Generate images from a snapshot, one seed per image.
 
     \b
     gantransfer generate --network=SNAP.pkl --grid=grid.png
     gantransfer generate --network=SNAP.pkl --seeds=0-63 --class=3 --trunc=0.7 --outdir=out
     gantransfer generate --network=SNAP.pkl --per-class=500 --outdir=fakes.zip
+    gantransfer generate --network=SNAP.pkl --balance --data=set.zip --outdir=more.zip
     """
     if not grid and not outdir:
         raise UserError("where to? give --grid=FILE.png, --outdir=FOLDER or --outdir=FILE.zip")
@@ -98,6 +104,15 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
     from gantransfer.pictures.plan import label_rows, listed_plan, make_plan, sample, split_label_set
 
     chosen = parse_seeds(seeds) if seeds else None
+    if not balance and (judge or fname):
+        raise UserError(f"{'--judge' if judge else '--fname'} belongs to --balance")
+    if balance and (not data or not is_zip or chosen and len(chosen) > 1):
+        raise UserError("--balance needs --data=SET and --outdir=FILE.zip; of --seeds it takes a single number, the "
+                        "first one")
+    if balance and (also := [f"--{k.replace('_', '-')}" for k, v in {
+            **asked, "class": class_, "list": list_, "grid": grid, "projected_w": projected_w,
+            "add_uc": add_uc or None}.items() if v is not None and k not in ("seeds", "per_class")]):
+        raise UserError(f"--balance says which images; omit {', '.join(also)}")
     if not network:
         from gantransfer.commands.run import newest_snapshot
 
@@ -116,6 +131,11 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
         _projected(sampler, projected_w, grid, outdir, zoom, named)
         return
     sampler.check_center(trunc_center)
+    if balance:
+        kw = {k: v for k, v in dict(truncation_psi=trunc, truncation_cutoff=trunc_cutoff, noise_mode=noise_mode,
+                                    truncation_center=trunc_center).items() if v not in (None, "global")}
+        _balance(sampler, network, data, fname, outdir, per_class, judge, (chosen or [0])[0], where, batch, kw)
+        return
     label_set, class_ = split_label_set(class_, sampler)
     spec = sampler.label_sets[label_set] if label_set else sampler.spec.label
     if add_uc and "uc" not in sampler.views:
@@ -197,6 +217,40 @@ def _mix(sampler: Sampler, mix_rows: str | None, mix_cols: str | None, mix_layer
     save_grid(grid, sheet, len(cols) + 1, zoom=zoom or zoom_to(sheet.shape[-1]), heads=heads,
               row_labels=["", *map(str, rows)], title=", ".join([named, *plan.shared(spec), "styles mixed"]))
     print(f"{grid}: {len(rows)} x {len(cols)} mixtures")
+
+
+def _balance(sampler: Sampler, network: str, data: str, fname: str | None, dest: str, per_class: int | None,
+             judge: str | None, first: int, device: Any, batch: int, kw: dict[str, Any]) -> None:
+    from gantransfer.data.dataset import ImageDataset
+    from gantransfer.data.destination import not_the_source
+    from gantransfer.detectors import features
+    from gantransfer.distillation import balance, class_match
+
+    not_the_source(data, dest)
+    real = ImageDataset(data, fname=fname, use_labels=True)
+    if real.spec.label.kind != "class":
+        raise UserError(f"--balance needs classes, and {data} has " + (
+            "no labels" if real.spec.label.kind == "none" else "continuous labels"))
+    if (sampler.spec.resolution, sampler.spec.channels) != (real.resolution, real.num_channels):
+        raise UserError(f"--network={network} makes images of {sampler.spec.resolution} pixels and "
+                        f"{sampler.spec.channels} channels, and {data} has {real.resolution} and {real.num_channels}")
+    if sampler.spec.label.kind != "class" or not class_match.comparable(
+            sampler.spec.label, real.spec.label) and sampler.spec.label.dim != real.spec.label.dim:
+        raise UserError(f"--network={network} was not trained on the classes of {data}")
+    wanted = balance.missing(real.spec.label.counts, per_class)
+    sampler = class_match.translated(sampler, real.spec.label, f"--network={network}")
+    found = None
+    if judge:
+        named = features.parse_overrides([judge]) if os.path.exists(judge) else {judge: None}
+        (name, file), = named.items()
+        found = features.load(name, device, {name: file} if file else None)
+    from tqdm import tqdm
+
+    made = balance.fill(sampler, real, wanted, first, found, batch,
+                        lambda x: tqdm(x, desc="filling", unit="class", disable=None), **kw)
+    total = balance.write(Path(dest), real, made, balance.settings(network, found, first, kw, made))
+    print("\n".join(balance.lines(real, made)))
+    print(f"{dest}: {total} images, {total - real.spec.num_images} of them generated; --fname=real.json is the others")
 
 
 def _projected(sampler: Sampler, path: str, grid: str | None, outdir: str | None, zoom: int | None,

@@ -40,7 +40,7 @@ from torch_utils.graphs import CudaGraphs
 
 WEEK = 7 * 86400
 # What a run may change when it goes on: the machine, and how snapshots are rated.
-FREE = {"num_gpus", "run_dir", "kernels", "runtime", "cuda_graphs", "best", "stop_after", "keep"}
+FREE = {"num_gpus", "run_dir", "kernels", "runtime", "cuda_graphs", "best", "stop_after", "keep", "flags"}
 WRITTEN = {"training_options.json", "environment.json", "log.txt", "stats.jsonl", LOCK}  # before the first step
 
 
@@ -109,6 +109,7 @@ class Run:
     further: str = "go on with --resume=latest and a larger --stop-after"  # where --stop-after ended it
     outdir: str = ""  # what --outdir says
     outputs: dict[str, Any] = field(default_factory=dict)  # further arguments of training_loop.Outputs
+    flags: dict[str, Any] = field(default_factory=dict)  # what it was started with, for --config to repeat it
     enough: bool = False  # --stop-after ended it
 
     def preflight(self) -> None:
@@ -191,7 +192,7 @@ class Run:
         compiled operators (to ask which compiles them)."""
         runtime = self.method.runtime(self.opts, self.config)
         options = dict(self.options, num_gpus=self.config.num_procs, run_dir=str(run_dir), runtime=runtime,
-                       **({"kernels": build.record()} if compiled else {}))
+                       flags=self.flags, **({"kernels": build.record()} if compiled else {}))
         with atomic_write(run_dir / "training_options.json") as f:
             json.dump(options, f, indent=2)
         if fresh:

@@ -19,6 +19,7 @@ from dnnlib import json_file, util
 from dnnlib.run_folder import hold
 from dnnlib.util import UserError, atomic_write, sha256
 from gantransfer import training_loop
+from gantransfer.commands import config
 from gantransfer.commands import run as harness
 from gantransfer.data import resolution
 from gantransfer.data.dataset import ImageDataset
@@ -63,7 +64,7 @@ class Stage:
     """Flags of one training command, resolved. `kind`: teacher, student or ratio."""
 
     def __init__(self, flags: dict[str, Any], given: dict[str, Any], kind: str, method: type[Method] = CGANKD):
-        self.kind, self.method = kind, method
+        self.kind, self.method, self.given = kind, method, given
         self.quirks = PRESETS[flags["preset"]]["quirks"] if flags["preset"] else ()
         self.flags = f = filled(flags["preset"], kind, flags, given)
         harness.check_rating(f, method, ())
@@ -114,7 +115,8 @@ class Stage:
             if source.method != CGANKD.name:
                 raise UserError(f"--init={run.resume} is of method {source.method}, not a teacher or student")
             CGANKD.check_source(opts, self.data.spec, source, stage)
-        return run_stage(self.method, opts, self.data, run, stage, outdir, device, source, self.flags)
+        flags = {**self.flags, "given": config.recorded(self.given, ("outdir",))}
+        return run_stage(self.method, opts, self.data, run, stage, outdir, device, source, flags)
 
     @staticmethod
     def say(text: str, more: Callable[[], str] = str) -> None:
@@ -240,7 +242,7 @@ def run_stage(method: type[Method], opts: Options, dataset: ImageDataset, config
         config.device = str(device)
         run = harness.Run(method, opts, config, dataset, stage, {**wanted, **harness.chosen(flags)}, best=flags["best"],
                           stop_after=flags["stop_after"], keep=flags["keep"], graphs=flags["graphs"],
-                          outdir=str(outdir),
+                          outdir=str(outdir), flags=flags.get("given") or {},
                           further="to train longer, give a larger --stop-after and another --outdir",
                           outputs=dict(images=False, keep_states=1, again="run the command again to continue"))
         shown = run.train(outdir, folder, Start(source, states[0] if states else None), device)

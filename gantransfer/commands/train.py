@@ -15,7 +15,7 @@ import click
 
 from dnnlib import json_file, run_folder
 from dnnlib.util import UserError, printable
-from gantransfer.commands import CONTEXT
+from gantransfer.commands import CONTEXT, config
 from gantransfer.commands.flags import check_choice, named_files
 from gantransfer.commands.train_flags import IMPLIES, SECTIONS, Train, method_flags
 from gantransfer.data import resolution
@@ -255,8 +255,14 @@ class Setup:
         f = self.flags
         return Run(self.method, self.opts, self.run, self.dataset, self.stage, self.resolved(), self.metrics,
                    named_files(f["detector"]), lambda: self._reference, f["best"], f["stop_after"], f["keep"],
-                   f["graphs"], outdir=f["outdir"], outputs=dict(evaluate_at_start=bool(f["eval_at_start"]),
+                   f["graphs"], outdir=f["outdir"],
+                   flags=config.recorded(self.given, ("resume",)) | self._weights(),
+                   outputs=dict(evaluate_at_start=bool(f["eval_at_start"]),
                                                     wandb_project=f["wandb_proj"], workers=f["workers"]))
+
+    def _weights(self) -> dict[str, str]:
+        """--resume, as a repetition needs it: a run that goes on began with weights, or with none."""
+        return {"resume": self.run.resume} if self.run.resume and not self.flags["source"] else {}
 
     def launch(self, kind: str, dry: bool = False) -> None:
         import torch

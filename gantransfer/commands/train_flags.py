@@ -11,6 +11,7 @@ import click
 
 from gantransfer.commands import recipe
 from gantransfer.commands.flags import (
+    CONFIG,
     GRAPHS,
     MACHINE,
     PATH,
@@ -45,6 +46,7 @@ SECTIONS: dict[str, list[click.Option]] = {
         Flag("description", "As --desc", metavar="TEXT"),
     ],
     "Method and start": [
+        CONFIG,
         Flag("recipe", "tail: class sampling, loss and regularisation for classes of which some are rare, where these "
              "are not given", Choice(list(recipe.NAMES)), metavar="NAME"),
         Flag("stage", "Stage of a method that has several", metavar="NAME"),

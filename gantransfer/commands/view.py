@@ -111,7 +111,7 @@ def _pair(first: Any, second: Any) -> None:
 def _training(shown: Any, data: str, fname: str | None) -> None:
     from gantransfer.data.classes import note
     from gantransfer.data.dataset import training_dataset
-    from gantransfer.viewer.neighbours import TrainingImages
+    from gantransfer.metrics.neighbours import TrainingImages
 
     spec, found = shown.sampler.spec, training_dataset(shown.sampler.spec, data, fname)
     if found.num_channels != spec.channels:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -19,8 +18,9 @@ from gantransfer.data.container import Container
 from gantransfer.data.decode import Seen, TooLarge, decode, read_picture
 from gantransfer.data.folder_labels import are_shards, folder_labels
 from gantransfer.data.labels import check_class_names, histogram, label_array, num_classes, parse_label_file, some
-from gantransfer.data.sources import left_out
-from gantransfer.networks.sizes import RULE
+from gantransfer.data.leakage import Prints, alike, equal
+from gantransfer.data.sources.files import left_out
+from gantransfer.networks.sizes import RULE, ImageSize
 
 
 class Check:
@@ -32,9 +32,10 @@ class Check:
         self.errors: list[str] = []
         self.warnings: list[str] = []
         self.shapes: dict[tuple[int, ...], list[str]] = {}
+        self.remedies: dict[str, str] = {}  # flags of a conversion that mends what was found
 
-    def run(self, report: Callable[[str], None]) -> bool:
-        """True when there are no errors."""
+    def run(self, report: Callable[[str], None], against: str | None = None) -> bool:
+        """True when there are no errors. `against`: another set, which should have no image of this one."""
         path, names = self.files.path, self.files.image_names
         if self.files.others:
             report(left_out(self.files))
@@ -43,7 +44,7 @@ class Check:
         labels, class_names = self._labels(names)
         if labels is not None and self.fname != "dataset.json":
             names = [n for n in names if n in labels]
-        seen: dict[bytes, list[str]] = {}
+        prints = Prints()
         broken: list[str] = []
         large: list[str] = []
         modes: Counter = Counter()
@@ -66,15 +67,18 @@ class Check:
                 self.shapes.setdefault((h, w, c + (picture.alpha is not None)), []).append(name)
                 continue
             self.shapes.setdefault(array.shape, []).append(name)
-            seen.setdefault(hashlib.sha256(str(array.shape).encode() + array.tobytes()).digest(), []).append(name)
+            prints.add(name, array)
         self._note(self.errors, broken, "cannot be read or decoded")
+        self.remedies |= {"--max-pixels": "N"} if large else {}
         self._note(self.errors, large, "have more pixels than is safe to read unasked; if you trust them, convert "
                                        "the set with dataset_tool.py --max-pixels=N --source=...")
         self._modes(modes, report)
         for line in met.lines():
             report(line)
         self._sizes(report)
-        self._duplicates(seen, labels)
+        self._duplicates(prints.by_content, labels)
+        if against is not None:
+            self._against(prints, against)
         report(f"{path}: {len(names)} images")
         if labels:
             have = [n for n in names if n in labels]
@@ -92,9 +96,27 @@ class Check:
             report(f"ERROR: {text}")
         for text in self.warnings:
             report(f"warning: {text}")
+        if self.remedies and self.fname == "dataset.json":
+            report("all of it at once" + (", when those are replaced or removed that cannot be read" if broken else "")
+                   + f": python dataset_tool.py --source={path} --dest=NEW.zip "
+                   + " ".join(f"{flag}={value}" if value else flag for flag, value in sorted(self.remedies.items())))
         report("no problems" if not self.errors + self.warnings else
                f"{len(self.errors)} kinds of errors, {len(self.warnings)} of warnings")
         return not self.errors
+
+    def _against(self, prints: Prints, path: str) -> None:
+        files, other = Container(path, self.files.follow_links), Prints()
+        for name in tqdm(files.image_names, unit="img", desc="comparing", disable=None):
+            with contextlib.suppress(UserError):  # what is wrong with the other set is for its own check
+                other.add(name, decode(files.read(name), name))
+        if not other.by_content:
+            raise UserError(f"--against={path} has no image that training could read")
+        pairs = equal(other, prints)
+        self._note(self.errors, (f"{n} = {m}" for m, n in pairs), f"are in {path} too, pixel by pixel, and what a "
+                   "network has seen is no test of it; split again, or remove them from one side")
+        self._note(self.warnings, (f"{n} ~ {m}" for m, n in alike(other, prints)),
+                   f"are nearly equal to one of {path} (the same picture in another size or compression, or a frame "
+                   "beside it?)")
 
     @staticmethod
     def _note(where: list[str], names: Iterable[Any], what: str, plural: str = "images ") -> None:
@@ -125,7 +147,9 @@ class Check:
         self._note(self.warnings if self.fname == "dataset.json" else self.errors, extra,
                    f"have labels in {self.fname} but are missing")
         if self.fname == "dataset.json":
-            self._note(self.errors, [n for n in names if n not in file.labels], "have no label")
+            missing = [n for n in names if n not in file.labels]
+            self._note(self.errors, missing, "have no label")
+            self.remedies |= {"--drop-unlabelled": ""} if missing else {}
         try:
             if file.labels:
                 kind, _ = label_array(list(file.labels), list(file.labels.values()), self.fname)
@@ -155,6 +179,9 @@ class Check:
         report("modes: " + (", ".join(f"{mode} {n}" for mode, n in modes.most_common()) or "none readable"))
         for mode, n in modes.items():
             if mode not in ("L", "RGB"):
+                clear = mode in ("LA", "La", "PA") or "RGBA" in mode.upper() or "transparency" in mode
+                self.remedies |= {"--alpha": "white"} if clear else {}
+                self.remedies |= {"--range": "LOW,HIGH"} if mode == "F" else {}
                 self.errors.append(f"{n} images have mode {mode}, not 8-bit greyscale (L) or RGB; convert the set with "
                                    "dataset_tool.py --source=...")
 
@@ -164,6 +191,11 @@ class Check:
                + (f" and {len(usual) - 8} more sizes" if len(usual) > 8 else ""))
         if usual:
             h, w, _ = usual[0][0]
+            if len({shape[2] in (1, 2) for shape, _ in usual}) > 1:
+                self.remedies["--channels"] = "3"
+            if not resolution.fits((h, w)) or len({shape[:2] for shape, _ in usual}) > 1:
+                nearest = ImageSize(h, w).nearest(resolution.SMALLEST)[0]
+                self.remedies |= {"--transform": "center-crop", "--resolution": str(nearest)}
             if not resolution.fits((h, w)):
                 self.errors.append(f"the usual size is {w}x{h}, but {RULE}; convert the set with "
                                    f"--transform=center-crop {resolution.remedy((h, w))}")
@@ -172,6 +204,7 @@ class Check:
     def _duplicates(self, seen: dict[bytes, list[str]], labels: dict[str, Any] | None) -> None:
         groups = [v for v in seen.values() if len(v) > 1]
         self._note(self.warnings, (n for v in groups for n in v[1:]), "repeat another image of the set exactly")
+        self.remedies |= {"--drop-duplicates": ""} if groups else {}
         if labels:
             def keys(v: list[str]) -> set[str]:
                 return {json.dumps(labels.get(n)) for n in v}

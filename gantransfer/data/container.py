@@ -35,8 +35,8 @@ def is_image_name(name: str) -> bool:
     return _is_image(name) and not is_litter(name)
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+def _is_image(name: str, more: Collection[str] = ()) -> bool:
+    return (ending := os.path.splitext(name)[1].lower()) in IMAGE_EXTENSIONS or ending in more
 
 
 def _walk(path: str) -> Iterator[str]:
@@ -55,12 +55,12 @@ def _walk(path: str) -> Iterator[str]:
             yield f if below == "." else f"{below}/{f}"
 
 
-def _root(names: Collection[str]) -> str:
+def _root(names: Collection[str], more: Collection[str]) -> str:
     """The folder that everything lies in, if it is not the top and has label files; '' for the top."""
     labels = [n for n in names if n.endswith(".json")]
     if not labels or any("/" not in n for n in labels):
         return ""
-    inner = [n.split("/")[:-1] for n in names if _is_image(n)]
+    inner = [n.split("/")[:-1] for n in names if _is_image(n, more)]
     if not inner:
         return ""
     common = os.path.commonprefix([*inner, *(n.split("/")[:-1] for n in labels)])
@@ -73,23 +73,24 @@ class Container:
     `names` are relative paths with '/', sorted, spelled as `names.clean_name` says, without what systems leave behind.
     They are relative to the `root` of the set: the folder inside that holds the images with their label file, where an
     archiver has put everything into a folder of its own; '' otherwise. `folders` are named alike. `others` counts the
-    files that are neither images nor label files, by extension.
+    files that are neither images nor label files, by extension. `more`: extensions of images beside IMAGE_EXTENSIONS.
 
     One zip handle per process, reopened after a fork and dropped on pickling; reading is thread-safe. Raises UserError
     when the path is missing, not a zip, or damaged, and when it leads to files outside (`confine`): links out of a
     folder are followed only with `follow_links`.
     """
 
-    def __init__(self, path: str | os.PathLike, follow_links: bool = False):
+    def __init__(self, path: str | os.PathLike, follow_links: bool = False, more: Collection[str] = ()):
         self.path = os.fspath(path)
         self.follow_links = follow_links
+        self.more = more
         self._lock = threading.Lock()
         self._zip: zipfile.ZipFile | None = None
         self._pid = -1
         if os.path.isdir(self.path):
             self.is_zip = False
             out = [] if follow_links else confine.links_out(
-                self.path, lambda name: is_image_name(name) or name.endswith(".json"))
+                self.path, lambda name: name.endswith(".json") or _is_image(name, more) and not is_litter(name))
             if out:
                 many = "s" * (len(out) != 1)
                 raise UserError(f"{self.path} has {len(out)} link{many} out of the folder, not followed: {some(out)}; "
@@ -118,13 +119,13 @@ class Container:
                                 "ways; rename or remove one")
             else:
                 files[name] = raw
-        self.root = _root(files)
+        self.root = _root(files, more)
         skip = len(self.root) + 1 if self.root else 0
         inside = f"{self.root}/" if self.root else ""
         self._raw = {n[skip:]: raw for n, raw in files.items() if n != raw and n.startswith(inside)}
         self.names = sorted(n[skip:] for n in files if n.startswith(inside))
         self.folders = sorted(n[skip:] for n in folders if n.startswith(inside))
-        self.others = Counter(extension(n) for n in files if not _is_image(n) and not n.endswith(".json"))
+        self.others = Counter(extension(n) for n in files if not _is_image(n, more) and not n.endswith(".json"))
 
     def _at(self, name: str) -> str:
         """Where a file is in the zip or folder."""
@@ -173,7 +174,7 @@ class Container:
 
     @property
     def image_names(self) -> list[str]:
-        return [n for n in self.names if _is_image(n)]  # litter is not among them
+        return [n for n in self.names if _is_image(n, self.more)]  # litter is not among them
 
     def read(self, name: str, size: int = -1) -> bytes:
         """The bytes of one file, or the first `size` of them. Raises UserError naming it when it cannot be read."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -25,6 +26,8 @@ from gantransfer.data.sources import Item, Source
 from gantransfer.data.transforms import enlarges, png_bytes, transform_image
 from gantransfer.networks.sizes import RULE
 
+NAMES = "original_name"  # the attribute that --keep-names writes
+
 
 @dataclass
 class Conversion:
@@ -40,9 +43,12 @@ class Conversion:
     max_images: int | None = None
     per_class: int | None = None  # keep the first so many of each class
     drop_unlabelled: bool = False
+    drop_duplicates: bool = False  # images whose pixels an earlier one has
+    keep_names: bool = False  # the source's names become an attribute
     overwrite: bool = False  # replace what is at the destination
     value_range: tuple[float, float] | None = None  # pixel values that become black and white
     seen: Seen = field(default_factory=Seen)
+    contents: dict[bytes, Any] = field(default_factory=dict)  # --drop-duplicates: what was written, and its label
 
     def image(self, item: Item) -> np.ndarray | None:
         loaded = item.load()
@@ -123,6 +129,8 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
     dropped: Counter = Counter()
     shrunk: dict[int, str] = {}  # classes with images that are too small: one of these
     enlarged = 0
+    contradicted: list[str] = []
+    originals: list[str] = []
     items = (item for item, _ in zip(source.items(), range(count)))
     results = contextlib.closing(_ordered_map(work, items, min(os.cpu_count() or 1, 8)))
     destination = Destination(dest, how.overwrite)
@@ -142,6 +150,13 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
             if how.per_class is not None and enough(item):
                 dropped["beyond --per-class"] += 1
                 continue
+            if how.drop_duplicates:
+                content = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).digest()
+                if content in how.contents:
+                    dropped["that repeat another"] += 1
+                    contradicted += [item.name] * (how.contents[content] != item.label)
+                    continue
+                how.contents[content] = item.label
             if isinstance(item.label, int | np.integer):
                 found[item.label] += 1
             enlarged += item.enlarged
@@ -158,6 +173,7 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
             write(name, data)
             labels.append([name, item.label if renumber is None else renumber[item.label]])
             kept.append(index)
+            originals.append(item.original or item.name)
         if not labels:
             why = ("none has one of the classes asked for" if dropped["of other classes"] else
                    "none has a label" if dropped["without a label"] else
@@ -193,12 +209,17 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
         if source.label_meta and has_labels:
             content["label_meta"] = source.label_meta
         content |= parts_of(source, kept)
+        if how.keep_names:  # those of an earlier conversion are the first ones
+            content.setdefault("attributes", {}).setdefault(NAMES, originals)
         content["meta"] = meta
         write("dataset.json", json.dumps(content).encode())
 
     (height, width, channels), _ = first
     report(f"{dest}: {len(labels)} images, {width}x{height}, {channels} channel{'s' if channels > 1 else ''}"
            + _say_left(dropped))
+    if contradicted:
+        report(f"warning: {len(contradicted)} of the images that repeat another have another label than it: "
+               f"{some(contradicted)}; the label of the first is kept")
     _say_enlarged(enlarged, len(labels), f"{width}x{height}", report)
     for line in how.seen.lines(how.value_range):
         report(line)

@@ -33,7 +33,7 @@ except ImportError:
 
 # What Pillow may open. It knows many more formats, some of them programs (EPS) or hardly maintained.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "ICO", "PCX", "SGI", "DDS",
-           "QOI")
+           "QOI", "HEIF")
 MAX_PIXELS = 178_956_970  # of one image, unless --max-pixels says more: Pillow's own limit
 SMALL_PIXELS = 2**24  # an image of so many pixels may come from any number of bytes
 PIXEL_RATIO = 1100  # larger ones must have a byte for so many pixels: fewer are a blank picture, or an attack
@@ -179,7 +179,7 @@ def decode(data: bytes, name: str, notes: set[str] | None = None) -> np.ndarray:
         try:
             image = pyspng.load(data)
         except Exception as e:
-            raise UserError(f"cannot decode {name} ({_reason(e)}); replace or remove it") from None
+            raise UserError(f"cannot decode {name} ({_reason(e, data)}); replace or remove it") from None
         return image[:, :, np.newaxis] if image.ndim == 2 else image
     picture = read_picture(data, name)
     if not picture.plain:
@@ -201,13 +201,15 @@ def read_picture(data: bytes, name: str, max_pixels: int | None = None) -> Pictu
     except UserError:
         raise
     except Exception as e:  # the one boundary: Pillow's plugins raise anything on damaged files
-        raise UserError(f"cannot decode {name} ({_reason(e)}); replace or remove it") from None
+        raise UserError(f"cannot decode {name} ({_reason(e, data)}); replace or remove it") from None
 
 
-def _reason(e: Exception) -> str:
+def _reason(e: Exception, data: bytes) -> str:
     from PIL import Image
 
     if isinstance(e, Image.UnidentifiedImageError):
+        if data[4:12] in (b"ftypavif", b"ftypavis") and "AVIF" not in Image.OPEN:
+            return "AVIF, which this version of Pillow does not read: pip install -U pillow"
         return "unknown or damaged image format"
     text = (str(e).strip().splitlines() or [""])[0][:200]
     return text if text and isinstance(e, (OSError, SyntaxError, ValueError, RuntimeError)) else \

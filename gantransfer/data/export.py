@@ -1,27 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A data set as one folder per class, its image files unchanged."""
+"""A data set as one folder per class, or as a WebDataset, its image files unchanged."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import tarfile
 from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, atomic_path, sole_writer
 from gantransfer.data.container import Container
 from gantransfer.data.convert import parts_of
-from gantransfer.data.destination import Destination
+from gantransfer.data.destination import Destination, may_replace
 from gantransfer.data.labels import label_array, parse_label_file, some
-from gantransfer.data.sources import Source, read_parts
+from gantransfer.data.sources import Source
+from gantransfer.data.sources.files import read_parts
 
 
 def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callable[[str], None] = print,
                overwrite: bool = False, follow_links: bool = False) -> None:
-    """Copy the image files of a data set unchanged into a folder per class, with a dataset.json that fits."""
+    """Copy the image files of a data set unchanged into a folder per class, with a dataset.json that fits; or into a
+    tar as WebDataset reads it."""
     files = Container(path, follow_links)
     names = files.image_names
     if not names:
@@ -48,6 +52,10 @@ def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callab
         if not names:
             raise UserError(f"{fname} of {path} names none of its images")
         kind, values = label_array(names, [labels[n] for n in names], f"{fname} of {path}")
+    if dest.lower().endswith(".tar"):
+        _write_tar(dest, overwrite, files, names, values.tolist() if kind != "none" else None, class_names)
+        report(f"{dest}: {len(names)} samples")
+        return
     folders: dict[int, str] = {}
     if kind == "class":
         width = len(str(int(values.max())))
@@ -79,3 +87,25 @@ def export_set(path: str, dest: str, fname: str = "dataset.json", report: Callab
                             [place[n] for n in names])
         write("dataset.json", json.dumps(content).encode())
     report(f"{dest}: {len(out)} images" + (f" in {len(folders)} class folders" if folders else ""))
+
+
+def _write_tar(dest: str, overwrite: bool, files: Container, names: list[str], labels: list[Any] | None,
+               class_names: tuple[str, ...]) -> None:
+    """Samples `00000000.png`, with `.cls` where labels are classes, and `.json` with the label, the name of the class
+    and that of the file. The tar appears when it is complete, and has no dates: the same set gives the same bytes."""
+    may_replace(dest, overwrite)
+    with sole_writer(dest, "--dest="), atomic_path(dest) as tmp, tarfile.open(tmp, "w") as tar:
+        def add(name: str, data: bytes) -> None:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+        for i, name in enumerate(tqdm(names, unit="img", desc=os.path.basename(dest), disable=None)):
+            add(f"{i:08d}{os.path.splitext(name)[1].lower()}", files.read(name))
+            said: dict[str, Any] = {"name": name}
+            if labels is not None:
+                said["label"] = labels[i]
+                if isinstance(labels[i], int):
+                    add(f"{i:08d}.cls", str(labels[i]).encode())
+                    said |= {"class_name": class_names[labels[i]]} if labels[i] < len(class_names) else {}
+            add(f"{i:08d}.json", json.dumps(said).encode())

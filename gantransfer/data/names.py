@@ -116,17 +116,19 @@ def extension(name: str) -> str:
 
 
 def counted(extensions: Iterable[tuple[str, int]]) -> str:
-    """'4 .heic (convert them first), 1 .txt': files by extension."""
+    """'4 .svg (convert them first), 1 .txt': files by extension."""
     parts = sorted(extensions, key=lambda kv: (-kv[1], kv[0]))
-    shown = [f"{n} {ending}" + (" (convert them first)" if ending in CONVERTIBLE else "") for ending, n in parts[:8]]
+    shown = [f"{n} {ending}{REMEDIES.get(ending, '')}" for ending, n in parts[:8]]
     return ", ".join(shown) + (f" and {sum(n for _, n in parts[8:])} more" if len(parts) > 8 else "")
 
 
 # Pictures and films that Pillow does not read, and what may lie beside images without being one.
 CONVERTIBLE = frozenset("""
-    .heic .heif .hif .jxl .jxr .raw .cr2 .cr3 .crw .nef .nrw .arw .dng .orf .raf .rw2 .pef .srw .psd .psb .xcf .svg .pdf
+    .jxl .jxr .raw .cr2 .cr3 .crw .nef .nrw .arw .dng .orf .raf .rw2 .pef .srw .psd .psb .xcf .svg .pdf
     .eps .ai .exr .hdr .dcm .nii .mp4 .mov .avi .mkv .webm .svs .ndpi .czi .fits .mng .wmf .emf .icns .cur .xbm .xpm
     """.split())
+REMEDIES = dict.fromkeys(CONVERTIBLE, " (convert them first)") | dict.fromkeys(
+    (".heic", ".heif", ".hif"), " (pip install pillow-heif, or convert them first)")
 BESIDE = frozenset("""
     .json .jsonl .txt .csv .tsv .xml .md .rst .html .htm .yaml .yml .toml .ini .cfg .log .py .ipynb .sh .m .mat .npy
     .npz .pkl .doc .docx .xls .xlsx .lst .url .css .js .license""".split())

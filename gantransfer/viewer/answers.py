@@ -16,12 +16,12 @@ import numpy as np
 
 from dnnlib import json_file
 from dnnlib.util import UserError, printable
+from gantransfer.metrics.neighbours import Neighbour, TrainingImages
 from gantransfer.pictures.files import png
 from gantransfer.pictures.plan import Plan
 from gantransfer.pictures.video import video_ending, write_video
 from gantransfer.sampler import Sampler
 from gantransfer.viewer import points, sheets
-from gantransfer.viewer.neighbours import Neighbour, TrainingImages
 from gantransfer.viewer.render import Job, Renderer
 
 MOST_FRAMES = 600

@@ -5,16 +5,22 @@ For stored and deflated PNG files, decoded by pyspng and by Pillow: reading and 
 several, as the training loop does for sets that do not fit in memory), from memory, collation into a batch, pinning and
 upload (GPU), normalisation. Then the share of a training step of --step-ms that is spent waiting for images: measured
 with the loop's own loader, which reads ahead while the step computes (here: sleeps).
+
+`--sources`: what `dataset_tool` reads, source by source, against the images that a step takes: how much of a conversion
+is reading, and whether a source could feed a training by itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import sys
+import tarfile
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,7 +31,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gantransfer import training_loop  # noqa: E402
-from gantransfer.data import decode
+from gantransfer.data import decode, sources  # noqa: E402
 from gantransfer.data.dataset import BatchSource, ImageDataset  # noqa: E402
 from tests.bench import common  # noqa: E402
 
@@ -139,10 +145,72 @@ def measure(path: Path, name: str, args, rows: list) -> None:
             decode.pyspng = module
 
 
+def forms(folder: Path, size: int, count: int) -> Iterator[tuple[str, Path]]:
+    """(kind, path) of one set in every form that is at hand, images PNG."""
+    make_zip(folder / "set.zip", size, count, 6)
+    yield "zip", folder / "set.zip"
+    with zipfile.ZipFile(folder / "set.zip") as z:
+        files = {n: z.read(n) for n in z.namelist()}
+        z.extractall(folder / "folder")
+    yield "folder", folder / "folder"
+    with tarfile.open(folder / "set.tar", "w") as tar:
+        for name, data in files.items():
+            for member, content in ((name, data), (name.replace(".png", ".cls"), b"0")):
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    yield "WebDataset", folder / "set.tar"
+    with contextlib.suppress(ImportError):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table({"image": list(files.values())}), folder / "set.parquet")
+        yield "Parquet", folder / "set.parquet"
+    with contextlib.suppress(ImportError):
+        import lmdb
+
+        with lmdb.open(str(folder / "set_lmdb"), map_size=2**32) as db, db.begin(write=True) as txn:
+            for name, data in files.items():
+                txn.put(name.encode(), data)
+        yield "LMDB", folder / "set_lmdb"
+    with contextlib.suppress(ImportError):
+        from gantransfer.data import h5
+
+        path = folder / "set.h5"
+        h5.write(path, h5.FORMATS[1], ((decode.decode(d, n), 0) for n, d in files.items()), fakes=True)
+        yield "HDF5", path
+
+
+def measure_sources(size: int, args, rows: list) -> None:
+    """Images per second of each source, opened and decoded in one thread, and what a step takes."""
+    needs = args.batch / args.step_ms * 1e3
+    options = sources.SourceOptions(report=lambda text: None)
+    with tempfile.TemporaryDirectory() as folder:
+        count = args.count or max(args.batch * 8, min(4096, 2**24 // size**2))
+        for kind, path in forms(Path(folder), size, count):
+            began, read = time.perf_counter(), 0
+            source = sources.open_source(str(path), options)
+            start = time.perf_counter()
+            for item in source.items():
+                item.load()
+                read += 1
+            ms = (time.perf_counter() - start) * 1e3
+            rows.append(common.row(None, bench="data", op=f"source {kind}", variant="dataset_tool", direction="read",
+                                   shape=[read, 3, size, size], dtype="uint8", layout="nchw",
+                                   ms={"median": ms, "q1": None, "q3": None, "n": 1}))
+            speed = read / ms * 1e3
+            print(f"{size}px {kind:10s} {speed:7.0f}/s, {speed / needs:5.1f} x what a step of {args.batch} images in "
+                  f"{args.step_ms:g} ms takes; opened in {start - began:.2f} s", flush=True)
+
+
 def run(args) -> dict:
     torch.set_num_threads(args.threads)
     report = common.facts(args.device, args.threads)
     rows: list[dict] = []
+    if args.sources:
+        for size in map(int, args.sizes.split(",")):
+            measure_sources(size, args, rows)
+        return {**report, "rows": rows, "ratios": [], "bars": []}
     if args.data:
         measure(Path(args.data), Path(args.data).stem, args, rows)
     for size in () if args.data else map(int, args.sizes.split(",")):
@@ -169,6 +237,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", metavar="PATH", help="a set of one's own; default: smooth noise of --sizes")
     p.add_argument("--sizes", default="32,64,256")
+    p.add_argument("--sources", action="store_true", help="what dataset_tool reads, instead of what training does")
     p.add_argument("--count", type=int, help="images per set made")
     p.add_argument("--batch", type=int, default=32)
     p.add_argument("--workers", type=int, default=3, help="image-reading threads")

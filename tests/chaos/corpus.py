@@ -365,6 +365,7 @@ def attacks(place: Path) -> list[tuple[str, str, bytes | Path, Callable[[Path], 
     from gantransfer.data import sources
     from gantransfer.data.dataset import ImageDataset
     from gantransfer.data.labels import label_array, parse_label_file
+    from gantransfer.data.sources import cifar
     from gantransfer.detectors.descriptor import read_descriptor
     from gantransfer.formats import inert_pickle, metric_file
     from gantransfer.importers import load_any, open_source
@@ -401,7 +402,7 @@ def attacks(place: Path) -> list[tuple[str, str, bytes | Path, Callable[[Path], 
     add("network", "x.pkl", pickles, network)
     add("reference", "x.pkl", pickles | references(), read_reference)
     add("old figures", "1.metric", pickles, metric_file.read_metric)
-    add("CIFAR", "data_batch_1", pickles, lambda p: sources.load_arrays(p.read_bytes(), p.name))
+    add("CIFAR", "data_batch_1", pickles, lambda p: cifar.load_arrays(p.read_bytes(), p.name))
     add("reference", "x.npz", arrays(), read_reference)
     add("latents", "x.npz", arrays(), cache.read)
     add("network", "x.pth", torch_files(place), network)

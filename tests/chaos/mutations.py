@@ -206,7 +206,7 @@ class Watch:
         if not self.on:
             return
         if event == "subprocess.Popen" and args[1][1] == "-m" and args[1][2] in (
-                "gantransfer.data.h5_look", "gantransfer.data.lmdb_look"):
+                "gantransfer.data.h5_look", "gantransfer.data.sources.lmdb_look"):
             return  # the project's own look at a file
         if event in self.EVENTS or event in self.FILES and not self._ours(args[0]):
             self.seen.append(f"{event} {args!r}"[:200])

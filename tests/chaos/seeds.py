@@ -31,6 +31,7 @@ from gantransfer.data import sources
 from gantransfer.data.container import IMAGE_EXTENSIONS
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.data.labels import label_array, parse_label_file
+from gantransfer.data.sources import cifar, mnist
 from gantransfer.detectors.descriptor import read_descriptor
 from gantransfer.detectors.weights import read_state
 from gantransfer.distillation.fakes import read as read_fakes
@@ -278,10 +279,10 @@ def make(folder: Path) -> dict[str, Seed]:
     batch = {"data": rng.randint(0, 256, (2, 3072), dtype=np.uint8), "labels": [1, 2], "batch_label": "x"}
     for protocol in (0, 2):
         add(f"CIFAR batch {protocol}", "data_batch_1", pickle.dumps(batch, protocol),
-            lambda p: sources.load_arrays(p.read_bytes(), p.name), "pickle")
+            lambda p: cifar.load_arrays(p.read_bytes(), p.name), "pickle")
     idx = struct.pack(">HBBIII", 0, 8, 3, 2, 4, 4) + bytes(32)
-    add("IDX", "train-images-idx3-ubyte", idx, lambda p: sources._idx(str(p)))
-    add("IDX, compressed", "train-images-idx3-ubyte.gz", gzip.compress(idx), lambda p: sources._idx(str(p)))
+    add("IDX", "train-images-idx3-ubyte", idx, lambda p: mnist._idx(str(p)))
+    add("IDX, compressed", "train-images-idx3-ubyte.gz", gzip.compress(idx), lambda p: mnist._idx(str(p)))
     for extension in sorted(IMAGE_EXTENSIONS):
         if (data := quantised(extension)) is not None:
             add(f"image {extension}", f"a{extension}", data, picture)

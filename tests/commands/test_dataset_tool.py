@@ -178,7 +178,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, tool):
     (odd / "empty").mkdir()
     (odd / "empty.zip").write_bytes(b"")
     (odd / "noise.zip").write_bytes(b"PK" + bytes(100))
-    (odd / "x.tar").write_bytes(b"x")
+    (odd / "x.rar").write_bytes(b"x")
     (odd / "full").mkdir()
     (odd / "full/file").write_text("x")
     (odd / "json").mkdir()
@@ -200,7 +200,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, tool):
         (source("empty"), ["no images"]),
         (source("empty.zip"), ["empty.zip", "not a readable zip"]),
         (source("noise.zip"), ["noise.zip", "not a readable zip"]),
-        (source("x.tar"), ["x.tar", "unknown kind"]),
+        (source("x.rar"), ["x.rar", "unknown kind"]),
         (source("gone"), ["gone", "no such file"]),
         (source("three", "--transform=center-crop"), ["--transform=center-crop", "--resolution"]),
         (source("three", "--resolution=8x8", "--width=8"), ["--resolution", "--width"]),
@@ -334,3 +334,37 @@ def test_a_folder_that_appears_meanwhile_is_not_touched(tmp_path, tool, monkeypa
     assert code == 2 and "was made by somebody else meanwhile" in only_line(err)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "new"]
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["mine"]
+
+
+def test_repeated_images_are_dropped_and_their_labels_compared(tmp_path, tool):
+    """Also between the two sides of --holdout, where nothing else keeps a copy out of the test."""
+    for i in range(8):
+        for k, folder in enumerate("ab"):
+            save(tmp_path / f"in/{folder}/{i}.png", picture(i + 8 * k))
+            save(tmp_path / f"in/{folder}/copy-{i}.bmp", picture(i + 8 * k))
+    save(tmp_path / "in/b/wrong.png", picture(0))
+    code, out, _ = tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/all.zip", "--drop-duplicates", "--per-class=5")
+    info, images = read_set(tmp_path / "all.zip")
+    assert code == 0 and len(images) == 10 and [v for _, v in info["labels"]] == [0] * 5 + [1] * 5
+    code, out, _ = tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/all.zip", "--drop-duplicates")
+    assert code == 0 and "left out 17: 17 that repeat another" in out and len(read_set(tmp_path / "all.zip")[1]) == 16
+    assert "warning: 1 of the images that repeat another have another label than it: b/wrong.png" in out
+    code, out, _ = tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/x.zip", "--holdout=0.25", "--drop-duplicates")
+    sides = [{i.tobytes() for i in read_set(tmp_path / n)[1].values()} for n in ("x.zip", "x-heldout.zip")]
+    assert code == 0 and not sides[0] & sides[1] and sum(map(len, sides)) == 16 and "too, pixel by pixel" not in out
+    code, _, err = tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/x.h5", "--drop-duplicates")
+    assert code == 2 and "--drop-duplicates is for data sets" in only_line(err)
+
+
+def test_names_of_the_source_stay_with_the_images(tmp_path, tool):
+    class_folders(tmp_path / "in")
+    assert tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/a.zip", "--keep-names", "--classes=dog,ape")[0] == 0
+    names = ["ape/0.png", "ape/1.png", "dog/0.png", "dog/1.png", "dog/2.png"]
+    assert read_set(tmp_path / "a.zip")[0]["attributes"] == {"original_name": names}
+    # Through later conversions and exports they are the first ones.
+    assert tool(f"--source={tmp_path}/a.zip", f"--dest={tmp_path}/b.zip", "--keep-names", "--classes=1")[0] == 0
+    assert read_set(tmp_path / "b.zip")[0]["attributes"]["original_name"] == names[:2]
+    assert tool("export", f"--source={tmp_path}/b.zip", f"--dest={tmp_path}/c")[0] == 0
+    assert read_set(tmp_path / "c")[0]["attributes"]["original_name"] == names[:2]
+    assert tool("--source=sklearn:digits", f"--dest={tmp_path}/d.zip", "--keep-names", "--max-images=2")[0] == 0
+    assert read_set(tmp_path / "d.zip")[0]["attributes"]["original_name"] == ["digit 0", "digit 1"]

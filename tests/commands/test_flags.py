@@ -31,6 +31,7 @@ TEXTS = {
     "sampling_shift", "g_attn", "d_attn", "hyper_rank",
     "hidden_g", "hidden_d", "betas", "classes", "fetch_name", "resolution", "label_range", "label_unit",
     "letters", "shots", "arms", "first", "second", "seeds", "device", "class_", "label", "floor", "shard", "name",
+    "label_column", "image_column",
     "lengths", "settings", "copy", "net", "flags", "mix_rows", "mix_cols", "mix_layers", "arch", "decay", "assistant",
     "grid", "archs", "value_range", "gan_flags", "teacher_flags", "fakes_flags", "student_flags", "kernels",
     "own", "common", "groups", "host", "student", "source_classes", "target_classes", "gans", "fakes"}

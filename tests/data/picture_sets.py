@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gantransfer.data import sources
+from gantransfer.data.container import Container
 
 
 def picture(seed: int, h: int = 16, w: int = 16, c: int = 3) -> np.ndarray:
@@ -40,7 +40,7 @@ def class_folders(root: Path) -> dict[str, np.ndarray]:
 
 
 def read_set(path) -> tuple[dict, dict[str, np.ndarray]]:
-    files = sources.Container(path)
+    files = Container(path)
     images = {n: np.asarray(Image.open(io.BytesIO(files.read(n)))) for n in files.image_names}
     return files.read_json("dataset.json"), images
 

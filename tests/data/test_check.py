@@ -53,3 +53,43 @@ def test_check_of_odd_sizes(tmp_path, tool):
         save(tmp_path / f"set/{i}.png", picture(i, 22, 22))
     code, out, _ = tool("check", tmp_path / "set")
     assert code == 1 and "22x22" in out and "power of two" in out and "--resolution=24x24" in out and "no labels" in out
+
+
+def test_one_command_mends_everything_that_a_conversion_can(tmp_path, tool):
+    """Sizes, modes, missing labels and repeated images are named at once, by a command that does what it says."""
+    root = tmp_path / "set"
+    for i in range(4):
+        save(root / f"{i}.png", picture(i, 24, 40))
+    save(root / "4.png", picture(4, 32, 32))
+    save(root / "5.png", picture(5, 24, 40, 1))
+    save(root / "6.png", np.dstack([picture(6, 24, 40), np.full([24, 40], 9, np.uint8)]))
+    save(root / "7.png", picture(1, 24, 40))
+    (root / "dataset.json").write_text(json.dumps({"labels": [[f"{i}.png", i % 2] for i in range(8) if i != 3]}))
+    code, out, _ = tool("check", root)
+    (line,) = [x for x in out.splitlines() if x.startswith("all of it at once")]
+    command = line.partition(": python dataset_tool.py ")[2].replace("NEW.zip", f"{tmp_path}/new.zip").split()
+    assert code == 1 and command[2:] == ["--alpha=white", "--channels=3", "--drop-duplicates", "--drop-unlabelled",
+                                         "--resolution=40x24", "--transform=center-crop"]
+    assert tool(*command)[0] == 0
+    code, out, _ = tool("check", tmp_path / "new.zip", "--strict")
+    assert code == 0 and "no problems" in out and "6 images" in out and "all of it" not in out
+
+
+def test_images_that_another_set_has_too(tmp_path, tool):
+    """Equal ones are errors; the same picture in another size and compression is a warning; others are neither."""
+    for i in range(8):
+        save(tmp_path / f"train/{i}.png", picture(i, 32, 32))
+    save(tmp_path / "train/flat.png", np.full([32, 32, 3], 90, np.uint8))
+    for i in range(20, 24):
+        save(tmp_path / f"test/{i}.png", picture(i, 32, 32))
+    save(tmp_path / "test/flat.png", np.full([32, 32, 3], 91, np.uint8))
+    code, out, _ = tool("check", tmp_path / "test", f"--against={tmp_path}/train")
+    assert code == 0 and "no problems" in out
+    save(tmp_path / "test/again.jpg", picture(5, 32, 32), quality=85)
+    code, out, _ = tool("check", tmp_path / "test", f"--against={tmp_path}/train")
+    assert code == 0 and "1 images are nearly equal to one of" in out and "again.jpg ~ 5.png" in out
+    save(tmp_path / "test/same.bmp", picture(3, 32, 32))
+    code, out, _ = tool("check", tmp_path / "test", f"--against={tmp_path}/train")
+    assert code == 1 and "ERROR: 1 images are in" in out and "same.bmp = 3.png" in out
+    code, _, err = tool("check", tmp_path / "test", f"--against={tmp_path}/none")
+    assert code == 2 and "no such file or folder" in err

@@ -324,7 +324,7 @@ def test_without_label_meta_the_range_is_the_data_s(tmp_path):
 
 def test_rotated_digits_are_what_their_label_says(tmp_path):
     pytest.importorskip("sklearn")
-    from gantransfer.data.sources import rotated_digit
+    from gantransfer.data.sources.digits import rotated_digit
 
     tool("--source=sklearn:rotated-digits", "--split=reference", f"--dest={tmp_path / 'a.zip'}", "--max-images=60")
     data = ImageDataset(tmp_path / "a.zip", use_labels=True)

@@ -368,14 +368,14 @@ def test_words_that_only_contain_a_split(folder, tmp_path):
 
 @pytest.mark.parametrize("form", ["x.zip", "x"])
 def test_files_left_out_are_counted_and_no_class_vanishes(tmp_path, tool, form):
-    entries = {**images("a/1.png", "c/2.png", "c/3.png"), "b/1.heic": b"x", "b/2.HEIC": b"x", "a/notes.txt": b"x",
+    entries = {**images("a/1.png", "c/2.png", "c/3.png"), "b/1.svg": b"x", "b/2.SVG": b"x", "a/notes.txt": b"x",
                "a/.hidden": b"x"}
     path = write(tmp_path / form, entries)
     code, out, err = tool(f"--source={path}", f"--dest={tmp_path}/o.zip")
-    assert code == 2 and "3 files are left out: 2 .heic (convert them first), 1 .txt" in out
-    assert "class folder b" in err and "2 .heic" in err and not (tmp_path / "o.zip").exists()
+    assert code == 2 and "3 files are left out: 2 .svg (convert them first), 1 .txt" in out
+    assert "class folder b" in err and "2 .svg" in err and not (tmp_path / "o.zip").exists()
     code, out, _ = tool("check", path)
-    assert code == 1 and "3 files are left out: 2 .heic" in out and "class folder b" in out
+    assert code == 1 and "3 files are left out: 2 .svg" in out and "class folder b" in out
     # One image of the class is enough for its number.
     path = write(tmp_path / f"more_{form}", {**entries, "b/3.png": png(9)})
     code, out, _ = tool(f"--source={path}", f"--dest={tmp_path}/o.zip")

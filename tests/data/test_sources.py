@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 from dnnlib.util import UserError
-from gantransfer.data import sources, transforms
+from gantransfer.data import h5, sources, transforms
 from gantransfer.data.dataset import ImageDataset
+from gantransfer.data.sources import fonts
 from tests.chaos.corpus import Call
 from tests.data.picture_sets import only_line, picture, read_set
 
@@ -179,7 +180,7 @@ def test_glyphs(tmp_path, tool):
         source = sources.open_source(f"fonts:{folder}", dataclasses.replace(options, split=split))
         items = list(source.items())
         assert source.count == len(items) and source.class_names == tuple("ABCDE")
-        families[split] = {sources.font_family(" ".join(i.name[5:].split()[:-1])) for i in items}
+        families[split] = {fonts.font_family(" ".join(i.name[5:].split()[:-1])) for i in items}
         assert [i.label for i in items] == list(range(5)) * (len(items) // 5)
     assert families["train"] and families["reference"]
     arrays = [np.asarray(i.load()) for i in everything]
@@ -199,26 +200,26 @@ def test_glyphs(tmp_path, tool):
 def test_families_are_split_whole():
     families = ["a"] * 4 + ["b"] * 2 + ["c"] * 3 + ["d"] + ["e"] * 6
     for seed in range(20):
-        held = sources.held_out_families(families, seed)
+        held = fonts.held_out_families(families, seed)
         share = sum(f in held for f in families) / len(families)
         assert held < set(families) and 0 < share <= 0.5
-    assert sources.held_out_families(["a", "a"], 0) == set()
-    assert sources.held_out_families(["a"] * 9 + ["b"] * 8, 0) == {"b"}
-    assert len({frozenset(sources.held_out_families(families, s)) for s in range(20)}) > 1
-    assert sources.font_family("Lato Semi-Bold") == sources.font_family("Lato Light") == "Lato"
-    assert sources.font_family("DejaVu Sans Condensed") == "DejaVu Sans"
-    assert sources.font_family("Black") == "Black"
+    assert fonts.held_out_families(["a", "a"], 0) == set()
+    assert fonts.held_out_families(["a"] * 9 + ["b"] * 8, 0) == {"b"}
+    assert len({frozenset(fonts.held_out_families(families, s)) for s in range(20)}) > 1
+    assert fonts.font_family("Lato Semi-Bold") == fonts.font_family("Lato Light") == "Lato"
+    assert fonts.font_family("DejaVu Sans Condensed") == "DejaVu Sans"
+    assert fonts.font_family("Black") == "Black"
 
 
 @pytest.mark.parametrize("text, letters", [("A-C", "ABC"), ("A-B,x-z", "ABxyz"), ("QRS", "QRS")])
 def test_letters(text, letters):
-    assert sources.parse_letters(text) == letters
+    assert fonts.parse_letters(text) == letters
 
 
 @pytest.mark.parametrize("text", ["C-A", "AA", "A", "A B", ""])
 def test_bad_letters(text):
     with pytest.raises(UserError, match="--letters"):
-        sources.parse_letters(text)
+        fonts.parse_letters(text)
 
 
 def test_lsun(tmp_path, tool, monkeypatch):
@@ -264,13 +265,13 @@ def test_a_database_that_ends_its_library_is_one_line(tmp_path, tool, monkeypatc
     lmdb = pytest.importorskip("lmdb")
     with lmdb.open(str(tmp_path / "a_lmdb"), map_size=1 << 20) as db, db.begin(write=True) as txn:
         txn.put(b"a", b"b")
-    real = sources.h5.subprocess.run
+    real = h5.subprocess.run
 
     def stand_in(words, timeout, **kw):
-        assert words[1:3] == ["-m", "gantransfer.data.lmdb_look"]
+        assert words[1:3] == ["-m", "gantransfer.data.sources.lmdb_look"]
         return real([words[0], "-c", program], timeout=0.3 if "sleep" in program else 60, **kw)
 
-    monkeypatch.setattr(sources.h5.subprocess, "run", stand_in)
+    monkeypatch.setattr(h5.subprocess, "run", stand_in)
     code, _, err = tool(f"--source={tmp_path}/a_lmdb", f"--dest={tmp_path}/out.zip")
     assert code == 2 and said in only_line(err)
 
@@ -283,7 +284,7 @@ def test_records_in_circles(tmp_path):
 
     (tmp_path / "data.mdb").write_bytes(bytes(800))
     with pytest.raises(UserError, match="circles"):
-        list(sources._records(str(tmp_path), Circle()))
+        list(sources.lmdb._records(str(tmp_path), Circle()))
 
 
 def test_lsun_without_the_package(tmp_path, tool, monkeypatch):

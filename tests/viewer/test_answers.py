@@ -16,11 +16,11 @@ import gantransfer
 from dnnlib.util import UserError
 from gantransfer import snapshot
 from gantransfer.data.dataset import ImageDataset
+from gantransfer.metrics.neighbours import TrainingImages
 from gantransfer.pictures import video
 from gantransfer.sampler import one_hot
 from gantransfer.viewer.abilities import abilities
 from gantransfer.viewer.answers import Answers, Shown
-from gantransfer.viewer.neighbours import TrainingImages
 from gantransfer.viewer.points import Point, image, walk
 from tests.conftest import write_image_zip
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gantransfer.data.dataset import ImageDataset, training_dataset
-from gantransfer.viewer.neighbours import TrainingImages, _usual
+from gantransfer.metrics.neighbours import TrainingImages, _usual
 from tests.conftest import write_image_zip
 
 
@@ -71,7 +71,7 @@ def test_a_mirrored_copy_is_found_where_training_mirrored(path, images):
 
 
 def test_large_classes_are_reduced_not_refused(path, images, monkeypatch):
-    from gantransfer.viewer import neighbours
+    from gantransfer.metrics import neighbours
 
     monkeypatch.setattr(neighbours, "MOST", 4 * 16)
     training = TrainingImages(ImageDataset(path, use_labels=True))

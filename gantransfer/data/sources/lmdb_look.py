@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m gantransfer.data.lmdb_look FOLDER: go through an LMDB database in a process that may crash or never end."""
+"""python -m gantransfer.data.sources.lmdb_look FOLDER: go through an LMDB in a process that may crash or never end."""
 
 from __future__ import annotations
 

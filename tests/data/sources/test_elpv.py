@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gantransfer.data import elpv
 from gantransfer.data.dataset import ImageDataset
+from gantransfer.data.sources import elpv
 from tests.data.picture_sets import only_line, read_set
 
 LINES = ["mono 0.0", "mono 1.0", "poly 0.3333333333333333", "poly 0.0", "poly 0.6666666666666666"]

@@ -12,12 +12,14 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from dnnlib.util import UserError, open_regular, printable
 from gantransfer.data.decode import Picture, read_picture
+from gantransfer.data.sources.base import Item, Source, SourceOptions, no_options, with_range
 
-__all__ = ["DEGREES", "LABELS", "TYPES", "VALUE", "class_names", "files", "load"]
+__all__ = ["DEGREES", "LABELS", "TYPES", "VALUE", "class_names", "files", "load", "open_source", "takes"]
 
 PACKAGE = "elpv-dataset"
 LICENCE = "the photographs are licensed CC BY-NC-SA 4.0 (not for commercial use)"
@@ -86,3 +88,28 @@ def _folder() -> Path:
 def _damaged(why: str) -> UserError:
     return UserError(f"the installed package {PACKAGE} is damaged: {why}; "
                      f"pip install --force-reinstall {PACKAGE}")
+
+
+def takes(path: str, name: str) -> bool:
+    return path == "elpv"
+
+
+def open_source(path: str, options: SourceOptions) -> Source:
+    if os.path.exists("elpv"):
+        raise UserError("--source=elpv means the photographs of the package elpv-dataset, and there is an elpv in this "
+                        "folder: write ./elpv for that, or start from another folder for the package")
+    no_options("elpv", options, (*LABELS, "none"))
+    labels = "class" if options.labels == "auto" else options.labels
+    if labels != "value" and (options.label_range or options.label_unit):
+        raise UserError("--label-range and --label-unit are for continuous labels; add --labels=value")
+    found = list(files(labels))
+    meta = None
+    if labels == "value":
+        meta = with_range({name: label for name, _, label in found}, VALUE, options, "elpv")
+    options.report(f"elpv-dataset: {LICENCE}")
+
+    def items() -> Iterator[Item]:
+        for name, path, label in found:
+            yield Item(f"{name} of elpv", partial(load, name, path, options.max_pixels), label)
+
+    return Source("elpv", len(found), items, class_names(labels), "labels.csv", label_meta=meta)

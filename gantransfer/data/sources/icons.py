@@ -13,13 +13,15 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from dnnlib.util import UserError, open_regular
-from gantransfer.data.decode import read_picture, to_uint8
+from gantransfer.data.decode import Picture, read_picture, to_uint8
 from gantransfer.data.labels import some
+from gantransfer.data.sources.base import Item, Source, SourceOptions, no_options
 
-__all__ = ["find"]
+__all__ = ["find", "open_source", "takes"]
 
 _SIZE = re.compile(r"(\d+)(?:x\1)?(@\d+x?)?")
 _NO_CATEGORY = ("animations", "base")
@@ -93,3 +95,33 @@ def _digest(data: bytes, path: str) -> bytes:
     picture = read_picture(data, path)
     return hashlib.sha256(b"".join(to_uint8(picture, path, "3", ground).tobytes() for ground in (
         "white", "black"))).digest()
+
+
+def takes(path: str, name: str) -> bool:
+    return path.startswith("icons:")
+
+
+def open_source(path: str, options: SourceOptions) -> Source:
+    """The icons of one size, on white."""
+    folder = path.removeprefix("icons:")
+    no_options("icons:DIR", options, ("none",))
+    if options.label_range or options.label_unit:
+        raise UserError("--label-range and --label-unit are for continuous labels, and icons have categories")
+    if options.follow_links:
+        raise UserError("--follow-links does not apply to icons:DIR: links there are other names of an icon")
+    width, height = options.size or (32, 32)
+    if width != height:
+        raise UserError(f"icons are square: give --resolution={width}x{width}")
+    found = find(folder, width, options.report)
+    names = tuple(sorted({category for category, _ in found}))
+
+    def load(path: str) -> Picture:
+        with open_regular(path) as f:
+            return read_picture(f.read(), path, options.max_pixels)
+
+    def items() -> Iterator[Item]:
+        for category, path in found:
+            yield Item(path, partial(load, path), names.index(category))
+
+    return Source(f"icons:{folder}", len(found), items, names, "the folders",
+                  defaults=dict(channels="3", alpha="white"))
