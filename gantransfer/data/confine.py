@@ -13,12 +13,17 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
+
+UNIX = 3  # the system that wrote an entry
 FOLLOW = ("if you trust it, dataset_tool.py --follow-links makes a set of what the links lead to; or put the files "
           "themselves there")
 
 
 def climbs(name: str) -> bool:
     """Whether a name inside a set would lead out of it: absolute, with a drive, or with '..'."""
+    if ".." not in name and ":" not in name and not name.startswith(("/", "\\")):
+        return False
     name = name.replace("\\", "/")
     return name.startswith("/") or re.match(r"[A-Za-z]:(/|$)", name) is not None or ".." in name.split("/")
 
@@ -27,12 +32,24 @@ def entries_out(entries: Iterable[zipfile.ZipInfo]) -> list[str]:
     """Entries of a zip whose names climb out, or that are links or anything else than files and folders."""
     bad = []
     for e in entries:
-        kind = stat.S_IFMT(e.external_attr >> 16) if e.create_system == 3 else 0  # 3: written on Unix
+        kind = stat.S_IFMT(e.external_attr >> 16) if e.create_system == UNIX else 0
         if climbs(e.filename):
             bad.append(e.filename)
         elif kind and kind not in (stat.S_IFREG, stat.S_IFDIR):
-            bad.append(f"{e.filename} ({'a link' if kind == stat.S_IFLNK else 'a special file'})")
+            bad.append(_special(e.filename, kind))
     return bad
+
+
+def columns_out(names: list[str], columns: dict[str, np.ndarray]) -> list[str]:
+    """The same of entries by columns (`zip_members.Directory`)."""
+    kinds = np.where(columns["system"] == UNIX, columns["attributes"] >> 16 & 0o170000, 0)
+    special = {int(k): _special(names[k], int(kinds[k]))
+               for k in np.flatnonzero(~np.isin(kinds, (0, stat.S_IFREG, stat.S_IFDIR)))}
+    return [n if climbs(n) else special[k] for k, n in enumerate(names) if climbs(n) or k in special]
+
+
+def _special(name: str, kind: int) -> str:
+    return f"{name} ({'a link' if kind == stat.S_IFLNK else 'a special file'})"
 
 
 def is_inside(path: str, folder: str) -> bool:

@@ -12,21 +12,22 @@ import threading
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dnnlib import json_file
-from dnnlib.util import UserError, open_regular, regular_file
+from dnnlib.util import UserError, open_regular, regular_file, without_collections
 from gantransfer.data import confine
 from gantransfer.data.labels import some
 from gantransfer.data.names import clean_name, extension, is_litter, zip_name
+from gantransfer.data.zip_members import ZipMembers
 
 # Raster formats that Pillow reads; it also knows formats that nobody means by "image file" (.pdf, .h5, .mpg).
 IMAGE_EXTENSIONS = frozenset(".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 "
                              ".j2k .avif .ico .pcx .sgi .rgb .bw .dds .qoi .apng".split())
 
-
+_ENDINGS = tuple(sorted(IMAGE_EXTENSIONS))
 BOMB_RATIO, BOMB_SIZE = 100, 2**26  # what a zip may unpack to: this many times its bytes, or this many bytes
 
 
@@ -36,7 +37,8 @@ def is_image_name(name: str) -> bool:
 
 
 def _is_image(name: str, more: Collection[str] = ()) -> bool:
-    return (ending := os.path.splitext(name)[1].lower()) in IMAGE_EXTENSIONS or ending in more
+    name = name.lower()
+    return name.endswith(_ENDINGS) or bool(more) and name.endswith(tuple(more))
 
 
 def _walk(path: str) -> Iterator[str]:
@@ -55,12 +57,12 @@ def _walk(path: str) -> Iterator[str]:
             yield f if below == "." else f"{below}/{f}"
 
 
-def _root(names: Collection[str], more: Collection[str]) -> str:
+def _root(names: Collection[str], images: Collection[str]) -> str:
     """The folder that everything lies in, if it is not the top and has label files; '' for the top."""
     labels = [n for n in names if n.endswith(".json")]
     if not labels or any("/" not in n for n in labels):
         return ""
-    inner = [n.split("/")[:-1] for n in names if _is_image(n, more)]
+    inner = [n.split("/")[:-1] for n in images]
     if not inner:
         return ""
     common = os.path.commonprefix([*inner, *(n.split("/")[:-1] for n in labels)])
@@ -70,7 +72,8 @@ def _root(names: Collection[str], more: Collection[str]) -> str:
 class Container:
     """The files of a zip or a folder.
 
-    `names` are relative paths with '/', sorted, spelled as `names.clean_name` says, without what systems leave behind.
+    `names` are relative paths with '/', sorted, spelled as `names.clean_name` says, without what systems leave behind;
+    `image_names` those of images.
     They are relative to the `root` of the set: the folder inside that holds the images with their label file, where an
     archiver has put everything into a folder of its own; '' otherwise. `folders` are named alike. `others` counts the
     files that are neither images nor label files, by extension. `more`: extensions of images beside IMAGE_EXTENSIONS.
@@ -80,12 +83,12 @@ class Container:
     folder are followed only with `follow_links`.
     """
 
+    @without_collections()
     def __init__(self, path: str | os.PathLike, follow_links: bool = False, more: Collection[str] = ()):
         self.path = os.fspath(path)
         self.follow_links = follow_links
-        self.more = more
         self._lock = threading.Lock()
-        self._zip: zipfile.ZipFile | None = None
+        self._zip: ZipMembers | None = None
         self._pid = -1
         if os.path.isdir(self.path):
             self.is_zip = False
@@ -95,15 +98,18 @@ class Container:
                 many = "s" * (len(out) != 1)
                 raise UserError(f"{self.path} has {len(out)} link{many} out of the folder, not followed: {some(out)}; "
                                 f"{confine.FOLLOW}")
-            spelled = ((clean_name(n), n) for n in _walk(self.path))
+            spelled: Iterable[tuple[str, str]] = ((clean_name(n), n) for n in _walk(self.path))
         elif os.path.exists(self.path):
             self.is_zip = True
             regular_file(self.path)
-            out = confine.entries_out(self._handle().infolist())
+            members = self._handle()
+            out = (confine.entries_out(members.infos) if members.plain is None else
+                   confine.columns_out(members.plain.names, members.plain.columns))
             if out:
                 raise UserError(f"{self.path} has entries that lead out of it: {some(out)}; make the zip again, of "
                                 "files in one folder")
-            spelled = ((zip_name(i), i.filename) for i in self._handle().infolist())
+            spelled = (((zip_name(i), i.filename) for i in members.infos) if members.plain is None else
+                       ((clean_name(n), n) for n in members.plain.names))
         else:
             raise UserError(f"no such file or folder: {self.path}")
         files: dict[str, str] = {}
@@ -119,13 +125,15 @@ class Container:
                                 "ways; rename or remove one")
             else:
                 files[name] = raw
-        self.root = _root(files, more)
+        images = [n for n in files if _is_image(n, more)]  # litter is not among them
+        self.root = _root(files, images)
         skip = len(self.root) + 1 if self.root else 0
         inside = f"{self.root}/" if self.root else ""
         self._raw = {n[skip:]: raw for n, raw in files.items() if n != raw and n.startswith(inside)}
         self.names = sorted(n[skip:] for n in files if n.startswith(inside))
+        self.image_names = sorted(n[skip:] for n in images if n.startswith(inside))
         self.folders = sorted(n[skip:] for n in folders if n.startswith(inside))
-        self.others = Counter(extension(n) for n in files if not _is_image(n, more) and not n.endswith(".json"))
+        self.others = Counter(extension(n) for n in files.keys() - set(images) if not n.endswith(".json"))
 
     def _at(self, name: str) -> str:
         """Where a file is in the zip or folder."""
@@ -160,10 +168,10 @@ class Container:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
-    def _handle(self) -> zipfile.ZipFile:
+    def _handle(self) -> ZipMembers:
         if self._zip is None or self._pid != os.getpid():
             try:
-                self._zip = zipfile.ZipFile(self.path)
+                self._zip = ZipMembers(self.path)
             except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as e:
                 raise UserError(f"{self.path} is not a readable zip file ({e}); give a folder or a zip made by "
                                 "dataset_tool.py, or make or download it again") from None
@@ -171,10 +179,6 @@ class Container:
                 raise UserError(f"cannot read {self.path}: {e.strerror or e}") from None
             self._pid = os.getpid()
         return self._zip
-
-    @property
-    def image_names(self) -> list[str]:
-        return [n for n in self.names if _is_image(n, self.more)]  # litter is not among them
 
     def read(self, name: str, size: int = -1) -> bytes:
         """The bytes of one file, or the first `size` of them. Raises UserError naming it when it cannot be read."""
@@ -187,13 +191,12 @@ class Container:
                 with open_regular(place) as f:
                     return f.read(size)
             with self._lock:
-                info = self._handle().getinfo(self._at(name))
-                if info.file_size > max(BOMB_RATIO * info.compress_size, BOMB_SIZE) and size < 0:
-                    raise UserError(f"{name} in {self.path} says that it unpacks to {info.file_size:,} bytes out of "
-                                    f"{info.compress_size:,}; hardly an image or label file does. If you trust it, "
+                _, unpacked, packed = self._handle().sizes(self._at(name))
+                if unpacked > max(BOMB_RATIO * packed, BOMB_SIZE) and size < 0:
+                    raise UserError(f"{name} in {self.path} says that it unpacks to {unpacked:,} bytes out of "
+                                    f"{packed:,}; hardly an image or label file does. If you trust it, "
                                     "unpack the zip and give the folder")
-                with self._handle().open(info) as f:
-                    return f.read(size)
+                return self._handle().read(self._at(name), size)
         except (OSError, KeyError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as e:
             raise UserError(f"cannot read {name} in {self.path} ({e}); `python dataset_tool.py check {self.path}` "
                             "lists all damaged files") from None
@@ -205,8 +208,7 @@ class Container:
         """(CRC-32, size) of a file: equal for a zip and the folder it was made from."""
         if self.is_zip:
             with self._lock:
-                info = self._handle().getinfo(self._at(name))
-            return info.CRC, info.file_size
+                return self._handle().sizes(self._at(name))[:2]
         data = self.read(name)
         return zlib.crc32(data), len(data)
 

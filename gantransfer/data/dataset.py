@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from dnnlib import json_file, seeding
-from dnnlib.util import EasyDict, UserError, open_regular, printable
+from dnnlib.util import EasyDict, UserError, open_regular, printable, without_collections
 from gantransfer.data.classes import note
 from gantransfer.data.container import Container, base_name
 from gantransfer.data.decode import NOTES, decode, plain_header
@@ -67,6 +67,7 @@ class ImageDataset(torch.utils.data.Dataset):
     without open handles and without cached images.
     """
 
+    @without_collections()
     def __init__(self, path: str | os.PathLike, *, fname: str | None = None, use_labels: bool = False,
                  max_size: int | None = None, xflip: bool = False, seed: int = 0,
                  resolution: int | Sequence[int] | None = None, class_map: Mapping[int, int] | None = None,

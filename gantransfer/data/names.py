@@ -64,7 +64,9 @@ def _two_byte(data: bytes) -> bool:
 
 def clean_name(raw: str) -> str:
     """The spelling under which a file of a set is known: '/' between folders, no '.' or empty parts, valid text."""
-    name = valid_text(raw).replace("\\", "/")
+    name = raw if raw.isascii() else valid_text(raw)
+    if "\\" in name:
+        name = name.replace("\\", "/")
     if "//" in name or name.startswith("./") or "/./" in name:
         kept = "/".join(p for p in name.split("/") if p not in ("", "."))
         name = ("/" if name.startswith("/") else "") + kept + ("/" if kept and name.endswith("/") else "")

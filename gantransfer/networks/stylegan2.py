@@ -26,7 +26,7 @@ from torch import nn
 from gantransfer.networks.sizes import ImageSize
 from torch_utils import distributed as dist
 from torch_utils import random
-from torch_utils.ops import upfirdn2d
+from torch_utils.ops import styled_conv, upfirdn2d
 from torch_utils.ops.bias_act import activate_, activation_funcs, bias_act, folds_gain
 from torch_utils.ops.conv_bias_act import conv_bias_act
 from torch_utils.ops.modulated_conv2d import modulated_conv2d, modulated_conv_act
@@ -250,6 +250,7 @@ class SynthesisLayer(nn.Module):
             self.register_buffer("noise_const", torch.randn(*self.size))
             self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.packed = None  # the weights as inference reads them, made when it first does
 
     def forward(self, x, w, noise_mode="random", rng=None, formulation=None, gain=1):
         if noise_mode not in ("random", "const", "none"):
@@ -264,6 +265,11 @@ class SynthesisLayer(nn.Module):
         last = dict(act=self.activation, gain=spec.def_gain * gain,
                     clamp=None if self.conv_clamp is None else self.conv_clamp * gain)
         styles = self.affine(w)
+        if formulation is None and styled_conv.usable(x, self.weight, styles, self.activation, **conv):
+            if self.packed is None or not self.packed.current(self.weight):
+                self.packed = styled_conv.Packed(self.weight, self.up, self.size.longer)
+            return styled_conv.styled_conv(x, self.packed, styles, noise, strength, self.bias, self.resample_filter,
+                                           self.up, **last)
         if formulation in (None, "activations") and self.activation in ("linear", "relu", "lrelu"):
             return modulated_conv_act(x, self.weight, styles, noise, strength, self.bias, f=self.resample_filter,
                                       **conv, **last)
