@@ -97,16 +97,15 @@ class FullyConnectedLayer(nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x):
-        # No gain rescales a whole weight.
+        # The gains ride on the matrix product instead of rescaling the whole weight at every call.
         spec = activation_funcs[self.activation]
         fold = folds_gain(self.activation, spec.def_alpha, spec.def_gain)
         gain = spec.def_gain if fold else 1
         w = self.weight.to(x.dtype).t()
         if self.bias is None:
-            x = x * (self.weight_gain * gain) @ w
+            x = x @ w * (self.weight_gain * gain)
         else:
-            # The weight's gain goes into x: as the product's factor it would rescale the whole gradient of the weight.
-            x = torch.addmm(self.bias.to(x.dtype), x * (self.weight_gain * gain), w, beta=self.bias_gain * gain)
+            x = torch.addmm(self.bias.to(x.dtype), x, w, beta=self.bias_gain * gain, alpha=self.weight_gain * gain)
         return activate_(x, self.activation) if fold else bias_act(x, act=self.activation)
 
 
