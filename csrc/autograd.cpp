@@ -5,6 +5,7 @@
 // Every formula consists of operators that are differentiable themselves, so the second order needs nothing else.
 // Tensors that carry gradient travel through save_for_backward only.
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/leaky_relu_backward.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "bias_act.h"
@@ -250,7 +251,7 @@ struct EpilogueGradient {
     const auto wide = acc_type(dy);
     const Tensor fixed = y.detach();
     Tensor passed = clamp < 0 ? dy : dy * (fixed.abs() < clamp);
-    Tensor g = slope == 1 ? passed : passed * (fixed > 0).to(dy.scalar_type()).mul(1 - slope).add(slope);
+    Tensor g = slope == 1 ? passed : at::leaky_relu_backward(passed, fixed, slope, /*self_is_result=*/true);
     Tensor sums, noise_sums;
     if (want & 16 || (want & 2 && b_.defined())) sums = g.sum({2, 3}, false, wide) * gain;  // [N, C]
     if (want & 16) b = sums.sum(0);
@@ -361,6 +362,46 @@ struct WeightSqGrad : Function<WeightSqGrad> {
   }
 };
 
+// ---- conv3x3, its gradient for x and that for w: linear in either argument, and each the gradient of the others.
+
+enum Conv { kForward, kInputGrad, kWeightGrad };
+
+Tensor call_conv(Conv which, const Tensor& a, const Tensor& b, int64_t stride) {
+  using Signature = Tensor(const Tensor&, const Tensor&, int64_t);
+  static const auto f = op<Signature>("gantransfer::conv3x3");
+  static const auto g = op<Signature>("gantransfer::conv3x3_input_grad");
+  static const auto h = op<Signature>("gantransfer::conv3x3_weight_grad");
+  return (which == kForward ? f : which == kInputGrad ? g : h).call(a, b, stride);
+}
+
+template <Conv Which>
+struct Conv3x3 : Function<Conv3x3<Which>> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& a, const Tensor& b, int64_t stride) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    ctx->saved_data["wants"] = wants(a) | wants(b) << 1;
+    ctx->saved_data["stride"] = stride;
+    ctx->save_for_backward({a, b});
+    return call_conv(Which, a, b, stride);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &a = saved[0], &b = saved[1], &v = grads[0];
+    const int64_t want = ctx->saved_data["wants"].toInt(), stride = ctx->saved_data["stride"].toInt();
+    Tensor da, db;
+    if constexpr (Which == kForward) {  // x, w
+      if (want & 1) da = call_conv(kInputGrad, v, b, stride);
+      if (want & 2) db = call_conv(kWeightGrad, v, a, stride);
+    } else if constexpr (Which == kInputGrad) {  // dy, w
+      if (want & 1) da = call_conv(kForward, v, b, stride);
+      if (want & 2) db = call_conv(kWeightGrad, a, v, stride);
+    } else {  // dy, x
+      if (want & 1) da = call_conv(kForward, b, v, stride);
+      if (want & 2) db = call_conv(kInputGrad, a, v, stride);
+    }
+    return {da, db, {}};
+  }
+};
+
 // Without gradient mode (and in every first-order backward) no graph node is made.
 bool plain() { return !at::GradMode::is_enabled(); }
 
@@ -423,6 +464,13 @@ Tensor weight_sq_grad(const Tensor& dq, const Tensor& w) {
   return call_weight_sq_grad(dq, w);
 }
 
+template <Conv Which>
+Tensor conv3x3(const Tensor& a, const Tensor& b, int64_t stride) {
+  if (!plain()) return Conv3x3<Which>::apply(a, b, stride);
+  at::AutoDispatchBelowADInplaceOrView below;
+  return call_conv(Which, a, b, stride);
+}
+
 }  // namespace
 }  // namespace gt
 
@@ -435,4 +483,7 @@ TORCH_LIBRARY_IMPL(gantransfer, Autograd, m) {
   m.impl("blur_epilogue", gt::blur_epilogue);
   m.impl("weight_sq", gt::weight_sq);
   m.impl("weight_sq_grad", gt::weight_sq_grad);
+  m.impl("conv3x3", gt::conv3x3<gt::kForward>);
+  m.impl("conv3x3_input_grad", gt::conv3x3<gt::kInputGrad>);
+  m.impl("conv3x3_weight_grad", gt::conv3x3<gt::kWeightGrad>);
 }

@@ -42,7 +42,7 @@ except ImportError:  # no advisory locks on this system
 
 MODES = ("auto", "native", "ref")
 # Modules of torch_utils.ops with a register().
-OPERATORS = ("bias_act", "upfirdn2d", "epilogue", "blur_epilogue", "weight_sq", "cond_batch_norm")
+OPERATORS = ("bias_act", "upfirdn2d", "epilogue", "blur_epilogue", "weight_sq", "cond_batch_norm", "conv3x3")
 LIBRARY = "gantransfer_kernels.so"
 RECORD = "build.json"
 LOCK_TIMEOUT = 600.0  # seconds to wait for another process that is compiling the same library
@@ -448,7 +448,7 @@ def compile_library(todo: dict, library: Path, log: Path) -> None:
     with _workspace(library.parent) as tmp:
         steps = []
         # What takes longest first, so that two processors end together.
-        slow = ["upfirdn2d.cpp", "cond_bn.cpp", "autograd.cpp", "epilogue.cpp", "bias_act.cpp"]
+        slow = ["upfirdn2d.cpp", "cond_bn.cpp", "autograd.cpp", "epilogue.cpp", "bias_act.cpp", "conv3x3.cpp"]
         for f in sorted(src.glob("*.cpp"), key=lambda p: slow.index(p.name) if p.name in slow else len(slow)):
             # Formulas for autograd are calls of operators: nothing to optimise, and long to compile.
             less = ["-O1"] if f.name == "autograd.cpp" else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import torch
 
+from . import native
 from .bias_act import activate_, activation_funcs, bias_act, clamp_strictly, folds_gain
 from .blur_epilogue import blur_epilogue
 from .conv2d_resample import conv2d_resample, conv2d_unblurred
@@ -27,7 +28,8 @@ def conv_bias_act(x, weight, b=None, weight_gain=1, act="linear", gain=None, cla
         return bias_act(y, None if b is None else b.to(x.dtype), act=act, gain=gain, clamp=clamp)
     n = 1 if torch.compiler.is_exporting() else x.shape[0]  # an exported graph serves every batch
     outputs = n * weight.shape[0] * x.shape[2] * x.shape[3] // conv.get("down", 1) ** 2
-    if conv.get("up", 1) == 1 and weight.numel() <= outputs:
+    fused = x.device.type == "cpu" and native.usable(x, "auto")  # then the last pass costs less than a scaled weight
+    if conv.get("up", 1) == 1 and weight.numel() <= outputs and not fused:
         bias = None if b is None else b if gain == 1 else b * gain
         y = conv2d_resample(x, weight * (weight_gain * gain), bias=bias, **conv)
         return clamp_strictly(activate_(y, act), clamp)

@@ -4,9 +4,9 @@
 torch's own double backward turns the batch into channels and the gradient map into a kernel. In bfloat16 on CPUs with
 AMX that convolution returns wrong numbers, silently; on CUDA it is several times slower than need be. Here forward,
 input gradient and weight gradient are three linear operators that differentiate into one another. float32 and float64
-on the CPU, and 16 bits on x86 processors without AMX, use torch's own, which is right and as fast there, except
-for wide channels_last float32 layers, which run by Winograd's algorithm (torch_utils/ops/winograd.py) in all three
-operators.
+on the CPU, and 16 bits on x86 processors without AMX, use torch's own, which is right and as fast there. 3x3 layers
+in channels_last float32 are minimal filtering in all three operators: compiled (torch_utils/ops/conv3x3.py), or, wide
+ones without a compiler, in torch's operators (torch_utils/ops/winograd.py).
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ import torch.nn.functional as F
 
 from torch_utils import build
 
-from . import winograd
+from . import conv3x3, winograd
 
 
 def conv2d(x, w, stride=1, padding=0, groups=1, bias=None):
     """Correlation of x [N, I, H, W] with w [O, I/groups, kh, kw]. stride, padding: int or (y, x). bias [O] or None."""
     conf = (_pair(stride), _pair(padding), False, groups)
+    if conv3x3.usable(x, w, *conf[:2], groups):
+        y = conv3x3.conv3x3(x, w, conf[0][0])
+        return y if bias is None else y.add_(bias.reshape(1, -1, 1, 1))
     if _native(x) and not _fast(x, w, conf):
         return F.conv2d(x, w, bias, stride=stride, padding=padding, groups=groups)
     y = _Conv.apply(x, w, conf)
@@ -32,6 +35,8 @@ def conv2d(x, w, stride=1, padding=0, groups=1, bias=None):
 
 def conv_transpose2d(x, w, stride=1, padding=0, groups=1):
     """Transposed convolution of x [N, I, H, W] with w [I, O/groups, kh, kw]. stride, padding: int or (y, x)."""
+    if conv3x3.usable(x, w, _pair(stride), _pair(padding), groups, transposed=True):
+        return conv3x3.conv3x3_transposed(x, w, _pair(stride)[0])
     if _native(x):
         return F.conv_transpose2d(x, w, stride=stride, padding=padding, groups=groups)
     return _Conv.apply(x, w, (_pair(stride), _pair(padding), True, groups))
