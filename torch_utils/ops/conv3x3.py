@@ -11,8 +11,8 @@ TILE, LANES, MAX_CHANNELS = 4, 16, 1024
 
 
 def conv3x3(x, w, stride=1):
-    """Correlation of x [N, C, H, W] with w [O, C, 3, 3]: stride 1 and padding 1, or stride 2 without. RuntimeError where
-    `usable` is false. Differentiable to any order."""
+    """Correlation of x [N, C, H, W] with w [O, C, 3, 3]: stride 1, padding 1, or stride 2, no padding. RuntimeError
+    where `usable` is false. Differentiable to any order."""
     return torch.ops.gantransfer.conv3x3(x, w, stride)
 
 
