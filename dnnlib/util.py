@@ -20,9 +20,6 @@ import tempfile
 import threading
 import time
 import unicodedata
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG, S_ISSOCK
@@ -612,6 +609,10 @@ def fetch(path_or_url: str | os.PathLike, *, timeout: float = 30) -> Path:
     target = cache_dir("downloads", f"{hashlib.md5(text.encode()).hexdigest()}_{name}")
     if target.exists() and _as_downloaded(target):
         return target
+    import urllib.error  # here, since importing them takes longer than most of what every command needs
+    import urllib.parse
+    import urllib.request
+
     if text.startswith("file:"):
         local = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
         if os.path.lexists(local):

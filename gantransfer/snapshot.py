@@ -117,11 +117,15 @@ class NetRecord:
 
 
 class _NoMemory(TorchFunctionMode):
-    """Weights are made without storage, and not too many of them: a file cannot make us allocate what it lacks."""
+    """Weights are made without storage, and not too many of them: a file cannot make us allocate what it lacks.
 
+    Random numbers and factors, for which tensors without storage would load the compiler (half of a command's start),
+    change no shape and are left out.
+    """
+
+    SCALED = (torch.Tensor.div, torch.Tensor.mul, torch.Tensor.__truediv__, torch.Tensor.__mul__, torch.Tensor.div_,
+              torch.Tensor.mul_)
     FACTORIES = (torch.randn, torch.rand, torch.zeros, torch.ones, torch.full, torch.empty)
-    # Shapes stay; without storage torch would compute them in Python, for which it imports its compiler (1 s).
-    SCALINGS = (torch.Tensor.mul, torch.Tensor.div, torch.Tensor.mul_, torch.Tensor.div_)
     MOST = 5_000  # tensors; the largest published networks have a few hundred
 
     def __init__(self):
@@ -135,7 +139,9 @@ class _NoMemory(TorchFunctionMode):
             if self.made > self.MOST:
                 raise ValueError(f"they ask for more than {self.MOST} tensors")
             kwargs["device"] = "meta"
-        elif func in self.SCALINGS and args[0].is_meta and isinstance(args[1], float | int):
+            if func in (torch.randn, torch.rand):
+                func = torch.empty
+        elif func in self.SCALED and args[0].is_meta and isinstance(args[1], int | float):
             return args[0]
         return func(*args, **kwargs)
 

@@ -12,7 +12,18 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from tests.bench import against_original, bench_data, bench_ops, bench_step, common, compare, gpu_check, gpu_tests
+from tests.bench import (
+    against_original,
+    bench_data,
+    bench_growth,
+    bench_ops,
+    bench_start,
+    bench_step,
+    common,
+    compare,
+    gpu_check,
+    gpu_tests,
+)
 from tests.conftest import ROOT
 from tests.graph_emulator import EmulatedGraphs
 from torch_utils import build
@@ -483,6 +494,34 @@ def test_the_original_runs_beside_ours_and_its_images_are_compared(tmp_path, mon
     found = {r["op"]: r["ratio"] for r in report["ratios"]}
     assert found["small step"] == medians["small step", "original"] / medians["small step", "ours"]
     assert re.search(r"images differ by \d\d+ of 255", capsys.readouterr().out)
+    more = against_original.run(against_original.parser().parse_args([*words, "--part=images"]))
+    assert [r["op"] for r in more["ratios"]] == ["small images 2"] and len(more["rows"]) == 2
     with pytest.raises(UserError, match="--original-utlo=None: --cfg=utlo needs a checkout"):
         monkeypatch.setattr(against_original, "NETS", {"utlo": (8, 4, 4, 2, 4)})
         against_original.run(against_original.parser().parse_args(["--cfg=utlo"]))
+
+
+def test_start_report(monkeypatch):
+    report = assert_schema(bench_start.run(bench_start.parser().parse_args(["--commands=help", "--rounds=2"])))
+    ms = {(r["op"], r["variant"]): r["ms"]["median"] for r in report["rows"]}
+    assert 0 < ms["help", "processor"] < ms["import torch", "processor"]
+    assert report["ratios"][-1]["ratio"] == ms["help", "processor"] / ms["import torch", "processor"]
+    assert [b["id"] for b in report["bars"]] == ["help, processor seconds"]
+    with pytest.raises(UserError, match="--commands=hepl: it knows help, "):
+        bench_start.run(bench_start.parser().parse_args(["--commands=hepl"]))
+    for words in (["inspect", "absent.pkl"], ["--version"]):
+        monkeypatch.setitem(bench_start.COMMANDS, "help", (words, "what never comes"))
+        with pytest.raises(UserError, match="ended without what was waited for: "):
+            bench_start.run(bench_start.parser().parse_args(["--commands=help", "--rounds=0"]))
+
+
+def test_growth_report(monkeypatch):
+    monkeypatch.setattr(bench_growth, "BASE", dict(size=8, channels=8, batch=4, classes=0))
+    monkeypatch.setattr(bench_growth, "PARTS", dict(classes=(2, 3), images=(20, 10**9)))
+    report = assert_schema(bench_growth.run(bench_growth.parser().parse_args(["--rounds=1", "--most=50"])))
+    assert [(r["op"], r["direction"]) for r in report["rows"]] == [
+        ("classes 2", "images"), ("classes 3", "images"), ("classes 2", "step"), ("classes 3", "step"),
+        ("images 20", "open")]
+    assert all(r["ms"]["median"] > 0 for r in report["rows"])
+    with pytest.raises(UserError, match="--parts=size: it knows classes, images"):
+        bench_growth.run(bench_growth.parser().parse_args(["--parts=size"]))

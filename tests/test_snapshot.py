@@ -130,3 +130,10 @@ def test_what_was_written_after_some_images_is_known_by_its_name(tmp_path):
         (tmp_path / name).touch()
     assert [p.name for p in snapshot.written_after(tmp_path, 11_499)] == later
     assert not snapshot.written_after(tmp_path, 12_000)
+
+
+def test_building_a_network_loads_no_compiler(run_script):
+    """Half of the start of `generate` and `view` once went into it."""
+    code = ("import sys, gantransfer; gantransfer.load('gantransfer/assets/digits16.pkl').build('G_ema'); "
+            "sys.exit(' '.join(m for m in ('torch._dynamo', 'sympy') if m in sys.modules) or 0)")
+    assert run_script("-c", code).returncode == 0

@@ -80,21 +80,21 @@ def measure(name: str, args) -> tuple[list[dict], list[dict]]:
         a, b = (torch.load(Path(folder, k), weights_only=True).int() for k in sides)
         gap = int((a - b).abs().max())
         ms: dict[tuple[str, str], list[float]] = {}
-        for r in range(args.rounds + 1):  # the first warms up
+        for r in range(args.rounds + 1 if args.part != "images" else 0):  # the first warms up
             for phase in WEIGHT:
                 for k, side in sides.items():
                     took = side(ema=True) if phase == "average" else side(phase=phase)
                     if r:
                         ms.setdefault((phase, k), []).append(took["ms"])
         peak = {k: side(ema=True)["peak_mib"] - start[k]["peak_mib"] for k, side in sides.items()}
-        for n in BATCHES:
+        for n in BATCHES if args.part != "steps" else ():
             for r in range(args.rounds + 1):
                 for k, side in sides.items():
                     took = side(images=n)["ms"]
                     if r:
                         ms.setdefault((f"images {n}", k), []).append(took)
     middle = {key: common.quartiles(times) for key, times in ms.items()}
-    for k in sides:
+    for k in sides if args.part != "images" else ():
         total = sum(middle[phase, k]["median"] * w for phase, w in WEIGHT.items())
         middle["step", k] = dict(median=total, q1=None, q3=None, n=args.rounds)
     dtype, shape = args.precision, [batch, 3, resolution, resolution]
@@ -104,13 +104,14 @@ def measure(name: str, args) -> tuple[list[dict], list[dict]]:
     ratios = [dict(op=f"{name} {phase}", shape=shape, dtype=dtype, layout=args.kernels, direction="step",
                    vs="original", ratio=middle[phase, "original"]["median"] / middle[phase, "ours"]["median"])
               for phase, k in middle if k == "ours"]
-    ratios.append(dict(op=f"{name} peak memory", shape=shape, dtype=dtype, layout=args.kernels, direction="step",
-                       vs="original", ratio=peak["original"] / peak["ours"]))
+    if args.part != "images":
+        ratios.append(dict(op=f"{name} peak memory", shape=shape, dtype=dtype, layout=args.kernels, direction="step",
+                           vs="original", ratio=peak["original"] / peak["ours"]))
     print(f"\n{name}: {resolution} px, {widest} channels, batch {batch}, {dtype}, kernels {args.kernels}, "
           f"{args.threads} thread(s); images differ by {gap} of 255; peak over start {peak['original']:.0f} and "
           f"{peak['ours']:.0f} MiB")
     print(f"{'':12s}{'original':>12s}{'ours':>12s}{'ratio':>8s}")
-    for phase in [*WEIGHT, "step", *(f"images {n}" for n in BATCHES)]:
+    for phase in [p for p in (*WEIGHT, "step", *(f"images {n}" for n in BATCHES)) if (p, "ours") in middle]:
         x, y = (middle[phase, k]["median"] for k in ("original", "ours"))
         print(f"{phase:12s}{x:10.1f}ms{y:10.1f}ms{x / y:8.2f}", flush=True)
     return rows, ratios
@@ -148,6 +149,7 @@ def parser():
     p.add_argument("--original-utlo", metavar="CHECKOUT", help="the same of UTLO")
     p.add_argument("--cfg", help=f"of {', '.join(NETS)} [default: those whose original is given]")
     p.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of ours; the original has float32")
+    p.add_argument("--part", default="all", choices=("all", "steps", "images"), help="what is measured")
     p.add_argument("--kernels", default="auto", choices=("auto", "ref"))
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--rounds", type=int, default=10)

@@ -97,7 +97,7 @@ def _conv2d(self, x, gain=1):
 def _synthesis_layer(self, x, w, noise_mode="random", rng=None, formulation=None, gain=1):
     noise = None
     if self.use_noise and noise_mode == "random":
-        noise = random.randn([len(x), 1, self.resolution, self.resolution], rng, x.device) * self.noise_strength
+        noise = random.randn([len(x), 1, *self.size], rng, x.device) * self.noise_strength
     if self.use_noise and noise_mode == "const":
         noise = self.noise_const * self.noise_strength
     y = modulated_conv2d(x, self.weight, self.affine(w), noise, f=self.resample_filter, up=self.up, down=1,
