@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gantransfer.data.dataset import ImageDataset
+from gantransfer.formats import onnx_info
 from gantransfer.importers import load_any
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS
@@ -92,6 +93,7 @@ def test_the_record_and_the_run_that_goes_on(run, snap, data, call):
     found = load_any(snap)
     assert found.data["resolution"] == found.nets["G_ema"].kwargs["img_resolution"] == [HEIGHT, WIDTH]
     assert f"{WIDTH}x{HEIGHT} pixels" in call("inspect", snap).stdout
+    assert onnx_info._size([HEIGHT, WIDTH]) == f"{WIDTH}x{HEIGHT}" and onnx_info._size(64) == 64
     with PIL.Image.open(run / "reals.png") as sheet:
         shown = cells(sheet)
         zoom = shown.shape[3] // WIDTH
@@ -104,6 +106,7 @@ def test_the_record_and_the_run_that_goes_on(run, snap, data, call):
     assert (run / "network-snapshot-000000_024.pkl").exists()
 
 
+@pytest.mark.slow
 def test_metrics_generation_and_pictures(run, snap, data, call, tmp_path):
     out = call("calc_metrics", f"--network={snap}", "--metrics=fd_pix64_32", f"--data={data}").stdout
     assert "fd_pix64_32" in out and "nan" not in out

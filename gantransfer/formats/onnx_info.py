@@ -40,7 +40,7 @@ def _lines(onnx: Any, model: Any) -> list[str]:
         label = about.get("label") or {}
         kind = {"class": "classes", "value": "label values"}.get(label.get("kind"), "")
         lines += [f"method      {about.get('method')}, network {about.get('net')}, noise {about.get('noise')}",
-                  f"data        {about.get('resolution')} pixels, {about.get('channels')} channels"
+                  f"data        {_size(about.get('resolution'))} pixels, {about.get('channels')} channels"
                   + (f", {label.get('dim')} {kind}" if kind else ", no labels")]
         names = [str(n) for n in label.get("names") or []]
         if names:
@@ -55,6 +55,11 @@ def _lines(onnx: Any, model: Any) -> list[str]:
     lines.append("operators   " + ", ".join(f"{k} {n}" for k, n in Counter(
         n.op_type for n in model.graph.node).most_common(12)))
     return lines
+
+
+def _size(resolution: Any) -> Any:
+    """Width x height of (height, width), as snapshots have images that are not square."""
+    return "x".join(map(str, resolution[::-1])) if isinstance(resolution, list) else resolution
 
 
 def _noted(model: Any) -> dict[str, Any]:

@@ -127,6 +127,8 @@ def test_mnist(tmp_path, tool):
     assert stack.shape == (7, 32, 32) and np.array_equal(stack[:, 2:30, 2:30], pictures)
     assert stack.sum() == pictures.sum() and [v for _, v in info["labels"]] == labels.tolist()
     assert read_set(tmp_path / "none.zip")[0]["labels"] is None
+    assert tool(source, "--resolution=28x28", f"--dest={tmp_path}/as-they-are.zip")[0] == 0
+    assert np.array_equal(ImageDataset(tmp_path / "as-they-are.zip").images_uint8(range(len(pictures)))[:, 0], pictures)
     idx(tmp_path / "train-labels-idx1-ubyte.gz", labels[:5])
     assert "5 labels" in only_line(tool(source, f"--dest={tmp_path}/x.zip")[2])
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03" + bytes(20)))
