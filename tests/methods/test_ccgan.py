@@ -258,7 +258,7 @@ VALUE = LabelSpec("value", 1, meta=META)
     (LabelSpec("class", 3, (1, 1, 1)), 16, {}, "has classes"),
     (LabelSpec(), 16, {}, "no labels in use"),
     (LabelSpec("value", 3), 16, {}, "vectors of 3 numbers"),
-    (VALUE, 8, {}, "dataset_tool.py --resolution=16x16"),
+    (VALUE, 8, {}, "dataset_tool.py --transform=center-crop --resolution=16x16"),
     (VALUE, 16, dict(kappa=0.0), "--kappa=0"),
     (VALUE, 16, dict(h_dim=20), "multiple of 8"),
     (VALUE, 16, dict(embed_kimg=500.0), "leaves nothing"),

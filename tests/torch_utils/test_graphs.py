@@ -19,7 +19,6 @@ from gantransfer.method import Graph
 from gantransfer.methods import METHODS
 from gantransfer.sampler import LabelSource
 from gantransfer.training_loop import Stepper, normalised
-from tests.bench.gpu_tests import training
 from tests.conftest import ROOT, write_image_zip
 from tests.graph_emulator import EmulatedGraphs
 from tests.test_step import trainer
@@ -353,31 +352,28 @@ def test_batch_norm_over_processes_is_not_recorded(tiny_zip, monkeypatch):
 
 
 PROCESSES = """
-import sys, torch
+import torch
 from tests.bench.gpu_tests import training
 from tests.graph_emulator import EmulatedGraphs
 from torch_utils import distributed as dist
 
 dist.init("cpu")
 graphs = EmulatedGraphs()
-method, _ = training("cpu", graphs, 8, pl_weight=0.0)
+replayed, eager = (training("cpu", g, 8, pl_weight=0.0)[0] for g in (graphs, None))
 assert graphs.replays == 10, graphs.replays
-if dist.is_main():
-    torch.save({k: net.state_dict() for k, net in method.nets.items()}, sys.argv[1])
+for name, net in eager.nets.items():
+    for key, t in net.state_dict().items():
+        torch.testing.assert_close(replayed.nets[name].state_dict()[key], t, msg=lambda text: f"{key}: {text}")
+dist.assert_replicas_equal({f"{n}.{key}": t for n, net in replayed.nets.items() for key, t in net.state_dict().items()})
 dist.shutdown()
 """
 
 
 @pytest.mark.skipif(distributed.cpu_cores() < 2, reason="two processes need two CPU cores")
-def test_two_processes_that_replay_train_as_one_that_does_not(tmp_path):
-    """The sum of gradients, and of running means, stays outside the recordings. Two rounds of one process, or one round
-    of two: so without the path length, whose mean is that of a round."""
-    assert distributed.launch(2, ["-c", PROCESSES, str(tmp_path / "nets.pt")], kind="cpu",
-                              env={"PYTHONPATH": str(ROOT)}) == 0
-    one, _ = training("cpu", steps=8, pl_weight=0.0)
-    for name, two in torch.load(tmp_path / "nets.pt", weights_only=True).items():
-        for key, t in one.nets[name].state_dict().items():
-            torch.testing.assert_close(two[key], t, rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+def test_two_processes_that_replay_train_as_two_that_do_not():
+    """The sum of gradients, and of running means, stays outside the recordings. (What one process trains is the same to
+    rounding, which some steps of Adam make large: tests/split_batch.py compares step by step.)"""
+    assert distributed.launch(2, ["-c", PROCESSES], kind="cpu", env={"PYTHONPATH": str(ROOT)}) == 0
 
 
 def test_the_real_recorder(monkeypatch):
