@@ -22,7 +22,8 @@ def conv3x3_transposed(y, w, stride=1):
 
 
 def usable(x, w, stride, padding, groups, transposed=False) -> bool:
-    """Whether the convolution of x with w, as conv2d or conv_transpose2d have it, and its gradients run here."""
+    """Whether the convolution of x with w, as conv2d or conv_transpose2d have it, and its gradients run here: where the
+    kernel serves them, and on processors on which it is the faster way."""
     if (x.device.type != "cpu" or x.dtype != torch.float32 or w.dtype != torch.float32 or w.ndim != 4 or groups != 1
             or tuple(w.shape[2:]) != (3, 3) or (stride, padding) not in (((1, 1), (1, 1)), ((2, 2), (0, 0)))
             or not all(k % LANES == 0 and 0 < k <= MAX_CHANNELS for k in w.shape[:2]) or x.numel() == 0):
@@ -34,7 +35,7 @@ def usable(x, w, stride, padding, groups, transposed=False) -> bool:
         sides = [s // 2 for s in sides]
     # A graph that is exported has torch's operators.
     return (all(s % TILE == 0 and s > 0 for s in sides) and native.layout_of(x) == torch.channels_last
-            and not torch.compiler.is_exporting() and native.usable(x, "auto"))
+            and not torch.compiler.is_exporting() and native.usable(x, "auto") and native.long_vectors())
 
 
 # The compiled operators (gradients: csrc/autograd.cpp).

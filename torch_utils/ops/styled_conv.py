@@ -50,14 +50,16 @@ class Packed:
 
 
 def usable(x, weight, styles, act, up, padding, flip_weight) -> bool:
-    """Whether the layer may run here: nothing is trained, no gradient is wanted, and the kernel serves its sizes."""
+    """Whether the layer may run here: nothing is trained, no gradient is wanted, and the kernel serves its sizes and is
+    the faster way on this processor."""
     o, c, kh, kw = weight.shape
     return (x.device.type == "cpu" and x.dtype == weight.dtype == styles.dtype == torch.float32
             and kh == kw == 3 and padding == 1 and up in (1, 2) and flip_weight == (up == 1)
             and o % LANES == 0 and c % LANES == 0 and x.shape[2] % TILE == x.shape[3] % TILE == 0
             and act in ("linear", "relu", "lrelu") and not weight.is_inference()
             and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or styles.requires_grad))
-            and not torch.compiler.is_compiling() and not torch.compiler.is_exporting() and native.usable(x, "auto"))
+            and not torch.compiler.is_compiling() and not torch.compiler.is_exporting() and native.usable(x, "auto")
+            and native.long_vectors())
 
 
 def styled_conv(x, packed: Packed, styles, noise, strength, b, f, up, act, gain, clamp):

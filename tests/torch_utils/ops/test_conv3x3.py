@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.torch_utils.ops.conftest import EMULATED, compiles, rel
-from torch_utils.ops import conv3x3, convolution
+from torch_utils.ops import conv3x3, convolution, native
 
 pytestmark = [pytest.mark.usefixtures("native"),
               pytest.mark.skipif(bool(EMULATED), reason="there is no CUDA kernel to emulate")]
@@ -14,6 +14,12 @@ pytestmark = [pytest.mark.usefixtures("native"),
 SIZES = [(1, 16, 16, 4, 4), (2, 32, 48, 8, 4), (3, 64, 16, 4, 12), (5, 16, 128, 16, 16), (2, 96, 64, 24, 20),
          (7, 16, 32, 12, 16)]
 WIDE = [(1, 384, 384, 40, 40), (6, 1024, 16, 4, 4)]
+
+
+@pytest.fixture(autouse=True)
+def chosen(monkeypatch):
+    """As on a processor with AVX-512."""
+    monkeypatch.setattr(native, "long_vectors", lambda: True)
 
 
 def last(x):
@@ -102,7 +108,7 @@ def test_second_order_through_the_convolutions(kind):
             assert rel(a, c) <= 3e-6
 
 
-def test_chosen_for_what_it_can():
+def test_chosen_for_what_it_can(monkeypatch):
     one, two, none = (1, 1), (2, 2), (0, 0)
     x, w, dy = tensors(1, 2, 32, 16, 8, 8)
     odd = tensors(2, 2, 32, 16, 8, 8)[0]
@@ -113,6 +119,8 @@ def test_chosen_for_what_it_can():
                  (odd, w, two, one, 1), (odd, w, one, one, 1), (x, w[:, :, :1, :1], one, one, 1),
                  (x.bfloat16(), w.bfloat16(), one, one, 1), (x[:0], w, one, one, 1)):
         assert not conv3x3.usable(*args)
+    monkeypatch.setattr(native, "long_vectors", lambda: False)  # where oneDNN is faster
+    assert not conv3x3.usable(x, w, one, one, 1)
 
 
 def test_mistakes():

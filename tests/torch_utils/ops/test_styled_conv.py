@@ -9,11 +9,17 @@ import torch
 from gantransfer.networks import stylegan2
 from tests.torch_utils.ops.conftest import EMULATED, rel
 from torch_utils import ema
-from torch_utils.ops import styled_conv, upfirdn2d
+from torch_utils.ops import native, styled_conv, upfirdn2d
 from torch_utils.ops.modulated_conv2d import modulated_conv_act
 
 pytestmark = [pytest.mark.usefixtures("native"),
               pytest.mark.skipif(bool(EMULATED), reason="it has no CUDA kernel")]
+
+
+@pytest.fixture(autouse=True)
+def chosen(monkeypatch):
+    """As on a processor with AVX-512."""
+    monkeypatch.setattr(native, "long_vectors", lambda: True)
 
 
 def arguments(n, c, o, resolution, up, seed=0):
