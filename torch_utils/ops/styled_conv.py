@@ -26,7 +26,7 @@ class Packed:
     def __init__(self, weight: torch.Tensor, up: int, resolution: int):
         """weight [O, C, 3, 3]: a correlation, with up = 2 a convolution; resolution of the result."""
         o, c = weight.shape[:2]
-        self.source, self.version = weight.detach(), weight._version
+        self.source = weight.detach().clone()
         self.winograd = up == 1 and (resolution > 8 or (resolution == 8 and o * c <= MOST_PAIRS))
         w = self.source.double()
         self.q = w.square().sum((2, 3)).t().float().contiguous()
@@ -39,8 +39,8 @@ class Packed:
                                 for taps in PHASES])
 
     def current(self, weight: torch.Tensor) -> bool:
-        """Whether they still belong to `weight`. The source is kept, so that no other tensor can have its memory."""
-        return self.source.data_ptr() == weight.data_ptr() and self.version == weight._version
+        """Whether they still belong to `weight`, by its numbers: fused optimisers change it without a new version."""
+        return torch.equal(self.source, weight)
 
     def __deepcopy__(self, memo):
         return None  # a copied layer packs its own weights

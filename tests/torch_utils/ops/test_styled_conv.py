@@ -121,3 +121,25 @@ def test_a_copy_has_its_own_weights_and_a_gradient_takes_the_other_way(generator
     ws = torch.randn(1, generator.num_ws, 16, requires_grad=True)
     generator.synthesis(ws, noise_mode="const").sum().backward()
     assert ws.grad.abs().sum() > 0
+
+
+def test_a_fused_optimiser_changes_what_is_drawn():
+    """Its steps leave no new version behind; in training the prepared weights are not used at all."""
+    torch.manual_seed(0)
+    G = stylegan2.Generator(8, 0, 8, 16, 1, {"num_layers": 1}, {"channel_base": 512, "channel_max": 32})
+    z, c = torch.randn(2, 8), torch.zeros(2, 0)
+    opt = torch.optim.Adam(G.parameters(), lr=0.1, fused=True)
+
+    def drawn():
+        with torch.no_grad():
+            return G(z, c, noise_mode="const")
+
+    for mode in (True, False):
+        G.train(mode)
+        before = drawn()
+        G(z, c, noise_mode="const").square().mean().backward()
+        opt.step()
+        with torch.no_grad():
+            expected = G(z, c, noise_mode="const", formulation="activations")
+        assert not torch.allclose(before, expected, atol=1e-2)
+        assert torch.allclose(drawn(), expected, rtol=1e-3, atol=1e-4), mode
