@@ -143,3 +143,4 @@ def test_a_fused_optimiser_changes_what_is_drawn():
             expected = G(z, c, noise_mode="const", formulation="activations")
         assert not torch.allclose(before, expected, atol=1e-2)
         assert torch.allclose(drawn(), expected, rtol=1e-3, atol=1e-4), mode
+        assert (G.synthesis.b16.conv1.packed is None) == mode
