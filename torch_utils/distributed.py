@@ -104,6 +104,10 @@ def init(kind: str = "auto") -> torch.device:
     elif "TORCHELASTIC_RUN_ID" in os.environ:
         threading.Thread(target=_exit_with_agent, daemon=True, name="agent-watch").start()
     if launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_initialized():
+        # Functions of torch.distributed.nn have the group as a default argument. Imported later, as by torch's
+        # compiler, they would hold it beyond `shutdown`, and its threads abort some processes in their last moment.
+        from torch.distributed.nn import functional  # noqa: F401
+
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         args = dict(init_method="env://")
         try:

@@ -88,9 +88,10 @@ def launch(job, tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_no_thread_of_the_group_outlives_it(launch):
+@pytest.mark.parametrize("module", ["torch._dynamo", "os"])
+def test_no_thread_of_the_group_outlives_it(launch, module):
     """Such a thread aborted one process in some hundred at its end, with code 134 and all its work done."""
-    code, out, err = launch("""
+    code, out, err = launch(f"import {module}" + """
 def threads():
     return sorted(open(f"/proc/self/task/{t}/comm").read().strip() for t in os.listdir("/proc/self/task"))
 assert any("gloo" in name for name in threads()), threads()
