@@ -49,6 +49,9 @@ def open_source(path: str, options: SourceOptions) -> Source:
     if options.shards and source not in (webdataset, parquet):
         raise UserError(f"--source is given {1 + len(options.shards)} times; only WebDataset shards and Parquet files "
                         "can be several")
+    for p in options.shards:
+        if not source.takes(p, os.path.basename(os.path.normpath(p))):
+            raise UserError(f"--source={path} and --source={p} are of different kinds; convert one at a time")
     if source not in (elpv, icons, digits, fonts):
         for p in (p for given in (path, *options.shards) for p in expanded(given)):
             if not os.path.exists(p):

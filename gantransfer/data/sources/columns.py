@@ -11,14 +11,17 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from dnnlib.util import UserError
 from gantransfer.data.labels import LabelFile, check_class_names, label_array, num_classes
-from gantransfer.data.names import sorted_classes, valid_text
+from gantransfer.data.names import short, sorted_classes, valid_text
 from gantransfer.data.sources.base import SourceOptions, with_range
+
+ABSENT = frozenset(("nan", "na", "n/a", "null", "none", "?"))  # how lists of numbers write that there is none
 
 
 @dataclass
@@ -69,10 +72,14 @@ def from_column(names: Sequence[str], column: Sequence[Any], options: SourceOpti
                 class_names: Sequence[str] = ()) -> Labels:
     """The labels of a column whose entries belong to the images `names`: numbers, words, or lists of numbers.
 
-    None, NaN, empty words, and -1 where the classes have names, are no label. Words that are all numbers are numbers;
-    other words are classes in the order of `names.sorted_classes`.
+    None, NaN, empty words, and -1 where the classes have names, are no label. Words that are all numbers are numbers,
+    beside which ABSENT ones are no label; other words are classes in the order of `names.sorted_classes`.
     """
-    raw = {n: v for n, v in zip(names, map(_plain, column)) if v is not None and not (class_names and v == -1)}
+    raw = {n: v for n, v in zip(names, (_plain(v, where) for v in column))
+           if v is not None and not (class_names and v == -1)}
+    present = [v for v in raw.values() if not _absent(v)]
+    if present and all(not isinstance(v, str) or _number(v) is not None for v in present):
+        raw = {n: v for n, v in raw.items() if not _absent(v)}
     if not raw:
         return Labels()
     words = [v for v in raw.values() if isinstance(v, str)]
@@ -92,15 +99,29 @@ def from_column(names: Sequence[str], column: Sequence[Any], options: SourceOpti
     return classes_or_values(raw, LabelFile(where, raw, tuple(class_names)), options, where)
 
 
-def _plain(value: Any) -> Any:
-    """None for no label; words in the spelling of names."""
+def _plain(value: Any, where: str) -> Any:
+    """None for no label; words in the spelling of names. UserError for what is no number, word or list of numbers."""
     if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise UserError(f"{where} holds bytes that are no text: {value[:20]!r}; write labels as text") from None
+    if isinstance(value, Decimal):
+        value = int(value) if value == value.to_integral_value() and value.as_tuple().exponent == 0 else float(value)
+    if isinstance(value, list | tuple):
+        return [_plain(v, where) for v in value]
+    if value is not None and not isinstance(value, str | int | float):
+        raise UserError(f"{where} holds values such as {short(value)} ({type(value).__name__}); labels are numbers, "
+                        "words or lists of numbers")
     if isinstance(value, str):
         return valid_text(value.strip()) or None
     if isinstance(value, bool):
         return int(value)
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _absent(value: Any) -> bool:
+    return isinstance(value, str) and value.lower() in ABSENT
 
 
 def _number(word: str) -> int | float | None:

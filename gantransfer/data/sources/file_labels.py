@@ -20,7 +20,7 @@ from gantransfer.data.sources.table import rows_for
 def file_labels(files: Container, names: Sequence[str], options: SourceOptions) -> Labels:
     mode = options.labels
     if mode == "list":
-        rows = rows_for(*options.label_list, names, options.report)
+        rows = rows_for(*options.label_list, names, files.path, options.report)
         return from_column(list(rows), list(rows.values()), options, ":".join(options.label_list))
     if mode in ("utkface", "steering"):
         labels, meta = _originals(files, names, mode)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -64,9 +65,17 @@ def open_source(path: str, options: SourceOptions) -> Source:
     heif.register()
     files = [f for p in (path, *options.shards) for f in _files(p, options)]
     schema = _schema(files[0])
+    if again := [n for n, k in Counter(schema.names).items() if k > 1]:
+        raise UserError(f"{path} has more than one column called {some(again)}; rename one")
     features = _features(schema)
     image = _image_column(schema, features, options.image_column, path)
     label = _label_column(schema, features, options, image, path)
+    class_names = _class_names(features.get(label, {}))
+    for file in files[1:] if label else ():
+        own = _class_names(_features(_schema(file)).get(label, {}))
+        if own != class_names:
+            raise UserError(f"{file} names the classes of {label} {some(own) or 'not at all'}, {files[0]} "
+                            f"{some(class_names) or 'not at all'}; give the tables of one set")
     names: list[str] = []
     column: list[Any] = []
     parts: dict[str, list[int]] = {}
@@ -86,7 +95,7 @@ def open_source(path: str, options: SourceOptions) -> Source:
     kept = range(len(names)) if chosen is None else chosen
     listed = [names[i] for i in kept]
     found = from_column(listed, [column[i] for i in kept], options, f"column {label} of {path}",
-                        _class_names(features.get(label, {})))
+                        class_names)
     check_labelled(listed, found.labels, found.how, options, path)
 
     def items() -> Iterator[Item]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -60,50 +62,78 @@ def _delimited(data: bytes, path: str, delimiter: str | None) -> list[dict[str, 
     if odd is not None:
         raise UserError(f"row {odd} of {path} has {len(lines[odd])} entries, its header {len(columns)}; "
                         "the first line must name the columns")
+    if delimiter == ";":  # such files have decimal commas
+        lines = [[re.sub(r"^([+-]?[0-9]+),([0-9]+)$", r"\1.\2", cell.strip()) for cell in row] for row in lines]
     return [dict(zip(columns, row)) for row in lines[1:]]
 
 
-def rows_for(path: str, column: str, names: Sequence[str], report: Callable[[str], None]) -> dict[str, Any]:
-    """Image name -> entry of `column`, for the images that the list names.
+# How an entry names an image, the clearest first: by its path, by a path from another folder, by its file's name, by
+# that without its extension.
+PATH, BELOW, FILE, STEM = range(4)
 
-    UserError where there is no such column, where no column names the images, and where two rows say different things
-    of one image. What the list names beside them is counted in a line.
+
+class _Images:
+    """Finds images by what a list calls them."""
+
+    def __init__(self, names: Sequence[str], source: str):
+        self.exact = set(names)
+        self.short: dict[str, tuple[str, int] | None] = {}
+        for n in names:
+            file = n.rpartition("/")[2]
+            for key, rank in {file.rpartition(".")[0]: STEM, file: FILE}.items():
+                self.short[key] = None if key in self.short else (n, rank)  # two images of that name: neither is meant
+        self.folder = clean_name(os.path.abspath(source)).removesuffix(".zip")
+
+    def find(self, value: Any) -> tuple[str, int] | None:
+        """(image, one of the ranks above) that an entry of a list means."""
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            return None
+        said = below = clean_name(str(value).strip())
+        if said in self.exact:
+            return said, PATH
+        while below:
+            below = below.partition("/")[2]
+            if below in self.exact:  # of rows for train/1.png and test/1.png, the one of the folder that was given
+                return below, PATH if f"{self.folder}/{below}".endswith("/" + said.lstrip("/")) else BELOW
+        return self.short.get(said) or self.short.get(said.rpartition("/")[2])
+
+
+def rows_for(path: str, column: str, names: Sequence[str], source: str,
+             report: Callable[[str], None]) -> dict[str, Any]:
+    """Image name -> entry of `column`, for the images of `source` that the list names.
+
+    UserError where there is no such column, where no column names the images or two do, differently, and where two rows
+    say different things of one image. What the list names beside them is counted in a line.
     """
     rows = read(path)
     columns = list(dict.fromkeys(c for row in rows for c in row))
     if column not in columns:
         raise UserError(f"--labels={path}:{column}: no such column; it has {some(columns, len(columns))}"
                         if columns else f"--labels={path}:{column}: the list is empty")
-    exact = {n: n for n in names}
-    short: dict[str, str | None] = {}
-    for n in names:
-        for key in {n.rpartition("/")[2], n.rpartition("/")[2].rpartition(".")[0]}:
-            short[key] = None if key in short else n  # two images of that name: neither is meant
-
-    def image(value: Any) -> str | None:
-        if not isinstance(value, str | int) or isinstance(value, bool):
-            return None
-        said = clean_name(str(value).strip())
-        found = exact.get(said) or short.get(said) or short.get(said.rpartition("/")[2])
-        if found is None:  # listed from another folder: data/a/1.png for a/1.png
-            below = said.partition("/")[2]
-            while below and found is None:
-                found, below = exact.get(below), below.partition("/")[2]
-        return found
-
-    hits = {c: sum(image(row.get(c)) is not None for row in rows) for c in columns if c != column}
+    images = _Images(names, source)
+    found = {c: [images.find(row.get(c)) for row in rows] for c in columns if c != column}
+    # Names without extension may be numbers of rows: any name with one goes first.
+    hits = {c: (sum(f is not None and f[1] < STEM for f in each), sum(f is not None for f in each))
+            for c, each in found.items()}
     key = max(hits, key=lambda c: hits[c], default=None)
-    if key is None or not hits[key]:
+    if key is None or not hits[key][1]:
         raise UserError(f"{path}: no column holds the names of the images, such as {some(names[:1])}; add one")
-    out: dict[str, Any] = {}
-    for row in rows:
-        name, value = image(row.get(key)), row.get(column)
-        if name is None:
+    for c in found:
+        if hits[c] == hits[key] and any((a and a[0]) != (b and b[0]) for a, b in zip(found[c], found[key])):
+            raise UserError(f"{path}: the columns {some([key, c])} both name images, but not the same ones; remove one")
+    best: dict[str, tuple[int, Any, Any]] = {}
+    for row, image in zip(rows, found[key]):
+        if image is None:
             continue
-        if name in out and out[name] != value:
-            raise UserError(f"{path} says two things of {printable(name)}: {json.dumps(out[name])[:40]} and "
-                            f"{json.dumps(value)[:40]}; remove one row")
-        out[name] = value
-    report(f"{path}: images are named by its column {printable(key)}" + (
-        f"; {strange} of {len(rows)} rows name no image of the source" if (strange := len(rows) - hits[key]) else ""))
-    return out
+        (name, rank), value = image, row.get(column)
+        before = best.get(name)
+        if before and before[0] == rank and before[1] != value:
+            said = " and ".join(f"{json.dumps(v)[:40]} ({printable(str(n))})" for _, v, n in (
+                before, (rank, value, row[key])))
+            raise UserError(f"{path} says two things of {printable(name)}: {said}; remove one row")
+        if before is None or rank < before[0]:
+            best[name] = rank, value, row[key]
+    strange = len(rows) - hits[key][1]
+    report(f"{path}: images are named by its column {printable(key) or 'without a name'}"
+           + (f"; {strange} of {len(rows)} rows name no image of the source" if strange else ""))
+    return {name: value for name, (_, value, _) in best.items()}

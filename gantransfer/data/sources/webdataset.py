@@ -12,6 +12,7 @@ import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -38,30 +39,35 @@ def takes(path: str, name: str) -> bool:
 
 def open_source(path: str, options: SourceOptions) -> Source:
     own_labels(options, "a WebDataset")
+    options = replace(options, label_column=_extension(options.label_column),
+                      image_column=_extension(options.image_column))
     shards = [s for p in (path, *options.shards) for s in expanded(p)]
+    if twice := [s for s, n in Counter(map(os.path.realpath, shards)).items() if n > 1]:
+        raise UserError(f"--source={some(twice)} is given twice")
     endings = IMAGE_EXTENSIONS | set(heif.EXTENSIONS if heif.register() else ())
     names: list[str] = []
     labels: list[Any] = []
     left: Counter = Counter()
     extensions: Counter = Counter()
     keys: Counter = Counter()
+    seen: Counter = Counter()
     for shard, key, parts in _samples(shards, only_labels=endings):
         where = f"{key} of {shard}"
+        seen[where] += 1
         if _image(parts, options.image_column, endings, where) is None:
             left[", ".join(f".{e}" for e in sorted(parts))] += 1
             continue
         extensions.update(e for e in parts if f".{e}" not in endings)
         names.append(where)
         labels.append(_label(parts, options.label_column, where, keys) if options.labels == "auto" else None)
+    if apart := [n for n in names if seen[n] > 1]:
+        raise UserError(f"{some(apart)} is there twice, apart; members of one sample must be side by side")
     if left:
         options.report(f"{sum(left.values())} samples without an image are left out: "
                        + some([f"{n} of {e}" for e, n in left.most_common()]))
     if not names:
         what = f"member .{options.image_column}" if options.image_column else "images"
         raise UserError(f"{path} holds no {what}")
-    if len(set(names)) < len(names):
-        raise UserError(f"{some([n for n, k in Counter(names).items() if k > 1])} is there twice, apart; members of "
-                        "one sample must be side by side")
     found = from_column(names, labels, options, f"{options.label_column or '.cls'} of {path}")
     _advise(path, names, found, extensions, keys, options)
     check_labelled(names, found.labels, found.how, options, path)
@@ -76,6 +82,11 @@ def open_source(path: str, options: SourceOptions) -> Source:
 
     return Source(path, len(names), items, found.class_names, found.how, label_meta=found.label_meta,
                   num_classes=found.num_classes)
+
+
+def _extension(column: str | None) -> str | None:
+    """`.cls` is the member cls, as the pages write it."""
+    return None if column is None else column.removeprefix(".")
 
 
 def _samples(shards: list[str], only_labels: Any) -> Iterator[Sample]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
 import sys
 
@@ -116,12 +118,23 @@ def test_bad_tables_are_one_line(tmp_path, tool, pa):
     for table, said in ((pa.table({"n": [1]}), "no column of image files; it has n (int64)"),
                         (pa.table({"image": [b""]})[:0], "the table is empty"),
                         (pa.table({"image": [{"bytes": None, "path": "a/b.png"}]}), "names the file a/b.png and does"),
-                        (pa.table({"image": [b"1"], "label": [0], "target": [1]}), "several columns of labels")):
+                        (pa.table({"image": [b"1"], "label": [0], "target": [1]}), "several columns of labels"),
+                        (pa.table({"image": [b"1"], "label": [datetime.date(2020, 1, 1)]}), "2020-01-01 (date)"),
+                        (pa.table([[b"1"], [0], [1]], ["image", "label", "label"]), "more than one column")):
         if "bytes" in str(table.schema):
             table = table.cast(pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]))
         pq.write_table(table, tmp_path / "x.parquet")
         code, _, err = tool(source, dest)
         assert code == 2 and said in only_line(err)
+    table = hub_table(pa, range(3), [0, 1, 2])
+    pq.write_table(table, tmp_path / "x.parquet")
+    pq.write_table(table.replace_schema_metadata({k: v.replace(b'"cat", "dog"', b'"dog", "cat"') for k, v in
+                                                  table.schema.metadata.items()}), tmp_path / "y.parquet")
+    code, _, err = tool(source, f"--source={tmp_path}/y.parquet", dest)
+    assert code == 2 and "y.parquet names the classes of label dog, cat, ape" in only_line(err)
+    pq.write_table(pa.table({"image": [png(picture(1))], "label": [decimal.Decimal("1.50")]}), tmp_path / "d.parquet")
+    assert tool(f"--source={tmp_path}/d.parquet", f"--dest={tmp_path}/d.zip")[0] == 0
+    assert read_set(tmp_path / "d.zip")[0]["labels"][0][1] == [1.5]
     pq.write_table(pa.table({"other": [b"1"]}), tmp_path / "y.parquet")
     pq.write_table(pa.table({"image": [png(picture(1))]}), tmp_path / "x.parquet")
     code, _, err = tool(source, f"--source={tmp_path}/y.parquet", dest)

@@ -57,6 +57,20 @@ def test_names_and_rows_that_do_not_fit(tmp_path, tool, folder):
     (tmp_path / "b.csv").write_text("f,k\n2,7\n0.png,1\n")
     found, _, out = labels(tool, folder, tmp_path, "b.csv", "k", "--drop-unlabelled")
     assert found == [7] and "1 of 2 rows" in out
+    # Of rows that are called alike the one of this folder counts, and names go before numbers of rows.
+    other = f"other/{FILES[0]}"
+    (tmp_path / "d.csv").write_text(f"f,k\n{folder.name}/{FILES[0]},1\n{other},2\n")
+    assert labels(tool, folder, tmp_path, "d.csv", "k", "--drop-unlabelled")[0] == [1]
+    for i in range(6):
+        (tmp_path / f"flat/{i}.png").parent.mkdir(exist_ok=True)
+        (tmp_path / f"flat/{i}.png").write_bytes((folder / FILES[i]).read_bytes())
+    (tmp_path / "e.csv").write_text(",f,k,v\n" + "".join(f"{i},{5 - i}.png,{i},\"{i},5\"\n" for i in range(6)))
+    assert labels(tool, tmp_path / "flat", tmp_path, "e.csv", "k")[0] == [5, 4, 3, 2, 1, 0]
+    # Numbers stay numbers where one is missing; decimal commas are those of lists with semicolons.
+    (tmp_path / "f.csv").write_text("f;k;v\n" + "".join(f"{f};{w};{i},5\n" for i, (f, w) in enumerate(
+        zip(FILES, ("0", "1", "NaN", "3", "4", "5")))))
+    assert labels(tool, folder, tmp_path, "f.csv", "k", "--drop-unlabelled")[0] == [0, 1, 3, 4, 5]
+    assert labels(tool, folder, tmp_path, "f.csv", "v")[0] == [[i + 0.5] for i in range(6)]
     # Words that Python would read as numbers are words.
     (tmp_path / "c.csv").write_text("f,k\n" + "".join(f"{f},{w}\n" for f, w in zip(FILES, ("1_2", "nan", "inf") * 2)))
     assert labels(tool, folder, tmp_path, "c.csv", "k")[:2] == ([0, 2, 1, 0, 2, 1], ["1_2", "inf", "nan"])
@@ -66,6 +80,7 @@ def test_names_and_rows_that_do_not_fit(tmp_path, tool, folder):
     ("a.csv", "f,k\n", "list is empty"), ("a.csv", "f,g\nape/0.png,1\n", "no such column; it has f, g"),
     ("a.csv", "f,k\nq.png,1\n", "no column holds the names of the images, such as ape/0.png"),
     ("a.csv", "f,k\nape/0.png,1\nape/0.png,2\n", "says two things of ape/0.png"),
+    ("a.csv", "f,g,k\nape/0.png,ape/1.png,1\n", "the columns f, g both name images"),
     ("a.csv", "f,k,k\nape/0.png,1,2\n", "has the column k twice"),
     ("a.csv", "f,k\nape/0.png,1,2\n", "row 1 of"), ("a.csv", b"f,k\n\xff,1\n", "is not UTF-8 text"),
     ("a.csv", 'f,k\n"ape/0.png,1\n', "not readable as CSV"), ("a.json", "[1]", "is not a list of objects"),
