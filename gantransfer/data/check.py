@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,6 +21,7 @@ from gantransfer.data.decode import Seen, TooLarge, decode, read_picture
 from gantransfer.data.folder_labels import are_shards, folder_labels
 from gantransfer.data.labels import check_class_names, histogram, label_array, num_classes, parse_label_file, some
 from gantransfer.data.leakage import Prints, alike, equal
+from gantransfer.data.names import REMEDIES, counted
 from gantransfer.data.sources.files import left_out
 from gantransfer.networks.sizes import RULE, ImageSize
 
@@ -37,6 +40,8 @@ class Check:
     def run(self, report: Callable[[str], None], against: str | None = None) -> bool:
         """True when there are no errors. `against`: another set, which should have no image of this one."""
         path, names = self.files.path, self.files.image_names
+        if against is not None and not os.path.exists(against):
+            raise UserError(f"--against={against}: no such file or folder")
         if self.files.others:
             report(left_out(self.files))
         if not names:
@@ -98,19 +103,25 @@ class Check:
             report(f"warning: {text}")
         if self.remedies and self.fname == "dataset.json":
             report("all of it at once" + (", when those are replaced or removed that cannot be read" if broken else "")
-                   + f": python dataset_tool.py --source={path} --dest=NEW.zip "
+                   + f": python dataset_tool.py --source={shlex.quote(path)} --dest=NEW.zip "
                    + " ".join(f"{flag}={value}" if value else flag for flag, value in sorted(self.remedies.items())))
         report("no problems" if not self.errors + self.warnings else
                f"{len(self.errors)} kinds of errors, {len(self.warnings)} of warnings")
         return not self.errors
 
     def _against(self, prints: Prints, path: str) -> None:
-        files, other = Container(path, self.files.follow_links), Prints()
+        files, other, unread = Container(path, self.files.follow_links), Prints(), []
         for name in tqdm(files.image_names, unit="img", desc="comparing", disable=None):
-            with contextlib.suppress(UserError):  # what is wrong with the other set is for its own check
+            try:
                 other.add(name, decode(files.read(name), name))
+            except UserError:  # what is wrong with the other set is for its own check
+                unread.append(name)
         if not other.by_content:
             raise UserError(f"--against={path} has no image that training could read")
+        self._note(self.warnings, unread, f"of {path} are not compared, for training does not read them; convert that "
+                   "set first")
+        if pictures := [(e, n) for e, n in files.others.items() if e in REMEDIES]:
+            self.warnings.append(f"files of {path} that are not compared: {counted(pictures)}")
         pairs = equal(other, prints)
         self._note(self.errors, (f"{n} = {m}" for m, n in pairs), f"are in {path} too, pixel by pixel, and what a "
                    "network has seen is no test of it; split again, or remove them from one side")

@@ -24,7 +24,8 @@ class Destination:
     def __init__(self, path: str, overwrite: bool = False):
         self.path, self.is_zip, self.overwrite = path, path.lower().endswith(".zip"), overwrite
         suffix = os.path.splitext(path)[1].lower()
-        if suffix in (".tar", ".gz", ".tgz", ".rar", ".7z", ".json", ".lmdb", *h5.SUFFIXES):
+        if suffix in (".tar", ".gz", ".tgz", ".rar", ".7z", ".json", ".csv", ".lmdb", ".parquet", ".arrow",
+                      *h5.SUFFIXES):
             raise UserError(f"--dest={path}: cannot write {suffix} files"
                             + (" here" if suffix in h5.SUFFIXES else "") + "; give a name ending in .zip, or a folder")
         if self.is_zip and os.path.isdir(path):

@@ -6,6 +6,7 @@ Imports only the standard library.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import unicodedata
 import zipfile
@@ -120,7 +121,8 @@ def extension(name: str) -> str:
 def counted(extensions: Iterable[tuple[str, int]]) -> str:
     """'4 .svg (convert them first), 1 .txt': files by extension."""
     parts = sorted(extensions, key=lambda kv: (-kv[1], kv[0]))
-    shown = [f"{n} {ending}{REMEDIES.get(ending, '')}" for ending, n in parts[:8]]
+    heif = importlib.util.find_spec("pillow_heif") is not None
+    shown = [f"{n} {ending}{READ if heif and ending in HEIF else REMEDIES.get(ending, '')}" for ending, n in parts[:8]]
     return ", ".join(shown) + (f" and {sum(n for _, n in parts[8:])} more" if len(parts) > 8 else "")
 
 
@@ -129,8 +131,10 @@ CONVERTIBLE = frozenset("""
     .jxl .jxr .raw .cr2 .cr3 .crw .nef .nrw .arw .dng .orf .raf .rw2 .pef .srw .psd .psb .xcf .svg .pdf
     .eps .ai .exr .hdr .dcm .nii .mp4 .mov .avi .mkv .webm .svs .ndpi .czi .fits .mng .wmf .emf .icns .cur .xbm .xpm
     """.split())
+HEIF = (".heic", ".heif", ".hif")
+READ = " (dataset_tool.py --source=... converts them)"
 REMEDIES = dict.fromkeys(CONVERTIBLE, " (convert them first)") | dict.fromkeys(
-    (".heic", ".heif", ".hif"), " (pip install pillow-heif, or convert them first)")
+    HEIF, " (pip install pillow-heif, or convert them first)")
 BESIDE = frozenset("""
     .json .jsonl .txt .csv .tsv .xml .md .rst .html .htm .yaml .yml .toml .ini .cfg .log .py .ipynb .sh .m .mat .npy
     .npz .pkl .doc .docx .xls .xlsx .lst .url .css .js .license""".split())

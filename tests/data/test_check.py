@@ -91,5 +91,9 @@ def test_images_that_another_set_has_too(tmp_path, tool):
     save(tmp_path / "test/same.bmp", picture(3, 32, 32))
     code, out, _ = tool("check", tmp_path / "test", f"--against={tmp_path}/train")
     assert code == 1 and "ERROR: 1 images are in" in out and "same.bmp = 3.png" in out
+    save(tmp_path / "train/clear.png", np.dstack([picture(3, 32, 32), np.full((32, 32), 9, np.uint8)]))
+    (tmp_path / "train/x.psd").write_bytes(b"x")
+    code, out, _ = tool("check", tmp_path / "test", f"--against={tmp_path}/train")
+    assert "1 images of" in out and "are not compared" in out and "clear.png" in out and "1 .psd (convert" in out
     code, _, err = tool("check", tmp_path / "test", f"--against={tmp_path}/none")
     assert code == 2 and "no such file or folder" in err

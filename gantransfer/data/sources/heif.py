@@ -6,7 +6,9 @@ They are read where a source is converted; a data set never has them, so that tr
 
 from __future__ import annotations
 
-EXTENSIONS = (".heic", ".heif", ".hif")
+from gantransfer.data.names import HEIF as EXTENSIONS
+
+__all__ = ["EXTENSIONS", "register"]
 
 
 def register() -> bool:

@@ -31,6 +31,8 @@ def test_heic(tmp_path, tool):
     upright = Image.fromarray(np.ascontiguousarray(np.rot90(picture(0, 32, 64), -1)))
     expected = np.asarray(upright.crop((0, 16, 32, 48)), np.float64)
     assert np.abs(images["00000/img00000000.png"] - expected).mean() < 6
+    code, out, _ = tool("check", tmp_path / "set")
+    assert code == 1 and "2 .heic (dataset_tool.py --source=... converts them)" in out and "pip install" not in out
     (tmp_path / "set/a/1.HEIC").write_bytes((tmp_path / "set/a/1.HEIC").read_bytes()[:300])
     code, _, err = tool(f"--source={tmp_path}/set", f"--dest={tmp_path}/b.zip", "--resolution=32x32")
     assert code == 2 and "a/1.HEIC" in only_line(err)
