@@ -266,7 +266,8 @@ class SynthesisLayer(nn.Module):
                     clamp=None if self.conv_clamp is None else self.conv_clamp * gain)
         styles = self.affine(w)
         prepared = formulation is None and not self.training  # weights that are trained change at every step
-        if prepared and styled_conv.usable(x, self.weight, styles, self.activation, **conv):
+        if prepared and styled_conv.usable(x, self.weight, styles, noise, strength, self.bias,
+                                           self.activation, **conv):
             if self.packed is None or not self.packed.current(self.weight):
                 self.packed = styled_conv.Packed(self.weight, self.up, self.size.longer)
             return styled_conv.styled_conv(x, self.packed, styles, noise, strength, self.bias, self.resample_filter,

@@ -49,7 +49,7 @@ class Packed:
         return type(None), ()
 
 
-def usable(x, weight, styles, act, up, padding, flip_weight) -> bool:
+def usable(x, weight, styles, noise, strength, b, act, up, padding, flip_weight) -> bool:
     """Whether the layer may run here: nothing is trained, no gradient is wanted, and the kernel serves its sizes and is
     the faster way on this processor."""
     o, c, kh, kw = weight.shape
@@ -57,7 +57,8 @@ def usable(x, weight, styles, act, up, padding, flip_weight) -> bool:
             and kh == kw == 3 and padding == 1 and up in (1, 2) and flip_weight == (up == 1)
             and o % LANES == 0 and c % LANES == 0 and x.shape[2] % TILE == x.shape[3] % TILE == 0
             and act in ("linear", "relu", "lrelu") and not weight.is_inference()
-            and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or styles.requires_grad))
+            and not (torch.is_grad_enabled() and any(t is not None and t.requires_grad
+                                                     for t in (x, weight, styles, noise, strength, b)))
             and not torch.compiler.is_compiling() and not torch.compiler.is_exporting() and native.usable(x, "auto")
             and native.long_vectors())
 

@@ -121,6 +121,12 @@ def test_a_copy_has_its_own_weights_and_a_gradient_takes_the_other_way(generator
     ws = torch.randn(1, generator.num_ws, 16, requires_grad=True)
     generator.synthesis(ws, noise_mode="const").sum().backward()
     assert ws.grad.abs().sum() > 0
+    first = generator.synthesis.b4.conv1  # what comes before it wants no gradient
+    for wanted in (first.bias, first.noise_strength, first.noise_const):
+        wanted.requires_grad_(True)
+        (grad,) = torch.autograd.grad(generator.synthesis(ws.detach(), noise_mode="const").square().sum(), wanted)
+        assert wanted is first.noise_const or grad.abs().sum() > 0, "its strength is 0"
+        wanted.requires_grad_(False)
 
 
 def test_a_fused_optimiser_changes_what_is_drawn():
