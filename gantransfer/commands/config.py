@@ -22,6 +22,7 @@ from dnnlib.util import UserError, open_regular, printable
 OPTIONS = "training_options.json"  # what a run writes; its "flags" are those that it was started with
 LENGTHS = ("kimg", "epochs")  # two ways to say one thing
 NOT_REPEATED = ("config", "dry_run", "resume_names")
+DISTILL = {"teacher": ("teacher",), "student": ("student", "head"), "ratio": ("ratio", "features")}  # stages by command
 
 
 def folder() -> Path:
@@ -55,7 +56,7 @@ def find(text: str) -> Path:
 def read(path: Path, command: str) -> dict[str, str | list[str]]:
     """Flag -> value of a file, for `command` where it has a part for each of several."""
     if path.suffix == ".json":
-        return _of_run(path)
+        return _of_run(path, command)
     import yaml
 
     with open_regular(path) as f:
@@ -102,9 +103,15 @@ def _value(key: str, node: Any, path: Path) -> str:
     return ",".join(i.value for i in items)
 
 
-def _of_run(path: Path) -> dict[str, str]:
-    """The flags that a run was started with."""
+def _of_run(path: Path, command: str) -> dict[str, str]:
+    """The flags that a run of `command` was started with."""
+    if not path.exists():
+        raise UserError(f"--config={path.parent} is no run: it has no {path.name}")
     content = json_file.read(path)
+    owner = next((c for c, stages in DISTILL.items() if content.get("stage") in stages), "train")
+    if owner != command:
+        raise UserError(f"--config={path} is of a run of `{'distill ' if owner != 'train' else ''}{owner}`, not of "
+                        f"{command}")
     flags = content.get("flags")
     if isinstance(flags, dict) and all(isinstance(v, str | int | float) for v in flags.values()):
         return {k: str(v) for k, v in flags.items()}

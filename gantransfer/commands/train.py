@@ -93,6 +93,7 @@ class Setup:
 
         self.folder: run_folder.RunFolder | None = None  # locked, on rank 0
         self.flags, self.given = flags, dict(given, resume_names=tuple(RESUME_NAMES))
+        self.by_recipe: tuple[str, ...] = ()  # flags that --recipe chose
         self.method = choose_method(flags, given)
         self.stage = flags["stage"] or self.method.stages[0]
         if self.stage not in self.method.stages:
@@ -150,6 +151,7 @@ class Setup:
         values = recipe.chosen(self.method, self.run, self.dataset.spec, self.given)
         self.flags.update(values)
         self.given.update(values)
+        self.by_recipe = tuple(values)  # a run that is repeated with another batch or length has its own
         if not dist.launched():
             print(f"Recipe {self.flags['recipe']}: {recipe.in_words(values) or 'every flag of it is given otherwise'}")
         self._resolve(weights)
@@ -256,7 +258,7 @@ class Setup:
         return Run(self.method, self.opts, self.run, self.dataset, self.stage, self.resolved(), self.metrics,
                    named_files(f["detector"]), lambda: self._reference, f["best"], f["stop_after"], f["keep"],
                    f["graphs"], outdir=f["outdir"],
-                   flags=config.recorded(self.given, ("resume",)) | self._weights(),
+                   flags=config.recorded(self.given, ("resume", *self.by_recipe)) | self._weights(),
                    outputs=dict(evaluate_at_start=bool(f["eval_at_start"]),
                                                     wandb_project=f["wandb_proj"], workers=f["workers"]))
 

@@ -137,18 +137,24 @@ def test_a_finished_run_is_repeated(call, sets, tmp_path):
     """Bit for bit, from its folder or its training_options.json; also where it began with a recipe."""
     file = tmp_path / "own.yaml"
     file.write_text("cfg: tiny\ncond: True\nbatch: 4\nmetrics: none\n")
-    words = (f"--config={file}", f"--data={sets[32]}", "--kimg=0.004", "--kernels=ref", "--seed=5")
+    words = f"--config={file}", f"--data={sets[32]}", "--kimg=0.004", "--kernels=ref", "--seed=5", "--recipe=tail"
     call("train", *words, f"--outdir={tmp_path}/a")
     (run,) = (tmp_path / "a").iterdir()
     assert json.loads((run / "training_options.json").read_text())["flags"] == dict(
         cfg="tiny", cond=True, batch=4, metrics="none", data=str(sets[32]), kimg=0.004, seed=5,
-        outdir=f"{tmp_path}/a")
+        recipe="tail", outdir=f"{tmp_path}/a")
     file.unlink()
     call("train", f"--config={run}/training_options.json", f"--outdir={tmp_path}/b", "--kernels=ref")
     (again,) = (tmp_path / "b").iterdir()
     first, second = (load(next(r.glob("network-snapshot-*.pkl"))).nets["G_ema"].build() for r in (run, again))
     assert again.name == run.name and all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters()))
     assert resolved(f"--config={run}", "--seed=6")["random_seed"] == 6
+    first, second = (resolved(f"--config={run}", *batch)["options"] for batch in ((), ("--batch=8",)))
+    assert first["r2_gamma"] == 2 * second["r2_gamma"], "what a recipe chose is chosen anew"
+    for folder, command, said in ((run, "teacher", "is of a run of `train`, not of teacher"),
+                                  (tmp_path, "train", "is no run: it has no training_options.json")):
+        with pytest.raises(UserError, match=said):
+            config.arguments(str(folder), command, [], ())
 
 
 def test_a_run_that_does_not_know_its_flags_says_its_command(tmp_path):
