@@ -96,6 +96,10 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
     is_zip = bool(outdir) and outdir.lower().endswith(".zip")
     for flag, path, is_file in (("--grid", grid, True), ("--outdir", outdir, is_zip)):
         check_writable(flag, path, is_file)
+    if is_zip:
+        from gantransfer.data.destination import only_generated
+
+        only_generated(outdir, "--outdir")
     import numpy as np
 
     from gantransfer.model import load
@@ -225,6 +229,7 @@ def _balance(sampler: Sampler, network: str, data: str, fname: str | None, dest:
     from gantransfer.data.destination import not_the_source
     from gantransfer.detectors import features
     from gantransfer.distillation import balance, class_match
+    from gantransfer.networks.sizes import ImageSize
 
     not_the_source(data, dest)
     real = ImageDataset(data, fname=fname, use_labels=True)
@@ -232,8 +237,9 @@ def _balance(sampler: Sampler, network: str, data: str, fname: str | None, dest:
         raise UserError(f"--balance needs classes, and {data} has " + (
             "no labels" if real.spec.label.kind == "none" else "continuous labels"))
     if (sampler.spec.resolution, sampler.spec.channels) != (real.resolution, real.num_channels):
-        raise UserError(f"--network={network} makes images of {sampler.spec.resolution} pixels and "
-                        f"{sampler.spec.channels} channels, and {data} has {real.resolution} and {real.num_channels}")
+        raise UserError(f"--network={network} makes images of {ImageSize.of(sampler.spec.resolution)} pixels and "
+                        f"{sampler.spec.channels} channels, and {data} has {ImageSize.of(real.resolution)} and "
+                        f"{real.num_channels}; --data is the set that it was trained on")
     if sampler.spec.label.kind != "class" or not class_match.comparable(
             sampler.spec.label, real.spec.label) and sampler.spec.label.dim != real.spec.label.dim:
         raise UserError(f"--network={network} was not trained on the classes of {data}")
@@ -244,6 +250,7 @@ def _balance(sampler: Sampler, network: str, data: str, fname: str | None, dest:
         named = features.parse_overrides([judge]) if os.path.exists(judge) else {judge: None}
         (name, file), = named.items()
         found = features.load(name, device, {name: file} if file else None)
+        found.input.check(real.num_channels, real.resolution, name)
     from tqdm import tqdm
 
     made = balance.fill(sampler, real, wanted, first, found, batch,

@@ -116,14 +116,21 @@ def may_replace(path: str, overwrite: bool) -> None:
         raise UserError(f"--dest={path} exists; choose another name, or give --overwrite to replace it")
 
 
-def _made_here(path: str) -> bool:
-    """Whether a zip is a data set that this tool made: it can be made again, so that a word is enough to replace it."""
+def _made_here(path: str, key: str | None = None) -> bool:
+    """Whether a zip is a data set that dataset_tool made, or one with `key` in its "meta": it can be made again, so
+    that a word is enough to replace it."""
     try:
         content = Container(path).read_json("dataset.json") if os.path.exists(path) else None
     except UserError:
         return False
     meta = content.get("meta") if isinstance(content, dict) else None
-    return isinstance(meta, dict) and meta.get("tool") == "dataset_tool"
+    return isinstance(meta, dict) and (meta.get("tool") == "dataset_tool" if key is None else key in meta)
+
+
+def only_generated(path: str, flag: str) -> None:
+    """UserError for a zip that exists and was not made by `generate`, which would replace it."""
+    if os.path.exists(path) and not any(_made_here(path, key) for key in ("generated", "balance")):
+        raise UserError(f"{flag}={path} exists, and `generate` did not make it; choose another name")
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from gantransfer.detectors import features
 from gantransfer.distillation import balance
 from tests.conftest import write_image_zip
 
+ASSETS = Path(features.__file__).parents[1] / "assets"
 KEPT = {7: 6, 1: 3, 4: 4}  # images of each digit
 
 
@@ -100,6 +103,20 @@ def test_what_cannot_be_is_one_line(rare, tmp_path, call, monkeypatch, words, sa
     done = call("generate", "--network=digits", "--balance", f"--data={rare}", *words, check=2)
     (line,) = [x for x in done.stderr.strip().splitlines() if x.startswith("Error")]
     assert said in line and not list(tmp_path.iterdir())
+
+
+def test_a_judge_of_another_size_and_a_zip_of_others_are_one_line(rare, tmp_path, call):
+    own = json.loads((ASSETS / "digits32.detector.json").read_text())
+    own["input"]["size"] = 32
+    (tmp_path / "j.detector.json").write_text(json.dumps(own))
+    shutil.copy(ASSETS / own["file"], tmp_path)
+    other = Path(shutil.copy(rare, tmp_path / "photos.zip"))
+    for flags, said in ((f"--judge={tmp_path}/j.detector.json", "judges 32x32 images, the data set has 16x16"),
+                        (f"--outdir={other}", "exists, and `generate` did not make it")):
+        words = "--network=digits", "--balance", f"--data={rare}", f"--outdir={tmp_path}/a.zip", flags
+        done = call("generate", *words, check=2)
+        (line,) = [x for x in done.stderr.strip().splitlines() if x.startswith("Error")]
+        assert said in line and other.read_bytes() == Path(rare).read_bytes() and not (tmp_path / "a.zip").exists()
 
 
 def test_the_flags_need_balance(tmp_path, call):
