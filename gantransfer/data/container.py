@@ -23,6 +23,7 @@ from gantransfer.data.labels import some
 from gantransfer.data.names import clean_name, extension, is_litter, zip_name
 from gantransfer.data.zip_members import ZipMembers
 
+SOURCES = (".tar", ".tar.gz", ".tgz", ".parquet", ".arrow", ".h5", ".hdf5")  # what dataset_tool reads beside zips
 # Raster formats that Pillow reads; it also knows formats that nobody means by "image file" (.pdf, .h5, .mpg).
 IMAGE_EXTENSIONS = frozenset(".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 "
                              ".j2k .avif .ico .pcx .sgi .rgb .bw .dds .qoi .apng".split())
@@ -173,6 +174,9 @@ class Container:
             try:
                 self._zip = ZipMembers(self.path)
             except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as e:
+                if self.path.lower().endswith(SOURCES):
+                    raise UserError(f"{self.path} is no data set yet: dataset_tool.py --source={self.path} "
+                                    "--dest=NEW.zip makes one of it") from None
                 raise UserError(f"{self.path} is not a readable zip file ({e}); give a folder or a zip made by "
                                 "dataset_tool.py, or make or download it again") from None
             except OSError as e:

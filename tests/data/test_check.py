@@ -95,5 +95,8 @@ def test_images_that_another_set_has_too(tmp_path, tool):
     (tmp_path / "train/x.psd").write_bytes(b"x")
     code, out, _ = tool("check", tmp_path / "test", f"--against={tmp_path}/train")
     assert "1 images of" in out and "are not compared" in out and "clear.png" in out and "1 .psd (convert" in out
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    code, _, err = tool("check", tmp_path / "x.parquet")
+    assert code == 2 and "x.parquet is no data set yet: dataset_tool.py --source=" in err
     code, _, err = tool("check", tmp_path / "test", f"--against={tmp_path}/none")
     assert code == 2 and "no such file or folder" in err
