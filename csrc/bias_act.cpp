@@ -14,7 +14,6 @@ int64_t bias_act_partials(const BiasActParams& p, DType dtype);
 namespace {
 
 constexpr int64_t kBlock = 1024;     // elements per inner loop: everything it touches stays in the first-level cache
-constexpr int64_t kChunk = 1 << 15;  // elements per task
 
 // ACT 0 = decided per element, for what is never hot on a CPU: compiling all combinations would take a minute.
 template <int ACT, int ORDER, bool FROM_X, class A>

@@ -28,6 +28,8 @@ namespace gt {
 using at::Tensor;
 using OptTensor = std::optional<Tensor>;
 
+constexpr int64_t kChunk = 1 << 15;  // elements per task of a parallel loop
+
 inline DType dtype_of(const Tensor& x) {
   switch (x.scalar_type()) {
     case at::kFloat: return DType::f32;

@@ -14,8 +14,6 @@ int64_t cond_bn_partials(const CondBnParams& p, CondBnJob job);
 
 namespace {
 
-constexpr int64_t kChunk = 1 << 15;  // elements per task
-
 // Vectors of a line of elements: S = 1 when they advance with the elements (channels last), 0 when they are constant.
 template <class A>
 struct Line {

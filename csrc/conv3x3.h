@@ -10,93 +10,24 @@
 //
 // Points of interpolation: 0 (Dense), +-sqrt(2), +-sqrt(1/2), infinity. p and 1/p together keep the rounding near that of
 // a direct sum. Each point is a product of matrices, (tiles x channels) by (channels x channels), whose sums stay in
-// registers (`multiply`). For it channels lie in panels of 64 (32, 16 where they do not divide).
+// registers (product.h). For it channels lie in panels.
 #pragma once
 #include <algorithm>
 
-#include "vec.h"
+#include "product.h"
 
 namespace gt::winograd {
 
-using vec::kLanes;
-using vec::load;
-using vec::store;
-using vec::Vec;
+using lanes::kLanes;
+using lanes::load;
+using lanes::store;
+using lanes::Vec;
+using product::kRows;
+using product::panel_width;
 
-// Rows and vectors of a product, as the registers hold: 24 of 32 with AVX-512, 12 of 16 with AVX2, 24 of 32 with Neon.
-#ifdef __AVX512F__
-constexpr int kRows = 6, kVecs = 4;
-#else
-constexpr int kRows = 6, kVecs = 1;
-#endif
-constexpr int kTile = 4, kTaps = 9;
+constexpr int kTile = 4, kTaps = 9, kGroup = 16;  // channels come in multiples of kGroup
 constexpr int kKernels = 36;  // transformed weights: 6 per axis in either scheme
 constexpr int64_t kMaxChannels = 1024;
-
-inline int64_t panel_width(int64_t channels) { return channels % 64 == 0 ? 64 : channels % 32 == 0 ? 32 : 16; }
-
-// Where the factors of a product lie. Row r, term k of block i: a[i][r * row + k * term]. Term k of block i, element v:
-// b[(i * length + k) * width + v].
-struct Factors {
-  const float* const* a;
-  int64_t blocks, length, row, term;
-  const float* b;
-  int64_t width;
-};
-
-template <int R, int V, bool Rows>  // Rows: the rows are neighbours (row = 1), otherwise the terms (term = 1)
-GT_INLINE void multiply(const Factors& f, float* out, bool add) {
-  Vec sum[R][V];
-#pragma GCC unroll 6
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; v++) sum[r][v] = add ? load(out + r * f.width + v * kLanes) : Vec{};
-  const float* b = f.b;
-  const int64_t row = Rows ? 1 : f.row, term = Rows ? f.term : 1;
-  for (int64_t i = 0; i < f.blocks; i++) {
-    const float* a = f.a[i];
-    for (int64_t k = 0; k < f.length; k++, a += term, b += f.width) {
-      Vec right[V];
-#pragma GCC unroll 4
-      for (int v = 0; v < V; v++) right[v] = load(b + v * kLanes);
-#pragma GCC unroll 6
-      for (int r = 0; r < R; r++) {
-        Vec left = a[r * row] + Vec{};
-        GT_HOLD(left);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; v++) sum[r][v] += left * right[v];
-      }
-    }
-  }
-#pragma GCC unroll 6
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; v++) store(out + r * f.width + v * kLanes, sum[r][v]);
-}
-
-template <int V, bool Rows>
-void some_rows(const Factors& f, int64_t rows, float* out, bool add) {
-  switch (rows) {
-    case 1: return multiply<1, V, Rows>(f, out, add);
-    case 2: return multiply<2, V, Rows>(f, out, add);
-    case 3: return multiply<3, V, Rows>(f, out, add);
-    case 4: return multiply<4, V, Rows>(f, out, add);
-    case 5: return multiply<5, V, Rows>(f, out, add);
-    default: return multiply<kRows, V, Rows>(f, out, add);
-  }
-}
-
-// out[r, :width] (+)= sum a b, for at most kRows rows.
-template <bool Rows>
-GT_INLINE void product(Factors f, int64_t rows, float* out, bool add) {
-  const int64_t vecs = std::min<int64_t>(f.width / kLanes, kVecs);
-  rows = std::min<int64_t>(rows, kRows);
-  for (int64_t v = 0; v < f.width; v += vecs * kLanes, f.b += vecs * kLanes) {
-    if (vecs == 4) some_rows<4, Rows>(f, rows, out + v, add);
-    else if (vecs == 2) some_rows<2, Rows>(f, rows, out + v, add);
-    else some_rows<1, Rows>(f, rows, out + v, add);
-  }
-}
 
 // ---- The schemes: transforms along one axis, of vectors. `input` and `output` also in their transposes.
 
@@ -251,17 +182,23 @@ GT_INLINE void both_axes(const From& from, const To& to) {
 // not meet in one set of the cache.
 struct Panels {
   float* data;
-  int64_t channels, width, rows;
+  int64_t channels, width, rows, step;  // step: from point to point
 
   Panels(float* at, int64_t channels_, int64_t rows_)
-      : data(at), channels(channels_), width(panel_width(channels_)), rows(rows_) {}
-  int64_t step() const { return channels * rows + kLanes; }
+      : data(at), channels(channels_), width(panel_width(channels_)), rows(rows_), step(numbers(1, channels_, rows_)) {}
+  static int64_t numbers(int points, int64_t channels, int64_t rows) { return points * (channels * rows + kGroup); }
   int64_t panels() const { return channels / width; }
   float* at(int64_t point, int64_t panel, int64_t row) const {
-    return data + point * step() + (panel * rows + row) * width;
+    return data + point * step + (panel * rows + row) * width;
   }
   // Of channel c, a multiple of kLanes, in point 0.
   float* of(int64_t c, int64_t row) const { return at(0, c / width, row) + c % width; }
+  Panels one(int64_t panel) const {
+    Panels p = *this;
+    p.data = at(0, panel, 0);
+    p.channels = width;
+    return p;
+  }
 };
 
 struct Image {  // [n, h, w, c]
@@ -280,19 +217,23 @@ struct Tile {
   static int64_t count(const Image& y) { return y.n * (y.h / kTile) * (y.w / kTile); }
 };
 
-// The pixels of tile t of outputs y, transformed, into row `row`.
-template <class S>
-void input_tile(const Image& x, const Image& y, int64_t t, const Panels& to, int64_t row) {
+// The pixels of tile t of outputs y, transformed, into row `row`; `styles` [n, c]: times these.
+template <class S, bool Styled = false>
+void input_tile(const Image& x, const Image& y, int64_t t, const Panels& to, int64_t row, const float* styles = {}) {
   const Tile tile(y, t);
   const float* first = x.data + ((tile.n * x.h + tile.i * S::kStep - S::kPad) * x.w + tile.j * S::kStep - S::kPad) * x.c;
-  const int64_t down = x.w * x.c, step = to.step();
+  const int64_t down = x.w * x.c;
   const int top = S::kPad * (tile.i == 0), bottom = S::kSide - S::kPad * (tile.i + 1 == tile.rows),
             left = S::kPad * (tile.j == 0), right = S::kSide - S::kPad * (tile.j + 1 == tile.cols);
   const bool inside = bottom - top == S::kSide && right - left == S::kSide;
   for (int64_t c = 0; c < x.c; c += kLanes) {
     float* out = to.of(c, row);
-    const auto put = [&](int a, int b, Vec v) { store(out + (a * S::kSide + b) * step, v); };
-    const auto get = [&](int a, int b) { return load(first + a * down + b * x.c + c); };
+    const auto put = [&](int a, int b, Vec v) { store(out + (a * S::kSide + b) * to.step, v); };
+    const Vec style = Styled ? load(styles + tile.n * x.c + c) : Vec{};
+    const auto get = [&](int a, int b) {
+      const Vec v = load(first + a * down + b * x.c + c);
+      return Styled ? v * style : v;
+    };
     if (inside)
       both_axes<typename S::Input>(get, put);
     else
@@ -309,7 +250,7 @@ inline void pixel_tile(const Panels& from, int64_t row, const Image& x, int64_t 
   float* first = x.data + ((tile.n * x.h + tile.i * S::kStep) * x.w + tile.j * S::kStep) * x.c + at;
   for (int64_t c = 0; c < from.channels; c += kLanes) {
     const float* in = from.of(c, row);
-    both_axes<S::Pixels>([&](int a, int b) { return load(in + (a * S::kSide + b) * from.step()); },
+    both_axes<S::Pixels>([&](int a, int b) { return load(in + (a * S::kSide + b) * from.step); },
                          [&](int a, int b, Vec v) {
                            float* p = first + (a * x.w + b) * x.c + c;
                            store(p, (a == 0 && tile.i) || (b == 0 && tile.j) ? load(p) + v : v);
@@ -317,29 +258,30 @@ inline void pixel_tile(const Panels& from, int64_t row, const Image& x, int64_t 
   }
 }
 
-inline float* origin(const Image& y, int64_t t) {
+// Number of the first of tile t's pixels in y.
+inline int64_t origin(const Image& y, int64_t t) {
   const Tile tile(y, t);
-  return y.data + ((tile.n * y.h + tile.i * kTile) * y.w + tile.j * kTile) * y.c;
+  return (tile.n * y.h + tile.i * kTile) * y.w + tile.j * kTile;
 }
 
-// Of as many channels as `from` has, from channel `at` on.
-template <class S>
-void output_tile(const Panels& from, int64_t row, const Image& y, int64_t at, int64_t t) {
-  float* out = origin(y, t) + at;
+// Calls put(pixel, channel, vector) for the outputs of tile t, of as many channels as `from` has.
+template <class S, class Put>
+void output_tile(const Panels& from, int64_t row, const Image& y, int64_t t, const Put& put) {
+  const int64_t first = origin(y, t);
   for (int64_t c = 0; c < from.channels; c += kLanes) {
     const float* in = from.of(c, row);
-    both_axes<typename S::Output>([&](int a, int b) { return load(in + (a * S::kSide + b) * from.step()); },
-                                  [&](int a, int b, Vec v) { store(out + (a * y.w + b) * y.c + c, v); });
+    both_axes<typename S::Output>([&](int a, int b) { return load(in + (a * S::kSide + b) * from.step); },
+                                  [&](int a, int b, Vec v) { put(first + a * y.w + b, c, v); });
   }
 }
 
 template <class S>
 void spread_tile(const Image& dy, int64_t t, const Panels& to, int64_t row) {
-  const float* in = origin(dy, t);
+  const float* in = dy.data + origin(dy, t) * dy.c;
   for (int64_t c = 0; c < dy.c; c += kLanes) {
     float* out = to.of(c, row);
     both_axes<typename S::Spread>([&](int a, int b) { return load(in + (a * dy.w + b) * dy.c + c); },
-                                  [&](int a, int b, Vec v) { store(out + (a * S::kSide + b) * to.step(), v); });
+                                  [&](int a, int b, Vec v) { store(out + (a * S::kSide + b) * to.step, v); });
   }
 }
 
@@ -351,7 +293,7 @@ struct Weight {
   Weight part(int64_t first, int64_t count) const {  // of the outputs
     return {data + first * output_step, terms, count, term_step, output_step, {tap_steps[0], tap_steps[1]}};
   }
-  // Calls each(tap, lane, element) for 16 outputs of a term.
+  // Calls each(tap, lane, element) for kLanes outputs of a term.
   template <class F>
   GT_INLINE void visit(int64_t term, int64_t output, const F& each) const {
     float* p = data + term * term_step + output * output_step;
@@ -368,7 +310,7 @@ void make_kernels(const Weight& w, int64_t term, const Panels& to) {
     float taps[kTaps][kLanes], *out = to.of(o, term);
     w.visit(term, o, [&](int k, int lane, float v) { taps[k][lane] = v; });
     both_axes<typename S::Kernel>([&](int a, int b) { return load(taps[a * 3 + b]); },
-                                  [&](int a, int b, Vec v) { store(out + (a * 6 + b) * to.step(), v); });
+                                  [&](int a, int b, Vec v) { store(out + (a * 6 + b) * to.step, v); });
   }
 }
 
@@ -377,7 +319,7 @@ void read_kernels(const Panels& from, int64_t term, const Weight& w) {
   for (int64_t o = 0; o < w.outputs; o += kLanes) {
     const float* in = from.of(o, term);
     float taps[kTaps][kLanes];
-    both_axes<typename S::Taps>([&](int a, int b) { return load(in + (a * 6 + b) * from.step()); },
+    both_axes<typename S::Taps>([&](int a, int b) { return load(in + (a * 6 + b) * from.step); },
                                 [&](int a, int b, Vec v) { store(taps[a * 3 + b], v); });
     w.visit(term, o, [&](int k, int lane, float& v) { v = taps[k][lane]; });
   }
@@ -391,14 +333,13 @@ constexpr int kernel_of(int point) {
 // products[k] = tiles[k] kernels[of k] for all points k, `rows` rows.
 template <class S>
 void tile_products(const Panels& tiles, const Panels& kernels, const Panels& products, int64_t rows) {
-  const float* a[kMaxChannels / kLanes];
+  const float* a[kMaxChannels / kGroup];
   for (int k = 0; k < S::kSide * S::kSide; k++)
     for (int64_t panel = 0; panel < kernels.panels(); panel++)
       for (int64_t r = 0; r < rows; r += kRows) {
         for (int64_t i = 0; i < tiles.panels(); i++) a[i] = tiles.at(k, i, r);
-        product<false>({a, tiles.panels(), tiles.width, tiles.width, 1, kernels.at(kernel_of<S>(k), panel, 0),
-                        kernels.width},
-                       rows - r, products.at(k, panel, r), false);
+        product::run(product::Lines{a, tiles.width}, tiles.panels(), tiles.width,
+                     kernels.at(kernel_of<S>(k), panel, 0), kernels.width, rows - r, products.at(k, panel, r), false);
       }
 }
 
@@ -411,11 +352,9 @@ void kernel_products(const Panels& tiles, const Panels& spread, int64_t first, c
     if (kernel_of<S>(k) != kernel) continue;
     for (int64_t panel = 0; panel < total.panels(); panel++)
       for (int64_t i = 0; i < tiles.panels(); i++)
-        for (int64_t c = 0; c < tiles.width; c += kRows) {
-          const float* a = tiles.at(k, i, 0) + c;
-          product<true>({&a, 1, rows, 1, tiles.width, spread.at(k, first + panel, 0), spread.width}, tiles.width - c,
-                        total.at(kernel, panel, i * tiles.width + c), add);
-        }
+        for (int64_t c = 0; c < tiles.width; c += kRows)
+          product::run(product::Columns{tiles.at(k, i, 0) + c, tiles.width}, 1, rows, spread.at(k, first + panel, 0),
+                       spread.width, tiles.width - c, total.at(kernel, panel, i * tiles.width + c), add);
     add = true;
   }
 }

@@ -14,8 +14,6 @@ int64_t epilogue_partials(const EpilogueParams& p);
 
 namespace {
 
-constexpr int64_t kChunk = 1 << 15;  // elements per task
-
 // Three sums, at s[0], s[1], s[2].
 GT_INLINE void add_up(double a, double b, double c, double* s) { s[0] = a, s[1] = b, s[2] = c; }
 GT_INLINE void add_up(vec::Vec a, vec::Vec b, vec::Vec c, float* s) { vec::sums(a, b, c, s); }

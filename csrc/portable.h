@@ -20,6 +20,7 @@ typedef unsigned long long uint64_t;
 #else
 #define GT_HD inline __attribute__((always_inline))
 #endif
+#define GT_INLINE inline __attribute__((always_inline))
 
 namespace gt {
 

@@ -2,12 +2,13 @@
 // A run: neighbouring elements of an image in registers, in the accumulate type. 16 float32 or float16; 32 bfloat16, as
 // the elements of even and of odd position (vec.h, Pair); one float64.
 #pragma once
+#include "lanes.h"
 #include "vec.h"
 
 namespace gt {
 
 GT_INLINE double choose(bool yes, double a, double b) { return yes ? a : b; }
-GT_INLINE vec::Vec choose(vec::VecMask yes, vec::Vec a, vec::Vec b) { return vec::choose(yes, a, b); }
+using vec::choose;
 
 // Of two; the second one where either is NaN.
 GT_INLINE double larger(double a, double b) { return a > b ? a : b; }
@@ -26,6 +27,14 @@ GT_INLINE vec::Vec smaller(vec::Vec a, vec::Vec b) {
   return vec::choose(a < b, a, b);
 #endif
 }
+
+#ifndef __AVX512F__  // where the registers' vectors are others
+GT_INLINE lanes::Vec choose(decltype(lanes::Vec{} > lanes::Vec{}) yes, lanes::Vec a, lanes::Vec b) {
+  return yes ? a : b;
+}
+GT_INLINE lanes::Vec larger(lanes::Vec a, lanes::Vec b) { return a > b ? a : b; }
+GT_INLINE lanes::Vec smaller(lanes::Vec a, lanes::Vec b) { return a < b ? a : b; }
+#endif
 
 // An epilogue's activation and clamp of values that have the gain in them already: it is positive, and the activation
 // takes it out.

@@ -1,100 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
-// A StyleGAN2 synthesis layer for inference on the CPU: float32, channels last, weights prepared once
-// (torch_utils/ops/styled_conv.py says in which order they lie). Three forms of the modulated 3x3 convolution: Winograd's
-// F(4x4, 3x3) with styles, demodulation, noise, bias and activation in its transforms; direct, for images too small for
-// it; and transposed with stride 2, whose blur and epilogue follow in blur_epilogue. Every output is summed in one order
-// whatever else is in the batch.
-#include "binding.h"
+// A StyleGAN2 synthesis layer for inference on the CPU: float32, channels last, weights prepared once (`prepared`). Three
+// forms of the modulated 3x3 convolution: minimal filtering with styles, demodulation, noise, bias and activation in its
+// transforms (conv3x3.h); direct, for images too small for it; and transposed with stride 2, whose blur and epilogue
+// follow in blur_epilogue. Every output is summed in one order whatever else is in the batch.
+#include "conv3x3_filter.h"
 #include "runs.h"
 
 namespace gt {
 namespace {
 
-using vec::kLanes;
-using vec::load;
-using vec::store;
-using vec::Vec;
+using namespace winograd;
 
-// Rows and vectors of columns that a product holds in registers.
-#ifdef __AVX512F__
-constexpr int kRows = 8, kVectors = 2;
-#else
-constexpr int kRows = 4, kVectors = 1;
-#endif
-constexpr int kTile = 4, kSide = kTile + 2, kPoints = kSide * kSide;
-constexpr int64_t kChunkFloats = 300 << 10;  // of transformed tiles and products at a time: they stay near the core
+// How a layer's weights are prepared: kernels of minimal filtering (Panels), or the taps of each phase of the output,
+// [phases][panels of outputs][taps][inputs][panel].
+enum Form : int64_t { kFiltered, kDirect, kTransposed };
 
-// Products of rows of `k` numbers with weights: row r of tap t starts at rows[r] + offsets[t]; weights are
-// [o / kLanes][taps][k][kLanes]. Calls put(r, column, vector) for each row below `count`.
-struct Weights {
-  const float* w;
-  const int64_t* offsets;
-  int taps;
-  int64_t k, o;
+struct Tap {
+  int y, x;
 };
+// Output (2 i + a, 2 j + b) of a transposed convolution takes the taps of its own parity: 0 from pixel i, 2 from i - 1.
+const std::vector<std::vector<Tap>>& phases(int64_t form) {
+  using Phases = std::vector<std::vector<Tap>>;
+  static const Phases direct{{{0, 0}, {0, 1}, {0, 2}, {1, 0}, {1, 1}, {1, 2}, {2, 0}, {2, 1}, {2, 2}}};
+  static const Phases transposed{{{0, 0}, {0, 2}, {2, 0}, {2, 2}}, {{0, 1}, {2, 1}}, {{1, 0}, {1, 2}}, {{1, 1}}};
+  return form == kDirect ? direct : transposed;
+}
 
-template <int R, int V, class Put>
-GT_INLINE void block(const Weights& m, const float* const* rows, int64_t first, int64_t count, int64_t column,
-                     const Put& put) {
-  const int64_t step = m.taps * m.k * kLanes;  // between neighbouring vectors of columns
-  const float* w = m.w + column / kLanes * step;
-  Vec sum[R][V] = {};
-  for (int t = 0; t < m.taps; t++) {
-    const float* a[R];
-    for (int r = 0; r < R; r++) a[r] = rows[std::min<int64_t>(first + r, count - 1)] + m.offsets[t];
-    for (int64_t i = 0; i < m.k; i++, w += kLanes) {
-      Vec b[V];
-#pragma GCC unroll 2
-      for (int v = 0; v < V; v++) b[v] = load(w + v * step);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; r++) {
-        const Vec x = Vec{} + a[r][i];
-#pragma GCC unroll 2
-        for (int v = 0; v < V; v++) sum[r][v] += x * b[v];
-      }
-    }
+int64_t numbers(int64_t form, int64_t c, int64_t o) {
+  return form == kFiltered ? Panels::numbers(kKernels, o, c) : kTaps * c * o;
+}
+
+Tensor prepared(const Tensor& w_, int64_t form) {
+  TORCH_CHECK(w_.dim() == 4 && w_.is_cpu() && w_.scalar_type() == at::kFloat && w_.size(2) == 3 && w_.size(3) == 3 &&
+                  w_.size(0) % kGroup == 0 && w_.size(1) % kGroup == 0 && form >= kFiltered && form <= kTransposed,
+              "styled_conv: weights [O, C, 3, 3] in float32 on the CPU with channels in sixteens expected, got ",
+              w_.sizes());
+  const Tensor w = w_.contiguous();
+  const int64_t o = w.size(0), c = w.size(1), width = product::panel_width(o);
+  Tensor to = at::empty({numbers(form, c, o)}, w.options());
+  float* p = to.data_ptr<float>();
+  const float* from = w.data_ptr<float>();
+  if (form == kFiltered) {
+    const Weight weight{w.data_ptr<float>(), c, o, kTaps, c * kTaps, {3, 1}};
+    for (int64_t i = 0; i < c; i++) make_kernels<Dense>(weight, i, Panels(p, o, c));
+    return to;
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
-    if (first + r < count)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; v++) put(first + r, column + v * kLanes, sum[r][v]);
-}
-
-template <int V, class Put>
-void columns(const Weights& m, const float* const* rows, int64_t count, int64_t column, const Put& put) {
-  int64_t r = 0;
-  for (; r + kRows / 2 < count; r += kRows) block<kRows, V>(m, rows, r, count, column, put);
-  if (r < count) block<kRows / 2, V>(m, rows, r, count, column, put);
-}
-
-template <class Put>
-void multiply(const Weights& m, const float* const* rows, int64_t count, const Put& put) {
-  int64_t column = 0;
-  for (; column + kVectors * kLanes <= m.o; column += kVectors * kLanes) columns<kVectors>(m, rows, count, column, put);
-  if (column < m.o) columns<1>(m, rows, count, column, put);
-}
-
-// The points are 0, +-sqrt(2), +-sqrt(1/2), infinity, as in torch_utils/ops/winograd.py.
-constexpr float kRoot2 = 1.41421356237309504880f, kRootHalf = 0.70710678118654752440f;
-
-GT_INLINE void to_points(const Vec* d, Vec* t) {
-  const Vec a = d[4] - 0.5f * d[2], b = kRoot2 * d[3] - kRootHalf * d[1];
-  const Vec e = d[4] - 2.f * d[2], f = kRootHalf * d[3] - kRoot2 * d[1];
-  t[0] = d[0] - 2.5f * d[2] + d[4];
-  t[1] = a + b;
-  t[2] = a - b;
-  t[3] = e + f;
-  t[4] = e - f;
-  t[5] = d[1] - 2.5f * d[3] + d[5];
-}
-
-GT_INLINE void from_points(const Vec* m, Vec* y) {
-  const Vec a = m[1] + m[2], b = m[1] - m[2], e = m[3] + m[4], f = m[3] - m[4];
-  y[0] = m[0] + a + e;
-  y[1] = kRoot2 * b + kRootHalf * f;
-  y[2] = 2.f * a + 0.5f * e;
-  y[3] = 2.f * kRoot2 * b + 0.5f * kRootHalf * f + m[5];
+  for (const auto& taps : phases(form))
+    for (int64_t panel = 0; panel < o; panel += width)
+      for (const Tap& t : taps)
+        for (int64_t i = 0; i < c; i++)
+          for (int64_t k = panel; k < panel + width; k++) *p++ = from[(k * c + i) * kTaps + t.y * 3 + t.x];
+  return to;
 }
 
 struct Layer {
@@ -112,85 +68,17 @@ struct Layer {
   }
 };
 
-// The tile of channels c .. c + kLanes whose outputs begin at (y, x), scaled by the styles and transformed.
-GT_INLINE void transform_tile(const Layer& p, int64_t i, int64_t y, int64_t x, int64_t c, float* to, int64_t plane) {
-  const float* image = p.x + i * p.h * p.w * p.c + c;
-  const Vec s = load(p.s + i * p.c + c);
-  const bool left = x > 0, right = x + kTile < p.w;
-  Vec t[kSide][kSide];
-#pragma GCC unroll 6
-  for (int r = 0; r < kSide; r++) {
-    const int64_t row = y + r - 1;
-    Vec d[kSide] = {};
-    if (row >= 0 && row < p.h) {
-      const float* from = image + (row * p.w + x) * p.c;
-      if (left) d[0] = load(from - p.c) * s;
-#pragma GCC unroll 4
-      for (int j = 0; j < kTile; j++) d[j + 1] = load(from + j * p.c) * s;
-      if (right) d[5] = load(from + kTile * p.c) * s;
-    }
-    to_points(d, t[r]);
-  }
-#pragma GCC unroll 6
-  for (int j = 0; j < kSide; j++) {
-    Vec d[kSide], u[kSide];
-    for (int r = 0; r < kSide; r++) d[r] = t[r][j];
-    to_points(d, u);
-    for (int r = 0; r < kSide; r++) store(to + (r * kSide + j) * plane, u[r]);
-  }
-}
-
-GT_INLINE void finish_tile(const Layer& p, int64_t i, int64_t y, int64_t x, int64_t column, const float* from,
-                           int64_t plane) {
-  Vec t[kTile][kSide];
-#pragma GCC unroll 6
-  for (int j = 0; j < kSide; j++) {
-    Vec m[kSide], u[kTile];
-    for (int r = 0; r < kSide; r++) m[r] = load(from + (r * kSide + j) * plane);
-    from_points(m, u);
-    for (int r = 0; r < kTile; r++) t[r][j] = u[r];
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < kTile; r++) {
-    Vec u[kTile];
-    from_points(t[r], u);
-    for (int j = 0; j < kTile; j++) p.finish(i, (y + r) * p.w + x + j, column, u[j]);
-  }
-}
-
-void by_winograd(const Layer& p, const float* w) {
-  const int64_t across = p.w / kTile, each = p.h / kTile * across, tiles = p.n * each;
-  const int64_t fit = kChunkFloats / (kPoints * (p.c + p.o)) / kRows * kRows;
-  const int64_t chunk = std::min(tiles, std::clamp<int64_t>(fit, 2 * kRows, 512));
-  const int64_t none = 0;
-  at::parallel_for(0, (tiles - 1) / chunk + 1, 1, [&](int64_t begin, int64_t end) {
-    // A line more than the numbers, or planes would share their place in the caches.
-    const int64_t in = chunk * p.c + kLanes, out = chunk * p.o + kLanes;
-    const Tensor work = at::empty({kPoints * (in + out)}, at::kFloat);
-    float *a = work.data_ptr<float>(), *m = a + kPoints * in;
-    std::vector<const float*> rows(chunk);
-    for (int64_t k = begin; k < end; k++) {
-      const int64_t first = k * chunk, count = std::min(chunk, tiles - first);
-      auto place = [&](int64_t r, auto&& f) {
-        const int64_t tile = first + r, at = tile % each;
-        f(tile / each, at / across * kTile, at % across * kTile);
-      };
-      for (int64_t r = 0; r < count; r++)
-        place(r, [&](int64_t i, int64_t y, int64_t x) {
-          for (int64_t c = 0; c < p.c; c += kLanes) transform_tile(p, i, y, x, c, a + r * p.c + c, in);
-        });
-      for (int q = 0; q < kPoints; q++) {
-        for (int64_t r = 0; r < count; r++) rows[r] = a + q * in + r * p.c;
-        float* to = m + q * out;
-        multiply({w + q * p.c * p.o, &none, 1, p.c, p.o}, rows.data(), count,
-                 [&](int64_t r, int64_t column, Vec v) { store(to + r * p.o + column, v); });
-      }
-      for (int64_t r = 0; r < count; r++)
-        place(r, [&](int64_t i, int64_t y, int64_t x) {
-          for (int64_t c = 0; c < p.o; c += kLanes) finish_tile(p, i, y, x, c, m + r * p.o + c, out);
-        });
-    }
-  });
+void by_filter(const Layer& p, const Tensor& x, const Tensor& w) {
+  const Image in{const_cast<float*>(p.x), p.n, p.h, p.w, p.c}, out{p.y, p.n, p.h, p.w, p.o};
+  const Panels kernels(w.data_ptr<float>(), p.o, p.c);
+  const int64_t area = p.h * p.w;
+  filter<Dense>(x, {nullptr, p.c, p.o}, &kernels, Tile::count(out), 1,
+                [&](int64_t t, const Panels& to, int64_t row) { input_tile<Dense, true>(in, out, t, to, row, p.s); },
+                [&](const Panels& from, int64_t row, int64_t at, int64_t t) {
+                  output_tile<Dense>(from, row, out, t, [&](int64_t pixel, int64_t c, Vec v) {
+                    p.finish(pixel / area, pixel % area, at + c, v);
+                  });
+                });
 }
 
 // x times the styles with a border of zeros: [n, h + 2, w + 2, c].
@@ -208,31 +96,30 @@ Tensor bordered(const Layer& p) {
   return t;
 }
 
-// Sums over taps at `h` by `w` pixels: `taps` are pixels of the bordered image, counted on from its pixel (y, x). The sum
-// of pixel (y, x) of image i is number place(i, y, x), and put(i, that number, column, vector) takes it.
+// Sums over the taps of a phase at `h` by `w` pixels: its taps are `offsets` from pixel (y, x) of the bordered image. The
+// sum of pixel (y, x) of image i is number place(y, x) of it, and put(i, that number, column, vector) takes it.
 template <class Place, class Put>
 void directly(const Layer& p, const float* from, int64_t h, int64_t w, const float* weights,
-              std::initializer_list<int64_t> taps, const Place& place, const Put& put) {
-  int64_t offsets[9];
-  int count = 0;
-  for (int64_t at : taps) offsets[count++] = at * p.c;
-  struct Pixel {
-    int64_t image, number;
-  };
-  const int64_t total = p.n * h * w, chunk = std::min<int64_t>(total, 96);
-  at::parallel_for(0, (total - 1) / chunk + 1, 1, [&](int64_t begin, int64_t end) {
+              const std::vector<int64_t>& offsets, const Place& place, const Put& put) {
+  const int64_t taps = int64_t(offsets.size()), width = product::panel_width(p.o), panels = p.o / width;
+  const int64_t total = p.n * h * w, chunk = std::min<int64_t>(total, 96), chunks = (total - 1) / chunk + 1;
+  at::parallel_for(0, chunks * panels, 1, [&](int64_t begin, int64_t end) {
     std::vector<const float*> rows(chunk);
-    std::vector<Pixel> pixels(chunk);
-    for (int64_t k = begin; k < end; k++) {
-      const int64_t first = k * chunk, here = std::min(chunk, total - first);
+    float sums[kRows * 64];
+    for (int64_t task = begin; task < end; task++) {
+      const int64_t first = task / panels * chunk, here = std::min(chunk, total - first), panel = task % panels;
       for (int64_t r = 0; r < here; r++) {
         const int64_t i = (first + r) / (h * w), y = (first + r) / w % h, x = (first + r) % w;
         rows[r] = from + ((i * (p.h + 2) + y) * (p.w + 2) + x) * p.c;
-        pixels[r] = {i, place(i, y, x)};
       }
-      multiply({weights, offsets, count, p.c, p.o}, rows.data(), here, [&](int64_t r, int64_t column, Vec v) {
-        put(pixels[r].image, pixels[r].number, column, v);
-      });
+      for (int64_t r = 0; r < here; r += kRows) {
+        product::run(product::Listed{&rows[r], offsets.data()}, taps, p.c, weights + panel * taps * p.c * width, width,
+                     here - r, sums, false);
+        for (int64_t k = 0; k < std::min<int64_t>(kRows, here - r); k++) {
+          const int64_t at = first + r + k, i = at / (h * w), number = place(at / w % h, at % w);
+          for (int64_t c = 0; c < width; c += kLanes) put(i, number, panel * width + c, load(sums + k * width + c));
+        }
+      }
     }
   });
 }
@@ -263,13 +150,13 @@ Tensor demodulation(const Tensor& s, const Tensor& q) {
 }
 
 // x in channels last and everything that both operators check.
-Tensor checked(const Tensor& x, const Tensor& s, const Tensor& w, const Tensor& q, int64_t numbers) {
+Tensor checked(const Tensor& x, const Tensor& s, const Tensor& w, const Tensor& q, int64_t form) {
   TORCH_CHECK(x.dim() == 4 && x.scalar_type() == at::kFloat && x.is_cpu() && q.dim() == 2 && x.size(1) == q.size(0),
               "styled_conv: x [N, C, H, W] float32 expected, got ", x.sizes(), " ", x.scalar_type());
-  TORCH_CHECK(q.size(0) % kLanes == 0 && q.size(1) % kLanes == 0, "styled_conv: channels in sixteens expected, got ",
+  TORCH_CHECK(q.size(0) % kGroup == 0 && q.size(1) % kGroup == 0, "styled_conv: channels in sixteens expected, got ",
               q.sizes());
-  TORCH_CHECK(w.is_contiguous() && w.scalar_type() == at::kFloat && w.numel() == numbers * q.numel(),
-              "styled_conv: weights of ", numbers, " numbers per pair of channels expected, got ", w.sizes());
+  TORCH_CHECK(w.is_contiguous() && w.scalar_type() == at::kFloat && w.numel() == numbers(form, q.size(0), q.size(1)),
+              "styled_conv: prepared weights expected, got ", w.sizes());
   TORCH_CHECK(s.sizes() == at::IntArrayRef({x.size(0), x.size(1)}) && s.scalar_type() == at::kFloat,
               "styled_conv: s [N, C] float32 expected, got ", s.sizes());
   return x.contiguous(at::MemoryFormat::ChannelsLast);
@@ -277,10 +164,11 @@ Tensor checked(const Tensor& x, const Tensor& s, const Tensor& w, const Tensor& 
 
 Tensor styled_conv(const Tensor& x_, const Tensor& s_, const Tensor& w, const Tensor& q_, const OptTensor& noise_,
                    const OptTensor& strength, const OptTensor& b_, double slope, double gain, double clamp,
-                   bool winograd) {
-  const Tensor x = checked(x_, s_, w, q_, winograd ? kPoints : 9), s = s_.contiguous(), q = q_.contiguous();
+                   bool filtered) {
+  const int64_t form = filtered ? kFiltered : kDirect;
+  const Tensor x = checked(x_, s_, w, q_, form), s = s_.contiguous(), q = q_.contiguous();
   const int64_t n = x.size(0), c = x.size(1), h = x.size(2), width = x.size(3), o = q.size(1);
-  TORCH_CHECK(!winograd || (h % kTile == 0 && width % kTile == 0), "styled_conv: sides in fours expected, got ",
+  TORCH_CHECK(!filtered || (h % kTile == 0 && width % kTile == 0), "styled_conv: sides in fours expected, got ",
               x.sizes());
   TORCH_CHECK(noise_.has_value() == strength.has_value(), "styled_conv: noise and strength come together");
   Tensor b, noise;
@@ -294,21 +182,20 @@ Tensor styled_conv(const Tensor& x_, const Tensor& s_, const Tensor& w, const Te
                 strength ? strength->item<float>() * float(gain) : 0.f, float(gain),
                 {float(slope), clamp_bound<float>(clamp)}, y.data_ptr<float>(),
                 n, c, h, width, o, noise_ && noise.dim() == 4 ? h * width : 0};
-  if (winograd) {
-    by_winograd(p, floats(w));
+  if (filtered) {
+    by_filter(p, x, w);
     return y;
   }
   const Tensor from = bordered(p);
-  const int64_t row = width + 2;
-  directly(p, floats(from), h, width, floats(w),
-           {0, 1, 2, row, row + 1, row + 2, 2 * row, 2 * row + 1, 2 * row + 2},
-           [&](int64_t, int64_t v, int64_t u) { return v * width + u; },
+  std::vector<int64_t> offsets;
+  for (const Tap& t : phases(kDirect)[0]) offsets.push_back((t.y * (width + 2) + t.x) * c);
+  directly(p, floats(from), h, width, floats(w), offsets, [&](int64_t v, int64_t u) { return v * width + u; },
            [&](int64_t i, int64_t at, int64_t column, Vec v) { p.finish(i, at, column, v); });
   return y;
 }
 
 std::tuple<Tensor, Tensor> styled_conv_up(const Tensor& x_, const Tensor& s_, const Tensor& w, const Tensor& q_) {
-  const Tensor x = checked(x_, s_, w, q_, 9), s = s_.contiguous(), q = q_.contiguous();
+  const Tensor x = checked(x_, s_, w, q_, kTransposed), s = s_.contiguous(), q = q_.contiguous();
   const int64_t n = x.size(0), c = x.size(1), h = x.size(2), width = x.size(3), o = q.size(1);
   Tensor y = fresh(at::empty({n, o, 2 * h + 1, 2 * width + 1}, x.options(), at::MemoryFormat::ChannelsLast));
   const Tensor d = demodulation(s, q);
@@ -316,22 +203,20 @@ std::tuple<Tensor, Tensor> styled_conv_up(const Tensor& x_, const Tensor& s_, co
   Layer p{};
   p.x = floats(x), p.s = floats(s), p.n = n, p.c = c, p.h = h, p.w = width, p.o = o;
   const Tensor from = bordered(p);
-  // Output (2 i + a, 2 j + b) takes the taps of its own parity: those of index 0 and 2 from pixels i and i - 1, 1 from i.
-  const int64_t row = width + 2, pair = c * o;
   const float* weights = floats(w);
   float* to = y.data_ptr<float>();
-  auto phase = [&](int64_t a, int64_t b, std::initializer_list<int64_t> taps) {
-    directly(p, floats(from), h + 1 - a, width + 1 - b, weights, taps,
-             [&](int64_t i, int64_t v, int64_t u) {
-               return (i * (2 * h + 1) + 2 * v + a) * (2 * width + 1) + 2 * u + b;
-             },
-             [&](int64_t, int64_t at, int64_t column, Vec v) { store(to + at * o + column, v); });
-    weights += int64_t(taps.size()) * pair;
-  };
-  phase(0, 0, {row + 1, row, 1, 0});
-  phase(0, 1, {row + 1, 1});
-  phase(1, 0, {row + 1, row});
-  phase(1, 1, {row + 1});
+  for (int64_t phase = 0; phase < 4; phase++) {
+    const int64_t a = phase / 2, b = phase % 2;
+    const auto& taps = phases(kTransposed)[phase];
+    std::vector<int64_t> offsets;
+    for (const Tap& t : taps) offsets.push_back(((t.y < 2) * (width + 2) + (t.x < 2)) * c);
+    directly(p, floats(from), h + 1 - a, width + 1 - b, weights, offsets,
+             [&](int64_t v, int64_t u) { return (2 * v + a) * (2 * width + 1) + 2 * u + b; },
+             [&](int64_t i, int64_t at, int64_t column, Vec v) {
+               store(to + (i * (2 * h + 1) * (2 * width + 1) + at) * o + column, v);
+             });
+    weights += int64_t(taps.size()) * c * o;
+  }
   return {y, d};
 }
 
@@ -339,12 +224,14 @@ std::tuple<Tensor, Tensor> styled_conv_up(const Tensor& x_, const Tensor& s_, co
 }  // namespace gt
 
 TORCH_LIBRARY_FRAGMENT(gantransfer, m) {
+  m.def("styled_conv_weights(Tensor w, int form) -> Tensor");
   m.def("styled_conv(Tensor x, Tensor s, Tensor w, Tensor q, Tensor? noise, Tensor? strength, Tensor? b, float slope, "
-        "float gain, float clamp, bool winograd) -> Tensor");
+        "float gain, float clamp, bool filtered) -> Tensor");
   m.def("styled_conv_up(Tensor x, Tensor s, Tensor w, Tensor q) -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(gantransfer, CPU, m) {
+  m.impl("styled_conv_weights", gt::prepared);
   m.impl("styled_conv", gt::styled_conv);
   m.impl("styled_conv_up", gt::styled_conv_up);
 }

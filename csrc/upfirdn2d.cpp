@@ -14,8 +14,6 @@ int upfirdn2d_launch(const UpfirdnParams& p, DType dtype, void* stream);
 
 namespace {
 
-constexpr int64_t kChunk = 1 << 15;  // output elements per task
-
 // count rows of len: out[r * out_step + i] (+)= sum_k weight[k] * in[k][r * in_step + i]. K = 0: any number of taps.
 template <class S, int K, class O, class A>
 void combine(const S* const* in, const A* weight, int taps, O* out, int64_t len, bool add, int64_t count,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vectors of 16 float32, for CPU kernels whose loops are too short for the compiler's own vectorisation.
 #pragma once
-#include "portable.h"
+#include "twice.h"
 
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -9,15 +9,26 @@
 
 namespace gt::vec {
 
-// Vectors of the compiler (GCC and Clang), split by it where registers are shorter: plain loops of a fixed length are
-// left scalar as soon as a 16-bit type is involved.
+// Vectors of the compiler (GCC and Clang): plain loops of a fixed length are left scalar as soon as a 16-bit type is
+// involved. Where neither AVX-512 nor AVX is, the compiler splits them.
 constexpr int kLanes = 16;
-typedef float Vec __attribute__((vector_size(64)));
-typedef uint32_t VecBits __attribute__((vector_size(64)));
-typedef int32_t VecMask __attribute__((vector_size(64)));
+typedef float Flat __attribute__((vector_size(64)));
+typedef int32_t FlatMask __attribute__((vector_size(64)));
 typedef uint16_t VecHalf __attribute__((vector_size(32)));
-
-#define GT_INLINE inline __attribute__((always_inline))
+#if defined(__AVX__) && !defined(__AVX512F__)
+#define GT_TWICE
+typedef float Eight __attribute__((vector_size(32)));
+typedef uint32_t EightBits __attribute__((vector_size(32)));
+typedef int32_t EightMask __attribute__((vector_size(32)));
+typedef uint16_t EightHalf __attribute__((vector_size(16)));
+using Vec = Twice<Eight>;
+using VecBits = Twice<EightBits>;
+using VecMask = Twice<EightMask>;
+#else
+using Vec = Flat;
+typedef uint32_t VecBits __attribute__((vector_size(64)));
+using VecMask = FlatMask;
+#endif
 
 // Holds v in a register where the compiler would rather load it again for every use.
 #if defined(__AVX512F__) && defined(__GNUC__)
@@ -30,40 +41,85 @@ typedef uint16_t VecHalf __attribute__((vector_size(32)));
 
 // Elements of (a, b) by constant indices.
 #if defined(__clang__) || __GNUC__ >= 12
-#define GT_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define GT_SHUFFLED(Mask, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define GT_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, ::gt::vec::VecMask{__VA_ARGS__})
+#define GT_SHUFFLED(Mask, a, b, ...) __builtin_shuffle(a, b, Mask{__VA_ARGS__})
+#endif
+#ifdef GT_TWICE
+template <int... I>
+GT_INLINE Vec shuffled(Vec a, Vec b) {
+  Flat flat[2];
+  __builtin_memcpy(flat, &a, sizeof a);
+  __builtin_memcpy(flat + 1, &b, sizeof b);
+  flat[0] = GT_SHUFFLED(FlatMask, flat[0], flat[1], I...);
+  __builtin_memcpy(&a, flat, sizeof a);
+  return a;
+}
+#define GT_SHUFFLE(a, b, ...) ::gt::vec::shuffled<__VA_ARGS__>(a, b)
+#else
+#define GT_SHUFFLE(a, b, ...) GT_SHUFFLED(::gt::vec::FlatMask, a, b, __VA_ARGS__)
 #endif
 
-GT_INLINE Vec load(const float* p) {
-  Vec v;
+template <class T>
+GT_INLINE T load_as(const void* p) {
+  T v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
+#ifdef GT_TWICE
+GT_INLINE Vec load(const float* p) { return {load_as<Eight>(p), load_as<Eight>(p + 8)}; }
 GT_INLINE Vec load(const bf16* p) {
-  VecHalf h;
-  __builtin_memcpy(&h, p, sizeof h);
-  return (Vec)(__builtin_convertvector(h, VecBits) << 16);
+  return (Vec)(VecBits(__builtin_convertvector(load_as<EightHalf>(p), EightBits),
+                       __builtin_convertvector(load_as<EightHalf>(p + 8), EightBits)) << 16);
 }
+GT_INLINE VecBits load_bits(const bf16* p) { return {load_as<EightBits>(p), load_as<EightBits>(p + 16)}; }  // two each
+GT_INLINE VecHalf halves(VecBits u) {
+  const EightHalf h[2] = {__builtin_convertvector(u.lo, EightHalf), __builtin_convertvector(u.hi, EightHalf)};
+  return load_as<VecHalf>(h);
+}
+#else
+GT_INLINE Vec load(const float* p) { return load_as<Vec>(p); }
+GT_INLINE Vec load(const bf16* p) { return (Vec)(__builtin_convertvector(load_as<VecHalf>(p), VecBits) << 16); }
+GT_INLINE VecBits load_bits(const bf16* p) { return load_as<VecBits>(p); }
+GT_INLINE VecHalf halves(VecBits u) { return __builtin_convertvector(u, VecHalf); }
+#endif
 // To bfloat16 in the upper half of each element, as Convert<bf16>::from.
 GT_INLINE VecBits rounded(Vec v) {
   const VecBits u = (VecBits)v, r = u + 0x7fffu + ((u >> 16) & 1u), nan = (VecBits)(v != v);
   return (r & ~nan) | (nan & 0x7fc00000u);
 }
-GT_INLINE void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
+GT_INLINE void store(float* p, Vec v) {
+#ifdef GT_TWICE
+  __builtin_memcpy(p, &v.lo, sizeof v.lo);
+  __builtin_memcpy(p + 8, &v.hi, sizeof v.hi);
+#else
+  __builtin_memcpy(p, &v, sizeof v);
+#endif
+}
 GT_INLINE void store(bf16* p, Vec v) {  // as Convert<bf16>::from; the instruction also makes subnormals zero
 #ifdef __AVX512BF16__
   const __m256bh h = _mm512_cvtneps_pbh((__m512)v);
   __builtin_memcpy(p, &h, sizeof h);
 #else
-  const VecHalf h = __builtin_convertvector(rounded(v) >> 16, VecHalf);
+  const VecHalf h = halves(rounded(v) >> 16);
   __builtin_memcpy(p, &h, sizeof h);
 #endif
 }
 
+#ifdef GT_TWICE
+template <int O>
+GT_INLINE Eight window(Eight a, Eight b) {
+  return GT_SHUFFLED(EightMask, a, b, O, O + 1, O + 2, O + 3, O + 4, O + 5, O + 6, O + 7);
+}
+#endif
 // Elements O .. O + kLanes of (a, b).
 template <int O>
 GT_INLINE Vec window(Vec a, Vec b) {
+#ifdef GT_TWICE
+  if constexpr (O < 8) return {window<O>(a.lo, a.hi), window<O>(a.hi, b.lo)};
+  else if constexpr (O < 16) return {window<O - 8>(a.hi, b.lo), window<O - 8>(b.lo, b.hi)};
+  else return b;
+#else
 #ifdef __AVX512F__  // keeps its operands, which the compiler's choice overwrites
   if constexpr (O == 0) return a;
   else if constexpr (O == kLanes) return b;
@@ -71,13 +127,25 @@ GT_INLINE Vec window(Vec a, Vec b) {
 #endif
   return GT_SHUFFLE(a, b, O, O + 1, O + 2, O + 3, O + 4, O + 5, O + 6, O + 7, O + 8, O + 9, O + 10, O + 11,
                                  O + 12, O + 13, O + 14, O + 15);
+#endif
 }
+#ifdef GT_TWICE
+GT_INLINE Eight evens(Eight a, Eight b) { return GT_SHUFFLED(EightMask, a, b, 0, 2, 4, 6, 8, 10, 12, 14); }
+GT_INLINE Eight odds(Eight a, Eight b) { return GT_SHUFFLED(EightMask, a, b, 1, 3, 5, 7, 9, 11, 13, 15); }
+GT_INLINE Vec evens(Vec a, Vec b) { return {evens(a.lo, a.hi), evens(b.lo, b.hi)}; }
+GT_INLINE Vec odds(Vec a, Vec b) { return {odds(a.lo, a.hi), odds(b.lo, b.hi)}; }
+// a[0], b[0], a[1], b[1], ...
+GT_INLINE Vec interleaved(Eight a, Eight b) {
+  return {GT_SHUFFLED(EightMask, a, b, 0, 8, 1, 9, 2, 10, 3, 11), GT_SHUFFLED(EightMask, a, b, 4, 12, 5, 13, 6, 14, 7, 15)};
+}
+#else
 GT_INLINE Vec evens(Vec a, Vec b) {
   return GT_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
 }
 GT_INLINE Vec odds(Vec a, Vec b) {
   return GT_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
+#endif
 
 // Every second element of 2 * kLanes from p.
 GT_INLINE Vec load_even(const float* p) {
@@ -125,8 +193,7 @@ struct Pair {
 };
 GT_INLINE Pair load_pair(const float* p) { return {load(p), load(p + kLanes)}; }
 GT_INLINE Pair load_pair(const bf16* p) {
-  VecBits u;
-  __builtin_memcpy(&u, p, sizeof u);
+  const VecBits u = load_bits(p);
   return {(Vec)(u << 16), (Vec)(u & 0xffff0000u)};
 }
 GT_INLINE Pair load_pair_part(const float* p, Part part) {
@@ -153,8 +220,12 @@ GT_INLINE Pair split(const bf16*, Pair a) { return a; }
 
 // The pairs (even[j], odd[j]), n of the 2 * kLanes elements.
 GT_INLINE void store_pairs(float* p, Vec even, Vec odd, int64_t n = 2 * kLanes) {
+#ifdef GT_TWICE
+  const Vec low = interleaved(even.lo, odd.lo), high = interleaved(even.hi, odd.hi);
+#else
   const Vec low = GT_SHUFFLE(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const Vec high = GT_SHUFFLE(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#endif
   store_part(p, low, n);
   if (n > kLanes) store_part(p + kLanes, high, n - kLanes);
 }
@@ -195,7 +266,13 @@ GT_INLINE void cover_runs(int64_t len, const B& block) {
   if (i < len) block(len - L);
 }
 
+#ifdef GT_TWICE
+GT_INLINE Vec choose(VecMask mask, Vec yes, Vec no) {
+  return {mask.lo ? yes.lo : no.lo, mask.hi ? yes.hi : no.hi};
+}
+#else
 GT_INLINE Vec choose(VecMask mask, Vec yes, Vec no) { return (Vec)((mask & (VecMask)yes) | (~mask & (VecMask)no)); }
+#endif
 
 // In one fixed order.
 GT_INLINE float sum(Vec v) {

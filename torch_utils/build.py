@@ -43,6 +43,9 @@ except ImportError:  # no advisory locks on this system
 MODES = ("auto", "native", "ref")
 # Modules of torch_utils.ops with a register().
 OPERATORS = ("bias_act", "upfirdn2d", "epilogue", "blur_epilogue", "weight_sq", "cond_batch_norm", "conv3x3")
+# Sources of csrc that a compiler takes together, what takes longest first: reading torch's headers is half of its work.
+UNITS = (("epilogue", "blur_epilogue", "styled_conv"), ("upfirdn2d", "weight_sq"), ("cond_bn", "bias_act", "conv3x3"),
+         ("autograd",))
 LIBRARY = "gantransfer_kernels.so"
 RECORD = "build.json"
 LOCK_TIMEOUT = 600.0  # seconds to wait for another process that is compiling the same library
@@ -290,6 +293,11 @@ def cpu_flags() -> frozenset[str]:
     return frozenset([platform.processor() or platform.machine()])
 
 
+def instruction_sets() -> list[str]:
+    """Those that the loaded library may use beyond the least of its architecture."""
+    return _State.info.get("cpu_flags", [])
+
+
 def cxx_flags() -> list[str]:
     """Results stay those of IEEE arithmetic: contraction to fused multiply-add is allowed, reassociation is not."""
     root = Path(torch.__file__).parent
@@ -447,12 +455,10 @@ def compile_library(todo: dict, library: Path, log: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     with _workspace(library.parent) as tmp:
         steps = []
-        # What takes longest first, so that two processors end together.
-        slow = ["upfirdn2d.cpp", "cond_bn.cpp", "autograd.cpp", "epilogue.cpp", "bias_act.cpp", "conv3x3.cpp"]
-        for f in sorted(src.glob("*.cpp"), key=lambda p: slow.index(p.name) if p.name in slow else len(slow)):
+        for f in units(Path(tmp)):
             # Formulas for autograd are calls of operators: nothing to optimise, and long to compile.
-            less = ["-O1"] if f.name == "autograd.cpp" else []
-            steps.append((str(f), f"{tmp}/{f.stem}.cpp.o", [todo["cxx"], *todo["cxx_flags"], *less, "-c"]))
+            less = ["-O1"] if f.stem == "autograd" else []
+            steps.append((str(f), f"{f}.o", [todo["cxx"], *todo["cxx_flags"], *less, "-c"]))
         if todo["nvcc"]:
             for f in sorted(src.glob("*.cu"), key=lambda p: -p.stat().st_size):
                 steps.append((str(f), f"{tmp}/{f.stem}.cu.o", [todo["nvcc"], *todo["nvcc_flags"], "-ccbin",
@@ -472,6 +478,16 @@ def compile_library(todo: dict, library: Path, log: Path) -> None:
         _sync(made)
         os.replace(made, library)
         _sync(library.parent)
+
+
+def units(folder: Path) -> list[Path]:
+    """Files made in `folder` that include all C++ sources, one for each run of the compiler."""
+    made, known = [], [*UNITS, *((f.stem,) for f in sorted(source_dir().glob("*.cpp"))
+                                 if not any(f.stem in unit for unit in UNITS))]
+    for names in known:
+        made.append(folder / f"{'+'.join(names)}.cpp")
+        made[-1].write_text("".join(f'#include "{source_dir() / name}.cpp"\n' for name in names), encoding="utf-8")
+    return made
 
 
 def _last_lines(output: str, count: int = 12) -> list[str]:

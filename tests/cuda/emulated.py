@@ -30,7 +30,7 @@ def build_emulated(folder: Path) -> Path:
     """Compile csrc into `folder` with every operator running its emulated CUDA kernel on CPU tensors."""
     src, todo = build.source_dir(), build.plan(cuda=False)
     library = folder / "gantransfer_emulated.so"
-    sources = sorted([*src.glob("*.cpp"), *src.glob("*.cu")], key=lambda p: -p.stat().st_size)
+    sources = [*build.units(folder), *sorted(src.glob("*.cu"), key=lambda p: -p.stat().st_size)]
     objects = [str(folder / f"{s.name}.o") for s in sources]
 
     def compile_one(source: Path, target: str) -> None:

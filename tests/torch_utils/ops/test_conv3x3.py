@@ -18,7 +18,7 @@ WIDE = [(1, 384, 384, 40, 40), (6, 1024, 16, 4, 4)]
 
 @pytest.fixture(autouse=True)
 def chosen(monkeypatch):
-    """As on a processor with AVX-512."""
+    """As on a processor with AVX2 or AVX-512."""
     monkeypatch.setattr(native, "long_vectors", lambda: True)
 
 

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.usefixtures("native"),
 
 @pytest.fixture(autouse=True)
 def chosen(monkeypatch):
-    """As on a processor with AVX-512."""
+    """As on a processor with AVX2 or AVX-512."""
     monkeypatch.setattr(native, "long_vectors", lambda: True)
 
 
