@@ -20,6 +20,8 @@ from gantransfer.commands.flags import check_choice, named_files
 from gantransfer.commands.train_flags import IMPLIES, SECTIONS, Train, method_flags
 from gantransfer.data import resolution
 
+LEASE = 120.0  # seconds, more than the usual lease of NFS 4 (90), and less than other processes wait (600)
+
 if TYPE_CHECKING:
     from gantransfer.commands.run import Run
     from gantransfer.data.schedule import Span
@@ -370,14 +372,16 @@ class Setup:
             raise UserError(f"--resume=latest: another run began in {self.flags['outdir']} just now; start again")
         return choice
 
-    def _take(self, run_dir: Path, flag: str) -> tuple[Path, Path | None]:
-        """Lock a run's folder: (folder, newest state). Without a state the run starts anew in its folder."""
+    def _take(self, run_dir: Path, flag: str, lost: float = 0.0) -> tuple[Path, Path | None]:
+        """Lock a run's folder: (folder, newest state). Without a state the run starts anew in its folder. `lost`:
+        seconds to wait for the lock of a machine that may be gone."""
         from gantransfer.commands.run import check_continues
         from gantransfer.snapshot import find_snapshots
         from gantransfer.training_loop import find_states
 
         try:
-            self.folder = run_folder.hold(run_dir, "it still trains; wait for its end or stop it, then continue")
+            self.folder = run_folder.hold(run_dir, "it still trains; wait for its end or stop it, then continue",
+                                          lost=lost)
         except OSError as e:
             raise UserError(f"{flag}: {run_dir} cannot be written: {e.strerror}") from None
         states = find_states(run_dir)
@@ -402,7 +406,7 @@ class Setup:
             who = "--resume=auto" if mine is None and self.auto else "Restart by torchrun"
             mine = mine or next((r for r in runs if self.auto), None)
             if mine is not None:
-                choice = self._take(mine, f"--outdir={outdir}")
+                choice = self._take(mine, f"--outdir={outdir}", LEASE)
                 print(f"{who}: {mine} " + ("goes on" if choice[1] else "has no training state yet and starts anew"))
                 if choice[1] and job:
                     record_job(mine, job)
