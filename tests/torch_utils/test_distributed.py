@@ -247,8 +247,8 @@ time.sleep(100)
 """)
     assert time.monotonic() - start < 90  # and not the 100 of the sleep
     assert code == expected_code
-    last = err.splitlines()[-1]
-    assert last.startswith("Error: ") and how in last and err.count("Error: rank") == 1
+    last = err.splitlines()[-1]  # on a busy machine the other rank has time to tell its own CollectiveError before
+    assert last.startswith("Error: ") and how in last and f"\n{err}".count("\nError: rank") == 1
 
 
 def test_partner_that_does_not_notice_is_terminated_and_then_killed(launch, tmp_path):
