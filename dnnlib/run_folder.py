@@ -22,10 +22,12 @@ LOCK = ".lock"
 class RunFolder:
     """A locked folder. Made by `claim` (a new one) or `hold` (one that exists)."""
 
-    def __init__(self, path: Path, wait: float = 0.0, again: str = "wait for it to end, or stop it first"):
+    def __init__(self, path: Path, wait: float = 0.0, again: str = "wait for it to end, or stop it first",
+                 lost: float = 0.0):
         """Lock `path`, which exists. UserError naming the owner when it is still in use after `wait` seconds.
 
-        Waiting a little is for a process that was just killed and is not gone yet."""
+        Waiting a little is for a process that was just killed and is not gone yet. `lost`: seconds to wait for a
+        process of another machine: where that is lost, a file server keeps its locks until their lease ends."""
         self.path, self.made = Path(os.path.abspath(path)), []
         end = time.monotonic() + wait
         while True:
@@ -38,6 +40,10 @@ class RunFolder:
                 continue
             owner = owner_of(self.fd)
             os.close(self.fd)
+            elsewhere = not owner.endswith(f" on {os.uname().nodename}")
+            if lost and elsewhere and time.monotonic() > end:
+                print(f"Note: {path} is held by {owner}, which may be lost; waiting {lost:g} seconds", flush=True)
+                end, lost = end + lost, 0.0
             if time.monotonic() > end:
                 raise UserError(f"{path} is in use by {owner}; {again}")
             time.sleep(0.1)
@@ -119,11 +125,12 @@ def claim(outdir: str | os.PathLike, name: str) -> RunFolder:
         return folder
 
 
-def hold(path: str | os.PathLike, again: str = "wait for it to end, or stop it first", wait: float = 5.0) -> RunFolder:
-    """Lock `path`; a folder that does not exist is made. UserError when another process holds it."""
+def hold(path: str | os.PathLike, again: str = "wait for it to end, or stop it first", wait: float = 5.0,
+         lost: float = 0.0) -> RunFolder:
+    """Lock `path`; a folder that does not exist is made. UserError when another process holds it (`RunFolder`)."""
     path = Path(path)
     made = _make(path)
-    folder = RunFolder(path, wait, again)
+    folder = RunFolder(path, wait, again, lost)
     folder.made = made
     return folder
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The signals that ask a process to end: Ctrl-C, SIGTERM, a closed terminal.
+"""The signals that ask a process to end: Ctrl-C, SIGTERM, a closed terminal, and SIGUSR1, which batch systems send
+before a job's time is over.
 
 Imports next to nothing, so that a script can call `end_in_one_line` before it imports what takes seconds.
 """
@@ -11,6 +12,9 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+OF_BATCH_SYSTEMS = {getattr(signal, name, None) for name in ("SIGTERM", "SIGUSR1")}  # after which a job goes on later
 
 
 def end_in_one_line() -> dict[int, object]:
@@ -44,8 +48,8 @@ def importing() -> Iterator[None]:
 def handle(handler: object) -> dict[int, object]:
     """Handle these signals; returns the handlers before. What is ignored (nohup, a job in the background) stays so."""
     old = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        signum = getattr(signal, name, None)  # Windows has no SIGHUP
+    for name in ENDING:
+        signum = getattr(signal, name, None)  # Windows has no SIGHUP and no SIGUSR1
         if signum is not None and signal.getsignal(signum) not in (signal.SIG_IGN, None):
             old[signum] = signal.signal(signum, handler)
     return old

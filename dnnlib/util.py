@@ -188,8 +188,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def run_cli(command: Callable[[], Any]) -> None:
     """Run a click command as a script: user errors become one line on stderr and exit code 2.
 
-    So do a full disk and refused permissions. SIGINT, SIGTERM and SIGHUP raise `Stopped`, so that nothing half-written
-    stays behind, and become one line and exit code 128 + signal.
+    So do a full disk and refused permissions. The signals that ask for an end (`dnnlib.signals`) raise `Stopped`, so
+    that nothing half-written stays behind, and become one line and exit code 128 + signal.
     """
     with plain_streams(), _signals_raise():
         try:

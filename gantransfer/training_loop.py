@@ -83,10 +83,10 @@ def run(method: Method, dataset: ImageDataset, run: RunConfig, out: Outputs, sta
 
     `graphs` records and replays the phases that allow it; UserError if none does.
 
-    A signal (SIGTERM, SIGINT, SIGHUP) stops it early and cleanly, with the training state of the step in which it
-    came. After SIGTERM it returns; other signals are then handed on to the handler that was there before. A second
-    Ctrl-C is handed on at once. Raises Diverged when training cannot go on, UserError when another process trains in
-    the folder, or when the folder was moved or removed.
+    A signal (SIGTERM, SIGUSR1, SIGINT, SIGHUP) stops it early and cleanly, with the training state of the step in which
+    it came. After the first two it returns, or, under torchrun, raises Stopped; other signals are then handed on to the
+    handler that was there before. A second Ctrl-C is handed on at once. Raises Diverged when training cannot go on,
+    UserError when another process trains in the folder, or when the folder was moved or removed.
     """
     own = hold(out.run_dir) if out.folder is None and dist.is_main() else None
     folder, terminate = own or out.folder, _Terminate()
@@ -678,7 +678,7 @@ class _Terminate:
         self.signum = self.signum or signum
         if self.interruptible:
             raise _StopNow
-        # A batch system may send SIGTERM twice. Somebody who presses Ctrl-C again does not want to wait for the step.
+        # A batch system may send a signal twice. Somebody who presses Ctrl-C again does not want to wait for the step.
         if not first and signum == signal.SIGINT and now - before > 1:
             self._call(signum)
 
@@ -687,9 +687,12 @@ class _Terminate:
             self.old[signum](signum, None)
 
     def hand_on(self) -> None:
-        """After the clean stop: Ctrl-C ends the program too. SIGTERM has had what it asked for."""
-        if self.signum and self.signum != signal.SIGTERM:
+        """After the clean stop: Ctrl-C ends the program too. A batch system has had what it asked for; but a torchrun
+        agent whose own machine goes on must not take the stop of another one for the end of the job."""
+        if self.signum and self.signum not in signals.OF_BATCH_SYSTEMS:
             self._call(self.signum)
+        elif self.signum and dist.elastic():
+            raise util.Stopped(self.signum)
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib
 import importlib.util
@@ -12,7 +13,10 @@ import os
 import pickle
 import re
 import shlex
+import signal
+import subprocess
 import sys
+import time
 import types
 import zipfile
 from pathlib import Path
@@ -21,6 +25,8 @@ import click
 import numpy as np
 import pytest
 import torch
+import torch.distributed.run as torchrun
+import yaml
 from PIL import Image
 
 import gantransfer
@@ -41,7 +47,7 @@ PROGRAM = (r"(?:(?:python3? -m )?gantransfer (?:(?P<room>experiment) )?(?P<comma
            r"|python3?(?: -W \w+)? (?P<script>\w+)\.py|torchrun (?P<run>\w*))")
 OTHERS = {"--standalone", "--nproc-per-node", "--nnodes", "--rdzv-id", "--rdzv-backend", "--rdzv-endpoint",
           "--max-restarts", "--dist", "--no-loadscope-reorder", "--record-durations",  # torchrun, pytest
-          "--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--signal", "--requeue",  # sbatch
+          "--rdzv-conf", "--signals-to-handle", "--nodes", "--signal", "--requeue", "--open-mode",  # sbatch
           "--index-url", "--help"}
 TABLES = [("gantransfer.commands.train", "train.md"), ("gantransfer.commands.dataset_tool", "dataset_tool.md"),
           ("gantransfer.commands.lt_dataset", "lt_dataset.md"),
@@ -171,7 +177,7 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
     for block in blocks(text):
         for line in block.replace("\\\n", " ").splitlines():
             line = line.strip().removeprefix("$ ")
-            m = re.match(rf"(?:srun )?{PROGRAM}", line)
+            m = re.match(rf"(?:srun |docker run .* gantransfer )?{PROGRAM}", line)
             if m and m["run"] is not None:
                 m = re.search(r"(?P<room>(?!))?(?P<command>(?!))?(?P<script>\w+)\.py", line)
             if m:
@@ -558,6 +564,84 @@ def test_every_page_has_a_place_on_the_site_and_is_linked():
     linked = {(p.parent / t.partition("#")[0]).resolve() for p in PAGES
               for t in re.findall(r"\]\(([^)\s]+)\)", p.read_text(encoding="utf-8")) if not t.startswith("http")}
     assert not {p.name for p in DOCS if p.parent.name != "results" and p.resolve() not in linked}
+
+
+def check_launch(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What torchrun makes of its arguments, and the flags of `train`, each of which exists and has a fitting value."""
+    launch = torchrun.parse_args(argv)
+    words = launch.training_script_args
+    if launch.module:
+        assert (launch.training_script, words.pop(0)) == ("gantransfer", "train")
+    else:
+        assert (ROOT / launch.training_script).is_file() and launch.training_script == "train.py"
+    command_of("gantransfer.commands.train").make_context("train", list(words))
+    assert launch.rdzv_backend == "c10d" and launch.rdzv_id != "none" and "--resume=auto" in words
+    return launch, words
+
+
+SLURM = {
+    "srun": 'echo $$ > step; exec "$@"',
+    "torchrun": r"""
+trap 'sleep 0.3; echo written > state; exit 1' USR1
+echo "$TORCH_DISABLE_SHARE_RDZV_TCP_STORE $TORCH_ELASTIC_SHUTDOWN_TIMEOUT" > env
+printf '%s\n' "$@" > args.part; mv args.part args
+for k in $(seq $STEPS); do sleep 0.05; done
+exit $CODE""",
+    "scancel": 'echo "$@" > cancelled; kill "-${1#--signal=}" "$(cat step)"',
+    "scontrol": 'if [ "$1" = show ]; then echo node-a; echo node-b; else (cat state; echo "$@") > queue; fi',
+}
+
+
+@pytest.mark.parametrize("signalled, code, queued", [(True, 1, True), (False, 0, False), (False, 2, False)])
+def test_the_slurm_job_queues_again_after_the_signal_alone(tmp_path, signalled, code, queued):
+    """With stand-ins for the programs of SLURM, and for torchrun. The signal comes to the shell, as of B:USR1."""
+    script = ROOT / "docs" / "cluster" / "slurm.sh"
+    for name, text in SLURM.items():
+        (tmp_path / name).write_text("#!/bin/bash\n" + text)
+        (tmp_path / name).chmod(0o755)
+    env = dict(os.environ, PATH=f"{tmp_path}:{os.environ['PATH']}", SLURM_JOB_ID="123456", SLURM_NNODES="2",
+               SLURM_JOB_NODELIST="node-[a-b]", CODE=str(code), STEPS="2000" if signalled else "1")
+    job = subprocess.Popen(["bash", str(script)], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+    if signalled:
+        end = time.monotonic() + 60
+        while not (tmp_path / "args").exists():
+            assert job.poll() is None and time.monotonic() < end, job.communicate()
+            time.sleep(0.02)
+        job.send_signal(signal.SIGUSR1)
+    _, err = job.communicate(timeout=60)
+    assert (job.returncode, err) == (code, "")
+    assert (tmp_path / "queue").exists() == (tmp_path / "cancelled").exists() == queued
+    launch, words = check_launch((tmp_path / "args").read_text().splitlines())
+    assert (launch.nnodes, launch.nproc_per_node, launch.rdzv_id) == ("2", "4", "123456")
+    assert launch.rdzv_endpoint == "node-a:23456" and "SIGUSR1" in launch.signals_to_handle.split(",")
+    if queued:  # the state was there before
+        assert (tmp_path / "queue").read_text() == "written\nrequeue 123456\n"
+        assert (tmp_path / "cancelled").read_text() == "--signal=USR1 123456\n"
+    asked = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script.read_text(encoding="utf-8"), re.M))
+    share, patience = (tmp_path / "env").read_text().split()
+    assert asked["signal"] == "B:USR1@120" and share == "1" and int(patience) < 120 and asked["requeue"] == ""
+    assert asked["gpus-per-node"] == launch.nproc_per_node and asked["ntasks-per-node"] == "1"
+
+
+def test_the_kubernetes_job_is_one_training_of_all_its_pods():
+    service, job = yaml.safe_load_all((ROOT / "docs" / "cluster" / "kubernetes.yaml").read_text(encoding="utf-8"))
+    assert (service["kind"], job["kind"], job["apiVersion"]) == ("Service", "Job", "batch/v1")
+    spec, name = job["spec"], job["metadata"]["name"]
+    pod, (box,) = spec["template"]["spec"], spec["template"]["spec"]["containers"]
+    assert box["command"] == ["torchrun"] and all(isinstance(word, str) for word in box["args"])
+    launch, words = check_launch(box["args"])
+    assert spec["completionMode"] == "Indexed"
+    assert int(launch.nnodes) == spec["completions"] == spec["parallelism"]
+    assert int(launch.nproc_per_node) == box["resources"]["limits"]["nvidia.com/gpu"]
+    assert launch.rdzv_endpoint == f"{name}-0.{pod['subdomain']}:29500"
+    assert pod["subdomain"] == service["metadata"]["name"] and service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
+    env = {e["name"]: e["value"] for e in box["env"]}
+    assert env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1" and pod["restartPolicy"] == "Never"
+    assert int(env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < pod["terminationGracePeriodSeconds"]
+    mounted = {m["name"]: m["mountPath"] for m in box["volumeMounts"]}
+    assert set(mounted) == {v["name"] for v in pod["volumes"]} and mounted["shm"] == "/dev/shm"
+    assert all(w.split("=")[1].startswith(mounted["storage"]) for w in words if re.match("--(data|outdir)=", w))
 
 
 def test_citation_and_package_say_the_same():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 import gantransfer
@@ -76,9 +79,39 @@ def test_pins_are_exact_unique_and_satisfy_the_metadata():
 
 def test_torch_is_pinned_alike_everywhere():
     version = next(str(next(iter(r.specifier)).version) for r in pins() if r.name == "torch")
-    for name in ("Makefile", ".ci/run", "requirements.txt", "CONTRIBUTING.md"):
+    for name in ("Makefile", ".ci/run", "requirements.txt", "CONTRIBUTING.md", "Dockerfile", "docs/cluster.md"):
         found = set(re.findall(r"torch==([\d.]+\d)", (ROOT / name).read_text(encoding="utf-8")))
         assert found == {version}, f"{name}: {found}"
+
+
+def test_the_image_installs_what_the_requirements_say(tmp_path):
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    done = [rest for word, rest in lines if word == "RUN"]
+    assert {word for word, _ in lines} <= {"ARG", "FROM", "RUN", "ENV", "WORKDIR", "COPY", "CMD"}
+    assert {"g++", "python3-venv", "python3-dev"} <= {*done[0].split()}
+    assert done[1] == "python3 -m venv /opt/gantransfer" and "PATH=/opt/gantransfer/bin:$PATH" in text
+    torch, others, ours = (next(k for k, line in enumerate(lines) if re.search(rf"pip install .*{end}$", line[-1]))
+                           for end in (r"\$\{TORCH\}", r"-r others\.txt", r"--no-deps \."))
+    assert torch < others < ours and lines[others - 1] == ["COPY", "requirements.txt ./"]
+    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    subprocess.run(["sh", "-c", lines[others][1].split(" && ")[0]], cwd=tmp_path, check=True)
+    required, rest = ((tmp_path / f).read_text().splitlines() for f in ("requirements.txt", "others.txt"))
+    (left_out,) = [line for line in required if line not in rest]
+    assert any(line[1].startswith(f'TORCH="{left_out} ') for line in lines if line[0] == "ARG")
+    assert lines[-1][0] == "CMD" and json.loads(lines[-1][1])[0] in project()["scripts"]
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split("\n")[1:]
+    assert not {*ignored} & {*PACKAGES, "csrc", "recipes", "setup.py", "pyproject.toml", "README.md", "LICENSE"}
+
+
+def test_the_conda_environment_installs_what_the_requirements_say():
+    env = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    *packages, pip = env["dependencies"]
+    assert pip == {"pip": ["-r requirements.txt", "-e ."]}  # the rest is theirs, so that nothing can differ
+    (python,) = [p.partition("=")[2] for p in packages if p.startswith("python=")]
+    p = project()
+    assert f"Programming Language :: Python :: {python}" in p["classifiers"] and env["name"] == p["name"]
+    assert SpecifierSet(p["requires-python"]).contains(python) and {"pip", "cxx-compiler"} <= {*packages}
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop as its users run it: exact resume, kills, several processes, divergence."""
 
+import contextlib
 import functools
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from dnnlib.util import UserError
+from dnnlib.util import Stopped, UserError
 from gantransfer import training_loop
 from gantransfer.data.dataset import BatchSource, ImageDataset
 from gantransfer.data.schedule import Span
@@ -77,10 +79,16 @@ def test_sigterm_writes_state_and_ends_cleanly(tiny_zip, tmp_path):
     assert 8 < state["cur_nimg"] < 50000
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("signum, raised", [
+    (signal.SIGTERM, False), (signal.SIGUSR1, False), (signal.SIGUSR1, True), (signal.SIGINT, False),
+    (signal.SIGHUP, False)], ids=["SIGTERM", "SIGUSR1", "under torchrun", "SIGINT", "SIGHUP"])
 @pytest.mark.parametrize("network_ticks", [1, 1000], ids=["snapshot tick", "other tick"])
-def test_a_signal_in_any_step_writes_the_state_of_that_step(tiny_zip, tmp_path, signum, network_ticks):
-    """Also in a step at whose end a tick ends, with a snapshot or without."""
+def test_a_signal_in_any_step_writes_the_state_of_that_step(tiny_zip, tmp_path, signum, raised, network_ticks,
+                                                            monkeypatch):
+    """Also in a step at whose end a tick ends, with a snapshot or without. `raised`: torchrun's agent, which may be of
+    another machine than that which is told to stop, must not take it for the end of the job."""
+    if raised:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     m, dataset, config = build(tiny_zip)
     config.tick = 0.008  # every step ends a tick
     end_step = m.end_step
@@ -94,10 +102,11 @@ def test_a_signal_in_any_step_writes_the_state_of_that_step(tiny_zip, tmp_path, 
     seen = []
     before = signal.signal(signum, lambda s, frame: seen.append(s))
     try:
-        done = training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path, network_ticks, images=False))
+        with pytest.raises(Stopped) if raised else contextlib.nullcontext():
+            done = training_loop.run(m, dataset, config, training_loop.Outputs(tmp_path, network_ticks, images=False))
     finally:
         signal.signal(signum, before)
-    assert done == 48 and seen == [signum] * (signum != signal.SIGTERM)
+    assert seen == [signum] * (signum not in (signal.SIGTERM, signal.SIGUSR1)) and (raised or done == 48)
     assert torch.load(training_loop.find_states(tmp_path)[0], weights_only=True)["cur_nimg"] == 48
 
 
@@ -202,7 +211,7 @@ def test_two_processes_equal_one(tiny_zip, by_two, tmp_path, call):
 
 
 TORCHRUN = """
-import os, signal, sys
+import os, signal
 from dnnlib.util import run_cli
 from gantransfer import training_loop
 from gantransfer.commands import train
@@ -210,7 +219,8 @@ from gantransfer.commands import train
 honest = training_loop._Loop._step
 
 def step(self):
-    if (os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"], self.cur_nimg) == ("0", "1", 64):
+    if os.environ.get("LOST") and self.cur_nimg == 64:
+        os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
     honest(self)
 
@@ -220,15 +230,40 @@ run_cli(train.main)
 
 
 @pytest.mark.slow
-def test_a_restart_by_torchrun_goes_on_with_the_run(tiny_zip, by_two, tmp_path):
+def test_a_lost_machine_is_replaced_and_the_run_goes_on(tiny_zip, by_two, tmp_path):
+    """Two agents of torchrun on loopback. One is killed with its process; the one that takes its place gets the first
+    rank, by its address, and was never started again itself."""
     (tmp_path / "job.py").write_text(TORCHRUN)
-    env = dict(os.environ, GANTRANSFER_DIST_TIMEOUT="60", PYTHONPATH=str(ROOT))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    flags = command(tiny_zip, tmp_path / "runs", *AUGMENTED, "--seed=3")[2:]
-    p = subprocess.run([*launch, tmp_path / "job.py", *flags], capture_output=True, text=True, env=env, timeout=300)
-    assert p.returncode == 0, p.stdout + p.stderr
-    assert "Restart 1 by torchrun" in p.stdout and "Continuing at 0.0 kimg" in p.stdout
-    assert len(list((tmp_path / "runs").iterdir())) == 1, "a second run was begun"
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        meet = f"127.0.0.1:{s.getsockname()[1]}"
+    agents = []
+
+    def agent(address, **env):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3",
+                  "--rdzv-backend=c10d", f"--rdzv-endpoint={meet}", "--rdzv-id=1", f"--local-addr={address}",
+                  f"--rdzv-conf=is_host={not agents},keep_alive_interval=1", tmp_path / "job.py"]
+        env = dict(os.environ, GANTRANSFER_DIST_TIMEOUT="120", PYTHONPATH=str(ROOT), GLOO_SOCKET_IFNAME="lo",
+                   TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1", **env)
+        log = tmp_path / f"{address}.log"
+        with log.open("w") as f:
+            agents.append(subprocess.Popen([*launch, *command(tiny_zip, tmp_path / "runs", *AUGMENTED, "--seed=3")[2:]],
+                                           stdout=f, stderr=subprocess.STDOUT, env=env))
+        return agents[-1], log
+
+    try:
+        stays, log = agent("127.0.0.2")
+        lost, _ = agent("127.0.0.3", LOST="1")
+        assert lost.wait(timeout=300) == -signal.SIGKILL, log.read_text()
+        comes, first = agent("127.0.0.1")
+        assert (stays.wait(timeout=300), comes.wait(timeout=300)) == (0, 0), log.read_text() + first.read_text()
+    finally:
+        for p in agents:
+            p.kill()
+    said = first.read_text()
+    assert "Restart by torchrun: " in said and "Continuing at 0.0 kimg" in said, said
+    (run,) = (tmp_path / "runs").iterdir()  # no second one was begun
+    assert len(json.loads((run / "environment.json").read_text())["job"]["agents"]) == 3
     a = final_tensors(tmp_path / "runs")
     assert a.keys() == by_two.keys() and all(torch.equal(a[k], by_two[k]) for k in a)
 

@@ -57,6 +57,11 @@ def launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def elastic() -> bool:
+    """True in a process started by torchrun, whose agent starts it again when it fails."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def print0(*args: Any, **kwargs: Any) -> None:
     """`print` on rank 0 only, flushed."""
     if is_main():
@@ -101,7 +106,7 @@ def init(kind: str = "auto") -> torch.device:
         torch.cuda.set_device(device)
     if os.environ.get("GANTRANSFER_LAUNCHED"):
         threading.Thread(target=_exit_with_launcher, daemon=True, name="launcher-watch").start()
-    elif "TORCHELASTIC_RUN_ID" in os.environ:
+    elif elastic():
         threading.Thread(target=_exit_with_agent, daemon=True, name="agent-watch").start()
     if launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_initialized():
         # Functions of torch.distributed.nn have the group as a default argument. Imported later, as by torch's
@@ -111,15 +116,23 @@ def init(kind: str = "auto") -> torch.device:
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         args = dict(init_method="env://")
         try:
-            if "TORCHELASTIC_RUN_ID" in os.environ:
+            if elastic():
                 args = dict(zip(("store", "rank", "world_size"), rendezvous.attempt_store(_timeout())))
             dist.init_process_group(backend, timeout=datetime.timedelta(seconds=_timeout()), **args)
         except RuntimeError as e:
             raise CollectiveError(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: joining the other "
-                                  f"processes failed: {_reason(e)}") from None
+                                  f"processes failed: {_reason(e)}{_remedy()}") from None
         # A process that ends by an exception must leave too, for its threads' sake.
         atexit.register(shutdown)
     return device
+
+
+def _remedy() -> str:
+    # An agent keeps the address of the first rank 0's store, also where a new machine has taken that rank.
+    if int(os.environ.get("GROUP_WORLD_SIZE", 1)) < 2 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return ""
+    return ("; if a machine was replaced, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on every machine: "
+            "without it those that stayed look in the old place")
 
 
 def shutdown() -> None:
@@ -160,32 +173,32 @@ class Job:
     """A job of torchrun, as the workers that it starts see it."""
 
     run_id: str  # --rdzv-id; 'none' where none was given
-    agent: str  # the process that started this one: it outlives the workers that it starts again
+    agents: list[str]  # the processes that started the workers: they outlive the workers that they start again
+    restarts: int  # how often an agent has started its workers again because one failed (--max-restarts)
 
-    def same(self, recorded: Any, restarts: int) -> bool:
-        """Whether `recorded`, a `dataclasses.asdict` of a job, was an earlier attempt of this one, which has been
-        started again `restarts` times. An id alone does not tell: people give the same one to one job after the
-        other."""
+    def same(self, recorded: Any) -> bool:
+        """Whether `recorded`, a `dataclasses.asdict` of a job, was an earlier attempt of this one: with one of its
+        agents, or with its id where workers were started again. An id alone does not tell: people give the same one to
+        one job after the other. Nor do restarts: an agent that has replaced a lost one has none."""
         if not isinstance(recorded, dict) or recorded.get("run_id") != self.run_id:
             return False
-        return recorded.get("agent") == self.agent or (restarts > 0 and self.run_id != "none")
+        known = recorded.get("agents")
+        return bool(isinstance(known, list) and {*self.agents}.intersection(map(str, known))
+                    or self.restarts and self.run_id != "none")
 
 
 def job() -> Job | None:
-    """The torchrun job that this process belongs to; None outside torchrun."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    """The torchrun job that this process belongs to, the same on all, which must all call it; None outside torchrun."""
+    if not elastic():
         return None
     pid, began = os.getppid(), ""
     with contextlib.suppress(OSError, IndexError):  # pids come again; with the time of the start they are unique
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as f:
             began = f.read().rsplit(")", 1)[1].split()[19]
-    return Job(os.environ["TORCHELASTIC_RUN_ID"], f"{socket.gethostname()}:{pid}:{began}")
-
-
-def restarts() -> int:
-    """How often torchrun has started the workers of this job again (--max-restarts)."""
-    text = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return int(text) if text.isdigit() else 0
+    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    everyone = gather_object((f"{socket.gethostname()}:{pid}:{began}", int(count) if count.isdigit() else 0))
+    agents, restarts = zip(*everyone)
+    return Job(os.environ["TORCHELASTIC_RUN_ID"], sorted(set(agents)), max(restarts))
 
 
 def barrier() -> None:

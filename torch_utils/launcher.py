@@ -19,15 +19,18 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from dnnlib.signals import ENDING
+
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
 
 
 def run(command: list[str], envs: Sequence[dict[str, str]], grace: float = 5.0) -> int:
     """Run `command` once per environment, as ranks 0, 1, ..., and return the exit code of the job.
 
-    Rank 0's output passes through, other ranks' lines are prefixed. SIGTERM, SIGINT and SIGHUP are forwarded to every
-    rank; a second one kills. When a rank fails, the others get SIGTERM and, `grace` seconds later, SIGKILL, and one
-    line on stderr tells which rank failed first, how, and its last error. The code is that rank's, or 128 + its signal.
+    Rank 0's output passes through, other ranks' lines are prefixed. The signals of `dnnlib.signals` are forwarded to
+    every rank; a second one kills. When a rank fails, the others get SIGTERM and, `grace` seconds later, SIGKILL, and
+    one line on stderr tells which rank failed first, how, and its last error. The code is that rank's, or 128 + its
+    signal.
     """
     job = _Job(grace)
     with _forward_signals(job):
@@ -194,7 +197,7 @@ def _forward_signals(job: _Job) -> Iterator[None]:
         yield
         return
     before = {}
-    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+    for name in ENDING:
         signum = getattr(signal, name, None)
         if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:  # nohup stays in force
             before[signum] = signal.signal(signum, lambda s, frame: job.forward(s))

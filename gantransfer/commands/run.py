@@ -110,6 +110,7 @@ class Run:
     outdir: str = ""  # what --outdir says
     outputs: dict[str, Any] = field(default_factory=dict)  # further arguments of training_loop.Outputs
     flags: dict[str, Any] = field(default_factory=dict)  # what it was started with, for --config to repeat it
+    torchrun: dist.Job | None = None  # the job that it belongs to
     enough: bool = False  # --stop-after ended it
 
     def preflight(self) -> None:
@@ -197,7 +198,7 @@ class Run:
             json.dump(options, f, indent=2)
         if fresh:
             with atomic_write(run_dir / "environment.json") as f:
-                json.dump(environment(self.dataset, self.config.resume), f, indent=2)
+                json.dump(environment(self.dataset, self.config.resume, self.torchrun), f, indent=2)
         return runtime
 
     def _announce(self, run_dir: Path, operators: str, notes: Sequence[str]) -> None:
@@ -401,6 +402,24 @@ def check_continues(run: Run, run_dir: Path, data: str) -> None:
         raise UserError(f"{run_dir} was started with {other}; give the same flags to continue it")
 
 
+def job_of(run_dir: Path) -> Any:
+    """What a run's record says of the torchrun job that began it."""
+    try:
+        return json_file.read(run_dir / "environment.json").get("job")
+    except (UserError, AttributeError):
+        return None
+
+
+def record_job(run_dir: Path, job: dist.Job) -> None:
+    """Add to a run's record the agents that have joined its job since: those that began it may all be gone one day."""
+    began = json_file.read(run_dir / "environment.json")
+    known = job_of(run_dir) if job.same(job_of(run_dir)) else {}
+    agents = sorted({*job.agents, *known.get("agents", ())})
+    began["job"] = dataclasses.asdict(dataclasses.replace(job, agents=agents))
+    with atomic_write(run_dir / "environment.json") as f:
+        json.dump(began, f, indent=2)
+
+
 def content_of(weights: str | None) -> str | None:
     """SHA-256 of the file that a run begins with; None for none, and for what is no file here."""
     return sha256(weights) if weights and os.path.isfile(weights) else None
@@ -418,7 +437,7 @@ def commit_of(file: str) -> str | None:
     return head if known and head else None
 
 
-def environment(dataset: ImageDataset, weights: str | None) -> dict[str, Any]:
+def environment(dataset: ImageDataset, weights: str | None, job: dist.Job | None = None) -> dict[str, Any]:
     """What a result depends on beside the options."""
     return dict(gantransfer=gantransfer.__version__, commit=commit_of(os.path.abspath(__file__)),
                 torch=torch.__version__, numpy=numpy.__version__,
@@ -426,5 +445,5 @@ def environment(dataset: ImageDataset, weights: str | None) -> dict[str, Any]:
                 gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
                 command=sys.argv, data_fingerprint=dataset.fingerprint(),
                 **({"weights": content} if (content := content_of(weights)) else {}),
-                **({"job": dataclasses.asdict(job)} if (job := dist.job()) else {}),
+                **({"job": dataclasses.asdict(job)} if job else {}),
                 started=time.strftime("%Y-%m-%dT%H:%M:%S%z"))

@@ -20,10 +20,13 @@ from gantransfer.commands.flags import check_choice, named_files
 from gantransfer.commands.train_flags import IMPLIES, SECTIONS, Train, method_flags
 from gantransfer.data import resolution
 
+LEASE = 120.0  # seconds, more than the usual lease of NFS 4 (90), and less than other processes wait (600)
+
 if TYPE_CHECKING:
     from gantransfer.commands.run import Run
     from gantransfer.data.schedule import Span
     from gantransfer.method import Method
+    from torch_utils.distributed import Job
 
 
 @click.command(cls=Train, sections=SECTIONS, own=method_flags, context_settings=CONTEXT)
@@ -92,6 +95,7 @@ class Setup:
         from gantransfer.metrics import rating, table
 
         self.folder: run_folder.RunFolder | None = None  # locked, on rank 0
+        self.torchrun: Job | None = None  # the job that this process belongs to
         self.flags, self.given = flags, dict(given, resume_names=tuple(RESUME_NAMES))
         self.by_recipe: tuple[str, ...] = ()  # flags that --recipe chose
         self.method = choose_method(flags, given)
@@ -114,8 +118,9 @@ class Setup:
             raise UserError(f"--subset={flags['subset']} is more than the "
                             f"{self.dataset.spec.num_images} images there are")
         resume = rating.resolve(flags["resume"])
-        self.continues = resume is not None and (resume == "latest" or is_run_folder(resume))
-        weights = flags["source"] or (None if self.continues else resume)
+        self.auto = resume == "auto"
+        self.continues = resume is not None and not self.auto and (resume == "latest" or is_run_folder(resume))
+        weights = flags["source"] or (None if self.continues or self.auto else resume)
         self._resolve(weights)
         if flags["recipe"]:
             self._follow_recipe(weights)
@@ -257,7 +262,7 @@ class Setup:
         f = self.flags
         return Run(self.method, self.opts, self.run, self.dataset, self.stage, self.resolved(), self.metrics,
                    named_files(f["detector"]), lambda: self._reference, f["best"], f["stop_after"], f["keep"],
-                   f["graphs"], outdir=f["outdir"],
+                   f["graphs"], outdir=f["outdir"], torchrun=self.torchrun,
                    flags=config.recorded(self.given, ("resume", *self.by_recipe)) | self._weights(),
                    outputs=dict(evaluate_at_start=bool(f["eval_at_start"]),
                                                     wandb_project=f["wandb_proj"], workers=f["workers"]))
@@ -329,6 +334,7 @@ class Setup:
         from gantransfer.method import Start
         from torch_utils import distributed as dist
 
+        self.torchrun = dist.job()
         run_dir, state = self._continued() if self.continues else self._restarted()
         start, weights = Start(state=state), self.run.resume
         if state is None:
@@ -368,14 +374,16 @@ class Setup:
             raise UserError(f"--resume=latest: another run began in {self.flags['outdir']} just now; start again")
         return choice
 
-    def _take(self, run_dir: Path, flag: str) -> tuple[Path, Path | None]:
-        """Lock a run's folder: (folder, newest state). Without a state the run starts anew in its folder."""
+    def _take(self, run_dir: Path, flag: str, lost: float = 0.0) -> tuple[Path, Path | None]:
+        """Lock a run's folder: (folder, newest state). Without a state the run starts anew in its folder. `lost`:
+        seconds to wait for the lock of a machine that may be gone."""
         from gantransfer.commands.run import check_continues
         from gantransfer.snapshot import find_snapshots
         from gantransfer.training_loop import find_states
 
         try:
-            self.folder = run_folder.hold(run_dir, "it still trains; wait for its end or stop it, then continue")
+            self.folder = run_folder.hold(run_dir, "it still trains; wait for its end or stop it, then continue",
+                                          lost=lost)
         except OSError as e:
             raise UserError(f"{flag}: {run_dir} cannot be written: {e.strerror}") from None
         states = find_states(run_dir)
@@ -387,22 +395,27 @@ class Setup:
         return run_dir, states[0] if states else None
 
     def _restarted(self) -> tuple[Path | None, Path | None]:
-        """As `_continued`, for a run that this very torchrun job has begun and whose processes it started again: what
-        the command says holds for the first start. (None, None) at the first start."""
+        """As `_continued`, for the run that --resume=auto finds, and for one that this very torchrun job has begun and
+        whose processes it started again: what the command says holds for the first start. (None, None) at that."""
+        from gantransfer.commands.run import job_of, record_job
         from torch_utils import distributed as dist
 
-        choice, job = (None, None), dist.job()
-        if job is not None and dist.is_main():
-            count, outdir = dist.restarts(), Path(self.flags["outdir"])
+        choice, job = (None, None), self.torchrun
+        if dist.is_main():
+            outdir = Path(self.flags["outdir"])
             runs = matching_runs(outdir, self.run_name())
-            mine = next((r for r in runs if job.same(_job_of(r), count)), None)
+            mine = next((r for r in runs if job and job.same(job_of(r))), None)
+            who = "--resume=auto" if mine is None and self.auto else "Restart by torchrun"
+            mine = mine or next((r for r in runs if self.auto), None)
             if mine is not None:
-                choice = self._take(mine, f"--outdir={outdir}")
-                print(f"Restart {count} by torchrun: {mine} goes on" if choice[1] else
-                      f"Restart {count} by torchrun: {mine} has no training state yet and starts anew")
-            elif count:
-                print(f"Restart {count} by torchrun: the processes before had not begun a run in {outdir}; a new one "
-                      f"starts")
+                choice = self._take(mine, f"--outdir={outdir}", LEASE)
+                print(f"{who}: {mine} " + ("goes on" if choice[1] else "has no training state yet and starts anew"))
+                if choice[1] and job:
+                    record_job(mine, job)
+            elif self.auto:
+                print(f"{who}: {outdir} has no run '#####-{self.run_name()}'; a new one starts")
+            elif job and job.restarts:
+                print(f"{who}: the processes before had not begun a run in {outdir}; a new one starts")
         return dist.broadcast_object(choice)
 
     def _new_folder(self) -> Path:
@@ -452,14 +465,6 @@ def matching_runs(outdir: Path, *names: str) -> list[Path]:
     runs = [p for p in outdir.glob("*-*") if re.match(r"\d+-", p.name) and p.name.split("-", 1)[1] in names
             and p.is_dir()]
     return sorted(runs, key=lambda p: int(p.name.split("-")[0]), reverse=True)
-
-
-def _job_of(run_dir: Path) -> Any:
-    """What a run's record says of the torchrun job that began it."""
-    try:
-        return json_file.read(run_dir / "environment.json").get("job")
-    except (UserError, AttributeError):
-        return None
 
 
 def has_labels(path: str) -> bool:

@@ -51,7 +51,8 @@ SECTIONS: dict[str, list[click.Option]] = {
              "are not given", Choice(list(recipe.NAMES)), metavar="NAME"),
         Flag("stage", "Stage of a method that has several", metavar="NAME"),
         Flag("resume", "Start from weights (file, URL, published name), or 'latest' / a run folder to continue a run "
-             "exactly; RUN:latest, RUN:best or RUN:best:METRIC are weights of a run's snapshot", PATH, metavar="PATH"),
+             "exactly, 'auto' if there is one; RUN:latest, RUN:best or RUN:best:METRIC are weights of a run's snapshot",
+             PATH, metavar="PATH"),
         Flag("source", "Source model of a transfer method: file, URL, RUN, RUN:latest, RUN:best", SNAPSHOT,
              metavar="PATH"),
         Flag("dry-run", "Check all that a run checks, print the resolved options and the time it takes, and stop",

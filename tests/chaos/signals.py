@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM and Ctrl-C at random moments of runs of every method: one line, the right exit code, and the state of that
-very step, from which the run goes on to the networks of the uninterrupted one."""
+"""SIGTERM, SIGUSR1 and Ctrl-C at random moments of runs of every method: one line, the right exit code, and the state
+of that very step, from which the run goes on to the networks of the uninterrupted one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from gantransfer.training_loop import find_states
 from tests.chaos.runs import Field, order, the_field
 
-CODES = {signal.SIGTERM: (0, 143), signal.SIGINT: (130,)}
+CODES = {signal.SIGTERM: (0, 143), signal.SIGUSR1: (0, 138), signal.SIGINT: (130,)}
 
 
 def run(seconds: float, seed: int = 0) -> dict[str, float]:

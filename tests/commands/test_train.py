@@ -371,7 +371,8 @@ def test_a_run_that_began_with_weights_is_the_latest_without_naming_them(call, t
     call(*flags, f"--outdir={tmp_path / 's'}", "--kimg=0.008")
     (source,) = tmp_path.glob("s/*/network-snapshot-*.pkl")  # of the first step, which is the last
     base = [*flags, f"--outdir={tmp_path / 't'}", "--kimg=0.016", "--desc=x"]
-    call(*base)  # a fresh run, whose name is that of the flags without weights
+    out, _ = call(*base, "--resume=auto")  # a fresh run, whose name is that of the flags without weights
+    assert "--resume=auto: " in out and "a new one starts" in out
     call(*base, f"--resume={source}")
     fresh, run = sorted((tmp_path / "t").iterdir())
     assert "-resumecustom" in run.name and "-resumecustom" not in fresh.name
@@ -390,9 +391,13 @@ def test_a_run_that_began_with_weights_is_the_latest_without_naming_them(call, t
     again = json.loads((run / "training_options.json").read_text())
     assert {k: again[k] for k in options} == options
     moved = source.rename(tmp_path / "moved.pkl")
-    for words in ([], [f"--source={moved}"]):
-        out, _ = call(*base, "--resume=latest", *words)
-        assert str(run) in out
+    for words in (["latest"], ["latest", f"--source={moved}"], ["auto", f"--source={moved}"]):
+        out, _ = call(*base, "--resume=" + words[0], *words[1:])
+        assert str(run) in out and "Done: " in out
+    out, _ = call(*base, "--resume=auto")
+    assert f"--resume=auto: {fresh} goes on" in out and "Done: " in out
+    _, err = call(*base, "--resume=auto", "--seed=1", code=2)
+    assert "was started with random_seed=0, not 1" in err and err.count("\n") == 1
     other = find_snapshots(fresh)[-1]
     _, err = call(*base, "--resume=latest", f"--source={other}", code=2)
     assert "resume_pkl=" in err and err.count("\n") == 1

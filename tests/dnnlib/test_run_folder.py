@@ -49,13 +49,18 @@ def holder():
         p.stdout.close()
 
 
-def test_a_held_folder_is_refused_until_its_owner_is_dead(tmp_path, holder):
+def test_a_held_folder_is_refused_until_its_owner_is_dead(tmp_path, holder, capsys):
     (tmp_path / "run").mkdir()
     p = holder("folder", tmp_path / "run")
     with pytest.raises(UserError, match=rf"run is in use by process {p.pid} on .*; wait for it to end"):
+        run_folder.hold(tmp_path / "run", wait=0, lost=1000)  # of this machine: it lives
+    (tmp_path / "run" / ".lock").write_text("process 1 on elsewhere")
+    with pytest.raises(UserError, match="run is in use by process 1 on elsewhere"):
         run_folder.hold(tmp_path / "run", wait=0)
-    p.kill()  # SIGKILL: nothing is tidied up
-    folder = run_folder.hold(tmp_path / "run", wait=10)
+    assert capsys.readouterr().out == ""
+    threading.Timer(0.3, p.kill).start()  # SIGKILL: nothing is tidied up
+    folder = run_folder.hold(tmp_path / "run", wait=0, lost=30)
+    assert "run is held by process 1 on elsewhere, which may be lost; waiting 30 seconds" in capsys.readouterr().out
     with pytest.raises(UserError, match=f"process {os.getpid()}"):  # in one process too
         run_folder.hold(tmp_path / "run", wait=0)
     folder.release()

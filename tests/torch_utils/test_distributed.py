@@ -247,8 +247,8 @@ time.sleep(100)
 """)
     assert time.monotonic() - start < 90  # and not the 100 of the sleep
     assert code == expected_code
-    last = err.splitlines()[-1]
-    assert last.startswith("Error: ") and how in last and err.count("Error: rank") == 1
+    last = err.splitlines()[-1]  # on a busy machine the other rank has time to tell its own CollectiveError before
+    assert last.startswith("Error: ") and how in last and f"\n{err}".count("\nError: rank") == 1
 
 
 def test_partner_that_does_not_notice_is_terminated_and_then_killed(launch, tmp_path):
@@ -351,17 +351,20 @@ def test_torchrun_starts_the_same_script_and_killed_leaves_no_orphans(job, tmp_p
 
 def test_an_earlier_attempt_of_a_job_is_told_from_another_job(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    assert dist.job() is None and dist.restarts() == 0
+    assert dist.job() is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "100")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     mine, record = dist.job(), dataclasses.asdict(dist.job())
-    assert mine == dist.job() and dist.restarts() == 1
-    assert mine.same(record, 0) and mine.same(record, 1)
-    other = {**record, "agent": "host:1:2"}  # the same id given to two jobs; or rank 0 moved to another machine
-    assert not mine.same(other, 0) and mine.same(other, 1)
-    assert not mine.same({**record, "run_id": "101"}, 1) and not mine.same(None, 1)
-    unnamed = dist.Job("none", "here:3:4")
-    assert not unnamed.same({"run_id": "none", "agent": "host:1:2"}, 1)
+    assert mine == dist.job() and mine.restarts == 1
+    first = dataclasses.replace(mine, restarts=0)
+    joined = dataclasses.replace(first, agents=["host:1:2", *mine.agents])  # one agent has replaced another
+    assert mine.same(record) and first.same(record) and joined.same(record)
+    other = {**record, "agents": ["host:1:2"]}  # the same id given to two jobs; or all agents are new
+    assert not first.same(other) and mine.same(other)
+    assert not mine.same({**record, "run_id": "101"}) and not mine.same(None)
+    assert not first.same({**record, "agents": 1}) and not first.same({"run_id": "100", "agent": mine.agents[0]})
+    unnamed = dist.Job("none", ["here:3:4"], 1)
+    assert not unnamed.same({"run_id": "none", "agents": ["host:1:2"]})
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "soon"])
