@@ -23,6 +23,8 @@ GT_INLINE Vec load(const float* p) {
   return v;
 }
 GT_INLINE void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
+// x in every lane. Minus zero changes no number, so that nothing is computed; plus zero would change -0, and costs.
+GT_INLINE Vec all(float x) { return x - Vec{}; }
 
 // Holds v in a register where the compiler would rather load it again for every use.
 GT_INLINE void hold(Vec& v) {

@@ -14,8 +14,12 @@ using lanes::Vec;
 // Rows and vectors of sums: 24 of 32 registers with AVX-512 and on Arm, 12 of 16 with AVX2.
 constexpr int kRows = 6, kVecs = lanes::kRegisters == 32 ? 4 : 2;
 
-// Columns of a panel, for a number of columns in sixteens.
-inline int64_t panel_width(int64_t columns) { return columns % 64 == 0 ? 64 : columns % 32 == 0 ? 32 : 16; }
+// Columns of a panel, for a number of columns in sixteens: what registers hold at a time, so that a panel is read without
+// gaps and stays in the first cache.
+inline int64_t panel_width(int64_t columns) {
+  constexpr int64_t most = kVecs * kLanes;
+  return most >= 64 && columns % 64 == 0 ? 64 : most >= 32 && columns % 32 == 0 ? 32 : 16;
+}
 
 // Where the left factor lies, in blocks of terms: at(i, r) is term 0 of row r in block i, term() away
 // from term 1.
@@ -57,7 +61,7 @@ GT_INLINE void multiply(const Left& left, int64_t blocks, int64_t length, const 
       for (int v = 0; v < V; v++) right[v] = lanes::load(b + v * kLanes);
 #pragma GCC unroll 6
       for (int r = 0; r < R; r++) {
-        Vec one = a[r][k * term] + Vec{};
+        Vec one = lanes::all(a[r][k * term]);
         lanes::hold(one);
 #pragma GCC unroll 4
         for (int v = 0; v < V; v++) sum[r][v] += one * right[v];
@@ -71,8 +75,8 @@ GT_INLINE void multiply(const Left& left, int64_t blocks, int64_t length, const 
 }
 
 template <int V, class Left>
-void some_rows(const Left& left, int64_t blocks, int64_t length, const float* b, int64_t width, int64_t rows, float* out,
-               bool add) {
+void some_rows(const Left& left, int64_t blocks, int64_t length, const float* b, int64_t width, int64_t rows,
+               float* out, bool add) {
   switch (rows) {
     case 1: return multiply<1, V>(left, blocks, length, b, width, out, add);
     case 2: return multiply<2, V>(left, blocks, length, b, width, out, add);
