@@ -56,12 +56,17 @@ def test_usual_names_are_accepted_and_canonical():
     assert metrics.parse_names("none") == metrics.parse_names("") == metrics.parse_names(None) == []
     assert metrics.parse_names("smoke") == ["smoke_fd_pixel16_256", "smoke_kid_pixel16_256"]
     assert metrics.parse_names("fd_digits32") == ["fd_digits32_2k"]
+    assert metrics.parse_names("fid_clean,kid_fidelity") == ["fid50k_clean", "kid50k_fidelity"]
+    assert metrics.parse_names("fd_dinov2,kd_dinov2-edm2") == ["fd_dinov2_50k", "kd_dinov2-edm2_50k"]
     assert all(metrics.lookup(n).name == n for n in metrics.METRICS)
 
 
 @pytest.mark.parametrize("name,detectors", [
     ("fid50k_full", ("inception",)), ("fid1k", ("inception",)), ("kid10k_few", ("inception",)),
     ("fid50k_clean", ("inception-clean",)), ("fid50k_pytorch", ("inception-pytorch",)),
+    ("fid50k_fidelity", ("inception",)), ("is10k_fidelity", ("inception",)), ("fd_dinov2-fidelity_2k_few",
+                                                                              ("dinov2-fidelity",)),
+    ("cmmd", ("clip",)), ("cmmd500", ("clip",)),
     ("is50k", ("inception",)), ("is10k_biggan", ("inception-biggan",)), ("pr50k3_full", ("vgg16",)),
     ("dc10k5", ("inception",)), ("pr_digits32_500_k3", ("digits32",)), ("dc_mynet_2k_k5", ("mynet",)),
     ("kmmd", ("inception-biggan",)), ("kmmd_unbiased10k", ("inception-biggan",)),
@@ -129,14 +134,15 @@ def test_mirroring_follows_the_training_set(make_context, tiny_zip, reference):
     assert not make_context(training=ImageDataset(tiny_zip, use_labels=True, xflip=True), mirror=False).mirrored
 
 
-def test_clean_names_divide_by_n_minus_1(make_context, stand_in, reference):
-    ctx = make_context()
+@pytest.mark.parametrize("protocol,detector", [("clean", "inception-clean"), ("fidelity", "inception")])
+def test_names_of_other_projects_divide_by_n_minus_1(make_context, stand_in, reference, protocol, detector):
+    ctx = make_context(mirror=True)
     images, _ = drawn(ctx, 30)
     expected = fid.frechet_distance(stand_in(reference.images_uint8(np.arange(40))).features,
                                     stand_in(images).features, ddof=1)
-    result = metrics.compute("fid30_clean", ctx)
-    assert result["results"]["fid30_clean"] == pytest.approx(expected, rel=1e-6)
-    assert result["detector"]["name"] == "inception-clean" and result["ddof"] == 1
+    result = metrics.compute(f"fid30_{protocol}", ctx)
+    assert result["results"][f"fid30_{protocol}"] == pytest.approx(expected, rel=1e-6)
+    assert result["detector"]["name"] == detector and (result["ddof"], result["num_real"]) == (1, 40)
 
 
 def test_kid_reports_mean_and_std(make_context, stand_in, reference):
