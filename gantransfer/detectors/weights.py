@@ -107,9 +107,10 @@ def verified(path: Path, file: WeightsFile | None, files: Sequence[WeightsFile])
     unknown = [f for f in files if not f.sha256]
     if file in unknown or (file is None and any(n.endswith(path.suffix) for f in unknown for n in f.names)):
         return path
-    raise UserError(f"{path}: SHA-256 begins {digest[:8]}, the published weights' with {' or '.join(known)}: the file "
-                    "is damaged or another network; delete it, or use it under a name of its own "
-                    "(--detector=NAME=FILE with a descriptor)")
+    published = " or ".join(k[:8] for k in known)
+    raise UserError(f"{path}: SHA-256 begins {digest[:8]}, the published weights' with {published}: the file is "
+                    "damaged or another network; delete it, or use it under a name of its own (--detector=NAME=FILE "
+                    "with a descriptor)")
 
 
 def download(file: WeightsFile) -> Path:

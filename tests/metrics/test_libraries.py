@@ -135,6 +135,8 @@ def test_clean_fid(library, theirs, case, call, mode, suffix):
     features = [fid.get_folder_features(str(case / name), lambda x: body((x - low) / scale).flatten(1), num_workers=0,
                                         device="cpu", mode=mode, verbose=False) for name in ("real", "fake")]
     np.random.seed(2020)  # theirs are drawn from the global generator, the second set first
-    expected = {f"fid{N}_{suffix}": fid.fid_from_feats(*features), f"kid{N}_{suffix}": fid.kernel_distance(*features)}
+    expected = {f"kid{N}_{suffix}": fid.kernel_distance(*features)}
+    if mode == "clean":  # theirs takes half a minute for the root of a matrix, and the formula is the same
+        expected[f"fid{N}_{suffix}"] = fid.fid_from_feats(*features)
     got = ours(call, case, *expected)
-    assert {k: got[k] for k in expected} == pytest.approx(expected, rel=1e-4)
+    assert got == pytest.approx(expected, rel=1e-4)
