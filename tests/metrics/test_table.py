@@ -15,6 +15,7 @@ from gantransfer.detectors.features import Detector, Features
 from gantransfer.detectors.input_path import InputSpec
 from gantransfer.metrics import fid, intra, kid, stats
 from gantransfer.metrics import table as metrics
+from gantransfer.metrics.cmmd import cmmd
 from gantransfer.metrics.precision_recall import density_coverage, precision_recall
 from tests.conftest import write_image_zip
 from tests.metrics.conftest import NoisyMeans
@@ -152,6 +153,21 @@ def test_kid_reports_mean_and_std(make_context, stand_in, reference):
     result = metrics.compute("kid25_full", ctx)
     assert result["results"]["kid25_full"] == pytest.approx(expected[0], rel=1e-5)
     assert result["std"]["kid25_full"] == pytest.approx(expected[1], rel=1e-5)
+
+
+def test_cmmd_compares_embeddings_of_all_reals(make_context, monkeypatch, reference):
+    def network(x):
+        return Features(torch.nn.functional.normalize(x.flatten(1)), None)
+
+    monkeypatch.setattr(features, "load", lambda name, device="cpu", overrides=None: Detector(
+        name, network, InputSpec(channels=None, size=None, resize=None), "00", None, device))
+    ctx = make_context()
+    images, _ = drawn(ctx, 30)
+    expected = cmmd(*(network(torch.as_tensor(x).float()).features for x in (reference.images_uint8(np.arange(40)),
+                                                                               images)))
+    result = metrics.compute("cmmd30", ctx)
+    assert result["results"] == {"cmmd30": pytest.approx(expected, rel=1e-6)} and expected > 0
+    assert result["detector"]["name"] == "clip" and result["num_real"] == 40
 
 
 def test_inception_score_and_pr_keys(make_context, stand_in):
