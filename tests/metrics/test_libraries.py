@@ -73,8 +73,9 @@ def library():
 
 
 @pytest.fixture(scope="module")
-def case(digits, tmp_path_factory):
-    """Folder with `real` and `fake` as PNG files and zips, colour and grey, and the weights."""
+def case(library, digits, tmp_path_factory):
+    """Folder with `real` and `fake` as PNG files and zips, and the weights."""
+    library("torch_fidelity")  # or skip, before a network is made
     folder = tmp_path_factory.mktemp("libraries")
     grey = digits[0]
     rng = np.random.RandomState(0)
