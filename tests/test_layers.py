@@ -168,6 +168,7 @@ TESTS_OF_MORE = {
     "experiments/children": "commands of all studies", "experiments/published": "the published tables",
     "formats/damage": "damaged files", "formats/hostile": "hostile files", "formats/readers": "who reads files",
     "importers/original_files": "files of the original projects",
+    "metrics/libraries": "torch-fidelity and clean-fid on the same images",
     "viewer/page": "the page, in a browser",
     "torch_utils/ops/vectors": "csrc/vec.h for each kind of processor",
     "torch_utils/ops/compile_cuda": "csrc with nvcc", "torch_utils/ops/cuda_emulated": "csrc as CUDA, on the CPU",

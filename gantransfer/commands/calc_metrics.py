@@ -82,9 +82,11 @@ def main(**flags: Any) -> None:
 
     \b
     Metrics (N: a count such as 50k or 500; every name is a protocol):
-      fid<N>, kid<N> with _full, _many, _medium, _few, _shots, _class, _clean, _pytorch, _biggan
+      fid<N>, kid<N> with _full, _many, _medium, _few, _shots, _class, _clean, _pytorch, _biggan,
+        _fidelity
+      fid_clean, kid_clean, ... (50k)
       fid_shots, kid_shots, fid_class, kid_class
-      is<N>, is<N>_biggan
+      is<N>, is<N>_biggan, is<N>_fidelity
       pr<N>k<k>, pr<N>k<k>_full
       pr_<detector>_<N>_k<k>
       pr_class, dc_class
@@ -96,6 +98,7 @@ def main(**flags: Any) -> None:
       dc_<detector>_<N>_k<k>
       ppl2_wend, ppl_<z|w><full|end>
       kmmd, kmmd_unbiased, kmmd<N>, kmmd_unbiased<N>
+      cmmd, cmmd<N>
       fid_inf, fid_inf_<N>
       lpips_diversity
       memorisation, memorisation_<detector>

@@ -2,7 +2,8 @@
 """`*.detector.json`: a small file beside a weights file that says how it is used as a feature detector.
 
     {"name": "resnet34-utk", "version": 1, "kind": "state_dict|torchscript|export", "file": "...", "sha256": "...",
-     "arch": "fid_inception_v3|torchvision_inception_v3|vgg16|dinov2_vitl14|digits_judge", "arch_kwargs": {},
+     "arch": "fid_inception_v3|torchvision_inception_v3|vgg16|dinov2_vitl14|clip_vitl14_336|digits_judge",
+     "arch_kwargs": {},
      "classes": [..] | null,
      "input": {"range": [0, 255], "dtype": "float32", "channels": 3, "size": 299, "resize": "tf1" | null,
                "mean": [..], "std": [..], "quantize_uint8": true},
@@ -29,7 +30,8 @@ from gantransfer.detectors.input_path import InputSpec
 from gantransfer.detectors.weights import MissingWeights, search_path, sha256_of
 
 KINDS = ("state_dict", "torchscript", "export")
-ARCHITECTURES = ("fid_inception_v3", "torchvision_inception_v3", "vgg16", "dinov2_vitl14", "digits_judge")
+ARCHITECTURES = ("fid_inception_v3", "torchvision_inception_v3", "vgg16", "dinov2_vitl14", "clip_vitl14_336",
+                 "digits_judge")
 ARCHITECTURES_WITH_LOGITS = ("fid_inception_v3", "torchvision_inception_v3", "digits_judge")
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9.-]*")
 

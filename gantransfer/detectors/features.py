@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from dnnlib import util
 from dnnlib.util import UserError, first_line
-from gantransfer.detectors import descriptor, dinov2, inception, vgg, weights
+from gantransfer.detectors import clip, descriptor, dinov2, inception, layouts, vgg, weights
 from gantransfer.detectors.descriptor import Descriptor
-from gantransfer.detectors.input_path import IMAGENET_MEAN, IMAGENET_STD, PRESETS, InputSpec
+from gantransfer.detectors.input_path import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PRESETS, InputSpec
 from gantransfer.detectors.judge import DigitsJudge
 from gantransfer.detectors.weights import (
     MissingWeights,
@@ -96,6 +96,14 @@ _LPIPS_LINEAR = WeightsFile(("weights-vgg16-lpips.pth",),
 
 _DINOV2 = WeightsFile(("dinov2_vitl14_pretrain.pth",),
                       "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth")
+_HUB = "https://huggingface.co/"
+_DINOV2_HF = WeightsFile(("dinov2-large.safetensors", "dinov2-large.bin"),
+                         _HUB + "facebook/dinov2-large/resolve/main/model.safetensors")
+_CLIP_SHA = "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"
+_CLIP = WeightsFile(("ViT-L-14-336px.pt",),
+                    f"https://openaipublic.azureedge.net/clip/models/{_CLIP_SHA}/ViT-L-14-336px.pt", _CLIP_SHA)
+_CLIP_HF = WeightsFile(("clip-vit-large-patch14-336.bin", "clip-vit-large-patch14-336.safetensors"),
+                       _HUB + "openai/clip-vit-large-patch14-336/resolve/main/pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -135,15 +143,22 @@ def _load_vgg_script(path: Path, device: torch.device) -> Callable[[Tensor], Fea
     return lambda x: Features(net(x, return_features=True), None)
 
 
-def _loader(kind: Callable[[], nn.Module]) -> Callable[[Path, torch.device], Callable[[Tensor], Features]]:
+def _loader(kind: Callable[[], nn.Module], layout: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict
+            ) -> Callable[[Path, torch.device], Callable[[Tensor], Features]]:
     def load(path: Path, device: torch.device) -> Callable[[Tensor], Features]:
-        net = load_strictly(kind(), read_state(path), path).to(device)
+        net = load_strictly(kind(), layout(read_state(path)), path).to(device)
         return lambda x: Features(net(x), None)
 
     return load
 
 
-_LOADERS = {"vgg16": _loader(vgg.VGG16), "dinov2_vitl14": _loader(dinov2.DinoV2)}
+_LOADERS = {"vgg16": _loader(vgg.VGG16), "dinov2_vitl14": _loader(dinov2.DinoV2, layouts.dinov2),
+            "clip_vitl14_336": _loader(clip.CLIPVision, layouts.clip)}
+
+
+def _dinov2(resize: str) -> Reserved:
+    return Reserved((_DINOV2, _DINOV2_HF), InputSpec(size=224, resize=resize, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+                    1024, _LOADERS["dinov2_vitl14"])
 
 
 _FID_FILES = (_FID_PTH, _FID_NVIDIA)
@@ -158,8 +173,15 @@ RESERVED: dict[str, Reserved] = {
     "vgg16-torchvision": Reserved((_VGG_TORCHVISION,),
                                   InputSpec(size=224, resize="half_pixel", mean=IMAGENET_MEAN, std=IMAGENET_STD),
                                   4096, _LOADERS["vgg16"]),
-    "dinov2": Reserved((_DINOV2,), InputSpec(size=224, resize="bicubic_antialias", mean=IMAGENET_MEAN,
-                                             std=IMAGENET_STD), 1024, _LOADERS["dinov2_vitl14"]),
+    "vgg16-fidelity": Reserved((_VGG_TORCHVISION,),
+                               InputSpec(size=224, resize="tf1", mean=IMAGENET_MEAN, std=IMAGENET_STD), 4096,
+                               _LOADERS["vgg16"]),
+    # dgm-eval's, where the distance comes from; EDM2's and torch-fidelity's differ from it, and from each other
+    "dinov2": _dinov2("pil_bicubic_uint8"),
+    "dinov2-edm2": _dinov2("bicubic_antialias_unclipped"),
+    "dinov2-fidelity": _dinov2("tf1"),
+    "clip": Reserved((_CLIP, _CLIP_HF), InputSpec(size=336, resize="crop_pil_bicubic_uint8", mean=CLIP_MEAN,
+                                                  std=CLIP_STD), 768, _LOADERS["clip_vitl14_336"]),
 }
 
 
@@ -182,9 +204,9 @@ def find_reserved(name: str, overrides: Mapping[str, str | Path] | None = None) 
 
 
 def _override(name: str, overrides: Mapping[str, str | Path] | None) -> str | Path | None:
-    """The presets of one network share a file given for its base name."""
-    base = "inception" if name in ("inception-clean", "inception-pytorch") else name
-    return next((overrides[n] for n in (name, base) if overrides and n in overrides), None)
+    """The presets of one network share a file given for one of them, as `inception-clean` and `inception` do."""
+    same = [n for n, r in RESERVED.items() if r.files == RESERVED[name].files]
+    return next((overrides[n] for n in (name, *same) if overrides and n in overrides), None)
 
 
 def fetch(name: str) -> list[Path]:

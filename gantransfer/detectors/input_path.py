@@ -15,6 +15,8 @@ from gantransfer.detectors import resize
 from gantransfer.networks.sizes import ImageSize
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of images in 0..255
+CLIP_MEAN = tuple(255 * v for v in (0.48145466, 0.4578275, 0.40821073))
+CLIP_STD = tuple(255 * v for v in (0.26862954, 0.26130258, 0.27577711))
 
 
 @dataclass(frozen=True)

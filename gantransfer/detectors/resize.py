@@ -43,9 +43,29 @@ def pil_bicubic(x: Tensor, size: int) -> Tensor:
     return torch.from_numpy(out.clip(0, 255)).reshape(*x.shape[:2], size, size).to(x.device)
 
 
+def pil_bicubic_uint8(x: Tensor, size: int) -> Tensor:
+    """Antialiased PIL bicubic of 8-bit images: clipped and rounded (dgm-eval, torchvision's Resize of a PIL image). Not
+    square: the sides are changed each by its own factor. Runs on the CPU."""
+    planes = x.detach().cpu().to(torch.uint8).numpy().reshape(-1, *x.shape[2:])
+    out = np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC)) for p in planes])
+    return torch.from_numpy(out).reshape(*x.shape[:2], size, size).to(x.device, torch.float32)
+
+
+def crop_pil_bicubic_uint8(x: Tensor, size: int) -> Tensor:
+    """The largest square in the middle, then `pil_bicubic_uint8` (CMMD)."""
+    side = min(x.shape[2:])
+    top, left = ((n - side) // 2 for n in x.shape[2:])
+    return pil_bicubic_uint8(x[:, :, top:top + side, left:left + side], size)
+
+
 def bicubic_antialias(x: Tensor, size: int) -> Tensor:
-    """torch's antialiased bicubic, clipped to 0..255 (EDM2's DINOv2 path)."""
-    return F.interpolate(x, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
+    """torch's antialiased bicubic, clipped to 0..255."""
+    return bicubic_antialias_unclipped(x, size).clamp(0, 255)
+
+
+def bicubic_antialias_unclipped(x: Tensor, size: int) -> Tensor:
+    """The same as it comes: beside edges up to a tenth of the range outside 0..255 (EDM2's DINOv2 path)."""
+    return F.interpolate(x, (size, size), mode="bicubic", antialias=True)
 
 
 def box(x: Tensor, size: int) -> Tensor:
@@ -55,5 +75,6 @@ def box(x: Tensor, size: int) -> Tensor:
 
 RESIZERS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "tf1": tf1, "half_pixel": half_pixel, "aligned_corners": aligned_corners, "pil_bicubic": pil_bicubic,
-    "bicubic_antialias": bicubic_antialias, "box": box,
+    "pil_bicubic_uint8": pil_bicubic_uint8, "crop_pil_bicubic_uint8": crop_pil_bicubic_uint8,
+    "bicubic_antialias": bicubic_antialias, "bicubic_antialias_unclipped": bicubic_antialias_unclipped, "box": box,
 }

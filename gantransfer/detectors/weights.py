@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dnnlib import util
 from dnnlib.util import UserError, first_line
-from gantransfer.formats import torch_file
+from gantransfer.formats import safetensors, torch_file
 from gantransfer.formats.inert_pickle import Refused
 
 
@@ -60,7 +60,7 @@ def search_path() -> list[Path]:
     folders += [util.cache_dir("detectors"), util.cache_dir("downloads"), package_data()]
     folders.append(Path(env("DNNLIB_CACHE_DIR") or home / ".cache" / "dnnlib", "downloads"))
     torch_home = env("TORCH_HOME") or Path(env("XDG_CACHE_HOME") or home / ".cache", "torch")
-    folders += [Path(torch_home, "hub", "checkpoints"), Path(tempfile.gettempdir())]
+    folders += [Path(torch_home, "hub", "checkpoints"), home / ".cache" / "clip", Path(tempfile.gettempdir())]
     return list(dict.fromkeys(folders))
 
 
@@ -102,14 +102,15 @@ def verified(path: Path, file: WeightsFile | None, files: Sequence[WeightsFile])
     """
     digest = sha256_of(path)
     known = [f.sha256 for f in files if f.sha256]
-    if any(digest.startswith(k) for k in known):
+    if not known or any(digest.startswith(k) for k in known):
         return path
     unknown = [f for f in files if not f.sha256]
-    if file in unknown or (file is None and any(f.names[0].endswith(path.suffix) for f in unknown)):
+    if file in unknown or (file is None and any(n.endswith(path.suffix) for f in unknown for n in f.names)):
         return path
-    raise UserError(f"{path}: SHA-256 begins {digest[:8]}, the published weights' with {' or '.join(known)}: the file "
-                    "is damaged or another network; delete it, or use it under a name of its own "
-                    "(--detector=NAME=FILE with a descriptor)")
+    published = " or ".join(k[:8] for k in known)
+    raise UserError(f"{path}: SHA-256 begins {digest[:8]}, the published weights' with {published}: the file is "
+                    "damaged or another network; delete it, or use it under a name of its own (--detector=NAME=FILE "
+                    "with a descriptor)")
 
 
 def download(file: WeightsFile) -> Path:
@@ -123,12 +124,15 @@ def download(file: WeightsFile) -> Path:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """State dict of a weights file: a torch file of plain tensors, or the tensors of a TorchScript file.
+    """State dict of a weights file: a torch file of plain tensors, safetensors, or the tensors of a TorchScript file.
 
     Nothing in the file runs, a TorchScript program neither. UserError, one line.
     """
     try:
-        obj = torch_file.script_tensors(path) if torch_file.is_script(path) else torch_file.load(path)
+        if safetensors.is_safetensors(path):
+            obj: object = safetensors.read(path)[0]
+        else:
+            obj = torch_file.script_tensors(path) if torch_file.is_script(path) else torch_file.load(path)
     except (Refused, OSError) as e:
         raise UserError(f"{path}: cannot be read as weights ({first_line(e)}); the file may be an incomplete download: "
                         "delete it and fetch it again") from None

@@ -209,7 +209,8 @@ class MetricContext:
         if len(rows) < n:
             what = "" if classes is None else f" of class{'es' * (len(classes) > 1)} {', '.join(map(str, classes))}"
             raise UserError(f"{data.spec.path} has {len(rows)} images{what}, the metric takes {n}; generate more, or "
-                            f"name a smaller count (fid{len(rows)}_full, fd_NAME_{len(rows)}, report_NAME_COUNT)")
+                            f"name a smaller count (fid{len(rows)}_full, fid{len(rows)}_clean, cmmd{len(rows)}, "
+                            f"fd_NAME_{len(rows)}, report_NAME_COUNT)")
         if len(rows) > n:
             rows = np.sort(seeding.numpy_rng(self.seed).permutation(rows)[:n])
         return Plan(("rows", None if classes is None else tuple(classes), n), rows, None,

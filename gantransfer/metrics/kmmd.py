@@ -22,7 +22,7 @@ def kmmd(real: Array, fake: Array, sigma: float = 1.0) -> float:
     """
     r, f, scale = _centred(real, fake)
     factor = -1 / (2 * sigma**2 * scale)
-    value = _kernel_mean(r, r, factor) + _kernel_mean(f, f, factor) - 2 * _kernel_mean(r, f, factor)
+    value = kernel_mean(r, r, factor) + kernel_mean(f, f, factor) - 2 * kernel_mean(r, f, factor)
     return max(value, 0.0) ** 0.5
 
 
@@ -38,7 +38,7 @@ def kmmd_unbiased(real: Array, fake: Array, sigma: float = 1.0, parts: int = 10)
     factor = -(len(r) - 1) / (2 * sigma**2 * scale * len(r))
 
     def estimate(a: Centred, b: Centred) -> float:
-        return _off_diagonal(a, factor) + _off_diagonal(b, factor) - 2 * _kernel_mean(a, b, factor)
+        return _off_diagonal(a, factor) + _off_diagonal(b, factor) - 2 * kernel_mean(a, b, factor)
 
     parts = min(parts, len(r) // 2, len(f) // 2)
     real, fake = as_pair(real, fake)
@@ -63,10 +63,11 @@ def _centred(real: Array, fake: Array) -> tuple[Centred, Centred, float]:
 def _off_diagonal(a: Centred, factor: float) -> float:
     """Kernel mean over pairs of different rows; a row's kernel with itself is 1."""
     n = len(a)
-    return (n * _kernel_mean(a, a, factor) - 1) / (n - 1)
+    return (n * kernel_mean(a, a, factor) - 1) / (n - 1)
 
 
-def _kernel_mean(a: Centred, b: Centred, factor: float) -> float:
+def kernel_mean(a: Centred, b: Centred, factor: float) -> float:
+    """Mean of exp(factor |x - y|^2) over all pairs of a row x of `a` and a row y of `b`."""
     total = 0.0
     for rows in blocks(len(a), ROW_BLOCK):
         x = a.rows(rows)

@@ -23,7 +23,7 @@ from gantransfer.formats.pickle_machine import Refused
 from gantransfer.metrics.fid import Moments
 
 # EDM2's name of a detector -> ours
-_EDM2 = {"fid": "inception", "fd_dinov2": "dinov2"}
+_EDM2 = {"fid": "inception", "fd_dinov2": "dinov2-edm2"}
 # Published files may lack the number of images. The divisor of their covariance then cannot be changed, and with this
 # count it does not change in any digit.
 _UNKNOWN = 2**50

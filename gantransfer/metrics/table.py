@@ -27,6 +27,7 @@ from dnnlib.util import UserError
 from gantransfer.data.dataset import DataSpec, ImageDataset
 from gantransfer.detectors import features
 from gantransfer.metrics import class_report, continuous, directions, intra, path_length, reference
+from gantransfer.metrics.cmmd import cmmd
 from gantransfer.metrics.context import MetricContext
 from gantransfer.metrics.directions import HIGHER, LOWER, UNRATED
 from gantransfer.metrics.feature_matrix import MetricError
@@ -44,6 +45,7 @@ __all__ = ["METRICS", "PATTERNS", "MetricContext", "already_done", "append_jsonl
 
 SCHEMA = 2
 SHOTS = ("many", "medium", "few")
+FOREIGN = ("clean", "pytorch", "biggan", "fidelity")  # clean-fid, pytorch-fid, BigGAN-PyTorch, torch-fidelity
 format_report = class_report.format_report
 read_reference = reference.read_reference
 
@@ -97,19 +99,21 @@ def _count(text: str | None, default: int) -> int:
 
 
 def _fid_kid(m: re.Match) -> Metric:
-    """fid<N>, kid<N>: FID-Inception. _full: all reals; without: the first N, mirrored as in training."""
-    kind, protocol = m["kind"], m["protocol"]
-    n = _count(m["n"], 50000)
+    """fid<N>, kid<N>: FID-Inception. _full: all reals; without: the first N, mirrored as in training. As other projects
+    compute them, of all reals: _clean, _pytorch, _biggan, _fidelity, and fid_clean and so on for fid50k_clean."""
+    named = m.groupdict()
+    kind, protocol, text = m["kind"], m["protocol"], named.get("n") or "50k"
+    n, name = _count(text, 50000), f"{m['kind']}{text}" + (f"_{m['protocol']}" if m["protocol"] else "")
     detector = {"clean": "inception-clean", "pytorch": "inception-pytorch", "biggan": "inception-biggan"}.get(
         protocol, "inception")
-    ddof = 1 if detector != "inception" else 0
-    name = m[0]
+    foreign = protocol in FOREIGN
+    ddof = 1 if foreign else 0
     if protocol in (*SHOTS, "shots"):
         return _shots_metric(name, kind, detector, n, ddof, SHOTS if protocol == "shots" else (protocol,))
     if protocol == "class":
         return _class_metric(name, kind, detector, n, ddof)
 
-    every = protocol == "full" or detector != "inception"
+    every = protocol == "full" or foreign
 
     def select(ctx: MetricContext) -> Selection:
         if every:
@@ -129,8 +133,9 @@ def _named_tables(m: re.Match) -> Metric:
 
 def _fd_kd(m: re.Match) -> Metric:
     """fd_<detector>_<N>, kd_<detector>_<N>: the same distances by any detector, covariances divided by n-1."""
-    kind, detector, n, scope = {"fd": "fid", "kd": "kid"}[m["kind"]], m["detector"], _count(m["n"], 2000), m["scope"]
-    name = f"{m['kind']}_{detector}_{m['n'] or '2k'}" + (f"_{scope}" if scope else "")
+    kind, detector, scope = {"fd": "fid", "kd": "kid"}[m["kind"]], m["detector"], m["scope"]
+    text = m["n"] or ("50k" if detector.split("-")[0] == "dinov2" else "2k")  # 50k: as FD-DINOv2 is published
+    n, name = _count(text, 2000), f"{m['kind']}_{detector}_{text}" + (f"_{scope}" if scope else "")
     if scope in (*SHOTS, "shots"):
         return _shots_metric(name, kind, detector, n, 1, SHOTS if scope == "shots" else (scope,))
     if scope == "class":
@@ -159,6 +164,7 @@ def _distance(ctx: MetricContext, name: str, kind: str, detector: str, n: int, d
 
     `every`: all real images are meant, so that published statistics may stand for them.
     """
+    plan = ctx.plan(n, classes)  # before hours over the real images: a set may have fewer images than are wanted
     net, rows, scale = ctx.detector(detector), kind == "kid", 1.0
     published = ctx.reference_stats if kind == "fid" and every else None
     if published is not None:
@@ -169,7 +175,7 @@ def _distance(ctx: MetricContext, name: str, kind: str, detector: str, n: int, d
         if detector == "pix64":  # reads as percent of the whole reference's total variance
             whole = real_features(ctx, net, Selection.spread(ctx.reals, 50000))
             scale = on_main(lambda: class_report.pixel_scale(whole))
-    [fake] = generated_features(ctx, [net], ctx.plan(n, classes), keep_rows=rows)
+    [fake] = generated_features(ctx, [net], plan, keep_rows=rows)
     results, extra = on_main(lambda: _distance_values(name, kind, real, fake, scale, ddof))
     if published is not None:
         extra["reference"] = dict(name=published.path.name, sha256=published.sha256)
@@ -235,13 +241,15 @@ def _class_metric(name: str, kind: str, detector: str, n: int, ddof: int) -> Met
 
 
 def _is(m: re.Match) -> Metric:
-    """is<N>: inception score over 10 splits, logits without bias. _biggan: torchvision's network, with bias."""
-    name, n, biggan = m[0], _count(m["n"], 50000), bool(m["biggan"])
+    """is<N>: inception score over 10 splits, logits without bias. _biggan: torchvision's network, with bias. _fidelity:
+    images in torch-fidelity's order, which matters where they are sorted by class."""
+    name, n, biggan = m[0], _count(m["n"], 50000), m["protocol"] == "biggan"
     detector = "inception-biggan" if biggan else "inception"
+    shuffle = 2020 if m["protocol"] == "fidelity" else None
 
     def run(ctx: MetricContext) -> Outcome:
         [fake] = generated_features(ctx, [ctx.detector(detector)], ctx.plan(n), keep_rows=True, logits=True)
-        mean, std = on_main(lambda: inception_score(fake.logits, 10, drop_tail=biggan))
+        mean, std = on_main(lambda: inception_score(fake.logits, 10, drop_tail=biggan, shuffle_seed=shuffle))
         return Outcome({f"{name}_mean": mean, f"{name}_std": std}, detector, None, n)
 
     return Metric(name, run, {f"{name}_mean": HIGHER, f"{name}_std": UNRATED}, (detector,))
@@ -356,6 +364,17 @@ def _kmmd(m: re.Match) -> Metric:
     return Metric(name, run, {name: LOWER, f"{name}_error": UNRATED}, ("inception-biggan",))
 
 
+def _cmmd(m: re.Match) -> Metric:
+    """cmmd[<N>]: maximum mean discrepancy of CLIP embeddings, 30k generated images."""
+    name, n = m[0], _count(m["n"], 30000)
+
+    def run(ctx: MetricContext) -> Outcome:
+        real, fake = _both(ctx, "clip", n, Selection.spread(ctx.reals, 50000))
+        return Outcome({name: on_main(lambda: cmmd(real.features, fake.features))}, "clip", real.num, n)
+
+    return Metric(name, run, {name: LOWER}, ("clip",))
+
+
 def write_reference(path: str | Path, name: str, data: ImageDataset, ctx: MetricContext) -> None:
     """Write the statistics of all images of `data` by the detector of metric `name`, for --ref. Collective."""
     detectors = lookup(name).detectors
@@ -368,9 +387,9 @@ def write_reference(path: str | Path, name: str, data: ImageDataset, ctx: Metric
 
 
 def _both(ctx: MetricContext, detector: str, n: int, chosen: Selection) -> tuple[FeatureSet, FeatureSet]:
-    net = ctx.detector(detector)
+    plan, net = ctx.plan(n), ctx.detector(detector)
     real = real_features(ctx, net, chosen, keep_rows=True)
-    return real, generated_features(ctx, [net], ctx.plan(n), keep_rows=True)[0]
+    return real, generated_features(ctx, [net], plan, keep_rows=True)[0]
 
 
 def _fid_inf(m: re.Match) -> Metric:
@@ -378,9 +397,9 @@ def _fid_inf(m: re.Match) -> Metric:
     name, n = m[0], _count(m["n"], 50000)
 
     def run(ctx: MetricContext) -> Outcome:
-        net = ctx.detector("inception")
+        plan, net = ctx.plan(n), ctx.detector("inception")
         real = real_features(ctx, net, Selection.first(ctx.reals))
-        [fake] = generated_features(ctx, [net], ctx.plan(n), keep_rows=True)
+        [fake] = generated_features(ctx, [net], plan, keep_rows=True)
         value, sizes, values = on_main(lambda: fid_infinity(real.moments, fake.features))
         return Outcome({name: value}, "inception", real.num, n, 0, real.dim,
                        extra={"sizes": sizes.tolist(), "values": values.tolist()})
@@ -502,10 +521,11 @@ def _label_score(m: re.Match) -> Metric:
 _DET = r"(?P<detector>[a-zA-Z][a-zA-Z0-9.-]*)"
 _N = r"(?P<n>\d+k?)"
 PATTERNS: list[tuple[str, str, Callable[[re.Match], Metric]]] = [
-    (rf"(?P<kind>fid|kid){_N}(?:_(?P<protocol>full|many|medium|few|shots|class|clean|pytorch|biggan))?",
-     "fid<N>, kid<N> with _full, _many, _medium, _few, _shots, _class, _clean, _pytorch, _biggan", _fid_kid),
+    (rf"(?P<kind>fid|kid){_N}(?:_(?P<protocol>full|many|medium|few|shots|class|{'|'.join(FOREIGN)}))?",
+     "fid<N>, kid<N> with _full, _many, _medium, _few, _shots, _class, _clean, _pytorch, _biggan, _fidelity", _fid_kid),
+    (rf"(?P<kind>fid|kid)_(?P<protocol>{'|'.join(FOREIGN)})", "fid_clean, kid_clean, ... (50k)", _fid_kid),
     (r"(?P<kind>fid|kid)_(?P<scope>shots|class)", "fid_shots, kid_shots, fid_class, kid_class", _named_tables),
-    (rf"is{_N}(?P<biggan>_biggan)?", "is<N>, is<N>_biggan", _is),
+    (rf"is{_N}(?:_(?P<protocol>biggan|fidelity))?", "is<N>, is<N>_biggan, is<N>_fidelity", _is),
     (r"(?P<kind>pr)(?P<n>\d+k)(?P<k>\d+)(?P<full>_full)?", "pr<N>k<k>, pr<N>k<k>_full", _pr_dc),
     (rf"(?P<kind>pr)_{_DET}_{_N}_k(?P<k>\d+)", "pr_<detector>_<N>_k<k>", _pr_dc),
     (r"(?P<kind>pr|dc)_class", "pr_class, dc_class", _pr_dc_class),
@@ -517,6 +537,7 @@ PATTERNS: list[tuple[str, str, Callable[[re.Match], Metric]]] = [
     (rf"(?P<kind>dc)_{_DET}_{_N}_k(?P<k>\d+)", "dc_<detector>_<N>_k<k>", _pr_dc),
     (rf"ppl(?P<two>2)?_(?P<space>z|w)(?P<sampling>full|end)(?:_{_N})?", "ppl2_wend, ppl_<z|w><full|end>", _ppl),
     (rf"kmmd(?P<unbiased>_unbiased)?{_N}?", "kmmd, kmmd_unbiased, kmmd<N>, kmmd_unbiased<N>", _kmmd),
+    (rf"cmmd{_N}?", "cmmd, cmmd<N>", _cmmd),
     (rf"fid_inf(?:_{_N})?", "fid_inf, fid_inf_<N>", _fid_inf),
     (rf"lpips_diversity(?:_{_N})?", "lpips_diversity", _lpips_diversity),
     (rf"memorisation(?:_{_DET})??(?:_{_N})?", "memorisation, memorisation_<detector>", _memorisation),
@@ -542,6 +563,7 @@ METRICS: dict[str, Metric] = {name: _build(name) for name in (
     "fid50k_full", "kid50k_full", "pr50k3_full", "is50k", "ppl2_wend", "fid50k", "kid50k", "pr50k3",
     "ppl_zfull", "ppl_wfull", "ppl_zend", "ppl_wend", "dc10k5", "kmmd", "kmmd_unbiased", "fid_shots", "kid_shots",
     "fid_class", "kid_class", "pr_class", "dc_class", "diversity_class", "ppl_class", "fid_inf", "fid50k_clean",
+    "fid50k_fidelity", "fd_dinov2_50k", "cmmd",
     "lpips_diversity", "memorisation", "sfid_pix64_2k",
     "smoke_fd_pixel16_256", "smoke_kid_pixel16_256", "fd_digits32_2k", "fd_pix64_2k", "report_digits32")}
 GROUPS = {"smoke": ("smoke_fd_pixel16_256", "smoke_kid_pixel16_256"), "none": ()}
@@ -721,8 +743,8 @@ def protocol(line: Mapping[str, Any]) -> str:
         return value.get(key) if isinstance(value := line.get(group), Mapping) else None
 
     return json.dumps([*(line.get(k) for k in ("seed", "labels", "num_gen", "num_real")), line.get("truncation") or {},
-                       part("reference", "sha256"), part("detector", "sha256"), part("per_class", "ids")],
-                      sort_keys=True)
+                       part("reference", "sha256"), part("detector", "sha256"), part("detector", "input"),
+                       part("per_class", "ids")], sort_keys=True)
 
 
 def _identity(x: Mapping[str, Any]) -> tuple:

@@ -13,7 +13,7 @@ import torch
 import gantransfer
 from dnnlib.util import UserError
 from gantransfer.commands import convert
-from gantransfer.exporters import weights
+from gantransfer.formats import safetensors
 from gantransfer.formats.inert_pickle import Refused
 from gantransfer.importers import IMPORTERS, load_any
 from gantransfer.networks import stylegan2
@@ -77,7 +77,7 @@ def test_safetensors_round_trip(snap, tmp_path, call):
     assert torch.equal(images(again), images(snap)) and torch.equal(again.extra["steps"], torch.arange(3))
     assert (again.method, again.options, again.data, again.cur_nimg, again.extra["run"]) == (
         snap.method, snap.options, snap.data, snap.cur_nimg, snap.extra["run"])
-    tensors, metadata = weights.read_safetensors(tmp_path / "x.safetensors")
+    tensors, metadata = safetensors.read(tmp_path / "x.safetensors")
     assert len(tensors) == len(snap.nets["G"].state) + 1, "the same tensor is stored once"
     assert again.nets["G"].state["synthesis.b4.const"] is again.nets["G_ema"].state["synthesis.b4.const"]
     call("convert", tmp_path / "x.safetensors", tmp_path / "back.pkl")
@@ -90,24 +90,24 @@ def test_safetensors_agree_with_the_library(tmp_path):
                "bf": torch.ones(3).bfloat16(), "scalar": torch.tensor(2.5),
                "empty": torch.zeros(0, 3), "flags": torch.tensor([True, False]),
                "t": torch.arange(6.0).reshape(2, 3).t()}
-    weights.write_safetensors(tmp_path / "ours.safetensors", tensors, {"k": "v"})
+    safetensors.write(tmp_path / "ours.safetensors", tensors, {"k": "v"})
     theirs = library.load_file(tmp_path / "ours.safetensors")
     library.save_file({k: t.contiguous() for k, t in tensors.items()}, tmp_path / "theirs.safetensors", {"k": "v"})
-    ours, metadata = weights.read_safetensors(tmp_path / "theirs.safetensors")
+    ours, metadata = safetensors.read(tmp_path / "theirs.safetensors")
     assert metadata == {"k": "v"}
     for k, t in tensors.items():
         assert torch.equal(theirs[k], t) and torch.equal(ours[k], t) and ours[k].dtype == t.dtype, k
 
 
 def test_safetensors_without_description_or_damaged(tmp_path):
-    weights.write_safetensors(tmp_path / "x.safetensors", {"a": torch.zeros(2)}, {})
+    safetensors.write(tmp_path / "x.safetensors", {"a": torch.zeros(2)}, {})
     with pytest.raises(UserError, match="without a description"):
         load_any(tmp_path / "x.safetensors")
     data = (tmp_path / "x.safetensors").read_bytes()
     for broken in (data[:-1], data + b"x", data.replace(b"[0,8]", b"[4,8]"), data.replace(b"F32", b"Q32")):
         (tmp_path / "y.safetensors").write_bytes(broken)
         with pytest.raises(Refused):
-            weights.read_safetensors(tmp_path / "y.safetensors")
+            safetensors.read(tmp_path / "y.safetensors")
 
 
 def test_plain_state_dict(snap, tmp_path, call):

@@ -40,7 +40,8 @@ RUNS = {
     "h5py.File": ("gantransfer/data/h5.py",),
     "json.load": (),
     "json.loads": ("dnnlib/json_file.py", "gantransfer/data/h5.py",
-                   "gantransfer/exporters/weights.py", "gantransfer/metrics/reference.py", "torch_utils/build.py"),
+                   "gantransfer/exporters/weights.py", "gantransfer/formats/safetensors.py",
+                   "gantransfer/metrics/reference.py", "torch_utils/build.py"),
 }
 
 

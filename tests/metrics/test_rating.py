@@ -128,6 +128,7 @@ DECLARED = {  # metric: {value: direction}, written down independently of the co
     "diversity_class": {"diversity_class": "higher"},
     "diversity_digits32_1k_class": {"diversity_digits32_1k_class": "higher"},
     "ppl2_wend": {"ppl2_wend": "lower"}, "ppl_zfull": {"ppl_zfull": "lower"}, "ppl_class": {"ppl_class": "lower"},
+    "fid_clean": {"fid50k_clean": "lower"}, "cmmd": {"cmmd": "lower"},
     "kmmd": {"kmmd": "lower"}, "kmmd_unbiased": {"kmmd_unbiased": "lower", "kmmd_unbiased_error": "unrated"},
     "fid_inf": {"fid_inf": "lower"}, "lpips_diversity": {"lpips_diversity": "higher"},
     "memorisation": {"memorisation": "higher"}, "smoke_fd_pixel16_256": {"smoke_fd_pixel16_256": "lower"},

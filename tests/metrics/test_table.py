@@ -15,6 +15,7 @@ from gantransfer.detectors.features import Detector, Features
 from gantransfer.detectors.input_path import InputSpec
 from gantransfer.metrics import fid, intra, kid, stats
 from gantransfer.metrics import table as metrics
+from gantransfer.metrics.cmmd import cmmd
 from gantransfer.metrics.precision_recall import density_coverage, precision_recall
 from tests.conftest import write_image_zip
 from tests.metrics.conftest import NoisyMeans
@@ -56,12 +57,17 @@ def test_usual_names_are_accepted_and_canonical():
     assert metrics.parse_names("none") == metrics.parse_names("") == metrics.parse_names(None) == []
     assert metrics.parse_names("smoke") == ["smoke_fd_pixel16_256", "smoke_kid_pixel16_256"]
     assert metrics.parse_names("fd_digits32") == ["fd_digits32_2k"]
+    assert metrics.parse_names("fid_clean,kid_fidelity") == ["fid50k_clean", "kid50k_fidelity"]
+    assert metrics.parse_names("fd_dinov2,kd_dinov2-edm2") == ["fd_dinov2_50k", "kd_dinov2-edm2_50k"]
     assert all(metrics.lookup(n).name == n for n in metrics.METRICS)
 
 
 @pytest.mark.parametrize("name,detectors", [
     ("fid50k_full", ("inception",)), ("fid1k", ("inception",)), ("kid10k_few", ("inception",)),
     ("fid50k_clean", ("inception-clean",)), ("fid50k_pytorch", ("inception-pytorch",)),
+    ("fid50k_fidelity", ("inception",)), ("is10k_fidelity", ("inception",)), ("fd_dinov2-fidelity_2k_few",
+                                                                              ("dinov2-fidelity",)),
+    ("cmmd", ("clip",)), ("cmmd500", ("clip",)),
     ("is50k", ("inception",)), ("is10k_biggan", ("inception-biggan",)), ("pr50k3_full", ("vgg16",)),
     ("dc10k5", ("inception",)), ("pr_digits32_500_k3", ("digits32",)), ("dc_mynet_2k_k5", ("mynet",)),
     ("kmmd", ("inception-biggan",)), ("kmmd_unbiased10k", ("inception-biggan",)),
@@ -129,14 +135,15 @@ def test_mirroring_follows_the_training_set(make_context, tiny_zip, reference):
     assert not make_context(training=ImageDataset(tiny_zip, use_labels=True, xflip=True), mirror=False).mirrored
 
 
-def test_clean_names_divide_by_n_minus_1(make_context, stand_in, reference):
-    ctx = make_context()
+@pytest.mark.parametrize("protocol,detector", [("clean", "inception-clean"), ("fidelity", "inception")])
+def test_names_of_other_projects_divide_by_n_minus_1(make_context, stand_in, reference, protocol, detector):
+    ctx = make_context(mirror=True)
     images, _ = drawn(ctx, 30)
     expected = fid.frechet_distance(stand_in(reference.images_uint8(np.arange(40))).features,
                                     stand_in(images).features, ddof=1)
-    result = metrics.compute("fid30_clean", ctx)
-    assert result["results"]["fid30_clean"] == pytest.approx(expected, rel=1e-6)
-    assert result["detector"]["name"] == "inception-clean" and result["ddof"] == 1
+    result = metrics.compute(f"fid30_{protocol}", ctx)
+    assert result["results"][f"fid30_{protocol}"] == pytest.approx(expected, rel=1e-6)
+    assert result["detector"]["name"] == detector and (result["ddof"], result["num_real"]) == (1, 40)
 
 
 def test_kid_reports_mean_and_std(make_context, stand_in, reference):
@@ -146,6 +153,21 @@ def test_kid_reports_mean_and_std(make_context, stand_in, reference):
     result = metrics.compute("kid25_full", ctx)
     assert result["results"]["kid25_full"] == pytest.approx(expected[0], rel=1e-5)
     assert result["std"]["kid25_full"] == pytest.approx(expected[1], rel=1e-5)
+
+
+def test_cmmd_compares_embeddings_of_all_reals(make_context, monkeypatch, reference):
+    def network(x):
+        return Features(torch.nn.functional.normalize(x.flatten(1)), None)
+
+    monkeypatch.setattr(features, "load", lambda name, device="cpu", overrides=None: Detector(
+        name, network, InputSpec(channels=None, size=None, resize=None), "00", None, device))
+    ctx = make_context()
+    images, _ = drawn(ctx, 30)
+    expected = cmmd(*(network(torch.as_tensor(x).float()).features for x in (reference.images_uint8(np.arange(40)),
+                                                                               images)))
+    result = metrics.compute("cmmd30", ctx)
+    assert result["results"] == {"cmmd30": pytest.approx(expected, rel=1e-6)} and expected > 0
+    assert result["detector"]["name"] == "clip" and result["num_real"] == 40
 
 
 def test_inception_score_and_pr_keys(make_context, stand_in):
