@@ -255,6 +255,10 @@ def convert_h5(source: Source, dest: str, how: Conversion, fmt: str, test: Sourc
     """Write `source` (and `test`) as an HDF5 file of cGAN-KD; it appears when complete."""
     if os.path.isdir(dest):
         raise UserError(f"--dest={dest} is a folder; name a file")
+    if test is not None and test.class_names and source.class_names and test.class_names != source.class_names:
+        raise UserError(f"--test-source={test.name} has other classes ({some(test.class_names)}) than {source.name} "
+                        f"({some(source.class_names)}): equal numbers would mean different classes; give both the same "
+                        "class folders, or class names")
     may_replace(dest, how.overwrite)
     tally: Counter = Counter()
 
@@ -278,7 +282,8 @@ def convert_h5(source: Source, dest: str, how: Conversion, fmt: str, test: Sourc
     try:
         with sole_writer(dest, "--dest="):
             made = h5.write(dest, fmt, pairs(source), fakes=source.generated, label_meta=source.label_meta, seed=seed,
-                            test=None if test is None else pairs(test), splits=source.splits if whole else {})
+                            test=None if test is None else pairs(test), splits=source.splits if whole else {},
+                            class_names=source.class_names)
     except OSError as e:
         raise UserError(f"cannot write --dest={dest}: {e.strerror or e}") from None
     left = {k: n for k, n in tally.items() if k not in ("images", "enlarged")}

@@ -20,7 +20,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -101,6 +101,7 @@ class H5Set:
     label_meta: dict | None
     attributes: dict[str, np.ndarray] = field(default_factory=dict)
     splits: dict[str, np.ndarray] = field(default_factory=dict)  # positions in this order
+    class_names: tuple[str, ...] = ()  # ids may lie beyond the last
 
     def images(self) -> Iterator[np.ndarray]:
         """uint8 [C, H, W] in order, read in blocks."""
@@ -265,6 +266,7 @@ def read(path: str, split: str | None = None, kind: str = "auto", label_range: t
                 meta = dict(meta, min=float(meta["min"]), max=float(meta["max"]))
             except (UserError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 raise UserError(f"the attribute label_meta of {path} is damaged; write the file anew") from None
+        names_of_classes = _class_names(f, path)
         split = split or "train"
         if split not in parts:
             raise UserError(f"--split={split}: {path} (layout {layout}) has {', '.join(parts)}")
@@ -295,7 +297,19 @@ def read(path: str, split: str | None = None, kind: str = "auto", label_range: t
         chosen_splits = _positions(parts, split, have, keys, rows, path) if split in ("train", "all") else {}
         attributes = _attributes(have, keys, rows, path) if layout == "rc49" else {}
     labels = [] if not with_labels else [[float(v)] for v in raw] if continuous else [int(v) for v in raw]
-    return H5Set(path, layout, keys, rows, labels, meta if continuous else None, attributes, chosen_splits)
+    return H5Set(path, layout, keys, rows, labels, meta if continuous else None, attributes, chosen_splits,
+                 () if continuous else names_of_classes)
+
+
+def _class_names(f: Any, path: str) -> tuple[str, ...]:
+    """Our dataset "class_names"; files of cGAN-KD have none."""
+    d = _dataset(f, "class_names", path)
+    if d is None:
+        return ()
+    if d.dtype.kind != "S" or d.ndim != 1:
+        raise UserError(f"class_names of {path} is {d.dtype} of shape {list(d.shape)}; names are a list of bytes")
+    with _damage(path, "class_names"):
+        return tuple(name.decode("utf-8", "replace") for name in d[()].tolist())
 
 
 def label_meta(raw: np.ndarray, known: dict | None, label_range: tuple[float, float] | None, unit: str | None,
@@ -437,19 +451,22 @@ def split_indices(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarr
 
 def write(path: str | os.PathLike, fmt: str, items: Iterable[tuple[np.ndarray, Any]], *, fakes: bool = False,
           label_meta: dict | None = None, test: Iterable[tuple[np.ndarray, Any]] | None = None,
-          splits: dict[str, list[int]] | None = None, seed: int = 0) -> dict[str, int]:
+          splits: dict[str, list[int]] | None = None, seed: int = 0, class_names: Sequence[str] = ()) -> dict[str, int]:
     """Write a set of cGAN-KD; the file appears when complete. Returns the rows per dataset of images.
 
     cgankd-v1: classes as `cifar` (80 % subtrain), values as `utkface` (80 % train, of those 80 % subtrain, seeded);
     `splits` of the set are used where it has them. cgankd-v2: `train-test`, the second part from `test` or from
     splits["test"]. `label_meta`: the labels are values. Generated images (`fakes`): `fake_images` and
-    `fake_labels`; v2 compresses them.
+    `fake_labels`; v2 compresses them. `class_names`: a dataset of that name, UTF-8, which
+    cGAN-KD's own readers do not look for.
     """
     h5py = module(os.fspath(path), "writing")
     splits = {k: np.asarray(v, np.int64) for k, v in (splits or {}).items()}
     with atomic_path(Path(path)) as tmp, h5py.File(tmp, "w", locking=False) as f:  # atomic_path holds its lock
         if label_meta is not None:
             f.attrs["label_meta"] = json.dumps(label_meta)
+        elif class_names:
+            f["class_names"] = np.array([name.encode() for name in class_names])
         if fakes:
             storage = dict(compression="gzip", compression_opts=6) if fmt == "cgankd-v2" else {}
             done = _stream(f, "fake_images", "fake_labels", items, whole=fmt == "cgankd-v2", **storage)

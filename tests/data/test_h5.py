@@ -94,6 +94,22 @@ def test_first_format_splits_every_label(tmp_path):
     assert sorted([*first, *second]) == list(range(40)) and np.bincount(y[second]).tolist() == [2, 2, 2, 2]
 
 
+@pytest.mark.usefixtures("no_look")
+def test_class_names_go_along(tmp_path):
+    names = ["Äpfel", "b", "c"]
+    write_image_zip(tmp_path / "a.zip", images(6)[:, 0], [0, 1, 2, 0, 1, 2], class_names=names)
+    tool(f"--source={tmp_path / 'a.zip'}", f"--dest={tmp_path / 'a.h5'}", "--format=cgankd-v1")
+    tool(f"--source={tmp_path / 'a.h5'}", f"--dest={tmp_path / 'b.zip'}")
+    assert listing(tmp_path / "b.zip")["class_names"] == names
+    write_image_zip(tmp_path / "t.zip", images(2)[:, 0], [0, 1], class_names=["b", "c"])
+    with pytest.raises(UserError, match="has other classes than"):
+        tool(f"--source={tmp_path / 'a.zip'}", f"--test-source={tmp_path / 't.zip'}", f"--dest={tmp_path / 'c.h5'}")
+    assert not (tmp_path / "c.h5").exists()
+    make(tmp_path / "d.h5", fake_images=images(2), fake_labels=[0, 1], class_names=[1, 2])
+    with pytest.raises(UserError, match="class_names"):
+        h5.read(str(tmp_path / "d.h5"))
+
+
 def test_generated_images_keep_their_layout(tmp_path):
     write_image_zip(tmp_path / "f.zip", images(5)[:, 0], [[30.0]] * 5, provenance={"sampler": "x"})
     tool(f"--source={tmp_path / 'f.zip'}", f"--dest={tmp_path / 'f.h5'}")

@@ -24,7 +24,8 @@ def open_source(path: str, options: SourceOptions) -> Source:
         for i, (name, load) in enumerate(chosen.pictures()):
             yield Item(name, load, chosen.labels[i] if chosen.labels else None)
 
-    return Source(path, len(chosen.rows), items, (), f"the file (layout {chosen.layout})" if chosen.labels else
-                  "none", label_meta=chosen.label_meta, splits={k: v.tolist() for k, v in chosen.splits.items()},
+    return Source(path, len(chosen.rows), items, chosen.class_names if chosen.labels else (),
+                  f"the file (layout {chosen.layout})" if chosen.labels else "none", label_meta=chosen.label_meta,
+                  splits={k: v.tolist() for k, v in chosen.splits.items()},
                   attributes={k: v.tolist() for k, v in chosen.attributes.items()},
                   generated=chosen.layout == "fakes")
