@@ -201,7 +201,7 @@ def test_published_checkpoints_train_on(tmp_path):
     with torch.no_grad():
         a = m.G(z, torch.eye(C)[:3], noise_mode="const")
         b = one(z, torch.ones(3, 1), noise_mode="const")
-    torch.testing.assert_close(a, b)
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)  # minimal filtering makes ten times as much of a rounding
     # Images come out of the published file as it is, too.
     s = METHODS["hypermod"].sampler_from(aligned)
     assert s([1], torch.ones(1, 1)).shape == (1, 1, 32, 32)
