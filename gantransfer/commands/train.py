@@ -405,6 +405,7 @@ class Setup:
         """As `_continued`, for the run that --resume=auto finds, and for one that this very torchrun job has begun and
         whose processes it started again: what the command says holds for the first start. (None, None) at that."""
         from gantransfer.commands.run import job_of, record_job
+        from gantransfer.training_loop import find_states
         from torch_utils import distributed as dist
 
         choice, job = (None, None), self.torchrun
@@ -416,7 +417,9 @@ class Setup:
             mine = mine or next((r for r in runs if self.auto), None)
             if mine is not None:
                 choice = self._take(mine, f"--outdir={outdir}", LEASE)
-                print(f"{who}: {mine} " + ("goes on" if choice[1] else "has no training state yet and starts anew"))
+                other = next((r for r in runs if find_states(r)), None)
+                print(f"{who}: {mine} " + ("goes on" if choice[1] else "has no training state yet and starts anew"
+                                           + (f"; --resume={other} would continue that one" if other else "")))
                 if choice[1] and job:
                     record_job(mine, job)
             elif self.auto:
