@@ -458,7 +458,8 @@ def compile_library(todo: dict, library: Path, log: Path) -> None:
         for f in units(Path(tmp)):
             # Formulas for autograd are calls of operators: nothing to optimise, and long to compile.
             less = ["-O1"] if f.stem == "autograd" else []
-            steps.append((str(f), f"{f}.o", [todo["cxx"], *todo["cxx_flags"], *less, "-c"]))
+            flags = [*todo["cxx_flags"], *less, "-iquote", str(src)]
+            steps.append((str(f), f"{tmp}/{f.stem}.o", [todo["cxx"], *flags, "-c"]))
         if todo["nvcc"]:
             for f in sorted(src.glob("*.cu"), key=lambda p: -p.stat().st_size):
                 steps.append((str(f), f"{tmp}/{f.stem}.cu.o", [todo["nvcc"], *todo["nvcc_flags"], "-ccbin",
@@ -481,12 +482,16 @@ def compile_library(todo: dict, library: Path, log: Path) -> None:
 
 
 def units(folder: Path) -> list[Path]:
-    """Files made in `folder` that include all C++ sources, one for each run of the compiler."""
+    """Files that hold or include all C++ sources, one for each run of the compiler. Those made in `folder` include by
+    name, with `-iquote`: a path with a quotation mark in it cannot be written there."""
     made, known = [], [*UNITS, *((f.stem,) for f in sorted(source_dir().glob("*.cpp"))
                                  if not any(f.stem in unit for unit in UNITS))]
     for names in known:
+        if len(names) == 1:
+            made.append(source_dir() / f"{names[0]}.cpp")
+            continue
         made.append(folder / f"{'+'.join(names)}.cpp")
-        made[-1].write_text("".join(f'#include "{source_dir() / name}.cpp"\n' for name in names), encoding="utf-8")
+        made[-1].write_text("".join(f'#include "{name}.cpp"\n' for name in names), encoding="utf-8")
     return made
 
 
@@ -603,14 +608,11 @@ def _run(commands: list[tuple[str, list[str], list[str]]], folder: Path) -> tupl
     jobs = max(1, int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1))
     ninja = shutil.which("ninja")
     if ninja:
-        def escape(text: str) -> str:
-            return text.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
-
-        text = ["rule run\n  command = $cmd\n"]
-        for target, inputs, command in commands:
-            text.append(f"build {escape(target)}: run {' '.join(map(escape, inputs))}\n"
+        text, names = ["rule run\n  command = $cmd\n"], {c[0]: str(i) for i, c in enumerate(commands)}
+        for target, inputs, command in commands:  # by number: ninja cannot write every path
+            text.append(f"build {names[target]}: run {' '.join(names[i] for i in inputs if i in names)}\n"
                         f"  cmd = {shlex.join(command).replace('$', '$$')}\n")
-        (folder / "build.ninja").write_text("\n".join(text), encoding="utf-8")
+        (folder / "build.ninja").write_bytes(os.fsencode("\n".join(text)))
         with _Tools() as tools:
             output, code = tools.run([ninja, "-C", str(folder), "-j", str(jobs)])
         if code == 0 or "ninja: fatal" not in output:

@@ -220,7 +220,10 @@ def main(ctx: click.Context, source: tuple[str, ...], dest: str | None, **o: Any
             flag = f"--{flag.replace('_', '-')}"
             raise UserError(f"{flag} is for data sets; choose first, then write the HDF5 file")
         h5.module(dest, "writing")
-        test = open_source(o["test_source"], replace(options, shards=())) if o["test_source"] else None
+        try:
+            test = open_source(o["test_source"], replace(options, shards=())) if o["test_source"] else None
+        except UserError as e:
+            raise UserError(re.sub("^--source=", "--test-source=", str(e))) from None
         convert_h5(opened, dest, how, o["fmt"], test, o["seed"], click.echo)
         return
     name = source if rendered else valid_text(os.path.basename(os.path.abspath(source)))

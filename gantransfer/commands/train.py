@@ -317,12 +317,19 @@ class Setup:
     def _rehearse(self) -> None:
         """What a run does before its first step, and a few steps for their time; nothing is written."""
         from dnnlib.util import is_url
+        from gantransfer.commands.run import check_continues
         from gantransfer.importers import RESUME_NAMES, load_any
         from gantransfer.method import Start
+        from gantransfer.training_loop import find_states
 
-        start = self.run.resume
-        if self.continues or start in RESUME_NAMES or start and is_url(start):
-            print(f"Time: not measured, for {start or self.flags['resume']} is read by the run itself")
+        start, run_dir = self.run.resume, self.run_dir
+        if self.auto:
+            run_dir = next(iter(matching_runs(Path(self.flags["outdir"]), self.run_name())), None)
+        if goes_on := run_dir is not None and bool(find_states(run_dir)):
+            check_continues(self.job(), run_dir, self.flags["data"])
+            print(f"--resume={self.flags['resume']}: {run_dir} would go on")
+        if self.continues or goes_on or start in RESUME_NAMES or start and is_url(start):
+            print(f"Time: not measured, for {run_dir or start} is read by the run itself")
             return
         weights = Start(None if start in (None, "noresume") else load_any(start))
         self.method.check_source(self.opts, self.dataset.spec, weights.source, self.stage)
@@ -398,6 +405,7 @@ class Setup:
         """As `_continued`, for the run that --resume=auto finds, and for one that this very torchrun job has begun and
         whose processes it started again: what the command says holds for the first start. (None, None) at that."""
         from gantransfer.commands.run import job_of, record_job
+        from gantransfer.training_loop import find_states
         from torch_utils import distributed as dist
 
         choice, job = (None, None), self.torchrun
@@ -409,7 +417,9 @@ class Setup:
             mine = mine or next((r for r in runs if self.auto), None)
             if mine is not None:
                 choice = self._take(mine, f"--outdir={outdir}", LEASE)
-                print(f"{who}: {mine} " + ("goes on" if choice[1] else "has no training state yet and starts anew"))
+                other = next((r for r in runs if find_states(r)), None)
+                print(f"{who}: {mine} " + ("goes on" if choice[1] else "has no training state yet and starts anew"
+                                           + (f"; --resume={other} would continue that one" if other else "")))
                 if choice[1] and job:
                     record_job(mine, job)
             elif self.auto:

@@ -259,11 +259,20 @@ def convert_h5(source: Source, dest: str, how: Conversion, fmt: str, test: Sourc
         raise UserError(f"--test-source={test.name} has other classes ({some(test.class_names)}) than {source.name} "
                         f"({some(source.class_names)}): equal numbers would mean different classes; give both the same "
                         "class folders, or class names")
+    if test is not None and (fmt != "cgankd-v2" or source.generated):
+        raise UserError("--test-source belongs to --format=cgankd-v2, which has a test part, and "
+                        + (f"{source.name} holds generated images" if source.generated else f"{fmt} has none"))
+    if test is not None and (test.label_meta is None) != (source.label_meta is None):
+        kinds = ["classes" if s.label_meta is None else "values" for s in (test, source)]
+        raise UserError(f"--test-source={test.name} has {kinds[0]} as labels, {source.name} {kinds[1]}; "
+                        "give both the same kind")
     may_replace(dest, how.overwrite)
     tally: Counter = Counter()
+    first: tuple | None = None  # of both parts
 
     def pairs(src: Source) -> Iterator[tuple[np.ndarray, Any]]:
-        first, n = None, src.count if how.max_images is None else min(src.count, how.max_images)
+        nonlocal first
+        n = src.count if how.max_images is None else min(src.count, how.max_images)
         items = (item for item, _ in zip(src.items(), range(n)))
         stream = _ordered_map(how.image, items, min(os.cpu_count() or 1, 8))
         for item, image in tqdm(stream, total=n, unit="img", desc=os.path.basename(dest), disable=None):

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -396,8 +397,16 @@ def test_a_run_that_began_with_weights_is_the_latest_without_naming_them(call, t
         assert str(run) in out and "Done: " in out
     out, _ = call(*base, "--resume=auto")
     assert f"--resume=auto: {fresh} goes on" in out and "Done: " in out
-    _, err = call(*base, "--resume=auto", "--seed=1", code=2)
-    assert "was started with random_seed=0, not 1" in err and err.count("\n") == 1
+    out, _ = call(*base, "--resume=auto", "--dry-run")
+    assert f"--resume=auto: {fresh} would go on" in out and "Time: not measured" in out
+    for word in ("--cfg=tiny", "--dry-run"):
+        _, err = call(*base, "--resume=auto", "--seed=1", word, code=2)
+        assert "was started with random_seed=0, not 1" in err and err.count("\n") == 1
+    begun = fresh.with_name(fresh.name.replace("0000", "0009", 1))  # killed before its first state
+    begun.mkdir()
+    out, _ = call(*base, "--resume=auto")
+    assert f"{begun} has no training state yet and starts anew; --resume={fresh} would continue that one" in out
+    shutil.rmtree(begun)
     other = find_snapshots(fresh)[-1]
     _, err = call(*base, "--resume=latest", f"--source={other}", code=2)
     assert "resume_pkl=" in err and err.count("\n") == 1

@@ -72,7 +72,7 @@ def test_rows_are_read_in_any_order_and_in_blocks(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind, labels, dtype", [("class", [0, 2, 1, 1], np.int64), ("value", [0.5, 2, 1, 1], float)])
-def test_second_format_has_a_test_part(tmp_path, kind, labels, dtype):
+def test_second_format_has_a_test_part(tmp_path, monkeypatch, kind, labels, dtype):
     values = labels if kind == "class" else [[v] for v in labels]
     pictures = images(4)[:, 0]
     write_image_zip(tmp_path / "a.zip", pictures, values)
@@ -81,9 +81,17 @@ def test_second_format_has_a_test_part(tmp_path, kind, labels, dtype):
     with h5py.File(tmp_path / "a.h5") as f:
         assert f["labels_train"].dtype == dtype and f["labels_train"][()].tolist() == labels
         assert np.array_equal(f["images_test"][:, 0], pictures[:2])
-    with pytest.raises(UserError, match="--test-source"):
-        tool(f"--source={tmp_path / 'a.zip'}", f"--dest={tmp_path / 'b.h5'}", "--format=cgankd-v2")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "a.zip", "t.zip"]
+    other = [[v] for v in labels] if kind == "class" else [0, 1, 0, 1]
+    write_image_zip(tmp_path / "large.zip", images(4, size=32)[:, 0], values)
+    write_image_zip(tmp_path / "other.zip", pictures, other)
+    for words, said in (((), "--test-source"), (["--format=cgankd-v1", "--test-source=t.zip"], "cgankd-v1 has none"),
+                        (["--test-source=large.zip"], "gives a 32x32x1 image, the first one .* is 16x16x1"),
+                        (["--test-source=other.zip"], "other.zip has .* as labels, a.zip"),
+                        (["--test-source=none.zip"], "^--test-source=none.zip: no such file")):
+        with monkeypatch.context() as m, pytest.raises(UserError, match=said):
+            m.chdir(tmp_path)
+            tool("--source=a.zip", "--dest=b.h5", *words)
+    assert sorted(p.name for p in tmp_path.glob("*.h5")) == ["a.h5"]
 
 
 def test_first_format_splits_every_label(tmp_path):

@@ -4,6 +4,7 @@
 Most compilers here are scripts that write a file of known content at once, so that nothing waits for a real one.
 """
 
+import ctypes
 import fcntl
 import json
 import os
@@ -184,6 +185,25 @@ def test_direct_commands_and_ninja_agree(tmp_path, monkeypatch):
         assert not failed and (tmp_path / "all").is_file(), output
         output, failed = build._run(bad, tmp_path)
         assert failed and "broken" in output
+
+
+@pytest.mark.parametrize("ninja", [True, False])
+def test_sources_compile_wherever_they_lie(has_compiler, ninja, tmp_path, monkeypatch):
+    """Folders of sources and of the library whose names no C++ string and no UTF-8 file can hold as they are."""
+    odd = tmp_path / os.fsdecode(b'a "b" \\n it\'s $HOME: |\xff')
+    csrc = odd / "csrc"
+    csrc.mkdir(parents=True)
+    (csrc / "value.h").write_text("#pragma once\ninline int value() { return 7; }\n")
+    for name in ("one", "two", "three"):
+        (csrc / f"{name}.cpp").write_text(f'#include "value.h"\nextern "C" int gt_{name}() {{ return value(); }}\n')
+    monkeypatch.setattr(build, "source_dir", lambda: csrc)
+    monkeypatch.setattr(build, "UNITS", (("one", "two"),))
+    todo = dict(cxx=build.compiler(), cxx_flags=["-fPIC"], nvcc=None)
+    if not ninja:
+        monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    build.compile_library(todo, odd / build.LIBRARY, odd / "build.log")
+    library = ctypes.CDLL(str(odd / build.LIBRARY))
+    assert library.gt_one() == library.gt_two() == library.gt_three() == 7
 
 
 COMPILER = """#!/bin/sh

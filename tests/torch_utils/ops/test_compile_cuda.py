@@ -46,7 +46,8 @@ def test_kernels_compile_and_spill_nothing(source, arch, tmp_path):
 def test_bindings_compile_with_their_cuda_half(unit, tmp_path):
     todo, source = build.plan(cuda=False), next(f for f in build.units(tmp_path) if f.stem == "+".join(unit))
     flags = [f for f in todo["cxx_flags"] if f not in ("-O3", "-march=native")]
-    command = [todo["cxx"], *flags, "-O0", "-DGT_WITH_CUDA", "-Wall", "-Werror=return-type", "-c", str(source), "-o"]
+    command = [todo["cxx"], *flags, "-O0", "-DGT_WITH_CUDA", "-Wall", "-Werror=return-type", "-iquote", str(SRC), "-c",
+               str(source), "-o"]
 
     def symbols() -> str:
         done = subprocess.run([*command, str(tmp_path / "out.o")], capture_output=True, text=True, check=False)
