@@ -266,6 +266,9 @@ def convert_h5(source: Source, dest: str, how: Conversion, fmt: str, test: Sourc
         kinds = ["classes" if s.label_meta is None else "values" for s in (test, source)]
         raise UserError(f"--test-source={test.name} has {kinds[0]} as labels, {source.name} {kinds[1]}; "
                         "give both the same kind")
+    if test is not None and "test" in source.splits:
+        raise UserError(f"--test-source={test.name}: {source.name} has a test part of its own, which would be trained "
+                        "on; make a set of its training part first (--split=train), or omit --test-source")
     may_replace(dest, how.overwrite)
     tally: Counter = Counter()
     first: tuple | None = None  # of both parts

@@ -309,7 +309,14 @@ def _class_names(f: Any, path: str) -> tuple[str, ...]:
     if d.dtype.kind != "S" or d.ndim != 1:
         raise UserError(f"class_names of {path} is {d.dtype} of shape {list(d.shape)}; names are a list of bytes")
     with _damage(path, "class_names"):
-        return tuple(name.decode("utf-8", "replace") for name in d[()].tolist())
+        raw = d[()].tolist()
+    try:
+        names = tuple(name.decode() for name in raw)
+    except UnicodeDecodeError:
+        names = ()
+    if not all(names) or len(set(names)) < len(raw):
+        raise UserError(f"class_names of {path} are damaged: they should differ, hold something, and be UTF-8")
+    return names
 
 
 def label_meta(raw: np.ndarray, known: dict | None, label_range: tuple[float, float] | None, unit: str | None,

@@ -113,9 +113,20 @@ def test_class_names_go_along(tmp_path):
     with pytest.raises(UserError, match="has other classes .b, c. than"):
         tool(f"--source={tmp_path / 'a.zip'}", f"--test-source={tmp_path / 't.zip'}", f"--dest={tmp_path / 'c.h5'}")
     assert not (tmp_path / "c.h5").exists()
-    make(tmp_path / "d.h5", fake_images=images(2), fake_labels=[0, 1], class_names=[1, 2])
-    with pytest.raises(UserError, match="class_names"):
-        h5.read(str(tmp_path / "d.h5"))
+    for damaged in ([1, 2], [b"a", b"a"], [b"a", b""], [b"a", b"\xff"]):
+        (tmp_path / "d.h5").unlink(missing_ok=True)
+        make(tmp_path / "d.h5", fake_images=images(2), fake_labels=[0, 1], class_names=damaged)
+        with pytest.raises(UserError, match="class_names"):
+            h5.read(str(tmp_path / "d.h5"))
+
+
+def test_a_test_part_is_not_trained_on(tmp_path):
+    write_image_zip(tmp_path / "a.zip", images(4)[:, 0], [0, 1, 0, 1], splits={"train": [0, 1], "test": [2, 3]})
+    write_image_zip(tmp_path / "t.zip", images(2)[:, 0], [0, 1])
+    words = [f"--source={tmp_path / 'a.zip'}", f"--test-source={tmp_path / 't.zip'}", f"--dest={tmp_path / 'a.h5'}"]
+    with pytest.raises(UserError, match="a test part of its own.*--split=train"):
+        tool(*words)
+    assert not (tmp_path / "a.h5").exists()
 
 
 def test_generated_images_keep_their_layout(tmp_path):
