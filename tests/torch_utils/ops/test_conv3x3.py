@@ -55,6 +55,14 @@ def test_against_torch(stride, size):
         assert rel(a, b) <= 6e-6, name
 
 
+@pytest.mark.parametrize("rows", range(1, 8))
+def test_any_number_of_rows_is_left_over(rows):
+    """A product takes six rows at a time, which are tiles, or channels in the gradient of a weight."""
+    for size in ((rows, 16, 16, 4, 4), (rows, 16, 48, 4, 8)):
+        for a, b in zip(three(*tensors(1, *size), 1), torchs(*tensors(1, *size), 1)):
+            assert rel(a, b) <= 6e-6
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_rounding_is_near_that_of_a_direct_convolution(stride):
     """Root mean square: about 3 times for images, 5 for weights."""
