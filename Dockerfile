@@ -19,5 +19,5 @@ RUN grep -v '^torch==' requirements.txt > others.txt && pip install --no-cache-d
 COPY . .
 RUN pip install --no-cache-dir --no-deps .
 
-WORKDIR /work
+WORKDIR /data
 CMD ["gantransfer", "--help"]
