@@ -4,8 +4,6 @@ the library is loaded for the first time."""
 
 from __future__ import annotations
 
-import functools
-
 import torch
 
 from torch_utils import build
@@ -18,10 +16,9 @@ def usable(x: torch.Tensor, impl: str) -> bool:
     return impl == "auto" and x.dtype in DTYPES and build.native(x.device.type)
 
 
-@functools.cache
 def long_vectors() -> bool:
-    """Whether the library was compiled for AVX2 or AVX-512, where the compiled convolutions are the faster way; on Arm
-    nothing is known."""
+    """Whether the library that is loaded was compiled for AVX2 or AVX-512, where the compiled convolutions are the
+    faster way; on Arm nothing is known. Ask `usable` first: it loads the library."""
     return "avx2" in build.instruction_sets()
 
 
