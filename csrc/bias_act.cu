@@ -202,13 +202,16 @@ void run(const BiasActParams& p, void* stream) {
   }
 }
 
+// A kernel for each activation that is used in bulk, where whole vectors fit; one with a switch for all the rest, which
+// has all nine times its vector's length to compile: of no more than four.
 template <class T, int ACT, int ORDER, bool FROM_X>
 void run_vector(const BiasActParams& p, void* stream) {
-  constexpr int V = sizeof(T) == 8 ? 1 : kVec<T>;
+  constexpr int V = sizeof(T) == 8 ? 1 : ACT == 0 ? 4 : kVec<T>;
   const bool whole = (p.inner == 1 ? p.channels : p.inner) % V == 0;
   if (whole && aligned16(p.x) && aligned16(p.dy) && aligned16(p.v) && aligned16(p.out))
     return run<T, ACT, ORDER, FROM_X, V>(p, stream);
-  run<T, ACT, ORDER, FROM_X, 1>(p, stream);
+  if constexpr (ACT != 0) return run_vector<T, 0, ORDER, FROM_X>(p, stream);
+  else run<T, 0, ORDER, FROM_X, 1>(p, stream);
 }
 
 template <class T, int ACT>
@@ -223,7 +226,11 @@ template <class T>
 void run_act(const BiasActParams& p, void* stream) {
   if constexpr (sizeof(T) < 8) {
     switch (p.act) {
-      case kLinear: return run_order<T, kLinear>(p, stream);
+      case kLinear: {  // of whole vectors the same as a slope of one, without kernels of its own
+        BiasActParams q = p;
+        if (p.order < 2) q.act = kLrelu, q.alpha = 1;
+        return run_order<T, kLrelu>(q, stream);
+      }
       case kRelu: return run_order<T, kRelu>(p, stream);
       case kLrelu: return run_order<T, kLrelu>(p, stream);
       default: break;

@@ -98,22 +98,27 @@ GT_HD A bias_act_element(A x, A b, A dy, A v, A alpha, A gain, A scale, A bound)
   return abs_(y) < bound ? m : A(0);
 }
 
-// The same with the activation known at run time only.
+// The same with the activation known at run time only. FROM_X: one of act_needs_x.
 template <int ORDER, bool FROM_X, class A>
 GT_HD A bias_act_any(int act, A x, A b, A dy, A v, A alpha, A gain, A scale, A bound) {
-  switch (act) {
+  if constexpr (FROM_X)
+    return act == kSwish ? bias_act_element<kSwish, ORDER, FROM_X, A>(x, b, dy, v, alpha, gain, scale, bound)
+                         : bias_act_element<kLrelu, ORDER, FROM_X, A>(x, b, dy, v, alpha, gain, scale, bound);
+  else {
+    switch (act) {
 #define GT_CASE(K) \
   case K: return bias_act_element<K, ORDER, FROM_X, A>(x, b, dy, v, alpha, gain, scale, bound);
-    GT_CASE(kRelu)
-    GT_CASE(kLrelu)
-    GT_CASE(kTanh)
-    GT_CASE(kSigmoid)
-    GT_CASE(kElu)
-    GT_CASE(kSelu)
-    GT_CASE(kSoftplus)
-    GT_CASE(kSwish)
+      GT_CASE(kRelu)
+      GT_CASE(kLrelu)
+      GT_CASE(kTanh)
+      GT_CASE(kSigmoid)
+      GT_CASE(kElu)
+      GT_CASE(kSelu)
+      GT_CASE(kSoftplus)
+      GT_CASE(kSwish)
 #undef GT_CASE
-    default: return bias_act_element<kLinear, ORDER, FROM_X, A>(x, b, dy, v, alpha, gain, scale, bound);
+      default: return bias_act_element<kLinear, ORDER, FROM_X, A>(x, b, dy, v, alpha, gain, scale, bound);
+    }
   }
 }
 
