@@ -2,12 +2,14 @@
 """Everything about the package is in pyproject.toml; here only what cannot be said there.
 
 GANTRANSFER_PREBUILD=1 compiles the kernels into the wheel (`pip wheel . --no-build-isolation`, with the torch that will
-run them installed). Without it they are compiled on first use. A prebuilt library is used only with the same torch and
-sources on a processor with the same instruction sets; otherwise the kernels are compiled as usual.
+run them installed; what this machine has compiled before is copied). Without it they are compiled on first use. A
+prebuilt library is used only with the same torch and sources on a processor with the same instruction sets; otherwise
+the kernels are compiled as usual.
 """
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -40,12 +42,10 @@ class Prebuild(build_ext):
         from torch_utils import build
 
         module = Path(self.get_ext_fullpath(ext.name))
-        todo = build.plan()
-        problem = todo["nvcc"] and build.toolchain_problem(todo)
-        if problem:
-            raise build.BuildError(problem)
-        build.compile_library(todo, module.with_name(build.LIBRARY), Path(self.build_temp).resolve() / "kernels.log")
-        record = json.dumps({**todo, "sources": build.sources_digest(), "prebuilt": True})
+        library, made = build.build(cuda=build.cuda_problem() is None)  # a GPU's half that fails ends it
+        module.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(library, module.with_name(build.LIBRARY))
+        record = json.dumps({**made, "sources": build.sources_digest(), "prebuilt": True})
         source = Path(self.build_temp) / "build_info.cpp"
         source.parent.mkdir(parents=True, exist_ok=True)
         source.write_text("#include <pybind11/pybind11.h>\n"

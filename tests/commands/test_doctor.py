@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 
-from tests.cuda import remembered
 from tests.torch_utils.test_build import fake_compiler, fake_nvcc
 from torch_utils import build, machine
 
@@ -34,7 +33,7 @@ def test_wheel_with_prebuilt_kernels(run_script, tmp_path):
     if not shutil.which("g++") and not shutil.which("c++"):
         pytest.skip("no C++ compiler")
     run_script("setup.py", "-q", "build", "--build-base", tmp_path / "b", "--build-lib", tmp_path / "lib",
-               env={"GANTRANSFER_PREBUILD": "1", "CXX": str(remembered.compiler()), "CXXFLAGS": "-O0"}, timeout=900)
+               env={"GANTRANSFER_PREBUILD": "1"}, timeout=900)
     folder = tmp_path / "lib"
     assert (folder / "torch_utils" / build.LIBRARY).is_file() and list((folder / "torch_utils").glob("_build_info*"))
     program = ("import torch_utils, torch; from torch_utils import build; assert build.native('cpu'); "

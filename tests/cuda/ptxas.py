@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,18 +19,19 @@ class CompileError(RuntimeError):
     """nvcc refused a source; the text is the command and what it said."""
 
 
-def report(source: Path, arch: str, folder: Path) -> list[dict]:
-    """[{'kernel', 'arch', 'registers', 'spilled' (bytes), 'shared' (bytes)}] of a source, as ptxas -v tells."""
+def report(source: Path, archs: Sequence[str], folder: Path) -> list[dict]:
+    """[{'kernel', 'arch', 'registers', 'spilled' (bytes), 'shared' (bytes)}] of a source, as ptxas -v tells. One
+    command for all `archs`: the host's half is compiled once."""
     command = [build.nvcc(), "-std=c++17", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings",
-               f"-gencode=arch=compute_{arch},code=sm_{arch}",
-               "-c", str(source), "-o", str(folder / f"{source.stem}_{arch}.o")]
+               *[f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs],
+               "-c", str(source), "-o", str(folder / f"{source.stem}_{'_'.join(archs)}.o")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CompileError(f"{' '.join(command)}\n{done.stderr[-4000:]}")
     rows = []
     for block in done.stderr.split("Compiling entry function '")[1:]:
         shared = re.search(r"(\d+) bytes smem", block)
-        rows.append({"kernel": block.split("'")[0], "arch": arch,
+        rows.append({"kernel": block.split("'")[0], "arch": re.match(r"[^']+' for 'sm_(\w+)'", block)[1],
                      "registers": int(re.search(r"Used (\d+) registers", block)[1]),
                      "spilled": sum(map(int, re.findall(r"(\d+) bytes spill", block))),
                      "shared": int(shared[1]) if shared else 0})
@@ -45,7 +47,7 @@ def report(source: Path, arch: str, folder: Path) -> list[dict]:
 
 def report_all(archs: list[str], jobs: int | None = None) -> list[dict]:
     """`report` of every source for every architecture, several at a time; the hungriest kernels first."""
-    work = [(s, a) for a in archs for s in sorted(build.source_dir().glob("*.cu"), key=lambda p: -p.stat().st_size)]
+    work = [(s, [a]) for a in archs for s in sorted(build.source_dir().glob("*.cu"), key=lambda p: -p.stat().st_size)]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
         found = list(pool.map(lambda item: report(*item, Path(folder)), work))
     rows = [r for part in found for r in part]

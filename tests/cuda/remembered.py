@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -54,33 +53,3 @@ def file(name: str, parts: tuple, make: Callable[[Path], Path]) -> Path:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             os.replace(make(Path(folder)), path)
     return path
-
-
-COMPILER = """#!{python} -S
-import hashlib, os, shutil, sys
-args = sys.argv[1:]
-if "-c" not in args or "-o" not in args:
-    os.execv({real!r}, [{real!r}, *args])
-target = args[args.index("-o") + 1]
-texts = [open(a, "rb").read() if os.path.isfile(a) else a.encode() for a in args if a != target]
-kept = {folder!r} + "-" + hashlib.sha256(b"\\0".join(texts)).hexdigest()[:20]
-if not os.path.exists(kept):
-    code = os.spawnv(os.P_WAIT, {real!r}, [{real!r}, *args])
-    if code:
-        sys.exit(code)
-    shutil.copyfile(target, f"{{kept}}.{{os.getpid()}}")
-    os.replace(f"{{kept}}.{{os.getpid()}}", kept)
-shutil.copyfile(kept, target)
-"""
-
-
-def compiler() -> Path:
-    """A C++ compiler that compiles nothing twice."""
-    program = COMPILER.format(python=sys.executable, real=build.compiler(), folder=str(place("object")))
-
-    def make(folder: Path) -> Path:
-        (folder / "g++").write_text(program, encoding="utf-8")
-        (folder / "g++").chmod(0o755)
-        return folder / "g++"
-
-    return file("compiler", (program,), make)
