@@ -62,20 +62,17 @@ inline Tensor vector_of(const OptTensor& v, const Tensor& x, int64_t n, const ch
 inline void* ptr(const Tensor& t) { return t.defined() && t.numel() ? t.data_ptr() : nullptr; }
 
 // GT_WITH_CUDA: there are CUDA kernels. GT_EMULATE (tests): the same kernels, run for CPU tensors by an emulator.
-inline bool on_cuda(const Tensor& x) {
 #ifdef GT_EMULATE
-  return x.is_cpu();
+constexpr bool kEmulated = true;
 #else
-  return x.is_cuda();
+constexpr bool kEmulated = false;
 #endif
-}
+
+inline bool on_cuda(const Tensor& x) { return kEmulated ? x.is_cpu() : x.is_cuda(); }
 
 inline void* current_stream(const Tensor& x) {
-#ifdef GT_EMULATE
-  return nullptr;
-#else
+  if (kEmulated) return nullptr;
   return c10::impl::VirtualGuardImpl(x.device().type()).getStream(x.device()).native_handle();
-#endif
 }
 
 // An operator by name, through the dispatcher.

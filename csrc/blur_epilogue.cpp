@@ -62,6 +62,6 @@ TORCH_LIBRARY_FRAGMENT(gantransfer, m) {
 
 TORCH_LIBRARY_IMPL(gantransfer, CPU, m) { m.impl("blur_epilogue", gt::blur_epilogue); }
 
-#if defined(GT_WITH_CUDA) && !defined(GT_EMULATE)
+#ifdef GT_WITH_CUDA
 TORCH_LIBRARY_IMPL(gantransfer, CUDA, m) { m.impl("blur_epilogue", gt::blur_epilogue); }
 #endif

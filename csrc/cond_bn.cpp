@@ -480,6 +480,6 @@ TORCH_LIBRARY_FRAGMENT(gantransfer, m) {
 
 TORCH_LIBRARY_IMPL(gantransfer, CPU, m) { GT_IMPLEMENT(m) }
 
-#if defined(GT_WITH_CUDA) && !defined(GT_EMULATE)
+#ifdef GT_WITH_CUDA
 TORCH_LIBRARY_IMPL(gantransfer, CUDA, m) { GT_IMPLEMENT(m) }
 #endif

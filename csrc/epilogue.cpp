@@ -322,7 +322,7 @@ TORCH_LIBRARY_IMPL(gantransfer, CPU, m) {
   m.impl("epilogue_grad", gt::epilogue_grad);
 }
 
-#if defined(GT_WITH_CUDA) && !defined(GT_EMULATE)
+#ifdef GT_WITH_CUDA
 TORCH_LIBRARY_IMPL(gantransfer, CUDA, m) {
   m.impl("epilogue", gt::epilogue);
   m.impl("epilogue_grad", gt::epilogue_grad);

@@ -459,6 +459,6 @@ TORCH_LIBRARY_FRAGMENT(gantransfer, m) {
 
 TORCH_LIBRARY_IMPL(gantransfer, CPU, m) { m.impl("upfirdn2d", gt::upfirdn2d); }
 
-#if defined(GT_WITH_CUDA) && !defined(GT_EMULATE)
+#ifdef GT_WITH_CUDA
 TORCH_LIBRARY_IMPL(gantransfer, CUDA, m) { m.impl("upfirdn2d", gt::upfirdn2d); }
 #endif

@@ -102,7 +102,7 @@ TORCH_LIBRARY_IMPL(gantransfer, CPU, m) {
   m.impl("weight_sq_grad", gt::weight_sq_grad);
 }
 
-#if defined(GT_WITH_CUDA) && !defined(GT_EMULATE)
+#ifdef GT_WITH_CUDA
 TORCH_LIBRARY_IMPL(gantransfer, CUDA, m) {
   m.impl("weight_sq", gt::weight_sq);
   m.impl("weight_sq_grad", gt::weight_sq_grad);

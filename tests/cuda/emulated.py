@@ -15,34 +15,57 @@ from torch_utils import build
 HERE = Path(__file__).resolve().parent
 
 
+class CompileError(RuntimeError):
+    """The compiler refused a source; the text is what it said."""
+
+
+def run(command: list) -> None:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CompileError(done.stderr[-4000:])
+
+
+def kernel_command() -> list:
+    """Compiles a file of kernels; the source and `-o` follow."""
+    return [build.compiler(), "-std=c++20", "-O1", "-fPIC", "-DGT_EMULATE", "-include", HERE / "emulate.h",
+            f"-I{build.source_dir()}", "-x", "c++"]
+
+
+def kernels() -> list[Path]:
+    """The object files of csrc/*.cu, emulated; those of the same sources are kept."""
+    sources = sorted(build.source_dir().glob("*.cu"), key=lambda p: -p.stat().st_size)
+
+    def compiled(source: Path) -> Path:
+        def make(folder: Path) -> Path:
+            run([*kernel_command(), "-c", source, "-o", folder / "kernels.o"])
+            return folder / "kernels.o"
+
+        return remembered.file(f"{source.stem}.o", tuple(kernel_command()), make)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(compiled, sources))
+
+
+def binding_flags() -> list[str]:
+    """The C++ files know nothing of the emulator's header, as they know nothing of CUDA's; of them only what calls the
+    kernels runs, so that nothing is optimized."""
+    kept = [f for f in build.plan(cuda=False)["cxx_flags"] if f != "-O3"]
+    return [*kept, "-O0", "-DGT_WITH_CUDA", "-DGT_EMULATE", "-Wall", "-Werror=return-type", f"-I{build.source_dir()}"]
+
+
 def emulated_library() -> Path:
     """`build_emulated`, or what it made of the same sources before."""
-    return remembered.file("library", (flags(), HERE / "emulate.h"), build_emulated)
-
-
-def flags() -> list[str]:
-    kept = [f for f in build.plan(cuda=False)["cxx_flags"] if f != "-O3"]
-    return [*kept, "-O1", "-DGT_WITH_CUDA", "-DGT_EMULATE", "-include", str(HERE / "emulate.h"),
-            f"-I{build.source_dir()}"]
+    return remembered.file("library", (binding_flags(), *kernel_command()), build_emulated)
 
 
 def build_emulated(folder: Path) -> Path:
     """Compile csrc into `folder` with every operator running its emulated CUDA kernel on CPU tensors."""
-    src, todo = build.source_dir(), build.plan(cuda=False)
-    library = folder / "gantransfer_emulated.so"
-    sources = [*build.units(folder), *sorted(src.glob("*.cu"), key=lambda p: -p.stat().st_size)]
-    objects = [str(folder / f"{s.name}.o") for s in sources]
-
-    def compile_one(source: Path, target: str) -> None:
-        level = [] if source.suffix == ".cu" else ["-O0"]  # of the C++ files only what calls the kernels runs
-        command = [todo["cxx"], *flags(), *level, "-x", "c++", "-c", str(source), "-o", target]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(done.stderr[-4000:])
-
+    todo, library = build.plan(cuda=False), folder / "gantransfer_emulated.so"
+    units = build.units(folder)
+    bindings = [folder / f"{unit.stem}.o" for unit in units]
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(compile_one, sources, objects))
-    subprocess.run([todo["cxx"], "-shared", *objects, "-o", str(library), *build.link_flags(todo)], check=True)
+        list(pool.map(lambda s, o: run([todo["cxx"], *binding_flags(), "-c", s, "-o", o]), units, bindings))
+    run([todo["cxx"], "-shared", *bindings, *kernels(), "-o", library, *build.link_flags(todo)])
     return library
 
 

@@ -36,13 +36,14 @@ from torch_utils.ops import winograd
 pytest.importorskip("onnxscript", reason="needs onnx and onnxscript (extra `export`)")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra `export`)")
 
-# The exporter takes its time per layer: one upsampling block shows what two would, and one snapshot two properties.
+# The exporter takes its time per layer: one upsampling block shows what two would, none what is not about upsampling, and
+# one snapshot two properties.
 # export_onnx itself compares every file with the sampler, so that a kind without a case here is not written wrongly.
 SG2 = dict(z_dim=8, w_dim=8, img_resolution=8, img_channels=3, mapping_kwargs={"num_layers": 1},
            synthesis_kwargs={"channel_base": 64, "channel_max": 4})
 BIG = dict(G_ch=4, dim_z=12, resolution=8, G_attn="0", n_classes=3, G_shared=True, shared_dim=6, hier=True)
 V1 = dict(channels=[4, 4], code_dim=8, n_mlp=2, fused_from=1)
-MIND = dict(kind="stylegan2", w_dim=8, img_resolution=8, img_channels=3, channel_base=64, channel_max=4)
+MIND = dict(kind="stylegan2", w_dim=8, img_resolution=4, img_channels=3, channel_base=64, channel_max=4)
 CLASSES = dict(kind="class", dim=3)
 ANGLES = dict(kind="value", dim=1, meta=dict(unit="degrees", offset=10.0, scale=50.0))
 
@@ -82,7 +83,7 @@ def half_resnet(fp16_dtype):
 
 
 def plain_stylegan2():
-    return snapshot("stylegan2", CLASSES, G_ema=generator(stylegan2.Generator))
+    return snapshot("stylegan2", CLASSES, G_ema=generator(stylegan2.Generator, img_resolution=4))
 
 
 SNAPSHOTS = {
@@ -95,9 +96,9 @@ SNAPSHOTS = {
 }
 SLOW = {
     "transitional": lambda: snapshot("transitional", CLASSES, G_ema=generator(transitional.Generator)),
-    "encoder": lambda: snapshot("encoder", None, G_ema=generator(stylegan2.Generator)),
+    "encoder": lambda: snapshot("encoder", None, G_ema=generator(stylegan2.Generator, img_resolution=4)),
     "styletransfer": lambda: snapshot("styletransfer", CLASSES, dict(old_label=dict(kind="class", dim=4)),
-                                      G_ema=generator(styletransfer.StyleTransferGenerator, 4, new_dim=3)),
+                                      G_ema=generator(styletransfer.StyleTransferGenerator, 4, new_dim=3, img_resolution=4)),
     "hypermod-published": lambda: snapshot("hypermod", CLASSES, T_ema=lambda: hypermod.ClassNetwork(3, 6, 2),
                                            G_ema=lambda: hypermod_stylegan1.Generator(**V1, task_dim=6, num_classes=0)),
     "biggan": lambda: snapshot("biggan", CLASSES, G_ema=lambda: biggan.Generator(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every CUDA source compiles, for every architecture offered, without a GPU: kernels with nvcc (and NVRTC 12 for
-sm_70), bindings against whatever torch is installed. `python -m tests.cuda.ptxas` prints registers and spills."""
+sm_70). `python -m tests.cuda.ptxas` prints registers and spills. The bindings' halves for CUDA are compiled, against
+whatever torch is installed, in test_cuda_emulated.py."""
 
 import ctypes
 import glob
@@ -24,10 +25,6 @@ PTXAS = Path(ptxas.__file__)  # how the kernels are compiled and what is read of
 needs_nvcc = pytest.mark.skipif(nvcc is None, reason="no nvcc on this machine")
 
 
-def has_cuda_half(name: str) -> bool:
-    return "GT_WITH_CUDA" in (SRC / f"{name}.cpp").read_text(encoding="utf-8")
-
-
 @needs_nvcc
 @pytest.mark.slow
 @pytest.mark.parametrize("source", KERNELS, ids=lambda p: p.name)
@@ -39,25 +36,6 @@ def test_kernels_compile_and_spill_nothing(source, tmp_path):
                             lambda: ptxas.report(source, ARCHITECTURES, tmp_path))
     assert {r["arch"] for r in rows} == set(ARCHITECTURES) and all(0 < r["registers"] <= 128 for r in rows)
     assert not [r for r in rows if r["spilled"]], "registers are spilled to memory"
-
-
-@needs_nvcc
-@pytest.mark.slow
-@pytest.mark.parametrize("unit", [u for u in build.UNITS if any(map(has_cuda_half, u))], ids="+".join)
-def test_bindings_compile_with_their_cuda_half(unit, tmp_path):
-    todo, source = build.plan(cuda=False), next(f for f in build.units(tmp_path) if f.stem == "+".join(unit))
-    flags = [f for f in todo["cxx_flags"] if f not in ("-O3", "-march=native")]
-    command = [todo["cxx"], *flags, "-O0", "-DGT_WITH_CUDA", "-Wall", "-Werror=return-type", "-iquote", str(SRC), "-c",
-               str(source), "-o"]
-
-    def symbols() -> str:
-        done = subprocess.run([*command, str(tmp_path / "out.o")], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-4000:]
-        return subprocess.run(["nm", "-C", str(tmp_path / "out.o")], capture_output=True, text=True, check=True).stdout
-
-    # the path of the unit is no part of the outcome
-    found = remembered.value(f"binding-{source.stem}", tuple(command[:-2]), symbols)
-    assert all(f"{name}_launch(" in found for name in unit if has_cuda_half(name))
 
 
 @needs_nvcc
