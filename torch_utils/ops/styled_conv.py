@@ -13,8 +13,8 @@ import torch
 from . import native, upfirdn2d
 from .conv3x3 import LANES, MAX_CHANNELS, TILE
 
-# Pairs of channels above which reading four times the weights costs more than it saves for a single image, by the side of
-# what a layer reads and its factor; larger images are always worth it, others never.
+# Pairs of channels above which reading four times the weights costs more than it saves for a single image, by the side
+# of what a layer reads and its factor. Larger images are always worth it, others never.
 MOST_PAIRS = {(8, 1): 256 * 256, (8, 2): 256 * 256, (4, 2): 64 * 64}
 FILTERED, DIRECT, FILTERED_UP, DIRECT_UP = range(4)  # forms of the kernel
 
