@@ -56,8 +56,8 @@ CASES: dict[str, tuple[str, str | None, bool, str | None, dict[str, Any]]] = {
     "mind2mind": ("mind2mind", None, False, "encoder", dict(accept_encoder=True, latent_aug="fixed", p=0.5,
                                                             moment_weight=1.0, hidden_g="16", hidden_d="16")),
     "mind_tune": ("mind_tune", None, False, "mind2mind", dict(cfg="tiny")),
-    "ccgan": ("ccgan", None, True, None, dict(cfg="tiny", embed_kimg=0.0, label_input="nli")),
-    "ccgan code": ("ccgan", None, True, None, dict(cfg="tiny", embed_kimg=0.008)),
+    "ccgan": ("ccgan", None, True, None, dict(cfg="tiny", standing=1, embed_kimg=0.0, label_input="nli")),
+    "ccgan code": ("ccgan", None, True, None, dict(cfg="tiny", standing=1, embed_kimg=0.008)),
     "teacher": ("cgan_kd", "teacher", False, None, dict(KD, dropout=0.5)),
     "head": ("cgan_kd", "head", False, "teacher", KD),
     **{f"student {kd}": ("cgan_kd", "student", False, None, dict(KD, kd=kd))
