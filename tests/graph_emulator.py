@@ -58,18 +58,18 @@ class _Recorder(Checked):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         args, kwargs = tree_map(_alias, args), {k: tree_map(_alias, v) for k, v in (kwargs or {}).items()}
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        given = _tensors((args, kwargs))
         for t in _written(func, args, kwargs):
             key = _storage(t)
             if key not in self.own and key not in self.before:
                 self.before[key] = (_whole(t), _whole(t).clone())
         out = super().__torch_dispatch__(func, types, args, kwargs)
         known, fresh = {_storage(t) for t in given}, []
-        for t in tree_leaves(out):
-            if isinstance(t, torch.Tensor) and _storage(t) not in known:
+        for t in _tensors(out):
+            if _storage(t) not in known:
                 self.own[_storage(t)] = _whole(t)
                 fresh.append(_alias(t))
-            elif isinstance(t, torch.Tensor):
+            else:
                 fresh.append(None)
         self.calls.append((func, args, kwargs, fresh))
         return out
@@ -87,8 +87,7 @@ class _Recorder(Checked):
     @torch.no_grad()
     def replay(self) -> None:
         for func, args, kwargs, kept in self.calls:
-            out = [t for t in tree_leaves(func(*args, **kwargs)) if isinstance(t, torch.Tensor)]
-            for mine, t in zip(kept, out, strict=True):
+            for mine, t in zip(kept, _tensors(func(*args, **kwargs)), strict=True):
                 if mine is not None:
                     mine.copy_(t)
 
@@ -96,6 +95,12 @@ class _Recorder(Checked):
 def _alias(x: Any) -> Any:
     """The same memory, without the history that a tensor may get later."""
     return x.detach() if isinstance(x, torch.Tensor) else x
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):  # most often; PyTorch's own walk takes as long as a small operator
+        return [tree]
+    return [t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
 
 
 def _storage(t: torch.Tensor) -> int:
@@ -111,7 +116,7 @@ def _written(func: Any, args: tuple, kwargs: dict) -> Iterator[torch.Tensor]:
     for i, a in enumerate(func._schema.arguments):
         if a.alias_info is not None and a.alias_info.is_write:
             value = args[i] if i < len(args) else kwargs.get(a.name)
-            yield from (t for t in tree_leaves(value) if isinstance(t, torch.Tensor))
+            yield from _tensors(value)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -20,7 +21,7 @@ from gantransfer import snapshot, training_loop
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.data.schedule import Span
 from gantransfer.method import Method, RunConfig, Start
-from gantransfer.methods import METHODS
+from gantransfer.methods import METHODS, encoder
 from gantransfer.methods.cgan_kd import CGANKD
 from gantransfer.methods.density_ratio import DensityRatioTraining
 from torch_utils import distributed as dist
@@ -55,8 +56,8 @@ CASES: dict[str, tuple[str, str | None, bool, str | None, dict[str, Any]]] = {
     "mind2mind": ("mind2mind", None, False, "encoder", dict(accept_encoder=True, latent_aug="fixed", p=0.5,
                                                             moment_weight=1.0, hidden_g="16", hidden_d="16")),
     "mind_tune": ("mind_tune", None, False, "mind2mind", dict(cfg="tiny")),
-    "ccgan": ("ccgan", None, True, None, dict(cfg="tiny", embed_kimg=0.0, label_input="nli")),
-    "ccgan code": ("ccgan", None, True, None, dict(cfg="tiny", embed_kimg=0.008)),
+    "ccgan": ("ccgan", None, True, None, dict(cfg="tiny", standing=1, embed_kimg=0.0, label_input="nli")),
+    "ccgan code": ("ccgan", None, True, None, dict(cfg="tiny", standing=1, embed_kimg=0.008)),
     "teacher": ("cgan_kd", "teacher", False, None, dict(KD, dropout=0.5)),
     "head": ("cgan_kd", "head", False, "teacher", KD),
     **{f"student {kd}": ("cgan_kd", "student", False, None, dict(KD, kd=kd))
@@ -111,7 +112,10 @@ def made(folder: Path, case: tuple, world: int, labels: bool = True, state: Path
     opts.given = frozenset(options)
     kind.resolve(opts, run, dataset.spec)
     torch.manual_seed(0)
-    return kind(opts, dataset.spec, run, Start(start, state), stage), dataset, run
+    with mock.patch.dict(encoder.CFGS, tiny=encoder.CFGS["tiny"] | dict(fitted=256)):
+        m = kind(opts, dataset.spec, run, Start(start, state), stage)
+    m.pairs = m.image_samples = 64  # images behind the figures of encoders and of mind2mind
+    return m, dataset, run
 
 
 def steps(folder: Path, name: str, world: int) -> list[dict[str, Any]]:
@@ -137,10 +141,9 @@ def steps(folder: Path, name: str, world: int) -> list[dict[str, Any]]:
             found.clear()
             loop._step()
             means = {key: v["mean"] for key, v in loop.collector.collect().items() if v["num"]}
+            trained = {f"{n}.{key}" for n, net in m.nets.items() for key, _ in net.named_parameters()}
             after = {f"{n}.{key}": t.clone() for n, net in m.nets.items() for key, t in net.state_dict().items()
-                     if key.rsplit(".", 1)[-1] not in dict(net.named_parameters()) and t.is_floating_point()}
-            after = {key: t for key, t in after.items() if not any(
-                key == f"{n}.{p}" for n, net in m.nets.items() for p, _ in net.named_parameters())}
+                     if f"{n}.{key}" not in trained and t.is_floating_point()}
             out.append(dict(gradients=[g.clone() for g in found], means=means, buffers=after))
             if world > 1:
                 dist.assert_replicas_equal({f"{n}.{key}": t for n, net in m.nets.items()

@@ -33,7 +33,7 @@ CASES = split_batch.CASES | {
         accept_encoder=True, mind_loss="nonsat-r1", normalize="scalar", offset_decay=0.1)),
     "mind2mind paper": ("mind2mind", None, False, "encoder", dict(
         accept_encoder=True, mind_preset="paper", latent_aug="none", hidden_g="16", hidden_d="16")),
-    "ccgan within the code": ("ccgan", None, True, None, dict(cfg="tiny", embed_kimg=0.048)),
+    "ccgan within the code": ("ccgan", None, True, None, dict(cfg="tiny", standing=1, embed_kimg=0.048)),
 }
 RUN = dict(kimg=0.064, tick=0.024, snap=1)  # 8 steps; ticks end after the steps 1, 3, 6, 8
 TIMES = re.compile(r"Timing/|Resources/|seconds|timestamp")

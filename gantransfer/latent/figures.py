@@ -192,7 +192,9 @@ class Figures:
                 y = self.ae.decode(at)
             push = (self.ae.decode(w + eps * v) - y.detach()) / eps
             best = torch.maximum(best, push.flatten(1).norm(dim=1))
-            (v,) = torch.autograd.grad(y, at, push)
+            with torch.enable_grad():  # `push` given to autograd would import sympy, which takes a second
+                along = (y * push).sum()
+            (v,) = torch.autograd.grad(along, at)
         return float(best.max())
 
     def say(self, out: Mapping[str, float]) -> None:

@@ -133,8 +133,8 @@ def step(args):
     from tests.bench import bench_step
 
     words = [f"--device={args.device}", "--seconds=0.3"]
-    words += ["--cfg=tiny16", "--seconds=0.01", "--batch=4"] if args.quick else ["--cfg=32,256", "--dtypes=bf16",
-                                                                                 "--graphs"]
+    words += (["--cfg=tiny16", "--seconds=0.01", "--batch=4", "--dtypes=fp32,bf16"] if args.quick else
+              ["--cfg=32,256", "--dtypes=bf16", "--graphs"])
     return bench_step.run(bench_step.parser().parse_args([*words, *_original(args)]))
 
 

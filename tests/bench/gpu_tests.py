@@ -345,6 +345,7 @@ def graph(device: str, quick: bool = False) -> Iterator[Result]:
         yield _equal(f"two replays x {scale}", [t.clone() for t in out], got)
 
 
+ROUNDS = 4  # of the same steps with graphs, until margins of all their sizes are recorded
 AUGMENTED = {"": {}, ", augmented": dict(aug="fixed", p=0.5)}  # options of `training` that the checks go through
 
 
@@ -422,7 +423,7 @@ def no_sync_in_training(device: str, quick: bool = False) -> Iterator[Result]:
         for name, graphs in (("eager", None), ("with graphs", _graphs(device))):
             _, step = training(device, graphs, **options)
             again = range(5, 9)  # all phases are due among them
-            for i in (4 if graphs else 1) * [*again]:  # margins of all their sizes are recorded: the draws are the same
+            for i in (ROUNDS if graphs else 1) * [*again]:
                 step(i)
             torch.cuda.synchronize()
             torch.cuda.set_sync_debug_mode("error")

@@ -8,6 +8,7 @@ They are read in a worker process under the watch of `mutations`; if one of them
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import io
 import json
@@ -150,6 +151,7 @@ def npy(header: str, data: bytes = b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + data
 
 
+@functools.cache
 def arrays() -> dict[str, bytes]:
     """Files of arrays that lie."""
     head = "{'descr': %s, 'fortran_order': False, 'shape': %s, }"
@@ -176,6 +178,7 @@ def arrays() -> dict[str, bytes]:
     return out
 
 
+@functools.cache
 def torch_files(place: Path) -> dict[str, bytes]:
     """Containers of torch.save that lie or call."""
 

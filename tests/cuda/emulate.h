@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -29,37 +30,67 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace gt_emulate {
 
-enum State { kReady, kWarp, kBlock, kDone };
+enum State : uint8_t { kNew, kReady, kWarp, kBlock, kDone };
 
 struct Fiber {
   ucontext_t start;
   jmp_buf at;  // where it waits
   std::vector<char> stack = std::vector<char>(64 << 10);
-  State state = kDone;
 };
 
 inline std::vector<std::unique_ptr<Fiber>> fibers;
-inline ucontext_t scheduler;  // only to start fibers: these contexts cost system calls, jumps do not
-inline jmp_buf schedule;
+inline std::vector<Fiber*> idle;  // those without a thread
+inline ucontext_t creator;        // only to start fibers: these contexts cost system calls, jumps do not
+inline jmp_buf round_over;
 inline const std::function<void()>* body = nullptr;
-inline int current = 0;
-inline uint64_t slots[1024];
+inline int current = 0, threads = 0;
+inline State state[1024];
+inline Fiber* fiber[1024];  // of each thread that began and has not ended
+inline uint64_t slots[2][1024];
+inline uint8_t turn[1024];  // which of the two a thread uses next
 
-inline void wait(State s) {
-  fibers[current]->state = s;
-  if (!_setjmp(fibers[current]->at)) _longjmp(schedule, 1);
+inline void enter(int thread) {
+  current = thread;
+  threadIdx = dim3(thread % blockDim.x, thread / blockDim.x % blockDim.y, thread / blockDim.x / blockDim.y);
 }
 
-// A fiber runs one thread of every block.
+// The next thread of this round that can run, or the end of the round.
+[[noreturn]] inline void run_next() {
+  for (int i = current + 1; i < threads; i++) {
+    if (state[i] > kReady) continue;
+    enter(i);
+    if (state[i] == kNew) {
+      fiber[i] = idle.back();
+      idle.pop_back();
+    }
+    _longjmp(fiber[i]->at, 1);
+  }
+  _longjmp(round_over, 1);
+}
+
+inline void wait(State s) {
+  state[current] = s;
+  if (!_setjmp(fiber[current]->at)) run_next();
+}
+
+// A fiber runs one thread after the other until one waits: most kernels need no second fiber.
 inline void entry() {
-  if (!_setjmp(fibers[current]->at)) swapcontext(&fibers[current]->start, &scheduler);
+  Fiber* const me = fibers.back().get();
+  if (!_setjmp(me->at)) swapcontext(&me->start, &creator);
   for (;;) {
     (*body)();
-    wait(kDone);
+    state[current] = kDone;
+    if (current + 1 < threads && state[current + 1] == kNew) {
+      enter(current + 1);
+      fiber[current] = me;
+    } else {
+      idle.push_back(me);
+      if (!_setjmp(me->at)) run_next();
+    }
   }
 }
 
-inline void run_block(int threads) {
+inline void run_block() {
   while (int(fibers.size()) < threads) {
     fibers.push_back(std::make_unique<Fiber>());
     Fiber& f = *fibers.back();
@@ -68,37 +99,23 @@ inline void run_block(int threads) {
     f.start.uc_stack.ss_size = f.stack.size();
     f.start.uc_link = nullptr;
     makecontext(&f.start, entry, 0);
-    current = int(fibers.size()) - 1;
-    swapcontext(&scheduler, &f.start);
+    swapcontext(&creator, &f.start);
+    idle.push_back(&f);
   }
-  for (int i = 0; i < threads; i++) fibers[i]->state = kReady;
+  std::fill(state, state + threads, kNew);
   for (;;) {
-    volatile int ran = 0;  // volatile: changed between a setjmp and the jump back
-    int live = 0, at_block = 0;
-    for (volatile int i = 0; i < threads; i++) {
-      if (fibers[i]->state != kReady) continue;
-      current = i;
-      threadIdx = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
-      if (!_setjmp(schedule)) _longjmp(fibers[i]->at, 1);
-      ran++;
-    }
-    for (int i = 0; i < threads; i++) {
-      live += fibers[i]->state != kDone;
-      at_block += fibers[i]->state == kBlock;
-    }
-    if (live == 0) return;
-    bool freed = ran > 0;
-    for (int w = 0; w < threads; w += 32) {
-      const int end = w + 32 < threads ? w + 32 : threads;
-      int at_warp = 0;
-      for (int i = w; i < end; i++) at_warp += fibers[i]->state == kWarp;
-      if (at_warp == end - w) {
-        for (int i = w; i < end; i++) fibers[i]->state = kReady;
+    current = -1;
+    if (!_setjmp(round_over)) run_next();
+    const auto of = [](int from, int to, State s) { return std::count(state + from, state + to, s); };
+    if (of(0, threads, kDone) == threads) return;
+    bool freed = false;
+    for (int w = 0; w < threads; w += 32)
+      if (of(w, w + 32, kWarp) == 32) {
+        std::fill(state + w, state + w + 32, kReady);
         freed = true;
       }
-    }
-    if (at_block == threads) {
-      for (int i = 0; i < threads; i++) fibers[i]->state = kReady;
+    if (of(0, threads, kBlock) == threads) {
+      std::fill(state, state + threads, kReady);
       freed = true;
     }
     if (!freed) {
@@ -116,12 +133,13 @@ inline void __syncthreads() { gt_emulate::wait(gt_emulate::kBlock); }
 template <class T>
 T gt_exchange(T value, int source_lane) {
   using namespace gt_emulate;
+  // In turn of two arrays: who comes to the next shuffle may overwrite nothing that another lane has yet to read.
   const int me = current, lane = me % 32;
-  std::memcpy(&slots[me], &value, sizeof(T));
+  uint64_t* const slot = slots[turn[me] ^= 1];
+  std::memcpy(&slot[me], &value, sizeof(T));
   wait(kWarp);
   T out = value;
-  if (source_lane >= 0 && source_lane < 32) std::memcpy(&out, &slots[me - lane + source_lane], sizeof(T));
-  wait(kWarp);
+  if (source_lane >= 0 && source_lane < 32) std::memcpy(&out, &slot[me - lane + source_lane], sizeof(T));
   return out;
 }
 template <class T>
@@ -139,7 +157,7 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, void*, A... args) {
   using namespace gt_emulate;
   gridDim = grid;
   blockDim = block;
-  const int threads = int(block.x * block.y * block.z);
+  threads = int(block.x * block.y * block.z);
   if (threads > 1024 || grid.y > 65535 || grid.z > 65535 || threads % 32) {
     std::fprintf(stderr, "emulated CUDA: launch of %u x %u x %u blocks of %d threads\n", grid.x, grid.y, grid.z, threads);
     std::abort();
@@ -150,7 +168,7 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, void*, A... args) {
     for (unsigned y = 0; y < grid.y; y++)
       for (unsigned x = 0; x < grid.x; x++) {
         blockIdx = dim3(x, y, z);
-        run_block(threads);
+        run_block();
       }
 }
 inline int launch_status() { return 0; }

@@ -32,14 +32,14 @@ def test_arrays_are_what_numpy_wrote(tmp_path):
             assert got["a"].flags.writeable
 
 
-LIES = arrays()
-
-
-@pytest.mark.parametrize("what", LIES)
-def test_arrays_that_lie(what):
-    with pytest.raises(Refused) as e:
-        npz.read(LIES[what])
-    assert str(e.value).isprintable()
+def test_arrays_that_lie():
+    for what, data in arrays().items():
+        try:
+            npz.read(data)
+        except Refused as e:
+            assert str(e).isprintable(), what
+        else:
+            pytest.fail(f"{what}: it was read")
 
 
 def test_a_damaged_cache_of_statistics_is_said_and_made_again(tmp_path, capsys):

@@ -46,6 +46,18 @@ def compiles(f, *leaves):
         torch.testing.assert_close(*found)
 
 
+def opcheck(op, args, **kw):
+    """torch.library.opcheck; the emulator is only asked whether its results have the shape, layout and storage told."""
+    if EMULATED:
+        kw["test_utils"] = ("test_schema", "test_faketensor")
+    torch.library.opcheck(op, args, **kw)
+
+
+def emulated(small, shape):
+    """`small` in the emulated run, where time goes with the number of elements and derivatives with its square."""
+    return small if EMULATED else shape
+
+
 def derivatives_fit(f, leaves, **kw):
     """Derivatives of both orders are those of finite differences."""
     assert torch.autograd.gradcheck(f, leaves, **kw) and torch.autograd.gradgradcheck(f, leaves, **kw)

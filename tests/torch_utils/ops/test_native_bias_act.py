@@ -4,7 +4,16 @@
 import pytest
 import torch
 
-from tests.torch_utils.ops.conftest import EMULATED, LAYOUTS, TOLERANCE, compiles, derivatives_fit, rel
+from tests.torch_utils.ops.conftest import (
+    EMULATED,
+    LAYOUTS,
+    TOLERANCE,
+    compiles,
+    derivatives_fit,
+    emulated,
+    opcheck,
+    rel,
+)
 from torch_utils.ops import bias_act as module
 from torch_utils.ops.bias_act import activation_funcs, bias_act
 
@@ -78,7 +87,8 @@ def test_gradcheck(act, gain, clamp, alpha):
         pytest.skip("the formulas are those of the CPU kernel, which is put through all of them")
     torch.manual_seed(0)
     b = torch.randn(3, dtype=torch.float64)
-    x = away_from_kinks(torch.randn(2, 3, 3, 2, dtype=torch.float64), b, 1, gain, clamp, act, alpha)
+    x = torch.randn(emulated((2, 3, 2, 2), (2, 3, 3, 2)), dtype=torch.float64)
+    x = away_from_kinks(x, b, 1, gain, clamp, act, alpha)
     x, b = x.requires_grad_(), b.requires_grad_()
     f = lambda x, b: bias_act(x, b, act=act, gain=gain, clamp=clamp, alpha=alpha)  # noqa: E731
     derivatives_fit(f, (x, b))
@@ -87,7 +97,8 @@ def test_gradcheck(act, gain, clamp, alpha):
 
 def test_negative_slope_and_zero_or_negative_gain():
     torch.manual_seed(0)
-    x = away_from_kinks(torch.randn(2, 3, 4, 5, dtype=torch.float64), None, 1, 1, None, "linear").requires_grad_()
+    x = torch.randn(emulated((2, 3, 2, 2), (2, 3, 4, 5)), dtype=torch.float64)
+    x = away_from_kinks(x, None, 1, 1, None, "linear").requires_grad_()
     for kw in (dict(act="lrelu", alpha=-0.3), dict(act="lrelu", gain=-2.0), dict(act="tanh", gain=-1.5),
                dict(act="tanh", gain=0.0), dict(act="swish", gain=-1.0), dict(act="linear", gain=-1.0, clamp=0.5)):
         ours, truth = bias_act(x, **kw), bias_act(x, impl="ref", **kw)
@@ -156,16 +167,16 @@ def test_opcheck_and_compile():
     ops, x, b = torch.ops.gantransfer, torch.randn(2, 3, 4, 5, requires_grad=True), torch.randn(3, requires_grad=True)
     dy, cl = torch.randn(2, 3, 4, 5, requires_grad=True), torch.channels_last
     for act in (3, 4, 9):
-        torch.library.opcheck(ops.bias_act.default, (x, b, 1, act, 0.2, 1.4, 0.5))
+        opcheck(ops.bias_act.default, (x, b, 1, act, 0.2, 1.4, 0.5))
         last = x.detach().contiguous(memory_format=cl)
-        torch.library.opcheck(ops.bias_act.default, (last, None, 1, act, 0.2, 1.4, -1))
+        opcheck(ops.bias_act.default, (last, None, 1, act, 0.2, 1.4, -1))
         args = (dy, x, b if act == 9 else None, 1, act, 0.2, 1.4, 0.5)
-        torch.library.opcheck(ops.bias_act_grad.default, (*args, True))
+        opcheck(ops.bias_act_grad.default, (*args, True))
         # The third order is a refusal, which the check of gradients would trip over.
         checks = ("test_schema", "test_faketensor")
         fixed = [a.detach() if isinstance(a, torch.Tensor) else a for a in (dy, *args)]
         second = (*fixed, False)
-        torch.library.opcheck(ops.bias_act_grad2.default, second, test_utils=checks)
+        opcheck(ops.bias_act_grad2.default, second, test_utils=checks)
     for leaf in (x, last.requires_grad_()):
         compiles(lambda x, b: bias_act(x * 2, b, act="lrelu", clamp=1.0), leaf, b)
 

@@ -12,7 +12,9 @@ from tests.torch_utils.ops.conftest import (
     TOLERANCE,
     compiles,
     derivatives_fit,
+    emulated,
     kept_for_the_backward,
+    opcheck,
     rel,
 )
 from torch_utils.ops.blur_epilogue import blur_epilogue
@@ -145,7 +147,7 @@ def test_vectors_stay_float32():
 @pytest.mark.parametrize("layout", LAYOUTS, ids=("nchw", "nhwc"))
 def test_gradcheck(layout):
     conv = dict(padding=(1, 1, 1, 1), fir_gain=4)
-    x, *rest = case((2, 3, 4, 5), torch.float64, conv)[0]
+    x, *rest = case(emulated((2, 2, 3, 3), (2, 3, 4, 5)), torch.float64, conv)[0]
     t = [v.detach().requires_grad_() for v in (x.contiguous(memory_format=layout), *rest)]
     for f, kw in ((F4, dict(act="lrelu")), (RANK_TWO, dict(act="lrelu", clamp=0.9)), (F4, dict(act="relu")),
                   (F4, dict(act="linear", gain=2.0, flip_filter=True))):
@@ -223,7 +225,7 @@ def test_opcheck_and_compile():
     t, _ = case((2, 3, 6, 6), torch.float32, dict(padding=1))
     leaves = [v.detach().requires_grad_(i != 2) for i, v in enumerate(t)]
     x, d, z, s, b = leaves
-    torch.library.opcheck(op, (x, F4, (1, 1, 1, 1), False, 4.0, d, 1.0, z, s, b, 0.2, 1.4, 256.0))
+    opcheck(op, (x, F4, (1, 1, 1, 1), False, 4.0, d, 1.0, z, s, b, 0.2, 1.4, 256.0))
     last = x.detach().contiguous(memory_format=LAYOUTS[1]).requires_grad_()
-    torch.library.opcheck(op, (last, F4, (2, -1, 0, 3), True, 1.0, None, 0.5, None, None, b, 0.0, 1.4, -1.0))
+    opcheck(op, (last, F4, (2, -1, 0, 3), True, 1.0, None, 0.5, None, None, b, 0.0, 1.4, -1.0))
     compiles(lambda x, *rest: blur_epilogue(x * 2, F4, 1, *rest, act="lrelu", clamp=1.5), *leaves)

@@ -14,6 +14,7 @@ from tests.torch_utils.ops.conftest import (
     compiles,
     derivatives_fit,
     kept_for_the_backward,
+    opcheck,
     rel,
 )
 from torch_utils.ops.cond_batch_norm import cond_batch_norm, statistics
@@ -148,11 +149,11 @@ def test_opcheck_and_compile():
     checks = ("test_schema", "test_faketensor")
     for layout in LAYOUTS:
         x = x.contiguous(memory_format=layout)
-        torch.library.opcheck(ops.cond_bn_stats.default, (x,), test_utils=checks)
-        torch.library.opcheck(ops.cond_bn.default, (x, gain, bias, mean, invstd, True, True), test_utils=checks)
+        opcheck(ops.cond_bn_stats.default, (x,), test_utils=checks)
+        opcheck(ops.cond_bn.default, (x, gain, bias, mean, invstd, True, True), test_utils=checks)
         args = (x, x, gain, None, mean, invstd)
-        torch.library.opcheck(ops.cond_bn_reduce.default, (*args, True, False), test_utils=checks)
-        torch.library.opcheck(ops.cond_bn_dx.default, (*args, mean, mean, True, False), test_utils=checks)
+        opcheck(ops.cond_bn_reduce.default, (*args, True, False), test_utils=checks)
+        opcheck(ops.cond_bn_dx.default, (*args, mean, mean, True, False), test_utils=checks)
     leaves = [v.requires_grad_() for v in (x, gain, bias)]
     for kw in (dict(act="relu", up=2), dict(training=False, running_mean=mean, running_var=invstd)):
         compiles(lambda *a, kw=kw: cond_batch_norm(*a, **kw), *leaves)

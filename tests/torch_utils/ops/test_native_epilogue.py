@@ -6,7 +6,16 @@ import itertools
 import pytest
 import torch
 
-from tests.torch_utils.ops.conftest import LAYOUTS, TOLERANCE, compiles, derivatives_fit, kept_for_the_backward, rel
+from tests.torch_utils.ops.conftest import (
+    LAYOUTS,
+    TOLERANCE,
+    compiles,
+    derivatives_fit,
+    emulated,
+    kept_for_the_backward,
+    opcheck,
+    rel,
+)
 from torch_utils.ops.epilogue import epilogue
 
 pytestmark = pytest.mark.usefixtures("native")
@@ -81,7 +90,7 @@ def test_clamped_elements_and_a_large_bias(dtype):
 
 @pytest.mark.parametrize("layout, noise", [*zip(LAYOUTS, ("per sample", "shared"))], ids=("nchw", "nhwc"))
 def test_gradcheck(layout, noise):
-    x, *rest = (v.double() for v in case((2, 3, 3, 4), torch.float32, noise))
+    x, *rest = (v.double() for v in case(emulated((2, 2, 2, 3), (2, 3, 3, 4)), torch.float32, noise))
     t = [v.detach().requires_grad_() for v in (x.contiguous(memory_format=layout), *rest)]
     for kw in (dict(act="lrelu"), dict(act="lrelu", clamp=0.9), dict(act="relu"), dict(act="linear", gain=2.0)):
         derivatives_fit(lambda *a, kw=kw: epilogue(*a, **kw), t)
@@ -107,11 +116,11 @@ def test_opcheck_and_compile():
     ops, t = torch.ops.gantransfer, case((2, 3, 6, 6), torch.float32)
     leaves = [v.detach().requires_grad_(i != 2) for i, v in enumerate(t)]
     x, d, z, s, b = leaves
-    torch.library.opcheck(ops.epilogue.default, (x, d, 1.0, z, s, b, 0.2, 1.4, 256.0))
-    torch.library.opcheck(ops.epilogue.default, (x.detach().contiguous(memory_format=LAYOUTS[1]).requires_grad_(), None,
-                                                 0.5, None, None, b, 0.0, 1.4, -1.0))
+    opcheck(ops.epilogue.default, (x, d, 1.0, z, s, b, 0.2, 1.4, 256.0))
+    opcheck(ops.epilogue.default, (x.detach().contiguous(memory_format=LAYOUTS[1]).requires_grad_(), None,
+                                   0.5, None, None, b, 0.0, 1.4, -1.0))
     fixed = [v.detach() for v in leaves]
     checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(ops.epilogue_grad.default, (fixed[0], fixed[0], *fixed[1:2], 1.0, *fixed[2:], 0.2, 1.4, -1.0),
-                          test_utils=checks)
+    opcheck(ops.epilogue_grad.default, (fixed[0], fixed[0], *fixed[1:2], 1.0, *fixed[2:], 0.2, 1.4, -1.0),
+            test_utils=checks)
     compiles(lambda *a: epilogue(*a, act="lrelu", clamp=1.5), *leaves)

@@ -6,12 +6,22 @@ import itertools
 import pytest
 import torch
 
-from tests.torch_utils.ops.conftest import EMULATED, LAYOUTS, TOLERANCE, compiles, derivatives_fit, rel
+from tests.torch_utils.ops.conftest import (
+    EMULATED,
+    LAYOUTS,
+    TOLERANCE,
+    compiles,
+    derivatives_fit,
+    opcheck,
+    rel,
+)
 from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 pytestmark = pytest.mark.usefixtures("native")
 SHAPES = [(1, 1, 1, 1), (2, 3, 4, 4), (1, 16, 8, 8), (65, 1, 4, 5), (1, 17, 5, 7), (2, 16, 13, 37), (1, 2, 70, 66),
           (1, 3, 16, 16), (2, 70, 6, 5), (1, 150, 5, 3)]
+if EMULATED:  # as many blocks across, fewer of the same; the tile of 12 taps twice both ways, whatever the scaling
+    SHAPES[5:7] = [(2, 4, 13, 37), (1, 2, 6, 66)]
 SYM6 = [0.0154, 0.0035, -0.1180, -0.0483, 0.4911, 0.7876, 0.3379, -0.0726, -0.0211, 0.0447, 0.0018, -0.0078]
 
 
@@ -43,6 +53,8 @@ def test_against_definition(name, dtype):
         pytest.skip("the type is chosen apart from the filter: one filter shows all types")
     f = filters()[name]
     shapes = SHAPES if name == "outer" else SHAPES[:7] if name == "12" else SHAPES[2:6]
+    if EMULATED and name == "12":
+        shapes = [*SHAPES[:6], (1, 2, 35, 50)]
     for shape, layout, (up, down) in itertools.product(shapes, LAYOUTS, [(1, 1), (2, 1), (1, 2)]):
         x = torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(dtype)
         taps = max(f.shape)
@@ -102,5 +114,5 @@ def test_opcheck_and_compile():
     f = setup_filter([1, 3, 3, 1])
     for layout in LAYOUTS:
         x = torch.randn(2, 3, 6, 6).contiguous(memory_format=layout).requires_grad_()
-        torch.library.opcheck(torch.ops.gantransfer.upfirdn2d.default, (x, f, (2, 2), (1, 1), (2, 1, 2, 1), False, 4.0))
+        opcheck(torch.ops.gantransfer.upfirdn2d.default, (x, f, (2, 2), (1, 1), (2, 1, 2, 1), False, 4.0))
         compiles(lambda x: upsample2d(x * 2, f), x)

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from tests.torch_utils.ops.conftest import LAYOUTS, compiles, derivatives_fit, rel
+from tests.torch_utils.ops.conftest import LAYOUTS, compiles, derivatives_fit, opcheck, rel
 from torch_utils.ops.modulated_conv2d import modulated_conv2d
 from torch_utils.ops.weight_sq import weight_sq
 
@@ -86,6 +86,6 @@ def test_demodulation_uses_it(monkeypatch):
 def test_opcheck_and_compile():
     for layout in LAYOUTS:
         w = torch.randn(3, 4, 3, 3).contiguous(memory_format=layout).requires_grad_()
-        torch.library.opcheck(torch.ops.gantransfer.weight_sq.default, (w,))
-        torch.library.opcheck(torch.ops.gantransfer.weight_sq_grad.default, (torch.randn(3, 4, requires_grad=True), w))
+        opcheck(torch.ops.gantransfer.weight_sq.default, (w,))
+        opcheck(torch.ops.gantransfer.weight_sq_grad.default, (torch.randn(3, 4, requires_grad=True), w))
         compiles(lambda w: weight_sq(w * 2), w)
