@@ -93,7 +93,9 @@ function show(made, kinds) {
     button.addEventListener("keydown", (e) => move(e, k, columns));
     parts.push(button);
   });
+  const focused = cellsOf(box).indexOf(document.activeElement);
   box.replaceChildren(...parts);
+  if (focused >= 0) focus(cellsOf(box), Math.min(focused, cells.length - 1));  // whoever moves by keys goes on
   at("sheet-hint").textContent = made.neighbours
     ? `Each image beside its nearest training image. Below: their distance over the usual one between training images${
       kinds.kind === "class" ? " of the class" : ""}. A click opens an image.`
@@ -130,10 +132,16 @@ function move(event, k, columns) {
   if (step === undefined) return;
   event.preventDefault();
   event.stopPropagation();
-  const all = [...at("cells").querySelectorAll(".cell")];
-  const next = all[k + step];
-  if (!next) return;
-  all[k].tabIndex = -1;
-  next.tabIndex = 0;
-  next.focus();
+  const all = cellsOf(at("cells"));
+  if (all[k + step]) focus(all, k + step);
+}
+
+function cellsOf(box) {
+  return [...box.querySelectorAll(".cell")];
+}
+
+function focus(all, k) {
+  for (const cell of all) cell.tabIndex = -1;
+  all[k].tabIndex = 0;
+  all[k].focus();
 }
