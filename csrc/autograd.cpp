@@ -11,7 +11,7 @@
 #include "bias_act.h"
 #include "binding.h"
 
-namespace gt {
+namespace gt::derivatives {
 namespace {
 
 using torch::autograd::AutogradContext;
@@ -472,18 +472,18 @@ Tensor conv3x3(const Tensor& a, const Tensor& b, int64_t stride) {
 }
 
 }  // namespace
-}  // namespace gt
+}  // namespace gt::derivatives
 
 TORCH_LIBRARY_IMPL(gantransfer, Autograd, m) {
-  m.impl("bias_act", gt::bias_act);
-  m.impl("bias_act_grad", gt::bias_act_grad);
-  m.impl("bias_act_grad2", gt::bias_act_grad2);
-  m.impl("upfirdn2d", gt::upfirdn2d);
-  m.impl("epilogue", gt::epilogue);
-  m.impl("blur_epilogue", gt::blur_epilogue);
-  m.impl("weight_sq", gt::weight_sq);
-  m.impl("weight_sq_grad", gt::weight_sq_grad);
-  m.impl("conv3x3", gt::conv3x3<gt::kForward>);
-  m.impl("conv3x3_input_grad", gt::conv3x3<gt::kInputGrad>);
-  m.impl("conv3x3_weight_grad", gt::conv3x3<gt::kWeightGrad>);
+  m.impl("bias_act", gt::derivatives::bias_act);
+  m.impl("bias_act_grad", gt::derivatives::bias_act_grad);
+  m.impl("bias_act_grad2", gt::derivatives::bias_act_grad2);
+  m.impl("upfirdn2d", gt::derivatives::upfirdn2d);
+  m.impl("epilogue", gt::derivatives::epilogue);
+  m.impl("blur_epilogue", gt::derivatives::blur_epilogue);
+  m.impl("weight_sq", gt::derivatives::weight_sq);
+  m.impl("weight_sq_grad", gt::derivatives::weight_sq_grad);
+  m.impl("conv3x3", gt::derivatives::conv3x3<gt::derivatives::kForward>);
+  m.impl("conv3x3_input_grad", gt::derivatives::conv3x3<gt::derivatives::kInputGrad>);
+  m.impl("conv3x3_weight_grad", gt::derivatives::conv3x3<gt::derivatives::kWeightGrad>);
 }

@@ -68,7 +68,7 @@ void input_gradient(const T* __restrict x, const D* __restrict dy, T* __restrict
 }
 
 template <class T>
-struct Run {
+struct Norm {
   using A = acc_t<T>;
   const CondBnParams& p;
   const T* x = static_cast<const T*>(p.x);
@@ -340,12 +340,12 @@ struct Run {
   }
 };
 
-struct Arguments {
+struct Sources {
   CondBnParams p{};
   Tensor x, gain, bias, mean, invstd, s1, s2;
 };
 
-void prepare(Arguments& a, const Tensor& x, const OptTensor& gain, const OptTensor& bias, const OptTensor& mean,
+void prepare(Sources& a, const Tensor& x, const OptTensor& gain, const OptTensor& bias, const OptTensor& mean,
              const OptTensor& invstd, bool relu, bool up2) {
   TORCH_CHECK(x.dim() == 4, "cond_bn: x [N, C, H, W] expected, got ", x.sizes());
   TORCH_CHECK(x.size(2) < (1 << 30) && x.size(3) < (1 << 30), "cond_bn: an image side is too long: ", x.sizes());
@@ -382,7 +382,7 @@ void execute(CondBnParams& p, const Tensor& x, CondBnJob job) {
   }
 #endif
   GT_DISPATCH(dtype, {
-    const Run<T> run{p};
+    const Norm<T> run{p};
     if constexpr (std::is_same_v<T, float> || std::is_same_v<T, bf16>)
       if (run.small()) return run.small_job(job);
     switch (job) {
@@ -395,7 +395,7 @@ void execute(CondBnParams& p, const Tensor& x, CondBnJob job) {
 }
 
 std::tuple<Tensor, Tensor> cond_bn_stats(const Tensor& x) {
-  Arguments a;
+  Sources a;
   prepare(a, x, {}, {}, {}, {}, false, false);
   Tensor mean = at::zeros({a.p.c}, x.options().dtype(acc_type(x))), m2 = at::zeros_like(mean);
   if (x.numel()) {
@@ -408,7 +408,7 @@ std::tuple<Tensor, Tensor> cond_bn_stats(const Tensor& x) {
 
 Tensor cond_bn(const Tensor& x, const OptTensor& gain, const OptTensor& bias, const Tensor& mean, const Tensor& invstd,
                bool relu, bool up2) {
-  Arguments a;
+  Sources a;
   prepare(a, x, gain, bias, mean, invstd, relu, up2);
   Tensor y = fresh(
       at::empty({a.p.n, a.p.c, int64_t(a.p.h) * a.p.up, int64_t(a.p.w) * a.p.up}, x.options(), layout_of(x)));
@@ -429,7 +429,7 @@ Tensor checked_dy(const Tensor& dy, const Tensor& x, const CondBnParams& p) {
 std::tuple<Tensor, Tensor> cond_bn_reduce(const Tensor& dy_, const Tensor& x, const OptTensor& gain,
                                           const OptTensor& bias, const Tensor& mean, const Tensor& invstd, bool relu,
                                           bool up2) {
-  Arguments a;
+  Sources a;
   prepare(a, x, gain, bias, mean, invstd, relu, up2);
   const Tensor dy = checked_dy(dy_, x, a.p);
   Tensor sa = at::zeros({a.p.n, a.p.c}, x.options().dtype(acc_type(x))), sb = at::zeros_like(sa);
@@ -444,7 +444,7 @@ std::tuple<Tensor, Tensor> cond_bn_reduce(const Tensor& dy_, const Tensor& x, co
 
 Tensor cond_bn_dx_(const Tensor& dy_, const Tensor& x, const OptTensor& gain, const OptTensor& bias, const Tensor& mean,
                    const Tensor& invstd, const OptTensor& s1, const OptTensor& s2, bool relu, bool up2) {
-  Arguments a;
+  Sources a;
   prepare(a, x, gain, bias, mean, invstd, relu, up2);
   const Tensor dy = checked_dy(dy_, x, a.p);
   Tensor dx = fresh(at::empty_like(a.x));

@@ -61,11 +61,11 @@ def emulated_library() -> Path:
 def build_emulated(folder: Path) -> Path:
     """Compile csrc into `folder` with every operator running its emulated CUDA kernel on CPU tensors."""
     todo, library = build.plan(cuda=False), folder / "gantransfer_emulated.so"
-    units = build.units(folder)
-    bindings = [folder / f"{unit.stem}.o" for unit in units]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda s, o: run([todo["cxx"], *binding_flags(), "-c", s, "-o", o]), units, bindings))
-    run([todo["cxx"], "-shared", *bindings, *kernels(), "-o", library, *build.link_flags(todo)])
+    bindings = folder / "bindings.cpp"  # all C++ files at once: reading torch's headers is most of the work
+    bindings.write_text("".join(f'#include "{f.name}"\n' for f in sorted(build.source_dir().glob("*.cpp"))),
+                        encoding="utf-8")
+    run([todo["cxx"], *binding_flags(), "-c", bindings, "-o", folder / "bindings.o"])
+    run([todo["cxx"], "-shared", folder / "bindings.o", *kernels(), "-o", library, *build.link_flags(todo)])
     return library
 
 
