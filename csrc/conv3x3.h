@@ -275,13 +275,20 @@ void output_tile(const Panels& from, int64_t row, const Image& y, int64_t t, con
   }
 }
 
-template <class S>
-void spread_tile(const Image& dy, int64_t t, const Panels& to, int64_t row) {
+// The outputs' side of tile t, transformed, into row `row`; `styles` as of input_tile.
+template <class S, bool Styled = false>
+void spread_tile(const Image& dy, int64_t t, const Panels& to, int64_t row, const float* styles = {}) {
   const float* in = dy.data + origin(dy, t) * dy.c;
+  if (Styled) styles += Tile(dy, t).n * dy.c;
   for (int64_t c = 0; c < dy.c; c += kLanes) {
     float* out = to.of(c, row);
-    both_axes<typename S::Spread>([&](int a, int b) { return load(in + (a * dy.w + b) * dy.c + c); },
-                                  [&](int a, int b, Vec v) { store(out + (a * S::kSide + b) * to.step, v); });
+    const Vec style = Styled ? load(styles + c) : Vec{};
+    both_axes<typename S::Spread>(
+        [&](int a, int b) {
+          const Vec v = load(in + (a * dy.w + b) * dy.c + c);
+          return Styled ? v * style : v;
+        },
+        [&](int a, int b, Vec v) { store(out + (a * S::kSide + b) * to.step, v); });
   }
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A StyleGAN2 synthesis layer for inference on the CPU: float32, channels last, weights prepared once (`prepared`). Three
 // forms of the modulated 3x3 convolution: minimal filtering with styles, demodulation, noise, bias and activation in its
-// transforms (conv3x3.h); direct, for images too small for it; and transposed with stride 2, whose blur and epilogue
-// follow in blur_epilogue. Every output is summed in one order whatever else is in the batch.
+// transforms (conv3x3.h); direct, for images too small for it; and transposed with stride 2, in either way, whose blur and
+// epilogue follow in blur_epilogue. Every output is summed in one order whatever else is in the batch.
 #include "conv3x3_filter.h"
 #include "runs.h"
 
@@ -13,7 +13,9 @@ using namespace winograd;
 
 // How a layer's weights are prepared: kernels of minimal filtering (Panels), or the taps of each phase of the output,
 // [phases][panels of outputs][taps][inputs][panel].
-enum Form : int64_t { kFiltered, kDirect, kTransposed };
+enum Form : int64_t { kFiltered, kDirect, kFilteredUp, kDirectUp };
+
+bool filtered(int64_t form) { return form == kFiltered || form == kFilteredUp; }
 
 struct Tap {
   int y, x;
@@ -27,12 +29,12 @@ const std::vector<std::vector<Tap>>& phases(int64_t form) {
 }
 
 int64_t numbers(int64_t form, int64_t c, int64_t o) {
-  return form == kFiltered ? Panels::numbers(kKernels, o, c) : kTaps * c * o;
+  return filtered(form) ? Panels::numbers(kKernels, o, c) : kTaps * c * o;
 }
 
 Tensor prepared(const Tensor& w_, int64_t form) {
   TORCH_CHECK(w_.dim() == 4 && w_.is_cpu() && w_.scalar_type() == at::kFloat && w_.size(2) == 3 && w_.size(3) == 3 &&
-                  w_.size(0) % kGroup == 0 && w_.size(1) % kGroup == 0 && form >= kFiltered && form <= kTransposed,
+                  w_.size(0) % kGroup == 0 && w_.size(1) % kGroup == 0 && form >= kFiltered && form <= kDirectUp,
               "styled_conv: weights [O, C, 3, 3] in float32 on the CPU with channels in sixteens expected, got ",
               w_.sizes());
   const Tensor w = w_.contiguous();
@@ -40,9 +42,11 @@ Tensor prepared(const Tensor& w_, int64_t form) {
   Tensor to = at::empty({numbers(form, c, o)}, w.options());
   float* p = to.data_ptr<float>();
   const float* from = w.data_ptr<float>();
-  if (form == kFiltered) {
+  if (filtered(form)) {
     const Weight weight{w.data_ptr<float>(), c, o, kTaps, c * kTaps, {3, 1}};
-    for (int64_t i = 0; i < c; i++) make_kernels<Dense>(weight, i, Panels(p, o, c));
+    const Panels kernels(p, o, c);
+    for (int64_t i = 0; i < c; i++)
+      form == kFiltered ? make_kernels<Dense>(weight, i, kernels) : make_kernels<Strided>(weight, i, kernels);
     return to;
   }
   for (const auto& taps : phases(form))
@@ -164,11 +168,11 @@ Tensor checked(const Tensor& x, const Tensor& s, const Tensor& w, const Tensor& 
 
 Tensor styled_conv(const Tensor& x_, const Tensor& s_, const Tensor& w, const Tensor& q_, const OptTensor& noise_,
                    const OptTensor& strength, const OptTensor& b_, double slope, double gain, double clamp,
-                   bool filtered) {
-  const int64_t form = filtered ? kFiltered : kDirect;
+                   bool by_filters) {
+  const int64_t form = by_filters ? kFiltered : kDirect;
   const Tensor x = checked(x_, s_, w, q_, form), s = s_.contiguous(), q = q_.contiguous();
   const int64_t n = x.size(0), c = x.size(1), h = x.size(2), width = x.size(3), o = q.size(1);
-  TORCH_CHECK(!filtered || (h % kTile == 0 && width % kTile == 0), "styled_conv: sides in fours expected, got ",
+  TORCH_CHECK(!by_filters || (h % kTile == 0 && width % kTile == 0), "styled_conv: sides in fours expected, got ",
               x.sizes());
   TORCH_CHECK(noise_.has_value() == strength.has_value(), "styled_conv: noise and strength come together");
   Tensor b, noise;
@@ -182,7 +186,7 @@ Tensor styled_conv(const Tensor& x_, const Tensor& s_, const Tensor& w, const Te
                 strength ? strength->item<float>() * float(gain) : 0.f, float(gain),
                 {float(slope), clamp_bound<float>(clamp)}, y.data_ptr<float>(),
                 n, c, h, width, o, noise_ && noise.dim() == 4 ? h * width : 0};
-  if (filtered) {
+  if (by_filters) {
     by_filter(p, x, w);
     return y;
   }
@@ -194,12 +198,28 @@ Tensor styled_conv(const Tensor& x_, const Tensor& s_, const Tensor& w, const Te
   return y;
 }
 
-std::tuple<Tensor, Tensor> styled_conv_up(const Tensor& x_, const Tensor& s_, const Tensor& w, const Tensor& q_) {
-  const Tensor x = checked(x_, s_, w, q_, kTransposed), s = s_.contiguous(), q = q_.contiguous();
+std::tuple<Tensor, Tensor> styled_conv_up(const Tensor& x_, const Tensor& s_, const Tensor& w, const Tensor& q_,
+                                          bool by_filters) {
+  const Tensor x = checked(x_, s_, w, q_, by_filters ? kFilteredUp : kDirectUp), s = s_.contiguous(),
+               q = q_.contiguous();
   const int64_t n = x.size(0), c = x.size(1), h = x.size(2), width = x.size(3), o = q.size(1);
+  TORCH_CHECK(!by_filters || (h % kTile == 0 && width % kTile == 0), "styled_conv: sides in fours expected, got ",
+              x.sizes());
   Tensor y = fresh(at::empty({n, o, 2 * h + 1, 2 * width + 1}, x.options(), at::MemoryFormat::ChannelsLast));
   const Tensor d = demodulation(s, q);
   if (y.numel() == 0) return {y, d};
+  if (by_filters) {  // the adjoint of a convolution with stride 2
+    const Image in{x.data_ptr<float>(), n, h, width, c}, out{y.data_ptr<float>(), n, 2 * h + 1, 2 * width + 1, o};
+    const Panels kernels(w.data_ptr<float>(), o, c);
+    filter<Strided>(x, {nullptr, c, o}, &kernels, Tile::count(in), Tile::count(in) / n,
+                    [&](int64_t t, const Panels& to, int64_t row) {
+                      spread_tile<Strided, true>(in, t, to, row, floats(s));
+                    },
+                    [&](const Panels& from, int64_t row, int64_t at, int64_t t) {
+                      pixel_tile(from, row, out, at, in, t);
+                    });
+    return {y, d};
+  }
   Layer p{};
   p.x = floats(x), p.s = floats(s), p.n = n, p.c = c, p.h = h, p.w = width, p.o = o;
   const Tensor from = bordered(p);
@@ -207,7 +227,7 @@ std::tuple<Tensor, Tensor> styled_conv_up(const Tensor& x_, const Tensor& s_, co
   float* to = y.data_ptr<float>();
   for (int64_t phase = 0; phase < 4; phase++) {
     const int64_t a = phase / 2, b = phase % 2;
-    const auto& taps = phases(kTransposed)[phase];
+    const auto& taps = phases(kDirectUp)[phase];
     std::vector<int64_t> offsets;
     for (const Tap& t : taps) offsets.push_back(((t.y < 2) * (width + 2) + (t.x < 2)) * c);
     directly(p, floats(from), h + 1 - a, width + 1 - b, weights, offsets,
@@ -227,7 +247,7 @@ TORCH_LIBRARY_FRAGMENT(gantransfer, m) {
   m.def("styled_conv_weights(Tensor w, int form) -> Tensor");
   m.def("styled_conv(Tensor x, Tensor s, Tensor w, Tensor q, Tensor? noise, Tensor? strength, Tensor? b, float slope, "
         "float gain, float clamp, bool filtered) -> Tensor");
-  m.def("styled_conv_up(Tensor x, Tensor s, Tensor w, Tensor q) -> (Tensor, Tensor)");
+  m.def("styled_conv_up(Tensor x, Tensor s, Tensor w, Tensor q, bool filtered) -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(gantransfer, CPU, m) {

@@ -23,6 +23,7 @@ from tests.bench import (
     compare,
     gpu_check,
     gpu_tests,
+    gradients,
 )
 from tests.graph_emulator import EmulatedGraphs
 from torch_utils import build
@@ -517,6 +518,14 @@ def test_start_report(monkeypatch):
         monkeypatch.setitem(bench_start.COMMANDS, "help", (words, "what never comes"))
         with pytest.raises(UserError, match="ended without what was waited for: "):
             bench_start.run(bench_start.parser().parse_args(["--commands=help", "--rounds=0"]))
+
+
+def test_gradients_of_networks_are_those_of_float64():
+    found = gradients.errors(2, 16, 16)
+    assert found.keys() == {"native", "ref"}
+    for rows in found.values():  # of rounding, and of a kink at most
+        assert len(rows) == 2 and all(1e-9 < middle < 1e-2 and middle < most < 0.3 for middle, most in rows)
+        assert min(middle for middle, _ in rows) < 1e-5
 
 
 def test_growth_report(monkeypatch):

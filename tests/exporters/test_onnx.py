@@ -36,8 +36,8 @@ from torch_utils.ops import winograd
 pytest.importorskip("onnxscript", reason="needs onnx and onnxscript (extra `export`)")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra `export`)")
 
-# The exporter takes its time per layer: one upsampling block shows what two would, none what is not about upsampling, and
-# one snapshot two properties.
+# The exporter takes its time per layer: one upsampling block shows what two would, none what is not about upsampling,
+# and one snapshot two properties.
 # export_onnx itself compares every file with the sampler, so that a kind without a case here is not written wrongly.
 SG2 = dict(z_dim=8, w_dim=8, img_resolution=8, img_channels=3, mapping_kwargs={"num_layers": 1},
            synthesis_kwargs={"channel_base": 64, "channel_max": 4})
@@ -98,7 +98,8 @@ SLOW = {
     "transitional": lambda: snapshot("transitional", CLASSES, G_ema=generator(transitional.Generator)),
     "encoder": lambda: snapshot("encoder", None, G_ema=generator(stylegan2.Generator, img_resolution=4)),
     "styletransfer": lambda: snapshot("styletransfer", CLASSES, dict(old_label=dict(kind="class", dim=4)),
-                                      G_ema=generator(styletransfer.StyleTransferGenerator, 4, new_dim=3, img_resolution=4)),
+                                      G_ema=generator(styletransfer.StyleTransferGenerator, 4, new_dim=3,
+                                                      img_resolution=4)),
     "hypermod-published": lambda: snapshot("hypermod", CLASSES, T_ema=lambda: hypermod.ClassNetwork(3, 6, 2),
                                            G_ema=lambda: hypermod_stylegan1.Generator(**V1, task_dim=6, num_classes=0)),
     "biggan": lambda: snapshot("biggan", CLASSES, G_ema=lambda: biggan.Generator(

@@ -13,8 +13,10 @@ import torch
 from . import native, upfirdn2d
 from .conv3x3 import LANES, MAX_CHANNELS, TILE
 
-MOST_PAIRS = 256 * 256  # of channels at 8x8, above which reading four times the weights costs more than it saves
-FILTERED, DIRECT, TRANSPOSED = range(3)  # forms of the kernel
+# Pairs of channels above which reading four times the weights costs more than it saves for a single image, by the side
+# of what a layer reads and its factor. Larger images are always worth it, others never.
+MOST_PAIRS = {(8, 1): 256 * 256, (8, 2): 256 * 256, (4, 2): 64 * 64}
+FILTERED, DIRECT, FILTERED_UP, DIRECT_UP = range(4)  # forms of the kernel
 
 
 class Packed:
@@ -23,11 +25,12 @@ class Packed:
     def __init__(self, weight: torch.Tensor, up: int, resolution: int):
         """weight [O, C, 3, 3]: a correlation, with up = 2 a convolution; resolution of the result."""
         o, c = weight.shape[:2]
+        side = resolution // up
         self.source = weight.detach().clone()
-        self.filtered = up == 1 and (resolution > 8 or (resolution == 8 and o * c <= MOST_PAIRS))
+        self.filtered = side > 8 or o * c <= MOST_PAIRS.get((side, up), 0)
         self.q = self.source.square().sum((2, 3)).t().contiguous()
-        self.w = torch.ops.gantransfer.styled_conv_weights(
-            self.source, TRANSPOSED if up == 2 else FILTERED if self.filtered else DIRECT)
+        forms = (FILTERED, DIRECT) if up == 1 else (FILTERED_UP, DIRECT_UP)
+        self.w = torch.ops.gantransfer.styled_conv_weights(self.source, forms[not self.filtered])
 
     def current(self, weight: torch.Tensor) -> bool:
         """Whether they still belong to `weight`, by its numbers: fused optimisers change it without a new version."""
@@ -61,7 +64,7 @@ def styled_conv(x, packed: Packed, styles, noise, strength, b, f, up, act, gain,
     after = {"linear": 1.0, "relu": 0.0, "lrelu": 0.2}[act], float(gain), -1.0 if clamp is None else float(clamp)
     if up == 1:
         return ops.styled_conv(x, styles, packed.w, packed.q, noise, strength, b, *after, packed.filtered)
-    y, d = ops.styled_conv_up(x, styles, packed.w, packed.q)
+    y, d = ops.styled_conv_up(x, styles, packed.w, packed.q, packed.filtered)
     fw, fh = upfirdn2d.filter_size(f)
     pad = [(fw + 1) // 2 - 1, fw // 2 - 1, (fh + 1) // 2 - 1, fh // 2 - 1]
     return ops.blur_epilogue(y, f, pad, False, 4.0, d, 1.0, noise, strength, b, *after)
