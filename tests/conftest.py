@@ -138,11 +138,16 @@ def tiny_zip(digits: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture) -> Callable[..., subprocess.CompletedProcess]:
+def call(capsys: pytest.CaptureFixture,
+         monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess]:
     """Run a command as its script does, within this process: `call('convert', SOURCE, DEST, check=2)`.
 
-    `check` and the result as of `run_script`, which takes seconds more.
+    `check` and the result as of `run_script`, which takes seconds more. Sheets of a training have two rows: 384 images
+    without labels, as users get them, take longer than the steps between.
     """
+    training_loop = importlib.import_module("gantransfer.training_loop")
+    layout = training_loop.grid_layout
+    monkeypatch.setattr(training_loop, "grid_layout", lambda dataset, rows: layout(dataset, rows or 2))
 
     def run(name: str, *args: Any, check: int | None = 0) -> subprocess.CompletedProcess:
         command = importlib.import_module(f"gantransfer.commands.{name}").main

@@ -362,7 +362,8 @@ def weights_of(path):
     return {f"{k}.{n}": t for k, r in load(path).nets.items() for n, t in r.state.items()}
 
 
-@pytest.mark.parametrize("flags", [[], ["--method=biggan", "--g_ch=2", "--d_ch=2"]], ids=["stylegan2", "biggan"])
+@pytest.mark.parametrize("flags", [[], ["--method=biggan", "--g_ch=2", "--d_ch=2", "--standing=1"]],
+                         ids=["stylegan2", "biggan"])
 def test_a_run_that_began_with_weights_is_the_latest_without_naming_them(call, tiny_zip, tmp_path, flags):
     """It goes on exactly, with what starting from weights has chosen; another run of the same flags is not taken."""
     flags = [*(flags or TINY[1:3]), "--cfg=tiny", "--batch=8", "--threads=1", "--metrics=none", f"--data={tiny_zip}",
@@ -501,26 +502,27 @@ def test_snapshots_of_one_kimg_have_names_of_their_own(call, tiny_zip, tmp_path)
 def test_stops_when_nothing_improves(call, tiny_zip, tmp_path):
     """Learning rates of 0: the first rated snapshot stays the best, and training ends two later, also in two parts."""
     flags = ["--cfg=tiny", "--cbase=32", "--cmax=4", "--batch=100", "--threads=1", "--metrics=smoke_fd_pixel16_64",
-             f"--data={tiny_zip}", "--glr=0", "--dlr=0", "--tick=1", "--snap=1", "--desc=x"]
+             f"--data={tiny_zip}", "--glr=0", "--dlr=0", "--tick=0.2", "--snap=1", "--desc=x"]
+    files = [f"network-snapshot-{label}.pkl" for label in ("000000", "000000_200", "000000_400", "000000_600")]
 
     def go(folder, *more):
         out, _ = call(*flags, f"--outdir={tmp_path / folder}", *more)
         (run,) = (tmp_path / folder).iterdir()
         return out, sorted(p.name for p in run.glob("network-snapshot-*.pkl")), run
 
-    out, names, a = go("a", "--kimg=9", "--stop-after=2")
-    assert "has not improved for 2 snapshots; the best is network-snapshot-000001.pkl" in out and "--stop-after" in out
-    assert names == [f"network-snapshot-{k:06d}.pkl" for k in range(4)]
-    out, names, _ = go("a", "--kimg=9", "--stop-after=2", "--resume=latest")
+    out, names, a = go("a", "--kimg=1.8", "--stop-after=2")
+    assert f"has not improved for 2 snapshots; the best is {files[1]}" in out and "--stop-after" in out
+    assert names == files
+    out, names, _ = go("a", "--kimg=1.8", "--stop-after=2", "--resume=latest")
     assert "has not improved for 2 snapshots" in out and "Training for" not in out and len(names) == 4
-    _, _, b = go("b", "--kimg=2", "--stop-after=2", "--keep=best")
-    _, names, _ = go("b", "--kimg=9", "--stop-after=2", "--keep=best", f"--resume={b}")
-    assert names == ["network-snapshot-000001.pkl", "network-snapshot-000003.pkl"]
+    _, _, b = go("b", "--kimg=0.4", "--stop-after=2", "--keep=best")
+    _, names, _ = go("b", "--kimg=1.8", "--stop-after=2", "--keep=best", f"--resume={b}")
+    assert names == [files[1], files[3]]
     one, two = load(a / names[1]), load(b / names[1])
     for key, record in one.nets.items():
         assert all(torch.equal(t, two.nets[key].state[n]) for n, t in record.state.items())
-    _, names, _ = go("b", "--kimg=9", "--stop-after=3", f"--resume={b}")
-    assert names[-1] == "network-snapshot-000004.pkl"
+    _, names, _ = go("b", "--kimg=1.8", "--stop-after=3", f"--resume={b}")
+    assert names[-1] == "network-snapshot-000000_800.pkl"
 
 
 def test_held_out_images_are_what_metrics_see(call, tiny_zip, tmp_path):

@@ -8,6 +8,7 @@ raise whatever it likes, has one caller each, or none: the readers, which turn d
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,10 +46,17 @@ RUNS = {
 }
 
 
-def aliases(tree: ast.Module) -> dict[str, str]:
+@functools.cache
+def nodes(source: str) -> tuple[ast.AST, ...]:
+    """What the tests look for, in one walk through the tree."""
+    return tuple(n for n in ast.walk(ast.parse(source)) if isinstance(n, (
+        ast.Import, ast.ImportFrom, ast.Name, ast.Attribute, ast.Call)))
+
+
+def aliases(source: str) -> dict[str, str]:
     """Name in the file -> what it stands for: 'np' -> 'numpy', 'load' -> 'pickle.load'."""
     found: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             found |= {a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0]
                       for a in node.names}
@@ -67,16 +75,15 @@ def dotted(node: ast.expr) -> str:
 
 def uses(source: str) -> Iterator[tuple[int, str]]:
     """(line, full name) of every use of a name in RUNS: a call, a base class, or a reference that is passed on."""
-    tree = ast.parse(source)
-    known = aliases(tree)
-    for node in ast.walk(tree):
+    known = aliases(source)
+    for node in nodes(source):
         if not isinstance(node, ast.Name | ast.Attribute) or not isinstance(node.ctx, ast.Load):
             continue
         first, _, rest = dotted(node).partition(".")
         name = ".".join(filter(None, (known.get(first, first), rest)))
         if name in RUNS:
             yield node.lineno, name
-    for node in ast.walk(tree):
+    for node in nodes(source):
         if isinstance(node, ast.ImportFrom):
             yield from ((node.lineno, name) for a in node.names if (name := f"{node.module}.{a.name}") in RUNS)
         if isinstance(node, ast.Call):
@@ -89,7 +96,7 @@ def uses(source: str) -> Iterator[tuple[int, str]]:
 
 def of_json_dumps(source: str) -> set[int]:
     """Lines with json.loads(json.dumps(...)), which reads no file."""
-    return {n.lineno for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call) and dotted(n.func) == "json.loads"
+    return {n.lineno for n in nodes(source) if isinstance(n, ast.Call) and dotted(n.func) == "json.loads"
             and n.args and isinstance(n.args[0], ast.Call) and dotted(n.args[0].func) == "json.dumps"}
 
 

@@ -94,6 +94,16 @@ def test_against_definition(kind, dtype):
                 compare(t, F4, dy, layout, **conv, act="linear", gain=0.7)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_rows_of_whole_vectors(dtype):
+    """Images whose size stays; a filter that is not of rank one by its last tap alone."""
+    off = F4 + torch.tensor([0, 0, 0, 0.1]).outer(torch.tensor([0, 0, 0, 1]))
+    for padding, kind, f in itertools.product([(1, 2, 1, 2), (2, 1, 2, 1)], ("all", "shared noise", "d"), (F4, off)):
+        conv = dict(padding=padding, fir_gain=4)
+        t, dy = case((2, 3, 5, 16), dtype, conv, f, kind)
+        compare(t, f, dy, **conv, **LRELU)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", FILTERS)
 def test_filters_paddings_and_flip(name, dtype):
