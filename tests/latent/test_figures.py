@@ -117,6 +117,12 @@ def test_twice_the_spread():
     assert out["latent_kd"] > 0.01
 
 
+def test_the_largest_stretch_is_found_in_whichever_direction_it_lies():
+    f, real, _ = figures()
+    f.ae.decode = lambda w: (w[:, 0] * torch.tensor([1.0, 10.0, 1.0, 1.0])).reshape(-1, 1, 2, 2)
+    assert f.lipschitz(real[:1], rounds=1) < 9 < 9.99 < f.lipschitz(real[:1]) < 10.01
+
+
 def test_no_bound_for_losses_that_measure_no_distance():
     assert "bound_latent_gap" not in figures(wasserstein=False)[0].now()
 
