@@ -202,8 +202,8 @@ void run(const BiasActParams& p, void* stream) {
   }
 }
 
-// A kernel for each activation that is used in bulk, where whole vectors fit; one with a switch for all the rest, which
-// has all nine times its vector's length to compile: of no more than four.
+// Where whole vectors fit, each activation that is used in bulk has a kernel of its own. All the rest runs one with a
+// switch, whose nine cases are compiled for every element of a vector: four at most.
 template <class T, int ACT, int ORDER, bool FROM_X>
 void run_vector(const BiasActParams& p, void* stream) {
   constexpr int V = sizeof(T) == 8 ? 1 : ACT == 0 ? 4 : kVec<T>;

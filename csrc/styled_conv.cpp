@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A StyleGAN2 synthesis layer for inference on the CPU: float32, channels last, weights prepared once (`prepared`). Three
-// forms of the modulated 3x3 convolution: minimal filtering with styles, demodulation, noise, bias and activation in its
-// transforms (conv3x3.h); direct, for images too small for it; and transposed with stride 2, in either way, whose blur and
-// epilogue follow in blur_epilogue. Every output is summed in one order whatever else is in the batch.
+// A StyleGAN2 synthesis layer for inference on the CPU: float32, channels last, weights prepared once (`prepared`). The
+// modulated 3x3 convolution is minimal filtering (conv3x3.h), or direct for images too small for it. Styles are part of
+// either; so are demodulation, noise, bias and activation where the size stays. Where it doubles, the convolution is
+// transposed with stride 2, and the rest follows in blur_epilogue. Every output is summed in one order whatever else is
+// in the batch.
 #include "conv3x3_filter.h"
 #include "runs.h"
 

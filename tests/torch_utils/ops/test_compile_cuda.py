@@ -29,13 +29,15 @@ needs_nvcc = pytest.mark.skipif(nvcc is None, reason="no nvcc on this machine")
 @pytest.mark.slow
 @pytest.mark.parametrize("source", KERNELS, ids=lambda p: p.name)
 def test_kernels_compile_and_spill_nothing(source, tmp_path):
-    missing = set(ARCHITECTURES) - set(build.offered_architectures(nvcc))
-    if missing:
-        pytest.skip(f"{nvcc} does not offer sm_{', sm_'.join(sorted(missing))}")
-    rows = remembered.value(f"ptxas-{'-'.join(ARCHITECTURES)}-{source.stem}", (PTXAS,),
-                            lambda: ptxas.report(source, ARCHITECTURES, tmp_path))
-    assert {r["arch"] for r in rows} == set(ARCHITECTURES) and all(0 < r["registers"] <= 128 for r in rows)
-    assert not [r for r in rows if r["spilled"]], "registers are spilled to memory"
+    offered = build.offered_architectures(nvcc)
+    archs = [a for a in ARCHITECTURES if a in offered]
+    if archs:
+        rows = remembered.value(f"ptxas-{'-'.join(archs)}-{source.stem}", (PTXAS,),
+                                lambda: ptxas.report(source, archs, tmp_path))
+        assert {r["arch"] for r in rows} == set(archs) and all(0 < r["registers"] <= 128 for r in rows)
+        assert not [r for r in rows if r["spilled"]], "registers are spilled to memory"
+    if missing := [a for a in ARCHITECTURES if a not in offered]:  # those that are offered have been looked at
+        pytest.skip(f"{nvcc} does not offer sm_{', sm_'.join(missing)}")
 
 
 @needs_nvcc
