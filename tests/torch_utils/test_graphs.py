@@ -102,6 +102,7 @@ def test_replays_train_as_eager_steps_do(tiny_zip, name, monkeypatch):
         assert replayed_stats[key] == pytest.approx(s, rel=1e-5, abs=1e-6), key
     if "ada" in options.values():
         assert m.progress()["augment"] in (pytest.approx(0.68), pytest.approx(1.32))  # it moved, and was read
+        assert m.augmentation.state()["augment_p"] == m.augmentation.p  # what a later start goes on with
 
 
 PIPES = {  # method, options, size of the images
