@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses and gradients of every method at equal weights, on one process and on two: a program for test_split_batch.py.
+"""Losses and gradients of every method at equal weights, on one process and on two: a program for test_split_batch.py,
+with what else needs two processes and no command.
 
 `run`, or as a rank `python -m tests.split_batch FOLDER CASE...`, writes FOLDER/WORLD.pt: for each case and step the
 gradients that the loop applies, and the means of what is reported. Each step starts from the state that one process
 had, which the run of one leaves in FOLDER, so that rounding cannot grow from step to step. FOLDER holds set.zip and
-values.zip.
+values.zip. The ranks also write FOLDER/ranks.pt, a list of what each found.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from gantransfer.methods import METHODS, encoder
 from gantransfer.methods.cgan_kd import CGANKD
 from gantransfer.methods.density_ratio import DensityRatioTraining
 from torch_utils import distributed as dist
+from torch_utils.stats import Collector
 
 STYLE = dict(cfg="tiny", cbase=64, cmax=8, z_dim=8, w_dim=8, precision="fp32")
 REGULAR = dict(STYLE, aug="fixed", p=0.5, augpipe="bgc", pl_weight=2.0, style_mix=0.9,
@@ -160,11 +162,56 @@ def run(folder: Path, world: int, names: list[str]) -> None:
         torch.save(found, folder / f"{world}.pt")
 
 
+def metrics(folder: Path, world: int) -> dict[str, Any]:
+    """Figures, real statistics and an error of a sampler of noisy class means."""
+    from gantransfer.metrics import stats as features
+    from gantransfer.metrics import table
+    from tests.metrics.conftest import NoisyMeans
+
+    data = ImageDataset(folder / "set.zip", use_labels=True)
+    ctx = table.MetricContext(sampler=NoisyMeans(data), reference=data, training=data, batch=6,
+                              cache_dir=folder / f"cache{world}")
+    names = ["fd_pix64_50", "kd_digits32_31_shots", "report_digits32_5", "fd_digits32_20_class"]
+    lines = [table.compute(n, ctx)["results"] for n in names]
+    real = features.real_features(ctx, ctx.detector("pix64"), features.Selection.first(data, 39), keep_rows=True)
+    scatter = features.on_main(lambda: real.moments.scatter)
+    return dict(lines=lines, scatter=scatter, error=table.compute("pr_pix64_3_k3", ctx)["error"])
+
+
+def reports(rank: int) -> list[dict[str, Any]]:
+    """What is collected first, then, and from the state that rank 0 would write."""
+    c = Collector()
+    for name in ["both", "only0"] if rank == 0 else ["only1", "both"]:  # other names, other order
+        c.report(name, torch.arange(3.0) + 10 * rank)
+    first = c.collect()
+    c.report("both", 1.0 + rank)
+    restored = Collector()
+    restored.load_state(dist.broadcast_object(c.state()))  # what rank 0 wrote is read by both
+    return [first, c.collect(), restored.collect()]
+
+
+def recorded() -> dict[str, Any]:
+    """Steps that are recorded and replayed, and eager ones."""
+    from tests.bench.gpu_tests import training
+    from tests.graph_emulator import EmulatedGraphs
+
+    graphs = EmulatedGraphs()
+    replayed, eager = (training("cpu", g, 6, pl_weight=0.0)[0] for g in (graphs, None))
+    found = [{f"{n}.{key}": t for n, net in m.nets.items() for key, t in net.state_dict().items()}
+             for m in (replayed, eager)]
+    dist.assert_replicas_equal(found[0])
+    return dict(replays=graphs.replays, networks=found)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     dist.init("cpu")
-    run(Path(sys.argv[1]), dist.world_size(), sys.argv[2:])
+    folder, world = Path(sys.argv[1]), dist.world_size()
+    run(folder, world, sys.argv[2:])
     assert "torch._dynamo" not in sys.modules, "torch's compiler takes a second of every start, and holds the group"
+    found = dist.gather_object(dict(metrics=metrics(folder, world), reports=reports(dist.rank()), recorded=recorded()))
+    if dist.is_main():
+        torch.save(found, folder / "ranks.pt")
     dist.shutdown()
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A batch on one process or on two: equal losses, gradients and running statistics at equal weights, to rounding."""
+"""A batch on one process or on two: equal losses, gradients and running statistics at equal weights, to rounding; and
+what else two processes have in common. They are started once for all tests."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,14 +15,21 @@ from torch_utils import random as rnd
 pytestmark = pytest.mark.skipif(dist.cpu_cores() < 2, reason="two processes need two CPU cores")
 
 
-@pytest.mark.slow
-def test_two_processes_have_the_gradients_of_one_in_every_method(folder):  # noqa: F811
+@pytest.fixture(scope="module")
+def ranks(folder):  # noqa: F811
+    """What each of two processes found (split_batch.main)."""
     names = list(split_batch.CASES)
     split_batch.run(folder, 1, names)
     env = dict(PYTHONPATH=str(ROOT), GANTRANSFER_DIST_TIMEOUT="60")
     assert dist.launch(2, ["-m", "tests.split_batch", str(folder), *names], kind="cpu", env=env) == 0
+    return torch.load(folder / "ranks.pt", weights_only=False)  # our own
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradients_of_one_in_every_method(ranks, folder):  # noqa: F811
     one, two = (torch.load(folder / f"{w}.pt", weights_only=True) for w in (1, 2))
-    for name in names:
+    assert one.keys() == two.keys() == split_batch.CASES.keys()
+    for name in one:
         for a, b in zip(one[name], two[name], strict=True):
             assert a["means"].keys() == b["means"].keys() and a["means"]
             for key, value in a["means"].items():
@@ -31,6 +40,36 @@ def test_two_processes_have_the_gradients_of_one_in_every_method(folder):  # noq
                 assert float((g - h).abs().median()) <= 1e-5 * float(g.abs().max()), (name, k)
             for key, t in a["buffers"].items():
                 assert torch.allclose(b["buffers"][key], t, rtol=1e-3, atol=1e-5), (name, key)
+
+
+def test_metrics_of_two_processes_are_those_of_one(ranks, folder):  # noqa: F811
+    """Real statistics to 1e-12, metrics of generated images likewise, errors on all ranks alike."""
+    one, (two, other) = split_batch.metrics(folder, 1), [r["metrics"] for r in ranks]
+    assert two["lines"] == other["lines"] and two["error"] == other["error"] == one["error"]
+    assert "more than 3 rows" in one["error"]
+    for scatter in (two["scatter"], other["scatter"]):
+        torch.testing.assert_close(scatter, one["scatter"], rtol=1e-12, atol=0)
+    for a, b in zip(one["lines"], two["lines"], strict=True):
+        assert a == {k: pytest.approx(v, rel=1e-9, abs=1e-12) for k, v in b.items()}
+
+
+def test_ranks_agree_on_names_and_figures_of_reports(ranks):
+    first, second, restored = ranks[0]["reports"]
+    assert ranks[1]["reports"] == [first, second, restored]
+    both = np.array([0, 1, 2, 10, 11, 12.0])
+    assert first["both"] == pytest.approx({"num": 6, "mean": both.mean(), "std": both.std()})
+    assert first["only0"]["mean"] == 1 and first["only1"]["mean"] == 11 and first["only1"]["num"] == 3
+    assert second["both"]["num"] == 2 and second["both"]["mean"] == 1.5 and second["only1"] == first["only1"]
+    assert restored["both"]["num"] == 2 and restored["both"]["mean"] == 1.5, "pending values of all ranks count once"
+
+
+def test_two_processes_that_replay_train_as_two_that_do_not(ranks):
+    """The sum of gradients, and of running means, stays outside the recordings. (What one process trains is the same to
+    rounding, which some steps of Adam make large: the gradients above are compared step by step.)"""
+    for rank in ranks:
+        assert rank["recorded"]["replays"] == 6
+        replayed, eager = rank["recorded"]["networks"]
+        torch.testing.assert_close(replayed, eager)
 
 
 def test_shares_of_a_batch_draw_what_the_whole_batch_does():

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -282,17 +280,12 @@ def test_nothing_half_written(tmp_path, trees, monkeypatch):
     assert list((tmp_path / "o").iterdir()) == []
 
 
-def test_as_a_command(tmp_path, trees):
-    def command(*args):
-        return subprocess.run([sys.executable, "-m", "gantransfer", "generate", f"--network={trees}", *args],
-                              capture_output=True, text=True)
-
-    done = command("--seeds=0", "--class=0", f"--outdir={tmp_path / 'o'}", "--device=cpu")
-    assert done.returncode == 0, done.stderr
+def test_as_a_command(tmp_path, trees, run_script, call):
+    words = [f"--network={trees}", "--seeds=0", f"--outdir={tmp_path / 'o'}"]
+    done = run_script("-m", "gantransfer", "generate", *words, "--class=0", "--device=cpu")
     assert (tmp_path / "o" / "seed0000-class0.png").exists() and "1 image\n" in done.stdout
-    failed = command("--seeds=0", f"--outdir={tmp_path / 'o'}")
-    assert failed.returncode == 2 and failed.stderr.startswith("Error: this model is class-conditional")
-    assert "Traceback" not in failed.stderr
+    failed = call("generate", *words, check=2)
+    assert failed.stderr.startswith("Error: this model is class-conditional") and "Traceback" not in failed.stderr
 
 
 def test_every_class_means_those_with_images(tmp_path, capsys):

@@ -139,6 +139,16 @@ def really(name: str, words: list[str], room: str = "commands") -> None:
                        standalone_mode=False)
 
 
+def children_within(monkeypatch) -> None:
+    """A study's commands run in this process, one after the other: most of a short child is its start, which
+    test_distill.py shows."""
+    def start(job: jobs.Job, *rest):
+        really(job.argv[0], job.argv[1:])
+        return job, SimpleNamespace(poll=lambda: 0, returncode=0), SimpleNamespace(join=lambda: None), []
+
+    monkeypatch.setattr(jobs, "_start", start)
+
+
 def train(flags: dict[str, str]) -> None:
     if "--dry-run" in flags:
         return

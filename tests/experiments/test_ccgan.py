@@ -16,7 +16,7 @@ from gantransfer.experiments import ccgan, students
 from gantransfer.method import RunConfig
 from gantransfer.methods.ccgan import CcGAN
 from tests.conftest import write_image_zip
-from tests.experiments.recorder import really
+from tests.experiments.recorder import children_within, really
 
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn")
 
@@ -95,6 +95,7 @@ def test_a_whole_fold_of_own_images(valued, tmp_path, monkeypatch):
     from gantransfer.methods import cgan_kd
 
     monkeypatch.setattr(ccgan, "CODE", 1)
+    children_within(monkeypatch)
     words = [f"--data={valued}", f"--dir={tmp_path / 'd'}", "--common=--cfg=tiny --ch=2", "--gan-kimg=0.1",
              "--student-kimg=1", "--student=--preset=small --arch=conv4-8", "--fakes=2x"]
     really("ccgan", words, "experiments")

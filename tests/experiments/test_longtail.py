@@ -11,6 +11,7 @@ import torch
 from dnnlib.util import UserError
 from gantransfer.experiments import demo, harness, jobs, longtail
 from gantransfer.snapshot import Snapshot
+from tests.experiments.recorder import children_within
 
 
 def finished_run(folder, name, kimg=20):
@@ -66,9 +67,10 @@ def test_failing_command_is_named(tmp_path):
         jobs.run_jobs([jobs.Job("broken", ["dataset_tool", "check", "nowhere"])])
 
 
-def test_tiny_comparison_end_to_end(tmp_path, call):
+def test_tiny_comparison_end_to_end(tmp_path, call, monkeypatch):
     """Two arms, one seed, a few steps: all commands fit together, and running again does nothing. The judge is made by
     the study's own command, but for its length: 40 epochs would take longer than all else."""
+    children_within(monkeypatch)
     data, ref, todo = harness.digits(tmp_path)
     for job in [*todo, *harness.judge_jobs(data, ref, [tmp_path / "judge0.pt"])]:
         call(*job.argv, *["--epochs=1"] * (job.argv[0] == "judge"))

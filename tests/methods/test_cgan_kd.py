@@ -160,6 +160,7 @@ def test_step_statistics_are_those_of_batch_norm_and_the_mean_over_micro_batches
         mine.finish()
     for name in ("running_mean", "running_var"):
         assert torch.allclose(sum(getattr(one, name) for one in a) / parts, getattr(b, name)), name
+    assert b.num_batches_tracked == 0  # or processes with more micro-batches would hold another number
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------

@@ -1,11 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Extraction and its cache."""
 
-import json
-import runpy
-import sys
-import textwrap
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +11,7 @@ from gantransfer.detectors.features import Detector, Features
 from gantransfer.detectors.input_path import InputSpec
 from gantransfer.metrics import stats, table
 from gantransfer.metrics.feature_matrix import NonFiniteFeatures
-from tests.conftest import ROOT, write_image_zip
+from tests.conftest import write_image_zip
 from tests.metrics.conftest import NoisyMeans
 
 
@@ -191,61 +186,6 @@ def test_spread_selection_covers_a_sorted_set(reference):
 def test_interleave_restores_index_order():
     per_rank = torch.stack([torch.arange(r, 12, 3) for r in range(3)])[..., None]
     assert stats.interleave(per_rank)[:, 0].tolist() == list(range(12))
-
-
-WORKER = textwrap.dedent("""
-    import json, sys
-    import numpy as np, torch
-    torch.set_num_threads(1)
-    from torch_utils import distributed as dist
-    from gantransfer.data.dataset import ImageDataset
-    from gantransfer.metrics import stats, table
-    from gantransfer.metrics.feature_matrix import MetricError
-    from tests.metrics.conftest import NoisyMeans
-    dist.init("cpu")
-    data = ImageDataset(sys.argv[1], use_labels=True)
-    ctx = table.MetricContext(sampler=NoisyMeans(data), reference=data, training=data, cache_dir=sys.argv[3], batch=6)
-    names = ["fd_pix64_50", "kd_digits32_31_shots", "report_digits32_5", "fd_digits32_20_class"]
-    lines = [table.compute(n, ctx)["results"] for n in names]
-    real = stats.real_features(ctx, ctx.detector("pix64"), stats.Selection.first(data, 39), keep_rows=True)
-    moments = stats.on_main(lambda: real.moments.scatter.numpy())
-    failed = table.compute("pr_pix64_3_k3", ctx)
-    everyone = dist.gather_object([lines, failed["error"]])
-    assert all(e == everyone[0] for e in everyone), "ranks disagree"
-    if dist.is_main():
-        json.dump(dict(world=dist.world_size(), lines=lines, error=failed["error"], scatter=moments.tolist()),
-                  open(sys.argv[2], "w"))
-    dist.shutdown()
-""")
-
-
-@pytest.mark.slow
-def test_one_and_two_processes_agree(tiny_zip, tmp_path, monkeypatch):
-    """Real statistics to 1e-12, metrics of generated images likewise, errors on all ranks alike."""
-    from torch_utils import distributed as dist
-
-    if dist.cpu_cores() < 2:
-        pytest.skip("two processes need two cores")
-    worker = tmp_path / "worker.py"
-    worker.write_text(WORKER)
-    results = []
-    for world in (1, 2):
-        out = tmp_path / f"out{world}.json"
-        argv = [str(worker), str(tiny_zip), str(out), str(tmp_path / f"cache{world}")]
-        if world == 1:
-            monkeypatch.setattr(sys, "argv", argv)
-            runpy.run_path(argv[0])
-        else:
-            assert dist.launch(2, argv, kind="cpu", env={"PYTHONPATH": str(ROOT)}) == 0
-        results.append(json.loads(out.read_text()))
-    one, two = results
-    assert (one["world"], two["world"]) == (1, 2)
-    assert np.allclose(one["scatter"], two["scatter"], rtol=1e-12, atol=0)
-    assert one["error"] == two["error"] and "more than 3 rows" in one["error"]
-    for a, b in zip(one["lines"], two["lines"]):
-        assert a.keys() == b.keys()
-        for k in a:
-            assert a[k] == pytest.approx(b[k], rel=1e-9, abs=1e-12), k
 
 
 def test_fake_images_may_come_from_a_zip(make_context, reference, digits, tmp_path):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -287,12 +288,14 @@ else:
     ("raise ValueError('boom')", 1, "rank 1 of 2 ended with exit code 1: ValueError: boom"),
     ("os.kill(os.getpid(), signal.SIGKILL)", 128 + 9, "rank 1 of 2 was killed by SIGKILL"),
 ])
-def test_dying_rank_ends_the_job_and_is_named(launch, end, expected_code, how):
+def test_dying_rank_ends_the_job_and_is_named(launch, launch_light, end, expected_code, how):
+    """Whether or not the other one waits for it."""
     start = time.monotonic()
-    code, _, err = launch(f"""
+    code, _, err = (launch if expected_code == 1 else launch_light)(f"""
 if rank == 1:
     {end}
-dist.barrier()
+if "torch" in sys.modules:
+    dist.barrier()
 time.sleep(100)
 """)
     assert time.monotonic() - start < 90  # and not the 100 of the sleep
@@ -345,31 +348,51 @@ def test_user_error_on_every_rank_is_one_line(launch_light):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_signals_reach_every_rank_once(launch, signum):
-    code, out, err = launch("""
+def test_signals_reach_every_rank_once(launch, launch_light, signum):
+    """Through the launcher, and not through a terminal that sends them to its session; also within a collective."""
+    code, out, err = (launch if signum == signal.SIGINT else launch_light)("""
 seen = []
 for s in (signal.SIGTERM, signal.SIGINT):
     signal.signal(s, lambda s, frame: seen.append(s))
-dist.barrier()
+group = "torch" in sys.modules
+if group:
+    dist.barrier()
 open(f"ready{rank}", "w").close()
-while not dist.all_reduce_max(torch.tensor([len(seen)])):
+end = time.monotonic() + 20
+while not (dist.all_reduce_max(torch.tensor([len(seen)])) if group else seen or time.monotonic() > end):
     time.sleep(0.02)
 time.sleep(0.3)
-print(f"saved {rank} {[int(s) for s in seen]}")
+print(f"saved {rank} {[int(s) for s in seen]}, alone: {os.getsid(0) == os.getpid()}")
 """, send=signum)
     assert code == 0, err
-    assert f"saved 0 [{int(signum)}]" in out and f"saved 1 [{int(signum)}]" in out
+    for rank in (0, 1):
+        assert f"saved {rank} [{int(signum)}], alone: True" in out
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_signal_without_handler_stops_the_job(launch, launch_light, signum):
-    """SIGTERM ends a process whatever it has loaded; SIGINT is an exception, which leaves a group behind."""
+    """SIGTERM ends a process whatever it has loaded, here as the system does it; SIGINT is an exception, which leaves a
+    group behind."""
     code, _, err = (launch if signum == signal.SIGINT else launch_light)("""
+if "torch" not in sys.modules:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 open(f"ready{rank}", "w").close()
 time.sleep(100)
 """, send=signum)
     assert code == 128 + signum and err.splitlines()[-1] == f"Stopped by {signum.name}"
     assert "Traceback" not in err
+
+
+def test_a_rank_that_fails_after_a_signal_is_named(launch_light):
+    code, _, err = launch_light("""
+def fail(signum, frame):
+    raise ValueError("the disk is full")
+signal.signal(signal.SIGTERM, fail)
+open(f"ready{rank}", "w").close()
+time.sleep(100)
+""", send=signal.SIGTERM)
+    last = r"Error: rank \d of 2 ended with exit code 1: ValueError: the disk is full \(after SIGTERM\)"
+    assert code == 1 and re.fullmatch(last, err.splitlines()[-1])
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at /proc")

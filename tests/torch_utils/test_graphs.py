@@ -2,6 +2,7 @@
 """train.py --graphs, by emulation on the CPU: what is recorded and replayed trains as eager steps do."""
 
 import contextlib
+import itertools
 import json
 import types
 
@@ -19,7 +20,7 @@ from gantransfer.method import Graph
 from gantransfer.methods import METHODS
 from gantransfer.sampler import LabelSource
 from gantransfer.training_loop import Stepper, normalised
-from tests.conftest import ROOT, write_image_zip
+from tests.conftest import write_image_zip
 from tests.graph_emulator import EmulatedGraphs
 from tests.test_step import trainer
 from tests.test_training_loop import build, tensors
@@ -27,7 +28,7 @@ from torch_utils import distributed, graphs, stats
 from torch_utils import random as rnd
 from torch_utils.ops import convolution
 
-MAIN = dict(style_mix=0.9, pl_weight=2.0, g_reg_interval=2, d_reg_interval=4)
+MAIN = dict(style_mix=0.9, pl_weight=2.0, g_reg_interval=2, d_reg_interval=2)
 CASES = {  # method, options, what is recorded
     "stylegan2": ("stylegan2", MAIN, {"Gmain", "Dmain"}),
     "utlo": ("utlo", MAIN | dict(add_uc=True, res_uc=8), {"Gmain", "Dmain"}),
@@ -64,7 +65,7 @@ def make(data, method="stylegan2", **options):
     return m, dataset
 
 
-def steps(m, dataset, recorder=None, count=5):
+def steps(m, dataset, recorder=None, count=3):
     """State and statistics after some steps of two micro-batches, all images different."""
     stepper, labels, collector = Stepper(m, m.run, recorder), LabelSource(dataset.spec.label), stats.Collector()
     m.report = collector.report
@@ -82,14 +83,15 @@ def test_replays_train_as_eager_steps_do(tiny_zip, name, monkeypatch):
     method, options, expected = CASES[name]
     if "GPU" in name:
         monkeypatch.setattr(convolution, "_native", lambda x: False)
-    eager, eager_stats, _ = steps(*make(tiny_zip, method, **options))
+    count = 5 if "ada" in options.values() else 3  # after four steps the probability moves
+    eager, eager_stats, _ = steps(*make(tiny_zip, method, **options), count=count)
     emulated = EmulatedGraphs()
     m, dataset = make(tiny_zip, method, **options)
     start = {k: t.clone() for k, t in tensors(m).items()}
-    replayed, replayed_stats, stepper = steps(m, dataset, emulated)
+    replayed, replayed_stats, stepper = steps(m, dataset, emulated, count)
     assert {p.name for p, g in zip(stepper.phases, stepper.graphs) if g} == expected
-    runs = sum(5 * 2 * p.repeat for p in stepper.phases if p.name in expected)
-    assert emulated.warm_ups == 3 * len(expected) and emulated.replays == runs - emulated.warm_ups > 6
+    runs = sum(count * 2 * p.repeat for p in stepper.phases if p.name in expected)
+    assert emulated.warm_ups == 3 * len(expected) and emulated.replays == runs - emulated.warm_ups >= 3 * len(expected)
     moved = 0
     for key, t in eager.items():
         torch.testing.assert_close(replayed[key], t, rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
@@ -100,10 +102,10 @@ def test_replays_train_as_eager_steps_do(tiny_zip, name, monkeypatch):
         assert replayed_stats[key] == pytest.approx(s, rel=1e-5, abs=1e-6), key
     if "ada" in options.values():
         assert m.progress()["augment"] in (pytest.approx(0.68), pytest.approx(1.32))  # it moved, and was read
+        assert m.augmentation.state()["augment_p"] == m.augmentation.p  # what a later start goes on with
 
 
 PIPES = {  # method, options, size of the images
-    "stylegan2": ("stylegan2", MAIN | dict(augpipe="bgc"), 16),
     "small images too": ("utlo", MAIN | dict(augpipe="bgc", add_uc=True, res_uc=8), 16),
     "everything": ("stylegan2", MAIN | dict(augpipe="bgcfnc"), 32),
     "reals and fakes at once": ("biggan", dict(augpipe="blit"), 16),
@@ -225,18 +227,23 @@ def test_reading_without_an_operator_is_refused_while_recording(tiny_zip):
         steps(Spoiled(lambda m, b, out, i: out.tolist()[0][0] * 0).of(m), dataset, EmulatedGraphs())
 
 
-@pytest.mark.parametrize("what", [
-    lambda m, b, out, i: out * i,  # a number of Python's
-    lambda m, b, out, i: out * (2 if i % 2 else 1),  # a decision of Python's
-    lambda m, b, out, i: out * m.steps,  # a number of the method's
-    lambda m, b, out, i: out * torch.full([], float(i)),
-])
-def test_the_emulation_freezes_what_python_decides(tiny_zip, what):
+def test_the_emulation_freezes_what_python_decides(tiny_zip):
     """Otherwise it would show nothing: such a loss must not train as its eager steps do."""
+    def what(m, b, out, i):
+        return out * m.steps  # a number of the method's
+
     (m, dataset), (again, _) = make(tiny_zip, **MAIN), make(tiny_zip, **MAIN)
-    eager = steps(Spoiled(what).of(m), dataset, count=3)[0]
-    replayed = steps(Spoiled(what).of(again), dataset, EmulatedGraphs(), count=3)[0]
+    eager = steps(Spoiled(what).of(m), dataset)[0]
+    replayed = steps(Spoiled(what).of(again), dataset, EmulatedGraphs())[0]
     assert any((replayed[k] - t).abs().max() > 1e-4 for k, t in eager.items() if k.startswith("G."))
+    x, memory = torch.randn(3), torch.zeros(3)
+    for what in (lambda i: x * i, lambda i: x * (2 if i % 2 else 1), lambda i: x * torch.full([], float(i)),
+                 lambda i: memory.fill_(i).add_(x) * 1):  # numbers and decisions of Python's; memory that starts anew
+        calls = itertools.count(1)
+        replay, (out,) = EmulatedGraphs().record(lambda what=what, calls=calls: [what(next(calls))])
+        for _ in range(2):
+            replay()
+            assert torch.equal(out, what(1))
 
 
 def test_the_emulation_records_without_computing():
@@ -350,31 +357,6 @@ def test_batch_norm_over_processes_is_not_recorded(tiny_zip, monkeypatch):
     assert {p.graph for p in m.phases()} == {Graph()}
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     assert {p.graph for p in m.phases()} == {Graph(("batch norm gathers over processes",))}
-
-
-PROCESSES = """
-import torch
-from tests.bench.gpu_tests import training
-from tests.graph_emulator import EmulatedGraphs
-from torch_utils import distributed as dist
-
-dist.init("cpu")
-graphs = EmulatedGraphs()
-replayed, eager = (training("cpu", g, 6, pl_weight=0.0)[0] for g in (graphs, None))
-assert graphs.replays == 6, graphs.replays
-for name, net in eager.nets.items():
-    for key, t in net.state_dict().items():
-        torch.testing.assert_close(replayed.nets[name].state_dict()[key], t, msg=lambda text: f"{key}: {text}")
-dist.assert_replicas_equal({f"{n}.{key}": t for n, net in replayed.nets.items() for key, t in net.state_dict().items()})
-dist.shutdown()
-"""
-
-
-@pytest.mark.skipif(distributed.cpu_cores() < 2, reason="two processes need two CPU cores")
-def test_two_processes_that_replay_train_as_two_that_do_not():
-    """The sum of gradients, and of running means, stays outside the recordings. (What one process trains is the same to
-    rounding, which some steps of Adam make large: tests/split_batch.py compares step by step.)"""
-    assert distributed.launch(2, ["-c", PROCESSES], kind="cpu", env={"PYTHONPATH": str(ROOT)}) == 0
 
 
 def test_the_real_recorder(monkeypatch):

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import os
 import resource
 import sys
 import time
@@ -17,7 +15,7 @@ import pytest
 import torch
 
 from dnnlib.json_file import lines
-from torch_utils import distributed, stats
+from torch_utils import stats
 from torch_utils.stats import Collector, StatsWriter, append_jsonl, to_json
 
 
@@ -83,43 +81,6 @@ def test_state_continues_between_and_within_ticks():
     for c in (a, b):
         c.report("x", more)
     assert a.collect() == b.collect()
-
-
-def _rank(rank, port, out):
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2",
-                      MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
-    distributed.init("cpu")
-    c = Collector()
-    names = ["both", "only0"] if rank == 0 else ["only1", "both"]  # other names, other order
-    for name in names:
-        c.report(name, torch.arange(3.0) + 10 * rank)
-    first = c.collect()
-    c.report("both", 1.0 + rank)
-    restored = Collector()
-    restored.load_state(distributed.broadcast_object(c.state()))  # what rank 0 wrote is read by both
-    out.put((rank, first, c.collect(), restored.collect()))
-    distributed.shutdown()
-
-
-@pytest.mark.skipif(distributed.cpu_cores() < 2, reason="two processes need two CPU cores")
-def test_ranks_agree_on_names_and_figures():
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    context = multiprocessing.get_context("spawn")
-    out = context.Queue()
-    ranks = [context.Process(target=_rank, args=(k, store.port, out)) for k in range(2)]
-    for p in ranks:
-        p.start()
-    results = sorted((out.get(timeout=60) for _ in ranks), key=lambda r: r[0])
-    for p in ranks:
-        p.join()
-        assert p.exitcode == 0
-    assert results[0][1:] == results[1][1:]
-    _, first, second, restored = results[0]
-    both = np.array([0, 1, 2, 10, 11, 12.0])
-    assert first["both"] == pytest.approx({"num": 6, "mean": both.mean(), "std": both.std()})
-    assert first["only0"]["mean"] == 1 and first["only1"]["mean"] == 11 and first["only1"]["num"] == 3
-    assert second["both"]["num"] == 2 and second["both"]["mean"] == 1.5 and second["only1"] == first["only1"]
-    assert restored["both"]["num"] == 2 and restored["both"]["mean"] == 1.5, "pending values of all ranks count once"
 
 
 def test_json_is_strict_and_plain(tmp_path):
