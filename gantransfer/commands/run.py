@@ -126,7 +126,7 @@ class Run:
         """Seconds per kimg from a few steps, and the whole length, in words; nothing is written."""
         seconds, about = self._pace(start)
         procs, kimg = self.config.num_procs, self.config.kimg
-        where = f" in one process of {procs}" if procs > 1 else ""
+        where = f" of one process of {procs}" if procs > 1 else ""
         return (f"Time: {about} {seconds:.3g} s per kimg (a few steps{where} were timed), {about} "
                 f"{format_time(seconds * kimg)} for {kimg:g} kimg; metrics come on top")
 
