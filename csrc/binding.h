@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the bindings share: checks, layouts, streams, a deterministic parallel loop. c10 and ATen core only: the CUDA
-// half compiles against a CPU-only torch too, because the stream is taken through the generic interface.
+// What the bindings share: checks, layouts, streams. c10 and ATen core only: the CUDA half compiles against a CPU-only
+// torch too, because the stream is taken through the generic interface.
 #pragma once
 #include <ATen/Context.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -17,18 +16,13 @@
 #include <optional>
 #include <vector>
 
+#include "memory.h"
 #include "portable.h"
-
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 namespace gt {
 
 using at::Tensor;
 using OptTensor = std::optional<Tensor>;
-
-constexpr int64_t kChunk = 1 << 15;  // elements per task of a parallel loop
 
 inline DType dtype_of(const Tensor& x) {
   switch (x.scalar_type()) {
@@ -61,7 +55,8 @@ inline Tensor vector_of(const OptTensor& v, const Tensor& x, int64_t n, const ch
 
 inline void* ptr(const Tensor& t) { return t.defined() && t.numel() ? t.data_ptr() : nullptr; }
 
-// GT_WITH_CUDA: there are CUDA kernels. GT_EMULATE (tests): the same kernels, run for CPU tensors by an emulator.
+// GT_WITH_CUDA: there are CUDA kernels. GT_EMULATE (tests): the same kernels, run for CPU tensors by an emulator; those
+// for the CPU are not there.
 #ifdef GT_EMULATE
 constexpr bool kEmulated = true;
 #else
@@ -85,36 +80,10 @@ inline void check_launch(int code, const char* op) {
   TORCH_CHECK(code == 0, op, ": CUDA launch failed with error ", code);
 }
 
-// A fresh result, before anything is written. Fresh memory is mapped page by page as it is touched, which costs more than
-// the kernel's own work on results of many megabytes: ask for large pages there (a hint; without effect elsewhere).
+// A fresh result, before anything is written.
 inline Tensor fresh(Tensor y) {
-#ifdef __linux__
-  constexpr uintptr_t page = 2 << 20;
-  if (y.is_cpu() && y.nbytes() >= 2 * page) {
-    const uintptr_t first = (uintptr_t(y.data_ptr()) + page - 1) & ~(page - 1);
-    const uintptr_t last = (uintptr_t(y.data_ptr()) + y.nbytes()) & ~(page - 1);
-    if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-  }
-#endif
+  if (y.is_cpu()) large_pages(y.data_ptr(), y.nbytes());
   return y;
 }
-
-// Runs f(first, last) over fixed chunks: what a chunk sums does not depend on the number of threads.
-template <class F>
-void for_chunks(int64_t n, int64_t chunk, const F& f) {
-  const int64_t chunks = n > 0 ? (n - 1) / chunk + 1 : 0;
-  if (chunks == 1) return f(int64_t(0), n);
-  at::parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; i++) f(i * chunk, std::min(n, (i + 1) * chunk));
-  });
-}
-
-#define GT_DISPATCH(DTYPE, ...)                       \
-  switch (DTYPE) {                                    \
-    case ::gt::DType::f32: { using T = float; __VA_ARGS__; break; }  \
-    case ::gt::DType::f64: { using T = double; __VA_ARGS__; break; } \
-    case ::gt::DType::f16: { using T = ::gt::f16; __VA_ARGS__; break; }    \
-    case ::gt::DType::bf16: { using T = ::gt::bf16; __VA_ARGS__; break; }  \
-  }
 
 }  // namespace gt

@@ -3,10 +3,10 @@
 #include "blur_epilogue.h"
 
 #include "arguments.h"
-#include "fir_epilogue.h"
 
 namespace gt {
 
+bool blur_epilogue_cpu(const BlurEpilogueParams& p, DType dtype);
 #ifdef GT_WITH_CUDA
 bool blur_epilogue_fused(const BlurEpilogueParams& p, DType dtype);
 int blur_epilogue_launch(const BlurEpilogueParams& p, DType dtype, void* stream);
@@ -25,10 +25,8 @@ bool run_fused(const BlurEpilogueParams& p, const Tensor& x) {
     return true;
   }
 #endif
-  bool served = false;
-  const auto chunks = [](int64_t n, int64_t chunk, const auto& f) { for_chunks(n, chunk, f); };
-  GT_DISPATCH(dtype_of(x), served = blur_epilogue_cpu<T>(p, chunks);)
-  return served;
+  if constexpr (!kEmulated) return blur_epilogue_cpu(p, dtype_of(x));
+  return false;
 }
 
 Tensor blur_epilogue(const Tensor& x, const Tensor& f, at::IntArrayRef pad, bool flip, double fir_gain,

@@ -122,7 +122,9 @@ def pace(method: Method, dataset: ImageDataset, run: RunConfig, budget: float = 
     """
     loop, begin, alone = _Loop(method, dataset, run, Outputs(Path(), workers=1), None, None), time.time(), (
         dist.world_size() == 1)
-    seconds = 0.0
+    seconds, stepper = 0.0, loop.stepper
+    # A rehearsal is one process of several: it has one's share of the micro-batches.
+    stepper.micro = stepper.micro[: len(stepper.micro) * dist.world_size() // run.num_procs]
 
     def fetch(rep: int, m: int) -> tuple[torch.Tensor, torch.Tensor]:
         if alone and time.time() - begin > budget:
@@ -131,8 +133,8 @@ def pace(method: Method, dataset: ImageDataset, run: RunConfig, budget: float = 
 
     try:
         for _ in range(2):  # the first one also pays for what is done once
-            loop.stepper.step(0, loop.cur_nimg, fetch, loop.labels.draw)
-            seconds = sum(ms / 1000 / p.every for ms, p in zip(loop.stepper.timer.collect(), loop.stepper.phases))
+            stepper.step(0, loop.cur_nimg, fetch, loop.labels.draw)
+            seconds = sum(ms / 1000 / p.every for ms, p in zip(stepper.timer.collect(), stepper.phases))
             after = time.time()
             method.end_step(loop.cur_nimg, run.batch)
             seconds += time.time() - after

@@ -383,6 +383,23 @@ def test_pace_weighs_phases_by_how_often_they_run_and_stops_in_time(tiny_zip, mo
     assert least and len(steps) == 3
 
 
+def test_a_rehearsal_of_several_processes_times_the_share_of_one(tiny_zip, monkeypatch):
+    """It had done the work of all of them, and --dry-run --gpus=8 said eight times the seconds."""
+    micro = []
+
+    def step(self, *_):
+        micro.append(self.micro)
+        self.timer.seconds = [0.1] * len(self.phases)
+
+    monkeypatch.setattr(training_loop.Stepper, "step", step)
+    m, dataset, config = build(tiny_zip)
+    for config.num_procs, config.batch_gpu, expected in ((1, 2, 4), (2, 2, 2), (4, 1, 2), (8, 1, 1)):
+        config.batch = 8
+        training_loop.pace(m, dataset, config)
+        assert {len(k) for k in micro} == {expected} and micro.pop().start == 0
+        micro.clear()
+
+
 def test_a_shift_counts_images_shown(tiny_zip, tmp_path):
     """Labels move with the images shown before a step; reals with their place in the stream, which runs as many times
     faster as a step draws batches."""

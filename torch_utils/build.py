@@ -43,10 +43,8 @@ except ImportError:  # no advisory locks on this system
 MODES = ("auto", "native", "ref")
 # Modules of torch_utils.ops with a register().
 OPERATORS = ("bias_act", "upfirdn2d", "epilogue", "blur_epilogue", "weight_sq", "cond_batch_norm", "conv3x3")
-# Sources of csrc that a compiler takes together, what takes longest first: reading torch's headers is half of its work.
-UNITS = (("epilogue", "blur_epilogue", "styled_conv"), ("upfirdn2d", "weight_sq"), ("cond_bn", "bias_act", "conv3x3"),
-         ("autograd",))
 LIBRARY = "gantransfer_kernels.so"
+BINDINGS = "bindings"  # the unit of all sources that include torch's headers
 RECORD = "build.json"
 LOCK_TIMEOUT = 600.0  # seconds to wait for another process that is compiling the same library
 OLDEST_NVCC = (12, 0)
@@ -456,8 +454,8 @@ def compile_library(todo: dict, library: Path, log: Path) -> None:
     with _workspace(library.parent) as tmp:
         steps = []
         for f in units(Path(tmp)):
-            # Formulas for autograd are calls of operators: nothing to optimise, and long to compile.
-            less = ["-O1"] if f.stem == "autograd" else []
+            # What speaks with torch calls kernels and operators: nothing to optimise, and long to compile.
+            less = ["-O1"] if f.stem == BINDINGS else []
             flags = [*todo["cxx_flags"], *less, "-iquote", str(src)]
             steps.append((str(f), f"{tmp}/{f.stem}.o", [todo["cxx"], *flags, "-c"]))
         if todo["nvcc"]:
@@ -482,17 +480,14 @@ def compile_library(todo: dict, library: Path, log: Path) -> None:
 
 
 def units(folder: Path) -> list[Path]:
-    """Files that hold or include all C++ sources, one for each run of the compiler. Those made in `folder` include by
-    name, with `-iquote`: a path with a quotation mark in it cannot be written there."""
-    made, known = [], [*UNITS, *((f.stem,) for f in sorted(source_dir().glob("*.cpp"))
-                                 if not any(f.stem in unit for unit in UNITS))]
-    for names in known:
-        if len(names) == 1:
-            made.append(source_dir() / f"{names[0]}.cpp")
-            continue
-        made.append(folder / f"{'+'.join(names)}.cpp")
-        made[-1].write_text("".join(f'#include "{name}.cpp"\n' for name in names), encoding="utf-8")
-    return made
+    """Files that hold or include all C++ sources, one for each run of the compiler, what takes longest first: all that
+    speaks with torch, whose headers take longer than the rest of it, then the CPU kernels. The file made in `folder`
+    includes by name, with `-iquote`: a path with a quotation mark in it cannot be written there."""
+    sources = sorted(source_dir().glob("*.cpp"))
+    kernels = [f for f in sources if f.stem.endswith("_cpu")]
+    made = folder / f"{BINDINGS}.cpp"
+    made.write_text("".join(f'#include "{f.name}"\n' for f in sources if f not in kernels), encoding="utf-8")
+    return [made, *sorted(kernels, key=lambda f: -f.stat().st_size)]
 
 
 def _last_lines(output: str, count: int = 12) -> list[str]:

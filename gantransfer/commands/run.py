@@ -34,7 +34,7 @@ from gantransfer.method import Method, Options, RunConfig, Start
 from gantransfer.methods.stylegan2 import SOURCE_SIZES
 from gantransfer.metrics import directions, rating, summary, table
 from gantransfer.snapshot import class_path, find_snapshots, numbered
-from torch_utils import build
+from torch_utils import build, heap
 from torch_utils import distributed as dist
 from torch_utils.graphs import CudaGraphs
 
@@ -67,6 +67,7 @@ def processes(kind: str = "auto", threads: int | None = None, share: int | None 
     try:
         if device.type == "cpu":
             # torchrun sets OMP_NUM_THREADS to 1 for its processes, asked or not.
+            heap.keep_freed()
             said = before if os.environ.get("OMP_NUM_THREADS") and not dist.launched() else None
             torch.set_num_threads(threads or share or said or max(dist.cpu_cores() // dist.world_size(), 1))
         yield device
@@ -125,7 +126,7 @@ class Run:
         """Seconds per kimg from a few steps, and the whole length, in words; nothing is written."""
         seconds, about = self._pace(start)
         procs, kimg = self.config.num_procs, self.config.kimg
-        where = f" in one process of {procs}" if procs > 1 else ""
+        where = f" of one process of {procs}" if procs > 1 else ""
         return (f"Time: {about} {seconds:.3g} s per kimg (a few steps{where} were timed), {about} "
                 f"{format_time(seconds * kimg)} for {kimg:g} kimg; metrics come on top")
 

@@ -277,9 +277,11 @@ class Setup:
         from gantransfer.commands import run as harness
         from torch_utils import distributed as dist
 
-        tiny = getattr(self.opts, "cfg", None) == "tiny"
+        share = 1 if getattr(self.opts, "cfg", None) == "tiny" else None
+        if dry and self.run.num_procs > 1:  # this is one process of them
+            share = share or max(dist.cpu_cores() // self.run.num_procs, 1)
         try:
-            with harness.processes(kind, self.flags["threads"], 1 if tiny else None) as device:
+            with harness.processes(kind, self.flags["threads"], share) as device:
                 if dist.world_size() != self.run.num_procs and not dry:
                     raise UserError(f"--gpus={self.run.num_procs} but {dist.world_size()} processes were started")
                 torch.backends.cudnn.benchmark = not self.flags["nobench"]

@@ -14,6 +14,7 @@ compiles nothing on a CPU: it runs its own fallback there.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -62,21 +63,33 @@ class Side:
         self.process.wait()
 
 
+def training_memory(command: list, make: dict, env: dict[str, str], threads: int) -> float:
+    """MiB at the peak of three rounds of training, over those of networks alone: in a process that draws no images."""
+    with Side(*map(str, command), env=env) as side:
+        start = side(make=make, threads=threads)["peak_mib"]
+        for phase in [p for p in WEIGHT if p != "average"] * 3:
+            side(phase=phase)
+            end = side(ema=True)["peak_mib"]
+    return end - start
+
+
 def measure(name: str, args) -> tuple[list[dict], list[dict]]:
     """(rows, ratios) of one configuration."""
     resolution, widest, batch, classes, res_uc = NETS[name]
     checkout = args.original_utlo if res_uc else args.original
     here, env = Path(__file__).parent, {"OMP_NUM_THREADS": str(args.threads), "GANTRANSFER_KERNELS": args.kernels}
-    with tempfile.TemporaryDirectory() as folder, Side(str(here / "our_step.py"), env=env) as ours, Side(
-            str(here / "original_step.py"), str(Path(checkout).resolve()), env=env) as theirs:
-        weights = str(Path(folder, "weights.pt"))
-        sizes = dict(weights=weights, resolution=resolution, batch=batch, classes=classes, dim=512, res_uc=res_uc,
-                     widths=dict(channel_base=16384, channel_max=widest))
-        sides = {"ours": ours, "original": theirs}
-        start = {k: side(make=sizes | (dict(precision=args.precision) if k == "ours" else {}), threads=args.threads)
-                 for k, side in sides.items()}
-        for k, side in sides.items():
-            side(images=2, seed=7, save=str(Path(folder, k)))
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        sizes = dict(weights=str(Path(folder, "weights.pt")), resolution=resolution, batch=batch, classes=classes,
+                     dim=512, res_uc=res_uc, widths=dict(channel_base=16384, channel_max=widest))
+        commands = {"ours": ([here / "our_step.py"], dict(sizes, precision=args.precision)),
+                    "original": ([here / "original_step.py", Path(checkout).resolve()], sizes)}
+        peak, sides = {}, {}
+        for k, (command, make) in commands.items():  # ours first: it writes the weights
+            if args.part != "images":
+                peak[k] = training_memory(command, make, env, args.threads)
+            sides[k] = stack.enter_context(Side(*map(str, command), env=env))
+            sides[k](make=make, threads=args.threads)
+            sides[k](images=2, seed=7, save=str(Path(folder, k)))
         a, b = (torch.load(Path(folder, k), weights_only=True).int() for k in sides)
         gap = int((a - b).abs().max())
         ms: dict[tuple[str, str], list[float]] = {}
@@ -86,7 +99,6 @@ def measure(name: str, args) -> tuple[list[dict], list[dict]]:
                     took = side(ema=True) if phase == "average" else side(phase=phase)
                     if r:
                         ms.setdefault((phase, k), []).append(took["ms"])
-        peak = {k: side(ema=True)["peak_mib"] - start[k]["peak_mib"] for k, side in sides.items()}
         for n in BATCHES if args.part != "steps" else ():
             for r in range(args.rounds + 1):
                 for k, side in sides.items():
@@ -108,8 +120,8 @@ def measure(name: str, args) -> tuple[list[dict], list[dict]]:
         ratios.append(dict(op=f"{name} peak memory", shape=shape, dtype=dtype, layout=args.kernels, direction="step",
                            vs="original", ratio=peak["original"] / peak["ours"]))
     print(f"\n{name}: {resolution} px, {widest} channels, batch {batch}, {dtype}, kernels {args.kernels}, "
-          f"{args.threads} thread(s); images differ by {gap} of 255; peak over start {peak['original']:.0f} and "
-          f"{peak['ours']:.0f} MiB")
+          f"{args.threads} thread(s); images differ by {gap} of 255" + (f"; peak over start {peak['original']:.0f} and "
+          f"{peak['ours']:.0f} MiB" if peak else ""))
     print(f"{'':12s}{'original':>12s}{'ours':>12s}{'ratio':>8s}")
     for phase in [p for p in (*WEIGHT, "step", *(f"images {n}" for n in BATCHES)) if (p, "ours") in middle]:
         x, y = (middle[phase, k]["median"] for k in ("original", "ours"))

@@ -17,6 +17,7 @@ from gantransfer.method import RunConfig  # noqa: E402
 from gantransfer.methods import METHODS  # noqa: E402
 from gantransfer.sampler import one_hot  # noqa: E402
 from tests.bench.original_step import serve  # noqa: E402
+from torch_utils import heap  # noqa: E402
 
 
 class Ours:
@@ -24,6 +25,7 @@ class Ours:
 
     def __init__(self, weights: str, resolution: int, batch: int, classes: int, widths: dict, dim: int,
                  res_uc: int | None, precision: str):
+        heap.keep_freed()  # as the commands do
         torch.manual_seed(0)
         kind = METHODS["stylegan2" if res_uc is None else "utlo"]
         more = {} if res_uc is None else dict(res_uc=res_uc)

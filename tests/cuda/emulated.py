@@ -61,11 +61,11 @@ def emulated_library() -> Path:
 def build_emulated(folder: Path) -> Path:
     """Compile csrc into `folder` with every operator running its emulated CUDA kernel on CPU tensors."""
     todo, library = build.plan(cuda=False), folder / "gantransfer_emulated.so"
-    bindings = folder / "bindings.cpp"  # all C++ files at once: reading torch's headers is most of the work
-    bindings.write_text("".join(f'#include "{f.name}"\n' for f in sorted(build.source_dir().glob("*.cpp"))),
-                        encoding="utf-8")
-    run([todo["cxx"], *binding_flags(), "-c", bindings, "-o", folder / "bindings.o"])
-    run([todo["cxx"], "-shared", folder / "bindings.o", *kernels(), "-o", library, *build.link_flags(todo)])
+    cpu = [f for f in build.units(folder) if f.stem in (build.BINDINGS, "conv3x3_cpu", "styled_conv_cpu")]  # no .cu
+    objects = [folder / f"{f.stem}.o" for f in cpu]
+    for source, made in zip(cpu, objects, strict=True):
+        run([todo["cxx"], *binding_flags(), "-c", source, "-o", made])
+    run([todo["cxx"], "-shared", *objects, *kernels(), "-o", library, *build.link_flags(todo)])
     return library
 
 

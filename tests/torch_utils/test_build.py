@@ -78,7 +78,7 @@ def test_a_broken_compiler_shows_its_output_and_the_log(has_compiler, fresh_kern
     (said,) = warnings_of_an_operator()
     assert build.implementation() == "ref" and "the disk ate it" in said and "build.log" in said
     log = next((tmp_path / "kernels").glob("*/build.log")).read_text()
-    assert any(f"{'+'.join(unit)}.cpp" in log for unit in build.UNITS) and "the disk ate it" in log
+    assert f"{build.BINDINGS}.cpp" in log and "the disk ate it" in log
 
 
 def test_an_unwritable_cache_is_named(has_compiler, fresh_kernels, tmp_path, monkeypatch):
@@ -194,16 +194,15 @@ def test_sources_compile_wherever_they_lie(has_compiler, ninja, tmp_path, monkey
     csrc = odd / "csrc"
     csrc.mkdir(parents=True)
     (csrc / "value.h").write_text("#pragma once\ninline int value() { return 7; }\n")
-    for name in ("one", "two", "three"):
+    for name in ("one", "two", "three_cpu"):
         (csrc / f"{name}.cpp").write_text(f'#include "value.h"\nextern "C" int gt_{name}() {{ return value(); }}\n')
     monkeypatch.setattr(build, "source_dir", lambda: csrc)
-    monkeypatch.setattr(build, "UNITS", (("one", "two"),))
     todo = dict(cxx=build.compiler(), cxx_flags=["-fPIC"], nvcc=None)
     if not ninja:
         monkeypatch.setattr(build.shutil, "which", lambda name: None)
     build.compile_library(todo, odd / build.LIBRARY, odd / "build.log")
     library = ctypes.CDLL(str(odd / build.LIBRARY))
-    assert library.gt_one() == library.gt_two() == library.gt_three() == 7
+    assert library.gt_one() == library.gt_two() == library.gt_three_cpu() == 7
 
 
 COMPILER = """#!/bin/sh

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // blur_epilogue on the CPU: the blur of fir.h with the epilogue applied to its results in registers.
-#pragma once
 #include "blur_epilogue.h"
 #include "filter.h"
 #include "fir.h"
+#include "parallel.h"
 #include "runs.h"
 
 namespace gt::fir {
@@ -74,10 +74,10 @@ struct EpilogueSink {
 }  // namespace gt::fir
 
 namespace gt {
+namespace {
 
-// Runs p on the CPU; false where no fused form serves it. for_chunks: see binding.h.
-template <class T, class Chunks>
-bool blur_epilogue_cpu(const BlurEpilogueParams& p, const Chunks& for_chunks) {
+template <class T>
+bool run(const BlurEpilogueParams& p) {
   if constexpr (!std::is_same_v<T, float> && !std::is_same_v<T, bf16>) {
     return false;
   } else {
@@ -89,9 +89,18 @@ bool blur_epilogue_cpu(const BlurEpilogueParams& p, const Chunks& for_chunks) {
     const fir::Filter2d<T, 4, 1, 1> f(image, taps.column.data(), taps.row.data(), u.px, u.py);
     if (u.channels_last ? !f.walkable() : !f.regular()) return false;
     const fir::EpilogueSink sink{p.after, u.ho, u.wo};
-    u.channels_last ? f.pixels(for_chunks, sink) : f.lanes(for_chunks, sink);
+    const auto chunks = [](int64_t n, int64_t chunk, const auto& g) { for_chunks(n, chunk, g); };
+    u.channels_last ? f.pixels(chunks, sink) : f.lanes(chunks, sink);
     return true;
   }
+}
+
+}  // namespace
+
+// False where no fused form serves p; nothing was written then.
+bool blur_epilogue_cpu(const BlurEpilogueParams& p, DType dtype) {
+  GT_DISPATCH(dtype, return run<T>(p);)
+  return false;
 }
 
 }  // namespace gt
