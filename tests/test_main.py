@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from dnnlib import signals, util
+from gantransfer.__main__ import run
 from gantransfer.commands import COMMANDS
 from tests.conftest import ROOT
 
@@ -69,3 +71,20 @@ def test_a_signal_during_imports_ends_in_one_line(name, tmp_path):
     p.send_signal(signal.SIGTERM)
     out, err = p.communicate(timeout=60)
     assert (p.returncode, out, err) == (128 + signal.SIGTERM, "", "Stopped by SIGTERM\n")
+
+
+@pytest.mark.parametrize("given, expected", [
+    ({}, ("PASSIVE", "1000")), ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
+    ({"GOMP_SPINCOUNT": "5"}, ("PASSIVE", "5")),
+])
+def test_threads_wait_as_the_environment_says_or_spin_briefly(given, expected, monkeypatch):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for name in names:
+        monkeypatch.setenv(name, given.get(name, ""))  # is put back, whatever `run` sets
+        if name not in given:
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(signals, "end_in_one_line", lambda: None)
+    seen = []
+    monkeypatch.setattr(util, "run_cli", lambda command: seen.append(tuple(map(os.environ.get, names))))
+    run()
+    assert seen == [expected]
