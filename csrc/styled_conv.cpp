@@ -48,7 +48,8 @@ Tensor checked(const Tensor& x, const Tensor& s, const Tensor& w, const Tensor& 
               "styled_conv: x [N, C, H, W] float32 expected, got ", x.sizes(), " ", x.scalar_type());
   TORCH_CHECK(q.size(0) % kGroup == 0 && q.size(1) % kGroup == 0, "styled_conv: channels in sixteens expected, got ",
               q.sizes());
-  TORCH_CHECK(w.is_contiguous() && w.scalar_type() == at::kFloat && w.numel() == styled_conv_numbers(form, q.size(0), q.size(1)),
+  TORCH_CHECK(w.is_contiguous() && w.scalar_type() == at::kFloat &&
+                  w.numel() == styled_conv_numbers(form, q.size(0), q.size(1)),
               "styled_conv: prepared weights expected, got ", w.sizes());
   TORCH_CHECK(s.sizes() == at::IntArrayRef({x.size(0), x.size(1)}) && s.scalar_type() == at::kFloat,
               "styled_conv: s [N, C] float32 expected, got ", s.sizes());

@@ -21,11 +21,12 @@ inline int64_t styled_conv_numbers(int64_t form, int64_t c, int64_t o) {
 }
 
 struct StyledConvParams {
-  const float *x, *s, *weights;     // [n, h, w, c], [n, c], prepared
-  float* y;                         // [n, h, w, o]; doubling [n, 2 h + 1, 2 w + 1, o]
-  const float *d, *noise, *b;       // [n, o], [n or 1, h, w] or null, [o] or null   } where the size stays
-  float strength, gain, slope, bound;  // strength: times the gain                   }
-  int64_t noise_step;                  // h * w, or 0 for noise that all samples share  }
+  const float *x, *s, *weights;  // [n, h, w, c], [n, c], prepared
+  float* y;                      // [n, h, w, o] or, doubling, [n, 2 h + 1, 2 w + 1, o]
+  // What follows, where the size stays: d [n, o]; noise [n or 1, h, w] and b [o], or null.
+  const float *d, *noise, *b;
+  float strength, gain, slope, bound;  // strength has the gain in it
+  int64_t noise_step;                  // h * w, or 0 for noise that all samples share
   int64_t n, c, h, w, o;
 };
 

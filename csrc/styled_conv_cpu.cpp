@@ -36,8 +36,8 @@ struct Layer : StyledConvParams {
 
 // x times the styles with a border of zeros: [n, h + 2, w + 2, c].
 std::vector<float> bordered(const Layer& p) {
-  std::vector<float> bordered(p.n * (p.h + 2) * (p.w + 2) * p.c, 0.f);
-  float* to = bordered.data();
+  std::vector<float> image(p.n * (p.h + 2) * (p.w + 2) * p.c, 0.f);
+  float* to = image.data();
   for (int64_t i = 0; i < p.n; i++)
     for (int64_t y = 0; y < p.h; y++) {
       const float* from = p.x + (i * p.h + y) * p.w * p.c;
@@ -46,7 +46,7 @@ std::vector<float> bordered(const Layer& p) {
         for (int64_t c = 0; c < p.c; c += kLanes)
           store(row + x * p.c + c, load(from + x * p.c + c) * load(p.s + i * p.c + c));
     }
-  return bordered;
+  return image;
 }
 
 // Sums over the taps of a phase at `h` by `w` pixels: its taps are `offsets` from pixel (y, x) of the bordered image. The

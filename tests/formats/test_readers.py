@@ -31,7 +31,8 @@ RUNS = {
     "torch.jit.load": ("gantransfer/detectors/weights.py",),
     "torch.export.load": ("gantransfer/detectors/weights.py",),
     "torch.ops.load_library": ("torch_utils/build.py",),
-    "torch.classes.load_library": (), "ctypes.CDLL": (), "ctypes.cdll.LoadLibrary": (),
+    "torch.classes.load_library": (), "ctypes.cdll.LoadLibrary": (),
+    "ctypes.CDLL": ("torch_utils/heap.py",),  # the C library that this process has already
     "importlib.import_module": ("gantransfer/snapshot.py", "gantransfer/__init__.py", "torch_utils/build.py",
                                 "gantransfer/commands/__init__.py"),  # names of a table
     "importlib.util.spec_from_file_location": (),
