@@ -161,6 +161,8 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
         raise UserError(f"{'--list' if list_ else '--label'} mixes classes, and a data set names one class per image; "
                         "give --outdir a folder")
 
+    if grid:
+        _fits(sampler, len(plan.seeds), zoom, "--grid: give fewer --seeds, or --outdir=FOLDER instead")
     kw: dict[str, Any] = dict(truncation_psi=trunc, noise_mode=noise_mode)
     if label_set:
         kw["label_set"] = label_set
@@ -201,6 +203,14 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
         print(f"{path}: {len(images)} image{'s' * (len(images) > 1)}, {columns} per row")
 
 
+def _fits(sampler: Sampler, images: int, zoom: int | None, fewer: str) -> None:
+    from gantransfer.networks.sizes import ImageSize
+    from gantransfer.pictures.grids import check_size, zoom_to
+
+    height, width = ImageSize.of(sampler.spec.resolution)
+    check_size(images, height, width, zoom or zoom_to(width), fewer)
+
+
 def _mix(sampler: Sampler, mix_rows: str | None, mix_cols: str | None, mix_layers: str | None, class_: str | None,
          label: str | None, grid: str | None, outdir: str | None, zoom: int | None, named: str, **kw: Any) -> None:
     from gantransfer.pictures.grids import Head, save_grid, zoom_to
@@ -210,6 +220,7 @@ def _mix(sampler: Sampler, mix_rows: str | None, mix_cols: str | None, mix_layer
     if not (mix_rows and mix_cols and grid) or outdir:
         raise UserError("style mixing needs --mix-rows, --mix-cols and --grid=FILE.png, without --outdir")
     rows, cols = parse_seeds(mix_rows, "--mix-rows"), parse_seeds(mix_cols, "--mix-cols")
+    _fits(sampler, (len(rows) + 1) * (len(cols) + 1), zoom, "give fewer --mix-rows or --mix-cols")
     layers = integers(mix_layers, "--mix-layers") if mix_layers else None
     spec = sampler.spec.label
     plan = make_plan(spec, seeds=[0], classes=asked_classes(class_, spec) if class_ else None,

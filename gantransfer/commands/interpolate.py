@@ -77,6 +77,7 @@ def main(network: str, kind: str | None, output: str | None, video: str | None, 
     import torch
 
     from gantransfer.model import load
+    from gantransfer.networks.sizes import ImageSize
     from gantransfer.pictures import grids, walks
     from gantransfer.pictures import video as films
     from torch_utils.interpolation import slerp
@@ -112,6 +113,9 @@ def main(network: str, kind: str | None, output: str | None, video: str | None, 
         raise UserError(f"--type={kind} moves from --class-1 to --class-2, and both are "
                         f"{walks.name_of(label, ends[0])}: give two that differ, or --type=noise")
     sampler.check_center(trunc_center)
+    height, width = ImageSize.of(sampler.spec.resolution)
+    grids.check_size(len(chosen) * steps * (steps if kind == "class_noise" else 1), height, width,
+                     (zoom or grids.zoom_to(width)) if output else 1, f"--steps={steps}: give fewer steps or --seeds")
     between = slerp if interpolation == "spherical" else torch.lerp
     walk = walks.Walk(sampler, trunc, noise_mode, where, trunc_center)
     frames = walks.sheet(walk, kind, chosen, *ends, steps, between, batch, loop)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dnnlib import json_file
-from dnnlib.util import atomic_path
+from dnnlib.util import UserError, atomic_path
 
 if TYPE_CHECKING:  # imported where it is used: training without pictures needs no Pillow
     from PIL import Image
@@ -20,6 +20,18 @@ if TYPE_CHECKING:  # imported where it is used: training without pictures needs 
 GAP = 2  # pixels between images
 PAD = 8  # around a picture with words
 BETWEEN = 225  # the grey of the gaps: images may be white or black at their edges
+
+
+MOST = 178_956_970  # pixels of a picture: Pillow refuses to open a larger one
+
+
+def check_size(images: int, height: int, width: int, zoom: int, fewer: str) -> None:
+    """UserError where so many images of such a size, enlarged `zoom` times, are more than a picture can hold; `fewer`:
+    what to give instead. Before the images are made."""
+    pixels = images * height * width * zoom**2
+    if pixels > MOST:
+        raise UserError(f"{images:,} images of {width * zoom}x{height * zoom} pixels are {pixels / 1e6:,.0f} million "
+                        f"pixels in one picture, and programs open {MOST / 1e6:.0f} million at most; {fewer}")
 
 
 def zoom_to(side: int, least: int = 32) -> int:

@@ -320,6 +320,11 @@ def test_seeds_of_any_size(tmp_path, trees):
     assert len(set(shown.values())) == 4
     with pytest.raises(UserError, match="--seeds=0-1000000000.*more than 10,000,000"):
         run("--network", trees, "--seeds=0-1000000000", "--class=0", "--outdir", tmp_path / "out")
+    for words, says in ((["--seeds=0-99999", "--class=0", "--zoom=64"], "--grid: give fewer --seeds, or --outdir"),
+                        (["--mix-rows=0-9999", "--mix-cols=0-9999", "--class=0"], "fewer --mix-rows or --mix-cols")):
+        with pytest.raises(UserError, match=f"million pixels in one picture.*{says}"):
+            run("--network", trees, *words, "--grid", tmp_path / "large.png")
+        assert not (tmp_path / "large.png").exists()
     run("--network", trees, "--mix-rows=-5", f"--mix-cols={2**70}", "--class=0", "--grid", tmp_path / "mix.png")
 
 

@@ -237,7 +237,9 @@ def test_messages(hyper, conditional, tmp_path, monkeypatch):
     for words, says in ((["--class-1=9"], "--class-1=9"), (["--class-2=zebra"], "--class-2=zebra"),
                         (["--output=o.gif"], "ends in .png, .mp4 or .webp"),
                         (["--type=noise", "--seeds=1"], "two or more"),
-                        (["--seeds=x"], "--seeds=x")):
+                        (["--seeds=x"], "--seeds=x"),
+                        (["--steps=1000000000"], "million pixels in one picture.*--steps=1000000000: give fewer"),
+                        (["--steps=20000", "--type=class_noise", "--seeds=0,1"], "million pixels")):
         with pytest.raises(UserError, match=says) as e:
             command(*base, *words)
         assert "\n" not in str(e.value)
