@@ -37,7 +37,12 @@ void check_weight(const Tensor& w, int64_t channels, int dim) {
   check(w, "w");
   const int64_t others = w.size(1 - dim);
   TORCH_CHECK(w.size(2) == 3 && w.size(3) == 3 && w.size(dim) == channels && others > 0 && others % kGroup == 0 &&
-                  others <= kMaxChannels, "conv3x3: w ", w.sizes(), " does not fit ", channels, " channels");
+                  others <= kMaxChannels && channels % kGroup == 0 && channels <= kMaxChannels,
+              "conv3x3: w ", w.sizes(), " does not fit ", channels, " channels");
+}
+
+void check_stride(int64_t stride) {
+  TORCH_CHECK(stride == 1 || stride == 2, "conv3x3: stride 1 or 2 expected, got ", stride);
 }
 
 Image image(const Tensor& x) { return {x.data_ptr<float>(), x.size(0), x.size(2), x.size(3), x.size(1)}; }
@@ -58,8 +63,8 @@ Weight weight_of(const Tensor& w, bool transposed, bool mirrored) {
 Tensor conv3x3(const Tensor& x_, const Tensor& w, int64_t stride) {
   check(x_, "x");
   check_weight(w, x_.size(1), 1);
-  const bool odd = x_.size(2) % 2 && x_.size(3) % 2;
-  TORCH_CHECK(stride == 1 || (stride == 2 && odd), "conv3x3: stride ", stride, " does not fit ", x_.sizes());
+  check_stride(stride);
+  TORCH_CHECK(stride == 1 || (x_.size(2) % 2 && x_.size(3) % 2), "conv3x3: stride 2 does not fit ", x_.sizes());
   const Tensor x = x_.contiguous(kLayout);
   const int64_t less = stride - 1;
   Tensor y = fresh_image(x, w.size(0), (x.size(2) - less) / stride, (x.size(3) - less) / stride);
@@ -72,6 +77,7 @@ Tensor conv3x3_input_grad(const Tensor& dy_, const Tensor& w, int64_t stride) {
   check(dy_, "dy");
   check_outputs(dy_, "dy");
   check_weight(w, dy_.size(1), 0);
+  check_stride(stride);
   const Tensor dy = dy_.contiguous(kLayout);
   const int64_t more = stride - 1;
   Tensor dx = fresh_image(dy, w.size(1), stride * dy.size(2) + more, stride * dy.size(3) + more);
@@ -83,6 +89,7 @@ Tensor conv3x3_weight_grad(const Tensor& dy_, const Tensor& x_, int64_t stride) 
   check(x_, "x");
   check(dy_, "dy");
   check_outputs(dy_, "dy");
+  check_stride(stride);
   const auto fits = [&](int i) { return x_.size(i) == (stride == 1 ? dy_.size(i) : 2 * dy_.size(i) + 1); };
   TORCH_CHECK(dy_.size(0) == x_.size(0) && fits(2) && fits(3) && x_.size(1) > 0 && x_.size(1) % kGroup == 0 &&
                   x_.size(1) <= kMaxChannels, "conv3x3: dy ", dy_.sizes(), " does not fit x ", x_.sizes());

@@ -23,7 +23,7 @@ Tensor prepared(const Tensor& w_, int64_t form) {
               w_.sizes());
   const Tensor w = w_.contiguous();
   const int64_t o = w.size(0), c = w.size(1);
-  Tensor to = at::empty({styled_conv_numbers(form, c, o)}, w.options());
+  Tensor to = at::zeros({styled_conv_numbers(form, c, o)}, w.options());  // between panels nothing is written
   styled_conv_weights_cpu(w.data_ptr<float>(), c, o, form, to.data_ptr<float>());
   return to;
 }

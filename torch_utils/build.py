@@ -481,7 +481,7 @@ def compile_library(todo: dict, library: Path, log: Path) -> None:
 
 def units(folder: Path) -> list[Path]:
     """Files that hold or include all C++ sources, one for each run of the compiler, what takes longest first: all that
-    speaks with torch, whose headers take longer than the rest of it, then the CPU kernels. The file made in `folder`
+    speaks with torch, whose headers are half of the work, then the CPU kernels. The file made in `folder`
     includes by name, with `-iquote`: a path with a quotation mark in it cannot be written there."""
     sources = sorted(source_dir().glob("*.cpp"))
     kernels = [f for f in sources if f.stem.endswith("_cpu")]

@@ -124,6 +124,11 @@ class Run:
 
     def pace(self, start: Start) -> str:
         """Seconds per kimg from a few steps, and the whole length, in words; nothing is written."""
+        if not dist.launched():
+            try:
+                dist.check_world(self.config.num_procs, torch.device(self.config.device).type)
+            except UserError as e:
+                return f"Time: unknown here; {e}"
         seconds, about = self._pace(start)
         procs, kimg = self.config.num_procs, self.config.kimg
         where = f" of one process of {procs}" if procs > 1 else ""

@@ -20,6 +20,7 @@ from gantransfer.methods import METHODS
 from gantransfer.metrics import rating
 from gantransfer.snapshot import find_snapshots, load, numbered
 from tests.conftest import write_image_zip
+from torch_utils import distributed
 
 TINY = ["--cfg=tiny", "--cbase=64", "--cmax=8", "--batch=8", "--threads=1", "--metrics=none"]
 
@@ -133,6 +134,9 @@ def test_dry_run_checks_what_the_run_checks_and_tells_the_time(call, tiny_zip, t
     per_kimg, whole = re.search(r"about ([\d.e+]+) s per kimg .* about (.*) for 5 kimg", out).groups()
     rounded = [float(per_kimg) * 5 * (1 + k / 1000) for k in range(-50, 51)]
     assert whole in {format_time(s) for s in rounded}
+    monkeypatch.setattr(distributed, "cpu_cores", lambda: 1)
+    out, _ = call(*TINY, f"--data={tiny_zip}", "--gpus=2", "--dry-run")
+    assert "Time: unknown here; --gpus=2: this machine has 1 CPU core; use --gpus=1 or fewer\n" in out
     _, err = call(*TINY[:-1], f"--data={tiny_zip}", "--metrics=fd_x_1k", "--detector=x=nowhere.pt", "--dry-run", code=2)
     assert "nowhere.pt" in err
     _, err = call(*TINY, f"--data={tiny_zip}", "--resume=nowhere.pkl", "--dry-run", code=2)

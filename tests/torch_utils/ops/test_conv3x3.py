@@ -137,7 +137,9 @@ def test_mistakes():
     for call in (lambda: ops.conv3x3(x, w[:, :16], 1), lambda: ops.conv3x3(x, w, 2), lambda: ops.conv3x3(x, w, 3),
                  lambda: ops.conv3x3(x[:, :, :6], w, 1), lambda: ops.conv3x3(x[:0], w, 1),
                  lambda: ops.conv3x3_input_grad(dy, w.transpose(0, 1), 1),
-                 lambda: ops.conv3x3_weight_grad(dy, x[:1], 1), lambda: ops.conv3x3_weight_grad(dy, x, 2)):
+                 lambda: ops.conv3x3_weight_grad(dy, x[:1], 1), lambda: ops.conv3x3_weight_grad(dy, x, 2),
+                 lambda: ops.conv3x3(x[:, :8], w[:, :8], 1), lambda: ops.conv3x3_input_grad(dy, w, 3),
+                 lambda: ops.conv3x3_input_grad(dy, w, 0), lambda: ops.conv3x3_weight_grad(dy, x, 3)):
         with pytest.raises(RuntimeError, match="does not fit|expected"):
             call()
     with pytest.raises(RuntimeError, match="float32"):
