@@ -148,8 +148,8 @@ def mean_error(net: DigitsJudge, images: np.ndarray, labels: np.ndarray) -> floa
 
 def save_judge(net: DigitsJudge, out: Path, name: str, heldout: Score | None = None) -> Path:
     """Write the weights (tensors only) and, beside them, the descriptor. Returns the descriptor's path."""
-    with util.atomic_path(out) as tmp:
-        torch.save(net.state_dict(), tmp)
+    with util.atomic_path(out) as tmp, open(tmp, "wb") as f:  # by its name torch would call the folder inside:
+        torch.save(net.state_dict(), f)  # equal judges are equal files, which studies compare by their hash
     kw = net.init_kwargs
     descriptor = dict(
         name=name, version=1, kind="state_dict", file=out.name, sha256=hashlib.sha256(out.read_bytes()).hexdigest(),

@@ -96,8 +96,8 @@ def save_state(snap: Snapshot, name: str, path: str | os.PathLike) -> None:
         text = json.dumps(content, indent=1)
     except TypeError:
         raise UserError("the snapshot keeps tensors beside its networks; use .safetensors or .pkl") from None
-    with atomic_path(path) as tmp:
-        torch.save(dict(record.state), tmp)
+    with atomic_path(path) as tmp, open(tmp, "wb") as f:  # by its name torch would call the folder inside
+        torch.save(dict(record.state), f)
     with atomic_write(_beside(path)) as f:
         f.write(text)
 
