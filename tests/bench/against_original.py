@@ -27,6 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dnnlib.util import UserError  # noqa: E402
+from gantransfer.__main__ import WAITING  # noqa: E402
 from tests.bench import common  # noqa: E402
 from torch_utils import build  # noqa: E402
 
@@ -85,7 +86,7 @@ def measure(name: str, args) -> tuple[list[dict], list[dict]]:
                     "original": ([here / "original_step.py", Path(checkout).resolve()], sizes)}
         peak, sides = {}, {}
         for k, (command, make) in commands.items():  # ours first: it writes the weights
-            waits = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"} if k == "ours" else {}  # as the commands
+            waits = WAITING if k == "ours" else {}
             if args.part != "images":
                 peak[k] = training_memory(command, make, env | waits, args.threads)
             sides[k] = stack.enter_context(Side(*map(str, command), env=env | waits))
