@@ -37,6 +37,19 @@ def test_fused_adam_pairs_channels_last_weights_with_their_gradients():
     assert (out[0] - start).abs().max() > 0.01 and torch.equal(*out)
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_gradients_that_are_not_finite_are_counted_and_replaced(on_cpu):
+    """Finite ones stay as they are, also where their sum is beyond float32."""
+    grads = FlatGradients([torch.nn.Parameter(torch.zeros(6))])
+    grads.on_cpu = on_cpu
+    inf, nan = float("inf"), float("nan")
+    for given, bad, want in (([1, -2, 0, 3, 4, 5], 0, None), ([3e38, 3e38, -1, 0, 0, 0], 0, None),
+                             ([inf, -inf, nan, 1, 3e38, -0.5], 3, [1e5, -1e5, 0, 1, 3e38, -0.5])):
+        grads.attach()
+        grads.flat.copy_(torch.tensor(given))
+        assert grads.finish() == bad and grads.flat.tolist() == torch.tensor(want or given).tolist()
+
+
 def trainer(data, method="stylegan2", **options):
     dataset, kind = ImageDataset(data, use_labels=True), METHODS[method]
     small = dict(cfg="tiny", cbase=256, cmax=16, z_dim=16, w_dim=16)
@@ -150,6 +163,9 @@ def test_a_step_reads_nothing_back(tiny_zip, monkeypatch, method, options):
     m, dataset = trainer(tiny_zip, method, **options)
     m.run.batch_gpu = m.run.batch
     stepper, labels = Stepper(m, m.run), LabelSource(dataset.spec.label)
+    assert all(grads.on_cpu for grads in stepper.grads)
+    for grads in stepper.grads:
+        grads.on_cpu = False  # as on a GPU
     m.report = stats.Collector().report
     x, c = normalised(dataset.read(range(8))), torch.from_numpy(dataset.labels(range(8)))
     for index in range(2):  # the first step may set up what later ones use

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that a training step has freed, kept for the next one.
+"""Memory that a training step has freed, kept for the next one, in large pages.
 
 glibc gives a large block back to the system when it is freed, and the next one is mapped anew, page by page: on a CPU
-that takes as long as many an operator's own work (steps at 64 pixels: 8 % of them). The process stays as large as it
-has been at most, which is what a training needs in its next step.
+that takes as long as many an operator's own work. The process stays as large as it has been at most, which is what a
+training needs in its next step. And it asks for pages of 2 MiB, whose addresses the processor finds faster.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import ctypes
 import os
 import sys
 
-LARGEST = 32 << 20  # bytes: the most that glibc takes from its heap instead of mapping
-# mallopt's numbers: when to shorten the heap, what to map by itself, how much more to ask for at a time.
-TRIM_THRESHOLD, MMAP_THRESHOLD, TOP_PAD = (-1, 2**31 - 1), (-3, LARGEST), (-2, 64 << 20)
+PAGE = 2 << 20
+MADV_HUGEPAGE = 14
+# mallopt's numbers: when to shorten the heap (never), how many blocks to map by themselves, how much more to ask for.
+TRIM_THRESHOLD, MMAP_MAX, TOP_PAD = (-1, -1), (-4, 0), (-2, 64 << 20)
 
 
 def keep_freed() -> bool:
@@ -25,4 +26,20 @@ def keep_freed() -> bool:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
-    return all([libc.mallopt(*option) for option in (TRIM_THRESHOLD, MMAP_THRESHOLD, TOP_PAD)])
+    kept = all([libc.mallopt(*option) for option in (TRIM_THRESHOLD, MMAP_MAX, TOP_PAD)])
+    if kept:
+        _large_pages(libc, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    return kept
+
+
+def _large_pages(libc: ctypes.CDLL, size: int) -> None:
+    """The heap grows by `size` bytes of addresses, which are no memory before they are used, so that what is allocated
+    there comes in large pages. Where the system refuses, nothing changes."""
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    block = libc.malloc(size)
+    if block:
+        first = -(-block // PAGE) * PAGE
+        libc.madvise(first, (block + size - first) // PAGE * PAGE, MADV_HUGEPAGE)
+        libc.free(block)

@@ -5,6 +5,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,13 +20,15 @@ import numpy
 from torch_utils import heap
 print(heap.keep_freed() if {keep} else None)
 def step():
-    blocks = [numpy.ones(3 << 20, dtype=numpy.int8) for _ in range(20)]
+    blocks = [numpy.ones(n << 20, dtype=numpy.int8) for n in (*[3] * 20, 40)]
 for _ in range(3):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+maps = open("/proc/self/smaps").read().split("[heap]")[1:]  # one name, several ranges of addresses
+print(any("hg" in m.split("VmFlags:")[1].splitlines()[0].split() for m in maps))
 """
 
 
@@ -37,9 +40,15 @@ def run(keep: bool, **env: str) -> list[str]:
 
 @glibc
 def test_a_step_maps_nothing_that_the_one_before_had():
-    """Five steps of 60 MB are 77,000 pages."""
-    kept, faults = run(True)
+    """Five steps of 100 MB are 128,000 pages. A block of 40 MiB is one that glibc would map by itself."""
+    kept, faults, _ = run(True)
     assert kept == "True" and int(faults) < 100 < 50_000 < int(run(False)[1])
+
+
+@glibc
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="the system has no large pages")
+def test_the_heap_asks_for_large_pages():
+    assert run(True)[2] == "True" and run(False)[2] == "False"
 
 
 @glibc
