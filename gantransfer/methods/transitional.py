@@ -21,7 +21,7 @@ from gantransfer import method, snapshot
 from gantransfer.data.dataset import DataSpec
 from gantransfer.data.schedule import Span
 from gantransfer.method import Batch, RunConfig, option
-from gantransfer.methods.stylegan2 import Head, StyleGAN2, TailOptions, alone
+from gantransfer.methods.stylegan2 import StyleGAN2, TailOptions, alone
 from gantransfer.networks import transitional as networks
 
 
@@ -89,10 +89,12 @@ class Transitional(StyleGAN2):
 
     # ---- losses ----------------------------------------------------------------------------------------------------
 
-    def heads(self, images: torch.Tensor, c: torch.Tensor, batch: Batch, kind: str) -> list[Head]:
+    def logits(self, shown: list[torch.Tensor], c: torch.Tensor) -> list[torch.Tensor]:
+        return list(self.D(*shown, c))
+
+    def about_heads(self) -> list[tuple[float, str]]:
         """The controller of the augmentation sees the unconditional head."""
-        logits = self.D(self.augmented(images, batch, c), c)
-        return [self.head(kind, logits.uncond, c), self.head(kind, logits.cond, c, self.weight, "_c")]
+        return [(1.0, ""), (self.weight, "_c")]
 
     def r1_logits(self, x: torch.Tensor, c: torch.Tensor, batch: Batch) -> torch.Tensor:
         return super().r1_logits(x, c, batch).uncond

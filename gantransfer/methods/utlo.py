@@ -21,7 +21,7 @@ from gantransfer import method, sampler, snapshot, source_fit
 from gantransfer.augment import ada
 from gantransfer.data.dataset import DataSpec
 from gantransfer.method import Batch, Graph, RunConfig, option
-from gantransfer.methods.stylegan2 import FOR_CPU, Head, StyleGAN2, TailOptions, graph_of
+from gantransfer.methods.stylegan2 import FOR_CPU, StyleGAN2, TailOptions, graph_of
 from gantransfer.networks import utlo as networks
 
 
@@ -140,13 +140,15 @@ class UTLO(StyleGAN2):
         # Reduced before augmentation: the small images get transformations of their own.
         return networks.Images(x, self.D.downsample_uc(batch.x) if self.opts.add_uc else None)
 
-    def heads(self, images: networks.Images, c: torch.Tensor, batch: Batch, kind: str) -> list[Head]:
+    def shown(self, images: networks.Images, batch: Batch, c: torch.Tensor) -> list[torch.Tensor]:
+        return [self.augmented(x, batch, c) for x in images if x is not None]
+
+    def logits(self, shown: list[torch.Tensor], c: torch.Tensor) -> list[torch.Tensor]:
+        return [self.D(shown[0], c), *map(self.D.forward_uc, shown[1:])]
+
+    def about_heads(self) -> list[tuple[float, str]]:
         a, b = self.weights
-        heads = [self.head(kind, self.D(self.augmented(images.image, batch, c), c), c, a)]
-        if self.opts.add_uc:
-            small = self.D.forward_uc(self.augmented(images.image_uc, batch, c))
-            heads.append(self.head(kind, small, c, b, "_uc"))
-        return heads
+        return [(a, ""), (b, "_uc")] if self.opts.add_uc else [(a, "")]
 
     # ---- sampling --------------------------------------------------------------------------------------------------
 

@@ -523,6 +523,23 @@ class MinibatchStd(nn.Module):
         return y.repeat(g, 1)[:, :, None, None].expand(n, f, h, w)
 
 
+class Weave:
+    """Two batches of n rows as one, in which MinibatchStd finds the same groups as in either. g: its group size, which
+    divides n."""
+
+    def __init__(self, n, g):
+        self.shape, self.n = (g, n // g), n
+
+    def __call__(self, a, b):
+        """[n, ...] and [n, ...] -> [2 n, ...]."""
+        return torch.cat([t.reshape(*self.shape, *t.shape[1:]) for t in (a, b)], 1).flatten(0, 1)
+
+    def apart(self, both):
+        """[2 n, ...] -> the rows of either."""
+        g, m = self.shape
+        return [t.reshape(self.n, *both.shape[1:]) for t in both.reshape(g, 2 * m, *both.shape[1:]).split(m, 1)]
+
+
 class DiscriminatorEpilogue(nn.Module):
     """x [N, in, H, W] -> [N, 1], or the projection on a label's cmap [N, cmap_dim]. Always float32."""
 

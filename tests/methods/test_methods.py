@@ -92,13 +92,12 @@ def test_lecam_pulls_towards_the_other_mean():
     """Squared distance of reals to the mean of fakes, of fakes to the mean of reals, times the weight."""
     plain, reg = make("stylegan2"), make("stylegan2", lecam=0.5)
     reg.steps, reg.lecam = 1, torch.tensor([2.0, -3.0])
-    a = [t.detach() for t in plain.loss("Dmain", batch())]
-    b = [t.detach() for t in reg.loss("Dmain", batch())]
+    a, b = (sum(t.detach() for t in m.loss("Dmain", batch())) for m in (plain, reg))
     logits = {}
     plain.report = lambda k, v: logits.setdefault(k, v)
     list(plain.loss("Dmain", batch()))
-    assert torch.allclose(b[0] - a[0], 0.5 * (logits["Loss/scores/fake"] - 2.0) ** 2, atol=1e-4)
-    assert torch.allclose(b[1] - a[1], 0.5 * (logits["Loss/scores/real"] + 3.0) ** 2, atol=1e-4)
+    fake, real = (logits[f"Loss/scores/{kind}"] for kind in ("fake", "real"))
+    assert torch.allclose(b - a, 0.5 * ((fake - 2.0) ** 2 + (real + 3.0) ** 2), atol=1e-4)
     reg.commit()
     want = torch.tensor([2.0, -3.0]) * 0.99 + 0.01 * torch.tensor(
         [float(logits["Loss/scores/real"].mean()), float(logits["Loss/scores/fake"].mean())])

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is recorded of flags whose value is the default, and presets on more processes than their own machine had."""
+"""What is recorded of flags whose value is the default, presets on more processes than their own machine had, and both
+batches in one pass through the discriminator."""
 
 import pytest
+import torch
 
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import RunConfig
+from gantransfer.methods import stylegan2
 from gantransfer.methods.stylegan2 import StyleGAN2
+from gantransfer.networks import stylegan2 as networks
+from tests.losses.test_options import batch, make
 from torch_utils import build
 
 
@@ -45,3 +50,44 @@ def test_presets_for_a_cpu_have_small_networks_and_augmentation_that_acts_within
     assert (runtime(to, tiny)["precision"], runtime(so, small)["precision"]) == ("float32", "bfloat16")
     monkeypatch.setattr(build, "cpu_flags", set)
     assert runtime(so, small)["precision"] == "float32"
+
+
+def test_woven_batches_keep_their_groups():
+    """Six images of two groups each, whose deviations differ: at once as apart."""
+    torch.manual_seed(0)
+    std, weave = networks.MinibatchStd(3), networks.Weave(6, 3)
+    a, b = torch.randn(6, 4, 2, 2), 5 * torch.randn(6, 4, 2, 2)
+    x, y = weave.apart(std(weave(a, b)))
+    assert torch.equal(x, std(a)) and torch.equal(y, std(b)) and x[0, -1, 0, 0] != x[1, -1, 0, 0]
+
+
+@pytest.mark.parametrize("name, run, options", [
+    ("stylegan2", {}, dict(aug="ada", augpipe="bg")), ("utlo", {}, dict(gan_loss="rpgan")),
+    ("transitional", dict(sampling_labels="balanced"), dict(lecam=0.1, reweight_reals=True))])
+def test_both_batches_at_once_teach_what_two_passes_teach(name, run, options, monkeypatch):
+    """Reports, gradients and what the augmentation's controller saw."""
+    seen = []
+    for limit in (stylegan2.AT_ONCE, 0):
+        monkeypatch.setattr(stylegan2, "AT_ONCE", limit)
+        m, passes, reports = make(name, run=run, **options), [], {}
+        m.D.b4.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        m.report = lambda k, v, reports=reports: reports.setdefault(k, v.detach().clone())
+        m.steps = 1  # LeCam pulls from the second step on
+        m.D.requires_grad_(True)
+        given = batch()
+        for term in m.Dmain(given, m.draw("Dmain", given)):
+            term.mean().backward()
+        seen.append((len(passes), reports, [p.grad for p in m.D.parameters()], m.augmentation.signs.clone()))
+    (few, a, grads, signs), (many, b, expected, counted) = seen
+    assert 2 * few == many and a.keys() == b.keys() and torch.equal(signs, counted)
+    for k in a:
+        assert torch.allclose(a[k], b[k], atol=1e-5), k
+    for p, q in zip(grads, expected):
+        assert (p is None) == (q is None)
+        assert p is None or torch.allclose(p, q, atol=1e-5 + 1e-4 * float(q.abs().max()))
+
+
+def test_batches_that_minibatch_deviation_would_mix_go_apart():
+    m = make("stylegan2")
+    assert [n for n in (2, 4, 6, 8) if m.takes_both(n)] == [4, 8]  # groups of four
+    assert not m.takes_both(1 << 20)
