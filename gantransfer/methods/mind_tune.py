@@ -95,9 +95,9 @@ class MindTune(StyleGAN2):
         return [p for res in G.synthesis.block_resolutions if res >= self.opts.tune_from
                 for p in getattr(G.synthesis, f"b{res}").parameters()]
 
-    def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor], noise: None = None) -> torch.Tensor:
+    def map(self, z: torch.Tensor, c: torch.Tensor, out: list[torch.Tensor], noise: None = None) -> torch.Tensor:
         ws = self.G.mapping(z, c)
-        means.append(ws.detach().mean((0, 1)))
+        out.append(ws.detach().mean(1))
         return ws
 
     def update_w_avg(self, means: torch.Tensor) -> None:

@@ -392,20 +392,24 @@ class StyleGAN2(method.Method):
 
     def ws(self, phase: str, d: Draws) -> torch.Tensor:
         """[n, num_ws, w_dim] with style mixing; remembers the batch mean for the running average."""
-        means: list[torch.Tensor] = []
-        ws = self.map(d.z, d.c, means, d.noise)
+        n, seen = len(d.z), []
+        if d.mix_z is None:
+            ws = self.map(d.z, d.c, seen, d.noise)
+        else:  # both kinds of w in one pass
+            noise = None if d.noise is None else torch.cat([d.noise, d.mix_noise])
+            ws, other = self.map(torch.cat([d.z, d.mix_z]), torch.cat([d.c, d.c]), seen, noise).split(n)
         if phase != "Dreg":
-            self._remember(phase, "w_mean", torch.stack(means))
+            self._remember(phase, "w_mean", torch.stack([w[:n].mean(0) for w in seen]))
         if phase == "Gmain" and self.losses.twins:
             a, b = ws[:, -1].chunk(2)  # the last is the label's own in every method
             d.twins = barlow_twins(a, b, self.losses.gamma) * self.losses.twins
             self.report("Loss/G/twins", d.twins)
-        return ws if d.mix_z is None else mixed_styles(ws, self.map(d.mix_z, d.c, [], d.mix_noise), d.cutoff)
+        return ws if d.mix_z is None else mixed_styles(ws, other, d.cutoff)
 
-    def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor],
+    def map(self, z: torch.Tensor, c: torch.Tensor, out: list[torch.Tensor],
             noise: torch.Tensor | None = None) -> torch.Tensor:
-        """The mapping network; batch means for its running averages are appended to `means`."""
-        return self.G.mapping(z, c, w_mean_out=means, label_noise=noise)
+        """The mapping network; w [n, w_dim] of each of its running averages is appended to `out`."""
+        return self.G.mapping(z, c, w_out=out, label_noise=noise)
 
     def synthesise(self, ws: torch.Tensor, batch: Batch, **kw):
         return self.G.synthesis(ws, noise_mode=self.noise_mode, rng=batch.rng, **kw)

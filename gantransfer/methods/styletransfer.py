@@ -111,8 +111,8 @@ class StyleTransfer(StyleGAN2):
             return super().trainable(key)
         return [*self.G.score_parameters(), *self.G.residual_parameters()]
 
-    def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor], noise: None = None) -> torch.Tensor:
-        return self.G.map(z, c, w_mean_out=means)
+    def map(self, z: torch.Tensor, c: torch.Tensor, out: list[torch.Tensor], noise: None = None) -> torch.Tensor:
+        return self.G.map(z, c, w_out=out)
 
     def update_w_avg(self, means: torch.Tensor) -> None:
         """The mapping network rests, and its running mean serves old classes."""

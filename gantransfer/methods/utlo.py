@@ -117,11 +117,11 @@ class UTLO(StyleGAN2):
         alpha = self.opts.alpha
         return 1 / (1 + alpha), alpha / (1 + alpha)
 
-    def map(self, z: torch.Tensor, c: torch.Tensor, means: list[torch.Tensor],
+    def map(self, z: torch.Tensor, c: torch.Tensor, out: list[torch.Tensor],
             noise: torch.Tensor | None = None) -> torch.Tensor:
         free: list[torch.Tensor] = []
-        ws = self.G.mapping(z, c, w_mean_out=means, w_mean_uc_out=free, label_noise=noise)
-        means += free
+        ws = self.G.mapping(z, c, w_out=out, w_uc_out=free, label_noise=noise)
+        out += free
         return ws
 
     def update_w_avg(self, means: torch.Tensor) -> None:

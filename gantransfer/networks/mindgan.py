@@ -138,10 +138,10 @@ class CodeMapping(nn.Module):
         """Standard normal z -> z of this network's prior."""
         return z
 
-    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_mean_out=None,
+    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_out=None,
                 unlabelled=False):
         """Standard normal z [N, z_dim], c [N, c_dim] -> ws [N, num_ws, w_dim]. `unlabelled`: leave the label out.
-        `update_w_avg` and `w_mean_out` belong to the interface; the mean latent is fixed here."""
+        `update_w_avg` and `w_out` belong to the interface; the mean latent is fixed here."""
         keep = z.new_zeros([z.shape[0], 1]) if unlabelled else None
         ws = self.decode(self.codes(self.to_prior(z), c, keep))
         if stylegan2.untruncated(truncation_psi):
@@ -228,7 +228,7 @@ class MindGenerator(nn.Module):
                                                                      if k != "gaussian"})
         self.z_dim, self.c_dim = self.mapping.z_dim, self.mapping.c_dim
 
-    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_mean_out=None,
+    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_out=None,
                 unlabelled=False, **synthesis_kwargs):
         ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff,
                           unlabelled=unlabelled)

@@ -157,16 +157,17 @@ class MappingNetwork(nn.Module):
         """Widths in front of, between and behind the fully connected layers."""
         return [z_dim + embed_features, *[layer_features] * (self.num_layers - 1), self.w_dim]
 
-    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_mean_out=None,
+    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_out=None,
                 label_noise=None):
         """truncation_psi pulls the first `truncation_cutoff` (None: all) ws towards the running mean `w_avg`.
 
-        update_w_avg: move the running mean towards this batch's (None: in training mode). w_mean_out: a list; the
-        batch mean [w_dim] is appended to it and the buffer left alone, for callers that average over micro-batches and
-        processes before `update_w_avg(mean)`. label_noise [N, embed_features] is added to the label embeddings.
+        update_w_avg: move the running mean towards this batch's (None: in training mode). w_out: a list; the
+        batch's w [N, w_dim], without gradient, is appended to it and the buffer left alone, for callers that average
+        over micro-batches and processes before `update_w_avg(mean)`. label_noise [N, embed_features] is added to the
+        label embeddings.
         """
         w = self.layers(self.inputs(z, c, label_noise))
-        self.track(w, "w_avg", update_w_avg, w_mean_out)
+        self.track(w, "w_avg", update_w_avg, w_out)
         if self.num_ws is None:
             return w
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)
@@ -194,12 +195,12 @@ class MappingNetwork(nn.Module):
             x = getattr(self, f"fc{i}")(x)
         return x
 
-    def track(self, w, name, update=None, mean_out=None):
-        """Record the batch mean of w for the running mean `name`."""
+    def track(self, w, name, update=None, out=None):
+        """Record w for the running mean `name`."""
         if not hasattr(self, name):
             return
-        if mean_out is not None:
-            mean_out.append(w.detach().mean(0))
+        if out is not None:
+            out.append(w.detach())
         elif self.training if update is None else update:
             self.update_w_avg(w.detach().mean(0), name)
 
@@ -430,10 +431,10 @@ class Generator(nn.Module):
         embed = self.mapping.embed
         return [(embed.weight * embed.weight_gain + embed.bias[:, None] * embed.bias_gain).t()]
 
-    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_mean_out=None,
+    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_out=None,
                 **synthesis_kwargs):
         ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff,
-                          update_w_avg=update_w_avg, w_mean_out=w_mean_out)
+                          update_w_avg=update_w_avg, w_out=w_out)
         return self.synthesis(ws, **synthesis_kwargs)
 
 

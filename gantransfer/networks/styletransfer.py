@@ -77,10 +77,10 @@ class StyleTransferGenerator(Generator):
         ws = self.mapping(z, mean, **kw)
         return torch.cat([ws, c.to(ws.dtype).unsqueeze(1).expand(-1, self.num_ws, -1)], 2)
 
-    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=False, w_mean_out=None,
+    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=False, w_out=None,
                 **synthesis_kwargs):
         ws = self.map(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff,
-                      update_w_avg=update_w_avg, w_mean_out=w_mean_out)
+                      update_w_avg=update_w_avg, w_out=w_out)
         return self.synthesis(ws, **synthesis_kwargs)
 
     def forward_old(self, z, c, *, truncation_psi=1, truncation_cutoff=None, **synthesis_kwargs):

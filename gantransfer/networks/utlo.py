@@ -57,27 +57,27 @@ class MappingNetwork(stylegan2.MappingNetwork):
         if self.num_uc_ws and hasattr(self, "w_avg"):
             self.register_buffer("w_avg_uc", torch.zeros(w_dim))
 
-    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_mean_out=None,
-                w_mean_uc_out=None, uc_truncation="w_avg_uc", label_noise=None):
+    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_out=None,
+                w_uc_out=None, uc_truncation="w_avg_uc", label_noise=None):
         """As the base's. The cutoff counts over the whole stack, label-free ws first.
 
-        w_mean_out, w_mean_uc_out: lists that receive the batch means for `update_w_avg(mean)` and
+        w_out, w_uc_out: lists that receive the batch's w, whose means are for `update_w_avg(mean)` and
         `update_w_avg(mean, 'w_avg_uc')`; with either given, no buffer is touched. uc_truncation: centre of the
         label-free ws, 'w_avg_uc' (their own mean) or 'w_avg' (the authors' code).
         """
         if uc_truncation not in UC_TRUNCATION:
             raise ValueError(f"uc_truncation must be one of {UC_TRUNCATION}, not {uc_truncation!r}")
-        if w_mean_out is not None or w_mean_uc_out is not None:
+        if w_out is not None or w_uc_out is not None:
             update_w_avg = False
         if not self.num_uc_ws:
             return super().forward(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff,
-                                   update_w_avg=update_w_avg, w_mean_out=w_mean_out, label_noise=label_noise)
+                                   update_w_avg=update_w_avg, w_out=w_out, label_noise=label_noise)
         x = self.inputs(z, c, label_noise)
         free = torch.cat([x[:, : self.z_dim], torch.zeros_like(x[:, self.z_dim :])], 1)
         n, both = x.shape[0], self.layers(torch.cat([free, x]))
         w_uc, w = both[:n], both[n:]  # chunk(2) would fix the batch in an exported graph
-        self.track(w, "w_avg", update_w_avg, w_mean_out)
-        self.track(w_uc, "w_avg_uc", update_w_avg, w_mean_uc_out)
+        self.track(w, "w_avg", update_w_avg, w_out)
+        self.track(w_uc, "w_avg_uc", update_w_avg, w_uc_out)
         k = self.num_uc_ws
         ws = torch.cat([w_uc.unsqueeze(1).expand(-1, k, -1), w.unsqueeze(1).expand(-1, self.num_ws - k, -1)], 1)
         if untruncated(truncation_psi):
@@ -135,10 +135,10 @@ class Generator(stylegan2.Generator):
         self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, num_uc_ws=self.synthesis.num_uc_ws,
                                       **(mapping_kwargs or {}))
 
-    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_mean_out=None,
-                w_mean_uc_out=None, uc_truncation="w_avg_uc", **synthesis_kwargs):
+    def forward(self, z, c, *, truncation_psi=1, truncation_cutoff=None, update_w_avg=None, w_out=None,
+                w_uc_out=None, uc_truncation="w_avg_uc", **synthesis_kwargs):
         ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff,
-                          update_w_avg=update_w_avg, w_mean_out=w_mean_out, w_mean_uc_out=w_mean_uc_out,
+                          update_w_avg=update_w_avg, w_out=w_out, w_uc_out=w_uc_out,
                           uc_truncation=uc_truncation)
         return self.synthesis(ws, **synthesis_kwargs)
 

@@ -172,10 +172,10 @@ def test_running_mean_rules():
     G.mapping(z, c, update_w_avg=False)
     assert not G.mapping.w_avg.any()
     halves = []
-    G(z[:2], c[:2], w_mean_out=halves)
-    G(z[2:], c[2:], w_mean_out=halves)
+    G(z[:2], c[:2], w_out=halves)
+    G(z[2:], c[2:], w_out=halves)
     assert not G.mapping.w_avg.any() and not halves[0].requires_grad
-    mean = torch.stack(halves).mean(0)
+    mean = torch.cat(halves).mean(0)
     G.mapping(z, c)
     torch.testing.assert_close(G.mapping.w_avg, 0.005 * mean)
     G.eval()

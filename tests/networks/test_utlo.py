@@ -89,12 +89,12 @@ def test_running_means():
     G = make_g(res_uc=8)
     G.train()
     z, c = torch.randn(4, 6), labels(0, 1, 2, 0)
-    means, means_uc = [], []
-    G.mapping(z, c, w_mean_out=means, w_mean_uc_out=means_uc)
+    own, free = [], []
+    G.mapping(z, c, w_out=own, w_uc_out=free)
     assert not G.mapping.w_avg.any() and not G.mapping.w_avg_uc.any()
     ws = G.mapping(z, c)
-    for buffer, mean, w in ((G.mapping.w_avg, means[0], ws[:, -1]), (G.mapping.w_avg_uc, means_uc[0], ws[:, 0])):
-        assert torch.allclose(mean, w.mean(0)) and torch.allclose(buffer, 0.005 * mean)
+    for buffer, (seen,), w in ((G.mapping.w_avg, own, ws[:, -1]), (G.mapping.w_avg_uc, free, ws[:, 0])):
+        assert torch.allclose(seen, w) and torch.allclose(buffer, 0.005 * w.mean(0))
     before = G.mapping.w_avg.clone()
     G.mapping(z, c, update_w_avg=False)
     G.mapping.eval()(z, c)
