@@ -106,7 +106,7 @@ def test_two_processes_of_the_script_measure_what_one_does(calc, run_dir, tmp_pa
         pytest.skip("two processes need two cores")
     names = ["fd_digits32_40", "report_digits32_9"]
     for k in (1, 2):
-        words = [f"--metrics={','.join(names)}", f"--outdir={tmp_path / str(k)}", f"--gpus={k}"]
+        words = [f"--metrics={','.join(names)}", f"--outdir={tmp_path / str(k)}", f"--gpus={k}", "--batch=8"]
         monkeypatch.setattr(sys, "orig_argv", [  # this process is the launcher
             sys.executable, str(ROOT / "calc_metrics.py"), f"--network={run_dir / 'network-snapshot-000002.pkl'}",
             f"--cache-dir={tmp_path / 'cache'}", *words])
