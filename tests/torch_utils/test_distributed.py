@@ -137,26 +137,6 @@ def signalled(signum: int | None, folder: Path) -> Iterator[None]:
         signal.signal(signum, before)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_no_thread_of_the_group_outlives_it(launch):
-    """Such a thread aborted one process in some hundred at its end, with code 134 and all its work done; with torch's
-    compiler loaded, as in rank 1, or without."""
-    code, out, err = launch("""
-if rank == 1:
-    __import__("torch._dynamo")
-def threads():
-    return sorted(open(f"/proc/self/task/{t}/comm").read().strip() for t in os.listdir("/proc/self/task"))
-assert any("gloo" in name for name in threads()), threads()
-p = torch.nn.Parameter(torch.ones(2))
-p.grad = torch.ones(2)
-optimizers.Adam([p]).step()
-dist.broadcast_(p.data)
-dist.shutdown()
-print("left:", *(name for name in threads() if "gloo" in name))
-""")
-    assert code == 0 and out.count("left:") == out.count("left:\n") == 2, out + err
-
-
 def wait_for(*paths, seconds=30.0):
     end = time.monotonic() + seconds
     while not all(p.exists() for p in paths):
@@ -216,7 +196,9 @@ def test_absent_cuda_is_a_user_error(monkeypatch):
 
 # Two processes
 
-def test_progress_bars_collectives_and_the_check_of_replicas(job, tmp_path):
+def test_bars_collectives_the_check_of_replicas_signals_and_the_end(job, tmp_path):
+    """A thread of the group that outlives it aborted one process in some hundred at its end, with code 134 and all its
+    work done; with torch's compiler loaded, as in rank 1, or without."""
     p = job.start("""
 sys.stderr.write("\\r 10%")
 sys.stderr.flush()
@@ -266,6 +248,30 @@ except RuntimeError as e:
     assert "rank 0: (nothing)" in str(e) and "rank 1: i int64[]" in str(e), e
 else:
     raise SystemExit("missing tensor not seen")
+# A signal within a collective.
+seen = []
+for s in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(s, lambda s, frame: seen.append(s))
+dist.barrier()
+open(f"ready{rank}", "w").close()
+end = time.monotonic() + 20
+while not dist.all_reduce_max(torch.tensor([len(seen) or int(time.monotonic() > end)])):
+    time.sleep(0.02)
+time.sleep(0.3)
+print(f"saved {rank} {[int(s) for s in seen]}, alone: {os.getsid(0) == os.getpid()}")
+# The end.
+if rank == 1:
+    __import__("torch._dynamo")
+p.grad = torch.ones_like(p)
+optimizers.Adam([p]).step()
+dist.broadcast_(p.data)
+if sys.platform == "linux":
+    def gloo():
+        names = [open(f"/proc/self/task/{t}/comm").read().strip() for t in os.listdir("/proc/self/task")]
+        return [name for name in names if "gloo" in name]
+    assert gloo()
+    dist.shutdown()
+    print("left:", *gloo())
 """)
     # Rank 0's bar shows before its line ends.
     os.set_blocking(p.stderr.fileno(), False)
@@ -278,8 +284,13 @@ else:
     assert b"\r 10%" in seen
     os.set_blocking(p.stderr.fileno(), True)
     (tmp_path / "go").touch()
+    wait_for(tmp_path / "ready0", tmp_path / "ready1", seconds=60)
+    p.send_signal(signal.SIGINT)  # not to its session, as a terminal would
     out, err = p.communicate(timeout=60)
     assert p.returncode == 0 and "100%" in err, err
+    for rank in (0, 1):
+        assert f"saved {rank} [{int(signal.SIGINT)}], alone: True" in out
+    assert sys.platform != "linux" or out.count("left:") == out.count("left:\n") == 2, out + err
     assert out.count("only once") == 1 and "[rank1]: from the second" in out
     assert "Starting 2 CPU processes with 1 thread each" in out
 
@@ -347,26 +358,22 @@ def test_user_error_on_every_rank_is_one_line(launch_light):
     assert code == 2 and err.count("\n") == 1 and err.startswith("Error: --data=x: no such file (rank")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_signals_reach_every_rank_once(launch, launch_light, signum):
-    """Through the launcher, and not through a terminal that sends them to its session; also within a collective."""
-    code, out, err = (launch if signum == signal.SIGINT else launch_light)("""
+def test_signals_reach_every_rank_once(launch_light):
+    """Through the launcher, and not through a terminal that sends them to its session."""
+    code, out, err = launch_light("""
 seen = []
 for s in (signal.SIGTERM, signal.SIGINT):
     signal.signal(s, lambda s, frame: seen.append(s))
-group = "torch" in sys.modules
-if group:
-    dist.barrier()
 open(f"ready{rank}", "w").close()
 end = time.monotonic() + 20
-while not (dist.all_reduce_max(torch.tensor([len(seen)])) if group else seen or time.monotonic() > end):
+while not (seen or time.monotonic() > end):
     time.sleep(0.02)
 time.sleep(0.3)
 print(f"saved {rank} {[int(s) for s in seen]}, alone: {os.getsid(0) == os.getpid()}")
-""", send=signum)
+""", send=signal.SIGTERM)
     assert code == 0, err
     for rank in (0, 1):
-        assert f"saved {rank} [{int(signum)}], alone: True" in out
+        assert f"saved {rank} [{int(signal.SIGTERM)}], alone: True" in out
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
