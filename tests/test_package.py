@@ -114,11 +114,11 @@ def test_the_conda_environment_installs_what_the_requirements_say():
     assert SpecifierSet(p["requires-python"]).contains(python) and {"pip", "cxx-compiler"} <= {*packages}
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_first_line_is_the_licence(path):
-    text = path.read_text(encoding="utf-8")
-    text = re.sub(r"^#!.*\n", "", text)  # a script may name its interpreter
-    assert not text or text.startswith("# SPDX-License-Identifier: Apache-2.0\n")
+def test_first_line_is_the_licence():
+    for path in sources():
+        text = path.read_text(encoding="utf-8")
+        text = re.sub(r"^#!.*\n", "", text)  # a script may name its interpreter
+        assert not text or text.startswith("# SPDX-License-Identifier: Apache-2.0\n"), path
 
 
 def test_licence_is_the_apache_licence_unchanged():
