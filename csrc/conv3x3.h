@@ -13,6 +13,7 @@
 // registers (product.h). For it channels lie in panels.
 #pragma once
 #include <algorithm>
+#include <utility>
 
 #include "product.h"
 
@@ -300,24 +301,25 @@ struct Weight {
   Weight part(int64_t first, int64_t count) const {  // of the outputs
     return {data + first * output_step, terms, count, term_step, output_step, {tap_steps[0], tap_steps[1]}};
   }
-  // Calls each(tap, lane, element) for kLanes outputs of a term.
-  template <class F>
-  GT_INLINE void visit(int64_t term, int64_t output, const F& each) const {
-    float* p = data + term * term_step + output * output_step;
-    for (int o = 0; o < kLanes; o++, p += output_step)
-#pragma GCC unroll 9
-      for (int k = 0; k < kTaps; k++) each(k, o, p[k / 3 * tap_steps[0] + k % 3 * tap_steps[1]]);
-  }
+  float* at(int64_t term, int64_t output) const { return data + term * term_step + output * output_step; }
+  int64_t tap(int a, int b) const { return a * tap_steps[0] + b * tap_steps[1]; }
 };
+
+// Numbers `step` apart. Put together in a register: a vector read behind writes of its parts waits for all of them.
+template <int... L>
+GT_INLINE Vec gather(const float* p, int64_t step, std::integer_sequence<int, L...>) {
+  return Vec{p[L * step]...};
+}
 
 // Kernels are panels of outputs, with a row for each term.
 template <class S>
 void make_kernels(const Weight& w, int64_t term, const Panels& to) {
   for (int64_t o = 0; o < w.outputs; o += kLanes) {
-    float taps[kTaps][kLanes], *out = to.of(o, term);
-    w.visit(term, o, [&](int k, int lane, float v) { taps[k][lane] = v; });
-    both_axes<typename S::Kernel>([&](int a, int b) { return load(taps[a * 3 + b]); },
-                                  [&](int a, int b, Vec v) { store(out + (a * 6 + b) * to.step, v); });
+    const float* in = w.at(term, o);
+    float* out = to.of(o, term);
+    both_axes<typename S::Kernel>(
+        [&](int a, int b) { return gather(in + w.tap(a, b), w.output_step, std::make_integer_sequence<int, kLanes>{}); },
+        [&](int a, int b, Vec v) { store(out + (a * 6 + b) * to.step, v); });
   }
 }
 
@@ -328,7 +330,10 @@ void read_kernels(const Panels& from, int64_t term, const Weight& w) {
     float taps[kTaps][kLanes];
     both_axes<typename S::Taps>([&](int a, int b) { return load(in + (a * 6 + b) * from.step); },
                                 [&](int a, int b, Vec v) { store(taps[a * 3 + b], v); });
-    w.visit(term, o, [&](int k, int lane, float& v) { v = taps[k][lane]; });
+    float* out = w.at(term, o);
+    for (int lane = 0; lane < kLanes; lane++, out += w.output_step)
+#pragma GCC unroll 9
+      for (int k = 0; k < kTaps; k++) out[w.tap(k / 3, k % 3)] = taps[k][lane];
   }
 }
 
