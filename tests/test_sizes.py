@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images that are neither square nor of a power of two, through training and through every command that takes them."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

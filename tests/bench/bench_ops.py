@@ -8,8 +8,6 @@ through F.batch_norm, torch's own convolution, the original's formulation of the
 one, and the original itself from a checkout (--original). Needs torch only.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """convert, inspect and `import gantransfer`: each form is written, read back or run, and makes the same images."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`dataset_tool.py check` finds what would stop or spoil training."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

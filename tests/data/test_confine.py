@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A data set reads no file that the user did not name, and nothing that is not a regular file is opened."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image files become the right pixels for every reader: orientations, depths, transparency, ranges, sizes, damage."""
 
-from __future__ import annotations
-
 import io
 import struct
 import threading

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which folders are classes."""
 
-from __future__ import annotations
-
 import pytest
 
 from gantransfer.data.folder_labels import class_folders as folders_of

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The walk-through of continuous labels: its table, its choice of images, its picture, bad input."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

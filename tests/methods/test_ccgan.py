@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """CcGAN beyond the published numbers: draws, phases, sampling by value, bad input."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mind2Mind beyond the published numbers: the cache, what is trained, labels, baselines, bad input."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

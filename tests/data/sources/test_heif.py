@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Photographs of telephones: HEIC through pillow-heif, AVIF through Pillow."""
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np
