@@ -52,6 +52,23 @@ def load_npz(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     return config, arrays
 
 
+@pytest.fixture
+def loaded(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    return load_npz(path)
+
+
+@pytest.fixture
+def config(loaded) -> dict:
+    """Of the file that a test's parameter `path` names."""
+    return loaded[0]
+
+
+@pytest.fixture
+def a(loaded) -> dict[str, np.ndarray]:
+    """Its arrays."""
+    return loaded[1]
+
+
 def tensor(a) -> torch.Tensor:
     return torch.from_numpy(np.array(a))
 

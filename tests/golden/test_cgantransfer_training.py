@@ -106,8 +106,7 @@ def check(m, a, config, grads_d, grads_g):
 
 
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "biggan_*_iteration.npz"))
-def test_biggan_iteration(path):
-    config, a = load_npz(path)
+def test_biggan_iteration(path, config, a):
     _, weights = load_npz(path.with_name(path.name.replace("_iteration", "_forward")))
 
     def networks():
@@ -125,9 +124,8 @@ def test_biggan_iteration(path):
 
 
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "transfer_*_stage*.npz"))
-def test_transfer_iteration(path, monkeypatch):
+def test_transfer_iteration(path, config, a, monkeypatch):
     """Losses, gradients, the trainable names in full, and what an iteration changes, in each stage."""
-    config, a = load_npz(path)
     _, weights = load_npz(path.with_name(path.name.split("_stage")[0] + "_state_forward.npz"))
 
     def networks():

@@ -96,8 +96,7 @@ def flat(a: dict, prefix: str, task: str = "T") -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "contrastive*.npz"))
-def test_contrastive(path):
-    config, a = load_npz(path)
+def test_contrastive(path, config, a):
     for case in sorted(k.removesuffix("/f1") for k in a if k.endswith("/f1")):
         f1, f2 = (torch.from_numpy(a[f"{case}/f{k}"]).requires_grad_(True) for k in (1, 2))
         loss = barlow_twins(f1, f2, config["lambd"])
@@ -123,8 +122,7 @@ def test_contrastive(path):
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "self_alignment*.npz"))
-def test_self_alignment(path):
-    config, a = load_npz(path)
+def test_self_alignment(path, config, a):
     teacher, (hconfig, h) = generator(*beside(path, config["teacher"])), beside(path, config["student"])
     G = hyper_generator(hconfig, tensors(h, "HG/"), tensors(a, "T1/"))
     adam = config["adam"]
@@ -154,8 +152,7 @@ def test_self_alignment(path):
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "adversarial*.npz"))
-def test_adversarial(path):
-    config, a = load_npz(path)
+def test_adversarial(path, config, a):
     hconfig, h = beside(path, config["generator"])
     _, d = beside(path, config["discriminator"])
     t = tensors(a)
@@ -194,8 +191,7 @@ def test_adversarial(path):
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "train_step*.npz"))
-def test_whole_iterations(path):
-    config, a = load_npz(path)
+def test_whole_iterations(path, config, a):
     first, second = config["start"].split(" and ")
     hconfig, h = beside(path, first)
     _, d = beside(path, second)
