@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.losses.barlow_twins import barlow_twins
-from gantransfer.method import RunConfig, Start
+from gantransfer.method import Start
 from gantransfer.methods.hypermod import Hypermod
 from gantransfer.methods.stylegan2 import Draws
 from gantransfer.networks import hypermod_stylegan1, stylegan1
@@ -22,6 +22,7 @@ from tests.golden.conftest import assert_close, golden_files, load_npz, tensors
 from tests.golden.test_hypermod_networks import hyper_generator
 from tests.golden.test_hypermod_style1 import discriminator, generator, noises
 from tests.golden.training import batch_of
+from tests.made import made
 
 GRAD = 2e-3  # the golden README's figure is 1e-3, and one gradient of the sets lies at it
 
@@ -53,10 +54,8 @@ def method_of(G: hypermod_stylegan1.Generator, D: stylegan1.Discriminator | None
     vars(start)["networks"] = Snapshot("hypermod", {k: NetRecord.of(v) for k, v in nets.items()})  # as if it were read
     defaults = dict(cfg="tiny", base="stylegan1", aug="noaug", diffaug="none", hyper_init="random", style_mix=0.0,
                     mbstd_group=batch)
-    opts = Hypermod.Options(**{**defaults, **options})
-    run = RunConfig(batch=batch, batch_gpu=batch, resume="golden", kimg=1000)
-    Hypermod.resolve(opts, run, data)
-    return Golden(opts, data, run, start)
+    run = dict(batch=batch, batch_gpu=batch, resume="golden", kimg=1000)
+    return made(Golden, data, run, start, **{**defaults, **options})
 
 
 def one_hot(labels, n: int) -> torch.Tensor:

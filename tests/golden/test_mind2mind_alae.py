@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from gantransfer.data.dataset import DataSpec
-from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.methods.alae import Draws
 from gantransfer.networks import alae
 from tests.golden.conftest import assert_close, golden_file, golden_files, tensor, tensors
 from tests.golden.training import batch_of
+from tests.made import made
 from torch_utils.lreq_adam import LREQAdam
 
 
@@ -117,11 +117,8 @@ def method_of(config, arrays):
         def build(self):
             return nets
 
-    opts = Golden.Options(cfg="tiny", gamma=config.get("r1_gamma", 10.0), style_mix=0.0)
-    run = RunConfig(batch=config["batch"])
     data = DataSpec("golden", 4 * 2 ** (config["layer_count"] - 1), config["channels"], 100)
-    Golden.resolve(opts, run, data)
-    m = Golden(opts, data, run)
+    m = made(Golden, data, dict(batch=config["batch"]), cfg="tiny", gamma=config.get("r1_gamma", 10.0), style_mix=0.0)
     m.phases()
     m.level = (config["lod"], config["blend"])
     return m

@@ -6,14 +6,13 @@ import pytest
 import torch
 
 from gantransfer.data.dataset import DataSpec
-from gantransfer.method import RunConfig, Start
-from gantransfer.methods import METHODS
 from gantransfer.methods.mind2mind import Draws
 from gantransfer.networks import alae
 from gantransfer.snapshot import NetRecord, Snapshot
 from gantransfer.training_loop import Stepper
 from tests.golden.conftest import assert_close, golden_files, tensor, tensors, under
 from tests.golden.training import batch_of
+from tests.made import made
 
 FILES = golden_files("mind2mind", "mindgan*.npz")
 
@@ -28,16 +27,11 @@ def source(config):
 def make(config, arrays, batch):
     """The method with the paper preset and the file's weights."""
     snap, resolution = source(config)
-    kind = METHODS["mind2mind"]
     text = {k: ",".join(map(str, config[k])) or "none" for k in ("hidden_g", "hidden_c")}
-    opts = kind.Options(mind_preset="paper", z_dim=config["z_dim"], hidden_g=text["hidden_g"],
-                        hidden_d=text["hidden_c"], n_critic=config["c_iter"], gp=config["gp"],
-                        drift=config["epsilon"], glr=config["lr"], dlr=config["lr"],
-                        betas=",".join(map(str, config["betas"])), latent_aug="none")
-    run = RunConfig(batch=batch)
-    data = DataSpec("golden", resolution, 1, 1000)
-    kind.resolve(opts, run, data)
-    m = kind(opts, data, run, Start(snap))
+    m = made("mind2mind", DataSpec("golden", resolution, 1, 1000), dict(batch=batch), snap, mind_preset="paper",
+             z_dim=config["z_dim"], hidden_g=text["hidden_g"], hidden_d=text["hidden_c"], n_critic=config["c_iter"],
+             gp=config["gp"], drift=config["epsilon"], glr=config["lr"], dlr=config["lr"],
+             betas=",".join(map(str, config["betas"])), latent_aug="none")
     m.M.model.load_state_dict(tensors(arrays, "G/model."))
     m.K.load_state_dict(tensors(arrays, "C/"))
     return m

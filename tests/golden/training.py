@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from gantransfer.data.dataset import DataSpec, LabelSpec
-from gantransfer.method import Batch, RunConfig
+from gantransfer.method import Batch
 from tests.golden.conftest import tensors
+from tests.made import made
 
 
 def labels_of(arrays: dict, key: str, n: int) -> np.ndarray:
@@ -32,10 +33,7 @@ def make(kind, build_g, build_d, config: dict, *, batch: int, **options):
     label = LabelSpec("class" if g.c_dim else "none", g.c_dim, (1,) * g.c_dim, (), {}, {})
     data = DataSpec("golden", g.img_resolution, g.img_channels, 1, label)
     defaults = dict(cfg="tiny", aug="noaug", diffaug="none", fp32=True, style_mix=0.0, r1_aug=True, mbstd_group=batch)
-    opts = kind.Options(**{**defaults, **options})
-    run = RunConfig(batch=batch, batch_gpu=batch)
-    kind.resolve(opts, run, data)
-    m = Golden(opts, data, run)
+    m = made(Golden, data, dict(batch=batch, batch_gpu=batch), **{**defaults, **options})
     m.G.train(), m.D.train()
     return m
 

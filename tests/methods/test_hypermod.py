@@ -14,10 +14,11 @@ from gantransfer.commands import convert, generate
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.exporters import bake
 from gantransfer.importers import load_any
-from gantransfer.method import Batch, RunConfig, Start
+from gantransfer.method import Batch, RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.networks import hypermod, hypermod_stylegan1, stylegan1, stylegan2
 from gantransfer.snapshot import NetRecord, Snapshot
+from tests.made import made
 from tests.methods.test_cgantransfer import step
 from torch_utils.random import SeedStack
 
@@ -52,13 +53,9 @@ SOURCES = {"stylegan2": sg2_source, "stylegan1": v1_source}
 
 
 def make(data=None, source=None, stage="main", run=None, **options):
-    kind, data = METHODS["hypermod"], data or spec()
-    opts = kind.Options(**{**dict(cfg="tiny", diffaug="none", vector_dim=4), **options})
-    config = RunConfig(**{**dict(batch=8, kimg=0.4, resume="x"), **(run or {})})
-    kind.resolve(opts, config, data)
-    torch.manual_seed(0)
-    start = source if isinstance(source, Start) else Start(source or SOURCES[opts.base]())
-    return kind(opts, data, config, start, stage)
+    run = {**dict(batch=8, kimg=0.4, resume="x"), **(run or {})}
+    return made("hypermod", data or spec(), run, source or SOURCES[options.get("base", "stylegan2")](), stage,
+                **{**dict(cfg="tiny", diffaug="none", vector_dim=4), **options})
 
 
 def moved(m, before):

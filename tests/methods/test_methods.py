@@ -10,17 +10,14 @@ from gantransfer.method import Batch, Graph, RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.sampler import LabelSource
 from gantransfer.training_loop import Stepper
+from tests.made import made
 
 DATA = DataSpec("x", 16, 1, 40, LabelSpec("class", 4, (10,) * 4, (), {}, {}))
 
 
 def make(name, run=None, **options):
-    kind = METHODS[name]
-    opts = kind.Options(**{**dict(cfg="tiny", cbase=64, cmax=8, z_dim=8, w_dim=8, diffaug="none"), **options})
-    config = RunConfig(**{**dict(batch=8), **(run or {})})
-    kind.resolve(opts, config, DATA)
-    torch.manual_seed(0)
-    m = kind(opts, DATA, config)
+    m = made(name, DATA, {**dict(batch=8), **(run or {})},
+             **{**dict(cfg="tiny", cbase=64, cmax=8, z_dim=8, w_dim=8, diffaug="none"), **options})
     m.noise_mode = "const"
     return m
 

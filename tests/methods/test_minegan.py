@@ -8,6 +8,7 @@ import torch
 
 from dnnlib.util import UserError
 from gantransfer.methods import METHODS
+from tests.made import moved_by
 from tests.methods.test_cgantransfer import NEW, OLD, latents, make, source, spec, step
 
 source = source  # the fixture: a BigGAN of five classes, with a shared embedding and without
@@ -31,12 +32,10 @@ def test_starts_at_the_sources_mean_class(source):
 def test_stage_mine_trains_the_miners_only(source, mined):
     m = make("minegan", spec(NEW), source, miner_lr=0.5)
     assert [g["lr"] for g in m.phases()[1].opt.param_groups] == [0.5]
-    before = copy.deepcopy(m.G.state_dict())
-    step(m)
-    moved = {k for k, v in m.G.state_dict().items() if not torch.equal(v, before[k])}
-    miners = {k for k in before if k.startswith(("miner_z.", "miner_c."))}
+    moved = moved_by(lambda: step(m), m.G)
+    miners = {k for k in m.G.state_dict() if k.startswith(("miner_z.", "miner_c."))}
     assert len(miners) == 8
-    assert moved == miners | {k for k in before if k.endswith(("stored_mean", "stored_var"))}
+    assert moved == miners | {k for k in m.G.state_dict() if k.endswith(("stored_mean", "stored_var"))}
     # classes differ now, and images follow from the snapshot alone
     images = METHODS["minegan"].sampler_from(mined)([0] * NEW, torch.eye(NEW))
     assert not torch.equal(images[0], images[1])
@@ -46,9 +45,7 @@ def test_stage_tune_trains_everything(mined):
     m = make("minegan", spec(NEW), mined, "tune", miner_lr=0.5)
     groups = m.phases()[1].opt.param_groups
     assert [g["lr"] for g in groups] == [0.5, m.opts.glr] and len(groups[0]["params"]) == 8
-    before = copy.deepcopy(m.G.state_dict())
-    step(m)
-    moved = {k for k, v in m.G.state_dict().items() if not torch.equal(v, before[k])}
+    moved = moved_by(lambda: step(m), m.G)
     assert {"miner_z.fc1.weight", "miner_c.fc0.bias", "linear.weight", "output_layer.0.gain"} <= moved
     idle = {n for n, p in m.G.named_parameters() if any(p is q for q in m.G.idle_biases())}
     assert {n for n, _ in m.G.named_parameters()} - moved == idle
