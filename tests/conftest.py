@@ -152,6 +152,15 @@ def tiny_zip(digits: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.Tem
     return write_image_zip(tmp_path_factory.mktemp("data") / "digits16.zip", images, [int(y) for y in labels])
 
 
+@pytest.fixture(scope="session")
+def earlier_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of every method, by version 0.1.0, and its data sets. Do not write to it."""
+    folder = tmp_path_factory.mktemp("runs")
+    with zipfile.ZipFile(ROOT / "tests" / "fixtures" / "v0.1.0" / "runs.zip") as z:
+        z.extractall(folder)
+    return folder
+
+
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture,
          monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess]:
@@ -236,3 +245,34 @@ def tool(call: Callable) -> Callable[..., tuple[int, str, str]]:
         return done.returncode, done.stdout, done.stderr
 
     return run
+
+
+@pytest.fixture
+def accepted(call: Callable) -> Callable[..., str]:
+    """The same, of arguments that it takes -> stdout."""
+    return lambda *args, command="dataset_tool": call(command, *args).stdout
+
+
+@pytest.fixture
+def refused(call: Callable) -> Callable[..., str]:
+    """The same, of arguments that it refuses -> all that stderr says, one line."""
+    return lambda *args, command="dataset_tool": only_line(call(command, *args, check=2).stderr)
+
+
+@pytest.fixture
+def converted(accepted: Callable) -> Callable[..., tuple[dict, dict[str, np.ndarray]]]:
+    """What dataset_tool makes of its arguments -> dataset.json and the images by name, as they are at --dest."""
+    from tests.data.picture_sets import read_set
+
+    def run(*args: str) -> tuple[dict, dict[str, np.ndarray]]:
+        accepted(*args)
+        (dest,) = [a.removeprefix("--dest=") for a in map(str, args) if a.startswith("--dest=")]
+        return read_set(Path(dest))
+
+    return run
+
+
+def only_line(err: str) -> str:
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("Error: "), err
+    return lines[0]

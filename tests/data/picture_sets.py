@@ -43,9 +43,3 @@ def read_set(path) -> tuple[dict, dict[str, np.ndarray]]:
     files = Container(path)
     images = {n: np.asarray(Image.open(io.BytesIO(files.read(n)))) for n in files.image_names}
     return files.read_json("dataset.json"), images
-
-
-def only_line(err: str) -> str:
-    lines = err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("Error: "), err
-    return lines[0]
