@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
+from gantransfer.data.dataset import DataSpec
 from gantransfer.methods import METHODS
 from tests.made import moved_by
 from tests.methods.test_cgantransfer import NEW, OLD, latents, make, source, spec, step
@@ -51,25 +52,15 @@ def test_stage_tune_trains_everything(mined):
     assert {n for n, _ in m.G.named_parameters()} - moved == idle
 
 
-@pytest.mark.parametrize("what, says", [
-    ("no source", "--source"), ("tune from BigGAN", "goes on from minegan"), ("mine twice", "goes on from biggan"),
-    ("other classes", "mined 3 classes"), ("size", "16 pixels"), ("NaN", "not finite"), ("no labels", "--cond")])
-def test_bad_input(source, mined, what, says):
-    snap, data, stage = copy.deepcopy(source), spec(NEW), "mine"
-    if what == "no source":
-        snap = None
-    elif what == "tune from BigGAN":
-        stage = "tune"
-    elif what == "mine twice":
-        snap = mined
-    elif what == "other classes":
-        snap, data, stage = mined, spec(2), "tune"
-    elif what == "size":
-        data = spec(NEW, 32)
-    elif what == "NaN":
+@pytest.mark.parametrize("snapshot, data, stage, says", [
+    (None, spec(NEW), "mine", "--source"), ("source", spec(NEW), "tune", "goes on from minegan"),
+    ("mined", spec(NEW), "mine", "goes on from biggan"), ("mined", spec(2), "tune", "mined 3 classes"),
+    ("source", spec(NEW, 32), "mine", "16 pixels"), ("NaN", spec(NEW), "mine", "not finite"),
+    ("source", DataSpec("x", 16, 1, 9), "mine", "--cond")])
+def test_bad_input(source, mined, snapshot, data, stage, says):
+    snap = {"source": source, "mined": mined, "NaN": copy.deepcopy(source)}.get(snapshot)
+    if snapshot == "NaN":
         snap.nets["G"].state["linear.bias"][3] = float("nan")
-    elif what == "no labels":
-        data = type(data)("x", 16, 1, 9)
     with pytest.raises(UserError, match=says) as e:
         make("minegan", data, snap, stage)
     assert "\n" not in str(e.value)

@@ -101,23 +101,16 @@ def test_mixing_and_path_lengths_are_those_of_the_new_classes(added):
     assert (want[0] - want[1]).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("what, says", [
-    ("no source", "--source"), ("method", "class-conditional stylegan2"), ("no classes", "at least two"),
-    ("size", "16 pixels"), ("no labels", "--cond"), ("path length", "--pl_weight")])
-def test_bad_input(source, what, says):
-    snap, data, options = copy.deepcopy(source), spec(NEW), {}
-    if what == "no source":
-        snap = None
-    elif what == "method":
-        snap.method = "utlo"
-    elif what == "no classes":
+@pytest.mark.parametrize("change, data, options, says", [
+    ("no source", spec(NEW), {}, "--source"), (dict(method="utlo"), spec(NEW), {}, "class-conditional stylegan2"),
+    ("no classes", spec(NEW), {}, "at least two"), ({}, spec(NEW, 32), {}, "16 pixels"),
+    ({}, DataSpec("x", 16, 1, 9, LabelSpec()), {}, "--cond"), ({}, spec(NEW), dict(pl_weight=2.0), "--pl_weight")])
+def test_bad_input(source, change, data, options, says):
+    snap = copy.deepcopy(source)
+    if change == "no classes":
         snap.nets["G_ema"].kwargs["c_dim"] = 0
-    elif what == "size":
-        data = spec(NEW, 32)
-    elif what == "no labels":
-        data = DataSpec("x", 16, 1, 9, LabelSpec())
-    elif what == "path length":
-        options = dict(pl_weight=2.0)
+    elif change != "no source":
+        vars(snap).update(change)
     with pytest.raises(UserError, match=says) as e:
-        make("styletransfer", data, snap, **options)
+        make("styletransfer", data, None if change == "no source" else snap, **options)
     assert "\n" not in str(e.value)
