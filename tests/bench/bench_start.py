@@ -95,7 +95,6 @@ def parser():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--commands", help=f"of {', '.join(COMMANDS)} [default: all]")
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--out", help="write all figures to this JSON file")
     return p
 
 

@@ -176,6 +176,7 @@ def mean(values: list[float]) -> float | None:
 
 def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], dict]) -> None:
     """What every bench does with its arguments: the report's bars are printed, and --out gets all of it."""
+    parser.add_argument("--out", help="write all figures to this JSON file")
     args = parser.parse_args()
     try:
         report = run(args)
