@@ -58,7 +58,10 @@ def command(data, outdir, *flags):
 
 def final_tensors(outdir):
     (run,) = sorted(outdir.glob("0*"))
-    path = max(run.glob("network-snapshot-*.pkl"))
+    return weights_of(max(run.glob("network-snapshot-*.pkl")))
+
+
+def weights_of(path):
     return {f"{k}.{n}": t for k, r in load(path).nets.items() for n, t in r.state.items()}
 
 
