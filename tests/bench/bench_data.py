@@ -10,8 +10,6 @@ with the loop's own loader, which reads ahead while the step computes (here: sle
 is reading, and whether a source could feed a training by itself.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io

@@ -6,8 +6,6 @@ networks that differ in one thing; and opening a data set of so many images. Pro
 in turn within a round.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

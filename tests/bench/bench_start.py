@@ -6,8 +6,6 @@ seconds, and seconds of the clock, until the line that a user waits for (of comm
 With warm caches: kernels are compiled and every file was read before the first round counts.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

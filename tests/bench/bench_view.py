@@ -5,8 +5,6 @@ Without --network it is a `tiny` StyleGAN2 of 64 pixels with ten classes, untrai
 The bar is a median of 150 ms on a machine with nothing else to do.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

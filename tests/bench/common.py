@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the benchmarks share: timing of variants side by side, facts about the machine, bars, the one JSON form."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import datetime

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small sets of pictures for the tests of data sets."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

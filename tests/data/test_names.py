@@ -4,8 +4,6 @@
 Every right value here is what the files mean to the one who made them.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every kind of source gives the right pixels and labels, and a damaged one is a line."""
 
-from __future__ import annotations
-
 import dataclasses
 import gzip
 import io

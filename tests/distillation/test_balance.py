@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rare classes filled up with generated images, by the shipped model of digits."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import zipfile

@@ -5,8 +5,6 @@ The whole sets live outside the repository: `$GANTRANSFER_GOLDEN` or `../shared/
 absent, the smallest files of each method are read from `small` here; tests of the others are skipped with the reason.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

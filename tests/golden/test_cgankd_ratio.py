@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Density ratio and label embedding against the published code: networks, losses, gradients, rejection."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

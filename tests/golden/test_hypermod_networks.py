@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hyper-modulated networks against golden numbers: conversion, layers, images, the StyleGAN2 form."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

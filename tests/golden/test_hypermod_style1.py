@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """StyleGAN v1 networks against golden numbers: images, activations, gradients, fading, truncation, mixing."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

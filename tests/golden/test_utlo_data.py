@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Long-tailed label files, class counts and class sampling against the published UTLO."""
 
-from __future__ import annotations
-
 import io
 import json
 import sys

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small models of the kinds that differ on the page: random weights, 16 pixels."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels out of a list beside the images, --labels=FILE:COLUMN."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

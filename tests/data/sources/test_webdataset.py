@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """WebDataset shards: what the package webdataset writes, and tars made by hand."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json
