@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings and small real data for all tests. Golden helpers are in tests/golden/conftest.py."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import importlib
@@ -161,6 +159,14 @@ def earlier_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def checked(done: subprocess.CompletedProcess, code: int | None) -> subprocess.CompletedProcess:
+    """The same; the test fails where it ended with another exit code. None: any will do."""
+    if code not in (None, done.returncode):
+        pytest.fail(f"exit code {done.returncode} instead of {code}: {' '.join(map(str, done.args))}\n"
+                    f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}", pytrace=False)
+    return done
+
+
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture,
          monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess]:
@@ -178,11 +184,7 @@ def call(capsys: pytest.CaptureFixture,
         capsys.readouterr()
         with pytest.raises(SystemExit) as e:
             dnnlib.util.run_cli(lambda: command.main([str(a) for a in args], prog_name=name))
-        done = subprocess.CompletedProcess([name, *args], e.value.code or 0, *capsys.readouterr())
-        if check is not None and done.returncode != check:
-            pytest.fail(f"exit code {done.returncode} instead of {check}: {name} {' '.join(map(str, args))}\n"
-                        f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}", pytrace=False)
-        return done
+        return checked(subprocess.CompletedProcess([name, *args], e.value.code or 0, *capsys.readouterr()), check)
 
     return run
 
@@ -226,12 +228,9 @@ def run_script() -> Callable[..., subprocess.CompletedProcess]:
     """
 
     def run(*args: Any, check: int | None = 0, timeout: float = 300, env: dict | None = None, cwd: Path | None = None):
-        out = subprocess.run([sys.executable, *map(str, args)], cwd=cwd or ROOT, timeout=timeout, text=True,
-                             capture_output=True, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
-        if check is not None and out.returncode != check:
-            pytest.fail(f"exit code {out.returncode} instead of {check}: {' '.join(map(str, args))}\n"
-                        f"{out.stdout[-3000:]}\n{out.stderr[-3000:]}", pytrace=False)
-        return out
+        return checked(subprocess.run(
+            [sys.executable, *map(str, args)], cwd=cwd or ROOT, timeout=timeout, text=True, capture_output=True,
+            stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})}), check)
 
     return run
 

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Methods as training makes them, and what a step changes of a network."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -25,6 +23,15 @@ def made(kind: str | type[Method], data: DataSpec, run: dict[str, Any] | None = 
     kind.resolve(opts, config, data)
     torch.manual_seed(config.seed)
     return kind(opts, data, config, start if isinstance(start, Start) else Start(start), stage)
+
+
+def train_only(m: Method, params: Iterable[torch.nn.Parameter]) -> None:
+    """As the loop before a phase: gradients of these parameters alone, and none yet."""
+    for net in m.nets.values():
+        net.requires_grad_(False)
+        net.zero_grad(set_to_none=True)
+    for p in params:
+        p.requires_grad_(True)
 
 
 def moved_by(change: Callable[[], Any], net: torch.nn.Module) -> set[str]:

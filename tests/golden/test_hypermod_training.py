@@ -22,7 +22,7 @@ from tests.golden.conftest import assert_close, golden_files, load_npz, tensors
 from tests.golden.test_hypermod_networks import hyper_generator
 from tests.golden.test_hypermod_style1 import discriminator, generator, noises
 from tests.golden.training import batch_of
-from tests.made import made
+from tests.made import made, train_only
 
 GRAD = 2e-3  # the golden README's figure is 1e-3, and one gradient of the sets lies at it
 
@@ -63,11 +63,7 @@ def one_hot(labels, n: int) -> torch.Tensor:
 
 
 def backward(m: Golden, key: str, terms) -> list[float]:
-    for net in m.nets.values():
-        net.requires_grad_(False)
-        net.zero_grad(set_to_none=True)
-    for p in m.trainable(key):
-        p.requires_grad_(True)
+    train_only(m, m.trainable(key))
     values = []
     for term in terms:
         term.mean().backward()

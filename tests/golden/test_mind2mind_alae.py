@@ -13,7 +13,7 @@ from gantransfer.methods.alae import Draws
 from gantransfer.networks import alae
 from tests.golden.conftest import assert_close, golden_file, golden_files, tensor, tensors
 from tests.golden.training import batch_of
-from tests.made import made
+from tests.made import made, train_only
 from torch_utils.lreq_adam import LREQAdam
 
 
@@ -158,11 +158,7 @@ def test_losses_and_gradients(config, a):
                                                    noise=noise_of(a, f"{prefix}/noise"))
         reports = {}
         m.report = lambda key, value, reports=reports: reports.__setitem__(key, float(value.detach().mean()))
-        for net in m.nets.values():
-            net.requires_grad_(False)
-            net.zero_grad(set_to_none=True)
-        for p in own.params:
-            p.requires_grad_(True)
+        train_only(m, own.params)
         value = next(m.loss(phase, batch_of(x))).mean()
         value.backward()
         assert float(value.detach()) == pytest.approx(float(a[f"{prefix}/value"]), rel=2e-5)

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build methods with golden weights and drive their phases with golden draws."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import Batch
 from tests.golden.conftest import tensors
-from tests.made import made
+from tests.made import made, train_only
 
 
 def labels_of(arrays: dict, key: str, n: int) -> np.ndarray:
@@ -61,12 +59,7 @@ def run_phase(m, name: str, batch: Batch, draws, gain: float) -> dict[str, list[
     """One accumulation of phase `name`, as the loop does it. Returns what was reported, by name, in order."""
     reports: dict[str, list[torch.Tensor]] = {}
     m.report = lambda key, value: reports.setdefault(key, []).append(value.detach().reshape(-1))
-    key = name[0]
-    for net in m.nets.values():
-        net.requires_grad_(False)
-        net.zero_grad(set_to_none=True)
-    for p in m.trainable(key):
-        p.requires_grad_(True)
+    train_only(m, m.trainable(name[0]))
     m.draw = lambda phase, b: draws
     for term in m.loss(name, batch):
         (term.mean() * gain).backward()

@@ -10,7 +10,7 @@ from gantransfer.method import Batch, Graph, RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.sampler import LabelSource
 from gantransfer.training_loop import Stepper
-from tests.made import made
+from tests.made import made, train_only
 
 DATA = DataSpec("x", 16, 1, 40, LabelSpec("class", 4, (10,) * 4, (), {}, {}))
 
@@ -31,11 +31,7 @@ def batch(seed=0, n=8):
 
 
 def grads_of(m, phase, b, key):
-    for net in m.nets.values():
-        net.requires_grad_(False)
-    for p in m.nets[key].parameters():
-        p.requires_grad_(True)
-        p.grad = None
+    train_only(m, m.nets[key].parameters())
     for term in m.loss(phase, b):
         term.mean().backward()
     return {n: p.grad for n, p in m.nets[key].named_parameters()}
