@@ -10,7 +10,6 @@ import contextlib
 import errno
 import gc
 import hashlib
-import importlib
 import io
 import math
 import os
@@ -24,7 +23,6 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG, S_ISSOCK
-from types import ModuleType
 from typing import Any
 
 from dnnlib.lock import owner_of, sign, try_lock
@@ -39,14 +37,6 @@ class UserError(Exception):
 
     def __init__(self, message: str = ""):
         super().__init__(printable(message))
-
-
-def package(name: str, need: str) -> ModuleType:
-    """The package `name`, which is not always installed. UserError that says `need`, the remedy, where it is not."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(need) from None
 
 
 class EasyDict(dict):

@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 
 from dnnlib import seeding
-from dnnlib.util import UserError, atomic_path, first_line, package, regular_file
+from dnnlib.util import UserError, atomic_path, first_line, regular_file
 from gantransfer.data.labels import check_label_meta, some
 
 SUFFIXES = (".h5", ".hdf5")
@@ -82,7 +82,11 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], dict[str, list[_Part]], dict | None]] 
 
 def module(path: str, doing: str) -> Any:
     """h5py. UserError naming the remedy when it is not installed."""
-    return package("h5py", f"{doing} {path} needs the package h5py: pip install h5py")
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(f"{doing} {path} needs the package h5py: pip install h5py") from None
+    return h5py
 
 
 @dataclass

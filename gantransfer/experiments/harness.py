@@ -24,7 +24,7 @@ import click
 import numpy as np
 
 from dnnlib import json_file
-from dnnlib.util import UserError, atomic_path, atomic_write, format_time, package
+from dnnlib.util import UserError, atomic_path, atomic_write, format_time
 from gantransfer.commands.flags import KERNELS, PATH, FloatRange, IntRange, PathObject, integers, option
 from gantransfer.experiments import jobs
 from gantransfer.experiments.jobs import Job
@@ -200,6 +200,13 @@ def kimg_points(text: str, every: int) -> list[int]:
     return points
 
 
+def need_digits() -> None:
+    try:
+        import sklearn  # noqa: F401
+    except ImportError:
+        raise UserError("the demo's digits come with scikit-learn: pip install scikit-learn") from None
+
+
 # ---- one run of a study --------------------------------------------------------------------------------------------
 
 
@@ -216,7 +223,7 @@ class Study:
 
     def __post_init__(self) -> None:
         if self.digits:
-            package("sklearn", "the demo's digits come with scikit-learn: pip install scikit-learn")
+            need_digits()
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def is_of(self, **what: Any) -> None:

@@ -13,14 +13,17 @@ from collections import Counter
 from typing import Any
 
 from dnnlib import json_file
-from dnnlib.util import UserError, first_line, package
+from dnnlib.util import UserError, first_line
 
 KEY = "gantransfer"  # of the metadata that onnx_export.py writes
 
 
 def describe(path: str | os.PathLike) -> list[str]:
     """Lines on an ONNX file. UserError, one line, for a file that is none and without the package onnx."""
-    onnx = package("onnx", f"reading {path} needs the package onnx: pip install gantransfer[export]")
+    try:
+        import onnx
+    except ImportError:
+        raise UserError(f"reading {path} needs the package onnx: pip install gantransfer[export]") from None
     try:
         model = onnx.load_model(os.fspath(path), load_external_data=False)  # names no other file's content
         onnx.checker.check_model(model)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dnnlib.util import UserError, atomic_path, check_writable, package
+from dnnlib.util import UserError, atomic_path, check_writable
 
 KINDS = {".mp4": 16384, ".webp": 16383}  # and the pixels that a side of their frames may have
 
@@ -78,5 +78,9 @@ def write_film(path: str | os.PathLike, movie: np.ndarray, fps: float, hold: flo
 
 
 def _ffmpeg():
-    return package("imageio_ffmpeg", "an .mp4 needs the package imageio-ffmpeg: pip install imageio-ffmpeg; or write a "
-                   ".webp, which needs nothing more")
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        raise UserError("an .mp4 needs the package imageio-ffmpeg: pip install imageio-ffmpeg; or write a "
+                        ".webp, which needs nothing more") from None
+    return imageio_ffmpeg

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dnnlib import seeding
-from dnnlib.util import UserError, package
+from dnnlib.util import UserError
 from gantransfer.data.sources.base import Item, Source, SourceOptions, own_labels
 
 SPLITS = ("train", "reference", "all")
@@ -45,8 +45,11 @@ def open_source(path: str, options: SourceOptions) -> Source:
         raise UserError(f"--source={path}: the sets of images inside scikit-learn are sklearn:digits and "
                         "sklearn:rotated-digits")
     own_labels(options, "sklearn:digits")
-    need = "sklearn:digits needs the package scikit-learn: pip install scikit-learn"
-    data = package("sklearn.datasets", need).load_digits()
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise UserError("sklearn:digits needs the package scikit-learn: pip install scikit-learn") from None
+    data = load_digits()
     chosen = digits_split(data.target, options.split or "all", options.seed)
     size = options.size or (16, 16)
     if path == "sklearn:rotated-digits":

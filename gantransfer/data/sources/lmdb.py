@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from dnnlib.util import UserError, package, printable, regular_file
+from dnnlib.util import UserError, printable, regular_file
 from gantransfer.data import confine, h5
 from gantransfer.data.decode import read_picture
 from gantransfer.data.sources import lmdb_look
@@ -27,7 +27,11 @@ def open_source(path: str, options: SourceOptions) -> Source:
     """An LMDB folder: LSUN (a record is an image), or the layout of style-based GANs: records `SIZE-INDEX` with the
     same images in several sizes, of which the largest is taken, `length`, and with classes `label-INDEX` and
     `num_classes`."""
-    lmdb = package("lmdb", f"reading {path} needs the package lmdb: pip install lmdb")
+    try:
+        import lmdb
+    except ImportError:
+        raise UserError(f"reading {path} needs the package lmdb: pip install lmdb") from None
+
     data = regular_file(os.path.join(path, "data.mdb"))
     if not options.follow_links and not confine.is_inside(data, path):
         raise UserError(f"{data} is a link out of the folder; {confine.FOLLOW}")

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dnnlib import json_file
-from dnnlib.util import UserError, package, printable, regular_file
+from dnnlib.util import UserError, printable, regular_file
 from gantransfer.data import confine
 from gantransfer.data.container import is_image_name
 from gantransfer.data.decode import read_picture
@@ -58,7 +58,10 @@ def takes(path: str, name: str) -> bool:
 
 def open_source(path: str, options: SourceOptions) -> Source:
     own_labels(options, "a table")
-    package("pyarrow", f"reading {path} needs the package pyarrow: pip install pyarrow")
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise UserError(f"reading {path} needs the package pyarrow: pip install pyarrow") from None
     heif.register()
     files = [f for p in (path, *options.shards) for f in _files(p, options)]
     schema = _schema(files[0])
