@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings and small real data for all tests. Golden helpers are in tests/golden/conftest.py."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import importlib
@@ -152,6 +150,23 @@ def tiny_zip(digits: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.Tem
     return write_image_zip(tmp_path_factory.mktemp("data") / "digits16.zip", images, [int(y) for y in labels])
 
 
+@pytest.fixture(scope="session")
+def earlier_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of every method, by version 0.1.0, and its data sets. Do not write to it."""
+    folder = tmp_path_factory.mktemp("runs")
+    with zipfile.ZipFile(ROOT / "tests" / "fixtures" / "v0.1.0" / "runs.zip") as z:
+        z.extractall(folder)
+    return folder
+
+
+def checked(done: subprocess.CompletedProcess, code: int | None) -> subprocess.CompletedProcess:
+    """The same; the test fails where it ended with another exit code. None: any will do."""
+    if code not in (None, done.returncode):
+        pytest.fail(f"exit code {done.returncode} instead of {code}: {' '.join(map(str, done.args))}\n"
+                    f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}", pytrace=False)
+    return done
+
+
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture,
          monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess]:
@@ -169,11 +184,7 @@ def call(capsys: pytest.CaptureFixture,
         capsys.readouterr()
         with pytest.raises(SystemExit) as e:
             dnnlib.util.run_cli(lambda: command.main([str(a) for a in args], prog_name=name))
-        done = subprocess.CompletedProcess([name, *args], e.value.code or 0, *capsys.readouterr())
-        if check is not None and done.returncode != check:
-            pytest.fail(f"exit code {done.returncode} instead of {check}: {name} {' '.join(map(str, args))}\n"
-                        f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}", pytrace=False)
-        return done
+        return checked(subprocess.CompletedProcess([name, *args], e.value.code or 0, *capsys.readouterr()), check)
 
     return run
 
@@ -217,12 +228,9 @@ def run_script() -> Callable[..., subprocess.CompletedProcess]:
     """
 
     def run(*args: Any, check: int | None = 0, timeout: float = 300, env: dict | None = None, cwd: Path | None = None):
-        out = subprocess.run([sys.executable, *map(str, args)], cwd=cwd or ROOT, timeout=timeout, text=True,
-                             capture_output=True, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
-        if check is not None and out.returncode != check:
-            pytest.fail(f"exit code {out.returncode} instead of {check}: {' '.join(map(str, args))}\n"
-                        f"{out.stdout[-3000:]}\n{out.stderr[-3000:]}", pytrace=False)
-        return out
+        return checked(subprocess.run(
+            [sys.executable, *map(str, args)], cwd=cwd or ROOT, timeout=timeout, text=True, capture_output=True,
+            stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})}), check)
 
     return run
 
@@ -236,3 +244,34 @@ def tool(call: Callable) -> Callable[..., tuple[int, str, str]]:
         return done.returncode, done.stdout, done.stderr
 
     return run
+
+
+@pytest.fixture
+def accepted(call: Callable) -> Callable[..., str]:
+    """The same, of arguments that it takes -> stdout."""
+    return lambda *args, command="dataset_tool": call(command, *args).stdout
+
+
+@pytest.fixture
+def refused(call: Callable) -> Callable[..., str]:
+    """The same, of arguments that it refuses -> all that stderr says, one line."""
+    return lambda *args, command="dataset_tool": only_line(call(command, *args, check=2).stderr)
+
+
+@pytest.fixture
+def converted(accepted: Callable) -> Callable[..., tuple[dict, dict[str, np.ndarray]]]:
+    """What dataset_tool makes of its arguments -> dataset.json and the images by name, as they are at --dest."""
+    from tests.data.picture_sets import read_set
+
+    def run(*args: str) -> tuple[dict, dict[str, np.ndarray]]:
+        accepted(*args)
+        (dest,) = [a.removeprefix("--dest=") for a in map(str, args) if a.startswith("--dest=")]
+        return read_set(Path(dest))
+
+    return run
+
+
+def only_line(err: str) -> str:
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("Error: "), err
+    return lines[0]

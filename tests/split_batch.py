@@ -8,8 +8,6 @@ had, which the run of one leaves in FOLDER, so that rounding cannot grow from st
 values.zip. The ranks also write FOLDER/ranks.pt, a list of what each found.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The documents against the code: flags, defaults, links, presets, metric names, messages, and the examples run."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import importlib

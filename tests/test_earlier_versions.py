@@ -5,8 +5,6 @@
 environment.json. Paths in them are relative to the folder they were made in.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import zipfile

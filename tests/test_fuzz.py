@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A few seconds of fuzzing, and the hostile corpus; `python -m tests.fuzz --seconds=600` runs longer."""
 
-from __future__ import annotations
-
 import functools
 import json
 import math

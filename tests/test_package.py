@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The distribution: metadata, pins, licence lines, contents of a wheel, commands of the documents."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images that are neither square nor of a power of two, through training and through every command that takes them."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -13,14 +11,13 @@ import torch
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.formats import onnx_info
 from gantransfer.importers import load_any
-from gantransfer.method import RunConfig
-from gantransfer.methods import METHODS
 from gantransfer.model import load
 from gantransfer.pictures.grids import cells
 from gantransfer.sampler import LabelSource
 from gantransfer.training_loop import Stepper, normalised
 from gantransfer.viewer import sheets
 from tests.conftest import write_image_zip
+from tests.test_step import trainer
 from torch_utils import stats
 
 HEIGHT, WIDTH = 24, 16  # begins with 6 x 4
@@ -67,12 +64,7 @@ def snap(run):
     ("transitional", dict(transition="0-1"))])
 def test_a_step(data, method, options):
     """Every phase: all that is trained moves, and nothing is NaN."""
-    dataset, kind = ImageDataset(data, use_labels=True), METHODS[method]
-    opts = kind.Options(**dict(cfg="tiny", cbase=256, cmax=16, z_dim=16, w_dim=16) | options)
-    config = RunConfig(batch=8)
-    kind.resolve(opts, config, dataset.spec)
-    torch.manual_seed(0)
-    m = kind(opts, dataset.spec, config)
+    m, dataset = trainer(data, method, **options)
     before = {k: v.clone() for net in (m.G, m.D) for k, v in net.named_parameters()}
     m.report = stats.Collector().report
     x, c = normalised(dataset.read(range(8))), torch.from_numpy(dataset.labels(range(8)))

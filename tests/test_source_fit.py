@@ -5,14 +5,14 @@ import copy
 
 import numpy as np
 import pytest
-import torch
 
 from dnnlib.util import UserError
 from gantransfer.data.dataset import DataSpec, LabelSpec
-from gantransfer.method import RunConfig, Start
+from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.snapshot import NetRecord, Snapshot
 from tests.conftest import write_image_zip
+from tests.made import made
 
 SIZES = {
     "stylegan2": dict(cfg="tiny", z_dim=8, w_dim=8, map_depth=2, d_map_depth=2, cbase=64, cmax=8),
@@ -40,11 +40,8 @@ def resolved(method, data, **options):
 
 def source_of(method, data=None, **options):
     data = data or spec(method)
-    o, run = METHODS[method].Options(**{**SIZES[method], **options}), RunConfig()
-    METHODS[method].resolve(o, run, data)
-    torch.manual_seed(0)
-    trained = METHODS[method](o, data, run)
-    return Snapshot(method, {k: NetRecord.of(net) for k, net in trained.nets.items()}, o.to_dict(), data.to_dict())
+    m = made(method, data, **{**SIZES[method], **options})
+    return Snapshot(method, {k: NetRecord.of(net) for k, net in m.nets.items()}, m.opts.to_dict(), data.to_dict())
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +116,9 @@ def test_sources_of_another_method_name_both(method, other, sources):
 
 def test_an_ordinary_generator_still_starts_its_relatives(sources):
     for method in ("utlo", "transitional"):
-        o, run, data = resolved(method, spec(method), **SIZES[method]), RunConfig(), spec(method)
-        METHODS[method].resolve(o, run, data)
-        METHODS[method].check_source(o, data, sources["stylegan2"], "main")
-        METHODS[method](o, data, run, Start(sources["stylegan2"]))
+        data = spec(method)
+        METHODS[method].check_source(resolved(method, data, **SIZES[method]), data, sources["stylegan2"], "main")
+        made(method, data, start=sources["stylegan2"], **SIZES[method])
 
 
 def test_train_says_it_before_anything_is_written(tmp_path, call, sources):

@@ -14,6 +14,7 @@ from gantransfer.method import Batch, RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.sampler import LabelSource
 from gantransfer.training_loop import FlatGradients, Stepper, normalised
+from tests.made import made
 from torch_utils import build, stats
 from torch_utils import random as rnd
 
@@ -51,12 +52,8 @@ def test_gradients_that_are_not_finite_are_counted_and_replaced(on_cpu):
 
 
 def trainer(data, method="stylegan2", **options):
-    dataset, kind = ImageDataset(data, use_labels=True), METHODS[method]
-    small = dict(cfg="tiny", cbase=256, cmax=16, z_dim=16, w_dim=16)
-    opts, config = kind.Options(**small | options), RunConfig(batch=8)
-    kind.resolve(opts, config, dataset.spec)
-    torch.manual_seed(0)
-    return kind(opts, dataset.spec, config), dataset
+    dataset, small = ImageDataset(data, use_labels=True), dict(cfg="tiny", cbase=256, cmax=16, z_dim=16, w_dim=16)
+    return made(method, dataset.spec, dict(batch=8), **small | options), dataset
 
 
 def test_what_auto_precision_means(monkeypatch):

@@ -23,10 +23,9 @@ from gantransfer import training_loop
 from gantransfer.commands import train as train_command
 from gantransfer.data.dataset import BatchSource, ImageDataset
 from gantransfer.data.schedule import Span
-from gantransfer.method import RunConfig
-from gantransfer.methods import METHODS
 from gantransfer.snapshot import find_snapshots, load
 from tests.conftest import ROOT
+from tests.made import made
 from torch_utils import distributed
 
 SMALL = dict(cfg="tiny", cbase=64, cmax=8, z_dim=8, w_dim=8)
@@ -34,12 +33,9 @@ SMALL = dict(cfg="tiny", cbase=64, cmax=8, z_dim=8, w_dim=8)
 
 def build(data, method="stylegan2", seed=0, run=None, **options):
     dataset = ImageDataset(data, use_labels=True)
-    kind = METHODS[method]
-    opts = kind.Options(**{**SMALL, **options})
-    config = RunConfig(seed=seed, **{**dict(batch=8, kimg=0.16, tick=0.04), **(run or {})})
-    kind.resolve(opts, config, dataset.spec)
-    torch.manual_seed(seed)
-    return kind(opts, dataset.spec, config), dataset, config
+    run = {**dict(seed=seed, batch=8, kimg=0.16, tick=0.04), **(run or {})}
+    m = made(method, dataset.spec, run, **{**SMALL, **options})
+    return m, dataset, m.run
 
 
 def train(folder, data, kimg, state=None, **kw):
@@ -62,7 +58,10 @@ def command(data, outdir, *flags):
 
 def final_tensors(outdir):
     (run,) = sorted(outdir.glob("0*"))
-    path = max(run.glob("network-snapshot-*.pkl"))
+    return weights_of(max(run.glob("network-snapshot-*.pkl")))
+
+
+def weights_of(path):
     return {f"{k}.{n}": t for k, r in load(path).nets.items() for n, t in r.state.items()}
 
 
@@ -403,13 +402,11 @@ def test_a_rehearsal_of_several_processes_times_the_share_of_one(tiny_zip, monke
 def test_a_shift_counts_images_shown(tiny_zip, tmp_path):
     """Labels move with the images shown before a step; reals with their place in the stream, which runs as many times
     faster as a step draws batches."""
-    dataset, kind = ImageDataset(tiny_zip, use_labels=True, max_size=15), METHODS["biggan"]
+    dataset = ImageDataset(tiny_zip, use_labels=True, max_size=15)
     assert len(set(dataset.spec.label.counts)) > 1
-    opts = kind.Options(cfg="tiny", g_ch=2, d_ch=2, d_steps=3)
-    config = RunConfig(batch=8, kimg=0.1, sampling="balanced", sampling_shift=Span(0.008, 0.024))
-    kind.resolve(opts, config, dataset.spec)
-    loop = training_loop._Loop(kind(opts, dataset.spec, config), dataset, config, training_loop.Outputs(tmp_path), None,
-                               None)
+    run = dict(batch=8, kimg=0.1, sampling="balanced", sampling_shift=Span(0.008, 0.024))
+    m = made("biggan", dataset.spec, run, cfg="tiny", g_ch=2, d_ch=2, d_steps=3)
+    loop = training_loop._Loop(m, dataset, m.run, training_loop.Outputs(tmp_path), None, None)
     shares, honest = [], loop.labels.draw
 
     def draw(n, rng):

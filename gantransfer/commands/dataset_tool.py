@@ -11,19 +11,7 @@ from typing import Any
 import click
 
 from dnnlib.util import UserError
-from gantransfer.commands import CONTEXT
-from gantransfer.commands.flags import (
-    INT,
-    PATH,
-    SEED,
-    Choice,
-    FloatRange,
-    IntRange,
-    Pair,
-    Text,
-    check_choice,
-    path,
-)
+from gantransfer.commands import CONTEXT, flags
 from gantransfer.data import h5, holdout
 from gantransfer.data.check import Check
 from gantransfer.data.classes import CLASS_HELP, parse_classes
@@ -59,12 +47,12 @@ def parse_labels(text: str, flag: str) -> str | tuple[str, str]:
     """One of WORDS, or (file, column) of FILE:COLUMN."""
     file, colon, column = text.rpartition(":")
     if not colon or not file or not column:
-        check_choice(flag, text, (*WORDS, "FILE:COLUMN"))
+        flags.check_choice(flag, text, (*WORDS, "FILE:COLUMN"))
         return text
-    return path(file, flag), column
+    return flags.path(file, flag), column
 
 
-LABELS = Text("labels", parse_labels)
+LABELS = flags.Text("labels", parse_labels)
 
 
 def chosen_classes(source: Source, text: str | None) -> list[int] | None:
@@ -114,26 +102,26 @@ FOLLOW_LINKS = click.option("--follow-links", is_flag=True,
 
 
 @click.group(invoke_without_command=True, help=_HELP, context_settings=CONTEXT)
-@click.option("--source", type=PATH, metavar="PATH", multiple=True,
+@click.option("--source", type=flags.PATH, metavar="PATH", multiple=True,
               help="what to convert (required); several shards of one set may be given, or as SHARDS-{000..099}.tar")
-@click.option("--dest", type=PATH, metavar="PATH", help="zip or folder to write (required)")
-@click.option("--transform", type=Choice(["center-crop", "center-crop-wide", "pad"]),
+@click.option("--dest", type=flags.PATH, metavar="PATH", help="zip or folder to write (required)")
+@click.option("--transform", type=flags.Choice(["center-crop", "center-crop-wide", "pad"]),
               help="crop or pad to --resolution (default: only resize, if sizes are given)")
 @click.option("--resolution", metavar="WxH", help="output size")
-@click.option("--width", type=INT, help="output width (the older way)")
-@click.option("--height", type=INT, help="output height (the older way)")
-@click.option("--resize-filter", type=Choice(list(FILTERS)), default="lanczos", show_default=True)
-@click.option("--max-images", type=IntRange(min=1), help="only the first N images")
-@click.option("--per-class", type=IntRange(min=1), help="only the first N images of each class")
-@click.option("--channels", type=Choice(["keep", "1", "3"]), default="keep", show_default=True,
+@click.option("--width", type=flags.INT, help="output width (the older way)")
+@click.option("--height", type=flags.INT, help="output height (the older way)")
+@click.option("--resize-filter", type=flags.Choice(list(FILTERS)), default="lanczos", show_default=True)
+@click.option("--max-images", type=flags.IntRange(min=1), help="only the first N images")
+@click.option("--per-class", type=flags.IntRange(min=1), help="only the first N images of each class")
+@click.option("--channels", type=flags.Choice(["keep", "1", "3"]), default="keep", show_default=True,
               help="1 makes greyscale, 3 makes RGB")
-@click.option("--alpha", type=Choice(["black", "white", "drop"]),
+@click.option("--alpha", type=flags.Choice(["black", "white", "drop"]),
               help="lay transparent images on black or white, or drop the alpha channel (default: an error)")
 @click.option("--range", "value_range", metavar="LOW,HIGH",
-              type=Pair("the values that become black and white", "0,4095"),
+              type=flags.Pair("the values that become black and white", "0,4095"),
               help="pixel values that become black and white, for images of more than 8 bits: 0,4095 for 12-bit data "
                    "in 16-bit files; needed for floating-point images")
-@click.option("--max-pixels", type=IntRange(min=1),
+@click.option("--max-pixels", type=flags.IntRange(min=1),
               help="refuse images with more pixels; raise it for slides and satellite images that you trust  [default: "
                    f"{MAX_PIXELS}, less for very small files]")
 @click.option("--labels", type=LABELS, metavar="|".join((*WORDS, "FILE:COLUMN")),
@@ -143,14 +131,14 @@ FOLLOW_LINKS = click.option("--follow-links", is_flag=True,
 @click.option("--label-column", metavar="NAME", help="WebDataset: the member (default: cls) or key of .json with the "
               "label; Parquet: the column  [default: that of classes, or called label]")
 @click.option("--image-column", metavar="NAME", help="WebDataset and Parquet: which images, if there are several")
-@click.option("--label-kind", type=Choice(list(h5.KINDS)), default="auto", show_default=True,
+@click.option("--label-kind", type=flags.Choice(list(h5.KINDS)), default="auto", show_default=True,
               help="make whole numbers continuous values (value) or keep them classes (class)")
-@click.option("--label-range", metavar="LOW,HIGH", type=Pair("the two labels that become 0 and 1", "0,60"),
+@click.option("--label-range", metavar="LOW,HIGH", type=flags.Pair("the two labels that become 0 and 1", "0,60"),
               help="continuous labels: which become 0 and 1")
 @click.option("--label-unit", metavar="TEXT", help="continuous labels: their unit, for reports")
-@click.option("--format", "fmt", type=Choice(list(h5.FORMATS)), default=h5.FORMATS[1], show_default=True,
+@click.option("--format", "fmt", type=flags.Choice(list(h5.FORMATS)), default=h5.FORMATS[1], show_default=True,
               help="--dest=FILE.h5: layout of cGAN-KD's first or second code")
-@click.option("--test-source", type=PATH, metavar="PATH", help="--dest=FILE.h5: what to write as the test part")
+@click.option("--test-source", type=flags.PATH, metavar="PATH", help="--dest=FILE.h5: what to write as the test part")
 @click.option("--drop-unlabelled", is_flag=True, help="leave out images without a label")
 @click.option("--drop-duplicates", is_flag=True, help="leave out images that repeat an earlier one pixel by pixel")
 @click.option("--keep-names", is_flag=True, help="write what the source calls each image into dataset.json "
@@ -158,16 +146,16 @@ FOLLOW_LINKS = click.option("--follow-links", is_flag=True,
 @click.option("--overwrite", is_flag=True, help="replace what is at --dest (a zip, an HDF5 file, a data-set folder)")
 @click.option("--classes", metavar="LIST", help=f"only these classes, renumbered from 0 in "
               f"the order given: {CLASS_HELP}")
-@click.option("--split", type=Choice([*SPLITS, "pool", "test", *h5.SPLITS]),
+@click.option("--split", type=flags.Choice([*SPLITS, "pool", "test", *h5.SPLITS]),
               help="part of a source: train (or pool), reference (or test, held out), all; folders also val; HDF5 also "
                    "subtrain, subvalid, rest")
-@click.option("--holdout", type=FloatRange(0, 1, min_open=True, max_open=True), metavar="SHARE",
+@click.option("--holdout", type=flags.FloatRange(0, 1, min_open=True, max_open=True), metavar="SHARE",
               help="write this share of each class into a second set, not into --dest; 0.25 is a quarter")
-@click.option("--dest-heldout", type=PATH, metavar="PATH",
+@click.option("--dest-heldout", type=flags.PATH, metavar="PATH",
               help="where --holdout writes it  [default: --dest with -heldout in its name]")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="seed of the split and of --holdout")
+@click.option("--seed", type=flags.SEED, default=0, show_default=True, help="seed of the split and of --holdout")
 @click.option("--letters", metavar="LIST", help="fonts: which letters, for example A-J or A-Z,a-z  [default: A-Z]")
-@click.option("--font-distance", type=FloatRange(min=0), default=0.12, show_default=True,
+@click.option("--font-distance", type=flags.FloatRange(min=0), default=0.12, show_default=True,
               help="fonts: leave out faces nearer (rms of 0..1 pixels) than this to one already taken")
 @FOLLOW_LINKS
 @click.pass_context
@@ -240,9 +228,10 @@ def main(ctx: click.Context, source: tuple[str, ...], dest: str | None, **o: Any
 
 
 @main.command(context_settings=CONTEXT)
-@click.argument("path", type=PATH)
-@click.option("--fname", type=PATH, default="dataset.json", show_default=True, help="label file inside the set")
-@click.option("--against", type=PATH, metavar="PATH", help="another set, training or test, that should share no image")
+@click.argument("path", type=flags.PATH)
+@click.option("--fname", type=flags.PATH, default="dataset.json", show_default=True, help="label file inside the set")
+@click.option("--against", type=flags.PATH, metavar="PATH",
+              help="another set, training or test, that should share no image")
 @click.option("--strict", is_flag=True, help="warnings count as errors")
 @FOLLOW_LINKS
 @click.pass_context
@@ -255,10 +244,10 @@ def check(ctx: click.Context, path: str, fname: str, against: str | None, strict
 
 
 @main.command(context_settings=CONTEXT)
-@click.option("--source", type=PATH, metavar="PATH", required=True, help="zip or folder made by this tool")
-@click.option("--dest", type=PATH, metavar="PATH", required=True,
+@click.option("--source", type=flags.PATH, metavar="PATH", required=True, help="zip or folder made by this tool")
+@click.option("--dest", type=flags.PATH, metavar="PATH", required=True,
               help="new or empty folder, or a .zip; FILE.tar is a WebDataset")
-@click.option("--fname", type=PATH, default="dataset.json", show_default=True,
+@click.option("--fname", type=flags.PATH, default="dataset.json", show_default=True,
               help="label file that chooses the images")
 @click.option("--overwrite", is_flag=True, help="replace the data set at --dest")
 @FOLLOW_LINKS

@@ -14,18 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib.util import UserError, sole_writer
-from gantransfer.commands import CONTEXT
-from gantransfer.commands.flags import (
-    BOOL,
-    KERNELS,
-    PATH,
-    PATHS,
-    SNAPSHOT,
-    IntRange,
-    named_files,
-    option,
-    pick_device,
-)
+from gantransfer.commands import CONTEXT, flags
 
 if TYPE_CHECKING:
     import torch
@@ -36,24 +25,24 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings=CONTEXT)
-@click.option("--data", required=True, type=PATH, metavar="PATH",
+@click.option("--data", required=True, type=flags.PATH, metavar="PATH",
               help="Images to encode: zip or folder made by dataset_tool.py")
-@click.option("--network", required=True, type=SNAPSHOT, metavar="PATH",
+@click.option("--network", required=True, type=flags.SNAPSHOT, metavar="PATH",
               help="Snapshot with an encoder: of --method=encoder or alae, or made in one's latent space")
-@click.option("--cache", type=PATH, metavar="FILE", help="Where to [default: <data>.mind.npz beside the set]")
-@click.option("--xflip", type=BOOL, default=False, show_default=True, help="Mirrored images too")
+@click.option("--cache", type=flags.PATH, metavar="FILE", help="Where to [default: <data>.mind.npz beside the set]")
+@click.option("--xflip", type=flags.BOOL, default=False, show_default=True, help="Mirrored images too")
 @click.option("--fp16", is_flag=True, help="Keep latents as float16, half the size")
-@click.option("--recon", type=BOOL, default=True, show_default=True,
+@click.option("--recon", type=flags.BOOL, default=True, show_default=True,
               help="Measure the reconstruction of every image")
 @click.option("--floor", metavar="METRIC", help="Also a metric of the reconstructions, e.g. fid1000_full")
-@click.option("--detector", type=PATHS, metavar="LIST",
+@click.option("--detector", type=flags.PATHS, metavar="LIST",
               help="Detector weights for --floor: FILE or NAME=FILE, comma-separated")
 @click.option("--shard", metavar="I/N", default="0/1", show_default=True,
               help="Do part I of N; the last part to finish writes the file")
 @click.option("--overwrite", is_flag=True, help="Replace a cache that does not fit")
 @click.option("--accept", is_flag=True, help="Go on with an encoder that missed its acceptance figures")
-@click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
-@option(KERNELS)
+@click.option("--batch", type=flags.IntRange(min=1), default=16, show_default=True, help="Images at a time")
+@flags.option(flags.KERNELS)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
 def main(data: str, network: str, cache: str | None, xflip: bool, fp16: bool, recon: bool, floor: str | None,
          detector: str | None, shard: str, overwrite: bool, accept: bool, batch: int, device: str) -> None:
@@ -70,7 +59,7 @@ def main(data: str, network: str, cache: str | None, xflip: bool, fp16: bool, re
     from gantransfer.latent import cache as latents
     from gantransfer.latent.reconstructions import floor_lines
 
-    where, part = pick_device(device), parse_shard(shard)
+    where, part = flags.pick_device(device), parse_shard(shard)
     path = Path(cache) if cache else latents.default_path(data)
     ae = autoencoder.load(load_any(network), where, network)
     say_acceptance(ae, network, accept)
@@ -135,7 +124,7 @@ def print_floor_metric(name: str, detector: str | None, cache: Cache, ae: AutoEn
     from gantransfer.latent.reconstructions import Reconstructions
     from gantransfer.metrics import table
 
-    detectors, out = named_files(detector), {}
+    detectors, out = flags.named_files(detector), {}
     for metric in table.parse_names(name):
         table.preflight([metric], images.spec, detectors)
         ctx = table.MetricContext(sampler=Reconstructions(cache, ae, images, device), reference=images,

@@ -15,19 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnnlib.util import UserError, check_writable, finite_numbers
-from gantransfer.commands import CONTEXT
-from gantransfer.commands.flags import (
-    FLOAT,
-    KERNELS,
-    PATH,
-    SNAPSHOT,
-    Choice,
-    IntRange,
-    integers,
-    option,
-    parse_seeds,
-    pick_device,
-)
+from gantransfer.commands import CONTEXT, flags
 from gantransfer.data.classes import CLASS_HELP, asked_classes, warn_untrained
 
 if TYPE_CHECKING:
@@ -36,42 +24,43 @@ if TYPE_CHECKING:
     from gantransfer.sampler import Sampler
 
 @click.command(context_settings=CONTEXT)
-@click.option("--network", type=SNAPSHOT, metavar="PATH",
+@click.option("--network", type=flags.SNAPSHOT, metavar="PATH",
               help="Snapshot: ours or a published pickle; file or URL [default: newest of runs/]")
 @click.option("--seeds", metavar="LIST", help="One image per seed (and class): 0-63 or 1,5,9; any whole numbers")
 @click.option("--class", "--classes", "class_", metavar="LIST",
               help=f"Classes: {CLASS_HELP}; new:3 or old:17 of a transferred model [default: those that had images]")
-@click.option("--per-class", type=IntRange(min=1), help="Images per class, seeds counting on from the first")
-@click.option("--list", "list_", type=PATH, metavar="FILE.json",
+@click.option("--per-class", type=flags.IntRange(min=1), help="Images per class, seeds counting on from the first")
+@click.option("--list", "list_", type=flags.PATH, metavar="FILE.json",
               help="The seeds and labels that gantransfer view saved, in place of --seeds and --class")
-@click.option("--labels", type=Choice(["uniform", "data"]),
+@click.option("--labels", type=flags.Choice(["uniform", "data"]),
               help="Draw the label of each seed: every class equally often, or as in the training set")
 @click.option("--label", metavar="V,V,...", help="The label: a vector's values, or a weight for every class; of one "
               "continuous label: a value, or several (a row each in --grid)")
-@click.option("--data", type=PATH, metavar="PATH", help="Data set to draw float-vector labels from")
-@click.option("--trunc", type=FLOAT, default=1, show_default=True, help="Truncation psi: below 1 typical, less varied")
-@click.option("--trunc-cutoff", type=IntRange(min=0), help="Truncate only this many layers")
-@click.option("--trunc-center", type=Choice(["global", "class"]), default="global", show_default=True,
+@click.option("--data", type=flags.PATH, metavar="PATH", help="Data set to draw float-vector labels from")
+@click.option("--trunc", type=flags.FLOAT, default=1, show_default=True,
+              help="Truncation psi: below 1 typical, less varied")
+@click.option("--trunc-cutoff", type=flags.IntRange(min=0), help="Truncate only this many layers")
+@click.option("--trunc-center", type=flags.Choice(["global", "class"]), default="global", show_default=True,
               help="What truncation pulls towards: one mean, as published, or the mean w of the image's own class")
-@click.option("--noise-mode", type=Choice(["const", "random", "none"]), default="const", show_default=True)
-@click.option("--grid", type=PATH, metavar="FILE.png", help="Write one picture, a row per class")
-@click.option("--outdir", type=PATH, metavar="DIR|FILE.zip",
+@click.option("--noise-mode", type=flags.Choice(["const", "random", "none"]), default="const", show_default=True)
+@click.option("--grid", type=flags.PATH, metavar="FILE.png", help="Write one picture, a row per class")
+@click.option("--outdir", type=flags.PATH, metavar="DIR|FILE.zip",
               help="Write PNGs into a folder, or a data set with labels as a zip")
 @click.option("--add-uc", "add_uc", is_flag=True, help="UTLO: also the label-free small images")
-@click.option("--zoom", type=IntRange(1, 64), help="Enlarge the grid's images [default: to 32 pixels at least]")
+@click.option("--zoom", type=flags.IntRange(1, 64), help="Enlarge the grid's images [default: to 32 pixels at least]")
 @click.option("--mix-rows", metavar="LIST", help="Style mixing into --grid: seeds of the rows")
 @click.option("--mix-cols", metavar="LIST", help="... seeds of the columns, whose styles are taken over")
 @click.option("--mix-layers", metavar="LIST", help="... in these layers [default: the lower half, at most 0-6]")
-@click.option("--projected-w", type=PATH, metavar="FILE.npz",
+@click.option("--projected-w", type=flags.PATH, metavar="FILE.npz",
               help="Images of the latents that gantransfer project has found")
 @click.option("--balance", is_flag=True, help="Fill the rare classes of --data up to the largest one, or to "
               "--per-class images, into --outdir=FILE.zip: the real images and the generated ones")
-@click.option("--judge", type=PATH, metavar="NAME|FILE", help="--balance: take images only in which this network "
+@click.option("--judge", type=flags.PATH, metavar="NAME|FILE", help="--balance: take images only in which this network "
               "(gantransfer judge, or digits32) sees their class")
-@click.option("--fname", type=PATH, metavar="NAME", help="--balance: label file in --data")
+@click.option("--fname", type=flags.PATH, metavar="NAME", help="--balance: label file in --data")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
-@option(KERNELS)
-@click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
+@flags.option(flags.KERNELS)
+@click.option("--batch", type=flags.IntRange(min=1), default=16, show_default=True, help="Images at a time")
 def main(network: str | None, seeds: str | None, class_: str | None, per_class: int | None, list_: str | None,
          labels: str | None, label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None,
          trunc_center: str, noise_mode: str, grid: str | None, outdir: str | None, add_uc: bool, zoom: int | None,
@@ -92,7 +81,7 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
         raise UserError(f"--list says which images; omit {', '.join(also)}")
     if grid and os.path.splitext(grid)[1].lower() != ".png":
         raise UserError(f"--grid={grid} should end in .png")
-    where = pick_device(device)
+    where = flags.pick_device(device)
     is_zip = bool(outdir) and outdir.lower().endswith(".zip")
     for flag, path, is_file in (("--grid", grid, True), ("--outdir", outdir, is_zip)):
         check_writable(flag, path, is_file)
@@ -107,7 +96,7 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
     from gantransfer.pictures.grids import save_grid, zoom_to
     from gantransfer.pictures.plan import label_rows, listed_plan, make_plan, sample, split_label_set
 
-    chosen = parse_seeds(seeds) if seeds else None
+    chosen = flags.parse_seeds(seeds) if seeds else None
     if not balance and (judge or fname):
         raise UserError(f"{'--judge' if judge else '--fname'} belongs to --balance")
     if balance and (not data or not is_zip or chosen and len(chosen) > 1):
@@ -219,9 +208,9 @@ def _mix(sampler: Sampler, mix_rows: str | None, mix_cols: str | None, mix_layer
 
     if not (mix_rows and mix_cols and grid) or outdir:
         raise UserError("style mixing needs --mix-rows, --mix-cols and --grid=FILE.png, without --outdir")
-    rows, cols = parse_seeds(mix_rows, "--mix-rows"), parse_seeds(mix_cols, "--mix-cols")
+    rows, cols = flags.parse_seeds(mix_rows, "--mix-rows"), flags.parse_seeds(mix_cols, "--mix-cols")
     _fits(sampler, (len(rows) + 1) * (len(cols) + 1), zoom, "give fewer --mix-rows or --mix-cols")
-    layers = integers(mix_layers, "--mix-layers") if mix_layers else None
+    layers = flags.integers(mix_layers, "--mix-layers") if mix_layers else None
     spec = sampler.spec.label
     plan = make_plan(spec, seeds=[0], classes=asked_classes(class_, spec) if class_ else None,
                      vector=None if label is None else finite_numbers(label, "--label"))

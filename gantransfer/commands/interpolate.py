@@ -20,18 +20,7 @@ import os
 import click
 
 from dnnlib.util import UserError, check_writable, finite_numbers
-from gantransfer.commands import CONTEXT
-from gantransfer.commands.flags import (
-    FLOAT,
-    KERNELS,
-    PATH,
-    SNAPSHOT,
-    Choice,
-    IntRange,
-    option,
-    parse_seeds,
-    pick_device,
-)
+from gantransfer.commands import CONTEXT, flags
 from gantransfer.data.classes import ONE_CLASS_HELP, one_class
 from gantransfer.data.labels import LabelSpec, trained_classes
 
@@ -40,31 +29,32 @@ UNLABELLED = ("noise", "random_z", "z_shift")  # what a model without labels has
 
 
 @click.command(context_settings=CONTEXT)
-@click.option("--network", required=True, type=SNAPSHOT, metavar="PATH", help="Snapshot; file or URL")
-@click.option("--type", "kind", type=Choice(TYPES), help="What moves [default: class; noise of a model "
+@click.option("--network", required=True, type=flags.SNAPSHOT, metavar="PATH", help="Snapshot; file or URL")
+@click.option("--type", "kind", type=flags.Choice(TYPES), help="What moves [default: class; noise of a model "
               "without labels or with one class]")
-@click.option("--output", type=PATH, metavar="FILE.png|mp4|webp", help="A sheet or a film")
-@click.option("--video", type=PATH, metavar="FILE", help="A film; without an ending .mp4 where the package "
+@click.option("--output", type=flags.PATH, metavar="FILE.png|mp4|webp", help="A sheet or a film")
+@click.option("--video", type=flags.PATH, metavar="FILE", help="A film; without an ending .mp4 where the package "
               "imageio-ffmpeg is installed, else .webp")
 @click.option("--class-1", "first", metavar="CLASS", help=f"Class, or where the class starts: {ONE_CLASS_HELP} "
               "[default: the first that had images]; of a continuous label its value [the least]")
 @click.option("--class-2", "second", metavar="CLASS", help="Where the class ends [default: the second; the largest]")
 @click.option("--seeds", default="0-3", show_default=True, help="A row per seed (noise: per pair of neighbours)")
-@click.option("--steps", type=IntRange(min=2), default=10, show_default=True, help="Columns, or frames, of one way")
+@click.option("--steps", type=flags.IntRange(min=2), default=10, show_default=True,
+              help="Columns, or frames, of one way")
 @click.option("--loop", is_flag=True, help="End where it began: noise goes through all seeds to the first, in one row; "
               "the others return")
-@click.option("--interpolation", type=Choice(["linear", "spherical"]), default="linear", show_default=True)
-@click.option("--trunc", type=FLOAT, default=1, show_default=True, help="Truncation psi")
-@click.option("--trunc-center", type=Choice(["global", "class"]), default="global", show_default=True,
+@click.option("--interpolation", type=flags.Choice(["linear", "spherical"]), default="linear", show_default=True)
+@click.option("--trunc", type=flags.FLOAT, default=1, show_default=True, help="Truncation psi")
+@click.option("--trunc-center", type=flags.Choice(["global", "class"]), default="global", show_default=True,
               help="What truncation pulls towards: one mean, as published, or the mean w of the step's own class")
-@click.option("--noise-mode", type=Choice(["const", "random", "none"]), default="const", show_default=True,
+@click.option("--noise-mode", type=flags.Choice(["const", "random", "none"]), default="const", show_default=True,
               help="random: one noise per row")
-@click.option("--zoom", type=IntRange(1, 64),
+@click.option("--zoom", type=flags.IntRange(1, 64),
               help="Enlarge the images [default: to 32 pixels at least, in a film to 128]")
-@click.option("--fps", type=IntRange(1, 120), default=12, show_default=True, help="Frames per second of a film")
+@click.option("--fps", type=flags.IntRange(1, 120), default=12, show_default=True, help="Frames per second of a film")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
-@option(KERNELS)
-@click.option("--batch", type=IntRange(min=1), default=16, show_default=True, help="Images at a time")
+@flags.option(flags.KERNELS)
+@click.option("--batch", type=flags.IntRange(min=1), default=16, show_default=True, help="Images at a time")
 def main(network: str, kind: str | None, output: str | None, video: str | None, first: str | None, second: str | None,
          seeds: str, steps: int, loop: bool, interpolation: str, trunc: float, trunc_center: str, noise_mode: str,
          zoom: int | None, fps: int, device: str, batch: int) -> None:
@@ -93,8 +83,8 @@ def main(network: str, kind: str | None, output: str | None, video: str | None, 
         output, video = None, output
     check_writable("--output", output, True)
     video = video and films.named(video)
-    chosen = parse_seeds(seeds)
-    where = pick_device(device)
+    chosen = flags.parse_seeds(seeds)
+    where = flags.pick_device(device)
     model = load(network)
     sampler = model.sampler(where)
     label = walks.label_of(sampler)

@@ -11,19 +11,7 @@ import click
 import numpy as np
 
 from dnnlib.util import UserError, atomic_path, check_writable, format_time
-from gantransfer.commands import CONTEXT
-from gantransfer.commands.flags import (
-    BOOL,
-    KERNELS,
-    PATH,
-    PATHS,
-    SEED,
-    SNAPSHOT,
-    FloatRange,
-    IntRange,
-    option,
-    pick_device,
-)
+from gantransfer.commands import CONTEXT, flags
 from gantransfer.data.classes import CLASS_HELP, asked_classes
 
 if TYPE_CHECKING:
@@ -40,23 +28,25 @@ FRAMES = 200  # of the film, at most
 
 
 @click.command(context_settings=CONTEXT)
-@click.option("--network", type=SNAPSHOT, metavar="PATH",
+@click.option("--network", type=flags.SNAPSHOT, metavar="PATH",
               help="Snapshot: ours or a published pickle; file or URL [default: newest of runs/]")
-@click.option("--target", required=True, type=PATH, metavar="IMAGE|FOLDER",
+@click.option("--target", required=True, type=flags.PATH, metavar="IMAGE|FOLDER",
               help="Image, or a folder of images; the centred part of the network's shape is taken, at its size")
-@click.option("--outdir", required=True, type=PATH, metavar="DIR", help="Where to; of a folder a folder per image")
+@click.option("--outdir", required=True, type=flags.PATH, metavar="DIR",
+              help="Where to; of a folder a folder per image")
 @click.option("--class", "class_", metavar="LIST", help=f"The image's class, or several to try: {CLASS_HELP} [default: "
               "all that had images are tried]")
-@click.option("--label", type=FloatRange(), help="The image's label, of a model with one continuous label")
-@click.option("--steps", type=IntRange(min=1), default=1000, show_default=True, help="Steps of the optimiser")
+@click.option("--label", type=flags.FloatRange(), help="The image's label, of a model with one continuous label")
+@click.option("--steps", type=flags.IntRange(min=1), default=1000, show_default=True, help="Steps of the optimiser")
 @click.option("--plus", is_flag=True, help="A w for each layer (w+): nearer to the image, further from the model")
-@click.option("--noise", type=BOOL, default=True, show_default=True, help="Find the noise maps too")
-@click.option("--seed", type=SEED, default=303, show_default=True, help="Of all that is random")
-@click.option("--video", type=BOOL, default=True, show_default=True,
+@click.option("--noise", type=flags.BOOL, default=True, show_default=True, help="Find the noise maps too")
+@click.option("--seed", type=flags.SEED, default=303, show_default=True, help="Of all that is random")
+@click.option("--video", type=flags.BOOL, default=True, show_default=True,
               help="Also proj.mp4 (without imageio-ffmpeg proj.webp): target and projection")
-@click.option("--detector", type=PATHS, metavar="LIST", help="Weights of VGG16 for LPIPS: lpips=FILE or vgg16=FILE")
+@click.option("--detector", type=flags.PATHS, metavar="LIST",
+              help="Weights of VGG16 for LPIPS: lpips=FILE or vgg16=FILE")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
-@option(KERNELS)
+@flags.option(flags.KERNELS)
 def main(network: str | None, target: str, outdir: str, class_: str | None, label: float | None, steps: int,
          plus: bool, noise: bool, seed: int, video: bool, detector: str | None, device: str) -> None:
     """Find the latent of which a generator makes a given image, or one near it.
@@ -68,7 +58,7 @@ def main(network: str | None, target: str, outdir: str, class_: str | None, labe
     Writes target.png, proj.png, projected_w.npz (w, label, noise maps) and proj.mp4.
     """
     check_writable("--outdir", outdir, False)
-    where, files = pick_device(device), targets(Path(target))
+    where, files = flags.pick_device(device), targets(Path(target))
     from gantransfer.detectors.features import parse_overrides
     from gantransfer.latent.nearness import DETECTORS, nearness
     from gantransfer.latent.projection import Procedure
@@ -150,8 +140,8 @@ def one(sampler: Sampler, file: Path, image: np.ndarray, labels: torch.Tensor, n
     import torch
     from tqdm import tqdm
 
+    from gantransfer.data.transforms import png
     from gantransfer.latent import projection
-    from gantransfer.pictures.files import png
     from gantransfer.pictures.video import video_ending, write_video
     from torch_utils.pixels import to_uint8
 

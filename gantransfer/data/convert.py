@@ -23,7 +23,7 @@ from gantransfer.data.decode import Picture, Seen, picture_of, to_uint8
 from gantransfer.data.destination import Destination, existing_parent, may_replace
 from gantransfer.data.labels import histogram, some
 from gantransfer.data.sources import Item, Source
-from gantransfer.data.transforms import enlarges, png_bytes, transform_image
+from gantransfer.data.transforms import enlarges, png, transform_image
 from gantransfer.networks.sizes import RULE
 
 NAMES = "original_name"  # the attribute that --keep-names writes
@@ -161,7 +161,7 @@ def convert(source: Source, dest: str, how: Conversion, meta: dict[str, Any],
                 found[item.label] += 1
             enlarged += item.enlarged
             _check_shape(image, item, first)
-            data = png_bytes(image)
+            data = png(np.moveaxis(image, 2, 0), 0)
             if first is None:
                 first = image.shape, item.name
                 expected = count * (len(data) + 300)

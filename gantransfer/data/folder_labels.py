@@ -47,15 +47,6 @@ def are_shards(names: Sequence[str]) -> bool:
     return all(re.fullmatch(r"(.*/)?\d{5}/img\d{8}\.\w+", n) for n in names)
 
 
-def class_folders(names: Sequence[str]) -> dict[str, str]:
-    """Image name -> class folder: the first folder below the one that all images share, below folders called train,
-    val, test.
-
-    Images beside the class folders are left out. A single folder holding everything is one class.
-    """
-    return _read(names, "")[0]
-
-
 def _below(parts: Sequence[Sequence[str]]) -> int:
     """Depth of the first folder below the one that all share; a single folder that holds everything counts."""
     common = os.path.commonprefix([p[:-1] for p in parts]) if parts else []
@@ -64,7 +55,11 @@ def _below(parts: Sequence[Sequence[str]]) -> int:
 
 
 def _read(names: Sequence[str], where: str) -> tuple[dict[str, str], dict[str, str], list[int]]:
-    """(image name -> class folder, image name -> split, depths of the class folder and of the split folder or -1)."""
+    """(image name -> class folder, image name -> split, depths of the class folder and of the split folder or -1).
+
+    A class folder is the first below the one that all images share, below folders called train, val, test. Images
+    beside the class folders are left out. A single folder holding everything is one class.
+    """
     parts = [n.split("/") for n in names]
     depth = _below(parts)
     first = sorted({p[depth] for p in parts if len(p) > depth + 1})

@@ -72,8 +72,9 @@ def enlarges(transform: str | None, h: int, w: int, width: int, height: int) -> 
     return transform is None and (w < width or h < height)
 
 
-def png_bytes(image: np.ndarray) -> bytes:
-    """An uncompressed PNG of uint8 [H, W, 1 or 3]."""
+def png(image: np.ndarray, compress_level: int = -1) -> bytes:
+    """A PNG of uint8 [C, H, W] with 1 or 3 channels. `compress_level`: of zlib, 0 for none to 9; -1 is its default."""
     buffer = io.BytesIO()
-    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, format="png", compress_level=0)
+    picture = Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
+    picture.save(buffer, format="png", compress_level=compress_level)
     return buffer.getvalue()

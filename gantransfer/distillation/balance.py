@@ -23,8 +23,8 @@ from dnnlib import seeding
 from dnnlib.util import UserError, atomic_path
 from gantransfer.data.container import Container
 from gantransfer.data.dataset import ImageDataset
+from gantransfer.data.transforms import png
 from gantransfer.detectors.features import Detector
-from gantransfer.distillation.fakes import png
 from gantransfer.metrics.neighbours import TrainingImages
 from gantransfer.sampler import Sampler, one_hot
 
@@ -123,7 +123,7 @@ def write(dest: Path, data: ImageDataset, made: list[Class], meta: dict[str, Any
         for part in made:
             for seed, image in zip(part.seeds, part.images):
                 rows.append([f"generated/class{part.id}-seed{seeding.tag(seed)}.png", part.id])
-                add(rows[-1][0], png(image))
+                add(rows[-1][0], png(image, 1))
         common = {"class_names": list(spec.names)} if spec.names else {}
         add("dataset.json", json.dumps({
             "labels": rows, **common, "attributes": {"generated": [int(i >= real) for i in range(len(rows))]},

@@ -9,7 +9,6 @@ again. What an image is depends on the global seed, its label and its number onl
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import shutil
 import zipfile
@@ -20,7 +19,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 import gantransfer
@@ -30,6 +28,7 @@ from gantransfer.data.container import Container
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.data.labels import some, trained_classes
 from gantransfer.data.names import clean_name
+from gantransfer.data.transforms import png
 from gantransfer.distillation import selection
 from gantransfer.distillation.rejection import Rejection
 from gantransfer.formats import npz
@@ -305,13 +304,6 @@ def agreement(scores: dict[str, np.ndarray], labels: np.ndarray, keep: np.ndarra
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def png(image: np.ndarray) -> bytes:
-    picture = Image.fromarray(image[0]) if len(image) == 1 else Image.fromarray(np.moveaxis(image, 0, 2))
-    out = io.BytesIO()
-    picture.save(out, "png", compress_level=1)
-    return out.getvalue()
-
-
 def write(path: Path, read: Callable[[int], bytes], scores: dict[str, np.ndarray], label: LabelSpec,
           provenance: dict[str, Any], f: Filter) -> dict[str, Any]:
     """Filter, and write the zip; `read(i)` is the PNG of image i. The final provenance."""
@@ -351,7 +343,7 @@ def write_raw(path: Path, raw: Raw, label: LabelSpec, provenance: dict[str, Any]
                   after_ratio=len(raw.images))
     provenance = dict(tool_version=gantransfer.__version__, **provenance, counts=counts,
                       ratio_M={k: r["M"] for k, r in raw.reports.items()}, acceptance=raw.reports)
-    return write(path, lambda i: png(raw.images[i]), raw.scores, label, provenance, f)
+    return write(path, lambda i: png(raw.images[i], 1), raw.scores, label, provenance, f)
 
 
 @dataclass

@@ -219,8 +219,7 @@ class BigGAN(method.Method):
             if not same:  # also where only the order differs, or the number happens to agree
                 state = {k: remap(v, v) if k in adapt else v for k, v in state.items()}
             report = snapshot.transfer(state, net, may_initialise=lambda n: n.startswith("embed.u"))
-            if dist.is_main():
-                print(report.table(f"{name} from {have} of the {source.method} source"))
+            dist.print0(report.table(f"{name} from {have} of the {source.method} source"))
 
     # ---- phases ----------------------------------------------------------------------------------------------------
 

@@ -178,8 +178,7 @@ class CcGAN(method.Method):
         for name, net in self.nets.items():
             if start.weights is not None:
                 report = snapshot.transfer(start.weights.nets[name].state, net)
-                if dist.is_main():
-                    print(report.table(f"{name} from the source"))
+                dist.print0(report.table(f"{name} from the source"))
             net.to(self.device)
         self.G, self.D = self.nets["G"].train(), self.nets["D"].train()
         self.G_ema = self.nets["G_ema"].eval()

@@ -177,8 +177,7 @@ class CGANKD(method.Method):
             report = snapshot.transfer(source.nets["net"].state, self.net,
                                        may_drop=lambda n: n.startswith("projector."),
                                        may_initialise=lambda n: n.startswith("projector."))
-            if dist.is_main():
-                print(report.table("student from the source"))
+            dist.print0(report.table("student from the source"))
         self.net.to(self.device)
         self.nets = {"net": self.net.train(stage != "head")}
         if opts.kd == "sskd" and stage == "student" and self.teacher.projector is None:

@@ -213,8 +213,7 @@ class CGANTransfer(BigGAN):
         nets["G_ema"] = copy.deepcopy(G)
         for net in nets.values():
             net.requires_grad_(True)
-        if dist.is_main():
-            print(f"{own.dim} new classes from {G.n_old} old ones ({o.source_net} of the {source.method} source)")
+        dist.print0(f"{own.dim} new classes from {G.n_old} old ones ({o.source_net} of the {source.method} source)")
         return nets
 
     def prepare(self, dataset: Any) -> Any:

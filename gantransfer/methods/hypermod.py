@@ -258,8 +258,7 @@ class Hypermod(StyleGAN2):
             record.state, G, may_initialise=lambda k: not own and (".hyper." in k or k.startswith("classes.")),
             adapt={"classes.task.0.weight_orig": lambda s, f: _rows(s, f, columns)})
         self._class_start(G, own)
-        if dist.is_main():
-            print(report.table(f"G from G_ema of the {source.method} source").split("\n")[0])
+        dist.print0(report.table(f"G from G_ema of the {source.method} source").split("\n")[0])
         return G
 
     def load_source(self, source: snapshot.Snapshot) -> None:
@@ -305,8 +304,7 @@ class Hypermod(StyleGAN2):
             may_drop=lambda k: k.startswith(("mapping.", "b4.out")),
             adapt={} if may_be_fresh else {k: lambda s, f: _rows(s, f, columns, mean=True)
                                            for k in ("b4.out.weight", "b4.out.bias")})
-        if dist.is_main():
-            print(report.table(f"D from D of the {source.method} source"))
+        dist.print0(report.table(f"D from D of the {source.method} source"))
         return D
 
     def tree_of_heads(self) -> dict[str, Any]:

@@ -249,8 +249,7 @@ class Mind2Mind(method.Method):
         for name in ("M", "K"):
             self.nets[name].load_state_dict(source.nets[name].state)
         self.nets["G_ema"].mapping.load_state_dict(source.nets["M"].state)
-        if dist.is_main():
-            print("M and K go on from the source's")
+        dist.print0("M and K go on from the source's")
 
     # ---- latents ---------------------------------------------------------------------------------------------------
 

@@ -85,8 +85,7 @@ class MindTune(StyleGAN2):
     def load_source(self, source: snapshot.Snapshot) -> None:
         report = self.transfer_net("D", source, source.nets["D"].state, self.nets["D"])
         self.nets["G_ema"] = (source.build("G_ema") if "G_ema" in source.nets else copy.deepcopy(self.nets["G"])).eval()
-        if dist.is_main():
-            print(report.table(f"D from the {source.method} source"))
+        dist.print0(report.table(f"D from the {source.method} source"))
 
     def trainable(self, key: str) -> list[nn.Parameter]:
         if key == "D":

@@ -308,8 +308,7 @@ class StyleGAN2(method.Method):
             if have not in source.nets:
                 raise UserError(f"the --resume snapshot has no network {name}; it cannot be trained further")
             report = self.transfer_net(name, source, source.nets[have].state, net)
-            if dist.is_main():
-                print(report.table(f"{name} from {have} of the {source.method} source"))
+            dist.print0(report.table(f"{name} from {have} of the {source.method} source"))
 
     def transfer_net(self, name: str, source: snapshot.Snapshot, state: dict, net: nn.Module) -> snapshot.Report:
         columns = _label_columns((source.data or {}).get("label") or {}, self.data.label)

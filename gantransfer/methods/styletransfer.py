@@ -94,9 +94,8 @@ class StyleTransfer(StyleGAN2):
 
     def load_source(self, source: snapshot.Snapshot) -> None:
         report = self.transfer_net("D", source, source.nets["D"].state, self.nets["D"])
-        if dist.is_main():
-            print(f"{self.data.label.dim} new classes from {self.old_label.dim} old ones")
-            print(report.table(f"D of the {source.method} source"))
+        dist.print0(f"{self.data.label.dim} new classes from {self.old_label.dim} old ones")
+        dist.print0(report.table(f"D of the {source.method} source"))
 
     # ---- phases ----------------------------------------------------------------------------------------------------
 

@@ -9,15 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from gantransfer.metrics.distances import (
-    COL_BLOCK,
-    ROW_BLOCK,
-    Centred,
-    below,
-    blocks,
-    centre_of,
-    kth_neighbour_squared,
-)
+from gantransfer.metrics import distances
 from gantransfer.metrics.feature_matrix import Array, as_pair
 
 
@@ -39,38 +31,38 @@ def precision_recall(real: Array, fake: Array, k: int = 3, *, strict: bool = Fal
     when a set has no more than k rows.
     """
     r, f = _prepare(real, fake, device)
-    return PrecisionRecall(_covered(f, r, kth_neighbour_squared(r, k), strict),
-                           _covered(r, f, kth_neighbour_squared(f, k), strict))
+    return PrecisionRecall(_covered(f, r, distances.kth_neighbour_squared(r, k), strict),
+                           _covered(r, f, distances.kth_neighbour_squared(f, k), strict))
 
 
 def density_coverage(real: Array, fake: Array, k: int = 5, *,
                      device: torch.device | str | None = None) -> DensityCoverage:
     """Density and coverage of `fake` [M, D] against `real` [N, D], open balls (`<`) around real rows."""
     r, f = _prepare(real, fake, device)
-    radii = kth_neighbour_squared(r, k)
+    radii = distances.kth_neighbour_squared(r, k)
     inside, covered = 0, torch.zeros(len(r), dtype=torch.bool, device=radii.device)
-    for rows in blocks(len(f), ROW_BLOCK):
-        for cols in blocks(len(r), COL_BLOCK):
-            hit = below(f, rows, r, cols, radii[cols], strict=True)
+    for rows in distances.blocks(len(f), distances.ROW_BLOCK):
+        for cols in distances.blocks(len(r), distances.COL_BLOCK):
+            hit = distances.below(f, rows, r, cols, radii[cols], strict=True)
             inside += int(hit.sum())
             covered[cols] |= hit.any(0)
     return DensityCoverage(inside / (k * len(f)), float(covered.double().mean()))
 
 
-def _prepare(real: Array, fake: Array, device) -> tuple[Centred, Centred]:
+def _prepare(real: Array, fake: Array, device) -> tuple[distances.Centred, distances.Centred]:
     real, fake = as_pair(real, fake)
     if device is not None:
         real, fake = real.to(device), fake.to(device)
-    centre = centre_of(real)
-    return Centred(real, centre), Centred(fake, centre)
+    centre = distances.centre_of(real)
+    return distances.Centred(real, centre), distances.Centred(fake, centre)
 
 
-def _covered(points: Centred, centres: Centred, radii: torch.Tensor, strict: bool) -> float:
+def _covered(points: distances.Centred, centres: distances.Centred, radii: torch.Tensor, strict: bool) -> float:
     """Share of `points` that lie in the ball of at least one centre."""
     count = 0
-    for rows in blocks(len(points), ROW_BLOCK):
+    for rows in distances.blocks(len(points), distances.ROW_BLOCK):
         hit = torch.zeros(rows.stop - rows.start, dtype=torch.bool, device=radii.device)
-        for cols in blocks(len(centres), COL_BLOCK):
-            hit |= below(points, rows, centres, cols, radii[cols], strict).any(1)
+        for cols in distances.blocks(len(centres), distances.COL_BLOCK):
+            hit |= distances.below(points, rows, centres, cols, radii[cols], strict).any(1)
         count += int(hit.sum())
     return count / len(points)

@@ -8,8 +8,6 @@ of the equalised learning rate, which live in the optimiser (torch_utils.lreq_ad
 `lod` 0..L-1 is the working resolution 4 * 2^lod (None: the highest); `blend` in [0, 1] fades the newest level in.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

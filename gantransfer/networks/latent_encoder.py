@@ -5,8 +5,6 @@ The trunk has the resolution, the channels and the features already, so no outsi
 statistics are left out: an image's latent does not depend on its neighbours.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -22,16 +22,6 @@ from torch import nn
 
 from gantransfer.networks import stylegan2
 from gantransfer.networks.sizes import ImageSize
-from gantransfer.networks.stylegan2 import (
-    Conv2dLayer,
-    FullyConnectedLayer,
-    channels_at,
-    full_precision,
-    plain,
-    project,
-    truncate,
-    untruncated,
-)
 from torch_utils.ops import upfirdn2d
 
 UC_TRUNCATION = ("w_avg_uc", "w_avg")
@@ -80,12 +70,13 @@ class MappingNetwork(stylegan2.MappingNetwork):
         self.track(w_uc, "w_avg_uc", update_w_avg, w_uc_out)
         k = self.num_uc_ws
         ws = torch.cat([w_uc.unsqueeze(1).expand(-1, k, -1), w.unsqueeze(1).expand(-1, self.num_ws - k, -1)], 1)
-        if untruncated(truncation_psi):
+        if stylegan2.untruncated(truncation_psi):
             return ws
         cut = self.num_ws if truncation_cutoff is None else truncation_cutoff
         center = getattr(self, uc_truncation, None)
-        return torch.cat([truncate(ws[:, :k], center, truncation_psi, min(cut, k)),
-                          truncate(ws[:, k:], getattr(self, "w_avg", None), truncation_psi, max(cut - k, 0))], 1)
+        return torch.cat([stylegan2.truncate(ws[:, :k], center, truncation_psi, min(cut, k)),
+                          stylegan2.truncate(ws[:, k:], getattr(self, "w_avg", None), truncation_psi,
+                                             max(cut - k, 0))], 1)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         name = prefix + "w_avg_uc"
@@ -124,9 +115,9 @@ class Generator(stylegan2.Generator):
     def __init__(self, z_dim, c_dim, w_dim, img_resolution, img_channels, res_uc=8, mapping_kwargs=None,
                  synthesis_kwargs=None):
         nn.Module.__init__(self)
-        self.init_kwargs = plain(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, img_resolution=img_resolution,
-                                 img_channels=img_channels, res_uc=res_uc, mapping_kwargs=mapping_kwargs or {},
-                                 synthesis_kwargs=synthesis_kwargs or {})
+        self.init_kwargs = stylegan2.plain(
+            z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, img_resolution=img_resolution, img_channels=img_channels,
+            res_uc=res_uc, mapping_kwargs=mapping_kwargs or {}, synthesis_kwargs=synthesis_kwargs or {})
         self.z_dim, self.c_dim, self.w_dim, self.res_uc = z_dim, c_dim, w_dim, res_uc
         self.img_resolution, self.img_channels = img_resolution, img_channels
         self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, res_uc=res_uc,
@@ -147,13 +138,13 @@ class DiscriminatorEpilogue(stylegan2.DiscriminatorEpilogue):
     """Two heads: `out_uc` -> [N, 1] and, with labels, `out_c` -> projection on cmap."""
 
     def make_heads(self, features, cmap_dim):
-        self.out_uc = FullyConnectedLayer(features, 1)
+        self.out_uc = stylegan2.FullyConnectedLayer(features, 1)
         if cmap_dim > 0:
-            self.out_c = FullyConnectedLayer(features, cmap_dim)
+            self.out_c = stylegan2.FullyConnectedLayer(features, cmap_dim)
 
     def forward(self, x, img, cmap):
         x = self.features(x, img)
-        return self.out_uc(x) if cmap is None else project(self.out_c(x), cmap)
+        return self.out_uc(x) if cmap is None else stylegan2.project(self.out_c(x), cmap)
 
 
 class FromRGB(nn.Module):
@@ -161,10 +152,10 @@ class FromRGB(nn.Module):
 
     def __init__(self, img_channels, out_channels, activation="lrelu"):
         super().__init__()
-        self.fromrgb = Conv2dLayer(img_channels, out_channels, 1, activation=activation)
+        self.fromrgb = stylegan2.Conv2dLayer(img_channels, out_channels, 1, activation=activation)
 
     def forward(self, img):
-        return self.fromrgb(full_precision(img))
+        return self.fromrgb(stylegan2.full_precision(img))
 
 
 class Discriminator(stylegan2.Discriminator):
@@ -189,7 +180,7 @@ class Discriminator(stylegan2.Discriminator):
         self.register_buffer("resample_filter", upfirdn2d.setup_filter([1, 3, 3, 1]))
         if res_uc:
             head = self._modules.pop("b4")  # the published order of parameters has fromrgb_uc in front of b4
-            self.fromrgb_uc = FromRGB(img_channels, channels_at(res_uc, channel_base, channel_max))
+            self.fromrgb_uc = FromRGB(img_channels, stylegan2.channels_at(res_uc, channel_base, channel_max))
             self.b4 = head
 
     def compute_as_published(self):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from collections.abc import Callable, Sequence
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dnnlib.util import atomic_path
 from gantransfer.data.labels import LabelSpec
+from gantransfer.data.transforms import png
 
 
 def write_folder(folder: Path, names: Sequence[str]) -> Callable[[int, dict[str, np.ndarray]], None]:
@@ -65,11 +64,3 @@ class ZipWriter:
                 content["label_meta"] = dict(self.label.meta)
             self._add("dataset.json", json.dumps(content).encode())
         self._stack.__exit__(*exc)
-
-
-def png(image: np.ndarray) -> bytes:
-    """uint8 [C, H, W] with 1 or 3 channels as a PNG file."""
-    picture = Image.fromarray(image[0]) if len(image) == 1 else Image.fromarray(np.moveaxis(image, 0, 2))
-    out = io.BytesIO()
-    picture.save(out, format="PNG")
-    return out.getvalue()

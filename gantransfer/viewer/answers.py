@@ -16,8 +16,8 @@ import numpy as np
 
 from dnnlib import json_file
 from dnnlib.util import UserError, printable
+from gantransfer.data.transforms import png
 from gantransfer.metrics.neighbours import Neighbour, TrainingImages
-from gantransfer.pictures.files import png
 from gantransfer.pictures.plan import Plan
 from gantransfer.pictures.video import video_ending, write_video
 from gantransfer.sampler import Sampler

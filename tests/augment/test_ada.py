@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Properties of the augmentations that golden numbers cannot show: probabilities, draws, derivatives, errors."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

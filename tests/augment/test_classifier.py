@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """AutoAugment's operations on a picture of one row of greys."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Solarisation of the views: bright pixels are inverted, dark ones stay, and only in a fifth of the second views."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -167,7 +167,6 @@ def parser():
     p.add_argument("--kernels", default="auto", choices=("auto", "ref"))
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--rounds", type=int, default=10)
-    p.add_argument("--out", help="write all figures to this JSON file")
     return p
 
 

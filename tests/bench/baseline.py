@@ -5,8 +5,6 @@ zero insertion, padding and a depthwise 4x4 convolution, demodulation through pe
 `with formulation():` makes the networks of gantransfer.networks.stylegan2 compute this way.
 """
 
-from __future__ import annotations
-
 import contextlib
 
 import torch

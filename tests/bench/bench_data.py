@@ -10,8 +10,6 @@ with the loop's own loader, which reads ahead while the step computes (here: sle
 is reading, and whether a source could feed a training by itself.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io
@@ -244,7 +242,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, default=1, help="of everything else")
     p.add_argument("--step-ms", type=float, default=50, help="length of a training step")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
-    p.add_argument("--out", help="write all figures to this JSON file")
     return p
 
 

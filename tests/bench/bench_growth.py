@@ -6,8 +6,6 @@ networks that differ in one thing; and opening a data set of so many images. Pro
 in turn within a round.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json
@@ -124,15 +122,12 @@ def parser():
     p.add_argument("--parts", default=",".join(PARTS))
     p.add_argument("--most", type=int, default=1_000_000, help="leave out larger values")
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--open", help=argparse.SUPPRESS)  # a set, by this process, for `opened`
-    p.add_argument("--out", help="write all figures to this JSON file")
     return p
 
 
 if __name__ == "__main__":
-    given = parser().parse_args()
-    if given.open:
-        print(json.dumps(open_set(given.open)))
+    if sys.argv[1:2] and sys.argv[1].startswith("--open="):  # a set, by this process, for `opened`
+        print(json.dumps(open_set(sys.argv[1].removeprefix("--open="))))
         sys.stdout.flush()
         os._exit(0)
     common.main(parser(), run)

@@ -8,8 +8,6 @@ through F.batch_norm, torch's own convolution, the original's formulation of the
 one, and the original itself from a checkout (--original). Needs torch only.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys
@@ -65,8 +63,7 @@ BARS = {("upfirdn2d", "fp32"): (3.0, 8.0), ("upfirdn2d", "bf16"): (2.5, 6.0), ("
 FUSED = {"cpu": (0.9, 1.2), "cuda": (1.5, 1.5)}  # blur_epilogue forward, ratio to its two kernels: each row, mean
 PASSES = {"bias_act": (2, 3), "epilogue": (2, 3), "cond_bn": (3, 5)}  # over x, forward and backward
 SAVING = {"epilogue": 0.36, "blur_epilogue": 0.36, "cond_bn": 0.40}  # saved bytes, at most, of the reference's
-AGAINST = {"reference": "reference", "compile": "compile", "original": "original", "cudnn": "cudnn",
-           "native": "native", "baseline": "baseline", "two kernels": "two kernels"}  # what ratios are formed with
+AGAINST = ("reference", "compile", "original", "cudnn", "native", "baseline", "two kernels")  # of ratios
 
 
 def resampled(x, f, up=1, down=1, padding=(0, 0, 0, 0), gain=1.0, impl="2-D"):
@@ -370,13 +367,13 @@ def collect(table):
 def ratios_of(table):
     out = []
     for (op, shape, dtype, layout, direction), v in collect(table).items():
-        for variant, vs in AGAINST.items():
+        for variant in AGAINST:
             if variant in v and "ours" in v:
                 theirs = v[variant]["ms"]["median"]
                 if variant == "reference" and "two 1-D" in v:  # the faster of the two compositions
                     theirs = min(theirs, v["two 1-D"]["ms"]["median"])
                 out.append({"op": op, "shape": list(shape), "dtype": dtype, "layout": layout, "direction": direction,
-                            "vs": vs, "ratio": theirs / v["ours"]["ms"]["median"]})
+                            "vs": variant, "ratio": theirs / v["ours"]["ms"]["median"]})
     return out
 
 
@@ -521,7 +518,6 @@ def run(args):
 
 def parser():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--out", help="write all figures to this JSON file")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     p.add_argument("--dtypes", help="of fp32, bf16, fp16 (default: fp32,bf16; CUDA also fp16)")
     p.add_argument("--layouts", default="nchw,nhwc")

@@ -6,8 +6,6 @@ seconds, and seconds of the clock, until the line that a user waits for (of comm
 With warm caches: kernels are compiled and every file was read before the first round counts.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re
@@ -95,7 +93,6 @@ def parser():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--commands", help=f"of {', '.join(COMMANDS)} [default: all]")
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--out", help="write all figures to this JSON file")
     return p
 
 

@@ -430,7 +430,6 @@ def parser():
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seconds", type=float, default=4, help="per phase, at least ten rounds")
     p.add_argument("--memory", action="store_true", help="also the peak of memory (a GPU tells it anyway)")
-    p.add_argument("--out", help="write all figures to this JSON file")
     return p
 
 

@@ -5,8 +5,6 @@ Without --network it is a `tiny` StyleGAN2 of 64 pixels with ten classes, untrai
 The bar is a median of 150 ms on a machine with nothing else to do.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -20,8 +18,8 @@ import click
 import numpy as np
 
 from gantransfer.data.dataset import DataSpec, LabelSpec
-from gantransfer.method import RunConfig
-from gantransfer.methods import METHODS
+from tests.bench.bench_start import processor_seconds
+from tests.made import made
 
 BAR_MS = 150
 MEASURE = """value => new Promise(done => {
@@ -39,17 +37,8 @@ MEASURE = """value => new Promise(done => {
 
 def tiny(path: Path, resolution: int) -> None:
     """A snapshot of the preset, as training begins with it."""
-    kind, run = METHODS["stylegan2"], RunConfig()
-    opts = kind.Options(cfg="tiny")
     data = DataSpec("bench", resolution, 3, 1000, LabelSpec("class", 10, (100,) * 10))
-    kind.resolve(opts, run, data)
-    kind(opts, data, run).snapshot(0).save(path)
-
-
-def processor_seconds(pid: int) -> float:
-    """Of a process on Linux, all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    made("stylegan2", data, cfg="tiny").snapshot(0).save(path)
 
 
 @click.command()

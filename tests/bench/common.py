@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the benchmarks share: timing of variants side by side, facts about the machine, bars, the one JSON form."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import datetime
@@ -176,6 +174,7 @@ def mean(values: list[float]) -> float | None:
 
 def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], dict]) -> None:
     """What every bench does with its arguments: the report's bars are printed, and --out gets all of it."""
+    parser.add_argument("--out", help="write all figures to this JSON file")
     args = parser.parse_args()
     try:
         report = run(args)

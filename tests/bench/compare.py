@@ -4,8 +4,6 @@
 Ratios are compared (both sides of one were timed together), never times. Rows that only one file has are counted.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -7,8 +7,6 @@ Where a rounding takes a value across the kink of a leaky ReLU, the derivative i
 and more those of rounding: such networks are counted apart.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 

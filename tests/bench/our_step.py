@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our side of `against_original`: the very method, stepper and sampler that the commands use. See original_step."""
 
-from __future__ import annotations
-
 import copy
 import sys
 from pathlib import Path

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """--config: recipes by name, files of one's own, and runs that are repeated."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from pathlib import Path

@@ -15,12 +15,12 @@ from gantransfer.commands import distill
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.distillation import report
 from gantransfer.distillation.presets import PRESETS
-from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS, cgan_kd
 from gantransfer.methods.cgan_kd import CGANKDOptions
 from gantransfer.methods.density_ratio import DensityRatioOptions
 from gantransfer.networks.density_ratio import DensityRatio
 from tests.conftest import write_image_zip
+from tests.made import made
 from torch_utils import build
 
 FAST = ["--arch=conv4-8", "--kimg=0.064", "--batch=16", "--lr=0.01", "--optimizer=adamw", "--threads=1", "--crop=1"]
@@ -31,13 +31,9 @@ TINY_GAN = {"stylegan2": dict(cfg="tiny", cbase=64, cmax=8), "utlo": dict(cfg="t
 
 def gan(path, data, method="stylegan2", **options):
     """An untrained snapshot of a method."""
-    kind = METHODS[method]
-    opts, run = kind.Options(**{**TINY_GAN[method], **options}), RunConfig(batch=8, kimg=1)
-    kind.resolve(opts, run, data.spec)
-    torch.manual_seed(0)
-    made = kind(opts, data.spec, run)
-    made.prepare(data)
-    made.snapshot(0).save(path)
+    m = made(method, data.spec, dict(batch=8, kimg=1), **{**TINY_GAN[method], **options})
+    m.prepare(data)
+    m.snapshot(0).save(path)
     return path
 
 

@@ -2,21 +2,16 @@
 """Which source classes new classes are made of: files, and places that cannot be written."""
 
 import json
-import zipfile
 
 import pytest
 from PIL import Image
 
 from gantransfer.snapshot import find_snapshots
-from tests.conftest import ROOT
 
 
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    with zipfile.ZipFile(ROOT / "tests" / "fixtures" / "v0.1.0" / "runs.zip") as z:
-        z.extractall(folder)
-    return find_snapshots(folder / "cgantransfer")[-1]
+@pytest.fixture
+def network(earlier_runs):
+    return find_snapshots(earlier_runs / "cgantransfer")[-1]
 
 
 def test_scores_are_written_as_json_and_as_a_picture(call, network, tmp_path):

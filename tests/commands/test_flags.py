@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What flags may hold, over every option of every command; seeds, paths and classes by their rules."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import math

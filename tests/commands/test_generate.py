@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The generate command: what is made, how it is named, and what it says to unusable requests."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import zipfile

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Walks between classes and latents: what stays, what moves, files, messages."""
 
-import zipfile
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from gantransfer.networks import stylegan2
 from gantransfer.pictures import grids, video, walks
 from gantransfer.sampler import Sampler
 from gantransfer.snapshot import NetRecord, Snapshot, find_snapshots, load
-from tests.conftest import ROOT
 from tests.methods.test_hypermod import make, spec, step
 from torch_utils.interpolation import slerp
 
@@ -187,15 +185,6 @@ def test_a_walk_from_a_class_to_itself_is_none(hyper, conditional, tmp_path):
     sampler = METHODS["stylegan2"].sampler_from(load(tmp_path / "x.pkl"))
     c = torch.nn.functional.one_hot(torch.tensor([1]), 4).float()
     assert all(near(made[k], sampler([k], c, noise_mode="const").numpy()[0, 0]) for k in (0, 1))
-
-
-@pytest.fixture(scope="module")
-def earlier_runs(tmp_path_factory):
-    """A folder with a run of every method."""
-    folder = tmp_path_factory.mktemp("runs")
-    with zipfile.ZipFile(ROOT / "tests" / "fixtures" / "v0.1.0" / "runs.zip") as z:
-        z.extractall(folder)
-    return folder
 
 
 def test_walks_of_a_continuous_label(earlier_runs, tmp_path):

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a stage of distill is: its settings change with the content of every file it uses, and not with its place."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

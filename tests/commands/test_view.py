@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `gantransfer view`: what it says before it serves. The page is tested in tests/viewer."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small sets of pictures for the tests of data sets."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 
@@ -43,9 +41,3 @@ def read_set(path) -> tuple[dict, dict[str, np.ndarray]]:
     files = Container(path)
     images = {n: np.asarray(Image.open(io.BytesIO(files.read(n)))) for n in files.image_names}
     return files.read_json("dataset.json"), images
-
-
-def only_line(err: str) -> str:
-    lines = err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("Error: "), err
-    return lines[0]

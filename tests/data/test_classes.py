@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One meaning of every text that names classes."""
 
-from __future__ import annotations
-
 import pytest
 
 from dnnlib.util import UserError

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """cGAN-KD's HDF5 files and continuous labels in dataset_tool.py: splits, formats, bad input."""
 
-from __future__ import annotations
-
 import json
 import sys
 import zipfile

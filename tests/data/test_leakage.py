@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which images of one set another has."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which images a long-tailed split keeps, in which order, and its groups of classes."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

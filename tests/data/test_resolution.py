@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image sizes that networks do not take are refused before anything is written, with the command that mends it."""
 
-from __future__ import annotations
-
 import json
 import re
 

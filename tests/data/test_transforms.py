@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Crop, pad and resize."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gantransfer.data import transforms

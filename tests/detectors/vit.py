@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small vision transformers with weights that depend on their tensors' names, as the numbers in the tests were made."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rare classes filled up with generated images, by the shipped model of digits."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import zipfile
@@ -119,7 +117,6 @@ def test_a_judge_of_another_size_and_a_zip_of_others_are_one_line(rare, tmp_path
         assert said in line and other.read_bytes() == Path(rare).read_bytes() and not (tmp_path / "a.zip").exists()
 
 
-def test_the_flags_need_balance(tmp_path, call):
+def test_the_flags_need_balance(tmp_path, refused):
     words = ("--network=digits", "--judge=digits32", f"--outdir={tmp_path}/a.zip", "--per-class=1")
-    done = call("generate", *words, check=2)
-    assert "--judge belongs to --balance" in done.stderr
+    assert "--judge belongs to --balance" in refused(*words, command="generate")

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Density ratio: the loss finds the true ratio, rejection gives the right density, dead models are noticed."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """dnnlib.util: user errors, atomic files, the tee logger, times, downloads."""
 
-from __future__ import annotations
-
 import errno
 import http.server
 import io

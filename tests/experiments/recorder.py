@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which processes a study starts: they are recorded and do not run, but leave files like those they would make."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The walk-through of continuous labels: its table, its choice of images, its picture, bad input."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from dnnlib.util import UserError
-from gantransfer.data.dataset import DataSpec, ImageDataset
+from gantransfer.data.dataset import ImageDataset
 from gantransfer.experiments import ccgan, students
-from gantransfer.method import RunConfig
-from gantransfer.methods.ccgan import CcGAN
 from tests.conftest import write_image_zip
 from tests.experiments.recorder import children_within, really
+from tests.made import made
 
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn")
 
@@ -44,11 +40,8 @@ def test_images_are_chosen_and_drawn_by_angle(tmp_path):
     assert texts[0] == texts[1] != texts[2] and len(json.loads(texts[0])["labels"]) == 24
     data = ImageDataset(tmp_path / "pool.zip", fname=str(tmp_path / "train.json"), use_labels=True)
     assert data.spec.label.meta["scale"] == 90  # the range is the set's, not that of the chosen images
-    opts = CcGAN.Options(cfg="tiny", ch=1, z_dim=4, h_dim=16, embed_width=1, standing=0, embed_kimg=0.01)
-    run = RunConfig(kimg=1)
-    CcGAN.resolve(opts, run, DataSpec.from_dict(data.spec.to_dict()))
-    torch.manual_seed(0)
-    m = CcGAN(opts, data.spec, run)
+    m = made("ccgan", data.spec, dict(kimg=1), cfg="tiny", ch=1, z_dim=4, h_dim=16, embed_width=1, standing=0,
+             embed_kimg=0.01)
     m.prepare(data)
     m.snapshot(0).save(tmp_path / "s.pkl")
     (tmp_path / "snapshot.txt").write_text(str(tmp_path / "s.pkl"))

@@ -4,8 +4,6 @@
 `python -m tests.experiments.test_children` writes the file anew: for a change of a study that is meant.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path

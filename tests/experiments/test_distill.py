@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Students of the user's own rare classes: what is started, what is kept, whose files count, and a whole run."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

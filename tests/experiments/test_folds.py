@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folds of a data set, and the figures of students that are taught with generated images."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What studies share: names of figures, choice of arms, steps, files, the list of studies, the picture."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The study of long tails on images of the user's own: its processes, files of other machines, bad input."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The published tables are those that the studies make today of the published values: rows, numbers, what is bold."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """When a curve comes near its floor, and that figures of other judges are not taken for those of these."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transfer on the user's own images: which classes go where, what is started, whose files count, the picture."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

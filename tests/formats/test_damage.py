@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged files of arrays, JSON and training states: one line, and caches are said once and made again."""
 
-from __future__ import annotations
-
 import os
 from types import SimpleNamespace
 

@@ -2,8 +2,6 @@
 """Hostile files of networks: nothing in them runs or is written, the message says why. More of them, and bounds of time
 and memory: tests/chaos/corpus.py."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import zipfile

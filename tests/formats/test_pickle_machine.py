@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pickle machine: it reads what Python writes, makes only data, and no more of it than the file pays for."""
 
-from __future__ import annotations
-
 import pickle
 import struct
 import time

@@ -5,8 +5,6 @@ Python's unpickler, NumPy's and torch's loaders and everything else that can run
 raise whatever it likes, has one caller each, or none: the readers, which turn damage into one line.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ The whole sets live outside the repository: `$GANTRANSFER_GOLDEN` or `../shared/
 absent, the smallest files of each method are read from `small` here; tests of the others are skipped with the reason.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +48,23 @@ def load_npz(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
         arrays = {k: z[k] for k in z.files}
     config = json.loads(str(arrays.pop("config"))) if "config" in arrays else {}
     return config, arrays
+
+
+@pytest.fixture
+def loaded(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    return load_npz(path)
+
+
+@pytest.fixture
+def config(loaded) -> dict:
+    """Of the file that a test's parameter `path` names."""
+    return loaded[0]
+
+
+@pytest.fixture
+def a(loaded) -> dict[str, np.ndarray]:
+    """Its arrays."""
+    return loaded[1]
 
 
 def tensor(a) -> torch.Tensor:

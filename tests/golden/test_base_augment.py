@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The augmentation pipe and the ADA controller against the published implementation's numbers."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
 from gantransfer.augment.ada import AdaController, AugmentPipe
-from tests.golden.conftest import assert_close, cases, golden_files, load_npz, tensors
+from tests.golden.conftest import assert_close, cases, golden_files, tensors
 from torch_utils import random as rnd
 
 
@@ -27,27 +25,25 @@ def test_fixed_percentiles(path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", golden_files("base", "augment*.npz"))
-def test_filters_and_identity(path):
-    config, arrays = load_npz(path)
-    arrays = tensors(arrays)
+def test_filters_and_identity(config, a):
+    a = tensors(a)
     everything = {k: v for case in config["cases"] for k, v in case["kwargs"].items() if k != "imgfilter_bands"}
     pipe, checked = AugmentPipe(**everything), 0
     for name in ("Hz_geom", "Hz_fbank"):
-        if name in arrays:
-            assert_close(getattr(pipe, name), arrays[name], rel=1e-6, what=name)
+        if name in a:
+            assert_close(getattr(pipe, name), a[name], rel=1e-6, what=name)
             checked += 1
     pipe = AugmentPipe(**{k: v for k, v in everything.items() if k != "imgfilter"})
     pipe.p.zero_()
-    if "p0/x" in arrays:
-        assert_close(pipe(arrays["p0/x"], rng=torch.Generator().manual_seed(0)), arrays["p0/y"], rel=1e-5)
+    if "p0/x" in a:
+        assert_close(pipe(a["p0/x"], rng=torch.Generator().manual_seed(0)), a["p0/y"], rel=1e-5)
         checked += 1
     assert checked
 
 
 @pytest.mark.parametrize("path", golden_files("base", "formulas*.npz"))
-def test_controller(path):
-    config, arrays = load_npz(path)
+def test_controller(config, a):
     for i, case in enumerate(config["ada"]):
         ada = AdaController(case["ada_target"], case["ada_interval"], case["ada_kimg"], case["p0"])
-        trace = [ada.update(r, case["batch_size"]) for r in arrays[f"ada{i}/sign_mean"]]
-        assert_close(trace, arrays[f"ada{i}/p"], rel=1e-5, what=f"ada{i}")
+        trace = [ada.update(r, case["batch_size"]) for r in a[f"ada{i}/sign_mean"]]
+        assert_close(trace, a[f"ada{i}/p"], rel=1e-5, what=f"ada{i}")

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data set, sampler and image transforms against the published base."""
 
-from __future__ import annotations
-
 import zipfile
 
 import numpy as np
@@ -10,13 +8,12 @@ import pytest
 
 from gantransfer.data.dataset import BatchSource, ImageDataset
 from gantransfer.data.transforms import transform_image
-from tests.golden.conftest import golden_files, load_npz, under
+from tests.golden.conftest import golden_files, under
 
 
 @pytest.mark.parametrize("form", ["zip", "folder"])
 @pytest.mark.parametrize("path", golden_files("base", "dataset_expected*.npz"))
-def test_dataset(path, form, tmp_path):
-    config, arrays = load_npz(path)
+def test_dataset(path, config, a, form, tmp_path):
     assert config["cases"]
     for k, case in enumerate(config["cases"]):
         source = path.parent / case["zip"]
@@ -27,7 +24,7 @@ def test_dataset(path, form, tmp_path):
                     z.extractall(source)
         kwargs = {{"random_seed": "seed"}.get(n, n): v for n, v in case["kwargs"].items()}
         d = ImageDataset(source, use_labels=case["use_labels"], **kwargs)
-        expected = under(arrays, f"case{k:02d}/")
+        expected = under(a, f"case{k:02d}/")
         everything = range(len(d))
         assert len(d) == case["len"] and d.name == case["name"] and (d.label_dim > 0) == case["has_labels"]
         assert d.resolution == case["resolution"] and d.num_channels == case["num_channels"]
@@ -42,28 +39,26 @@ def test_dataset(path, form, tmp_path):
 
 
 @pytest.mark.parametrize("path", golden_files("base", "dataset_expected*.npz"))
-def test_sampler(path):
-    config, arrays = load_npz(path)
+def test_sampler(config, a):
     used = [(k, c) for k, c in enumerate(config["sampler"]) if c["shuffle"] and c["window_size"] == 0.5]
     assert used
     for k, case in used:
-        expected, step, rank = arrays[f"sampler{k:02d}"].tolist(), case["num_replicas"], case["rank"]
+        expected, step, rank = a[f"sampler{k:02d}"].tolist(), case["num_replicas"], case["rank"]
         stream = BatchSource(range(case["n"]), case["seed"])
         assert stream.indices(0, len(expected) * step)[rank::step].tolist() == expected
         assert [int(stream.indices(p * step + rank, 1)[0]) for p in range(len(expected))] == expected
 
 
 @pytest.mark.parametrize("path", golden_files("base", "dataset_tool*.npz"))
-def test_transforms(path):
-    config, arrays = load_npz(path)
+def test_transforms(config, a):
     assert config["cases"]
     for k, case in enumerate(config["cases"]):
-        out = transform_image(arrays[f"case{k:02d}/img"], case["transform"], case["width"], case["height"],
+        out = transform_image(a[f"case{k:02d}/img"], case["transform"], case["width"], case["height"],
                               case["resize_filter"])
-        if arrays[f"case{k:02d}/dropped"]:
+        if a[f"case{k:02d}/dropped"]:
             assert out is None
             continue
-        expected = arrays[f"case{k:02d}/out"]
+        expected = a[f"case{k:02d}/out"]
         assert out is not None and out.shape == expected.shape and out.dtype == np.uint8
         # Resampling differs by up to two grey levels between Pillow versions.
         assert np.abs(out.astype(int) - expected).max() <= 2

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from tests.golden.conftest import assert_close, cases, golden_files, load_npz
+from tests.golden.conftest import assert_close, cases, golden_files
 from torch_utils.ops import bias_act, conv2d_resample, modulated_conv2d, upfirdn2d
 
 GRAD = 2e-3  # the golden README's figure for double backward; 1e-4 elsewhere
@@ -36,11 +36,10 @@ def test_upfirdn2d(path, layout, impl):
 
 
 @pytest.mark.parametrize("path", golden_files("base", "upfirdn2d*.npz"))
-def test_setup_filter(path):
-    config, arrays = load_npz(path)
+def test_setup_filter(config, a):
     for i, case in enumerate(config["setup_filter"]):
         out = upfirdn2d.setup_filter(case["f"], **case["kwargs"])
-        assert_close(out.numpy(), arrays[f"setup{i:02d}/out"], rel=1e-6, what=f"setup_filter[{i}]")
+        assert_close(out.numpy(), a[f"setup{i:02d}/out"], rel=1e-6, what=f"setup_filter[{i}]")
 
 
 @pytest.mark.parametrize("impl", ["auto", "ref"])

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Published network pickles, read without executing them: tensors, arguments, and what the rebuilt networks compute."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -13,7 +13,7 @@ from gantransfer.networks import stylegan2 as networks
 from gantransfer.training_loop import Stepper
 from tests.conftest import write_image_zip
 from tests.golden import training
-from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, under
+from tests.golden.conftest import assert_close, golden_files, tensor, under
 
 
 def make(config, batch, **options):
@@ -25,8 +25,7 @@ def make(config, batch, **options):
 
 
 @pytest.mark.parametrize("path", golden_files("base", "loss_*.npz"))
-def test_losses(path):
-    config, a = load_npz(path)
+def test_losses(config, a):
     phases = sorted({k.split("/")[0] for k in a if "/report/" in k})
     assert phases
     for phase in phases:
@@ -65,9 +64,8 @@ def check_phase(m, phase, key, a, reports):
 
 
 @pytest.mark.parametrize("path", golden_files("base", "train_steps*.npz"))
-def test_training_steps(path):
+def test_training_steps(config, a):
     """Phase order, lazy regularisation, zero-filled gradients, Adam and EMA: final weights within 1e-5."""
-    config, a = load_npz(path)
     n = config["batch"]
     intervals = {key: config[f"{key}_reg_interval"] or 0 for key in "GD"}  # none: both losses in one phase
     m = make(config, n, glr=config["lr"], dlr=config["lr"], g_reg_interval=intervals["G"],
@@ -107,8 +105,7 @@ def test_training_steps(path):
 
 
 @pytest.mark.parametrize("path", golden_files("base", "formulas.npz"))
-def test_ema_rows(path):
-    config, a = load_npz(path)
+def test_ema_rows(config, a):
     columns = [name.split()[0] for name in config["ema_rows_columns"]]
     rows = [dict(zip(columns, row)) for row in a["ema_rows"].tolist()]
     assert rows

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """CcGAN against the published code: networks of both architectures, widths, vicinities, losses."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
 
 from gantransfer.distillation import vicinity
 from gantransfer.networks import ccgan
-from tests.golden.conftest import assert_close, golden_files, load_npz, tensors
+from tests.golden.conftest import assert_close, golden_files, tensors
 
 
 def load(net, state):
@@ -23,8 +21,7 @@ def load(net, state):
 
 @pytest.mark.parametrize("path", [p for pattern in ("ccgan_sngan*.npz", "ccgan_sagan*.npz")
                                   for p in golden_files("cgan-kd", pattern)])
-def test_networks(path):
-    config, a = load_npz(path)
+def test_networks(config, a):
     arch = config["arch"].lower()
     g, d = ccgan.ARCHS[arch]
     resolution, channels = a["images"].shape[-1], a["images"].shape[1]
@@ -40,8 +37,7 @@ def test_networks(path):
 
 
 @pytest.mark.parametrize("path", golden_files("cgan-kd", "ccgan_bandwidth*.npz"))
-def test_bandwidth(path):
-    config, a = load_npz(path)
+def test_bandwidth(config, a):
     for i, case in enumerate(config["cases"]):
         labels, flag = a[f"labels_norm_{i}"], case["kappa_flag"]
         for kind in vicinity.KINDS:
@@ -51,8 +47,7 @@ def test_bandwidth(path):
 
 
 @pytest.mark.parametrize("path", golden_files("cgan-kd", "ccgan_vicinity*.npz"))
-def test_vicinity(path):
-    config, a = load_npz(path)
+def test_vicinity(config, a):
     for kind, kappa in (("hard", config["kappa_hard"]), ("soft", config["nu_soft"])):
         labels, targets = a[f"{kind}_train_labels"], a[f"{kind}_targets"]
         v = vicinity.Vicinity(labels, kind, kappa, 0.0, config["soft_weight_threshold"])
@@ -63,8 +58,7 @@ def test_vicinity(path):
 
 
 @pytest.mark.parametrize("path", golden_files("cgan-kd", "ccgan_losses*.npz"))
-def test_losses(path):
-    config, a = load_npz(path)
+def test_losses(config, a):
     target = a["y_target"].astype(np.float64)
     soft = vicinity.Vicinity(np.linspace(0, 1, 5), "soft", config["nu"], 0.0)
     weights = {"hard": (1.0, 1.0), "soft": tuple(

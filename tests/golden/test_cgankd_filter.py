@@ -8,12 +8,11 @@ import pytest
 
 from dnnlib.util import UserError
 from gantransfer.distillation import selection as F
-from tests.golden.conftest import assert_close, golden_files, load_npz
+from tests.golden.conftest import assert_close, golden_files
 
 
 @pytest.mark.parametrize("path", golden_files("cgan-kd", "filter_classification*.npz"))
-def test_filter_classification(path):
-    config, a = load_npz(path)
+def test_filter_classification(config, a):
     y, pred = a["labels"], a["logits"].argmax(1)
     errors = F.classification_errors(a["logits"], y)
     assert_close(errors, a["ce"], 2e-5)
@@ -43,8 +42,7 @@ def refusing(empty: bool):
 
 
 @pytest.mark.parametrize("path", golden_files("cgan-kd", "fake_quota*.npz"))
-def test_fake_quota(path):
-    config, a = load_npz(path)
+def test_fake_quota(config, a):
     for i, case in enumerate(config["cases"]):
         have = np.full(case["num_classes"], case["available_per_class"])
         even = F.even_quota(have, case["nfake"])

@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Filtering and label replacement for continuous labels, against the originals' three conventions."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
 from dnnlib.util import UserError
 from gantransfer.data.labels import LabelSpec
 from gantransfer.distillation.selection import cutoff, regression_errors, regression_labels, select
-from tests.golden.conftest import assert_close, golden_files, load_npz
+from tests.golden.conftest import assert_close, golden_files
 
 
 @pytest.mark.parametrize("path", golden_files("cgan-kd", "filter_regression*.npz"))
-def test_filter_regression(path):
-    config, a = load_npz(path)
+def test_filter_regression(config, a):
     conventions = {k: v for k, v in config.items() if isinstance(v, dict)}
     assert conventions
     for name, rule in conventions.items():
@@ -39,9 +36,8 @@ def test_filter_regression(path):
 
 
 @pytest.mark.parametrize("path", golden_files("cgan-kd", "filter_regression*.npz"))
-def test_normalised_labels_return(path):
+def test_normalised_labels_return(config, a):
     """Whole ages survive normalisation and truncation in both precisions; the steering range is the published one."""
-    config, a = load_npz(path)
     checked = 0
     for name, rule in ((k, v) for k, v in config.items() if isinstance(v, dict)):
         low = rule.get("min_label", 0.0)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """HDF5 files in the original layouts: what is in them arrives, and survives the way to a zip and back."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gantransfer.distillation import losses as L
-from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, tensors
+from tests.golden.conftest import assert_close, golden_files, tensor, tensors
 
 REL = 2e-5
 
@@ -15,8 +15,7 @@ def leaf(x):
 
 
 @pytest.mark.parametrize("path", golden_files("cgan-kd", "kd_losses*.npz"))
-def test_logit_losses(path):
-    config, a = load_npz(path)
+def test_logit_losses(config, a):
     t, y = tensor(a["logits_t"]), tensor(a["labels"])
     ce = torch.nn.functional.cross_entropy(tensor(a["logits_s"]), y)
     assert_close(ce, a["ce"], REL)
@@ -36,8 +35,7 @@ def test_logit_losses(path):
 
 
 @pytest.mark.parametrize("path", golden_files("cgan-kd", "kd_feature_losses*.npz"))
-def test_feature_losses(path):
-    config, a = load_npz(path)
+def test_feature_losses(config, a):
     map_t, emb_t = tensor(a["map_t"]), tensor(a["emb_t"])
     vid = L.VID(a["map_s"].shape[1], map_t.shape[1], eps=config["vid_eps"])
     assert torch.allclose(torch.nn.functional.softplus(vid.log_scale) + vid.eps, torch.tensor(5.0))
@@ -57,18 +55,17 @@ def test_feature_losses(path):
 
 
 @pytest.mark.parametrize("path", golden_files("cgan-kd", "sskd*.npz"))
-def test_sskd(path):
-    c, a = load_npz(path)
+def test_sskd(config, a):
     logits, rep = leaf(a["s_logits"]), leaf(a["s_rep"])
     out = L.sskd(logits, tensor(a["t_logits"]), rep, tensor(a["t_rep"]), tensor(a["labels"]),
-                 **{k: c[k] for k in ("kd_T", "tf_T", "ss_T", "ratio_tf", "ratio_ss")})
+                 **{k: config[k] for k in ("kd_T", "tf_T", "ss_T", "ratio_tf", "ratio_ss")})
     t_logits, own = tensor(a["t_logits"])[L.views(len(a["labels"]))[1]], torch.arange(len(a["labels"]))
     for scores, target, ratio, rows in ((t_logits, tensor(a["labels"]), "ratio_tf", "idx_tf"),
                                         (L.cosines(tensor(a["t_rep"])), own, "ratio_ss", "idx_ss")):
-        assert L.chosen(scores, target.repeat_interleave(3), c[ratio]).tolist() == a[rows].tolist()
+        assert L.chosen(scores, target.repeat_interleave(3), config[ratio]).tolist() == a[rows].tolist()
     for name in ("ce", "kd", "tf", "ss"):
         assert_close(getattr(out, name).detach(), a[f"loss_{name}"], REL, what=name)
-    total = (c["ce_weight"] * out.ce + c["kd_weight"] * out.kd + c["tf_weight"] * out.tf + c["ss_weight"] * out.ss)
+    total = sum(config[f"{name}_weight"] * getattr(out, name) for name in ("ce", "kd", "tf", "ss"))
     assert_close(total.detach(), a["loss_total"], REL)
     g_logits, g_rep = torch.autograd.grad(total, [logits, rep])
     assert_close(g_logits, a["grad_s_logits"], REL)
@@ -83,10 +80,9 @@ def test_sskd(path):
 
 
 @pytest.mark.parametrize("path", golden_files("cgan-kd", "uda*.npz"))
-def test_uda(path):
-    c, a = load_npz(path)
+def test_uda(config, a):
     clean, aug, y = leaf(a["s_clean"]), leaf(a["s_aug"]), tensor(a["labels"])
-    lam, T = c["lambda_student"], c["T_student"]
+    lam, T = config["lambda_student"], config["T_student"]
     t_clean, t_aug = tensor(a["t_clean"]), tensor(a["t_aug"])
     loss = L.uda(clean, aug, t_clean, t_aug, y, T, 1 - lam, lam).mean()
     g_clean, g_aug = torch.autograd.grad(loss, [clean, aug])

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Density ratio and label embedding against the published code: networks, losses, gradients, rejection."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np
@@ -19,7 +17,7 @@ from gantransfer.networks.ratio_features import (
     SparseEncoder,
     sparse_ae_loss,
 )
-from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, tensors
+from tests.golden.conftest import assert_close, golden_files, tensor, tensors
 
 
 def files(pattern):
@@ -37,8 +35,7 @@ def t(a, key):
 
 
 @files("label_embedding*.npz")
-def test_label_embedding(path):
-    config, a = load_npz(path)
+def test_label_embedding(config, a):
     y2h = load(LabelToEmbedding(config["dim_embed"]), a, "y2h/")
     x2y = load(ImageToLabel(config["dim_embed"], config["base_width"], config["blocks"], a["images"].shape[1]), a,
                "x2y/")
@@ -52,8 +49,7 @@ def test_label_embedding(path):
 
 
 @files("feature_extractor*.npz")
-def test_feature_extractor(path):
-    config, a = load_npz(path)
+def test_feature_extractor(config, a):
     net = load(FeatureExtractor(config["nc"], config["feature_dim"], a["images"].shape[1], config["wb"],
                                 config["blocks"], config["head_widths"]), a, "net/")
     with torch.no_grad():
@@ -63,8 +59,7 @@ def test_feature_extractor(path):
 
 
 @files("sparse_ae*.npz")
-def test_sparse_auto_encoder(path):
-    config, a = load_npz(path)
+def test_sparse_auto_encoder(config, a):
     _, channels, size, _ = a["images"].shape
     kw = dict(resolution=size, img_channels=channels, ch=config["ch"], dim=config["dim_bottleneck"])
     encoder, decoder = load(SparseEncoder(**kw), a, "encoder/"), load(SparseDecoder(**kw), a, "decoder/")
@@ -89,8 +84,7 @@ def ratio_nets(config, a):
 
 
 @files("cdr_mlp*.npz")
-def test_ratio_model(path):
-    config, a = load_npz(path)
+def test_ratio_model(config, a):
     by_class, by_code, one_hot = ratio_nets(config, a)
     with torch.no_grad():
         assert_close(by_class(t(a, "x"), one_hot)[:, None], a["out_class"], what="class")
@@ -98,9 +92,8 @@ def test_ratio_model(path):
 
 
 @files("cdr_mlp*.npz")
-def test_ratio_model_trains(path):
+def test_ratio_model_trains(config, a):
     """The set's one training case, without dropout; its text says which rows are real and which generated."""
-    config, a = load_npz(path)
     net, _, one_hot = ratio_nets(config, a)
     net.train()
     case = config["train_case"]
@@ -119,8 +112,7 @@ def test_ratio_model_trains(path):
 
 
 @files("cdre_loss*.npz")
-def test_csp_loss(path):
-    config, a = load_npz(path)
+def test_csp_loss(config, a):
     for i, case in enumerate(config["cases"]):
         real, fake = t(a, f"dr_real_{i}").requires_grad_(), t(a, f"dr_fake_{i}").requires_grad_()
         loss = csp_loss(fake, real, case["lambda_"])
@@ -132,8 +124,7 @@ def test_csp_loss(path):
 
 
 @files("rejection*.npz")
-def test_rejection_with_running_bound(path):
-    config, a = load_npz(path)
+def test_rejection_with_running_bound(config, a):
     for i, case in enumerate(config["cases"]):
         rule = Rejection("running")
         rule.burn_in(a[f"burnin_ratios_{i}"])

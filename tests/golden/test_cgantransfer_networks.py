@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from gantransfer.networks import biggan
-from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, tensors, under
+from tests.golden.conftest import assert_close, golden_files, tensor, tensors, under
 
 G_ARGS = {"G_ch", "dim_z", "resolution", "G_attn", "num_G_SVs", "num_G_SV_itrs", "G_shared", "shared_dim", "hier",
           "mybn", "BN_eps", "SN_eps", "G_init", "n_classes"}
@@ -34,8 +34,7 @@ def check_buffers(net, expected, what):
 
 
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "biggan_*_forward.npz"))
-def test_forward(path):
-    config, a = load_npz(path)
+def test_forward(config, a):
     G = load(build(config, biggan.Generator, G_ARGS), under(a, "G/"))
     D = load(build(config, biggan.Discriminator, D_ARGS), under(a, "D/"))
     assert G.z_dim == config["eff_dim_z"] and G.chunk == config["z_chunk"]
@@ -65,8 +64,7 @@ def test_forward(path):
 
 
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "biggan_*standing*.npz"))
-def test_standing_statistics(path):
-    config, a = load_npz(path)
+def test_standing_statistics(config, a):
     G = load(build(config, biggan.Generator, G_ARGS), under(a, "G/"))
     z, y, n = tensor(a["in/z_acc"]), a["in/y_acc"], config["n_classes"]
     with torch.no_grad():

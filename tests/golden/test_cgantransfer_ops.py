@@ -5,13 +5,12 @@ import pytest
 import torch
 
 from gantransfer.networks import biggan
-from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, tensors, under
+from tests.golden.conftest import assert_close, golden_files, tensor, tensors, under
 from torch_utils import ema
 
 
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "op_sn_attention*.npz"))
-def test_spectral_norm_and_attention(path):
-    config, a = load_npz(path)
+def test_spectral_norm_and_attention(config, a):
     for i, c in enumerate(config["linear"]):
         d = under(a, f"lin{i}/")
         layer = biggan.SNLinear(c["inp"], c["out"], sn=biggan.SN(c["num_svs"], c["num_itrs"], c["eps"]))
@@ -53,8 +52,7 @@ def test_spectral_norm_and_attention(path):
 
 
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "op_ortho_ema*.npz"))
-def test_ortho_and_ema(path):
-    config, a = load_npz(path)
+def test_ortho_and_ema(config, a):
     skip = {name.split()[0] for name in config["blacklist"]}
     for name, p in under(a, "param/").items():
         p, grad = tensor(p).requires_grad_(True), tensor(a[f"grad_before/{name}"])

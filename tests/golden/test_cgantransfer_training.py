@@ -17,6 +17,7 @@ from gantransfer.training_loop import Stepper
 from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, under
 from tests.golden.test_cgantransfer_networks import D_ARGS, G_ARGS, build, load, one_hot
 from tests.golden.test_cgantransfer_transfer import networks as transfer_networks
+from tests.made import made
 
 
 def one_iteration(m, a, config):
@@ -76,11 +77,8 @@ def golden_method(kind, config, networks, **options):
 
     label = LabelSpec("class", config["n_classes"], (2,) * config["n_classes"], (), {}, {})
     data = DataSpec("golden", config["resolution"], 3, 1, label)
-    run = RunConfig(batch=config["batch"])
-    opts = kind.Options(cfg="auto", aug="noaug", glr=config["G_lr"], dlr=config["D_lr"],
-                        adam_eps=config["adam_eps"], **options)
-    kind.resolve(opts, run, data)
-    return Golden(opts, data, run, stage=config.get("stage"))
+    return made(Golden, data, dict(batch=config["batch"]), stage=config.get("stage"), cfg="auto", aug="noaug",
+                glr=config["G_lr"], dlr=config["D_lr"], adam_eps=config["adam_eps"], **options)
 
 
 def check(m, a, config, grads_d, grads_g):
@@ -106,8 +104,7 @@ def check(m, a, config, grads_d, grads_g):
 
 
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "biggan_*_iteration.npz"))
-def test_biggan_iteration(path):
-    config, a = load_npz(path)
+def test_biggan_iteration(path, config, a):
     _, weights = load_npz(path.with_name(path.name.replace("_iteration", "_forward")))
 
     def networks():
@@ -125,9 +122,8 @@ def test_biggan_iteration(path):
 
 
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "transfer_*_stage*.npz"))
-def test_transfer_iteration(path, monkeypatch):
+def test_transfer_iteration(path, config, a, monkeypatch):
     """Losses, gradients, the trainable names in full, and what an iteration changes, in each stage."""
-    config, a = load_npz(path)
     _, weights = load_npz(path.with_name(path.name.split("_stage")[0] + "_state_forward.npz"))
 
     def networks():

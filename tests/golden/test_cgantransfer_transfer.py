@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gantransfer.networks import biggan, cgantransfer
-from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, under
+from tests.golden.conftest import assert_close, golden_files, tensor, under
 from tests.golden.test_cgantransfer_networks import D_ARGS, G_ARGS, build, check_buffers, load, one_hot
 
 
@@ -18,8 +18,7 @@ def networks(config, weights):
 
 
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "transfer_*_state_forward.npz"))
-def test_state_and_forward(path):
-    config, a = load_npz(path)
+def test_state_and_forward(config, a):
     G, D = networks(config, a)
     z, c = tensor(a["in/z"]), one_hot(a["in/y"], config["n_classes"])
     image = G.eval()(z, c)
@@ -43,9 +42,8 @@ def test_state_and_forward(path):
 
 
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "transfer_*_state_forward.npz"))
-def test_extraction(path):
+def test_extraction(config, a):
     """Extending the pretrained network gives the file's tables, and exactly the file's missing keys."""
-    config, a = load_npz(path)
     missing, dropped = set(a["missing_keys_G"].tolist()), set(a["unexpected_keys_D"].tolist())
     pre = build({**config, "n_classes": config["n_pretrain_classes"]}, biggan.Generator, G_ARGS)
     load(pre, {k: v for k, v in under(a, "G/").items() if k not in missing})

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints in the published structure, made of golden tensors: every one arrives, sizes are read off shapes."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 
 from dnnlib.util import UserError
 from gantransfer.importers import load_any
-from tests.golden.conftest import golden_file, golden_files, load_npz, tensors
+from tests.golden.conftest import golden_file, golden_files, tensors
 
 
 def states(arrays, *prefixes):
@@ -25,9 +23,8 @@ def same(record, state):
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("path", golden_files("hypermod", "base_generator*.npz"))
-def test_stylegan1(path, legacy, tmp_path):
-    config, arrays = load_npz(path)
-    (G,) = states(arrays, "G")
+def test_stylegan1(config, a, legacy, tmp_path):
+    (G,) = states(a, "G")
     wrapped = {f"module.{k}": t for k, t in G.items()}
     for content in (G, wrapped, dict(generator=wrapped, g_running=G, g_optimizer=dict(state={}, param_groups=[]))):
         torch.save(content, tmp_path / "x.model", _use_new_zipfile_serialization=not legacy)
@@ -41,10 +38,9 @@ def test_stylegan1(path, legacy, tmp_path):
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "hyper_generator*.npz"))
-def test_hyper_modulation(path, tmp_path):
-    config, arrays = load_npz(path)
-    (G,) = states(arrays, "HG")
-    T = next(s for s in states(arrays, *sorted({k.split("/")[0] for k in arrays})) if "task.0.weight_orig" in s)
+def test_hyper_modulation(config, a, tmp_path):
+    (G,) = states(a, "HG")
+    T = next(s for s in states(a, *sorted({k.split("/")[0] for k in a})) if "task.0.weight_orig" in s)
     T = {k: t for k, t in T.items() if k.startswith("task.")}
     for content in (dict(generator=G, task=T), dict(generator=G, g_running=G, task_g=T, t_running_g=T)):
         torch.save(content, tmp_path / "x.model")
@@ -56,9 +52,8 @@ def test_hyper_modulation(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", golden_files("mind2mind", "alae_modules*.npz"))
-def test_alae(path, tmp_path):
-    config, arrays = load_npz(path)
-    G, E, F, D = states(arrays, "G", "E", "mapping_f", "mapping_d")
+def test_alae(config, a, tmp_path):
+    G, E, F, D = states(a, "G", "E", "mapping_f", "mapping_d")
     G, E = ({k: t for k, t in state.items() if k.startswith(("const", "decode_", "encode_", "to_rgb.", "from_rgb."))}
             for state in (G, E))  # the rest of them are outputs
     width = config["latent_size"]
@@ -98,9 +93,8 @@ def test_alae_of_the_published_sizes(name, tmp_path):
 
 
 @pytest.mark.parametrize("path", golden_files("mind2mind", "mindgan*.npz"))
-def test_mindgan(path, tmp_path):
-    config, arrays = load_npz(path)
-    M, K = states(arrays, "G", "C")
+def test_mindgan(config, a, tmp_path):
+    M, K = states(a, "G", "C")
     torch.save({"Time": 1.5, "Critic": K, "Generator": M, "Critic loss": [0.1], "optims": {}}, tmp_path / "x.pth")
     snap = load_any(tmp_path / "x.pth")
     same(snap.nets["M"], M)
@@ -111,9 +105,8 @@ def test_mindgan(path, tmp_path):
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("path", golden_files("cgantransfer", "*_forward.npz"))
-def test_biggan(path, legacy, tmp_path):
-    config, arrays = load_npz(path)
-    G, D = states(arrays, "G", "D")
+def test_biggan(config, a, legacy, tmp_path):
+    G, D = states(a, "G", "D")
     for name, state in dict(G=G, D=D, G_ema=G).items():
         torch.save(state, tmp_path / f"{name}.pth", _use_new_zipfile_serialization=not legacy)
     torch.save(dict(itr=7, epoch=1, config=dict(batch_size=4, BN_eps=config["BN_eps"], SN_eps=config["SN_eps"],

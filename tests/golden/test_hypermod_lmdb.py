@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The published LMDB layout against golden bytes and pixels."""
 
-from __future__ import annotations
-
 import re
 import zipfile
 
@@ -13,7 +11,7 @@ from dnnlib.util import UserError
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.data.decode import to_uint8
 from gantransfer.data.sources import SourceOptions, open_source
-from tests.golden.conftest import golden_files, load_npz
+from tests.golden.conftest import golden_files
 
 lmdb = pytest.importorskip("lmdb", reason="needs the package lmdb (extra `data`)")
 
@@ -33,8 +31,7 @@ def images_of(source):
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "lmdb*.npz"))
 @pytest.mark.parametrize("name", ["set.lmdb", "set_lmdb", "plain"])
-def test_reading(path, tmp_path, name):
-    config, a = load_npz(path)
+def test_reading(config, a, tmp_path, name):
     source = open_source(database(tmp_path / name, a), SourceOptions())
     assert source.count == int(a["expect/length"])
     size = max(config["sizes"])
@@ -46,8 +43,7 @@ def test_reading(path, tmp_path, name):
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "lmdb*.npz"))
-def test_converting(path, tmp_path, call):
-    config, a = load_npz(path)
+def test_converting(config, a, tmp_path, call):
     folder = database(tmp_path / "set.lmdb", a)
     call("dataset_tool", f"--source={folder}", f"--dest={tmp_path / 'set.zip'}")
     data = ImageDataset(str(tmp_path / "set.zip"), use_labels=True)
@@ -70,8 +66,7 @@ def test_converting(path, tmp_path, call):
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "lmdb*.npz"))
-def test_damaged_and_unlabelled(path, tmp_path):
-    _, a = load_npz(path)
+def test_damaged_and_unlabelled(a, tmp_path):
     keys = a["lmdb/keys"].tolist()
     plain = database(tmp_path / "plain", a, without=[k for k in keys if k.startswith(("label-", "num_classes"))])
     source = open_source(plain, SourceOptions())

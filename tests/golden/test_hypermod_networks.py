@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hyper-modulated networks against golden numbers: conversion, layers, images, the StyleGAN2 form."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -26,8 +24,7 @@ def hyper_generator(config: dict, state: dict, task: dict, path: str = "classes"
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "hyper_generator*.npz"))
 @pytest.mark.parametrize("kernels", hypermod.PATHS)
-def test_generator(path, kernels):
-    config, a = load_npz(path)
+def test_generator(config, a, kernels):
     t = tensors(a)
     G = hyper_generator(config, tensors(a, "HG/"), tensors(a, "T/"), kernels)
     c = torch.eye(config["num_classes"])[t["labels"].long()]
@@ -48,8 +45,7 @@ def test_generator(path, kernels):
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "hyper_generator*.npz"))
-def test_layers(path):
-    config, a = load_npz(path)
+def test_layers(config, a):
     t = tensors(a)
     G = hyper_generator(config, tensors(a, "HG/"), tensors(a, "T/"))
     for kind in ("plain", "fused"):
@@ -68,9 +64,8 @@ def test_layers(path):
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "base_generator*.npz"))
-def test_conversion(path):
+def test_conversion(path, config, a):
     """Constants of the conversion; the exact start equals the base; the corrected layers, not the faithful ones."""
-    config, a = load_npz(path)
     base, noise = generator(config, a), noises(a)
     golden = path.with_name(path.name.replace("base_generator", "hyper_generator"))
     hconfig, arrays = load_npz(golden)
@@ -94,8 +89,7 @@ def test_conversion(path):
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "sg2_hyperconv*.npz"))
-def test_stylegan2_form(path):
-    config, a = load_npz(path)
+def test_stylegan2_form(config, a):
     t = tensors(a)
     o, i = t["weight"].shape[:2]
     scale = (t["class_vectors"] @ t["A_gamma"].t()).reshape(-1, o, i)

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """StyleGAN v1 networks against golden numbers: images, activations, gradients, fading, truncation, mixing."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
 from gantransfer.networks import stylegan1
-from tests.golden.conftest import assert_close, golden_files, load_npz, tensors
+from tests.golden.conftest import assert_close, golden_files, tensors
 
 
 def noises(arrays: dict, prefix: str = "noise") -> list[torch.Tensor]:
@@ -30,8 +28,7 @@ def discriminator(config: dict, state: dict) -> stylegan1.Discriminator:
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "base_generator*.npz"))
-def test_generator(path):
-    config, a = load_npz(path)
+def test_generator(config, a):
     G, noise, t = generator(config, a), noises(a), tensors(a)
     step = config["max_step"]
     with torch.no_grad():
@@ -64,8 +61,7 @@ def test_generator(path):
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "base_discriminator*.npz"))
-def test_discriminator(path):
-    config, a = load_npz(path)
+def test_discriminator(config, a):
     D = discriminator(config, tensors(a, "D/"))
     for case, alpha in (("full", 1), ("fade", config["fade"]["alpha"])):
         image = torch.from_numpy(a[f"{case}/image"]).requires_grad_(True)

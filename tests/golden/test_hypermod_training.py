@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.losses.barlow_twins import barlow_twins
-from gantransfer.method import RunConfig, Start
+from gantransfer.method import Start
 from gantransfer.methods.hypermod import Hypermod
 from gantransfer.methods.stylegan2 import Draws
 from gantransfer.networks import hypermod_stylegan1, stylegan1
@@ -22,6 +22,7 @@ from tests.golden.conftest import assert_close, golden_files, load_npz, tensors
 from tests.golden.test_hypermod_networks import hyper_generator
 from tests.golden.test_hypermod_style1 import discriminator, generator, noises
 from tests.golden.training import batch_of
+from tests.made import made, train_only
 
 GRAD = 2e-3  # the golden README's figure is 1e-3, and one gradient of the sets lies at it
 
@@ -53,10 +54,8 @@ def method_of(G: hypermod_stylegan1.Generator, D: stylegan1.Discriminator | None
     vars(start)["networks"] = Snapshot("hypermod", {k: NetRecord.of(v) for k, v in nets.items()})  # as if it were read
     defaults = dict(cfg="tiny", base="stylegan1", aug="noaug", diffaug="none", hyper_init="random", style_mix=0.0,
                     mbstd_group=batch)
-    opts = Hypermod.Options(**{**defaults, **options})
-    run = RunConfig(batch=batch, batch_gpu=batch, resume="golden", kimg=1000)
-    Hypermod.resolve(opts, run, data)
-    return Golden(opts, data, run, start)
+    run = dict(batch=batch, batch_gpu=batch, resume="golden", kimg=1000)
+    return made(Golden, data, run, start, **{**defaults, **options})
 
 
 def one_hot(labels, n: int) -> torch.Tensor:
@@ -64,11 +63,7 @@ def one_hot(labels, n: int) -> torch.Tensor:
 
 
 def backward(m: Golden, key: str, terms) -> list[float]:
-    for net in m.nets.values():
-        net.requires_grad_(False)
-        net.zero_grad(set_to_none=True)
-    for p in m.trainable(key):
-        p.requires_grad_(True)
+    train_only(m, m.trainable(key))
     values = []
     for term in terms:
         term.mean().backward()
@@ -96,8 +91,7 @@ def flat(a: dict, prefix: str, task: str = "T") -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "contrastive*.npz"))
-def test_contrastive(path):
-    config, a = load_npz(path)
+def test_contrastive(path, config, a):
     for case in sorted(k.removesuffix("/f1") for k in a if k.endswith("/f1")):
         f1, f2 = (torch.from_numpy(a[f"{case}/f{k}"]).requires_grad_(True) for k in (1, 2))
         loss = barlow_twins(f1, f2, config["lambd"])
@@ -123,8 +117,7 @@ def test_contrastive(path):
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "self_alignment*.npz"))
-def test_self_alignment(path):
-    config, a = load_npz(path)
+def test_self_alignment(path, config, a):
     teacher, (hconfig, h) = generator(*beside(path, config["teacher"])), beside(path, config["student"])
     G = hyper_generator(hconfig, tensors(h, "HG/"), tensors(a, "T1/"))
     adam = config["adam"]
@@ -154,8 +147,7 @@ def test_self_alignment(path):
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "adversarial*.npz"))
-def test_adversarial(path):
-    config, a = load_npz(path)
+def test_adversarial(path, config, a):
     hconfig, h = beside(path, config["generator"])
     _, d = beside(path, config["discriminator"])
     t = tensors(a)
@@ -194,8 +186,7 @@ def test_adversarial(path):
 
 
 @pytest.mark.parametrize("path", golden_files("hypermod", "train_step*.npz"))
-def test_whole_iterations(path):
-    config, a = load_npz(path)
+def test_whole_iterations(path, config, a):
     first, second = config["start"].split(" and ")
     hconfig, h = beside(path, first)
     _, d = beside(path, second)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """ALAE's networks, schedule and optimiser against published numbers."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -10,12 +8,12 @@ import pytest
 import torch
 
 from gantransfer.data.dataset import DataSpec
-from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.methods.alae import Draws
 from gantransfer.networks import alae
-from tests.golden.conftest import assert_close, golden_file, golden_files, load_npz, tensor, tensors
+from tests.golden.conftest import assert_close, golden_file, golden_files, tensor, tensors
 from tests.golden.training import batch_of
+from tests.made import made, train_only
 from torch_utils.lreq_adam import LREQAdam
 
 
@@ -46,38 +44,36 @@ def noise_of(arrays, prefix):
 
 
 @pytest.mark.parametrize("path", golden_files("mind2mind", "alae_modules*.npz"))
-def test_modules(path):
-    config, arrays = load_npz(path)
-    G, E, F, D = networks(config, arrays)
+def test_modules(config, a):
+    G, E, F, D = networks(config, a)
     with torch.no_grad():
-        assert_close(F(tensor(arrays["z"])), arrays["F/w"], 2e-5, what="F")
-        assert_close(D(tensor(arrays["D/w_in"])), arrays["D/score"], 2e-5, what="D")
+        assert_close(F(tensor(a["z"])), a["F/w"], 2e-5, what="F")
+        assert_close(D(tensor(a["D/w_in"])), a["D/score"], 2e-5, what="D")
         E.eval()
         for case, where in config["cases"].items():
-            assert_close(E(tensor(arrays[f"E/x_{case}"]), **where), arrays[f"E/styles_{case}"], 2e-5, what=f"E {case}")
-            outputs = [k for k in arrays if k.startswith(f"G/out_{case}_noise_")]
+            assert_close(E(tensor(a[f"E/x_{case}"]), **where), a[f"E/styles_{case}"], 2e-5, what=f"E {case}")
+            outputs = [k for k in a if k.startswith(f"G/out_{case}_noise_")]
             assert outputs
             for key in outputs:
-                noise = noise_of(arrays, key.replace("G/out_", "G/noise_"))
+                noise = noise_of(a, key.replace("G/out_", "G/noise_"))
                 kw = dict(noise=noise) if noise else dict(noise_mode="none")
-                assert_close(G(tensor(arrays["w_in"]), **where, **kw), arrays[key], 2e-5, what=key)
+                assert_close(G(tensor(a["w_in"]), **where, **kw), a[key], 2e-5, what=key)
 
 
 @pytest.mark.parametrize("path", golden_files("mind2mind", "lreq_adam*.npz"))
-def test_lreq_adam(path):
-    config, arrays = load_npz(path)
+def test_lreq_adam(config, a):
     factors = config["lr_equalization_coef"]
-    p = {k: torch.nn.Parameter(tensor(arrays[f"init/{k}"])) for k in factors}
+    p = {k: torch.nn.Parameter(tensor(a[f"init/{k}"])) for k in factors}
     opt = LREQAdam([(p[k], c) for k, c in factors.items()], config["lr"], config["beta2"], config["eps"])
-    steps = {int(k.split("/")[1]) for k in arrays if k.startswith("grad/")}
+    steps = {int(k.split("/")[1]) for k in a if k.startswith("grad/")}
     for i in sorted(steps):
         for k in p:
-            p[k].grad = tensor(arrays[f"grad/{i}/{k}"])
+            p[k].grad = tensor(a[f"grad/{i}/{k}"])
         opt.step()
         for k in p:
-            assert_close(p[k].detach(), arrays[f"after/{i}/{k}"], 2e-6, what=f"{k} after {i}")
+            assert_close(p[k].detach(), a[f"after/{i}/{k}"], 2e-6, what=f"{k} after {i}")
     for k in p:
-        assert_close(opt.state[p[k]]["exp_avg_sq"], arrays[f"exp_avg_sq/{k}"], 2e-6, what=k)
+        assert_close(opt.state[p[k]]["exp_avg_sq"], a[f"exp_avg_sq/{k}"], 2e-6, what=k)
     gain = {"sqrt(2)": 2**0.5}.get(config["linear"]["gain"], config["linear"]["gain"])
     linear = alae.Linear(config["linear"]["in_f"], config["linear"]["out_f"], gain=gain,
                          lrmul=config["linear"]["lrmul"])
@@ -89,10 +85,9 @@ def test_lreq_adam(path):
 
 
 @pytest.mark.parametrize("path", golden_files("mind2mind", "lod_schedule*.npz"))
-def test_schedule(path):
-    config, arrays = load_npz(path)
+def test_schedule(config, a):
     for name, c in config["schedules"].items():
-        for epoch, seen, *expected in arrays[name]:
+        for epoch, seen, *expected in a[name]:
             got = alae.schedule(int(epoch), int(seen), epochs_per_lod=c["epochs_per_lod"], layers=c["layer_count"],
                                 size=c["dataset_size"], batches=c["batches"])
             assert_close(np.array(got, np.float64), np.array(expected), 1e-9, what=f"{name} {epoch} {seen}")
@@ -122,69 +117,60 @@ def method_of(config, arrays):
         def build(self):
             return nets
 
-    opts = Golden.Options(cfg="tiny", gamma=config.get("r1_gamma", 10.0), style_mix=0.0)
-    run = RunConfig(batch=config["batch"])
     data = DataSpec("golden", 4 * 2 ** (config["layer_count"] - 1), config["channels"], 100)
-    Golden.resolve(opts, run, data)
-    m = Golden(opts, data, run)
+    m = made(Golden, data, dict(batch=config["batch"]), cfg="tiny", gamma=config.get("r1_gamma", 10.0), style_mix=0.0)
     m.phases()
     m.level = (config["lod"], config["blend"])
     return m
 
 
 @pytest.mark.parametrize("path", golden_files("mind2mind", "alae_generate*.npz"))
-def test_generate(path):
+def test_generate(config, a):
     """Average, then mixing, then truncation."""
-    config, arrays = load_npz(path)
-    m = method_of(config, arrays)
-    z, mix = tensor(arrays["z"]), tensor(arrays["z2"])
+    m = method_of(config, a)
+    z, mix = tensor(a["z"]), tensor(a["z2"])
     batch = batch_of(torch.zeros(len(z), config["channels"], m.data.resolution, m.data.resolution))
     with torch.no_grad():
-        cut, noise = int(arrays["mixing_cutoff"]), noise_of(arrays, "noise")
+        cut, noise = int(a["mixing_cutoff"]), noise_of(a, "noise")
         image, w = m.generate("G", Draws(z, mix, cut, noise), batch)
-        assert_close(w, arrays["s"], 2e-5, what="s")
+        assert_close(w, a["s"], 2e-5, what="s")
         where = dict(lod=config["lod"], blend=config["blend"])
         assert_close(image, m.G(m.F(z, mix_z=mix, cutoff=cut), noise=noise, **where), 1e-6, what="mixing")
         m.end_step(0, len(z))
-        assert_close(m.F.dlatent_avg.buff, arrays["dlatent_avg_after"], 2e-5, what="average")
-        assert_close(m.nets["F_ema"].dlatent_avg.buff, arrays["dlatent_avg_after"], 2e-5, what="average of the copy")
+        assert_close(m.F.dlatent_avg.buff, a["dlatent_avg_after"], 2e-5, what="average")
+        assert_close(m.nets["F_ema"].dlatent_avg.buff, a["dlatent_avg_after"], 2e-5, what="average of the copy")
         trunc = dict(truncation_psi=config["truncation_psi"], truncation_cutoff=config["truncation_cutoff"])
         image = m.G(m.F(z, mix_z=mix, cutoff=cut, **trunc), noise=noise, **where)
-        assert_close(image, arrays["image"], 2e-5, what="image")
-        image = m.G(m.F(z, **trunc), noise=noise_of(arrays, "trunc_noise"), **where)
-        assert_close(image, arrays["trunc_image"], 2e-5, what="truncated image")
+        assert_close(image, a["image"], 2e-5, what="image")
+        image = m.G(m.F(z, **trunc), noise=noise_of(a, "trunc_noise"), **where)
+        assert_close(image, a["trunc_image"], 2e-5, what="truncated image")
 
 
 @pytest.mark.parametrize("path", golden_files("mind2mind", "alae_losses*.npz"))
-def test_losses_and_gradients(path):
-    config, arrays = load_npz(path)
-    m = method_of(config, arrays)
-    x = tensor(arrays["x_real"])  # at its level already
+def test_losses_and_gradients(config, a):
+    m = method_of(config, a)
+    x = tensor(a["x_real"])  # at its level already
     m.real = lambda images: images
     names = dict(G="G", E="E", F="mapping_f", D="mapping_d")
     for phase, prefix in (("D", "loss_d"), ("G", "loss_g"), ("AE", "loss_ae")):
         (own,) = [p for p in m.phases() if p.name == phase]
-        m.draw = lambda p, b, prefix=prefix: Draws(tensor(arrays[f"{prefix}/z"]),
-                                                   noise=noise_of(arrays, f"{prefix}/noise"))
+        m.draw = lambda p, b, prefix=prefix: Draws(tensor(a[f"{prefix}/z"]),
+                                                   noise=noise_of(a, f"{prefix}/noise"))
         reports = {}
         m.report = lambda key, value, reports=reports: reports.__setitem__(key, float(value.detach().mean()))
-        for net in m.nets.values():
-            net.requires_grad_(False)
-            net.zero_grad(set_to_none=True)
-        for p in own.params:
-            p.requires_grad_(True)
+        train_only(m, own.params)
         value = next(m.loss(phase, batch_of(x))).mean()
         value.backward()
-        assert float(value.detach()) == pytest.approx(float(arrays[f"{prefix}/value"]), rel=2e-5)
+        assert float(value.detach()) == pytest.approx(float(a[f"{prefix}/value"]), rel=2e-5)
         if phase == "D":
-            assert reports["Loss/r1"] == pytest.approx(float(arrays["r1_term"]), rel=1e-4)
+            assert reports["Loss/r1"] == pytest.approx(float(a["r1_term"]), rel=1e-4)
             with torch.no_grad():
-                assert_close(m.score(x), arrays["d_real"], 2e-5, what="d_real")
+                assert_close(m.score(x), a["d_real"], 2e-5, what="d_real")
         mine = {id(p) for p in own.params}
         checked = 0
         for name, golden in names.items():
             for key, p in m.nets[name].named_parameters():
-                expected = arrays.get(f"{prefix}/grad/{golden}/{key}")
+                expected = a.get(f"{prefix}/grad/{golden}/{key}")
                 if id(p) not in mine:
                     continue
                 if expected is None:
@@ -196,4 +182,4 @@ def test_losses_and_gradients(path):
         if phase == "D":
             level, _ = m.level, m.end_step(0, len(x))
             m.level = level
-            assert_close(m.F.dlatent_avg.buff, arrays["loss_d/dlatent_avg_after"], 2e-5, what="average")
+            assert_close(m.F.dlatent_avg.buff, a["loss_d/dlatent_avg_after"], 2e-5, what="average")

@@ -11,7 +11,7 @@ from gantransfer.methods.transitional import Transitional
 from gantransfer.methods.utlo import UTLO
 from gantransfer.networks import transitional, utlo
 from tests.golden import training
-from tests.golden.conftest import assert_close, golden_files, load_npz, tensor, under
+from tests.golden.conftest import assert_close, golden_files, tensor, under
 
 
 def sizes(c):
@@ -65,24 +65,22 @@ def check(m, prefix, phase, a, gain):
 
 
 @pytest.mark.parametrize("path", golden_files("utlo", "loss_*.npz"))
-def test_utlo_losses(path):
-    c, a = load_npz(path)
+def test_utlo_losses(config, a):
     cases = sorted({tuple(k.split("/")[:2]) for k in a if "/stat/" in k})
     assert cases
     for prefix, phase in cases:
-        m = make(UTLO, utlo, c, len(a["gen_z"]), dict(res_uc=c["res_uc"]), res_uc=c["res_uc"], add_uc=c["add_uc"],
-                 alpha=float(prefix.removeprefix("alpha")) if c["add_uc"] else None)
+        m = make(UTLO, utlo, config, len(a["gen_z"]), dict(res_uc=config["res_uc"]), res_uc=config["res_uc"],
+                 add_uc=config["add_uc"], alpha=float(prefix.removeprefix("alpha")) if config["add_uc"] else None)
         training.load(m, a)
         check(m, prefix, phase, a, gain=1.0)  # the original applies no lazy gain
 
 
 @pytest.mark.parametrize("path", golden_files("utlo", "trans_res*.npz"))
-def test_transitional_losses(path):
-    c, a = load_npz(path)
+def test_transitional_losses(config, a):
     cases = sorted({tuple(k.split("/")[:2]) for k in a if "/stat/" in k})
     assert cases
     for prefix, phase in cases:
-        m = make(Transitional, transitional, c, len(a["gen_z"]))
+        m = make(Transitional, transitional, config, len(a["gen_z"]))
         training.load(m, a)
         m.weight = float(prefix.removeprefix("t"))
         m.G.mapping.transition.fill_(m.weight), m.D.transition.fill_(m.weight)
@@ -90,9 +88,8 @@ def test_transitional_losses(path):
 
 
 @pytest.mark.parametrize("path", golden_files("utlo", "trans_schedule.npz"))
-def test_transition_schedule(path):
+def test_transition_schedule(a):
     """The closed form is never more than one batch behind the original's accumulation."""
-    _, a = load_npz(path)
     for i in sorted({k.split("/")[0] for k in a}):
         start, end, batch, _ = a[f"{i}/args"].tolist()
         ours = np.array([Span(start, end).share(n) for n in a[f"{i}/nimg"].tolist()])

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build methods with golden weights and drive their phases with golden draws."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 
 from gantransfer.data.dataset import DataSpec, LabelSpec
-from gantransfer.method import Batch, RunConfig
+from gantransfer.method import Batch
 from tests.golden.conftest import tensors
+from tests.made import made, train_only
 
 
 def labels_of(arrays: dict, key: str, n: int) -> np.ndarray:
@@ -32,10 +31,7 @@ def make(kind, build_g, build_d, config: dict, *, batch: int, **options):
     label = LabelSpec("class" if g.c_dim else "none", g.c_dim, (1,) * g.c_dim, (), {}, {})
     data = DataSpec("golden", g.img_resolution, g.img_channels, 1, label)
     defaults = dict(cfg="tiny", aug="noaug", diffaug="none", fp32=True, style_mix=0.0, r1_aug=True, mbstd_group=batch)
-    opts = kind.Options(**{**defaults, **options})
-    run = RunConfig(batch=batch, batch_gpu=batch)
-    kind.resolve(opts, run, data)
-    m = Golden(opts, data, run)
+    m = made(Golden, data, dict(batch=batch, batch_gpu=batch), **{**defaults, **options})
     m.G.train(), m.D.train()
     return m
 
@@ -63,12 +59,7 @@ def run_phase(m, name: str, batch: Batch, draws, gain: float) -> dict[str, list[
     """One accumulation of phase `name`, as the loop does it. Returns what was reported, by name, in order."""
     reports: dict[str, list[torch.Tensor]] = {}
     m.report = lambda key, value: reports.setdefault(key, []).append(value.detach().reshape(-1))
-    key = name[0]
-    for net in m.nets.values():
-        net.requires_grad_(False)
-        net.zero_grad(set_to_none=True)
-    for p in m.trainable(key):
-        p.requires_grad_(True)
+    train_only(m, m.trainable(name[0]))
     m.draw = lambda phase, b: draws
     for term in m.loss(name, batch):
         (term.mean() * gain).backward()

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the importer refuses, that nothing in a file is ever executed, and how the kinds of network are told apart."""
 
-from __future__ import annotations
-
 import importlib
 import pickle
 import sys

@@ -19,11 +19,10 @@ from gantransfer.commands import calc_metrics, stages, train
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.formats import inert_pickle
 from gantransfer.importers import load_any, strangers
-from gantransfer.method import RunConfig, Start
-from gantransfer.methods import METHODS
 from gantransfer.networks import alae, biggan, stylegan2, utlo
 from tests.conftest import write_image_zip
 from tests.importers.test_importers import SMALL_D, SMALL_G, Persistent, persistence, randomise, small_networks, write  # noqa: F401
+from tests.made import made
 
 FREE_G = dict(SMALL_G, c_dim=0)
 FREE_D = dict(SMALL_D, c_dim=0)
@@ -282,12 +281,9 @@ def test_utlo_judges_small_images_as_the_original_does(tmp_path, persistence, re
     torch.testing.assert_close(snap.build("D").forward_uc(x), D.forward_uc(x))
     assert torch.equal(ours.forward_uc(x), D.forward_uc(x)) == (res_uc < 16)
 
-    method = METHODS["utlo"]
-    o = method.Options(cfg="tiny", res_uc=res_uc, z_dim=8, w_dim=8, cbase=64, cmax=6, map_depth=2, aug="noaug")
-    data, run = DataSpec("x", 16, 3, 9, LabelSpec("class", 3, counts=(3, 3, 3))), RunConfig(batch=4, kimg=1)
-    method.resolve(o, run, data)
-    trained = method(o, data, run, Start(snap))
-    again = method(o, data, run)
+    data = DataSpec("x", 16, 3, 9, LabelSpec("class", 3, counts=(3, 3, 3)))
+    trained, again = (made("utlo", data, dict(batch=4, kimg=1), start, cfg="tiny", res_uc=res_uc, z_dim=8, w_dim=8,
+                           cbase=64, cmax=6, map_depth=2, aug="noaug") for start in (snap, None))
     again.D.load_state_dict(trained.D.state_dict())
     again.load_state(trained.state())
     for net in (trained.D, again.D, again.snapshot(0).build("D")):

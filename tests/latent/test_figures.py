@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mind2Mind's figures where they are known exactly: a linear decoder, codes that are moved copies of the real ones."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

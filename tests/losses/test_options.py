@@ -12,9 +12,10 @@ from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.data.schedule import Span
 from gantransfer.losses.barlow_twins import barlow_twins
 from gantransfer.losses.group_spectral import GroupSpectral
-from gantransfer.method import Batch, RunConfig, Start
+from gantransfer.method import Batch, RunConfig
 from gantransfer.methods import METHODS, density_ratio
 from gantransfer.sampler import LabelSource
+from tests.made import made
 from torch_utils import distributed as dist
 
 COUNTS = (90, 9, 1)
@@ -191,12 +192,9 @@ def test_a_discriminator_of_pairs_is_asked_about_no_single_image():
     assert density_ratio.discriminator(make("stylegan2").snapshot(0), "stylegan2", "cpu")(
         batch().x, batch().c).shape == (8,)
     source = make("biggan", gan_loss="rpgan").snapshot(0)
-    kind, run = METHODS["cgantransfer"], RunConfig(batch=8, metrics="none")
-    opts = kind.Options(cfg="tiny", warm_start="nearest")
     data = DataSpec("y", 16, 1, 8, LabelSpec("class", 2, (4, 4), (), {}, {}))
-    kind.resolve(opts, run, data)
     with pytest.raises(UserError, match="--warm_start=nearest.*--gan_loss=rpgan"):
-        kind(opts, data, run, Start(source))
+        made("cgantransfer", data, dict(batch=8, metrics="none"), source, cfg="tiny", warm_start="nearest")
 
 
 # ---- reals by weight -------------------------------------------------------------------------------------------------

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """CcGAN beyond the published numbers: draws, phases, sampling by value, bad input."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -17,11 +15,12 @@ from gantransfer.commands.generate import main
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.distillation import vicinity
 from gantransfer.importers import load_any
-from gantransfer.method import Phase, RunConfig, Start
+from gantransfer.method import Phase, RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.methods.ccgan import CFGS, CcGAN
 from gantransfer.networks import ccgan as networks
 from tests.conftest import write_image_zip
+from tests.made import made
 
 META = dict(kind="regression", unit="degree", offset=0.0, scale=90.0, min=0.0, max=90.0)
 SMALL = dict(cfg="tiny", ch=2, z_dim=4, h_dim=16, embed_width=2, standing=2)
@@ -39,11 +38,9 @@ def path(tmp_path_factory):
 
 
 def make(data, run=None, source=None, **options):
-    opts = CcGAN.Options(**{**SMALL, **options})
-    config = RunConfig(**{**dict(batch=8, kimg=0.128, tick=0.064, snap=1, metrics="none"), **(run or {})})
-    CcGAN.resolve(opts, config, data.spec)
-    torch.manual_seed(0)
-    return CcGAN(opts, data.spec, config, Start(source)), config
+    run = {**dict(batch=8, kimg=0.128, tick=0.064, snap=1, metrics="none"), **(run or {})}
+    m = made("ccgan", data.spec, run, source, **{**SMALL, **options})
+    return m, m.run
 
 
 def trained(data, folder, run=None, state=None, **options):

@@ -19,6 +19,7 @@ from gantransfer.methods import cgan_kd
 from gantransfer.methods.cgan_kd import CGANKD, KD, CGANKDOptions
 from gantransfer.training_loop import Stepper
 from tests.conftest import write_image_zip
+from tests.made import made
 from torch_utils.step_statistics import StepStatistics
 
 TINY = dict(arch="conv4-8", optimizer="adamw", lr=1e-2, wd=0.0, schedule="constant", crop=1)
@@ -81,11 +82,7 @@ def steps(method, data, n=30, batch_gpu=16):
 
 
 def make(data, name="student", batch=16, **kw):
-    o = CGANKDOptions(**{**TINY, **kw})
-    run = RunConfig(kimg=1, batch=batch, batch_gpu=batch)
-    CGANKD.resolve(o, run, data.spec)
-    torch.manual_seed(0)
-    return CGANKD(o, data.spec, run, stage=name)
+    return made(CGANKD, data.spec, dict(kimg=1, batch=batch, batch_gpu=batch), stage=name, **{**TINY, **kw})
 
 
 @pytest.mark.parametrize("kd", [k for k in KD if k != "sskd"])

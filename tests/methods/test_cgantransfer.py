@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from dnnlib.util import UserError
 from gantransfer.data.dataset import DataSpec, LabelSpec
-from gantransfer.method import Batch, Graph, RunConfig, Start
+from gantransfer.method import Batch, Graph
 from gantransfer.methods import METHODS
 from gantransfer.methods.biggan import Draws
 from gantransfer.methods.cgantransfer import bake, labels_of, scores_of
@@ -18,6 +18,7 @@ from gantransfer.networks import biggan, cgantransfer
 from gantransfer.pictures.transfer_scores import table
 from gantransfer.snapshot import NetRecord, Snapshot
 from gantransfer.training_loop import Stepper
+from tests.made import made, moved_by
 
 OLD, NEW = 5, 3
 
@@ -27,13 +28,9 @@ def spec(n, resolution=16, channels=1, count=4):
 
 
 def make(name, data, source=None, stage=None, run=None, **options):
-    kind = METHODS[name]
-    few = {"standing": 2} if hasattr(kind.Options, "standing") else {}
-    opts = kind.Options(**{**dict(cfg="tiny", diffaug="none"), **few, **options})
-    config = RunConfig(**{**dict(batch=8), **(run or {})})
-    kind.resolve(opts, config, data)
-    torch.manual_seed(0)
-    return kind(opts, data, config, source if isinstance(source, Start) else Start(source), stage)
+    few = {"standing": 2} if hasattr(METHODS[name].Options, "standing") else {}
+    return made(name, data, {**dict(batch=8), **(run or {})}, source, stage,
+                **{**dict(cfg="tiny", diffaug="none"), **few, **options})
 
 
 def step(m, times=2, batch=8, start=0):
@@ -87,18 +84,14 @@ def test_stage_bn_leaves_old_classes_and_trains_scores_and_residuals_only(source
     names = {n for n, p in m.G.named_parameters() if id(p) in {id(q) for q in m.trainable("G")}}
     assert names and all(n.split(".")[-2] in ("comb_layer_g", "comb_layer_b", "res_g", "res_b") for n in names)
     assert len(names) == 4 * len(m.G.norm_names()) + 2 * len(m.G.norm_names())  # weights, and the scores' biases
-    before = copy.deepcopy(m.G.state_dict())
-    step(m)
-    moved = {k for k, v in m.G.state_dict().items() if not torch.equal(v, before[k])}
-    assert moved == names | {k for k in before if k.endswith(("stored_mean", "stored_var"))}
+    assert moved_by(lambda: step(m), m.G) == names | {
+        k for k in m.G.state_dict() if k.endswith(("stored_mean", "stored_var"))}
 
 
 def test_stage_ft_rests_scores_and_tables(source, added):
     m = make("cgantransfer", spec(NEW), added, "FT")
-    before = copy.deepcopy(m.G.state_dict())
-    step(m)
-    resting = ("comb_layer_g", "comb_layer_b", "prev_knowledge_g", "prev_knowledge_b")
-    moved = {k for k, v in m.G.state_dict().items() if not torch.equal(v, before[k])}
+    moved, resting = moved_by(lambda: step(m), m.G), ("comb_layer_g", "comb_layer_b", "prev_knowledge_g",
+                                                      "prev_knowledge_b")
     assert not any(k.split(".")[-2] in resting for k in moved)
     assert {"linear.weight", "blocks.0.0.conv1.weight", "blocks.0.0.bn1.res_g.weight", "output_layer.0.gain"} <= moved
     # old classes come from the source's generator, which is kept
@@ -161,9 +154,7 @@ def test_penalty_reductions(source):
 
 def test_frozen_discriminator_blocks(source):
     m = make("biggan", spec(OLD), g_ch=2, d_ch=2, freezed=2)
-    before = copy.deepcopy(m.D.state_dict())
-    step(m)
-    moved = {k for k, v in m.D.state_dict().items() if not torch.equal(v, before[k])}
+    moved = moved_by(lambda: step(m), m.D)
     assert moved and not any(k.startswith(("blocks.0.", "blocks.1.")) for k in moved)
 
 

@@ -14,10 +14,11 @@ from gantransfer.commands import convert, generate
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.exporters import bake
 from gantransfer.importers import load_any
-from gantransfer.method import Batch, RunConfig, Start
+from gantransfer.method import Batch, RunConfig
 from gantransfer.methods import METHODS
-from gantransfer.networks import hypermod, hypermod_stylegan1, stylegan1, stylegan2
+from gantransfer.networks import biggan, hypermod, hypermod_stylegan1, stylegan1, stylegan2
 from gantransfer.snapshot import NetRecord, Snapshot
+from tests.made import made
 from tests.methods.test_cgantransfer import step
 from torch_utils.random import SeedStack
 
@@ -52,13 +53,9 @@ SOURCES = {"stylegan2": sg2_source, "stylegan1": v1_source}
 
 
 def make(data=None, source=None, stage="main", run=None, **options):
-    kind, data = METHODS["hypermod"], data or spec()
-    opts = kind.Options(**{**dict(cfg="tiny", diffaug="none", vector_dim=4), **options})
-    config = RunConfig(**{**dict(batch=8, kimg=0.4, resume="x"), **(run or {})})
-    kind.resolve(opts, config, data)
-    torch.manual_seed(0)
-    start = source if isinstance(source, Start) else Start(source or SOURCES[opts.base]())
-    return kind(opts, data, config, start, stage)
+    run = {**dict(batch=8, kimg=0.4, resume="x"), **(run or {})}
+    return made("hypermod", data or spec(), run, source or SOURCES[options.get("base", "stylegan2")](), stage,
+                **{**dict(cfg="tiny", diffaug="none", vector_dim=4), **options})
 
 
 def moved(m, before):
@@ -259,63 +256,52 @@ def test_views_differ_and_repeat():
     torch.testing.assert_close(same, (x + 1) / 2, rtol=1e-3, atol=1e-3)
 
 
+def spoilt(change):
+    """The source after `change(its networks)`."""
+    source = sg2_source()
+    change(source.nets)
+    return source
+
+
+BIGGAN = dict(G_ch=1, dim_z=8, resolution=16, G_attn="0", n_classes=2)
+# What differs from a fitting start, made when it is needed; options; what the message says.
 BAD = [
-    ("conditional", {}, "conditional (3 labels)"),
-    ("size", {}, "16x16 pixels, x has 32x32"),
-    ("channels", {}, "grey images (1 channel), x has colour"),
-    ("no D", {}, "no network D"),
-    ("NaN", {}, "not finite"),
-    ("no source", {}, "--resume=SNAPSHOT"),
-    ("biggan", {}, "stylegan2"),
-    ("v1 as 2", {}, "--base=stylegan1"),
-    ("2 as v1", dict(base="stylegan1"), "--base=stylegan2"),
-    ("no labels", {}, "--cond=True"),
-    ("", dict(hyper_rank="0"), "--hyper_rank=0"),
-    ("", dict(hyper_rank="four"), "--hyper_rank=four"),
-    ("", dict(hyper_rank="-1"), "--hyper_rank=-1"),
-    ("", dict(align_kimg=0.1), "nothing to align"),
-    ("align", {}, "nothing to align"),
-    ("", dict(align_kimg=9.0, hyper_init="random"), "more than --kimg"),
-    ("", dict(cbase=64), "--cbase"),
-    ("", dict(pl_weight=2.0), "--pl_weight"),
-    ("", dict(base="stylegan1", hyper_rank="4"), "--base=stylegan2"),
-    ("", dict(faithful=True), "--base=stylegan1"),
-    ("", dict(base="stylegan1", faithful=True), "cannot equal"),
-    ("", dict(class_vectors="onehot", class_init="identical"), "onehot"),
-    ("", dict(base="stylegan1", d_head="projection"), "--d_head"),
-    ("", dict(gan_loss="wgan-gp", gamma=3.0), "--gamma"),
-    ("", dict(base="stylegan1", freezed=2), "--freezed"),
+    (lambda: dict(source=sg2_source(c_dim=3)), {}, "conditional (3 labels)"),
+    (lambda: dict(data=spec(resolution=32)), {}, "16x16 pixels, x has 32x32"),
+    (lambda: dict(data=spec(channels=3)), {}, "grey images (1 channel), x has colour"),
+    (lambda: dict(source=spoilt(lambda nets: nets.pop("D"))), {}, "no network D"),
+    (lambda: dict(source=spoilt(lambda nets: nets["D"].state["b4.fc.bias"].fill_(float("nan")))), {}, "not finite"),
+    (lambda: dict(source=None), {}, "--resume=SNAPSHOT"),
+    (lambda: dict(source=spoilt(lambda nets: nets.update(G_ema=NetRecord.of(biggan.Generator(**BIGGAN))))), {},
+     "stylegan2"),
+    (lambda: dict(source=v1_source()), {}, "--base=stylegan1"),
+    (dict, dict(base="stylegan1"), "--base=stylegan2"),
+    (lambda: dict(data=DataSpec("x", 16, 1, 9, LabelSpec())), {}, "--cond=True"),
+    (dict, dict(hyper_rank="0"), "--hyper_rank=0"),
+    (dict, dict(hyper_rank="four"), "--hyper_rank=four"),
+    (dict, dict(hyper_rank="-1"), "--hyper_rank=-1"),
+    (dict, dict(align_kimg=0.1), "nothing to align"),
+    (lambda: dict(stage="align"), {}, "nothing to align"),
+    (dict, dict(align_kimg=9.0, hyper_init="random"), "more than --kimg"),
+    (dict, dict(cbase=64), "--cbase"),
+    (dict, dict(pl_weight=2.0), "--pl_weight"),
+    (dict, dict(base="stylegan1", hyper_rank="4"), "--base=stylegan2"),
+    (dict, dict(faithful=True), "--base=stylegan1"),
+    (dict, dict(base="stylegan1", faithful=True), "cannot equal"),
+    (dict, dict(class_vectors="onehot", class_init="identical"), "onehot"),
+    (dict, dict(base="stylegan1", d_head="projection"), "--d_head"),
+    (dict, dict(gan_loss="wgan-gp", gamma=3.0), "--gamma"),
+    (dict, dict(base="stylegan1", freezed=2), "--freezed"),
 ]
 
 
-@pytest.mark.parametrize("what, options, says", BAD, ids=[f"{w}{o}" for w, o, _ in BAD])
-def test_bad_input(what, options, says):
-    source, data, stage = sg2_source(), spec(), "main"
-    if what == "conditional":
-        source = sg2_source(c_dim=3)
-    elif what == "size":
-        data = spec(resolution=32)
-    elif what == "channels":
-        data = spec(channels=3)
-    elif what == "no D":
-        del source.nets["D"]
-    elif what == "NaN":
-        source.nets["D"].state["b4.fc.bias"][0] = float("nan")
-    elif what == "biggan":
-        from gantransfer.networks import biggan
-
-        source.nets["G_ema"] = NetRecord.of(biggan.Generator(G_ch=1, dim_z=8, resolution=16, G_attn="0", n_classes=2))
-    elif what == "v1 as 2":
-        source = v1_source()
-    elif what == "no labels":
-        data = DataSpec("x", 16, 1, 9, LabelSpec())
-    elif what == "align":
-        stage = "align"
-    kind = METHODS["hypermod"]
+@pytest.mark.parametrize("change, options, says", BAD, ids=[f"{says}{o}" for _, o, says in BAD])
+def test_bad_input(change, options, says):
+    kind, start = METHODS["hypermod"], dict(source=sg2_source(), data=spec(), stage="main") | change()
     with pytest.raises(UserError) as e:
         opts, run = kind.Options(cfg="tiny", **options), RunConfig(batch=8, kimg=0.4, resume="x")
-        kind.resolve(opts, run, data)
-        kind.check_source(opts, data, None if what == "no source" else source, stage)
+        kind.resolve(opts, run, start["data"])
+        kind.check_source(opts, **start)
     assert says in str(e.value) and "\n" not in str(e.value)
 
 

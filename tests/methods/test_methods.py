@@ -10,17 +10,14 @@ from gantransfer.method import Batch, Graph, RunConfig
 from gantransfer.methods import METHODS
 from gantransfer.sampler import LabelSource
 from gantransfer.training_loop import Stepper
+from tests.made import made, train_only
 
 DATA = DataSpec("x", 16, 1, 40, LabelSpec("class", 4, (10,) * 4, (), {}, {}))
 
 
 def make(name, run=None, **options):
-    kind = METHODS[name]
-    opts = kind.Options(**{**dict(cfg="tiny", cbase=64, cmax=8, z_dim=8, w_dim=8, diffaug="none"), **options})
-    config = RunConfig(**{**dict(batch=8), **(run or {})})
-    kind.resolve(opts, config, DATA)
-    torch.manual_seed(0)
-    m = kind(opts, DATA, config)
+    m = made(name, DATA, {**dict(batch=8), **(run or {})},
+             **{**dict(cfg="tiny", cbase=64, cmax=8, z_dim=8, w_dim=8, diffaug="none"), **options})
     m.noise_mode = "const"
     return m
 
@@ -34,11 +31,7 @@ def batch(seed=0, n=8):
 
 
 def grads_of(m, phase, b, key):
-    for net in m.nets.values():
-        net.requires_grad_(False)
-    for p in m.nets[key].parameters():
-        p.requires_grad_(True)
-        p.grad = None
+    train_only(m, m.nets[key].parameters())
     for term in m.loss(phase, b):
         term.mean().backward()
     return {n: p.grad for n, p in m.nets[key].named_parameters()}

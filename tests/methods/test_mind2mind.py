@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mind2Mind beyond the published numbers: the cache, what is trained, labels, baselines, bad input."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil
@@ -19,7 +17,7 @@ from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.importers import load_any
 from gantransfer.latent import autoencoder, gaussians, reconstructions
 from gantransfer.latent import cache as latents
-from gantransfer.method import RunConfig, Start
+from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS, encoder, mind2mind
 from gantransfer.networks import alae, mindgan
 from gantransfer.snapshot import NetRecord, Snapshot
@@ -27,25 +25,19 @@ from gantransfer.snapshot import load as load_snapshot
 from gantransfer.training_loop import Outputs
 from tests.chaos.corpus import Call
 from tests.conftest import write_image_zip
+from tests.golden.training import batch_of
+from tests.made import made
 
 TINY = dict(cfg="tiny", cbase=64, cmax=8, z_dim=8, w_dim=8)
 
 
 def base_source(data, **options):
     """An untrained StyleGAN2 whose latents matter."""
-    kind = METHODS["stylegan2"]
-    opts, run = kind.Options(**{**TINY, **options}), RunConfig(batch=8)
-    kind.resolve(opts, run, data)
-    torch.manual_seed(0)
-    return kind(opts, data, run).snapshot(0)
+    return made("stylegan2", data, dict(batch=8), **{**TINY, **options}).snapshot(0)
 
 
-def with_encoder(snap, data, space="w", **kw):
-    kind = METHODS["encoder"]
-    opts, run = kind.Options(cfg="tiny", space=space), RunConfig(batch=8, kimg=0.016, **kw)
-    kind.resolve(opts, run, data)
-    torch.manual_seed(1)
-    return kind(opts, data, run, Start(snap))
+def with_encoder(source, data, space="w", **run):
+    return made("encoder", data, dict(batch=8, kimg=0.016) | run, source, cfg="tiny", space=space)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,12 +81,8 @@ def saved(source, folder):
 
 
 def make(source, data, run=None, **options):
-    kind = METHODS["mind2mind"]
-    opts = kind.Options(**{**dict(hidden_g="16,16", hidden_d="16,16", z_dim=4, n_critic=2), **options})
-    config = RunConfig(**{**dict(batch=8, kimg=0.064, tick=0.032, snap=1), **(run or {})})
-    kind.resolve(opts, config, data)
-    torch.manual_seed(0)
-    return kind(opts, data, config, source if isinstance(source, Start) else Start(source))
+    return made("mind2mind", data, {**dict(batch=8, kimg=0.064, tick=0.032, snap=1), **(run or {})}, source,
+                **{**dict(hidden_g="16,16", hidden_d="16,16", z_dim=4, n_critic=2), **options})
 
 
 def train(m, dataset, folder, state=None):
@@ -527,16 +515,12 @@ def test_encoder_learns_and_says_so(target, folder, tmp_path):
     trunk = m.E.trunk.state_dict()
     D = snap.nets["D"].state
     assert torch.equal(trunk["b16.conv0.weight"], D["b16.conv0.weight"]) and "b4.fc.weight" not in trunk
-    kind = METHODS["encoder"]
-    opts, run = kind.Options(cfg="tiny"), RunConfig(batch=8, kimg=0.4, snap=1, tick=0.4)
-    kind.resolve(opts, run, plain.spec)
-    torch.manual_seed(1)
-    m = kind(opts, plain.spec, run, Start(snap))
+    m = with_encoder(snap, plain.spec, kimg=0.4, snap=1, tick=0.4)
     m.prepare(plain)
     start = m.figures(-1)
     values = {}
-    training_loop.run(m, plain, run, Outputs(tmp_path, 1, False, evaluate=lambda a, n, p: values.update(a.evaluate(n))),
-                      None)
+    out = Outputs(tmp_path, 1, False, evaluate=lambda a, n, p: values.update(a.evaluate(n)))
+    training_loop.run(m, plain, m.run, out, None)
     assert values["psnr"] > start["psnr"]
     assert {p.name: len(p.params) for p in m.phases()} == {"encode": len(list(m.E.parameters()))}
     out = load_snapshot(max(tmp_path.glob("network-snapshot-*.pkl")))
@@ -559,25 +543,14 @@ def test_encoder_for_a_conditional_source_and_one_without_discriminator(target):
         METHODS["encoder"].resolve(METHODS["encoder"].Options(), RunConfig(metrics="fid50k_full"), plain)
 
 
-def batch_of(x):
-    from gantransfer.method import Batch
-
-    g = torch.Generator().manual_seed(0)
-    return Batch(x, torch.zeros(len(x), 0), g, g, lambda n: torch.zeros(n, 0), 0)
-
-
 # ---- ALAE ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def trained_alae(folder, tmp_path_factory):
     plain = ImageDataset(folder / "target.zip")
-    kind = METHODS["alae"]
-    opts = kind.Options(cfg="tiny", cbase=64, cmax=8, z_dim=8, level_kimg=0.032)
-    run = RunConfig(batch=8, kimg=0.128, snap=1, tick=0.032, metrics="none")
-    kind.resolve(opts, run, plain.spec)
-    torch.manual_seed(0)
-    m = kind(opts, plain.spec, run)
+    run = dict(batch=8, kimg=0.128, snap=1, tick=0.032, metrics="none")
+    m = made("alae", plain.spec, run, cfg="tiny", cbase=64, cmax=8, z_dim=8, level_kimg=0.032)
     return m, train(m, plain, tmp_path_factory.mktemp("alae"))
 
 
@@ -650,12 +623,8 @@ def test_tuning_trains_high_layers_only(path_length, source, folder, target, tmp
     cached(source, folder)
     mind = train(make(source, target.spec), target, tmp_path / "mind")
     kind = METHODS["mind_tune"]
-
-    opts = kind.Options(cfg="tiny", **path_length)
-    run = RunConfig(batch=8, kimg=0.032, snap=1, tick=0.016, metrics="none")
-    kind.resolve(opts, run, target.spec)
-    torch.manual_seed(0)
-    m = kind(opts, target.spec, run, Start(mind))
+    run = dict(batch=8, kimg=0.032, snap=1, tick=0.016, metrics="none")
+    m = made(kind, target.spec, run, mind, cfg="tiny", **path_length)
     whole = train(m, target, tmp_path / "tune")
     assert m.opts.tune_from == 8
     before = mind.nets["G_ema"].state

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
+from gantransfer.data.dataset import DataSpec
 from gantransfer.methods import METHODS
+from tests.made import moved_by
 from tests.methods.test_cgantransfer import NEW, OLD, latents, make, source, spec, step
 
 source = source  # the fixture: a BigGAN of five classes, with a shared embedding and without
@@ -31,12 +33,10 @@ def test_starts_at_the_sources_mean_class(source):
 def test_stage_mine_trains_the_miners_only(source, mined):
     m = make("minegan", spec(NEW), source, miner_lr=0.5)
     assert [g["lr"] for g in m.phases()[1].opt.param_groups] == [0.5]
-    before = copy.deepcopy(m.G.state_dict())
-    step(m)
-    moved = {k for k, v in m.G.state_dict().items() if not torch.equal(v, before[k])}
-    miners = {k for k in before if k.startswith(("miner_z.", "miner_c."))}
+    moved = moved_by(lambda: step(m), m.G)
+    miners = {k for k in m.G.state_dict() if k.startswith(("miner_z.", "miner_c."))}
     assert len(miners) == 8
-    assert moved == miners | {k for k in before if k.endswith(("stored_mean", "stored_var"))}
+    assert moved == miners | {k for k in m.G.state_dict() if k.endswith(("stored_mean", "stored_var"))}
     # classes differ now, and images follow from the snapshot alone
     images = METHODS["minegan"].sampler_from(mined)([0] * NEW, torch.eye(NEW))
     assert not torch.equal(images[0], images[1])
@@ -46,33 +46,21 @@ def test_stage_tune_trains_everything(mined):
     m = make("minegan", spec(NEW), mined, "tune", miner_lr=0.5)
     groups = m.phases()[1].opt.param_groups
     assert [g["lr"] for g in groups] == [0.5, m.opts.glr] and len(groups[0]["params"]) == 8
-    before = copy.deepcopy(m.G.state_dict())
-    step(m)
-    moved = {k for k, v in m.G.state_dict().items() if not torch.equal(v, before[k])}
+    moved = moved_by(lambda: step(m), m.G)
     assert {"miner_z.fc1.weight", "miner_c.fc0.bias", "linear.weight", "output_layer.0.gain"} <= moved
     idle = {n for n, p in m.G.named_parameters() if any(p is q for q in m.G.idle_biases())}
     assert {n for n, _ in m.G.named_parameters()} - moved == idle
 
 
-@pytest.mark.parametrize("what, says", [
-    ("no source", "--source"), ("tune from BigGAN", "goes on from minegan"), ("mine twice", "goes on from biggan"),
-    ("other classes", "mined 3 classes"), ("size", "16 pixels"), ("NaN", "not finite"), ("no labels", "--cond")])
-def test_bad_input(source, mined, what, says):
-    snap, data, stage = copy.deepcopy(source), spec(NEW), "mine"
-    if what == "no source":
-        snap = None
-    elif what == "tune from BigGAN":
-        stage = "tune"
-    elif what == "mine twice":
-        snap = mined
-    elif what == "other classes":
-        snap, data, stage = mined, spec(2), "tune"
-    elif what == "size":
-        data = spec(NEW, 32)
-    elif what == "NaN":
+@pytest.mark.parametrize("snapshot, data, stage, says", [
+    (None, spec(NEW), "mine", "--source"), ("source", spec(NEW), "tune", "goes on from minegan"),
+    ("mined", spec(NEW), "mine", "goes on from biggan"), ("mined", spec(2), "tune", "mined 3 classes"),
+    ("source", spec(NEW, 32), "mine", "16 pixels"), ("NaN", spec(NEW), "mine", "not finite"),
+    ("source", DataSpec("x", 16, 1, 9), "mine", "--cond")])
+def test_bad_input(source, mined, snapshot, data, stage, says):
+    snap = {"source": source, "mined": mined, "NaN": copy.deepcopy(source)}.get(snapshot)
+    if snapshot == "NaN":
         snap.nets["G"].state["linear.bias"][3] = float("nan")
-    elif what == "no labels":
-        data = type(data)("x", 16, 1, 9)
     with pytest.raises(UserError, match=says) as e:
         make("minegan", data, snap, stage)
     assert "\n" not in str(e.value)

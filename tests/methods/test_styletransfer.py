@@ -12,6 +12,7 @@ from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.methods import METHODS
 from gantransfer.networks import styletransfer
 from gantransfer.pictures.mixing import mixing_sheet
+from tests.made import moved_by
 from tests.methods.test_cgantransfer import NEW, OLD, latents, spec, step
 from tests.methods.test_cgantransfer import make as make_any
 
@@ -66,10 +67,8 @@ def test_old_classes_stay_and_only_scores_and_residuals_move(source, added):
     images = new([0] * NEW, torch.eye(NEW))
     assert not torch.equal(images[0], images[1])
     m = make("styletransfer", spec(NEW), source)
-    before = copy.deepcopy(m.G.state_dict())
-    step(m)
-    moved = {k for k, v in m.G.state_dict().items() if not torch.equal(v, before[k])}
-    assert moved == {f"synthesis.{n}.affine.{p}" for n in layer_names(m.G) for p in ("scores", "residual")}
+    assert moved_by(lambda: step(m), m.G) == {
+        f"synthesis.{n}.affine.{p}" for n in layer_names(m.G) for p in ("scores", "residual")}
     assert len(m.trainable("G")) == 2 * len(layer_names(m.G))
 
 
@@ -102,23 +101,16 @@ def test_mixing_and_path_lengths_are_those_of_the_new_classes(added):
     assert (want[0] - want[1]).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("what, says", [
-    ("no source", "--source"), ("method", "class-conditional stylegan2"), ("no classes", "at least two"),
-    ("size", "16 pixels"), ("no labels", "--cond"), ("path length", "--pl_weight")])
-def test_bad_input(source, what, says):
-    snap, data, options = copy.deepcopy(source), spec(NEW), {}
-    if what == "no source":
-        snap = None
-    elif what == "method":
-        snap.method = "utlo"
-    elif what == "no classes":
+@pytest.mark.parametrize("change, data, options, says", [
+    ("no source", spec(NEW), {}, "--source"), (dict(method="utlo"), spec(NEW), {}, "class-conditional stylegan2"),
+    ("no classes", spec(NEW), {}, "at least two"), ({}, spec(NEW, 32), {}, "16 pixels"),
+    ({}, DataSpec("x", 16, 1, 9, LabelSpec()), {}, "--cond"), ({}, spec(NEW), dict(pl_weight=2.0), "--pl_weight")])
+def test_bad_input(source, change, data, options, says):
+    snap = copy.deepcopy(source)
+    if change == "no classes":
         snap.nets["G_ema"].kwargs["c_dim"] = 0
-    elif what == "size":
-        data = spec(NEW, 32)
-    elif what == "no labels":
-        data = DataSpec("x", 16, 1, 9, LabelSpec())
-    elif what == "path length":
-        options = dict(pl_weight=2.0)
+    elif change != "no source":
+        vars(snap).update(change)
     with pytest.raises(UserError, match=says) as e:
-        make("styletransfer", data, snap, **options)
+        make("styletransfer", data, None if change == "no source" else snap, **options)
     assert "\n" not in str(e.value)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sampler without a network: class means of real images plus seeded noise."""
 
-from __future__ import annotations
-
 import dataclasses
 import socket
 from collections.abc import Sequence

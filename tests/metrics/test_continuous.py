@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics along a continuous label: a model with a known error, windows, bad input, a judge that learns an angle."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

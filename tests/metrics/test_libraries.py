@@ -7,8 +7,6 @@ The network has random weights in the published layout, with batch norms calibra
 between them as those of a trained network do.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import types

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nearest training image: by class, mirrored ones, distances, and the data set that a snapshot was trained on."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

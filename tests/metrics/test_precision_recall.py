@@ -25,8 +25,6 @@ def test_against_the_definition(k, case, monkeypatch):
     """Also with ties, copies, and values far from zero, in blocks smaller than the sets."""
     monkeypatch.setattr(distances, "COL_BLOCK", 13)
     monkeypatch.setattr(distances, "ROW_BLOCK", 11)
-    for module in ("gantransfer.metrics.precision_recall.COL_BLOCK", "gantransfer.metrics.precision_recall.ROW_BLOCK"):
-        monkeypatch.setattr(module, 9)
     real, fake = rng.randn(60, 5), rng.randn(45, 5) * 0.9
     if case == "duplicates":
         real[30:] = real[:30]
@@ -78,11 +76,8 @@ def test_nearest():
 
 def test_memory_is_bounded_by_blocks(monkeypatch):
     """4000 x 4000 distances would take 128 MB in float64, a block takes 2 MB; no tensor on the way is much larger."""
-    from gantransfer.metrics import precision_recall as module
-
-    for place in (distances, module):
-        monkeypatch.setattr(place, "ROW_BLOCK", 256)
-        monkeypatch.setattr(place, "COL_BLOCK", 1024)
+    monkeypatch.setattr(distances, "ROW_BLOCK", 256)
+    monkeypatch.setattr(distances, "COL_BLOCK", 1024)
     x, largest = rng.rand(4000, 16).astype(np.float32), 0
 
     class Sizes(torch.utils._python_dispatch.TorchDispatchMode):

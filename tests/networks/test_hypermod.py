@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hyper-modulated networks: the exact start, three ways to apply kernels, gradients, baking, soft labels."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rule of image sizes against a search, and what is nearest to a size that breaks it."""
 
-from __future__ import annotations
-
 import pytest
 
 from gantransfer.networks.sizes import ImageSize

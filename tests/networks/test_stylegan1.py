@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """StyleGAN v1: published sizes, the meaning of the fused layers, noise, truncation and fading."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

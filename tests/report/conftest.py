@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run folder planted line by line, so that every value that a report should show is known."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from html.parser import HTMLParser

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """torch_utils.distributed with one process, and with two gloo processes started by `launch`."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """torch_utils.stats: collection over reports and ranks, strict JSON lines, optional services."""
 
-from __future__ import annotations
-
 import json
 import math
 import resource

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small models of the kinds that differ on the page: random weights, 16 pixels."""
 
-from __future__ import annotations
-
 import functools
-import zipfile
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +12,6 @@ from gantransfer.methods import METHODS
 from gantransfer.networks import stylegan2, utlo
 from gantransfer.sampler import Sampler
 from gantransfer.snapshot import NetRecord, Snapshot
-from tests.conftest import ROOT
 
 LABEL = LabelSpec("class", 4, (9, 5, 2, 0), ("ash", "birch", "cedar", "oak"))
 
@@ -47,12 +42,3 @@ def sampler_of() -> Callable[[str], Sampler]:
         return METHODS[snap.method].sampler_from(snap)
 
     return functools.cache(make)
-
-
-@pytest.fixture(scope="session")
-def earlier_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of every method, by version 0.1.0, and its data sets."""
-    folder = tmp_path_factory.mktemp("runs")
-    with zipfile.ZipFile(ROOT / "tests" / "fixtures" / "v0.1.0" / "runs.zip") as z:
-        z.extractall(folder)
-    return folder

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the page gets: sheets, nearest training images, scores and films, of the models as they are."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import io

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page in a real browser: what it shows is what `generate` makes. One Chromium and one server for all tests."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import io
@@ -136,8 +134,12 @@ def made(files, tmp_path, *flags, network="utlo", name=None):
     return np.asarray(Image.open(path))
 
 
-def test_what_is_shown_are_the_pixels_of_generate(tab, files, tmp_path):
-    page = tab()
+@pytest.fixture
+def page(tab):
+    return tab()
+
+
+def test_what_is_shown_are_the_pixels_of_generate(page, files, tmp_path):
     first, _ = shown(page, seed="0", class_id=0, trunc=1)
     assert np.array_equal(first, made(files, tmp_path, "--seeds=0", "--class=0"))
     page.keyboard.press("ArrowRight")
@@ -159,8 +161,7 @@ def test_what_is_shown_are_the_pixels_of_generate(tab, files, tmp_path):
     assert small.shape == (8, 8) and np.array_equal(small, uc)
 
 
-def test_sliders_of_walk_and_mixing_change_the_picture(tab):
-    page = tab()
+def test_sliders_of_walk_and_mixing_change_the_picture(page):
     start, _ = shown(page, seed="0")
     page.locator("#to_seed").fill("5")
     half, _ = shown(page, to_seed="5", at=0.5, space="z")
@@ -186,8 +187,7 @@ def test_sliders_of_walk_and_mixing_change_the_picture(tab):
     assert np.abs(end.astype(int) - other).max() <= 1
 
 
-def test_a_sheet_is_generate_s_and_a_cell_opens(tab, files, tmp_path):
-    page = tab()
+def test_a_sheet_is_generate_s_and_a_cell_opens(page, files, tmp_path):
     shown(page)
     page.keyboard.press("s")
     page.locator("#sheet-columns").fill("3")
@@ -223,8 +223,7 @@ def test_a_sheet_is_generate_s_and_a_cell_opens(tab, files, tmp_path):
     assert "distance" in page.locator("figure[data-slot=nearest] figcaption").text_content()
 
 
-def test_what_is_saved(tab, files, tmp_path):
-    page = tab()
+def test_what_is_saved(page, files, tmp_path):
     shown(page, seed="0")
 
     def saved(button):
@@ -255,8 +254,7 @@ def test_what_is_saved(tab, files, tmp_path):
     assert name == "walk.mp4" and film[4:8] == b"ftyp" or name == "walk.webp" and film[8:12] == b"WEBP"
 
 
-def test_a_mixture_is_not_for_the_list_and_the_page_says_what_makes_it(tab, files, tmp_path):
-    page = tab()
+def test_a_mixture_is_not_for_the_list_and_the_page_says_what_makes_it(page, files, tmp_path):
     shown(page, seed="0")
     page.locator("#class_id").select_option("2")
     page.locator("#mix_seed").fill("9")
@@ -272,8 +270,7 @@ def test_a_mixture_is_not_for_the_list_and_the_page_says_what_makes_it(tab, file
     assert np.array_equal(mixture[::enlarged, ::enlarged], picture)
 
 
-def test_two_classes_of_one_name_are_two_in_the_list(tab):
-    page = tab()
+def test_two_classes_of_one_name_are_two_in_the_list(page):
     shown(page, seed="0")
     page.evaluate("async () => { (await import('./state.js')).models[0].label.classes[1].name = 'ash'; }")
     for class_id in ("0", "1", "0"):
@@ -306,8 +303,7 @@ def test_two_tabs_at_once(tab, files, tmp_path):
     assert np.array_equal(b, made(files, tmp_path, "--seeds=112", "--class=0"))
 
 
-def test_the_page_fits_and_has_both_colours(tab):
-    page = tab()
+def test_the_page_fits_and_has_both_colours(page):
     shown(page)
     colours = []
     for scheme in ("light", "dark"):
@@ -325,8 +321,7 @@ def test_the_page_fits_and_has_both_colours(tab):
     assert not unnamed
 
 
-def test_a_mistake_is_said_and_the_next_choice_goes_on(tab):
-    page = tab()
+def test_a_mistake_is_said_and_the_next_choice_goes_on(page):
     shown(page)
     page.locator("#seed").fill("1e3")
     expect(page.locator("#seed")).to_have_class(re.compile("bad"))
@@ -343,8 +338,7 @@ def test_a_mistake_is_said_and_the_next_choice_goes_on(tab):
     expect(nearest.locator("img")).to_be_visible()
 
 
-def test_keys_work_while_a_slider_or_a_choice_has_the_focus_and_not_while_text_has_it(tab):
-    page = tab()
+def test_keys_work_while_a_slider_or_a_choice_has_the_focus_and_not_while_text_has_it(page):
     shown(page, seed="0")
     page.get_by_label("off").check()
     page.keyboard.press("s")
@@ -357,8 +351,7 @@ def test_keys_work_while_a_slider_or_a_choice_has_the_focus_and_not_while_text_h
     expect(page.locator("#one")).to_be_visible()
 
 
-def test_a_reload_keeps_what_was_chosen(tab):
-    page = tab()
+def test_a_reload_keeps_what_was_chosen(page):
     shown(page)
     page.locator("#seed").fill("77")
     page.locator("#class_id").select_option("1")

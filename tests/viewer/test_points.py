@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A point's picture is what `generate` and `interpolate` make, of every method that makes images."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One thread: the newest request of a slot wins, slots take turns, results are kept."""
 
-from __future__ import annotations
-
 import threading
 import time
 

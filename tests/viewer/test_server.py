@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may ask the viewer's server, and that a request cannot name a file."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import json

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """WebDataset shards: what the package webdataset writes, and tars made by hand."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json
@@ -12,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.picture_sets import class_folders, only_line, picture, png, read_set
+from tests.data.picture_sets import class_folders, picture, png, read_set
 
 
 def shard(path: Path, members: list[tuple[str, bytes]], **kw) -> Path:
@@ -28,7 +26,7 @@ def sample(key: str, seed: int, **more: str) -> list[tuple[str, bytes]]:
     return [(f"{key}.png", png(picture(seed))), *((f"{key}.{e}", text.encode()) for e, text in more.items())]
 
 
-def test_shards_of_the_package(tmp_path, tool):
+def test_shards_of_the_package(tmp_path, accepted, converted):
     """Written by webdataset's own writer, in several shards: pixels, classes, their order, and the other column."""
     wds = pytest.importorskip("webdataset", reason="the package webdataset is not installed")
     with wds.ShardWriter(f"{tmp_path}/s-%03d.tar", maxcount=3, verbose=0) as writer:
@@ -36,37 +34,32 @@ def test_shards_of_the_package(tmp_path, tool):
             writer.write({"__key__": f"part/a{i:03d}", "png": picture(i), "cls": i % 3,
                           "json": {"kind": "xyz"[i % 3], "age": i + 0.5}})
     path = f"{tmp_path}/s-{{000..002}}.tar"
-    code, out, err = tool(f"--source={path}", f"--dest={tmp_path}/a.zip", "--keep-names")
+    out = accepted(f"--source={path}", f"--dest={tmp_path}/a.zip", "--keep-names")
     info, images = read_set(tmp_path / "a.zip")
-    assert code == 0, err
     assert [v for _, v in info["labels"]] == [i % 3 for i in range(7)] and "7 images, 16x16" in out
     assert all(np.array_equal(images[n], picture(i)) for i, (n, _) in enumerate(info["labels"]))
     assert info["attributes"]["original_name"] == [f"part/a{i:03d}.png" for i in range(7)]
     # A shell without quotes makes several arguments of the braces: all of them count.
     each = [f"--source={tmp_path}/s-{k:03d}.tar" for k in range(3)]
-    assert tool(*each, f"--dest={tmp_path}/b.zip", "--label-column=kind")[0] == 0
-    info, images = read_set(tmp_path / "b.zip")
+    info, images = converted(*each, f"--dest={tmp_path}/b.zip", "--label-column=kind")
     assert len(images) == 7 and info["class_names"] == ["x", "y", "z"] and info["labels"][4][1] == 1
-    assert tool(f"--source={path}", f"--dest={tmp_path}/c.zip", "--label-column=age")[0] == 0
-    info, _ = read_set(tmp_path / "c.zip")
+    info, _ = converted(f"--source={path}", f"--dest={tmp_path}/c.zip", "--label-column=age")
     assert info["labels"][3][1] == [3.5] and info["label_meta"]["max"] == 6.5
 
 
-def test_a_tar_by_hand(tmp_path, tool):
+def test_a_tar_by_hand(tmp_path, tool, accepted, converted):
     """Compressed, as `tar -c .` names its members, with a sample that has no image, and no label named .cls."""
     shard(tmp_path / "x.tar", [*sample("./b.1", 0, txt="dog"), ("./._b.png", b"x"), ("./c.json", b"{}"),
                                *sample("./d", 1, txt="cat")])
     (tmp_path / "x.tar.gz").write_bytes(gzip.compress((tmp_path / "x.tar").read_bytes()))
-    code, out, _ = tool(f"--source={tmp_path}/x.tar.gz", f"--dest={tmp_path}/a.zip")
-    assert code == 0 and "1 samples without an image are left out: 1 of .json" in out
+    out = accepted(f"--source={tmp_path}/x.tar.gz", f"--dest={tmp_path}/a.zip")
+    assert "1 samples without an image are left out: 1 of .json" in out
     assert "--label-column=NAME takes labels from" in out and read_set(tmp_path / "a.zip")[0]["labels"] is None
     assert tool(f"--source={tmp_path}/x.tar.gz", f"--dest={tmp_path}/b.zip", "--label-column=txt")[0] == 2, "1.txt"
     shard(tmp_path / "y.tar", [*sample("b", 0, txt="dog"), *sample("d", 1, txt="cat\n")])
-    assert tool(f"--source={tmp_path}/y.tar", f"--dest={tmp_path}/b.zip", "--label-column=.txt")[0] == 0
-    info, images = read_set(tmp_path / "b.zip")
+    info, images = converted(f"--source={tmp_path}/y.tar", f"--dest={tmp_path}/b.zip", "--label-column=.txt")
     assert info["class_names"] == ["cat", "dog"] and [v for _, v in info["labels"]] == [1, 0]
-    assert tool(f"--source={tmp_path}/y.tar", f"--dest={tmp_path}/c.zip", "--labels=none")[0] == 0
-    assert read_set(tmp_path / "c.zip")[0]["labels"] is None
+    assert converted(f"--source={tmp_path}/y.tar", f"--dest={tmp_path}/c.zip", "--labels=none")[0]["labels"] is None
 
 
 @pytest.mark.parametrize("members, flags, said", [
@@ -83,16 +76,16 @@ def test_a_tar_by_hand(tmp_path, tool):
     (sample("a", 0, cls="1"), ("--split=train",), "--split does not apply"),
     (sample("a", 0, cls="1"), ("--labels=folders",), "brings its own labels"),
     (sample("a", 0, cls="1") + sample("b", 1) + sample("a", 2), (), "is there twice, apart")])
-def test_bad_shards_are_one_line(tmp_path, tool, members, flags, said):
+def test_bad_shards_are_one_line(tmp_path, accepted, refused, members, flags, said):
     shard(tmp_path / "x.tar", members)
-    code, out, err = tool(f"--source={tmp_path}/x.tar", f"--dest={tmp_path}/a.zip", *flags)
+    words = [f"--source={tmp_path}/x.tar", f"--dest={tmp_path}/a.zip", *flags]
     if not said:  # a word among numbers: all are words
-        assert code == 0 and read_set(tmp_path / "a.zip")[0]["class_names"] == ["1", "x"]
+        assert accepted(*words) and read_set(tmp_path / "a.zip")[0]["class_names"] == ["1", "x"]
     else:
-        assert code == 2 and said in only_line(err) and not (tmp_path / "a.zip").exists()
+        assert said in refused(*words) and not (tmp_path / "a.zip").exists()
 
 
-def test_damaged_and_hostile_tars_are_one_line(tmp_path, tool):
+def test_damaged_and_hostile_tars_are_one_line(tmp_path, refused):
     whole = shard(tmp_path / "x.tar", sample("a", 0, cls="1") + sample("b", 1, cls="0")).read_bytes()
     header = whole.index(b"b.png")  # what stands before it is whole
     for data, said in ((whole[:header], "no mark at its end"), (whole[: header + 100], "no mark at its end"),
@@ -101,28 +94,25 @@ def test_damaged_and_hostile_tars_are_one_line(tmp_path, tool):
                        (b"x" * 2000, "not a readable tar"),
                        (b"", "not a readable tar")):
         (tmp_path / "x.tar").write_bytes(data)
-        code, _, err = tool(f"--source={tmp_path}/x.tar", f"--dest={tmp_path}/a.zip")
-        line = only_line(err)
-        assert code == 2 and any(s in line for s in said.split("|")) and len(line) < 300, err
+        line = refused(f"--source={tmp_path}/x.tar", f"--dest={tmp_path}/a.zip")
+        assert any(s in line for s in said.split("|")) and len(line) < 300
     link = tarfile.TarInfo("a.png")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.addfile(link)
-    code, _, err = tool(f"--source={tmp_path}/x.tar", f"--dest={tmp_path}/a.zip")
-    assert code == 2 and "a.png" in only_line(err) and "is no plain file" in err
+    err = refused(f"--source={tmp_path}/x.tar", f"--dest={tmp_path}/a.zip")
+    assert "a.png" in err and "is no plain file" in err
     for source, said in (("y.tar", "no such file"), ("x-{2..1}.tar", "is empty"), ("x-{0..1}.tar", "x-0.tar: no such")):
-        code, _, err = tool(f"--source={tmp_path}/{source}", f"--dest={tmp_path}/a.zip")
-        assert code == 2 and said in only_line(err)
+        assert said in refused(f"--source={tmp_path}/{source}", f"--dest={tmp_path}/a.zip")
     (tmp_path / "f").mkdir()
     for second, said in (("f", "given 2 times"), ("x.tar", "given 2 times")):
-        code, _, err = tool(f"--source={tmp_path}/f", f"--source={tmp_path}/{second}", f"--dest={tmp_path}/a.zip")
-        assert code == 2 and said in only_line(err)
+        assert said in refused(f"--source={tmp_path}/f", f"--source={tmp_path}/{second}", f"--dest={tmp_path}/a.zip")
     for second, said in (("./x.tar", "x.tar is given twice"), ("f.parquet", "are of different kinds")):
-        code, _, err = tool(f"--source={tmp_path}/x.tar", f"--source={tmp_path}/{second}", f"--dest={tmp_path}/a.zip")
-        assert code == 2 and said in only_line(err)
+        err = refused(f"--source={tmp_path}/x.tar", f"--source={tmp_path}/{second}", f"--dest={tmp_path}/a.zip")
+        assert said in err
 
 
-def test_labels_of_json_of_any_kind(tmp_path, tool):
+def test_labels_of_json_of_any_kind(tmp_path, tool, converted):
     shard(tmp_path / "x.tar", [m for i in range(3) for m in sample(f"{i}", i, json=json.dumps(
         {"v": [i, 0.5], "b": i > 1, "n": None if i else 3}))])
     assert tool(f"--source={tmp_path}/x.tar", f"--dest={tmp_path}/v.zip", "--label-column=v")[0] == 0
@@ -130,23 +120,20 @@ def test_labels_of_json_of_any_kind(tmp_path, tool):
     assert tool(f"--source={tmp_path}/x.tar", f"--dest={tmp_path}/b.zip", "--label-column=b")[0] == 0
     assert [v for _, v in read_set(tmp_path / "b.zip")[0]["labels"]] == [0, 0, 1]
     flags = "--label-column=n", "--drop-unlabelled", f"--source={tmp_path}/x.tar"
-    assert tool(*flags, f"--dest={tmp_path}/n.zip")[0] == 0
-    assert [v for _, v in read_set(tmp_path / "n.zip")[0]["labels"]] == [3]
+    assert [v for _, v in converted(*flags, f"--dest={tmp_path}/n.zip")[0]["labels"]] == [3]
 
 
-def test_an_exported_set_comes_back(tmp_path, tool):
+def test_an_exported_set_comes_back(tmp_path, tool, accepted, converted):
     """Names of classes too; and the package webdataset reads what was written."""
     class_folders(tmp_path / "in")
     assert tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/a.zip")[0] == 0
-    code, out, _ = tool("export", f"--source={tmp_path}/a.zip", f"--dest={tmp_path}/a.tar")
-    assert code == 0 and "6 samples" in out
+    assert "6 samples" in accepted("export", f"--source={tmp_path}/a.zip", f"--dest={tmp_path}/a.tar")
     assert tool("export", f"--source={tmp_path}/a.zip", f"--dest={tmp_path}/a.tar")[0] == 2, "it is there"
     assert tool(f"--source={tmp_path}/a.tar", f"--dest={tmp_path}/b.zip", "--label-column=class_name")[0] == 0
     (first, images), (second, again) = (read_set(tmp_path / f"{n}.zip") for n in "ab")
     assert first["labels"] == second["labels"] and first["class_names"] == second["class_names"]
     assert all(np.array_equal(images[n], again[n]) for n in images)
-    assert tool(f"--source={tmp_path}/a.tar", f"--dest={tmp_path}/c.zip")[0] == 0
-    assert read_set(tmp_path / "c.zip")[0]["labels"] == first["labels"]
+    assert converted(f"--source={tmp_path}/a.tar", f"--dest={tmp_path}/c.zip")[0]["labels"] == first["labels"]
     wds = pytest.importorskip("webdataset", reason="the package webdataset is not installed")
     read = list(wds.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False).decode("rgb8"))
     assert [s["cls"] for s in read] == [v for _, v in first["labels"]]
