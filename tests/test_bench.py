@@ -3,6 +3,7 @@
 What needs CUDA runs against stand-ins of torch.cuda, whose names are looked up in the real one."""
 
 import contextlib
+import importlib.util
 import json
 import re
 import sys
@@ -16,6 +17,7 @@ from tests.bench import (
     against_original,
     bench_data,
     bench_growth,
+    bench_metrics,
     bench_ops,
     bench_start,
     bench_step,
@@ -157,6 +159,18 @@ def test_sources_report(capsys):
     said, kinds = capsys.readouterr().out, {r["op"].removeprefix("source ") for r in report["rows"]}
     assert {"zip", "folder", "WebDataset"} <= kinds and all(r["shape"][0] == 20 for r in report["rows"])
     assert said.count("x what a step of 8 images in 50 ms takes") == len(kinds)
+
+
+def test_metrics_report(capsys):
+    """Beside torch-fidelity where that is installed, else one line."""
+    args = bench_metrics.parser().parse_args(["--sizes=8", "--batch=1", "--rounds=2"])
+    if importlib.util.find_spec("torch_fidelity") is None:
+        with pytest.raises(UserError, match="needs torch-fidelity .* install --no-deps -r requirements-compare.txt"):
+            bench_metrics.run(args)
+        return
+    report = assert_schema(bench_metrics.run(args))
+    assert {r["variant"] for r in report["rows"]} == {"ours", "torch-fidelity"} and report["rows"][0]["max_err"] < 1e-5
+    assert "8 px: 10,000 images take" in capsys.readouterr().out
 
 
 def test_comparison_exits_by_ratios(tmp_path, capsys, monkeypatch):

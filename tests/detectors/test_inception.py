@@ -81,7 +81,8 @@ def test_torchscript_key_map(nvidia_file):
     net = inception.InceptionV3("fid")
     net.load_state_dict(state)
     x = torch.randn(1, 3, 299, 299)
-    assert torch.equal(run(x).features, net.eval()(x).features)
+    got, want = run(x).features, net.eval()(x).features  # one lies in memory otherwise than the other
+    assert (got - want).abs().max() < 1e-5 * want.abs().max()
 
 
 def test_fid_from_images_to_value(nvidia_file, digits, tmp_path, no_network):

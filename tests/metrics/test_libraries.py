@@ -8,9 +8,6 @@ between them as those of a trained network do.
 """
 
 import json
-import sys
-import types
-from importlib.machinery import ModuleSpec
 
 import numpy as np
 import PIL.Image
@@ -22,6 +19,7 @@ from gantransfer.detectors.inception import InceptionV3
 from gantransfer.detectors.input_path import PRESETS
 from tests.conftest import write_image_zip
 from tests.golden.test_metrics_inception import recipe_state
+from tests.metrics.image_files import libraries
 
 N = 24
 pytestmark = pytest.mark.slow
@@ -29,45 +27,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def library():
-    """import by name, beside a torchvision of what these libraries use of it for image files: its own wheel does not
-    load beside every build of torch. Skips where the library is absent."""
-
-    class ToTensor:
-        def __call__(self, x):
-            t = torch.from_numpy(np.ascontiguousarray(np.asarray(x).transpose(2, 0, 1)))
-            return t.float() / 255 if t.dtype == torch.uint8 else t
-
-    def compose(steps):
-        def run(x):
-            for step in steps:
-                x = step(x)
-            return x
-
-        return run
-
-    parts = {"torchvision": dict(__version__="0"), "torchvision.datasets": dict.fromkeys(
-                 ("CIFAR10", "CIFAR100", "STL10"), object),
-             "torchvision.transforms": dict(ToTensor=ToTensor, Compose=compose),
-             "torchvision.transforms.functional": dict(pil_to_tensor=lambda x: torch.from_numpy(np.array(x)).permute(
-                 2, 0, 1)),
-             "torchvision.models": {}, "torchvision.models.inception": dict.fromkeys(
-                 ("InceptionA", "InceptionC", "InceptionE"), nn.Module)}
-    kept = {n: sys.modules.pop(n) for n in list(sys.modules) if n.split(".")[0] == "torchvision"}
-    for name, names in parts.items():
-        sys.modules[name] = module = types.ModuleType(name)
-        module.__dict__.update(names, __spec__=ModuleSpec(name, None))
-        parent, _, leaf = name.rpartition(".")
-        if parent:
-            setattr(sys.modules[parent], leaf, module)
+    """import by name. Skips where the library is absent."""
 
     def load(name):
         pytest.importorskip(name.split(".")[0], reason=f"needs {name.split('.')[0]} (requirements-compare.txt)")
         return pytest.importorskip(name)
 
-    yield load
-    for name in [n for n in sys.modules if n.split(".")[0] in ("torchvision", "torch_fidelity", "cleanfid")]:
-        del sys.modules[name]
-    sys.modules.update(kept)
+    with libraries():
+        yield load
 
 
 @pytest.fixture(scope="module")
