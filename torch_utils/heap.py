@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import sys
+from pathlib import Path
 
 PAGE = 2 << 20
 MADV_HUGEPAGE = 14
@@ -27,9 +29,17 @@ def keep_freed() -> bool:
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
     kept = all([libc.mallopt(*option) for option in (TRIM_THRESHOLD, MMAP_MAX, TOP_PAD)])
-    if kept:
+    if kept and not _addresses_are_counted():
         _large_pages(libc, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     return kept
+
+
+def _addresses_are_counted() -> bool:
+    """Whether memory that is only reserved is missing elsewhere: there are limits, or the system never overcommits."""
+    limits = (resource.getrlimit(k)[0] for k in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    policy = Path("/proc/sys/vm/overcommit_memory")
+    return (any(limit != resource.RLIM_INFINITY for limit in limits)
+            or policy.is_file() and policy.read_text().strip() == "2")
 
 
 def _large_pages(libc: ctypes.CDLL, size: int) -> None:

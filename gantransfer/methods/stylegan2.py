@@ -504,19 +504,19 @@ class StyleGAN2(method.Method):
         gan, weight = self.losses.gan, self.losses.weight(batch.c)
         with torch.no_grad():
             images = self.synthesise_pair(self.ws("Dmain", d), batch)
-        x, on_real = batch.x.detach().requires_grad_(reg), None
-        if not reg and self.takes_both(len(x)):
-            on_fake, on_real = self.heads_of_both(images, d.c, self.as_judged(x, batch), batch)
+        x, together = batch.x.detach().requires_grad_(reg), not reg and self.takes_both(len(batch.x))
+        reals = self.as_judged(x, batch)
+        if together:
+            on_fake, on_real = self.heads_of_both(images, d.c, reals, batch)
         else:
             on_fake = self.heads(images, d.c, batch, "fake")
         fake = torch.zeros([], device=self.device)
         if not gan.paired:
             fake = self.total(on_fake, [gan.on_fake(h.logits) for h in on_fake], "fake")
-        together = on_real is not None
         if not together:
             if not gan.paired:
                 yield fake
-            on_real = self.heads(self.as_judged(x, batch), batch.c, batch, "real")
+            on_real = self.heads(reals, batch.c, batch, "real")
         if gan.paired:
             terms = [gan.discriminator(f.logits, r.logits) for f, r in zip(on_fake, on_real)]
             terms[0] = terms[0] + self.pull(on_fake[0].logits, "fake")
