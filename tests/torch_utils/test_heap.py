@@ -36,6 +36,7 @@ print(any("hg" in m.split("VmFlags:")[1].splitlines()[0].split() for m in maps))
 
 def run(keep: bool, limit: bool = False) -> list[str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
+    env["NUMPY_MADVISE_HUGEPAGE"] = "0"  # what numpy asks for by itself
     return subprocess.run([sys.executable, "-c", STEPS.format(keep=keep, limit=limit)], capture_output=True, text=True,
                           check=True, env=env).stdout.split()
 
