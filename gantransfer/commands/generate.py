@@ -271,6 +271,8 @@ def _projected(sampler: Sampler, path: str, grid: str | None, outdir: str | None
     from torch_utils.pixels import to_uint8
 
     latents, c, maps = load(path, sampler)
+    if grid:
+        _fits(sampler, len(latents), zoom, "give a smaller --zoom, or --outdir=FOLDER instead of --grid")
     with torch.no_grad(), with_noise(sampler, maps):
         images = [to_uint8(render(sampler, latents[i : i + 1], c[i : i + 1]))[0].cpu().numpy()
                   for i in range(len(latents))]

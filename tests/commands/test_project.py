@@ -102,3 +102,11 @@ def test_a_film_has_no_more_frames_than_it_says(call, picture, tmp_path, monkeyp
 def test_bad_input_of_generate(refused, picture, tmp_path, flags, says):
     assert says in refused("--network=digits", f"--projected-w={picture}", f"--grid={tmp_path / 'g.png'}", *flags,
                            command="generate")
+
+
+def test_latents_are_not_drawn_into_a_picture_too_large_to_open(refused, tmp_path):
+    np.savez(tmp_path / "w.npz", w=np.zeros((200, 64), np.float32), c=np.eye(10, dtype=np.float32)[:1])
+    assert "million pixels in one picture" in refused(
+        "--network=digits", f"--projected-w={tmp_path / 'w.npz'}", f"--grid={tmp_path / 'g.png'}", "--zoom=64",
+        command="generate")
+    assert not (tmp_path / "g.png").exists()
