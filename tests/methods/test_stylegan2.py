@@ -62,7 +62,7 @@ def test_woven_batches_keep_their_groups():
 
 
 @pytest.mark.parametrize("name, run, options", [
-    ("stylegan2", {}, dict(aug="ada", augpipe="bg")), ("utlo", {}, dict(gan_loss="rpgan")),
+    ("stylegan2", {}, dict(aug="ada-class", augpipe="bg")), ("utlo", {}, dict(gan_loss="rpgan")),
     ("transitional", dict(sampling_labels="balanced"), dict(lecam=0.1, reweight_reals=True))])
 def test_both_batches_at_once_teach_what_two_passes_teach(name, run, options, monkeypatch):
     """Reports, gradients and what the augmentation's controller saw."""
