@@ -45,6 +45,7 @@ def test_gradients_that_are_not_finite_are_counted_and_replaced(on_cpu):
     grads.on_cpu = on_cpu
     inf, nan = float("inf"), float("nan")
     for given, bad, want in (([1, -2, 0, 3, 4, 5], 0, None), ([3e38, 3e38, -1, 0, 0, 0], 0, None),
+                             ([-inf, 1, 2, 3, 4, 5], 1, [-1e5, 1, 2, 3, 4, 5]),
                              ([inf, -inf, nan, 1, 3e38, -0.5], 3, [1e5, -1e5, 0, 1, 3e38, -0.5])):
         grads.attach()
         grads.flat.copy_(torch.tensor(given))

@@ -73,6 +73,8 @@ def test_both_batches_at_once_teach_what_two_passes_teach(name, run, options, mo
         m.D.b4.register_forward_hook(lambda *_, passes=passes: passes.append(1))
         m.report = lambda k, v, reports=reports: reports.setdefault(k, v.detach().clone())
         m.steps = 1  # LeCam pulls from the second step on
+        if m.augmentation.by_class is not None:  # what an image gets depends on its label, and on those drawn before
+            m.augmentation.by_class.p.copy_(torch.tensor([0.9, 0.2, 0.6]))
         m.D.requires_grad_(True)
         given = batch()
         for term in m.Dmain(given, m.draw("Dmain", given)):
@@ -91,3 +93,13 @@ def test_batches_that_minibatch_deviation_would_mix_go_apart():
     m = make("stylegan2")
     assert [n for n in (2, 4, 6, 8) if m.takes_both(n)] == [4, 8]  # groups of four
     assert not m.takes_both(1 << 20)
+
+
+def test_both_kinds_of_w_at_once_are_those_of_two_passes():
+    """Each with the noise on its labels; the running mean is that of the first kind."""
+    m = make("stylegan2", noisy_twins=0.1, style_mix=1.0)
+    d = m.draw("Gmain", batch())
+    first, other = m.map(d.z, d.c, [], d.noise), m.map(d.mix_z, d.c, [], d.mix_noise)
+    mixed = torch.cat([first[:, : d.cutoff], other[:, d.cutoff :]], 1)
+    assert torch.allclose(m.ws("Gmain", d), mixed, atol=1e-6) and not torch.allclose(mixed, first, atol=1e-2)
+    assert torch.allclose(m.pending["Gmain/w_mean"][0], first[:, :1].mean(0), atol=1e-6)
