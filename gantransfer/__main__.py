@@ -8,7 +8,7 @@ import os
 from dnnlib import signals
 
 # Threads that wait spin for some 10 us, then sleep. With libgomp's 3 ms small networks on a busy machine are up to 15
-# times slower; with none two threads are no faster than one at 32 px (1.4 times so), 1.2 times at 64 (1.7).
+# times slower; with none two threads are no faster than one at 32 px (1.4 times so), 1.2 times at 64 (1.9).
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 PAGE = 2 << 20
+POLICY = Path("/proc/sys/vm/overcommit_memory")
 MADV_HUGEPAGE = 14
 # mallopt's numbers: when to shorten the heap (never), how many blocks to map by themselves, how much more to ask for.
 TRIM_THRESHOLD, MMAP_MAX, TOP_PAD = (-1, -1), (-4, 0), (-2, 64 << 20)
@@ -37,9 +38,8 @@ def keep_freed() -> bool:
 def _addresses_are_counted() -> bool:
     """Whether memory that is only reserved is missing elsewhere: there are limits, or the system never overcommits."""
     limits = (resource.getrlimit(k)[0] for k in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
-    policy = Path("/proc/sys/vm/overcommit_memory")
     return (any(limit != resource.RLIM_INFINITY for limit in limits)
-            or policy.is_file() and policy.read_text().strip() == "2")
+            or POLICY.is_file() and POLICY.read_text().strip() == "2")
 
 
 def _large_pages(libc: ctypes.CDLL, size: int) -> None:

@@ -535,9 +535,9 @@ class StyleGAN2(method.Method):
         the arithmetic, the same numbers where minibatch deviation keeps its groups."""
         if not isinstance(self.D, networks.Discriminator) or self.D.b4.mbstd is None:
             return False
-        first = getattr(self.D, f"b{self.D.block_resolutions[0]}").conv0.weight
-        return (n * self.data.size.pixels * first.shape[1] <= AT_ONCE
-                and n % (self.D.b4.mbstd.group_size or n + 1) == 0)
+        group, first = self.D.b4.mbstd.group_size, getattr(self.D, f"b{self.D.block_resolutions[0]}").conv0.weight
+        whole_groups = group is not None and n % group == 0
+        return whole_groups and n * self.data.size.pixels * first.shape[1] <= AT_ONCE
 
     def heads_of_both(self, fake: Any, c: torch.Tensor, real: Any, batch: Batch) -> tuple[list[Head], list[Head]]:
         """`heads` of generated images with labels c and of the batch's, in one pass."""

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from dnnlib.util import UserError  # noqa: E402
 from gantransfer.detectors import features, inception  # noqa: E402
 from tests.bench import common  # noqa: E402
-from tests.metrics.image_files import libraries  # noqa: E402
+from tests.metrics.other_libraries import libraries  # noqa: E402
 from torch_utils import heap  # noqa: E402
 
 

@@ -135,4 +135,5 @@ def test_what_cannot_be_reported_is_one_line(call, refused, planted, tmp_path, m
 
 def test_a_page_into_a_folder_that_is_not_there(call, planted, tmp_path):
     call("report", planted, "--out=a/b/page.html", "--tail=0")
-    read_page(tmp_path / "a" / "b" / "page.html")
+    page, _ = read_page(tmp_path / "a" / "b" / "page.html")
+    assert page.attributes

@@ -430,7 +430,10 @@ def test_pairs_without_labels():
 
 
 def test_two_processes_of_two_images_have_pairs_enough():
-    resolved("stylegan2", run=dict(batch=4, batch_gpu=2, num_procs=2), noisy_twins=0.01)
+    pairs = dict(batch=4, batch_gpu=2)
+    assert resolved("stylegan2", run=dict(pairs, num_procs=2), noisy_twins=0.01)[1].noisy_twins == 0.01
+    with pytest.raises(UserError, match="2 images in 1 process cannot be paired"):
+        resolved("stylegan2", run=dict(pairs, num_procs=1), noisy_twins=0.01)
 
 
 def test_noise_alone_works_with_one_image():

@@ -19,7 +19,7 @@ from gantransfer.detectors.inception import InceptionV3
 from gantransfer.detectors.input_path import PRESETS
 from tests.conftest import write_image_zip
 from tests.golden.test_metrics_inception import recipe_state
-from tests.metrics.image_files import libraries
+from tests.metrics.other_libraries import libraries
 
 N = 24
 pytestmark = pytest.mark.slow

@@ -54,6 +54,15 @@ def test_the_heap_asks_for_large_pages_where_addresses_are_free():
     assert run(True)[2] == "True" and run(True, limit=True)[2] == "False"
 
 
+def test_addresses_are_counted_where_the_system_never_overcommits(monkeypatch, tmp_path):
+    monkeypatch.setattr(heap.resource, "getrlimit", lambda kind: (heap.resource.RLIM_INFINITY,) * 2)
+    monkeypatch.setattr(heap, "POLICY", tmp_path / "policy")
+    assert not heap._addresses_are_counted()  # not Linux's
+    for policy, counted in (("0\n", False), ("1\n", False), ("2\n", True)):
+        heap.POLICY.write_text(policy)
+        assert heap._addresses_are_counted() == counted
+
+
 @glibc
 def test_what_the_environment_sets_stays(monkeypatch):
     for name in [k for k in os.environ if k.startswith("MALLOC_") or k == "GLIBC_TUNABLES"]:
