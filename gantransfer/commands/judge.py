@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the small classifier that judges generated images: `gantransfer judge --data=POOL --heldout=REF`.
 
-It becomes the detector `digits32` (or --name): metrics fd_digits32_<N>, report_digits32. The shipped weights were made
-by this command from real digits; see gantransfer/assets.
+It becomes the detector --name: metrics fd_NAME_<N>, report_NAME. The shipped weights, `digits32`, were made by this
+command from real digits; see gantransfer/assets.
 """
 
 from __future__ import annotations
@@ -73,12 +73,11 @@ def _table(found: Score, names: tuple, classes: int) -> str:
               "[default: a fifth of each class of --data, which is then not trained on]")
 @click.option("--out", required=True, type=PATH, metavar="FILE",
               help="Weights file to write; the descriptor goes beside it")
-@click.option("--name", default="digits32", show_default=True,
-              help="Detector name: metrics are called fd_NAME_<N>, report_NAME")
+@click.option("--name", help="Detector name: metrics are called fd_NAME_<N>, report_NAME [default: that of --out]")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--epochs", type=IntRange(min=1), default=40, show_default=True)
 @click.option("--min-accuracy", type=FloatRange(0, 1), help="Fail when that accuracy is lower")
-def main(data: str, heldout: str | None, out: str, name: str, seed: int, epochs: int,
+def main(data: str, heldout: str | None, out: str, name: str | None, seed: int, epochs: int,
          min_accuracy: float | None) -> None:
     """Train a small judge network on labelled images."""
     import numpy as np
@@ -88,8 +87,9 @@ def main(data: str, heldout: str | None, out: str, name: str, seed: int, epochs:
     from gantransfer.detectors.judge_training import mean_error, save_judge, score, train_judge, unequal
     from gantransfer.detectors.weights import package_data
 
+    named, name = (f"--name={name}", name) if name else (f"--out={out}: give --name", Path(out).stem.replace("_", "-"))
     if not NAME.fullmatch(name) or name in reserved_names():
-        raise UserError(f"--name={name}: letters, digits, '-' and '.' only, and not a published detector's name")
+        raise UserError(f"{named}: letters, digits, '-' and '.' only, and not a published detector's name")
     util.check_writable("--out", out, True)
     train = _load("--data", data)
     test, rows, tested, where = train, np.arange(len(train)), None, ""

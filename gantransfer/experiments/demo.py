@@ -48,8 +48,8 @@ def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
     study.step()
     judge = folder / "judge.pt"
     if not judge.exists():
-        study.run([Job("judge", ["judge", f"--data={data}", f"--heldout={ref}", f"--out={judge}"])],
-                  threads=jobs.cores())
+        study.run([Job("judge", ["judge", f"--data={data}", f"--heldout={ref}", f"--out={judge}",
+                               f"--name={harness.JUDGE}"])], threads=jobs.cores())
     study.step()
     snapshots = dict(zip(names, study.train([(ARMS[a].title, folder / "runs", jobs.run_desc(a, seed), kimg, [
         "--cfg=tiny", f"--data={data}", "--fname=lt_25.json", "--cond=True", f"--seed={seed}", "--metrics=none",
@@ -58,7 +58,7 @@ def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
     results = {}
     for a, path in snapshots.items():
         if measured(path, judge) is None:
-            study.run([harness.report_job(ARMS[a].title, path, ref, {"digits32": judge})], threads=jobs.cores())
+            study.run([harness.report_job(ARMS[a].title, path, ref, {harness.JUDGE: judge})], threads=jobs.cores())
         results[a] = measured(path, judge)
     study.step()
     picture = folder / "demo.png"

@@ -31,7 +31,8 @@ from gantransfer.experiments.jobs import Job
 from gantransfer.metrics.names import REPORT, with_group
 from gantransfer.metrics.paired import critical_t, difference, read_result, spread, table
 
-METRIC = "report_digits32"
+JUDGE = "digits32"  # what studies call theirs, whatever it was trained on
+METRIC = f"report_{JUDGE}"
 SMALL = "--preset=small"  # teachers and students of the user's own images
 # Flags of every training: on digits, and by default on the user's own images where the methods have the preset.
 TINY, OWN = "--cfg=tiny", "--cfg=small"
@@ -295,7 +296,7 @@ def digits(folder: Path) -> tuple[Path, Path, list[Job]]:
 
 
 def judge_jobs(data: Path, heldout: Path, paths: Sequence[Path], name: str = "judge{}",
-               more: Callable[[int], list[str]] = lambda j: []) -> list[Job]:
+               more: Callable[[int], list[str]] = lambda j: [f"--name={JUDGE}"]) -> list[Job]:
     """Commands that train the missing judges, one per seed."""
     return [Job(name.format(j), ["judge", f"--data={data}", f"--heldout={heldout}", f"--seed={j}", *more(j),
                                  f"--out={path}"]) for j, path in enumerate(paths) if not path.exists()]
@@ -355,7 +356,7 @@ def measured(network: Path, judges: Sequence[Path], room: str = "judge{}") -> li
 def measure(study: Study, snapshots: Mapping[str, Path], data: Path, judges: Sequence[Path],
             room: str = "judge{}") -> None:
     """Figures of snapshots, by name, under every judge: those that are missing."""
-    study.run([report_job(f"{name} judge{j}", path, data, {"digits32": judge},
+    study.run([report_job(f"{name} judge{j}", path, data, {JUDGE: judge},
                           f"--outdir={path.parent / room.format(j)}")
                for name, path in snapshots.items() for j, judge in enumerate(judges)
                if measured(path, judges, room)[j] is None], quiet=True)

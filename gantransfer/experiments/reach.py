@@ -36,7 +36,7 @@ class Ruler:
         self.folder = folder
 
     def __call__(self, key: str, make: Any) -> list[dict[str, float]]:
-        """Per judge, the columns of report_digits32 of the sampler that `make()` gives."""
+        """Per judge, the columns of `harness.METRIC` of the sampler that `make()` gives."""
         from gantransfer.metrics import table
 
         found = self.known.setdefault(key, [])
@@ -44,7 +44,7 @@ class Ruler:
             sampler = make()
             for j in range(len(found), self.judges):
                 ctx = table.MetricContext(sampler=sampler, reference=self.reference, training=self.training,
-                                          detectors={"digits32": self.folder / f"judge{j}.pt"}, labels="uniform")
+                                          detectors={harness.JUDGE: self.folder / f"judge{j}.pt"}, labels="uniform")
                 got = table.compute(harness.METRIC, ctx)["results"]
                 found.append({k.removeprefix(f"{harness.METRIC}_"): float(v) for k, v in got.items()
                               if isinstance(v, int | float)})

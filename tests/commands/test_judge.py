@@ -2,6 +2,7 @@
 """Training of the judge network."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -64,14 +65,23 @@ def test_shift_moves_by_a_pixel():
 
 
 def test_command(tiny_zip, tmp_path, call):
-    out = tmp_path / "own.pt"
-    done = call("judge", f"--data={tiny_zip}", f"--heldout={tiny_zip}", f"--out={out}",
-                      "--name=own", "--epochs=3")
-    assert "held-out accuracy" in done.stdout
-    descriptor = json.loads((tmp_path / "own.detector.json").read_text())
-    assert descriptor["name"] == "own" and descriptor["arch_kwargs"]["num_classes"] == 4
-    d = features.load("own", overrides={"own": out})
+    out = tmp_path / "my_own.pt"
+    done = call("judge", f"--data={tiny_zip}", f"--heldout={tiny_zip}", f"--out={out}", "--epochs=3")
+    assert "held-out accuracy" in done.stdout and f"--detector=my-own={out}" in done.stderr
+    descriptor = json.loads((tmp_path / "my_own.detector.json").read_text())
+    assert descriptor["name"] == "my-own" and descriptor["arch_kwargs"]["num_classes"] == 4
+    d = features.load("my-own", overrides={"my-own": out})
     assert d(torch.zeros(2, 1, 16, 16, dtype=torch.uint8)).features.shape == (2, 32)
+
+
+@pytest.mark.parametrize("flags, said", [(["--out=1.pt"], "--out=1.pt: give --name: letters"),
+                                         (["--out=j.pt", "--name=inception"], "--name=inception: letters"),
+                                         (["--out=vgg16.pt"], "--out=vgg16.pt: give --name")])
+def test_names_that_cannot_be(flags, said, tiny_zip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(said)):
+        judge.main(args=[f"--data={tiny_zip}", *flags], standalone_mode=False)
+    assert not list(tmp_path.glob("*.pt"))
 
 
 def test_unequal_classes_are_drawn_equally_often():
