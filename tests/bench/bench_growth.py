@@ -10,7 +10,6 @@ import argparse
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dnnlib.util import UserError  # noqa: E402
 from gantransfer.data.dataset import ImageDataset  # noqa: E402
-from tests.bench import common  # noqa: E402
+from tests.bench import bench_step, common  # noqa: E402
 from tests.bench.against_original import WEIGHT  # noqa: E402
 from tests.bench.our_step import Ours  # noqa: E402
 
@@ -76,10 +75,10 @@ def make_set(path: Path, images: int) -> None:
 
 def open_set(path: str) -> dict:
     """Processor ms and MiB above the start, of opening a set in this process."""
-    peak, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    peak, start = bench_step.high_water(), time.process_time()
     ImageDataset(path, use_labels=True)
     ms = (time.process_time() - start) * 1e3
-    return dict(ms=ms, mib=(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024)
+    return dict(ms=ms, mib=(bench_step.high_water() - peak) / 1024)
 
 
 def opened(images: int, rounds: int) -> tuple[dict, float]:

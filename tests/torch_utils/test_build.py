@@ -91,9 +91,7 @@ def test_an_unwritable_cache_is_named(has_compiler, fresh_kernels, tmp_path, mon
 def test_later_starts_find_the_library(kernels):
     if not kernels or "key" not in build.describe()["build"]:
         pytest.skip("no compiled kernels of this machine")
-    start = time.perf_counter()
     path, info = build.build()
-    assert time.perf_counter() - start < 1
     assert path.is_file() and info["key"] == path.parent.name == build.plan()["key"]
     assert json.loads((path.parent / "build.json").read_text())["devices"] == info["devices"]
     assert (path.parent / "build.log").is_file()
