@@ -19,6 +19,7 @@ from tests.bench import (
     bench_growth,
     bench_metrics,
     bench_ops,
+    bench_profile,
     bench_start,
     bench_step,
     common,
@@ -554,3 +555,23 @@ def test_growth_report(monkeypatch):
     assert all(r["ms"]["median"] > 0 for r in report["rows"])
     with pytest.raises(UserError, match="--parts=size: it knows classes, images"):
         bench_growth.run(bench_growth.parser().parse_args(["--parts=size"]))
+
+
+def test_profile(monkeypatch, capsys):
+    monkeypatch.setattr(bench_profile, "NETS", {"small": (8, 4, 4, 0, None)})
+    monkeypatch.setattr(bench_profile, "MAPPED", 1)
+    report = assert_schema(bench_profile.run(bench_profile.parser().parse_args(["--cfg=small", "--rounds=2"])))
+    rows = {(r["op"], *r["shape"]): r["ms"]["median"] for r in report["rows"]}
+    assert {op.split(":")[0] for op, _ in rows} == {f"small {p}" for p in bench_profile.WEIGHT}
+    assert any(size == 8 for _, size in rows) and rows["small average: " + bench_profile.KINDS[-2][0], 0] > 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    step = [float(cells[-4]) for cells in lines]
+    assert len(lines) == len(bench_profile.KINDS) + 1
+    assert sum(step) == pytest.approx(100, abs=1) or step[-1] == 0, "the parts are the whole"
+    assert all(sum(map(float, c[-3:])) == pytest.approx(float(c[-4]), abs=0.2) for c in lines), "and so are the sizes"
+    assert [bench_profile.kind(f"gantransfer::{n}") for n in ("conv3x3", "conv3x3_weight_grad", "epilogue_grad")] == [
+        "3x3, forward", "3x3, weight gradient", "bias, noise, activation"]
+    assert [bench_profile.size_of(s) for s in ([[4, 64, 33, 33], [64, 64, 3, 3]], [[512, 512]], [[8, 3, 3, 3]])] == [
+        32, 0, 0]
+    with pytest.raises(UserError, match="--cfg=32: it knows small"):
+        bench_profile.run(bench_profile.parser().parse_args(["--cfg=32"]))
