@@ -51,22 +51,10 @@ def own(cls: type) -> list[dataclasses.Field]:
 
 def resolved(cls: type) -> dict[str, object]:
     """What a method makes of options that nobody gave: with `--cfg=auto`, on 64x64 pixels."""
-    from dnnlib.util import UserError
-    from gantransfer.data.dataset import DataSpec
-    from gantransfer.data.labels import LabelSpec
-    from gantransfer.method import RunConfig
+    from gantransfer.commands.method_flags import preset
     from gantransfer.methods import METHODS
 
-    for method in METHODS.values():
-        if issubclass(method.Options, cls):
-            for label in (LabelSpec("class", 10, (500,) * 10), LabelSpec(), LabelSpec("value", 1)):
-                opts = method.Options()
-                try:
-                    method.resolve(opts, RunConfig(), DataSpec("set", 64, 3, 5000, label=label))
-                    return vars(opts)
-                except UserError:
-                    continue  # it wants other labels
-    return {}
+    return next((p for m in METHODS.values() if issubclass(m.Options, cls) and (p := preset(m))), {})
 
 
 def default_and_meaning(f: dataclasses.Field, preset: object = None) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from dnnlib import signals, util
+from gantransfer import commands
 from gantransfer.__main__ import run
 from gantransfer.commands import COMMANDS
 from tests.conftest import ROOT
@@ -38,7 +39,7 @@ def test_every_command_of_the_list_exists(name):
     assert importlib.import_module(f"gantransfer.commands.{name}").main.callback is not None
 
 
-@pytest.mark.parametrize("name", ["train", "calc_metrics", "dataset_tool", "lt_dataset"])
+@pytest.mark.parametrize("name", ["train", "calc_metrics", "dataset_tool"])
 def test_a_script_is_the_command_of_its_name(name, run_script):
     done = run_script(f"{name}.py", "--no-such-flag", check=2)
     assert done.stderr.startswith(f"Usage: {name}.py ") and "Traceback" not in done.stderr and not done.stdout
@@ -88,3 +89,14 @@ def test_threads_wait_as_the_environment_says_or_spin_briefly(given, expected, m
     monkeypatch.setattr(util, "run_cli", lambda command: seen.append(tuple(map(os.environ.get, names))))
     run()
     assert seen == [expected]
+
+
+@pytest.mark.parametrize("name", ["train", "calc_metrics", "dataset_tool"])
+def test_examples_are_scripts_in_a_checkout_and_commands_elsewhere(name, monkeypatch, tmp_path):
+    """A wheel has no scripts."""
+    command = commands.load(name)
+    monkeypatch.setattr(command, "help", command.help)
+    assert f"python {name}.py" in command.help
+    monkeypatch.setattr(commands, "TOP", tmp_path)
+    text = commands.load(name).help
+    assert f"gantransfer {name} --" in text and f"python {name}.py" not in text

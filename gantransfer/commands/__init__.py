@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -50,11 +52,18 @@ COMMANDS = {  # section of the help -> command -> what the user gets
 }
 
 
+TOP = Path(__file__).resolve().parents[2]  # with train.py and the other scripts in a checkout, without them elsewhere
+
+
 def load(name: str, package: str = "gantransfer.commands") -> click.Command:
     """The command `main` of a module, imported now. A signal meanwhile ends the process in one line: an exception in
-    the middle of an import may be swallowed, or come out as another one."""
+    the middle of an import may be swallowed, or come out as another one. Its examples call the script of a checkout
+    where there is one, else the command."""
     with signals.importing():
-        return import_module(f"{package}.{name}").main
+        command = import_module(f"{package}.{name}").main
+    if not (TOP / f"{name}.py").is_file():
+        command.help = re.sub(rf"python {name}\.py", f"gantransfer {name}", command.help or "")
+    return command
 
 
 class Group(click.Group):

@@ -163,7 +163,7 @@ def main(ctx: click.Context, source: tuple[str, ...], dest: str | None, **o: Any
     if ctx.invoked_subcommand is not None:
         return
     if not source or dest is None:
-        raise UserError(f"{'--dest' if source else '--source'} is missing; see python dataset_tool.py --help")
+        raise UserError(f"{'--dest' if source else '--source'} is missing; see gantransfer dataset_tool --help")
     source, *shards = source
     width, height = parse_resolution(o["resolution"], o["width"], o["height"])
     if o["transform"] and (width is None or height is None):

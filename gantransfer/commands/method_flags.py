@@ -38,8 +38,16 @@ def describe() -> dict[str, dict[str, Any]]:
     from gantransfer.methods.density_ratio import DensityRatioTraining
 
     def fields(m: type[Method]) -> list[dict[str, Any]]:
-        return [dict(f.metadata, name=f.name, default=f.default, type=f.metadata["type"].__name__)
-                for f in dataclasses.fields(m.Options)]
+        presets = preset(m)
+        return [dict(f.metadata, name=f.name, default=f.default, type=f.metadata["type"].__name__,
+                     preset=as_decided(f, presets)) for f in dataclasses.fields(m.Options)]
+
+    def as_decided(f: dataclasses.Field, presets: dict[str, Any]) -> str:
+        value, cfg = presets.get(f.name), presets.get("cfg")
+        if f.default is not None or value is None or "default" in f.metadata["help"]:
+            return ""
+        value = f"{value:g}" if isinstance(value, float) else str(value)
+        return f"{value} with --cfg={cfg} at 64x64" if cfg else value
 
     def about(m: type[Method]) -> str:
         text = getattr(sys.modules.get(m.__module__), "__doc__", None) or m.__doc__ or ""
@@ -49,6 +57,20 @@ def describe() -> dict[str, dict[str, Any]]:
     both = {"train": METHODS, "distill": {m.name: m for m in (CGANKD, DensityRatioTraining)}}
     return {name: dict(command=command, about=about(m), stages=m.stages, options=fields(m))
             for command, methods in both.items() for name, m in methods.items()}
+
+
+def preset(m: type[Method]) -> dict[str, Any]:
+    """What a method makes of options that nobody gave, with its own --cfg, on 64x64 pixels; empty where it cannot."""
+    from gantransfer.data.dataset import DataSpec
+    from gantransfer.data.labels import LabelSpec
+    from gantransfer.method import RunConfig
+
+    for label in (LabelSpec("class", 10, (500,) * 10), LabelSpec(), LabelSpec("value", 1)):
+        opts = m.Options()
+        with contextlib.suppress(UserError):  # it wants other labels
+            m.resolve(opts, RunConfig(), DataSpec("set", 64, 3, 5000, label=label))
+            return dict(vars(opts))
+    return {}
 
 
 def kept_description() -> dict[str, dict[str, Any]]:
@@ -70,9 +92,10 @@ def kept_description() -> dict[str, dict[str, Any]]:
 
 
 def flag_of(field: dict[str, Any]) -> Flag:
-    """A field of a method's Options as a flag; the default None means: the method decides."""
+    """A field of a method's Options as a flag; the default None means: the method decides, by its preset."""
     kind = option_type(dict(field, type={"int": int, "float": float, "bool": bool, "str": str}[field["type"]]))
-    default = "" if field["default"] is None else f" [default: {field['default']}]"
+    decided = field["preset"] if field["default"] is None else field["default"]
+    default = "" if decided == "" else f" [default: {decided}]"
     extra = {"metavar": field["metavar"]} if field["metavar"] else {}
     return Flag(field["name"], field["help"] + default, kind, **extra)
 

@@ -103,7 +103,7 @@ class Check:
             report(f"warning: {text}")
         if self.remedies and self.fname == "dataset.json":
             report("all of it at once" + (", when those are replaced or removed that cannot be read" if broken else "")
-                   + f": python dataset_tool.py --source={shlex.quote(path)} --dest=NEW.zip "
+                   + f": gantransfer dataset_tool --source={shlex.quote(path)} --dest=NEW.zip "
                    + " ".join(f"{flag}={value}" if value else flag for flag, value in sorted(self.remedies.items())))
         report("no problems" if not self.errors + self.warnings else
                f"{len(self.errors)} kinds of errors, {len(self.warnings)} of warnings")
@@ -182,7 +182,7 @@ class Check:
         if found.splits:
             report("splits by folder: " + ", ".join(f"{s} {len(v)}" for s, v in found.splits.items()))
         if len(found.class_names) > 1:
-            report("labels that `python dataset_tool.py --source=...` would make from the sub-folders:")
+            report("labels that `gantransfer dataset_tool --source=...` would make from the sub-folders:")
             report(histogram(list(found.labels.values()), found.class_names))
             self._note(self.warnings, [n for n in names if n not in found.labels], "are in no class folder")
 

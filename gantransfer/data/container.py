@@ -202,7 +202,7 @@ class Container:
                                     "unpack the zip and give the folder")
                 return self._handle().read(self._at(name), size)
         except (OSError, KeyError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as e:
-            raise UserError(f"cannot read {name} in {self.path} ({e}); `python dataset_tool.py check {self.path}` "
+            raise UserError(f"cannot read {name} in {self.path} ({e}); `gantransfer dataset_tool check {self.path}` "
                             "lists all damaged files") from None
 
     def read_json(self, name: str) -> Any:

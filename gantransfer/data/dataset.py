@@ -76,7 +76,7 @@ class ImageDataset(torch.utils.data.Dataset):
         self._names = self._files.image_names
         if not self._names:
             raise UserError(f"no images in {self._files.path}; make a data set with "
-                            "`python dataset_tool.py --source=... --dest=...`")
+                            "`gantransfer dataset_tool --source=... --dest=...`")
         main = _read_labels(self._files, "dataset.json") if use_labels or fname else None
         own = main
         if fname is not None:
@@ -341,7 +341,7 @@ class ImageDataset(torch.utils.data.Dataset):
         if shape != self._shape:
             (c, h, w), (c0, h0, w0) = shape, self._shape
             raise UserError(f"{name} in {self._files.path} is {w}x{h}x{c}, the first image is {w0}x{h0}x{c0}; "
-                            f"`python dataset_tool.py check {self._files.path}` lists all such files")
+                            f"`gantransfer dataset_tool check {self._files.path}` lists all such files")
 
     def check_headers(self) -> None:
         """Compare the size and mode of every selected image with the first one's, before a long run finds out.

@@ -184,7 +184,7 @@ def decode(data: bytes, name: str, notes: set[str] | None = None) -> np.ndarray:
     picture = read_picture(data, name)
     if not picture.plain:
         raise UserError(f"{name} has mode {picture.mode}, not 8-bit greyscale or RGB; convert the set with "
-                        "`python dataset_tool.py --source=... --dest=...`")
+                        "`gantransfer dataset_tool --source=... --dest=...`")
     if notes is not None:
         notes |= picture.notes
     return picture.pixels
@@ -225,7 +225,7 @@ def _check_size(data: bytes, name: str, width: int, height: int, limit: int | No
     if pixels > bound:
         raise TooLarge(f"{name} has {width} x {height} pixels in {len(data):,} bytes, above the limit of {bound:,} "
                        "that keeps hostile files from filling the memory; if you trust it, convert it with "
-                       f"`python dataset_tool.py --max-pixels={pixels} --source=... --dest=...`")
+                       f"`gantransfer dataset_tool --max-pixels={pixels} --source=... --dest=...`")
 
 
 def _open(data: bytes) -> Image.Image:

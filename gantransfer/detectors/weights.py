@@ -41,7 +41,7 @@ class MissingWeights(UserError):
         for_metric = f"metric '{metric}' needs the weights of " if metric else ""
         remedies = [f"--detector={self.detector}=FILE", "GANTRANSFER_DETECTORS=FOLDER in the environment"]
         if self.fetch:
-            remedies.append(f"python calc_metrics.py --fetch-detector={self.fetch} (downloads {self.url})")
+            remedies.append(f"gantransfer calc_metrics --fetch-detector={self.fetch} (downloads {self.url})")
         return (f"{for_metric}detector '{self.detector}', which {'are' if for_metric else 'is'} not on this machine: "
                 f"wanted {' or '.join(self.wanted)}; searched {', '.join(map(str, self.searched))}; remedies: "
                 f"{'; '.join(remedies)}; or go on with --metrics=none or --metrics=smoke, which need no weights")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """cGANTransfer's stage BN on a class-conditional StyleGAN2: new classes as scores over the old classes' styles, and a
-residual, per layer; everything else of the generator rests. Not in the paper; the networks are in
+residual, per layer; nothing else of the generator is trained. Not in the paper; the networks are in
 networks/styletransfer.py. The discriminator trains in full.
 
     L_G = softplus(-D(G(z, y), y)) + comb_l1_scale sum mean |scores| + res_l2_scale sum mean residuals^2

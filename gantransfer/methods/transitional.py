@@ -28,7 +28,8 @@ from gantransfer.networks import transitional as networks
 @dataclass
 class TransitionalOptions(TailOptions):
     t_start_kimg: float | None = option(None, "Where the label starts to fade in", type=float, low=0)
-    t_end_kimg: float | None = option(None, "Where the label has its full weight", type=float, low=0)
+    t_end_kimg: float | None = option(None, "Where the label has its full weight (default 0: from the first step)",
+                                      type=float, low=0)
     transition: str | None = option(None, "Both at once: START-END, in kimg", metavar="A-B")
 
 

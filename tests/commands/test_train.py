@@ -66,6 +66,7 @@ def test_help_of_a_method_adds_its_flags_with_their_defaults(call, args):
     for f in dataclasses.fields(METHODS["utlo"].Options):
         assert f"--{f.name} " in own, f.name
     assert re.search(r"--add_uc [^\[]*\[default:\s+True\]", own)
+    assert re.search(r"--glr [^\[]*\[default:\s+0.0025\s+with\s+--cfg=auto\s+at\s+64x64\]", own)  # by the preset
     assert re.search(r"--res_uc [^\[]*\(default:[^)]* 8 ", own)
     assert "--t_start_kimg" not in own
 

@@ -64,7 +64,7 @@ def test_one_command_mends_everything_that_a_conversion_can(tmp_path, tool, acce
     (root / "dataset.json").write_text(json.dumps({"labels": [[f"{i}.png", i % 2] for i in range(8) if i != 3]}))
     code, out, _ = tool("check", root)
     (line,) = [x for x in out.splitlines() if x.startswith("all of it at once")]
-    command = line.partition(": python dataset_tool.py ")[2].replace("NEW.zip", f"{tmp_path}/new.zip").split()
+    command = line.partition(": gantransfer dataset_tool ")[2].replace("NEW.zip", f"{tmp_path}/new.zip").split()
     assert code == 1 and command[2:] == ["--alpha=white", "--channels=3", "--drop-duplicates", "--drop-unlabelled",
                                          "--resolution=40x24", "--transform=center-crop"]
     assert tool(*command)[0] == 0

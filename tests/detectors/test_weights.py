@@ -54,7 +54,7 @@ def test_missing_weights_say_what_to_do(empty_home, no_network):
     text = e.value.describe("fid50k_full")
     assert "\n" not in text
     for part in ("'fid50k_full'", "weights-inception-2015-12-05-6726825d.pth", str(empty_home / "cache" / "detectors"),
-                 "--detector=inception=FILE", "GANTRANSFER_DETECTORS", "calc_metrics.py --fetch-detector=inception",
+                 "--detector=inception=FILE", "GANTRANSFER_DETECTORS", "calc_metrics --fetch-detector=inception",
                  "https://github.com/toshas", "--metrics=none", "smoke"):
         assert part in text, part
 
