@@ -15,6 +15,7 @@ import torch
 from dnnlib.util import UserError
 from tests.bench import (
     against_original,
+    bench_candidates,
     bench_data,
     bench_growth,
     bench_metrics,
@@ -575,3 +576,24 @@ def test_profile(monkeypatch, capsys):
         32, 0, 0]
     with pytest.raises(UserError, match="--cfg=32: it knows small"):
         bench_profile.run(bench_profile.parser().parse_args(["--cfg=32"]))
+
+
+def test_candidates_are_other_ways_to_the_same(monkeypatch):
+    monkeypatch.setattr(bench_candidates, "SIZES", {"16": (1, 16, 16)})
+    monkeypatch.setattr(bench_candidates, "rms_error", lambda m, channels: 0.5)
+    report = assert_schema(bench_candidates.run(bench_candidates.parser().parse_args(["--rounds=1"])))
+    assert all(r["ratio"] > 0 for r in report["ratios"]) and report["rows"][-1]["max_err"] == 0.5
+    with pytest.raises(UserError, match="--sizes=8: it knows 16"):
+        bench_candidates.run(bench_candidates.parser().parse_args(["--sizes=8"]))
+    for what, (now, other) in bench_candidates.candidates(1, 16, 16).items():
+        if not what.startswith(("F(2x2)", "one product")):  # these have random numbers of their own, or a copy
+            a, b = (t if isinstance(t, list) else [next(u for u in t if u is not None) if isinstance(t, tuple) else t]
+                    for t in (now(), other()))
+            for u, v in zip(a, b, strict=True):
+                torch.testing.assert_close(u, v, rtol=1e-3, atol=1e-4)
+    x, dy, w = torch.randn(2, 8, 16, 16), torch.randn(2, 6, 16, 16), torch.randn(6, 8, 3, 3)
+    torch.testing.assert_close(bench_candidates.one_product(dy, x),
+                               bench_candidates.gradients(x, w, dy, "w")()[1], rtol=1e-4, atol=1e-4)
+    for m in bench_candidates.TILES:
+        torch.testing.assert_close(bench_candidates.minimal(x, w, m), torch.nn.functional.conv2d(x, w, padding=1),
+                                   rtol=1e-4, atol=1e-4)
