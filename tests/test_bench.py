@@ -16,6 +16,7 @@ from dnnlib.util import UserError
 from tests.bench import (
     against_original,
     bench_candidates,
+    bench_cores,
     bench_data,
     bench_growth,
     bench_metrics,
@@ -597,3 +598,28 @@ def test_candidates_are_other_ways_to_the_same(monkeypatch):
     for m in bench_candidates.TILES:
         torch.testing.assert_close(bench_candidates.minimal(x, w, m), torch.nn.functional.conv2d(x, w, padding=1),
                                    rtol=1e-4, atol=1e-4)
+
+
+def test_cores(monkeypatch):
+    ran = []
+
+    def command(words, env, **_):
+        ran.append((words[3:], env["OMP_NUM_THREADS"]))
+        said = "sec/kimg 9.00 ... sec/kimg 4.00 left"
+        return types.SimpleNamespace(returncode=int(words[3] == "bad"), stdout=said, stderr="")
+
+    monkeypatch.setattr(bench_cores, "subprocess", types.SimpleNamespace(run=command))
+    words = ["--data=set.zip", "--network=net.pkl", "--images=50", "--kimg=2", "--rounds=1"]
+    report = assert_schema(bench_cores.run(bench_cores.parser().parse_args(words)))
+    assert [(r["op"], r["variant"]) for r in report["rows"]] == [
+        (c, w) for c in bench_cores.COMMANDS for w in bench_cores.WAYS if (c, w) != ("generate", "two processes")]
+    assert report["rows"][0]["ms"]["median"] == 4000 and report["ratios"][1]["ratio"] == 1
+    assert [n for _, n in ran] == ["1", "2", "1", "1", "2", "1", "2", "1"]
+    assert ran[2][0] == ["train", "--data=set.zip", "--cond=True", "--cfg=small", "--kimg=2.0", "--tick=0.5",
+                         "--metrics=none", ran[2][0][7], "--threads=1", "--gpus=2"]
+    assert "--seeds=0-49" in ran[3][0] and "--metrics=fd_pix64_50" in ran[-1][0] and ran[-1][0][-1] == "--gpus=2"
+    monkeypatch.setitem(bench_cores.COMMANDS, "generate", (["bad"], None))
+    with pytest.raises(UserError, match="gantransfer bad: "):
+        bench_cores.run(bench_cores.parser().parse_args([*words, "--commands=generate"]))
+    with pytest.raises(UserError, match="--commands=view: it knows train, "):
+        bench_cores.run(bench_cores.parser().parse_args([*words, "--commands=view"]))

@@ -31,6 +31,11 @@ COMMANDS = {  # name -> its words, and what the line says that a user waits for 
     "generate": (["generate", *SEEDS, "--class=0", "--grid=OUT/sheet.png"], None),
     "view": (["view", "--network=digits", "--port=0"], "http://"),
     "convert": (["convert", "digits", "OUT/digits.safetensors"], None),
+    "interpolate": (["interpolate", "--network=digits", "--output=OUT/walk.png"], None),
+    "dataset_tool": (["dataset_tool", "--source=sklearn:digits", "--dest=OUT/digits.zip"], None),
+    "lt_dataset": (["lt_dataset", "--fn=OUT/digits.zip", "--imf=25"], None),  # of the line above
+    "calc_metrics": (["calc_metrics", "--network=digits", "--metrics=fd_digits32_500", "--data=OUT/digits.zip"], None),
+    "doctor": (["doctor"], None),
     "calc_metrics, help": (["calc_metrics", "--help"], None),
     "train": (["train", "--cond=True", "--outdir=OUT"], "tick"),
 }
