@@ -60,11 +60,12 @@ RULES = [
     # methods never import each other, but for what they build on
     ("methods.cgantransfer", (*SPINE, "networks", "methods.biggan")),
     ("methods.minegan", (*SPINE, "networks", "methods.biggan")),
-    ("methods.density_ratio", (*SPINE, "augment", "networks", "distillation", "metrics.directions", "methods")),
+    ("methods.density_ratio", (*SPINE, "augment", "networks", "distillation", "metrics.directions",
+                               "methods.cgan_kd")),
     ("methods.*", (*SPINE, "augment", "latent", "losses", "distillation", "networks", "metrics.directions",
                   "methods.stylegan2")),
     ("methods", ("method",)),  # the table
-    ("model", ("importers", "methods", "sampler", "snapshot")),
+    ("model", ("importers", "method", "methods", "sampler", "snapshot")),
     ("viewer", ("data", "sampler", "pictures", "metrics.neighbours", "networks.sizes")),
     ("report", ("data", "detectors", "method", "methods", "metrics", "model", "pictures", "snapshot")),
     ("commands", ("*",)),

@@ -444,7 +444,7 @@ class Setup:
 
 def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
     """The method by --method, or by the flags that only one method owns."""
-    from gantransfer.methods import METHODS
+    from gantransfer.methods import TRAIN
 
     name = flags["method"]
     if name is None:
@@ -453,14 +453,14 @@ def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
             raise UserError(f"the flags belong to different methods ({', '.join(sorted(implied))}); "
                             f"choose one with --method")
         name = implied.pop() if implied else "stylegan2"
-    own = {f.name: f.metadata["choices"] for f in dataclasses.fields(METHODS[name].Options)}
+    own = {f.name: f.metadata["choices"] for f in dataclasses.fields(TRAIN[name].Options)}
     for key in given:
-        owners = [m for m, c in METHODS.items() if key in {f.name for f in dataclasses.fields(c.Options)}]
+        owners = [m for m, c in TRAIN.items() if key in {f.name for f in dataclasses.fields(c.Options)}]
         if owners and key not in own and given[key] not in (None, False):
             raise UserError(f"--{key} belongs to method {' and '.join(owners)}, not to {name}")
         if own.get(key) and given[key] is not None:
             check_choice(f"--{key}", given[key], own[key], f" in method {name}")
-    return METHODS[name]
+    return TRAIN[name]
 
 
 def is_run_folder(path: str) -> bool:
