@@ -69,7 +69,14 @@ RULES = [
     ("viewer", ("data", "sampler", "pictures", "metrics.neighbours", "networks.sizes")),
     ("report", ("data", "detectors", "method", "methods", "metrics", "model", "pictures", "snapshot")),
     ("commands", ("*",)),
-    ("experiments", ("*",)),
+    # studies start commands (distill in their own process) and take types of flags from them
+    ("experiments.cost", ("data.dataset", "latent.autoencoder", "method", "methods", "model", "networks.sizes",
+                          "training_loop", "experiments")),  # it counts what a training step computes
+    ("experiments.reach", ("data.dataset", "latent", "methods.mind2mind", "metrics", "model", "experiments")),
+    ("experiments.students", ("commands.distill", "data.dataset", "detectors", "distillation.fakes", "experiments")),
+    ("experiments", ("commands.distill", "commands.flags", "commands.train", "data.classes", "data.dataset",
+                     "distillation.fakes", "methods.cgan_kd", "metrics.names", "metrics.paired", "model",
+                     "pictures.grids", "sampler", "snapshot")),
     ("__main__", ("commands",)),
 ]
 OPTIONAL = {"torchvision", "wandb", "tensorboard", "scipy", "sklearn", "imageio", "imageio_ffmpeg", "lmdb", "h5py",
