@@ -20,7 +20,7 @@ from dnnlib.util import UserError
 from gantransfer import method, snapshot
 from gantransfer.data.dataset import DataSpec
 from gantransfer.data.schedule import Span
-from gantransfer.method import Batch, RunConfig, option
+from gantransfer.method import RunConfig, option
 from gantransfer.methods.stylegan2 import StyleGAN2, TailOptions, alone
 from gantransfer.networks import transitional as networks
 
@@ -94,11 +94,8 @@ class Transitional(StyleGAN2):
         return list(self.D(*shown, c))
 
     def about_heads(self) -> list[tuple[float, str]]:
-        """The controller of the augmentation sees the unconditional head."""
+        """R1 and the controller of the augmentation see the unconditional head."""
         return [(1.0, ""), (self.weight, "_c")]
-
-    def r1_logits(self, x: torch.Tensor, c: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return super().r1_logits(x, c, batch).uncond
 
     @classmethod
     def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:
