@@ -313,6 +313,8 @@ class Setup:
         self.job().preflight()
         if self.flags["heldout"]:
             _ = self._reference
+        if not self.flags["cond"] and has_labels(self.flags["data"]):
+            self.run.notes.append("the data set has labels; train on them with --cond=True")
         if dist.is_main():
             self.dataset.check_headers()  # an image of another size shows now, not after hours
 
@@ -324,6 +326,8 @@ class Setup:
         from gantransfer.method import Start
         from gantransfer.training_loop import find_states
 
+        for note in self.run.notes:
+            print(f"Note: {note}")
         start, run_dir = self.run.resume, self.run_dir
         if self.auto:
             run_dir = next(iter(matching_runs(Path(self.flags["outdir"]), self.run_name())), None)
@@ -350,10 +354,8 @@ class Setup:
             start = Start(None if weights in (None, "noresume") else load_any(RESUME_NAMES.get(weights, weights)))
             self.method.check_source(self.opts, self.dataset.spec, start.source, self.stage)
         run_dir = run_dir or self._new_folder()
-        unused = not self.flags["cond"] and has_labels(self.flags["data"])
         with harness.tidy(run_dir, self.folder, {p.name for p in run_dir.iterdir()}):
-            self.job().train(run_dir, self.folder, start, device, self.operators,
-                             ["the data set has labels; train on them with --cond=True"] * unused)
+            self.job().train(run_dir, self.folder, start, device, self.operators)
             if dist.is_main():
                 harness.tell(run_dir)
 

@@ -51,6 +51,12 @@ class Transitional(StyleGAN2):
         o.t_start_kimg, o.t_end_kimg = o.t_start_kimg or 0.0, o.t_end_kimg or 0.0
         if o.t_end_kimg < o.t_start_kimg:
             raise UserError(f"--t_end_kimg={o.t_end_kimg:g} lies before --t_start_kimg={o.t_start_kimg:g}")
+        if o.t_end_kimg == 0:  # the published default
+            run.notes.append("the label has its full weight from the first step, so that nothing fades in; give "
+                             "--transition=A-B, in kimg")
+        elif o.t_end_kimg > run.kimg:
+            run.notes.append(f"the run ends at {run.kimg:g} kimg, and the label has its full weight from "
+                             f"{o.t_end_kimg:g} on; give another --transition=A-B, or a longer --kimg")
 
     @classmethod
     def run_name(cls, o: TransitionalOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:

@@ -150,6 +150,20 @@ def test_dry_run_checks_what_the_run_checks_and_tells_the_time(call, refused, ti
     assert not list(tmp_path.iterdir())
 
 
+def test_settings_that_may_not_be_meant_are_said_before_the_first_step(call, tiny_zip):
+    def notes(*flags):
+        _, out = dry(call, *TINY, f"--data={tiny_zip}", "--kimg=2", "--cond=1", *flags)
+        return re.findall("^Note: (.*)", out, re.M)
+
+    assert not notes("--transition=1-2") and not notes("--sampling=balanced", "--sampling_shift=1-2")
+    for flags, says in ((["--method=transitional"], "from the first step.*give --transition=A-B"),
+                        (["--transition=1-3"], "ends at 2 kimg.*from 3 on; give another --transition=A-B"),
+                        (["--sampling=balanced", "--sampling_shift=1-3"], "ends at 2 kimg, before --sampling_shift"),
+                        (["--cond=0"], "has labels.*--cond=True")):
+        (note,) = notes(*flags)
+        assert re.search(says, note), note
+
+
 def test_a_run_of_weeks_is_said_before_it_begins(call, tiny_zip, tmp_path, monkeypatch):
     monkeypatch.setattr(training_loop, "pace", lambda *a: (3600.0, False))
 
@@ -362,6 +376,7 @@ def test_other_methods_start_from_a_stylegan2_snapshot(call, tiny_zip, tmp_path,
                   "--kimg=0.008")
     copied = [int(n) for n in re.findall(r"source: copied (\d+)", out)]
     assert len(copied) == 3 and min(copied) > 20, out
+    assert ("\nNote:         the run ends at 0.008 kimg" in out) == ("--transition=0-1" in flags)
 
 
 @pytest.mark.parametrize("flags", [[], ["--method=biggan", "--g_ch=2", "--d_ch=2", "--standing=1"]],
