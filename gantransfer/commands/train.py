@@ -314,7 +314,8 @@ class Setup:
         if self.flags["heldout"]:
             _ = self._reference
         if not self.flags["cond"] and has_labels(self.flags["data"]):
-            self.run.notes.append("the data set has labels; train on them with --cond=True")
+            self.run.notes.append("the data set has labels, which this run leaves unused; most methods learn them with "
+                                  "--cond=True")
         if dist.is_main():
             self.dataset.check_headers()  # an image of another size shows now, not after hours
 
