@@ -37,9 +37,9 @@ def dotted(cls: type) -> str:
 def option_classes() -> dict[str, type]:
     """Every options class of every method, bases among them, by dotted name: each belongs on one page."""
     from gantransfer.method import Options
-    from gantransfer.methods import METHODS, cgan_kd, density_ratio
+    from gantransfer.methods import METHODS
 
-    kinds = [*(m.Options for m in METHODS.values()), cgan_kd.CGANKDOptions, density_ratio.DensityRatioOptions]
+    kinds = [m.Options for m in METHODS.values()]
     return {dotted(c): c for k in kinds for c in k.__mro__ if issubclass(c, Options) and c is not Options and own(c)}
 
 

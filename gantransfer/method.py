@@ -106,6 +106,7 @@ class RunConfig:
     metrics: str | None = None  # comma-separated names; None = the preset's
     resume: str | None = None  # weights the run starts from
     device: str = "cpu"
+    notes: list[str] = field(default_factory=list)  # what a user should know of these settings before the first step
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +172,9 @@ def resolve_schedule(run: RunConfig, *, batch: int, kimg: float, tick: float, sn
         raise UserError(f"--batch={run.batch} is not a multiple of --batch-gpu={run.batch_gpu} x "
                         f"--gpus={run.num_procs}; change one of them")
     fill(run, kimg=kimg, tick=tick, snap=snap)
+    if run.sampling_shift is not None and run.sampling_shift.end > run.kimg:
+        run.notes.append(f"the run ends at {run.kimg:g} kimg, before --sampling_shift does; give it an earlier end, or "
+                         f"a longer --kimg")
 
 
 def option(default: Any, help: str, *, type: Any = None, choices: tuple | None = None, low: float | None = None,

@@ -11,7 +11,8 @@ import torch
 from dnnlib.util import UserError
 from gantransfer.importers import load_any
 from gantransfer.importers.common import not_usable
-from gantransfer.methods import METHODS
+from gantransfer.method import Judge
+from gantransfer.methods import TRAIN
 from gantransfer.sampler import Sampler
 from gantransfer.snapshot import Snapshot
 
@@ -23,7 +24,7 @@ class Model(Snapshot):
 
     def check_makes_images(self) -> None:
         """UserError for a checkpoint whose method or networks this version does not have."""
-        if self.method not in METHODS:
+        if self.method not in TRAIN:
             reasons = list(not_usable(self.nets).values())
             raise UserError(f"{self.name} is of the method {self.method}, which makes no images in this version"
                             + (f": {reasons[0]}" if reasons else "; name the snapshot of a generator"))
@@ -40,7 +41,14 @@ class Model(Snapshot):
         Raises UserError as `check_makes_images`.
         """
         self.check_makes_images()
-        return METHODS[self.method].sampler_from(self, device)
+        return TRAIN[self.method].sampler_from(self, device)
+
+    def judge(self, device: torch.device | str = "cpu") -> Judge:
+        """What its discriminator says of images and labels; a density ratio made of one has that of its method `of`.
+
+        Raises UserError where it judges something else.
+        """
+        return TRAIN[self.options.get("of", self.method)].judge_from(self, device)
 
 
 def load(path_or_url: str | os.PathLike, format: str = "auto", copy: str = "") -> Model:

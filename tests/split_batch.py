@@ -16,13 +16,11 @@ from unittest import mock
 import torch
 
 from dnnlib.util import run_cli
-from gantransfer import snapshot, training_loop
+from gantransfer import model, training_loop
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.data.schedule import Span
 from gantransfer.method import Method, RunConfig, Start
 from gantransfer.methods import METHODS, encoder
-from gantransfer.methods.cgan_kd import CGANKD
-from gantransfer.methods.density_ratio import DensityRatioTraining
 from torch_utils import distributed as dist
 from torch_utils.stats import Collector
 
@@ -67,7 +65,6 @@ CASES: dict[str, tuple[str, str | None, bool, str | None, dict[str, Any]]] = {
     "ratio": ("density_ratio", "ratio", False, "stylegan2", dict(features="teacher", width="tiny")),
 }
 STEPS, BATCH = 2, 8
-KINDS = {**METHODS, CGANKD.name: CGANKD, DensityRatioTraining.name: DensityRatioTraining}
 SOURCES: dict[str, tuple[str, str | None, bool, str | None, dict[str, Any]]] = {
     **{k: CASES[k] for k in ("encoder", "teacher", "head", "mind2mind", "cgantransfer")},
     "stylegan2": ("stylegan2", None, False, None, STYLE), "plain": ("stylegan2", None, False, None, STYLE),
@@ -75,7 +72,7 @@ SOURCES: dict[str, tuple[str, str | None, bool, str | None, dict[str, Any]]] = {
 }
 
 
-def source_of(folder: Path, name: str | None) -> snapshot.Snapshot | None:
+def source_of(folder: Path, name: str | None) -> model.Model | None:
     """An untrained network, made by the run of one process."""
     if name is None:
         return None
@@ -84,14 +81,14 @@ def source_of(folder: Path, name: str | None) -> snapshot.Snapshot | None:
         m, dataset, _ = made(folder, SOURCES[name], 1, labels=name != "plain")
         m.prepare(dataset)
         m.snapshot(0).save(path)
-    return snapshot.load(path)
+    return model.load(path)
 
 
 def made(folder: Path, case: tuple, world: int, labels: bool = True, state: Path | None = None,
          **run_options: Any) -> tuple[Method, ImageDataset, RunConfig]:
     """`state`: of a run that the method goes on with."""
     name, stage, values, source, options = case
-    kind = KINDS[name]
+    kind = METHODS[name]
     start, options = source_of(folder, source), dict(options)
     if options.get("kd", "none") != "none" or options.get("features") == "teacher":
         teacher = "head" if options.get("kd") == "sskd" else "teacher"

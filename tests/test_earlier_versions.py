@@ -72,7 +72,7 @@ def assert_went_on(before, after):
 
 def test_every_method_has_a_run(made):
     kept = {json.loads(p.read_text())["method"] for p in made.glob("**/training_options.json")}
-    assert kept >= set(METHODS) | {"cgan_kd", "density_ratio"}
+    assert kept >= METHODS.keys()
     assert {p.parent.name for p in made.glob("*/training_options.json")} == set(RUNS)
 
 

@@ -60,15 +60,23 @@ RULES = [
     # methods never import each other, but for what they build on
     ("methods.cgantransfer", (*SPINE, "networks", "methods.biggan")),
     ("methods.minegan", (*SPINE, "networks", "methods.biggan")),
-    ("methods.density_ratio", (*SPINE, "augment", "networks", "distillation", "metrics.directions", "methods")),
+    ("methods.density_ratio", (*SPINE, "augment", "networks", "distillation", "metrics.directions",
+                               "methods.cgan_kd")),
     ("methods.*", (*SPINE, "augment", "latent", "losses", "distillation", "networks", "metrics.directions",
                   "methods.stylegan2")),
     ("methods", ("method",)),  # the table
-    ("model", ("importers", "methods", "sampler", "snapshot")),
+    ("model", ("importers", "method", "methods", "sampler", "snapshot")),
     ("viewer", ("data", "sampler", "pictures", "metrics.neighbours", "networks.sizes")),
     ("report", ("data", "detectors", "method", "methods", "metrics", "model", "pictures", "snapshot")),
     ("commands", ("*",)),
-    ("experiments", ("*",)),
+    # studies start commands (distill in their own process) and take types of flags from them
+    ("experiments.cost", ("data.dataset", "latent.autoencoder", "method", "methods", "model", "networks.sizes",
+                          "training_loop", "experiments")),  # it counts what a training step computes
+    ("experiments.reach", ("data.dataset", "latent", "methods.mind2mind", "metrics", "model", "experiments")),
+    ("experiments.students", ("commands.distill", "data.dataset", "detectors", "distillation.fakes", "experiments")),
+    ("experiments", ("commands.distill", "commands.flags", "commands.train", "data.classes", "data.dataset",
+                     "distillation.fakes", "methods.cgan_kd", "metrics.names", "metrics.paired", "model",
+                     "pictures.grids", "sampler", "snapshot")),
     ("__main__", ("commands",)),
 ]
 OPTIONAL = {"torchvision", "wandb", "tensorboard", "scipy", "sklearn", "imageio", "imageio_ffmpeg", "lmdb", "h5py",

@@ -29,10 +29,12 @@ def step(average: Iterable[torch.Tensor], live: Iterable[torch.Tensor], decay: f
 
 @torch.no_grad()
 def step_network(average: nn.Module, live: nn.Module, decay: float) -> None:
-    """`step` of all parameters; buffers (running means, fixed filters) are copied."""
-    step(average.parameters(), live.parameters(), decay)
+    """`step` of all parameters; buffers (running means, fixed filters) are copied. Tensors that both share stay."""
+    own = [(a, b) for a, b in zip(average.parameters(), live.parameters()) if a is not b]
+    step([a for a, _ in own], [b for _, b in own], decay)
     for mine, theirs in zip(average.buffers(), live.buffers()):
-        mine.copy_(theirs)
+        if mine is not theirs:
+            mine.copy_(theirs)
 
 
 @torch.no_grad()

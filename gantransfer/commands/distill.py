@@ -140,7 +140,7 @@ def student(**flags: Any) -> None:
     with stage.processes() as device:
         if o.kd == "takd":
             assistant = dataclasses.replace(o, arch=flags["assistant"])
-            cgan_kd.CGANKD.resolve(assistant, dataclasses.replace(stage.run), stage.data.spec)
+            stage.method.resolve(assistant, dataclasses.replace(stage.run), stage.data.spec)
             o = dataclasses.replace(o, teacher=str(stage.train("student", outdir / "assistant", device, assistant)))
         elif o.kd == "sskd" and cgan_kd.load(o.teacher, stage.data.spec, "--teacher").projector is None:
             head = dataclasses.replace(o, fakes=None, nfake=None, fake_batch_share=None, fake_weight=1.0,
@@ -159,7 +159,6 @@ def student(**flags: Any) -> None:
 def ratio(**flags: Any) -> None:
     """How much likelier real than generated an image is, under its label: what `fakes` subsamples by."""
     from gantransfer.commands.stages import Stage, calibrate, result_path
-    from gantransfer.methods.density_ratio import DensityRatioTraining
     from gantransfer.model import load
 
     if not flags["network"]:
@@ -167,7 +166,7 @@ def ratio(**flags: Any) -> None:
     if (flags["features"] == "discriminator") != bool(flags["heldout"]):
         raise UserError("--features=discriminator and --heldout belong together: real images that the snapshot has "
                         "not seen")
-    stage = Stage(flags, given_flags(flags), "ratio", DensityRatioTraining)
+    stage = Stage(flags, given_flags(flags), "ratio", "density_ratio")
     o, outdir = stage.opts, Path(flags["outdir"])
     if flags["dry_run"]:
         stage.show()
@@ -230,6 +229,7 @@ def fakes(**flags: Any) -> None:
     from gantransfer.commands.stages import judge_of, labelled_data, processes, source_of
     from gantransfer.distillation import fakes as fake_sets
     from gantransfer.methods import density_ratio
+    from gantransfer.model import load
     from torch_utils import distributed as dist
 
     flags = filled(flags["preset"], "fakes", flags, given_flags(flags))
@@ -261,7 +261,8 @@ def fakes(**flags: Any) -> None:
             dest, source, labels, data, recipe, f,
             dict(teacher_sha256=sha256(flags["teacher"]) if flags["teacher"] else None, clip=flags["clip"],
                  integers=flags["integers"]),
-            ratio=density_ratio.load(flags["ratio"], data.spec, device) if flags["ratio"] else None, judge=judge)
+            ratio=density_ratio.of_snapshot(load(flags["ratio"]), data.spec, device) if flags["ratio"] else None,
+            judge=judge)
         if made is not None:
             dist.print0("\n".join(fake_sets.summary(dest, made, label.kind)))
 

@@ -33,9 +33,7 @@ def _all() -> dict[str, dict[str, Any]]:
 
 def describe() -> dict[str, dict[str, Any]]:
     """What the methods' code says, JSON-able. Imports them, which takes seconds."""
-    from gantransfer.methods import METHODS
-    from gantransfer.methods.cgan_kd import CGANKD
-    from gantransfer.methods.density_ratio import DensityRatioTraining
+    from gantransfer.methods import DISTILL, TRAIN
 
     def fields(m: type[Method]) -> list[dict[str, Any]]:
         presets = preset(m)
@@ -54,9 +52,8 @@ def describe() -> dict[str, dict[str, Any]]:
         first = " ".join(text.strip().split("\n\n")[0].split())
         return re.split(r"\. (?=[A-Z])", first)[0].rstrip(".")
 
-    both = {"train": METHODS, "distill": {m.name: m for m in (CGANKD, DensityRatioTraining)}}
     return {name: dict(command=command, about=about(m), stages=m.stages, options=fields(m))
-            for command, methods in both.items() for name, m in methods.items()}
+            for command, methods in (("train", TRAIN), ("distill", DISTILL)) for name, m in methods.items()}
 
 
 def preset(m: type[Method]) -> dict[str, Any]:

@@ -164,11 +164,11 @@ class Run:
         choices = next(f for f in fields(self.opts) if f.name == "cfg").metadata["choices"]
         return [c for c in ("small", "tiny") if c in choices]
 
-    def train(self, run_dir: Path, folder: RunFolder | None, start: Start, device: torch.device, operators: str = "",
-              notes: Sequence[str] = ()) -> int:
+    def train(self, run_dir: Path, folder: RunFolder | None, start: Start, device: torch.device,
+              operators: str = "") -> int:
         """Train in `run_dir`, which `folder` holds on the first process, within `tidy`; images shown.
 
-        `operators`: which compiled operators run, in words; "" where the networks use none. `notes` are announced.
+        `operators`: which compiled operators run, in words; "" where the networks use none.
         """
         logger, fresh = None, not start.continues
         try:
@@ -178,8 +178,7 @@ class Run:
                 except OSError as e:
                     raise UserError(f"--outdir={self.outdir} cannot be written: {e.strerror}") from None
                 runtime = self._record(run_dir, fresh, bool(operators))
-                self._announce(run_dir, operators and operators + "".join(f", {k}: {v}" for k, v in runtime.items()),
-                               notes)
+                self._announce(run_dir, operators and operators + "".join(f", {k}: {v}" for k, v in runtime.items()))
             if fresh:
                 self.warn_of_length(start, device)
             state, trainer = start.state, self.trainer(start)
@@ -207,7 +206,7 @@ class Run:
                 json.dump(environment(self.dataset, self.config.resume, self.torchrun), f, indent=2)
         return runtime
 
-    def _announce(self, run_dir: Path, operators: str, notes: Sequence[str]) -> None:
+    def _announce(self, run_dir: Path, operators: str) -> None:
         spec, config = self.dataset.spec, self.config
         label = f"{spec.label.dim} classes" if spec.label.kind == "class" else f"{spec.label.dim} label values"
         n, b = dist.world_size(), config.batch_gpu
@@ -220,7 +219,7 @@ class Run:
         if operators:
             print(f"Operators:    {operators}")
         print(f"Batch:        {config.batch} = {n} process(es) x {config.batch // b // n} round(s) x {b} images")
-        for note in notes:
+        for note in config.notes:
             print(f"Note:         {note}")
 
     def _evaluator(self, run_dir: Path, device: torch.device) -> Callable:

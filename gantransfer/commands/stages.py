@@ -29,8 +29,7 @@ from gantransfer.distillation.presets import PRESETS, filled, length
 from gantransfer.distillation.validation import headline
 from gantransfer.importers import identity, is_images, load_any
 from gantransfer.method import Method, Options, RunConfig, Start
-from gantransfer.methods import cgan_kd, density_ratio
-from gantransfer.methods.cgan_kd import CGANKD
+from gantransfer.methods import DISTILL, cgan_kd, density_ratio
 from gantransfer.model import Model
 from gantransfer.model import load as load_model
 from gantransfer.snapshot import Snapshot, find_snapshots
@@ -63,13 +62,13 @@ def can_hold_out(data: ImageDataset) -> bool:
 class Stage:
     """Flags of one training command, resolved. `kind`: teacher, student or ratio."""
 
-    def __init__(self, flags: dict[str, Any], given: dict[str, Any], kind: str, method: type[Method] = CGANKD):
-        self.kind, self.method, self.given = kind, method, given
+    def __init__(self, flags: dict[str, Any], given: dict[str, Any], kind: str, name: str = "cgan_kd"):
+        self.kind, self.method, self.given = kind, DISTILL[name], given
         self.quirks = PRESETS[flags["preset"]]["quirks"] if flags["preset"] else ()
         self.flags = f = filled(flags["preset"], kind, flags, given)
-        harness.check_rating(f, method, ())
-        names = {f.name for f in dataclasses.fields(method.Options)}
-        self.opts = method.Options(**{k: v for k, v in f.items() if k in names and v is not None})
+        harness.check_rating(f, self.method, ())
+        names = {f.name for f in dataclasses.fields(self.method.Options)}
+        self.opts = self.method.Options(**{k: v for k, v in f.items() if k in names and v is not None})
         self.data = ImageDataset(f["data"], fname=f["fname"], use_labels=True)
         if kind == "teacher" and not f["test"] and can_hold_out(self.data):
             self.data = ImageDataset(f["data"], fname=f["fname"], use_labels=True, seed=f["seed"], heldout=HELDOUT,
@@ -84,7 +83,7 @@ class Stage:
             seed=f["seed"], num_procs=int(os.environ.get("WORLD_SIZE", f["gpus"])), batch=f["batch"],
             batch_gpu=f["batch_gpu"], kimg=kimg, tick=f["tick"] or (max(kimg / 10, 0.001) if kimg else None),
             snap=f["snap"] or 10, sampling=f["sampling"], resume=f.get("init"))
-        method.resolve(self.opts, self.run, self.data.spec)
+        self.method.resolve(self.opts, self.run, self.data.spec)
 
     def show(self) -> None:
         print("Options:")
@@ -112,9 +111,9 @@ class Stage:
         opts, run = opts or self.opts, dataclasses.replace(run or self.run)
         if run.resume and stage != "head":
             source = load_any(run.resume)
-            if source.method != CGANKD.name:
+            if source.method != self.method.name:
                 raise UserError(f"--init={run.resume} is of method {source.method}, not a teacher or student")
-            CGANKD.check_source(opts, self.data.spec, source, stage)
+            self.method.check_source(opts, self.data.spec, source, stage)
         flags = {**self.flags, "given": config.recorded(self.given, ("outdir",))}
         return run_stage(self.method, opts, self.data, run, stage, outdir, device, source, flags)
 

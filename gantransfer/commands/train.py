@@ -313,6 +313,9 @@ class Setup:
         self.job().preflight()
         if self.flags["heldout"]:
             _ = self._reference
+        if not self.flags["cond"] and has_labels(self.flags["data"]):
+            self.run.notes.append("the data set has labels, which this run leaves unused; most methods learn them with "
+                                  "--cond=True")
         if dist.is_main():
             self.dataset.check_headers()  # an image of another size shows now, not after hours
 
@@ -324,6 +327,8 @@ class Setup:
         from gantransfer.method import Start
         from gantransfer.training_loop import find_states
 
+        for note in self.run.notes:
+            print(f"Note: {note}")
         start, run_dir = self.run.resume, self.run_dir
         if self.auto:
             run_dir = next(iter(matching_runs(Path(self.flags["outdir"]), self.run_name())), None)
@@ -350,10 +355,8 @@ class Setup:
             start = Start(None if weights in (None, "noresume") else load_any(RESUME_NAMES.get(weights, weights)))
             self.method.check_source(self.opts, self.dataset.spec, start.source, self.stage)
         run_dir = run_dir or self._new_folder()
-        unused = not self.flags["cond"] and has_labels(self.flags["data"])
         with harness.tidy(run_dir, self.folder, {p.name for p in run_dir.iterdir()}):
-            self.job().train(run_dir, self.folder, start, device, self.operators,
-                             ["the data set has labels; train on them with --cond=True"] * unused)
+            self.job().train(run_dir, self.folder, start, device, self.operators)
             if dist.is_main():
                 harness.tell(run_dir)
 
@@ -444,7 +447,7 @@ class Setup:
 
 def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
     """The method by --method, or by the flags that only one method owns."""
-    from gantransfer.methods import METHODS
+    from gantransfer.methods import TRAIN
 
     name = flags["method"]
     if name is None:
@@ -453,14 +456,14 @@ def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
             raise UserError(f"the flags belong to different methods ({', '.join(sorted(implied))}); "
                             f"choose one with --method")
         name = implied.pop() if implied else "stylegan2"
-    own = {f.name: f.metadata["choices"] for f in dataclasses.fields(METHODS[name].Options)}
+    own = {f.name: f.metadata["choices"] for f in dataclasses.fields(TRAIN[name].Options)}
     for key in given:
-        owners = [m for m, c in METHODS.items() if key in {f.name for f in dataclasses.fields(c.Options)}]
+        owners = [m for m, c in TRAIN.items() if key in {f.name for f in dataclasses.fields(c.Options)}]
         if owners and key not in own and given[key] not in (None, False):
             raise UserError(f"--{key} belongs to method {' and '.join(owners)}, not to {name}")
         if own.get(key) and given[key] is not None:
             check_choice(f"--{key}", given[key], own[key], f" in method {name}")
-    return METHODS[name]
+    return TRAIN[name]
 
 
 def is_run_folder(path: str) -> bool:

@@ -46,13 +46,13 @@ def macs_per_image(path: Path) -> float:
 
     from gantransfer import training_loop
     from gantransfer.data.dataset import ImageDataset
-    from gantransfer.importers import load_any
     from gantransfer.method import RunConfig, Start
     from gantransfer.methods import METHODS
+    from gantransfer.model import load
     from torch_utils.pixels import from_uint8
 
     given = json_file.read(path.parent / "training_options.json")
-    snap = load_any(path)
+    snap = load(path)
     kind = METHODS[snap.method]
     data = ImageDataset(given["training_set_kwargs"]["path"], use_labels=True)
     run = RunConfig(batch=given["batch_size"], batch_gpu=given["batch_gpu"], kimg=given["total_kimg"])
@@ -74,11 +74,11 @@ def macs_of_encoding(encoder: Path) -> float:
     """Multiply-adds of encoding one image."""
     import torch
 
-    from gantransfer.importers import load_any
     from gantransfer.latent import autoencoder
+    from gantransfer.model import load
     from gantransfer.networks.sizes import ImageSize
 
-    ae = autoencoder.load(load_any(encoder))
+    ae = autoencoder.load(load(encoder))
     x = torch.zeros(1, ae.encoder.img_channels, *ImageSize.of(ae.encoder.img_resolution))
     with counted_macs() as macs, torch.no_grad():
         ae.encode(x)

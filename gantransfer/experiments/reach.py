@@ -64,17 +64,17 @@ def measure(folder: Path, snapshots: dict[tuple[str, int], list[Path]], encoder:
 
     `folder` has target.zip with its latents, the judges and, if `reference` is nowhere else, target-ref.zip.
     """
-    from gantransfer.importers import load_any
     from gantransfer.latent import autoencoder, cache
     from gantransfer.latent.reconstructions import Reconstructions
     from gantransfer.methods import mind2mind
+    from gantransfer.model import load
 
     ruler, out = Ruler(folder, judges, reference or folder / "target-ref.zip"), {}
 
     def reconstructions():
         images = cache.whole_set(folder / "target.zip")
         return Reconstructions(cache.read(cache.default_path(folder / "target.zip")),
-                               autoencoder.load(load_any(encoder)), images, "cpu")
+                               autoencoder.load(load(encoder)), images, "cpu")
 
     out["floor"] = ruler("floor", reconstructions)
     for (arm, s), paths in snapshots.items():
@@ -84,7 +84,7 @@ def measure(folder: Path, snapshots: dict[tuple[str, int], list[Path]], encoder:
         if arm == "mind":
             for name in baselines:
                 out[f"{name}/{s}"] = ruler(f"{name}/{s}", lambda name=name, path=paths[-1]: (
-                    mind2mind.Mind2Mind.sampler_from(mind2mind.baseline(load_any(path), name))))
+                    mind2mind.Mind2Mind.sampler_from(mind2mind.baseline(load(path), name))))
     return out
 
 
@@ -164,11 +164,11 @@ def reconstructions(folder: Path, encoder: Path, columns: int) -> list[np.ndarra
     import torch
 
     from gantransfer.data.dataset import ImageDataset
-    from gantransfer.importers import load_any
     from gantransfer.latent import autoencoder
+    from gantransfer.model import load
     from torch_utils.pixels import from_uint8, to_uint8
 
-    ae = autoencoder.load(load_any(encoder))
+    ae = autoencoder.load(load(encoder))
     with torch.no_grad():
         return [to_uint8(ae.decode(ae.encode(from_uint8(torch.from_numpy(x))))).numpy()
                 for x in sheets.reals(ImageDataset(folder / "target.zip", use_labels=True), columns)]

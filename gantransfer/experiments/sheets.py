@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 
 
 def sampler_of(path: Path) -> Sampler:
-    from gantransfer.importers import load_any
-    from gantransfer.methods import METHODS
+    from gantransfer.model import load
 
-    snap = load_any(path)
-    return METHODS[snap.method].sampler_from(snap)
+    return load(path).sampler()
 
 
 def reals(data: Any, columns: int, repeat: bool = True) -> list[np.ndarray]:

@@ -26,7 +26,7 @@ from dnnlib import seeding
 from dnnlib.util import UserError, atomic_path, first_line
 from gantransfer.data.dataset import DataSpec
 from gantransfer.formats import onnx_info
-from gantransfer.methods import METHODS
+from gantransfer.methods import TRAIN
 from gantransfer.sampler import Sampler, to_uint8
 from gantransfer.snapshot import Snapshot
 from torch_utils import build
@@ -111,11 +111,11 @@ def export_onnx(snap: Snapshot, path: str | os.PathLike, net: str = "G_ema", tru
 
 def _sampler_of(snap: Snapshot, net: str) -> Sampler:
     """The sampler that makes images with `net`. UserError, one line, where there is none."""
-    if snap.method in METHODS and net == "G_ema":
-        sampler = METHODS[snap.method].sampler_from(snap)
-    elif snap.method in METHODS and net == "G" and "G" in snap.nets:
+    if snap.method in TRAIN and net == "G_ema":
+        sampler = TRAIN[snap.method].sampler_from(snap)
+    elif snap.method in TRAIN and net == "G" and "G" in snap.nets:
         trained = {k: v for k, v in snap.nets.items() if f"{k}_ema" in snap.nets}
-        sampler = METHODS[snap.method].sampler_from(
+        sampler = TRAIN[snap.method].sampler_from(
             replace(snap, nets={**snap.nets, "G_ema": snap.nets["G"], **{f"{k}_ema": v for k, v in trained.items()}}))
     else:
         G = snap.build(net)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The methods, by the name `--method` takes. Adding one is a file beside this and a line here."""
+"""The methods, by name and by the command that trains them. Adding one is a file beside this and a line here."""
 
 from gantransfer.method import Method
 from gantransfer.methods.alae import ALAE
 from gantransfer.methods.biggan import BigGAN
 from gantransfer.methods.ccgan import CcGAN
+from gantransfer.methods.cgan_kd import CGANKD
 from gantransfer.methods.cgantransfer import CGANTransfer
+from gantransfer.methods.density_ratio import DensityRatioTraining
 from gantransfer.methods.encoder import Encoder
 from gantransfer.methods.hypermod import Hypermod
 from gantransfer.methods.mind2mind import Mind2Mind
@@ -16,7 +18,7 @@ from gantransfer.methods.styletransfer import StyleTransfer
 from gantransfer.methods.transitional import Transitional
 from gantransfer.methods.utlo import UTLO
 
-METHODS: dict[str, type[Method]] = {
+TRAIN: dict[str, type[Method]] = {  # `train --method=NAME`: they make images
     "stylegan2": StyleGAN2,
     "utlo": UTLO,
     "transitional": Transitional,
@@ -31,3 +33,8 @@ METHODS: dict[str, type[Method]] = {
     "mind_tune": MindTune,
     "ccgan": CcGAN,
 }
+DISTILL: dict[str, type[Method]] = {  # the stages of `distill`: they judge images
+    "cgan_kd": CGANKD,
+    "density_ratio": DensityRatioTraining,
+}
+METHODS = {**TRAIN, **DISTILL}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from gantransfer.data.dataset import BatchSource, DataSpec, ImageDataset
 from gantransfer.distillation import class_match
 from gantransfer.distillation.rejection import Calibration, calibrate, csp_loss
 from gantransfer.method import Batch, Phase, RunConfig, option
-from gantransfer.methods import METHODS, cgan_kd
+from gantransfer.methods import cgan_kd
 from gantransfer.metrics.directions import UNRATED
 from gantransfer.networks.density_ratio import DensityRatio
 from gantransfer.networks.ratio_features import (
@@ -43,6 +43,9 @@ from torch_utils import optimizers
 from torch_utils import random as rnd
 from torch_utils.pixels import from_uint8
 from torch_utils.step_statistics import StepStatistics
+
+if TYPE_CHECKING:
+    from gantransfer.model import Model
 
 FEATURES = ("discriminator", "teacher", "sae", "resnet34")
 CHUNK = 64  # images per pass, always as many: the ratio of an image depends on no other
@@ -73,6 +76,8 @@ class DensityRatioOptions(method.Options):
 
 
 class DensityRatioTraining(method.Method):
+    """Of a generator: its `start.source` is a `Model`, which makes the images."""
+
     name = "density_ratio"
     better = dict.fromkeys(("mean_fake", "mean_real", "largest", "dead"), UNRATED)  # calibration, not quality
     stages = ("features", "ratio")
@@ -106,8 +111,7 @@ class DensityRatioTraining(method.Method):
             self.statistics = [StepStatistics(net.train()) for net in self.nets.values()]
             return
         snap = start.source
-        self.sampler_ = class_match.translated(METHODS[snap.method].sampler_from(snap, self.device), data.label,
-                                               f"--network={o.network}")
+        self.sampler_ = class_match.translated(snap.sampler(self.device), data.label, f"--network={o.network}")
         cgan_kd.check_labels(self.sampler_.spec, data, f"--network={o.network}")
         if "y2h" in snap.nets:
             self.nets["y2h"] = snap.build("y2h", self.device)
@@ -289,28 +293,28 @@ class RatioModel:
 class DiscriminatorRatio:
     """exp(a D(x, y) + b)."""
 
-    def __init__(self, snap: Snapshot, identity: str, device: Any):
+    def __init__(self, snap: Model, identity: str, device: Any):
         self.identity, self.device = identity, device
-        self.logits = discriminator(snap, snap.options["of"], device)
+        self.logits = discriminator(snap, device)
         self.calibration = Calibration(snap.extra["scale"], snap.extra["shift"])
 
     def ratios(self, images: np.ndarray, c: np.ndarray) -> np.ndarray:
         return self.calibration(_in_chunks(self.logits, images, c, self.device))
 
 
-def discriminator(snap: Snapshot, kind: str, device: Any) -> method.Judge:
-    """Of a snapshot of the method `kind`."""
+def discriminator(snap: Model, device: Any) -> method.Judge:
+    """`snap.judge`. UserError where the snapshot has no discriminator that judges single images."""
     if "D" not in snap.nets:
         raise UserError("the snapshot has no discriminator; use --features=teacher")
     if snap.options.get("gan_loss") == "rpgan":
         raise UserError("the snapshot's discriminator was trained with --gan_loss=rpgan: it compares images of one "
                         "class with each other, and says nothing of a single one; use --features=teacher")
-    return METHODS[kind].judge_from(snap, device)
+    return snap.judge(device)
 
 
-def calibrated(snap: Snapshot, heldout: ImageDataset, network: str, seed: int, device: Any) -> Snapshot:
+def calibrated(snap: Model, heldout: ImageDataset, network: str, seed: int, device: Any) -> Snapshot:
     """A ratio from the snapshot's discriminator, calibrated on held-out images and as many generated ones."""
-    logits, sampler = discriminator(snap, snap.method, device), METHODS[snap.method].sampler_from(snap, device)
+    logits, sampler = discriminator(snap, device), snap.sampler(device)
     c = heldout.labels(np.arange(len(heldout)))
     made = np.concatenate([sampler([seed * 10**6 + k for k in range(i, min(i + 32, len(c)))],
                                    torch.from_numpy(c[i : i + 32])).cpu().numpy() for i in range(0, len(c), 32)])
@@ -320,9 +324,9 @@ def calibrated(snap: Snapshot, heldout: ImageDataset, network: str, seed: int, d
                     data=snap.data, extra=dict(scale=fit.scale, shift=fit.shift, network=network, images=len(c)))
 
 
-def load(path: str, data: DataSpec, device: Any) -> RatioModel | DiscriminatorRatio:
+def of_snapshot(snap: Model, data: DataSpec, device: Any) -> RatioModel | DiscriminatorRatio:
     """What `distill ratio` wrote. UserError naming --ratio when it is something else, or of other labels."""
-    snap = snapshot.load(path)
+    path = snap.name
     if snap.method != DensityRatioTraining.name or snap.stage == "features":
         raise UserError(f"--ratio={path} is no density ratio; `gantransfer distill ratio` makes one")
     cgan_kd.check_labels(DataSpec.from_dict(snap.data), data, f"--ratio={path}")

@@ -44,7 +44,7 @@ from gantransfer.methods.stylegan2 import (
 from gantransfer.networks import hypermod as networks
 from gantransfer.networks import hypermod_stylegan1, stylegan1, stylegan2
 from torch_utils import distributed as dist
-from torch_utils import ema, optimizers
+from torch_utils import optimizers
 from torch_utils import random as rnd
 
 KINDS = {"stylegan2": (stylegan2.Generator, networks.Generator),
@@ -222,8 +222,6 @@ class Hypermod(StyleGAN2):
                 self.nets["G_src"] = start.networks.build("G_src", self.device)
         elif self._needs_teacher(start.source):
             self.nets["G_src"] = start.source.build("G_ema", self.device)
-        names = {id(p): n for n, p in self.G.named_parameters()}
-        self.learned = [names[id(p)] for p in self.trainable("G")]
         if dist.is_main():
             count, rest = sum(p.numel() for p in self.trainable("G")), sum(t.numel() for t in frozen)
             print(f"Generator: {count:,} numbers are learned, {rest:,} are the source's and stay")
@@ -398,7 +396,9 @@ class Hypermod(StyleGAN2):
 
     # ---- losses ----------------------------------------------------------------------------------------------------
 
-    def more_terms(self, images: torch.Tensor, batch: Batch) -> Iterator[torch.Tensor]:
+    def Dmain(self, batch: Batch, d: Draws, reg: bool = False) -> Iterator[torch.Tensor]:
+        yield from super().Dmain(batch, d, reg)
+        (images,) = d.fakes
         if self.opts.gan_loss == "wgan-gp":
             yield self.gradient_penalty(batch.x, images, batch.c, rnd.rand([len(images), 1, 1, 1], batch.rng,
                                                                            self.device))
@@ -428,12 +428,6 @@ class Hypermod(StyleGAN2):
         return self.opts.contrastive_weight * loss.reshape(1)
 
     # ---- after the phases ------------------------------------------------------------------------------------------
-
-    def update_ema(self, cur_nimg: int, batch_size: int) -> None:
-        """Of what is learned; all else is one tensor for both."""
-        live, average = dict(self.G.named_parameters()), dict(self.G_ema.named_parameters())
-        ema.step([average[n] for n in self.learned], [live[n] for n in self.learned],
-                 ema.decay(batch_size, self.opts.ema_kimg, cur_nimg, self.opts.ema_ramp))
 
     def progress(self) -> dict[str, float]:
         return super().progress() | ({"aligning": float(self.aligning)} if self.align_nimg else {})

@@ -114,6 +114,7 @@ class Draws:
     noise: torch.Tensor | None = None  # [n, embedding] on the class embeddings
     mix_noise: torch.Tensor | None = None  # of mix_z
     twins: torch.Tensor | None = None  # []: NoisyTwins' loss of the w that were made of these
+    fakes: list[torch.Tensor] | None = None  # what Dmain has made of these, as `heads` takes it
 
     def first(self, k: int) -> Draws:
         """The rows 0 to k - 1."""
@@ -413,22 +414,18 @@ class StyleGAN2(method.Method):
     def synthesise(self, ws: torch.Tensor, batch: Batch, **kw):
         return self.G.synthesis(ws, noise_mode=self.noise_mode, rng=batch.rng, **kw)
 
-    def augmented(self, x: torch.Tensor, batch: Batch, c: torch.Tensor) -> torch.Tensor:
-        return self.augmentation(x, batch.rng, batch.choices, c) if self.augmentation else x
+    def augmented(self, images: list[torch.Tensor], batch: Batch, c: torch.Tensor) -> list[torch.Tensor]:
+        return [self.augmentation(x, batch.rng, batch.choices, c) if self.augmentation else x for x in images]
 
     # What the discriminator says. The first head is the one that R1, LeCam and the augmentation's controller look at.
 
-    def heads(self, images: Any, c: torch.Tensor, batch: Batch, kind: str) -> list[Head]:
+    def heads(self, images: list[torch.Tensor], c: torch.Tensor, batch: Batch, kind: str) -> list[Head]:
         """Of images as `as_judged` and `synthesise_pair` make them; kind: 'real', 'fake', or 'rival' for reals in the
         generator's loss."""
-        return self.named(kind, self.logits(self.shown(images, batch, c), c), c)
-
-    def shown(self, images: Any, batch: Batch, c: torch.Tensor) -> list[torch.Tensor]:
-        """What the discriminator gets of n images: augmented, n rows each."""
-        return [self.augmented(images, batch, c)]
+        return self.named(kind, self.logits(self.augmented(images, batch, c), c), c)
 
     def logits(self, shown: list[torch.Tensor], c: torch.Tensor) -> list[torch.Tensor]:
-        """[n, 1] for each head."""
+        """[n, 1] for each head, of n images in one size or more."""
         return [self.D(*shown, c)]
 
     def about_heads(self) -> list[tuple[float, str]]:
@@ -447,13 +444,13 @@ class StyleGAN2(method.Method):
             self.augmentation.observe(known, c)
         return Head(logits, weight, name)
 
-    def as_judged(self, x: torch.Tensor, batch: Batch) -> Any:
+    def as_judged(self, x: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
         """Real images as `heads` takes them; `x` is `batch.x`, perhaps with a gradient."""
-        return x
+        return [x]
 
-    def synthesise_pair(self, ws: torch.Tensor, batch: Batch) -> Any:
+    def synthesise_pair(self, ws: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
         """Generated images as `heads` takes them: UTLO's are pairs, while path length and R2 are of the image alone."""
-        return self.synthesise(ws, batch)
+        return [self.synthesise(ws, batch)]
 
     def Gmain(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
         loss = self.generator_loss(batch, d)
@@ -503,13 +500,13 @@ class StyleGAN2(method.Method):
     def Dmain(self, batch: Batch, d: Draws, reg: bool = False) -> Iterator[torch.Tensor]:
         gan, weight = self.losses.gan, self.losses.weight(batch.c)
         with torch.no_grad():
-            images = self.synthesise_pair(self.ws("Dmain", d), batch)
+            d.fakes = self.synthesise_pair(self.ws("Dmain", d), batch)
         x, together = batch.x.detach().requires_grad_(reg), not reg and self.takes_both(len(batch.x))
         reals = self.as_judged(x, batch)
         if together:
-            on_fake, on_real = self.heads_of_both(images, d.c, reals, batch)
+            on_fake, on_real = self.heads_of_both(d.fakes, d.c, reals, batch)
         else:
-            on_fake = self.heads(images, d.c, batch, "fake")
+            on_fake = self.heads(d.fakes, d.c, batch, "fake")
         fake = torch.zeros([], device=self.device)
         if not gan.paired:
             fake = self.total(on_fake, [gan.on_fake(h.logits) for h in on_fake], "fake")
@@ -528,7 +525,6 @@ class StyleGAN2(method.Method):
         self.report("Loss/D/loss", fake.detach() + real)
         loss = fake + real if together else real
         yield loss + self.r1(on_real[0].logits, x) * weight if reg else loss
-        yield from self.more_terms(images, batch)
 
     def takes_both(self, n: int) -> bool:
         """Whether n generated and n real images go through the discriminator at once: less time where that is more than
@@ -539,9 +535,10 @@ class StyleGAN2(method.Method):
         whole_groups = group is not None and n % group == 0
         return whole_groups and n * self.data.size.pixels * first.shape[1] <= AT_ONCE
 
-    def heads_of_both(self, fake: Any, c: torch.Tensor, real: Any, batch: Batch) -> tuple[list[Head], list[Head]]:
+    def heads_of_both(self, fake: list[torch.Tensor], c: torch.Tensor, real: list[torch.Tensor],
+                      batch: Batch) -> tuple[list[Head], list[Head]]:
         """`heads` of generated images with labels c and of the batch's, in one pass."""
-        of_each = [self.shown(fake, batch, c), self.shown(real, batch, batch.c)]
+        of_each = [self.augmented(fake, batch, c), self.augmented(real, batch, batch.c)]
         weave = networks.Weave(len(c), self.D.b4.mbstd.group_size)
         logits = self.logits([weave(a, b) for a, b in zip(*of_each)], weave(c, batch.c))
         a, b = zip(*map(weave.apart, logits))
@@ -552,11 +549,6 @@ class StyleGAN2(method.Method):
         """[n, 1]: the heads' losses by their weights, with LeCam's in the first one; times the images' own `weight`."""
         terms[0] = terms[0] + self.pull(heads[0].logits, kind, weight)
         return sum(h.weight * t for h, t in zip(heads, terms)) * weight
-
-    def more_terms(self, images: Any, batch: Batch) -> Iterator[torch.Tensor]:
-        """Further terms of the discriminator's loss, on the generated `images`, which only this pass has, and the batch
-        (hypermod)."""
-        yield from ()
 
     def Dreg(self, batch: Batch, d: Draws) -> Iterator[torch.Tensor]:
         yield from self.penalties(batch, d, self.opts.gamma > 0)
@@ -575,8 +567,8 @@ class StyleGAN2(method.Method):
             yield penalty * (self.losses.r2_gamma / 2)
 
     def r1_logits(self, x: torch.Tensor, c: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """What R1 and R2 are taken of; transitional's discriminator gives two logits."""
-        return self.D(self.augmented(x, batch, c) if self.opts.r1_aug else x, c)
+        """What R1 and R2 are taken of."""
+        return self.logits(self.augmented([x], batch, c) if self.opts.r1_aug else [x], c)[0]
 
     def r1(self, logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """[n, 1]: gamma/2 |d logits / d x|^2."""

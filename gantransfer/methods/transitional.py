@@ -20,7 +20,7 @@ from dnnlib.util import UserError
 from gantransfer import method, snapshot
 from gantransfer.data.dataset import DataSpec
 from gantransfer.data.schedule import Span
-from gantransfer.method import Batch, RunConfig, option
+from gantransfer.method import RunConfig, option
 from gantransfer.methods.stylegan2 import StyleGAN2, TailOptions, alone
 from gantransfer.networks import transitional as networks
 
@@ -51,6 +51,12 @@ class Transitional(StyleGAN2):
         o.t_start_kimg, o.t_end_kimg = o.t_start_kimg or 0.0, o.t_end_kimg or 0.0
         if o.t_end_kimg < o.t_start_kimg:
             raise UserError(f"--t_end_kimg={o.t_end_kimg:g} lies before --t_start_kimg={o.t_start_kimg:g}")
+        if o.t_end_kimg == 0:  # the published default
+            run.notes.append("the label has its full weight from the first step, so that nothing fades in; give "
+                             "--transition=A-B, in kimg")
+        elif o.t_end_kimg > run.kimg:
+            run.notes.append(f"the run ends at {run.kimg:g} kimg, and the label has its full weight from "
+                             f"{o.t_end_kimg:g} on; give another --transition=A-B, or a longer --kimg")
 
     @classmethod
     def run_name(cls, o: TransitionalOptions, given: dict[str, Any], run: RunConfig, data: DataSpec) -> str:
@@ -94,11 +100,8 @@ class Transitional(StyleGAN2):
         return list(self.D(*shown, c))
 
     def about_heads(self) -> list[tuple[float, str]]:
-        """The controller of the augmentation sees the unconditional head."""
+        """R1 and the controller of the augmentation see the unconditional head."""
         return [(1.0, ""), (self.weight, "_c")]
-
-    def r1_logits(self, x: torch.Tensor, c: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return super().r1_logits(x, c, batch).uncond
 
     @classmethod
     def judge_from(cls, snap: snapshot.Snapshot, device: torch.device | str = "cpu") -> method.Judge:

@@ -131,17 +131,12 @@ class UTLO(StyleGAN2):
     def graph(self, key: str, second_order: bool = False) -> Graph | None:
         return graph_of(self, key, second_order) if type(self) is UTLO else None
 
-    def synthesise_pair(self, ws: torch.Tensor, batch: Batch) -> networks.Images:
-        if self.opts.add_uc:
-            return self.synthesise(ws, batch, add_uc=True)
-        return networks.Images(self.synthesise(ws, batch), None)
+    def synthesise_pair(self, ws: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
+        return [*self.synthesise(ws, batch, add_uc=True)] if self.opts.add_uc else [self.synthesise(ws, batch)]
 
-    def as_judged(self, x: torch.Tensor, batch: Batch) -> networks.Images:
+    def as_judged(self, x: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
         # Reduced before augmentation: the small images get transformations of their own.
-        return networks.Images(x, self.D.downsample_uc(batch.x) if self.opts.add_uc else None)
-
-    def shown(self, images: networks.Images, batch: Batch, c: torch.Tensor) -> list[torch.Tensor]:
-        return [self.augmented(x, batch, c) for x in images if x is not None]
+        return [x, self.D.downsample_uc(batch.x)] if self.opts.add_uc else [x]
 
     def logits(self, shown: list[torch.Tensor], c: torch.Tensor) -> list[torch.Tensor]:
         return [self.D(shown[0], c), *map(self.D.forward_uc, shown[1:])]

@@ -56,12 +56,9 @@ def direction(metric: str, key: str) -> str | None:
     None: there is no such declaration, as for files that another program, or another version, has written.
     """
     from gantransfer.methods import METHODS
-    from gantransfer.methods.cgan_kd import CGANKD
-    from gantransfer.methods.density_ratio import DensityRatioTraining
     from gantransfer.metrics import table
 
-    methods = {**METHODS, **{m.name: m for m in (CGANKD, DensityRatioTraining)}}
-    found = methods[metric] if metric in methods else table.find(metric)
+    found = METHODS[metric] if metric in METHODS else table.find(metric)
     return None if found is None else directions.of(found.better, key)
 
 

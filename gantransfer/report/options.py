@@ -16,8 +16,6 @@ from dnnlib.util import UserError
 from gantransfer.data.labels import DataSpec
 from gantransfer.method import Method, Options, RunConfig
 from gantransfer.methods import METHODS
-from gantransfer.methods.cgan_kd import CGANKD
-from gantransfer.methods.density_ratio import DensityRatioTraining
 from gantransfer.report.read import Run
 
 PRESETS = ("cfg", "mind_preset")
@@ -33,8 +31,7 @@ ABSENT = "not set"
 
 
 def method_of(run: Run) -> type[Method] | None:
-    named = {**METHODS, **{m.name: m for m in (CGANKD, DensityRatioTraining)}}
-    return named.get(run.options.get("method"))
+    return METHODS.get(run.options.get("method"))
 
 
 def chosen(run: Run) -> dict[str, Any]:

@@ -8,10 +8,9 @@ import pytest
 from gantransfer.commands.stages import settings
 from gantransfer.data.dataset import ImageDataset
 from gantransfer.method import RunConfig
-from gantransfer.methods.cgan_kd import CGANKD
-from gantransfer.methods.density_ratio import DensityRatioTraining
+from gantransfer.methods import DISTILL
 
-FILES = [(m, f.name) for m in (CGANKD, DensityRatioTraining) for f in dataclasses.fields(m.Options)
+FILES = [(m, f.name) for m in DISTILL.values() for f in dataclasses.fields(m.Options)
          if f.metadata["metavar"] in ("PATH", "SNAPSHOT")]
 
 

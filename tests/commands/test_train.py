@@ -16,7 +16,7 @@ from gantransfer import training_loop
 from gantransfer.commands import digits, method_flags
 from gantransfer.commands.run import newest_snapshot
 from gantransfer.data.labels import DataSpec
-from gantransfer.methods import METHODS
+from gantransfer.methods import METHODS, TRAIN
 from gantransfer.metrics import rating
 from gantransfer.snapshot import find_snapshots, load, numbered
 from tests.conftest import only_line, write_image_zip
@@ -55,7 +55,8 @@ def test_help_shows_shared_flags_in_sections_and_methods_with_a_line(call):
     assert "--res_uc" not in text and "stylegan2, utlo" not in text and "stylegan2|utlo" not in text
     assert [line for line in text.splitlines() if re.fullmatch(r"\S.*:", line)][:3] == [
         "Data and output:", "Method and start:", "Schedule:"]
-    for name in METHODS:
+    assert "cgan_kd" not in text and "density_ratio" not in text
+    for name in TRAIN:
         assert re.search(rf"^  {name}  +\S", text, re.M), name
 
 
@@ -147,6 +148,20 @@ def test_dry_run_checks_what_the_run_checks_and_tells_the_time(call, refused, ti
     assert "nowhere.pt" in err
     assert "nowhere.pkl" in refused(*TINY, f"--data={tiny_zip}", "--resume=nowhere.pkl", "--dry-run")
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_may_not_be_meant_are_said_before_the_first_step(call, tiny_zip):
+    def notes(*flags):
+        _, out = dry(call, *TINY, f"--data={tiny_zip}", "--kimg=2", "--cond=1", *flags)
+        return re.findall("^Note: (.*)", out, re.M)
+
+    assert not notes("--transition=1-2") and not notes("--sampling=balanced", "--sampling_shift=1-2")
+    for flags, says in ((["--method=transitional"], "from the first step.*give --transition=A-B"),
+                        (["--transition=1-3"], "ends at 2 kimg.*from 3 on; give another --transition=A-B"),
+                        (["--sampling=balanced", "--sampling_shift=1-3"], "ends at 2 kimg, before --sampling_shift"),
+                        (["--cond=0"], "has labels.*--cond=True")):
+        (note,) = notes(*flags)
+        assert re.search(says, note), note
 
 
 def test_a_run_of_weeks_is_said_before_it_begins(call, tiny_zip, tmp_path, monkeypatch):
@@ -361,6 +376,7 @@ def test_other_methods_start_from_a_stylegan2_snapshot(call, tiny_zip, tmp_path,
                   "--kimg=0.008")
     copied = [int(n) for n in re.findall(r"source: copied (\d+)", out)]
     assert len(copied) == 3 and min(copied) > 20, out
+    assert ("\nNote:         the run ends at 0.008 kimg" in out) == ("--transition=0-1" in flags)
 
 
 @pytest.mark.parametrize("flags", [[], ["--method=biggan", "--g_ch=2", "--d_ch=2", "--standing=1"]],

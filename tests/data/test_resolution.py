@@ -46,12 +46,12 @@ def test_which_sizes_fit():
 
 
 def test_every_method_refuses_sizes_at_the_dry_run(tmp_path, call):
-    from gantransfer.methods import METHODS
+    from gantransfer.methods import TRAIN
 
     sizes = {2: "2x2", 4: "4x4", 28: "28x28", 22: "22x22", (12, 8): "8x12", (8, 16): "16x8"}
     sets = {(n, v): image_folder(tmp_path / f"{'v' * v}s{k}", n, v) for k, n in enumerate(sizes) for v in (False, True)}
     wants = {2: "4x4", 4: "8x8", 22: "24x24", 28: "32x32", (12, 8): "16x16", (8, 16): "14x8"}
-    for name in METHODS:
+    for name in TRAIN:
         for size, said in sizes.items():
             if size in (28, (12, 8)) and name not in SQUARE:
                 continue

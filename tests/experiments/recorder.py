@@ -76,7 +76,7 @@ def record(study: str, flags: list[str], folder: Path, monkeypatch, made: dict |
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "subprocess", SimpleNamespace(Popen=Process, PIPE=None, STDOUT=None))
         patch.setattr("gantransfer.commands.distill.call", call)
-        for name in ("gantransfer.importers.load_any", "gantransfer.latent.cache.read",
+        for name in ("gantransfer.model.load", "gantransfer.latent.cache.read",
                      "gantransfer.distillation.fakes.read"):
             patch.setattr(name, finish)
         if study == "distill":

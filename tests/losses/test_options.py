@@ -14,6 +14,7 @@ from gantransfer.losses.barlow_twins import barlow_twins
 from gantransfer.losses.group_spectral import GroupSpectral
 from gantransfer.method import Batch, RunConfig
 from gantransfer.methods import METHODS, density_ratio
+from gantransfer.model import Model
 from gantransfer.sampler import LabelSource
 from tests.made import made
 from torch_utils import distributed as dist
@@ -188,9 +189,9 @@ def test_a_discriminator_of_pairs_is_asked_about_no_single_image():
     """Its logits have a constant of their own in every class."""
     snap = make("stylegan2", gan_loss="rpgan").snapshot(0)
     with pytest.raises(UserError, match="--gan_loss=rpgan.*--features=teacher"):
-        density_ratio.discriminator(snap, "stylegan2", "cpu")
-    assert density_ratio.discriminator(make("stylegan2").snapshot(0), "stylegan2", "cpu")(
-        batch().x, batch().c).shape == (8,)
+        density_ratio.discriminator(Model(**vars(snap)), "cpu")
+    plain = Model(**vars(make("stylegan2").snapshot(0)))
+    assert density_ratio.discriminator(plain, "cpu")(batch().x, batch().c).shape == (8,)
     source = make("biggan", gan_loss="rpgan").snapshot(0)
     data = DataSpec("y", 16, 1, 8, LabelSpec("class", 2, (4, 4), (), {}, {}))
     with pytest.raises(UserError, match="--warm_start=nearest.*--gan_loss=rpgan"):

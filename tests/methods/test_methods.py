@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from gantransfer.data.dataset import DataSpec, LabelSpec
 from gantransfer.method import Batch, Graph, RunConfig
-from gantransfer.methods import METHODS
+from gantransfer.methods import METHODS, TRAIN
 from gantransfer.sampler import LabelSource
 from gantransfer.training_loop import Stepper
 from tests.made import made, train_only
@@ -37,7 +37,7 @@ def grads_of(m, phase, b, key):
     return {n: p.grad for n, p in m.nets[key].named_parameters()}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRAIN)
 def test_a_runs_name_says_its_method(name):
     """Alone the base is not named, and UTLO by its two options, both as published."""
     kind, label = METHODS[name], LabelSpec("none") if name == "alae" else DATA.label
@@ -50,7 +50,7 @@ def test_a_runs_name_says_its_method(name):
     assert said in kind.run_name(o, {}, run, data)
 
 
-@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if issubclass(m, METHODS["stylegan2"])
+@pytest.mark.parametrize("name", [n for n, m in TRAIN.items() if issubclass(m, METHODS["stylegan2"])
                                   and n not in ("styletransfer", "hypermod", "mind_tune")])
 def test_phases_train_their_own_network_only(name):
     """Every step changes G, D and G_ema, and each phase's optimiser holds exactly one network's parameters."""

@@ -10,7 +10,6 @@ from gantransfer.method import RunConfig
 from gantransfer.methods import stylegan2
 from gantransfer.methods.stylegan2 import StyleGAN2
 from gantransfer.networks import stylegan2 as networks
-from gantransfer.networks import utlo
 from tests.losses.test_options import batch, make
 from torch_utils import build
 
@@ -91,10 +90,12 @@ def test_both_batches_at_once_teach_what_two_passes_teach(name, run, options, mo
 
 
 def test_both_images_of_a_pair_are_augmented():
-    m, pair = make("utlo"), utlo.Images(torch.zeros(4, 1, 16, 16), torch.zeros(4, 1, 4, 4))
-    m.augmented = lambda x, batch, c: x + 1
-    assert [x.unique().tolist() for x in m.shown(pair, None, None)] == [[1], [1]]
-    assert len(m.shown(utlo.Images(pair.image, None), None, None)) == 1
+    m, given = make("utlo"), batch()
+    m.augmentation = lambda x, rng, choices, c: x + 1
+    judged = m.as_judged(given.x, given)
+    assert [x.shape[2] for x in judged] == [16, 4]
+    assert all(torch.equal(b, a + 1) for a, b in zip(judged, m.augmented(judged, given, given.c), strict=True))
+    assert len(make("utlo", add_uc=False).as_judged(given.x, given)) == 1
 
 
 def test_batches_that_minibatch_deviation_would_mix_go_apart():
