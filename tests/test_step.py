@@ -70,7 +70,9 @@ def test_what_auto_precision_means(monkeypatch):
     assert means("cuda:0", (8, 0)) == means("cuda:1", (12, 0)) == ("bfloat16", True)
     assert means("cuda:0", (9, 0), precision="fp16", nhwc=False) == ("float16", False)
     assert means(flags=["avx2"]) == means(flags=["amx_bf16"], cfg="tiny") == ("float32", False)
-    assert means(flags=["amx_bf16"])[0] == means(flags=["avx512_bf16"])[0] == means(precision="bf16")[0] == "bfloat16"
+    narrow, wide = dict(flags=["avx512_bf16"], cmax=32), dict(flags=["avx512_bf16"], cmax=64)
+    assert means(flags=["amx_bf16"])[0] == means(**narrow)[0] == means(**wide, precision="bf16")[0] == "bfloat16"
+    assert means(**wide) == means(flags=["avx512_bf16"]) == ("float32", False), "minimal filtering is faster there"
     assert means("cuda:0", (9, 0), precision="fp32") == ("float32", False)
 
 

@@ -247,13 +247,15 @@ class StyleGAN2(method.Method):
     @classmethod
     def runtime(cls, o: StyleGAN2Options, run: RunConfig) -> dict[str, Any]:
         """What 'auto' means on this machine. Tiny runs stay float32 on a CPU: there is little to gain, and they give
-        the same images on all machines."""
+        the same images on all machines. With AVX512-BF16 alone wide layers do too: minimal filtering, which is
+        float32's, is faster from 64 channels on (docs/speed.md)."""
         device = torch.device(run.device)
         dtype = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(o.precision)
         if dtype is None and device.type == "cuda":
             dtype = "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
         elif dtype is None:
-            fast = build.cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"}
+            flags, narrow = build.cpu_flags(), o.cmax is not None and o.cmax <= 32
+            fast = flags & {"amx_bf16", "bf16"} or narrow and "avx512_bf16" in flags
             dtype = "bfloat16" if fast and o.cfg != "tiny" else "float32"
         nhwc = device.type == "cuda" if o.nhwc is None else o.nhwc
         return {"precision": dtype, "channels_last": nhwc and dtype != "float32"}
