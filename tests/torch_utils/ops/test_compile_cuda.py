@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cuda import ptxas, remembered
+from tests.cuda import prebuilt, ptxas, remembered
 from torch_utils import build
 
 SRC = build.source_dir()
@@ -104,6 +104,14 @@ def test_kernels_include_no_torch_header():
         files += [SRC / i for i in includes if (SRC / i).is_file() and i not in seen]
         seen.update(includes)
     assert len(seen) > 5
+
+
+def test_operators_without_a_cuda_kernel_are_named():
+    """What .github/workflows/cuda.yml asks of a wheel that was built there."""
+    found = {"conv3x3": {"CPU"}, **{p.stem: {"CPU", "CUDA"} for p in KERNELS}}
+    assert prebuilt.missing(found) == []
+    del found["weight_sq"]
+    assert prebuilt.missing({**found, "cond_bn_dx": {"CPU"}}) == ["cond_bn_dx", "weight_sq.cu: no operator"]
 
 
 def nvrtc12():
