@@ -112,7 +112,7 @@ def test_gpu_bars_from_rows():
                ["epilogue_pixels<gt::f16, 8>", 72, 4, 8224], ["epilogue_pixels<float, 4>", 9, 0, 0],
                ["epilogue_forward<gt::f16, 8, true>", 56, 0, 0]]
     lines = gpu_check.advice({"ops": {"rows": [*table, small], "gpu": gpu, "bars": list(bars.values())},
-                              "build": {"kernels": kernels}})
+                              "kernels": {"kernels": kernels}})
     text = "\n".join(lines)
     assert "slow: blur_epilogue fwd 64x64x64x64 fp16 nhwc: 0.65 of a copy, 67 MB" in text and len(lines) == 4
     assert "march_pixels<gt::f16, 1, 1, 4, gt::FinishValues>: 80 registers" in text and "768 threads" in text
@@ -371,7 +371,9 @@ def test_driver_without_a_gpu(check, monkeypatch, capsys):
     assert code == 1 and not report["passed"]
     assert {s["status"] for s in report["stages"].values()} == {"skipped"}
     assert "sees no CUDA device" in report["stages"]["facts"]["reason"]
-    assert sum(gpu_check.CAPS.values()) <= 8 * 60 - 5
+    minutes = gpu_check.parser().parse_args(["--out=x"]).minutes
+    assert minutes == 5 and sum(gpu_check.CAPS.values()) <= minutes * 60 - 5
+    assert gpu_check.CAPS.keys() == gpu_check.STAGES.keys()
 
 
 def test_driver_keeps_what_it_has(check, monkeypatch, tmp_path):
@@ -407,6 +409,31 @@ def test_build_stage_without_bindings(monkeypatch):
     assert "no such header" in result["error"] and result["harness"]["passed"]
 
 
+def test_build_stage_lets_the_original_compile_its_operators(monkeypatch, tmp_path):
+    texts = {**CHECKOUT, "torch_utils/ops/bias_act.py": "def bias_act(x): assert x.device.type == 'cpu'\n",
+             "torch_utils/ops/upfirdn2d.py": "def setup_filter(f, device): return f\n"
+                                             "def upsample2d(x, f): raise SystemExit(7)\n",
+             "training/networks.py": ""}
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(build, "build", lambda cuda: ("library", {"seconds": 1, "nvcc_flags": [], "cxx_flags": []}))
+    args = gpu_check.parser().parse_args(["--out=x", "--device=cpu", "--seconds=900", f"--original={tmp_path}"])
+    assert gpu_check.build_kernels(args)["original_exit_code"] == 7  # it came as far as its last operator
+
+
+@pytest.mark.parametrize("capability, half", [((7, 5), "fp16"), ((8, 0), "bf16")])
+def test_a_gpu_is_timed_in_the_arithmetic_that_it_trains_in(monkeypatch, capability, half):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(common.Timer, "rounds", common.Timer.rounds)
+    for bench in (bench_ops, bench_step):
+        monkeypatch.setattr(bench, "run", lambda args: args)
+    args = gpu_check.parser().parse_args(["--out=x"])
+    assert (gpu_check.ops(args).dtypes, gpu_check.step(args).dtypes) == (f"{half},fp32", half)
+    assert gpu_check.step(args).cfg in bench_step.CFGS and gpu_check.ops(args).shapes == "ends"
+    assert bench_ops.ENDS.keys() == bench_ops.SHAPES["cuda"].keys()
+
+
 BLOCK = """
 import builtins, runpy, sys
 before = builtins.__import__
@@ -436,7 +463,8 @@ def test_stages_need_torch_alone(native, run_script, tmp_path):
                                                       "no_sync_in_training"}
     trained = results["train"]
     assert trained["kimg"] > 0 and trained["runtime"]["precision"] == "bfloat16"
-    assert len(trained["losses"]["Loss/D/loss"]) >= 1 and trained["nonfinite_gradients"] == 0
+    assert len(trained["losses"]["Loss/D/loss"]) >= 2 and trained["nonfinite_gradients"] == 0
+    assert trained["resumed"]["images"] == 32 and 0 < trained["resumed"]["moved"] < 0.1
     report = assert_schema(results["step"])
     seen = {(r["op"].split()[1], r["variant"], r["dtype"]) for r in report["rows"]}
     for phase in ("Gmain", "Dmain", "Dreg", "Greg", "lazy"):

@@ -53,6 +53,8 @@ FULL = {
                      (4, 128, 64, 64), (16, 64, 64, 64), (8, 32, 128, 128)]},
     "cuda": {"pointwise": [(64, 1536, 8, 8), (5, 17, 33, 35)], "conv": [(16, 256, 64, 64)]},
 }
+ENDS = {"upfirdn2d": [(8, 128, 256, 256)], "upfirdn12": [(32, 3, 256, 256)],
+        "pointwise": [(8, 128, 256, 256), (8, 256, 8, 8)], "conv": [(32, 512, 16, 16)]}  # bound by memory, by launches
 TINY = {"upfirdn2d": [(2, 8, 8, 8)], "upfirdn12": [(2, 3, 16, 16)], "pointwise": [(2, 8, 8, 8)],
         "conv": [(2, 8, 8, 8)]}  # to see that everything runs
 # op -> (each row, geometric mean), ratios to the reference; CPU with AVX-512, 60 % of it without.
@@ -486,8 +488,8 @@ def run(args):
         shapes = {k: v[:1] for k, v in shapes.items()}
     elif args.shapes == "full":
         shapes = {k: v + FULL[args.device].get(k, []) for k, v in shapes.items()}
-    elif args.shapes == "tiny":
-        shapes = TINY
+    elif args.shapes in ("ends", "tiny"):
+        shapes = ENDS if args.shapes == "ends" else TINY
     timer, table, start = common.Timer(args.device, args.threads), [], time.monotonic()
     build.implementation(args.device)
     report = common.facts(args.device, args.threads)
@@ -523,8 +525,9 @@ def parser():
     p.add_argument("--layouts", default="nchw,nhwc")
     p.add_argument("--ops", default="upfirdn2d,upfirdn12,bias_act,epilogue,blur_epilogue,cond_bn,weight_sq,modconv,"
                                     "conv")
-    p.add_argument("--shapes", default="suite", choices=("tiny", "small", "suite", "full"),
-                   help="small: the first shape of each op; tiny: only to see that it runs")
+    p.add_argument("--shapes", default="suite", choices=("tiny", "ends", "small", "suite", "full"),
+                   help="small: the first shape of each op; ends: a large and a small one, for GPUs; tiny: only to see "
+                        "that it runs")
     p.add_argument("--compile", action="store_true", help="also torch.compile of the reference (seconds per row)")
     p.add_argument("--original", metavar="PATH", help="checkout of StyleGAN2-ADA (PyTorch) to time beside ours")
     p.add_argument("--threads", type=int, default=1)

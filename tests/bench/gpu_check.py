@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that needs a GPU, in one command of at most eight minutes:
+"""What only a GPU can answer, in one command of at most five minutes:
 
-    python tests/bench/gpu_check.py --out DIR [--original PATH] [--minutes 8]
+    python tests/bench/gpu_check.py --out DIR [--original PATH] [--minutes 5]
 
-Stages: facts; build, with registers and spills of every kernel; correctness (tests/bench/gpu_tests.py: operators
-against float64, orders, more than 2^31 elements, streams, graphs, synchronisations; compute-sanitizer where it is
-installed); operators timed; steps timed; a training run; the report. Each stage runs in its own process under a time
-cap, its failure does not stop the next, and its part is in DIR/gpu_check.json at once. Needs torch, numpy and nvcc;
-ninja if at hand. Exit code 0 only if correctness passed.
+Stages, what decides first: facts; build; correctness (tests/bench/gpu_tests.py: operators against float64, orders, more
+than 2^31 elements, streams, graphs, synchronisations); a training run that is stopped and resumed; operators timed, one
+large and one small size each; the steps of one network timed; a few checks under compute-sanitizer where it is
+installed; registers of every kernel in the time that is left over. Each stage runs in its own process under a time cap,
+its failure does not stop the next, and its part is in DIR/gpu_check.json at once. Needs torch, numpy and nvcc; ninja if
+at hand. Exit code 0 only if correctness passed. All sizes and types: bench_ops and bench_step.
 
 --device=cpu runs the same stages on a CPU, small (--quick), to see that they work; what needs CUDA is skipped.
 """
@@ -15,6 +16,8 @@ ninja if at hand. Exit code 0 only if correctness passed.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import os
 import platform
@@ -36,7 +39,9 @@ sys.path.insert(0, str(ROOT))
 
 from tests.bench import common  # noqa: E402
 
-CAPS = {"facts": 15, "build": 75, "correctness": 85, "sanitizer": 45, "ops": 70, "step": 55, "train": 130}  # seconds
+# Seconds; building takes up to 75 on 16 cores. The last stage gets what the others left.
+CAPS = {"facts": 15, "build": 75, "correctness": 65, "train": 35, "ops": 40, "step": 35, "sanitizer": 30, "kernels": 0}
+START = time.monotonic()
 OVERHEAD = 12  # seconds of a stage that go into starting Python, torch and the device
 SANITIZED = ("second_order", "determinism")  # few and small: the sanitizer is a hundred times slower
 
@@ -57,12 +62,11 @@ def facts(args):
 
 
 def build_kernels(args):
-    """The library for the device present, then ptxas' account of every kernel. Where the bindings do not compile
-    against this torch, the kernels alone are compiled and run by tests/cuda/harness.cu."""
-    from tests.cuda import ptxas
+    """The library for the device present. Where the bindings do not compile against this torch, the kernels alone are
+    compiled and run by tests/cuda/harness.cu."""
     from torch_utils import build
 
-    start, out = time.monotonic(), {}
+    theirs = compile_original(args)
     try:
         path, info = build.build(cuda=args.device == "cuda")
         out = {"library": str(path), "seconds": info["seconds"], "flags": info["nvcc_flags"] + info["cxx_flags"]}
@@ -70,16 +74,38 @@ def build_kernels(args):
         out = {"error": str(e)[-3000:]}
         if args.device == "cuda" and build.nvcc():
             out["harness"] = harness(build.nvcc())
-        return out
-    if args.device == "cuda" and time.monotonic() - start < CAPS["build"] / 2:
-        major, minor = torch.cuda.get_device_capability()
-        try:
-            rows = ptxas.report_all([f"{major}{minor}"])
-            out["kernels"] = [[r["kernel"], r["registers"], r["spilled"], r["shared"]] for r in rows]
-            out["spilling"] = [r["kernel"] for r in rows if r["spilled"]]
-        except ptxas.CompileError as e:  # the report is a help, the library is there
-            out["kernels_error"] = str(e)[-1500:]
+    if theirs:
+        left = (args.seconds or CAPS["build"]) - (time.monotonic() - START)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            theirs.wait(max(left, 1))
+        theirs.kill()
+        out["original_exit_code"] = theirs.wait()
     return out
+
+
+def compile_original(args):
+    """A process in which the original compiles its own operators, which it does on their first call; or None."""
+    code = ("import sys, torch; from tests.bench import common; o = common.load_original(sys.argv[1]); "
+            "x = torch.ones(1, 1, 8, 8, device=sys.argv[2]); o.bias_act.bias_act(x); "
+            "o.upfirdn2d.upsample2d(x, o.upfirdn2d.setup_filter([1, 3, 3, 1], device=sys.argv[2]))")
+    words = [sys.executable, "-c", code, str(Path(args.original).resolve()), args.device] if args.original else None
+    return words and subprocess.Popen(words, cwd=ROOT)
+
+
+def kernels(args):
+    """What ptxas says of every kernel, for this device; `advice` tells that of slow ones."""
+    from tests.cuda import ptxas
+    from torch_utils import build
+
+    if args.device != "cuda" or build.nvcc() is None:
+        return {"skipped": "needs a CUDA device and nvcc"}
+    major, minor = torch.cuda.get_device_capability()
+    try:
+        rows = ptxas.report_all([f"{major}{minor}"])
+    except ptxas.CompileError as e:
+        return {"error": str(e)[-1500:]}
+    return {"kernels": [[r["kernel"], r["registers"], r["spilled"], r["shared"]] for r in rows],
+            "spilling": [r["kernel"] for r in rows if r["spilled"]]}
 
 
 def harness(nvcc):
@@ -124,18 +150,24 @@ def sanitizer(args):
 def ops(args):
     from tests.bench import bench_ops
 
-    words = [f"--device={args.device}", "--seconds=0.15", f"--minutes={(args.seconds or CAPS['ops']) / 60:.2f}"]
-    words += ["--shapes=tiny", "--seconds=0.01"] if args.quick else ["--shapes=suite", "--dtypes=bf16,fp16,fp32"]
+    words = [f"--device={args.device}", "--seconds=0.1", f"--minutes={(args.seconds or CAPS['ops']) / 60:.2f}"]
+    words += ["--shapes=tiny", "--seconds=0.01"] if args.quick else ["--shapes=ends", f"--dtypes={_half()},fp32"]
     return bench_ops.run(bench_ops.parser().parse_args([*words, *_original(args)]))
 
 
 def step(args):
     from tests.bench import bench_step
 
-    words = [f"--device={args.device}", "--seconds=0.3"]
-    words += (["--cfg=tiny16", "--seconds=0.01", "--batch=4", "--dtypes=fp32,bf16"] if args.quick else
-              ["--cfg=32,256", "--dtypes=bf16", "--graphs"])
+    common.Timer.rounds = {**common.Timer.rounds, "cuda": 8}  # of a tenth of a second: more fit in no 35 s
+    words = [f"--device={args.device}", "--seconds=0"]
+    words += (["--cfg=tiny16", "--batch=4", "--dtypes=fp32,bf16"] if args.quick else
+              ["--cfg=256", f"--dtypes={_half()}", "--graphs"])
     return bench_step.run(bench_step.parser().parse_args([*words, *_original(args)]))
+
+
+def _half():
+    """What --precision=auto trains in on this device."""
+    return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
 
 
 def _original(args):
@@ -173,8 +205,10 @@ class Discs:
 
 
 def train(args):
-    """The training loop itself on pictures made here, for as long as the stage has: every phase, adaptive augmentation,
-    the mixed precision that --precision=auto chooses. Passed: finite, and generated pictures moved towards the real."""
+    """The training loop itself on pictures made here: every phase, adaptive augmentation, the mixed precision that
+    --precision=auto chooses; a signal stops it, and other networks take over its state and continue for four steps.
+    Passed: losses and weights are finite, and it continued with the weights at which it had stopped. How far generated
+    pictures moved towards the real ones is told, not judged: that takes longer."""
     from gantransfer import training_loop
     from gantransfer.method import RunConfig
     from gantransfer.methods import METHODS
@@ -188,10 +222,15 @@ def train(args):
     run = RunConfig(batch=n, batch_gpu=n, kimg=1e6, tick=2.0, metrics="none",
                     device="cuda:0" if args.device == "cuda" else "cpu")
     kind.resolve(opts, run, data.spec)
-    torch.manual_seed(0)
-    method = kind(opts, data.spec, run)
 
-    def distance():
+    def made(seed):
+        torch.manual_seed(seed)
+        return kind(opts, data.spec, run)
+
+    def weights(method):
+        return torch.cat([p.detach().double().flatten() for net in method.nets.values() for p in net.parameters()])
+
+    def distance(method):
         """Between generated and real pictures of the same classes: means of 4 x 4 cells, [n, 48]; squared distance of
         their means, plus that of their standard deviations."""
         index = np.arange(128)
@@ -201,8 +240,10 @@ def train(args):
                  for x in (fake, data.read(index).float())]
         return sum(((f(cells[0]) - f(cells[1])) ** 2).mean().item() for f in (lambda t: t.mean(0), lambda t: t.std(0)))
 
-    before, start = distance(), time.monotonic()
-    seconds = 2 if args.quick else args.seconds or CAPS["train"]
+    method = made(0)
+    before, start = distance(method), time.monotonic()
+    # What is left of the stage is for making the networks again, the state and the last steps.
+    seconds = 2 if args.quick else max((args.seconds or CAPS["train"]) - (start - START) - 6, 2)
     with tempfile.TemporaryDirectory() as folder:
         out = training_loop.Outputs(Path(folder), images=False, network_ticks=None)
         clock = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))  # the loop's own way to stop cleanly
@@ -210,20 +251,25 @@ def train(args):
         nimg = training_loop.run(method, data, run, out)
         clock.cancel()
         took = time.monotonic() - start
+        resumed, more = made(1), dataclasses.replace(run, kimg=(nimg + 4 * n) / 1000)
+        state = training_loop.find_states(folder)[0]
+        continued = training_loop.run(resumed, data, more, out, state_path=state) - nimg
         lines = [json.loads(s) for s in (Path(folder) / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
-    after = distance()
-    losses = {k: [round(s[k]["mean"], 4) for s in lines if k in s][-3:] for k in ("Loss/G/loss", "Loss/D/loss")}
+    after, end = distance(method), weights(resumed)
+    moved = ((end - weights(method)).norm() / end.norm()).item()  # other networks: 1.4
+    losses = {k: [s[k]["mean"] for s in lines if k in s] for k in ("Loss/G/loss", "Loss/D/loss")}
     bad = sum(s[k]["mean"] for s in lines for k in s if k.startswith("Grad/nonfinite"))
-    finite = all(bool(torch.isfinite(p).all()) for net in method.nets.values() for p in net.parameters())
+    finite = bool(torch.isfinite(end).all()) and all(v and np.isfinite(v).all() for v in losses.values())
     return {"kimg": nimg / 1000, "seconds": round(took, 1), "images_per_second": round(nimg / took, 1),
-            "runtime": kind.runtime(opts, run), "distance": [before, after], "losses": losses,
-            "nonfinite_gradients": bad, "finite": finite,
+            "runtime": kind.runtime(opts, run), "distance": [before, after],
+            "losses": {k: [round(x, 4) for x in v[-3:]] for k, v in losses.items()},
+            "nonfinite_gradients": bad, "finite": finite, "resumed": {"images": continued, "moved": moved},
             "peak_gb": round(torch.cuda.max_memory_allocated() / 2**30, 2) if args.device == "cuda" else None,
-            "passed": finite and np.isfinite(after) and (args.quick or after < 0.5 * before)}
+            "passed": bool(finite and np.isfinite(after) and continued == 4 * n and moved < 0.1)}
 
 
-STAGES = {"facts": facts, "build": build_kernels, "correctness": correctness, "sanitizer": sanitizer, "ops": ops,
-          "step": step, "train": train}
+STAGES = {"facts": facts, "build": build_kernels, "correctness": correctness, "train": train, "ops": ops, "step": step,
+          "sanitizer": sanitizer, "kernels": kernels}
 
 # ---- the driver ----------------------------------------------------------------------------------------------------
 
@@ -276,14 +322,16 @@ def summary(report):
         lines.append(f"correctness: {c['checks']} checks, {c['failures']} wrong; skipped: {c['skipped'] or 'none'}")
         lines += [f"  WRONG {w['check']}: {w['what']} {str(w['error'])[-160:]!r} limit {w.get('limit')}"
                   for w in c["wrong"][:8]]
-    b = result.get("build", {})
-    if b.get("kernels"):
-        lines.append(f"kernels: {len(b['kernels'])}, at most {max(k[1] for k in b['kernels'])} registers, spilling: "
-                     f"{', '.join(b['spilling']) or 'none'}; compiled in {b['seconds']} s")
+    k = result.get("kernels", {})
+    if k.get("kernels"):
+        most = max(registers for _, registers, *_ in k["kernels"])
+        lines.append(f"kernels: {len(k['kernels'])}, at most {most} registers, spilling: "
+                     f"{', '.join(k['spilling']) or 'none'}")
     t = result.get("train", {})
     if t:
         lines.append(f"training: {t['kimg']} kimg, {t['images_per_second']} images/s, {t['runtime']}, distance "
-                     f"{t['distance'][0]:.3f} -> {t['distance'][1]:.3f}, peak {t['peak_gb']} GB")
+                     f"{t['distance'][0]:.3f} -> {t['distance'][1]:.3f}, peak {t['peak_gb']} GB, resumed for "
+                     f"{t['resumed']['images']} images")
     for r in result.get("step", {}).get("ratios", []):
         if r["op"].endswith((" lazy", " Dreg")) and len(lines) < 30:
             lines.append(f"step {r['op']} {r['dtype']} ({r['layout']}) against {r['vs']}: {r['ratio']:.2f}")
@@ -337,14 +385,14 @@ def advice(result):
     failed = {b["id"] for b in report.get("bars", []) if b["status"] == "fail"}
     if not failed or not report.get("gpu"):
         return []
-    kernels, sm = result.get("build", {}).get("kernels", []), int(report["gpu"]["sm"])
+    found_by_ptxas, sm = result.get("kernels", {}).get("kernels", []), int(report["gpu"]["sm"])
     for name, (_, rows) in bench_ops.gpu_shares(report["rows"], report["gpu"]).items():
         for r in rows[:2] if name in failed else ():
             size = "x".join(map(str, r["shape"]))
             found.append(f"slow: {r['op']} {r['direction']} {size} {r['dtype']} {r['layout']}: {r['share']:.2f} "
                          f"of a copy, {r['bytes'] / 1e6:.0f} MB in {r['us']:.0f} us")
             pattern = re.compile(kernel_pattern(r))
-            for kernel, registers, spilled, shared in [k for k in kernels if pattern.match(k[0])][:3]:
+            for kernel, registers, spilled, shared in [k for k in found_by_ptxas if pattern.match(k[0])][:3]:
                 threads, share = occupancy(sm, registers, shared, 128 if kernel.startswith("march") else 256)
                 found.append(f"    {kernel}: {registers} registers, {spilled} B spilled, {shared} B shared, {threads} "
                              f"threads per multiprocessor ({share:.0%})")
@@ -354,7 +402,7 @@ def advice(result):
 def parser():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", required=True, help="folder of gpu_check.json and gpu_check.log")
-    p.add_argument("--minutes", type=float, default=8, help="for everything")
+    p.add_argument("--minutes", type=float, default=5, help="for everything")
     p.add_argument("--original", metavar="PATH", help="checkout of StyleGAN2-ADA (PyTorch) to time beside ours")
     p.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     p.add_argument("--quick", action="store_true", help="small sizes: only to see that everything runs")
@@ -384,7 +432,7 @@ def main():
         elif left < 5:
             stage = {"status": "skipped", "reason": f"{args.minutes:g} minutes are over"}
         else:
-            stage = run_stage(name, args, min(cap, left))
+            stage = run_stage(name, args, min(cap or left, left))
         report["stages"][name] = stage
         common.write_json(folder / "gpu_check.json", report)
         print(f"{name:12s} {stage['status']:8s} {stage.get('seconds', 0):6.1f} s  {stage.get('reason') or ''}",

@@ -27,7 +27,7 @@ from torch_utils.ops.weight_sq import weight_sq
 Result = tuple[str, float, float]
 # Relative L2 error: rounding of the storage for 16 bits, arithmetic (and another order of sums) for the others.
 LIMITS = {torch.float64: 1e-6, torch.float32: 2e-5, torch.float16: 6e-3, torch.bfloat16: 4e-2}
-SHAPES = [(3, 16, 4, 4), (1, 1, 1, 1), (2, 17, 5, 7), (2, 40, 9, 13), (2, 64, 33, 35), (4, 128, 32, 32), (1, 3, 65, 67)]
+SHAPES = [(3, 16, 4, 4), (1, 1, 1, 1), (2, 17, 5, 7), (2, 40, 9, 13), (2, 64, 33, 35), (2, 128, 16, 32), (1, 3, 65, 67)]
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
 
@@ -119,9 +119,8 @@ def _compare(f, x, more, device, dtype, memory, shift) -> float:
     if y.dtype != dtype:
         return float("inf")
     dy = torch.randn(truth.shape, dtype=torch.float64).to(dtype)
-    if dtype.itemsize == 2:  # rounding moves values across a kink: no gradient where the result is near one
-        for kink in (0.0, 0.7, 0.8):
-            dy[(truth.abs() - kink).abs() < 0.02] = 0
+    for kink in (0.0, 0.7, 0.8):  # rounding moves values across a kink: no gradient where the result is near one
+        dy[(truth.abs() - kink).abs() < (0.02 if dtype.itemsize == 2 else 1e-5)] = 0
     grads = torch.autograd.grad(y, here, place(dy.to(device).contiguous(memory_format=memory)), allow_unused=True)
     expected = torch.autograd.grad(truth, wide, dy.double(), allow_unused=True)
     scale = 0.2 * dy.double().norm().item() + 1e-12

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every CUDA source compiles, for every architecture offered, without a GPU: kernels with nvcc (and NVRTC 12 for
-sm_70). `python -m tests.cuda.ptxas` prints registers and spills. The bindings' halves for CUDA are compiled, against
-whatever torch is installed, in test_cuda_emulated.py."""
+sm_70). `python -m tests.cuda.ptxas` prints registers, spills and instructions. The bindings' halves for CUDA are
+compiled, against whatever torch is installed, in test_cuda_emulated.py."""
 
 import ctypes
 import glob
 import importlib.util
+import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cuda import ptxas, remembered
+from tests.cuda import prebuilt, ptxas, remembered
 from torch_utils import build
 
 SRC = build.source_dir()
@@ -25,19 +27,57 @@ PTXAS = Path(ptxas.__file__)  # how the kernels are compiled and what is read of
 needs_nvcc = pytest.mark.skipif(nvcc is None, reason="no nvcc on this machine")
 
 
+def compiled(source):
+    """(rows of ptxas.report, a reason to skip where nvcc does not offer all of ARCHITECTURES)"""
+    offered = build.offered_architectures(nvcc)
+    archs = [a for a in ARCHITECTURES if a in offered]
+    missing = [a for a in ARCHITECTURES if a not in offered]  # those that are offered are looked at
+    rows = remembered.value(f"ptxas-{'-'.join(archs)}-{source.stem}", (PTXAS,),
+                            lambda: ptxas.report(source, archs)) if archs else []
+    assert {r["arch"] for r in rows} == set(archs)
+    return rows, f"{nvcc} does not offer sm_{', sm_'.join(missing)}" if missing else None
+
+
 @needs_nvcc
 @pytest.mark.slow
 @pytest.mark.parametrize("source", KERNELS, ids=lambda p: p.name)
-def test_kernels_compile_and_spill_nothing(source, tmp_path):
-    offered = build.offered_architectures(nvcc)
-    archs = [a for a in ARCHITECTURES if a in offered]
-    if archs:
-        rows = remembered.value(f"ptxas-{'-'.join(archs)}-{source.stem}", (PTXAS,),
-                                lambda: ptxas.report(source, archs, tmp_path))
-        assert {r["arch"] for r in rows} == set(archs) and all(0 < r["registers"] <= 128 for r in rows)
-        assert not [r for r in rows if r["spilled"]], "registers are spilled to memory"
-    if missing := [a for a in ARCHITECTURES if a not in offered]:  # those that are offered have been looked at
-        pytest.skip(f"{nvcc} does not offer sm_{', sm_'.join(missing)}")
+def test_kernels_compile_and_spill_nothing(source):
+    rows, skipped = compiled(source)
+    assert all(0 < r["registers"] <= 128 for r in rows)
+    assert not [r for r in rows if r["spilled"]], "registers are spilled to memory"
+    if skipped:
+        pytest.skip(skipped)
+
+
+@needs_nvcc
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("readelf") and shutil.which("c++filt")), reason="no binutils on this machine")
+@pytest.mark.parametrize("source", KERNELS, ids=lambda p: p.name)
+def test_instructions_do_not_grow(source):
+    """Against limits read with this very nvcc only: another one's code of the same source is some percent longer or
+    shorter, so that a margin wide enough for all would let pass what this is to find."""
+    known = json.loads(ptxas.LIMITS.read_text(encoding="utf-8"))
+    if known["nvcc"] != ptxas.compiler_version():
+        pytest.skip(f"limits are of nvcc {known['nvcc']}, this is {ptxas.compiler_version()}; to compare two commits, "
+                    "`python -m tests.cuda.ptxas --limits` on the older one first")
+    limits = known["limits"].get(source.name, {})
+    rows, skipped = compiled(source)
+    assert known["limits"].keys() == {p.name for p in KERNELS}
+    now = ptxas.totals(rows).get(source.name, {})
+    wrong = [f"sm_{a} {w}" for a in now.keys() & limits.keys() for w in ptxas.exceeded(now[a], limits[a])]
+    assert not wrong, f"{wrong}; where that is meant: `python -m tests.cuda.ptxas --limits` and commit the difference"
+    if skipped or limits.keys() - now.keys():
+        pytest.skip(skipped or f"compiled for sm_{', sm_'.join(now)}, limits are of sm_{', sm_'.join(limits)}")
+
+
+def test_limits_of_instructions():
+    form = {"source": "a.cu", "arch": "90", "kernel": "blur<float, 2>", "instructions": 1000}
+    now = ptxas.totals([form, {**form, "kernel": "blur<double, 2>", "instructions": 408}])["a.cu"]["90"]
+    assert now == {"blur": [1000, 1408]}
+    assert ptxas.exceeded(now, {"blur": [984, 1384]}) == []  # by less than 2 %
+    assert ptxas.exceeded(now, {"blur": [976, 1408]}) == ["blur: 1000 instructions in its largest form instead of 976"]
+    assert ptxas.exceeded(now, {"blur": [1000, 1376]}) == ["blur: 1408 instructions in all forms instead of 1376"]
+    assert ptxas.exceeded(now, {"cut": [8, 8]}) == ["blur has no limit", "cut is gone"]
 
 
 @needs_nvcc
@@ -45,12 +85,12 @@ def test_harness_compiles(tmp_path):
     source = SRC.parent / "tests" / "cuda" / "harness.cu"
     command = [nvcc, "-std=c++17", "-Werror", "all-warnings", f"-I{SRC}", "-c", str(source), "-o"]
 
-    def compiled() -> int:
+    def size() -> int:
         done = subprocess.run([*command, str(tmp_path / "h.o")], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
         return (tmp_path / "h.o").stat().st_size
 
-    assert remembered.value("harness", (*command, source), compiled) > 1000
+    assert remembered.value("harness", (*command, source), size) > 1000
 
 
 @needs_nvcc
@@ -64,6 +104,14 @@ def test_kernels_include_no_torch_header():
         files += [SRC / i for i in includes if (SRC / i).is_file() and i not in seen]
         seen.update(includes)
     assert len(seen) > 5
+
+
+def test_operators_without_a_cuda_kernel_are_named():
+    """What .github/workflows/cuda.yml asks of a wheel that was built there."""
+    found = {"conv3x3": {"CPU"}, **{p.stem: {"CPU", "CUDA"} for p in KERNELS}}
+    assert prebuilt.missing(found) == []
+    del found["weight_sq"]
+    assert prebuilt.missing({**found, "cond_bn_dx": {"CPU"}}) == ["cond_bn_dx", "weight_sq.cu: no operator"]
 
 
 def nvrtc12():
