@@ -4,8 +4,9 @@
     python -m tests.bench.bench_profile --cfg=32,64,128 --out=profile.json
 
 The networks of `against_original`, our side alone, one thread. An operator's time is the median of its calls with the
-same shapes, times their number, so that what other programs take away does not count. "outside operators" is what the
-phase takes without the profiler beyond these: autograd, Python, memory. A size between two powers of two (a border) is
+same shapes, times their number, so that what other programs take away counts little; where the sum is still more than
+what the phase takes without the profiler (processor time), all are made less by one factor. "outside operators" is what
+the phase takes beyond them: autograd, Python, memory. A size between two powers of two (a border) is
 the lower one. Only operators of at least half a per cent of their phase are rows of the file.
 """
 
@@ -75,7 +76,9 @@ def profiled(ours: Ours, phase: str, rounds: int) -> tuple[dict[tuple[str, int],
     for (name, _), of in calls.items():
         out[kind(name), size_of(of[0][1])] += statistics.median(t for t, _ in of) * len(of) / rounds
     whole = statistics.median(clock[1:])
-    out[OUTSIDE, 0] = max(whole - sum(out.values()), 0)
+    share = min(whole / sum(out.values()), 1)
+    out = Counter({part: ms * share for part, ms in out.items()})
+    out[OUTSIDE, 0] = whole - sum(out.values())
     return dict(out), whole
 
 
