@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training states are whole and run nothing."""
+"""Training states are whole and run nothing. With formats/zip_damage.py."""
 
 import os
 

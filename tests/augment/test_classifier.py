@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """AutoAugment's operations on a picture of one row of greys."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""convert, inspect and `import gantransfer`: each form is written, read back or run, and makes the same images."""
+"""convert, inspect and `import gantransfer`: each form is written, read back or run, and makes the same images. With
+exporters/files.py, exporters/weights.py and importers/look.py."""
 
 import json
 import subprocess

@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+"""dataset_tool as typed: labels, classes, sizes and bad input. With data/sources/files.py and
+data/sources/file_labels.py."""
+
 import json
 import zipfile
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of distill, strung together on tiny networks; and what they refuse, in one line."""
+"""The commands of distill, strung together on tiny networks; and what they refuse, in one line. With
+distillation/validation.py."""
 
 import json
 import sys

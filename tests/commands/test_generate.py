@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The generate command: what is made, how it is named, and what it says to unusable requests."""
+"""The generate command: what is made, how it is named, and what it says to unusable requests. With
+pictures/files.py."""
 
 import hashlib
 import json

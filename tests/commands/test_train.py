@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""train.py as typed: flags under both spellings, what implies which method, bad input, resuming and transfer."""
+"""train.py as typed: flags under both spellings, what implies which method, bad input, resuming and transfer. With
+commands/train_flags.py and commands/recipe.py."""
 
 import dataclasses
 import importlib

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cGAN-KD's HDF5 files and continuous labels in dataset_tool.py: splits, formats, bad input."""
+"""cGAN-KD's HDF5 files and continuous labels in dataset_tool.py: splits, formats, bad input. With
+data/sources/hdf5.py."""
 
 import json
 import sys

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of ALAE that are refused."""
 
-
 import pytest
 import torch
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of the other StyleGAN2."""
+"""Checkpoints of the other StyleGAN2. With importers/account.py and importers/ledger.py."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network pickles of StyleGAN2-ADA and of code built on it: which network it is, its arguments and tensors."""
-
+"""Network pickles of StyleGAN2-ADA and of code built on it: which network it is, its arguments and tensors. With
+importers/common.py."""
 
 import json
 import pickle

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mind2Mind beyond the published numbers: the cache, what is trained, labels, baselines, bad input."""
+"""Mind2Mind beyond the published numbers: the cache, what is trained, labels, baselines, bad input. With
+networks/latent_encoder.py."""
 
 import json
 import math

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """scikit-learn's digits: their pixels and parts, and turned ones."""
 
-
 import numpy as np
 import pytest
 from click.testing import CliRunner
