@@ -182,7 +182,6 @@ TESTS_OF_MORE = {
     "continued": "runs that go on, of every method", "step": "a training step, of every method",
     "experiments/children": "commands of all studies", "experiments/published": "the published tables",
     "formats/damage": "damaged files", "formats/hostile": "hostile files", "formats/readers": "who reads files",
-    "importers/original_files": "files of the original projects",
     "metrics/libraries": "torch-fidelity and clean-fid on the same images",
     "viewer/page": "the page, in a browser",
     "torch_utils/ops/vectors": "csrc/vec.h for each kind of processor",
@@ -199,6 +198,84 @@ def test_a_test_file_belongs_to_its_source_file():
     found = {f.relative_to(ROOT / "tests").with_suffix("").as_posix() for f in (ROOT / "tests").rglob("test_*.py")}
     found = {n.replace("test_", "", 1) for n in found if n.split("/")[0] not in ("golden", "chaos")}
     assert found - sources - TESTS_OF_MORE.keys() == set() and TESTS_OF_MORE.keys() <= found - sources
+
+
+# Source files without a test file of their own, and the one in which they are tested. "report/*" is all of a room that
+# has none of its own.
+TESTED_IN = {
+    "commands/demo": "test_main.py", "commands/digits": "commands/test_train.py",
+    "commands/encode": "methods/test_mind2mind.py", "commands/recipe": "commands/test_train.py",
+    "commands/train_flags": "commands/test_train.py",
+    "data/sources/base": "data/sources/test_parquet.py", "data/sources/columns": "data/sources/test_table.py",
+    "data/sources/file_labels": "commands/test_dataset_tool.py", "data/sources/files": "commands/test_dataset_tool.py",
+    "data/sources/hdf5": "data/test_h5.py",
+    "detectors/layouts": "detectors/test_clip.py", "detectors/resize": "golden/test_metrics_inception.py",
+    "distillation/losses": "golden/test_cgankd_losses.py", "distillation/report": "commands/test_distill.py",
+    "distillation/validation": "commands/test_distill.py",
+    "experiments/demo": "experiments/test_children.py", "experiments/mind2mind": "experiments/test_children.py",
+    "exporters/bake": "methods/test_hypermod.py", "exporters/files": "commands/test_convert.py",
+    "exporters/weights": "commands/test_convert.py",
+    "formats/zip_damage": "test_training_state.py",
+    "importers/account": "importers/test_rosinality.py", "importers/common": "importers/test_stylegan2_ada.py",
+    "importers/ledger": "importers/test_rosinality.py", "importers/look": "commands/test_convert.py",
+    "importers/mindgan": "golden/test_foreign_checkpoints.py",
+    "latent/autoencoder": "methods/test_mind2mind.py", "latent/reconstructions": "methods/test_mind2mind.py",
+    "methods/alae": "methods/test_mind2mind.py", "methods/density_ratio": "golden/test_cgankd_ratio.py",
+    "methods/encoder": "methods/test_mind2mind.py", "methods/mind_tune": "methods/test_mind2mind.py",
+    "metrics/directions": "metrics/test_rating.py", "model": "commands/test_convert.py",
+    "networks/biggan": "golden/test_cgantransfer_networks.py",
+    "networks/cgantransfer": "golden/test_cgantransfer_transfer.py",
+    "networks/label_embedding": "golden/test_cgankd_ratio.py", "networks/latent_encoder": "methods/test_mind2mind.py",
+    "networks/minegan": "methods/test_minegan.py", "networks/ratio_features": "golden/test_cgankd_ratio.py",
+    "networks/resnet_trunk": "golden/test_cgankd_ratio.py", "networks/styletransfer": "methods/test_styletransfer.py",
+    "networks/transitional": "networks/test_utlo.py",
+    "phase_graph": "torch_utils/test_graphs.py",
+    "pictures/files": "commands/test_generate.py", "pictures/mixing": "commands/test_generate.py",
+    "pictures/walks": "commands/test_interpolate.py",
+    "report/*": "commands/test_report.py", "viewer/abilities": "viewer/test_points.py",
+    "torch_utils/lreq_adam": "golden/test_mind2mind_alae.py", "torch_utils/machine": "commands/test_doctor.py",
+    "torch_utils/random": "test_split_batch.py", "torch_utils/whole_batch": "test_split_batch.py",
+    "torch_utils/ops/cond_batch_norm": "torch_utils/ops/test_native_cond_bn.py",
+    "torch_utils/ops/native": "torch_utils/ops/test_conv3x3.py",
+    "torch_utils/ops/weight_sq": "torch_utils/ops/test_native_weight_sq.py",
+    "dnnlib/lock": "dnnlib/test_run_folder.py",
+}
+
+
+def without_test_file() -> dict[str, str]:
+    """Source files that have no test file of their own, as in TESTED_IN -> their modules."""
+    sources = {below(n).replace(".", "/").replace("__main__", "main"): n for n, f in modules().items()
+               if n.split(".")[0] in PACKAGES and f.name != "__init__.py"}
+    return {s: n for s, n in sources.items() if not (ROOT / "tests" / s).with_name(f"test_{Path(s).name}.py").exists()}
+
+
+def names_module(test: Path, name: str) -> bool:
+    """Does a test file import the module, write its path, or use a function or class of it? Or give its name, for a
+    command or a method?"""
+    text, own = test.read_text(encoding="utf-8"), {s.name for s in tree(name).body if isinstance(s, (
+        ast.FunctionDef, ast.ClassDef)) and not s.name.startswith("_")}
+    found, said = set(), {f"{below(name).replace('.', '/')}.py", name}
+    for n in ast.walk(ast.parse(text)):
+        if isinstance(n, ast.ImportFrom):
+            found |= {f"{n.module}.{a.name}" for a in n.names} | {a.name for a in n.names}
+        elif isinstance(n, ast.Import):
+            found |= {a.name for a in n.names}
+        elif isinstance(n, (ast.Name, ast.Attribute)):
+            found.add(n.id if isinstance(n, ast.Name) else n.attr)
+        elif isinstance(n, ast.Constant) and n.value == below(name).removeprefix("commands.").removeprefix("methods."):
+            found.add(name)
+    return bool(found & {name, *own}) or any(s in text for s in said)
+
+
+def test_every_source_file_has_a_test_file_or_stands_in_the_table():
+    lacking = without_test_file()
+    entry = {s: next((k for k in (s, f"{s.rpartition('/')[0]}/*") if k in TESTED_IN), None) for s in lacking}
+    assert not [s for s, k in entry.items() if k is None], "it needs a test file of its name, or an entry in TESTED_IN"
+    assert TESTED_IN.keys() == set(entry.values()), "left over: it has a test file of its own, or is gone"
+    for s, k in entry.items():
+        test = ROOT / "tests" / TESTED_IN[k]
+        assert test.exists(), f"TESTED_IN: there is no {test}"
+        assert names_module(test, lacking[s]), f"TESTED_IN: tests/{TESTED_IN[k]} does not name {lacking[s]}"
 
 
 def test_every_rule_has_a_file():

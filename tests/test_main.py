@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gantransfer`: help is quick because it imports nothing heavy, which can be counted where seconds cannot."""
+"""`gantransfer`: help is quick because it imports nothing heavy, which can be counted where seconds cannot. With
+commands/demo.py."""
 
 import importlib
 import json

@@ -85,7 +85,7 @@ def quantised(extension: str) -> bytes | None:
 
 def foreign_pickle() -> bytes:
     """A network pickle of the form that StyleGAN2-ADA writes."""
-    from tests.importers.test_importers import Persistent, persistence_module
+    from tests.importers.pickles import Persistent, persistence_module
 
     kwargs = dict(z_dim=4, c_dim=2, w_dim=4, img_resolution=8, img_channels=1, mapping_kwargs=dict(num_layers=1),
                   synthesis_kwargs=dict(channel_base=16, channel_max=2))

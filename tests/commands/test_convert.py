@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""convert, inspect and `import gantransfer`: each form is written, read back or run, and makes the same images."""
+"""convert, inspect and `import gantransfer`: each form is written, read back or run, and makes the same images. With
+exporters/files.py, exporters/weights.py and importers/look.py."""
 
 import json
 import subprocess
@@ -12,7 +13,6 @@ import gantransfer
 from dnnlib.util import UserError
 from gantransfer.commands import convert
 from gantransfer.formats import safetensors
-from gantransfer.formats.inert_pickle import Refused
 from gantransfer.importers import IMPORTERS, load_any
 from gantransfer.networks import stylegan2
 from gantransfer.snapshot import NetRecord, Snapshot
@@ -82,32 +82,6 @@ def test_safetensors_round_trip(snap, tmp_path, call):
     assert torch.equal(images(load_any(tmp_path / "back.pkl")), images(snap))
 
 
-def test_safetensors_agree_with_the_library(tmp_path):
-    library = pytest.importorskip("safetensors.torch", reason="needs safetensors (extra `export`)")
-    tensors = {"a": torch.randn(3, 4), "b": torch.arange(5), "half": torch.ones(2).half(),
-               "bf": torch.ones(3).bfloat16(), "scalar": torch.tensor(2.5),
-               "empty": torch.zeros(0, 3), "flags": torch.tensor([True, False]),
-               "t": torch.arange(6.0).reshape(2, 3).t()}
-    safetensors.write(tmp_path / "ours.safetensors", tensors, {"k": "v"})
-    theirs = library.load_file(tmp_path / "ours.safetensors")
-    library.save_file({k: t.contiguous() for k, t in tensors.items()}, tmp_path / "theirs.safetensors", {"k": "v"})
-    ours, metadata = safetensors.read(tmp_path / "theirs.safetensors")
-    assert metadata == {"k": "v"}
-    for k, t in tensors.items():
-        assert torch.equal(theirs[k], t) and torch.equal(ours[k], t) and ours[k].dtype == t.dtype, k
-
-
-def test_safetensors_without_description_or_damaged(tmp_path):
-    safetensors.write(tmp_path / "x.safetensors", {"a": torch.zeros(2)}, {})
-    with pytest.raises(UserError, match="without a description"):
-        load_any(tmp_path / "x.safetensors")
-    data = (tmp_path / "x.safetensors").read_bytes()
-    for broken in (data[:-1], data + b"x", data.replace(b"[0,8]", b"[4,8]"), data.replace(b"F32", b"Q32")):
-        (tmp_path / "y.safetensors").write_bytes(broken)
-        with pytest.raises(Refused):
-            safetensors.read(tmp_path / "y.safetensors")
-
-
 def test_plain_state_dict(snap, tmp_path, call):
     call("convert", tmp_path / "ours.pkl", tmp_path / "x.pt", check=2)  # a tensor in extra
     del snap.extra["steps"]
@@ -159,93 +133,6 @@ def test_inspect_names_what_would_be_refused_and_runs_nothing(tmp_path, call):
     out = call("inspect", tmp_path / "evil.pkl", check=2)
     assert "refused     posix.mkdir" in out.stdout and "refused     builtins.eval" in out.stdout
     assert "posix.mkdir" in out.stderr and out.stderr.count("\n") == 1 and not target.exists()
-
-
-# ---- rosinality's StyleGAN2 --------------------------------------------------------------------------------------
-
-
-def rosinality(net, noises=True):
-    """A generator of ours under rosinality's names: written from the published structure, the other way round."""
-    s, out = net.state_dict(), {}
-    f = torch.tensor([1.0, 3, 3, 1])
-    kernel = torch.outer(f, f) / f.sum() ** 2 * 4
-    for i in range(net.mapping.num_layers):
-        for k in ("weight", "bias"):
-            out[f"style.{i + 1}.{k}"] = s[f"mapping.fc{i}.{k}"]
-    out["input.input"] = s["synthesis.b4.const"][None]
-
-    def conv(theirs, ours):
-        out[f"{theirs}.conv.weight"] = s[f"{ours}.weight"][None]
-        for k in ("weight", "bias"):
-            out[f"{theirs}.conv.modulation.{k}"] = s[f"{ours}.affine.{k}"]
-
-    def layer(theirs, ours, index):
-        conv(theirs, ours)
-        out[f"{theirs}.noise.weight"] = s[f"{ours}.noise_strength"].reshape(1)
-        out[f"{theirs}.activate.bias"] = s[f"{ours}.bias"]
-        if noises:
-            out[f"noises.noise_{index}"] = s[f"{ours}.noise_const"][None, None]
-
-    def rgb(theirs, ours):
-        conv(theirs, ours)
-        out[f"{theirs}.bias"] = s[f"{ours}.bias"].reshape(1, -1, 1, 1)
-
-    layer("conv1", "synthesis.b4.conv1", 0)
-    rgb("to_rgb1", "synthesis.b4.torgb")
-    for i, res in enumerate(r for r in (8, 16, 32, 64) if r <= net.img_resolution):
-        layer(f"convs.{2 * i}", f"synthesis.b{res}.conv0", 2 * i + 1)
-        layer(f"convs.{2 * i + 1}", f"synthesis.b{res}.conv1", 2 * i + 2)
-        rgb(f"to_rgbs.{i}", f"synthesis.b{res}.torgb")
-        out[f"convs.{2 * i}.conv.blur.kernel"] = out[f"to_rgbs.{i}.upsample.kernel"] = kernel
-    return out
-
-
-@pytest.mark.parametrize("sizes", [dict(), dict(synthesis_kwargs={"channel_base": 64, "channel_max": 16}),
-                                   dict(img_resolution=64, synthesis_kwargs={"channel_base": 256, "channel_max": 8})])
-def test_rosinality_stylegan2(sizes, tmp_path, call):
-    net = small(0, **sizes)
-    g = rosinality(net)
-    torch.save(dict(g={f"module.{k}": t for k, t in g.items()}, g_ema=g, g_optim=dict(state={}, param_groups=[]),
-                    ada_aug_p=0.3, latent_avg=net.mapping.w_avg), tmp_path / "x.pt")
-    out = call("convert", tmp_path / "x.pt", tmp_path / "x.pkl").stdout
-    assert "style.1.weight -> mapping.fc0.weight" in out and "dropped" in out and "not taken: g_optim" in out
-    snap = gantransfer.load(tmp_path / "x.pkl")
-    assert snap.extra["format"] == "rosinality-stylegan2" and snap.method == "stylegan2"
-    z = torch.randn(2, 4)
-    with torch.no_grad():
-        expected = net(z, None, noise_mode="const", truncation_psi=0.5)
-        made = snap.build("G_ema")(z, None, noise_mode="const", truncation_psi=0.5)
-    assert torch.allclose(made, expected, atol=1e-5) and snap.sampler()(seeds=[0]).shape[0] == 1
-    for key, value in net.state_dict().items():  # noise maps too, which images show only where the strength is large
-        assert torch.equal(snap.nets["G_ema"].state[key], value), key
-    account = snap.extra["networks"]["G_ema"]["account"]
-    taken = [r[0] for r in account["renamed"]] + [r[0] for r in account["dropped"]]
-    assert sorted(taken) == sorted([*g, "latent_avg"]), "every foreign tensor is accounted for"
-    made = [r[1] for r in account["renamed"]] + [r[0] for r in account["initialised"]]
-    assert sorted(made) == sorted(snap.nets["G_ema"].state), "and each of ours"
-
-
-def test_rosinality_that_does_not_fit(tmp_path):
-    def refused(says, **changes):
-        g = rosinality(small(0), noises=False)
-        for key, value in changes.items():
-            if value is None:
-                del g[key]
-            else:
-                g[key] = value
-        torch.save(g, tmp_path / "x.pt")
-        with pytest.raises(UserError, match=says) as e:
-            load_any(tmp_path / "x.pt")
-        assert "\n" not in str(e.value)
-
-    refused("convs.1.noise.weight is missing", **{"convs.1.noise.weight": None})
-    refused("1 tensors that our network lacks, such as surplus", surplus=torch.zeros(1))
-    refused("does not fit: synthesis.b4.conv1.bias", **{"conv1.activate.bias": torch.zeros(1)})  # never a broadcast
-    refused(r"filter convs.0.conv.blur.kernel is not", **{"convs.0.conv.blur.kernel": torch.ones(4, 4)})
-    torch.save(rosinality(small(0), noises=False), tmp_path / "x.pt")
-    account = load_any(tmp_path / "x.pt").extra["networks"]["G_ema"]["account"]
-    rows = {target: why for target, why in account["initialised"]}
-    assert "no noise maps" in rows["synthesis.b16.conv1.noise_const"] and "mean of" in rows["mapping.w_avg"]
 
 
 # ---- downloads ---------------------------------------------------------------------------------------------------

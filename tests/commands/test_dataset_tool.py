@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-import errno
+"""dataset_tool as typed: labels, classes, sizes and bad input. With data/sources/files.py and
+data/sources/file_labels.py."""
+
 import json
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dnnlib.util import sole_writer
-from gantransfer.commands import dataset_tool
 from gantransfer.data.dataset import ImageDataset
 from tests.conftest import write_image_zip
 from tests.data.picture_sets import class_folders, picture, read_set, save
@@ -33,41 +32,6 @@ def test_class_folders_become_sorted_labels(tmp_path, tool, accepted):
     assert len(data) > 16 * 16 * 3  # compress level 0
     assert tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/again.zip")[0] == 0
     assert (tmp_path / "again.zip").read_bytes() == (tmp_path / "out.zip").read_bytes()
-
-
-def test_round_trip_is_pixel_exact(tmp_path, tool, converted):
-    content = class_folders(tmp_path / "in")
-    assert tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/a.zip")[0] == 0
-    info, images = converted("export", f"--source={tmp_path}/a.zip", f"--dest={tmp_path}/b")
-    assert {n.split("/")[0] for n in images} == {"ape", "cat", "dog"}
-    assert sorted(n.split("/")[0] for n in images) == sorted(n.split("/")[0] for n in content)
-    for (_, image), key in zip(sorted(images.items()), sorted(content)):
-        assert np.array_equal(image, content[key])
-    # Back into a zip and into a folder, with the labels from the folders or from dataset.json.
-    for how in ("folders", "json"):
-        assert tool(f"--source={tmp_path}/b", f"--dest={tmp_path}/{how}.zip", f"--labels={how}")[0] == 0
-        assert tool(f"--source={tmp_path}/a.zip", f"--dest={tmp_path}/{how}")[0] == 0
-        sets = [ImageDataset(tmp_path / p, use_labels=True) for p in ("a.zip", f"{how}.zip", how)]
-        assert len({d.fingerprint() for d in sets}) == 1
-        assert len({d.spec.label.names for d in sets}) == 1
-    assert converted("export", f"--source={tmp_path}/b", f"--dest={tmp_path}/c.zip")[0]["labels"] == info["labels"]
-
-
-def test_export_of_chosen_vectors_and_clashing_names(tmp_path, tool, refused, converted):
-    for k, n in enumerate(("a/x.png", "b/x.png", "a/y.png")):
-        save(tmp_path / "in" / n, picture(k))
-    labels = {"labels": [["a/x.png", 1], ["b/x.png", 1], ["a/y.png", 0]], "class_names": ["no/yes", "no/yes"]}
-    (tmp_path / "in/dataset.json").write_text(json.dumps(labels))
-    (tmp_path / "in/few.json").write_text(json.dumps({"labels": [["a/y.png", 0]]}))
-    info, images = converted("export", f"--source={tmp_path}/in", f"--dest={tmp_path}/out")
-    assert sorted(images) == ["no_yes/y.png", "no_yes_1/b_x.png", "no_yes_1/x.png"] and len(info["labels"]) == 3
-    assert tool("export", f"--source={tmp_path}/in", f"--dest={tmp_path}/few", "--fname=few.json")[0] == 0
-    assert sorted(read_set(tmp_path / "few")[1]) == ["0/y.png"]
-    (tmp_path / "in/dataset.json").write_text(json.dumps({"labels": [[n, [0.5, 1]] for n, _ in labels["labels"]]}))
-    info, images = converted("export", f"--source={tmp_path}/in", f"--dest={tmp_path}/v")
-    assert sorted(images) == ["a/x.png", "a/y.png", "b/x.png"] and info["labels"][0][1] == [0.5, 1]
-    for args in ((f"--dest={tmp_path}/v",), (f"--dest={tmp_path}/n", "--fname=none.json")):
-        assert refused("export", f"--source={tmp_path}/in", *args)
 
 
 def test_label_sources(tmp_path, tool, accepted, converted):
@@ -141,15 +105,6 @@ def test_published_command_and_both_size_styles(tmp_path, tool):
     a, b, c = (ImageDataset(tmp_path / p, use_labels=True) for p in ("a", "b.zip", "c.zip"))
     assert a.fingerprint() == b.fingerprint() != c.fingerprint()
     assert a.image_shape == [3, 16, 16] and a.label_dim == 3
-
-
-def test_dropped_images_leave_gaps(tmp_path, accepted):
-    for i, w in enumerate((32, 10, 32)):
-        save(tmp_path / f"in/{i}.png", picture(i, 24, w))
-    out = accepted(f"--source={tmp_path}/in", f"--dest={tmp_path}/a.zip", "--transform=center-crop-wide",
-                   "--resolution=16x8")
-    assert "left out 1" in out
-    assert sorted(read_set(tmp_path / "a.zip")[1]) == ["00000/img00000000.png", "00000/img00000002.png"]
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, refused):
@@ -237,37 +192,6 @@ def test_bad_labels_in_the_source(tmp_path, refused, labels, words):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
 
 
-@pytest.mark.parametrize("dest", ["out.zip", "out"])
-def test_full_disk_leaves_the_old_state(tmp_path, refused, monkeypatch, dest):
-    class_folders(tmp_path / "in")
-    if dest == "out.zip":
-        (tmp_path / dest).write_bytes(b"old")
-    calls = []
-
-    def until_full(write):
-        def wrapped(*args):
-            calls.append(args)
-            if len(calls) > 2:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return write(*args)
-        return wrapped
-
-    monkeypatch.setattr(zipfile.ZipFile, "writestr", until_full(zipfile.ZipFile.writestr))
-    monkeypatch.setattr(Path, "write_bytes", until_full(Path.write_bytes))
-    err = refused(f"--source={tmp_path}/in", f"--dest={tmp_path}/{dest}", "--overwrite")
-    assert "No space left" in err and len(calls) == 3
-    assert sorted(p.name for p in tmp_path.iterdir()) == (["in", dest] if dest == "out.zip" else ["in"])
-    if dest == "out.zip":
-        assert (tmp_path / dest).read_bytes() == b"old"
-
-
-def test_too_little_space_is_seen_before_writing(tmp_path, refused, monkeypatch):
-    class_folders(tmp_path / "in")
-    monkeypatch.setattr("gantransfer.data.convert.shutil.disk_usage", lambda p: type("U", (), {"free": 1000})())
-    assert "GiB" in refused(f"--source={tmp_path}/in", f"--dest={tmp_path}/out.zip")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
-
-
 def test_numbers_are_ids_and_what_does_not_exist_is_one_line(tmp_path, tool, refused):
     for name in ("3", "one", "two", "x"):
         (tmp_path / "in" / name).mkdir(parents=True)
@@ -289,65 +213,3 @@ def test_classes_of_a_set_without_names(tmp_path, tool, refused):
     assert "no image of class 3, 4" in refused(*words, "--classes=2,3,4") and not (tmp_path / "a.zip").exists()
     assert tool(*words, "--classes=5,2")[0] == 0
     assert [label for _, label in read_set(tmp_path / "a.zip")[0]["labels"]] == [1, 1, 0]
-
-
-@pytest.mark.parametrize("dest", ["new.zip", "new"])
-def test_two_conversions_to_one_destination(tmp_path, tool, refused, dest):
-    """The second is one line, and harms nothing; so is a folder that appeared meanwhile."""
-    for k in range(4):
-        save(tmp_path / "in" / f"{k}.png", picture(k))
-    with sole_writer(tmp_path / dest):  # as the first holds it while it works
-        assert "is being written by process" in refused(f"--source={tmp_path}/in", f"--dest={tmp_path}/{dest}")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
-    assert tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/{dest}")[0] == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", dest]
-
-
-def test_a_folder_that_appears_meanwhile_is_not_touched(tmp_path, refused, monkeypatch):
-    for k in range(4):
-        save(tmp_path / "in" / f"{k}.png", picture(k))
-    convert = dataset_tool.Conversion.image
-
-    def appears(self, item):
-        (tmp_path / "new").mkdir(exist_ok=True)
-        (tmp_path / "new" / "mine").write_text("x")
-        return convert(self, item)
-
-    monkeypatch.setattr(dataset_tool.Conversion, "image", appears)
-    assert "was made by somebody else meanwhile" in refused(f"--source={tmp_path}/in", f"--dest={tmp_path}/new")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "new"]
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["mine"]
-
-
-def test_repeated_images_are_dropped_and_their_labels_compared(tmp_path, refused, accepted):
-    """Also between the two sides of --holdout, where nothing else keeps a copy out of the test."""
-    for i in range(8):
-        for k, folder in enumerate("ab"):
-            save(tmp_path / f"in/{folder}/{i}.png", picture(i + 8 * k))
-            save(tmp_path / f"in/{folder}/copy-{i}.bmp", picture(i + 8 * k))
-    save(tmp_path / "in/b/wrong.png", picture(0))
-    out = accepted(f"--source={tmp_path}/in", f"--dest={tmp_path}/all.zip", "--drop-duplicates", "--per-class=5")
-    info, images = read_set(tmp_path / "all.zip")
-    assert len(images) == 10 and [v for _, v in info["labels"]] == [0] * 5 + [1] * 5
-    out = accepted(f"--source={tmp_path}/in", f"--dest={tmp_path}/all.zip", "--drop-duplicates")
-    assert "left out 17: 17 that repeat another" in out and len(read_set(tmp_path / "all.zip")[1]) == 16
-    assert "warning: 1 of the images that repeat another have another label than it: b/wrong.png" in out
-    out = accepted(f"--source={tmp_path}/in", f"--dest={tmp_path}/x.zip", "--holdout=0.25", "--drop-duplicates")
-    sides = [{i.tobytes() for i in read_set(tmp_path / n)[1].values()} for n in ("x.zip", "x-heldout.zip")]
-    assert not sides[0] & sides[1] and sum(map(len, sides)) == 16 and "too, pixel by pixel" not in out
-    err = refused(f"--source={tmp_path}/in", f"--dest={tmp_path}/x.h5", "--drop-duplicates")
-    assert "--drop-duplicates is for data sets" in err
-
-
-def test_names_of_the_source_stay_with_the_images(tmp_path, tool):
-    class_folders(tmp_path / "in")
-    assert tool(f"--source={tmp_path}/in", f"--dest={tmp_path}/a.zip", "--keep-names", "--classes=dog,ape")[0] == 0
-    names = ["ape/0.png", "ape/1.png", "dog/0.png", "dog/1.png", "dog/2.png"]
-    assert read_set(tmp_path / "a.zip")[0]["attributes"] == {"original_name": names}
-    # Through later conversions and exports they are the first ones.
-    assert tool(f"--source={tmp_path}/a.zip", f"--dest={tmp_path}/b.zip", "--keep-names", "--classes=1")[0] == 0
-    assert read_set(tmp_path / "b.zip")[0]["attributes"]["original_name"] == names[:2]
-    assert tool("export", f"--source={tmp_path}/b.zip", f"--dest={tmp_path}/c")[0] == 0
-    assert read_set(tmp_path / "c")[0]["attributes"]["original_name"] == names[:2]
-    assert tool("--source=sklearn:digits", f"--dest={tmp_path}/d.zip", "--keep-names", "--max-images=2")[0] == 0
-    assert read_set(tmp_path / "d.zip")[0]["attributes"]["original_name"] == ["digit 0", "digit 1"]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report command: the whole page of a planted run, of several, of experiments; and what cannot be reported."""
+"""The report command: the whole page of a planted run, of several, of experiments; and what cannot be reported. With
+report/classes.py and report/sheets.py."""
 
 import json
 import re

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""train.py as typed: flags under both spellings, what implies which method, bad input, resuming and transfer."""
+"""train.py as typed: flags under both spellings, what implies which method, bad input, resuming and transfer. With
+commands/train_flags.py and commands/recipe.py."""
 
 import dataclasses
 import importlib
@@ -13,7 +14,7 @@ import torch
 
 from dnnlib.util import UserError, format_time
 from gantransfer import training_loop
-from gantransfer.commands import digits, method_flags
+from gantransfer.commands import digits
 from gantransfer.commands.run import newest_snapshot
 from gantransfer.data.labels import DataSpec
 from gantransfer.methods import METHODS, TRAIN
@@ -70,30 +71,6 @@ def test_help_of_a_method_adds_its_flags_with_their_defaults(call, args):
     assert re.search(r"--glr [^\[]*\[default:\s+0.0025\s+with\s+--cfg=auto\s+at\s+64x64\]", own)  # by the preset
     assert re.search(r"--res_uc [^\[]*\(default:[^)]* 8 ", own)
     assert "--t_start_kimg" not in own
-
-
-def test_help_imports_no_torch_and_is_quick(run_script):
-    """In under a second of processor time, once the table of methods is in the cache; it follows the source files."""
-    method_flags.kept_description()
-    code = ("import sys, time; from gantransfer.commands import train\n"
-            "try: train.main(['--help'])\n"
-            "except SystemExit: print('SAYS', 'torch' in sys.modules, time.process_time() < 1)")
-    assert "SAYS False True" in run_script("-c", code).stdout
-
-
-def test_table_of_methods_is_made_anew_when_a_source_file_changes(monkeypatch, tmp_path):
-    monkeypatch.setenv("GANTRANSFER_CACHE_DIR", str(tmp_path))
-    fresh = method_flags.kept_description()
-    (path,) = (tmp_path / "help").glob("*.json")
-    kept = json.loads(path.read_text())
-    kept["methods"]["utlo"]["about"] = "kept"
-    path.write_text(json.dumps(kept))
-    assert method_flags.kept_description()["utlo"]["about"] == "kept"  # the same files: the cache is read
-    path.write_text(json.dumps(dict(kept, key="of other files")))
-    again = json.loads(json.dumps([method_flags.kept_description(), fresh]))
-    assert again[0] == again[1]
-    path.write_text("half a fi")
-    assert method_flags.kept_description()["utlo"]["about"] == fresh["utlo"]["about"]
 
 
 def test_unknown_flag_names_the_method_that_has_it(call):

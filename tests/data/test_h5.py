@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cGAN-KD's HDF5 files and continuous labels in dataset_tool.py: splits, formats, bad input."""
+"""cGAN-KD's HDF5 files and continuous labels in dataset_tool.py: splits, formats, bad input. With
+data/sources/hdf5.py."""
 
 import json
 import sys
@@ -261,25 +262,6 @@ def test_damaged_label_meta(tmp_path, text):
         h5.read(str(tmp_path / "a.h5"))
 
 
-@pytest.mark.parametrize("program, said", [("import time; time.sleep(60)", "comes to no end"), (
-    "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashes"), ("raise SystemExit(1)", "")])
-def test_a_file_that_ends_the_library_is_one_line(tmp_path, monkeypatch, program, said):
-    """Damaged files keep HDF5 in loops without end, or end the process; another process looks first."""
-    make(tmp_path / "a.h5", fake_images=images(2), fake_labels=[0, 1])
-    real = h5.subprocess.run
-
-    def stand_in(words, timeout, **kw):
-        assert words[1:3] == ["-m", "gantransfer.data.h5_look"] and timeout >= h5._PATIENCE
-        return real([words[0], "-c", program], timeout=0.3 if "sleep" in program else 60, **kw)
-
-    monkeypatch.setattr(h5.subprocess, "run", stand_in)
-    if not said:  # a file that it merely refuses is judged in this process, with a better message
-        assert len(h5.read(str(tmp_path / "a.h5")).rows) == 2
-        return
-    with pytest.raises(UserError, match=said):
-        h5.read(str(tmp_path / "a.h5"))
-
-
 def test_bad_flags(tmp_path):
     path = utkface(tmp_path / "a.h5")
     (tmp_path / "no.h5").write_bytes(b"\x89HDF cut")
@@ -353,17 +335,3 @@ def test_without_label_meta_the_range_is_the_data_s(tmp_path):
     label = ImageDataset(tmp_path / "a.zip", use_labels=True).spec.label
     assert label.normalise(np.array([30.0, 50.0, 70.0])).tolist() == [0, 0.5, 1]
     assert type(label).from_dict(label.to_dict()) == label
-
-
-def test_rotated_digits_are_what_their_label_says(tmp_path):
-    pytest.importorskip("sklearn")
-    from gantransfer.data.sources.digits import rotated_digit
-
-    tool("--source=sklearn:rotated-digits", "--split=reference", f"--dest={tmp_path / 'a.zip'}", "--max-images=60")
-    data = ImageDataset(tmp_path / "a.zip", use_labels=True)
-    assert data.spec.label.meta["scale"] == 90 and 30 < len(set(data.labels(range(60))[:, 0].tolist()))
-    bar = np.zeros([8, 8])
-    bar[3:5, 1:7] = 16
-    flat, upright = rotated_digit(bar, 0, (16, 16)), rotated_digit(bar, 90, (16, 16))
-    turned = np.abs(upright - np.rot90(flat).astype(int)).mean()
-    assert turned < 4 < np.abs(upright - flat.astype(int)).mean()

@@ -406,36 +406,6 @@ def test_check_of_a_raw_folder_says_sizes_and_labels(tmp_path, tool):
     assert "2 classes, 3 images" in out and "  0        2  a" in out and "  1        1  b" in out
 
 
-def test_an_existing_destination_needs_a_flag(tmp_path, tool, accepted, refused):
-    path = write(tmp_path / "x", images("a/1.png", "b/2.png"))
-    lone = write(tmp_path / "y", images("a/1.png", "b/2.png", "c/3.png"))
-    assert tool(f"--source={path}", f"--dest={tmp_path}/w.zip")[0] == 0
-    out = accepted(f"--source={lone}", f"--dest={tmp_path}/w.zip")  # made by this tool: a word is enough
-    assert "w.zip exists, made by dataset_tool.py: it is replaced" in out
-    assert len(ImageDataset(tmp_path / "w.zip")) == 3
-    os.rename(tmp_path / "w.zip", tmp_path / "o.zip")
-    with zipfile.ZipFile(tmp_path / "o.zip", "w") as z:  # of somebody else
-        for k in range(2):
-            z.writestr(f"{k}.png", png(k, 16))
-    for dest in ("o.zip", "o"):
-        if dest == "o":
-            assert tool(f"--source={path}", f"--dest={tmp_path}/{dest}")[0] == 0
-        before = ImageDataset(tmp_path / dest, use_labels=True).fingerprint()
-        assert "--overwrite" in refused(f"--source={lone}", f"--dest={tmp_path}/{dest}")
-        assert ImageDataset(tmp_path / dest, use_labels=True).fingerprint() == before
-        assert tool(f"--source={lone}", f"--dest={tmp_path}/{dest}", "--overwrite")[0] == 0
-        assert len(ImageDataset(tmp_path / dest)) == 3
-    assert tool("export", f"--source={tmp_path}/o.zip", f"--dest={tmp_path}/e")[0] == 0
-    assert "--overwrite" in refused("export", f"--source={tmp_path}/o.zip", f"--dest={tmp_path}/e")
-    assert tool("export", f"--source={tmp_path}/o.zip", f"--dest={tmp_path}/e", "--overwrite")[0] == 0
-    # Only data sets are replaced, and never what is being read.
-    photos = write(tmp_path / "photos", images("a/1.png"))
-    assert "no data set" in refused(f"--source={path}", f"--dest={photos}", "--overwrite")
-    inner = write(tmp_path / "o" / "inner", images("a/1.png"))
-    assert "lies in" in refused(f"--source={inner}", f"--dest={tmp_path}/o", "--overwrite")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["e", "o", "o.zip", "photos", "x", "y"]
-
-
 @pytest.mark.parametrize("args, enlarged", [
     (("--resolution=32x32",), 2), (("--resolution=16x16",), 0), (("--resolution=8x8",), 0), ((), 0),
     (("--transform=center-crop", "--resolution=32x32"), 2), (("--transform=pad", "--resolution=32x32"), 2),
@@ -590,20 +560,6 @@ def test_what_is_written_is_not_read_again(tmp_path, tool, refused):
     path = write(tmp_path / "x", images("a/1.png", "b/2.png"))
     assert tool(f"--source={path}", f"--dest={path}/out")[0] == 0
     assert "lies in" in refused(f"--source={path}", f"--dest={path}/out", "--overwrite")
-
-
-def test_export_keeps_every_image_under_a_name_of_its_own(tmp_path, tool, refused):
-    names = ["a/b.png", "c/b.png", "x/c_b.png", "long/" + 251 * "n" + ".png", "abs/e.png"]
-    path = write(tmp_path / "x.zip", {**images(*names), "dataset.json": labels(dict.fromkeys(names, 0))})
-    for dest in ("e", "e.zip"):
-        assert tool("export", f"--source={path}", f"--dest={tmp_path}/{dest}")[0] == 0
-        made = Container(tmp_path / dest)
-        assert {made.read(n) for n in made.image_names} == set(images(*names).values())
-        assert ImageDataset(tmp_path / dest, use_labels=True).spec.label.counts == (5,)
-    # A name is never a place outside.
-    path = write(tmp_path / "y.zip", images("a/b.png", f"{tmp_path}/outside.png"))
-    assert "lead out of it" in refused("export", f"--source={path}", f"--dest={tmp_path}/f")
-    assert not (tmp_path / "outside.png").exists() and not (tmp_path / "f").exists()
 
 
 @pytest.mark.parametrize("values", [([1, 0, 0], [0, 1, 0]), (0, 2)])

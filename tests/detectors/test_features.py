@@ -95,18 +95,6 @@ def write_judge(folder, name="mine", **changes):
     return folder / f"{name}.detector.json"
 
 
-def test_own_detector_by_folder_and_by_flag(tmp_path, monkeypatch, empty_home):
-    path = write_judge(tmp_path)
-    x = images[:, :1, :16, :16]
-    monkeypatch.setenv("GANTRANSFER_DETECTORS", str(tmp_path))
-    by_folder = features.load("mine")(x).features
-    monkeypatch.delenv("GANTRANSFER_DETECTORS")
-    for overrides in ({"mine": path}, {"mine": tmp_path / "net.pt"}, features.parse_overrides([str(path)])):
-        assert torch.equal(features.load("mine", overrides=overrides)(x).features, by_folder)
-    (tmp_path / "mine.detector.json").rename(tmp_path / "net.detector.json")
-    assert torch.equal(features.load("mine", overrides={"mine": tmp_path / "net.pt"})(x).features, by_folder)
-
-
 class Pair(nn.Module):
     def forward(self, x, double: bool = False):
         y = x.mean([2, 3])
@@ -130,15 +118,6 @@ def test_script_and_export_detectors(tmp_path, kind):
     scale = 2 if kind == "torchscript" else 1
     assert torch.allclose(out.features, scale * images.float().mean((2, 3)))
     assert out.logits.shape == (3, 2)
-
-
-def test_detector_flags(tmp_path):
-    path = write_judge(tmp_path)
-    assert features.parse_overrides([f"other={path}"]) == {"other": path}
-    for item, message in ((f"{tmp_path / 'net.pt'}", "say which detector"), ("x=/nowhere", "no such file: /nowhere")):
-        with pytest.raises(UserError, match=message):
-            features.parse_overrides([item])
-    assert features.normalise_overrides({"": str(path)}) == {"mine": path}
 
 
 def test_tf32_is_off_while_detecting():

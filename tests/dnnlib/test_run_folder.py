@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locks and numbers of run folders, and destinations that only one process writes."""
+"""Locks and numbers of run folders, and destinations that only one process writes. With dnnlib/lock.py."""
 
 import os
 import subprocess

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every study starts the same processes as the code that made the published tables (children.json), in the same order.
+With experiments/demo.py and experiments/mind2mind.py.
 
 `python -m tests.experiments.test_children` writes the file anew: for a change of a study that is meant.
 """

@@ -1,20 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What studies share: names of figures, choice of arms, steps, files, the list of studies, the picture."""
+"""What studies share: names of figures, choice of arms, steps, files."""
 
 import json
-import subprocess
-import sys
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from dnnlib.util import UserError
-from gantransfer.commands import experiment
-from gantransfer.experiments import harness, sheets
-from gantransfer.experiments.jobs import Job
-from gantransfer.pictures import grids
-from tests.conftest import ROOT
+from gantransfer.experiments import harness
 from tests.experiments.recorder import record
 
 
@@ -59,16 +51,6 @@ def test_what_was_made_at_another_length_is_not_taken_for_this(study, flag, tmp_
         record(study, [f"{flag}=21"], tmp_path / "d", monkeypatch)
 
 
-def test_children_do_not_take_packages_of_the_current_folder(tmp_path, monkeypatch, capsys):
-    if sys.version_info < (3, 11):
-        pytest.skip("before Python 3.11 the current folder comes first")
-    (tmp_path / "dnnlib").mkdir()
-    (tmp_path / "dnnlib" / "__init__.py").write_text("raise SystemExit('a stranger')")
-    monkeypatch.chdir(tmp_path)
-    harness.jobs.run_jobs([Job("who", ["experiment", "--help"])])
-    assert "[who]   longtail" in capsys.readouterr().out
-
-
 def test_trainings_are_counted_and_called_as_in_the_tables(tmp_path, monkeypatch, capsys):
     class Child:
         returncode, stdout = 0, ('{"results": {"fd": 1.23456789}}\n', "tick 1\n")
@@ -91,31 +73,3 @@ def test_trainings_are_counted_and_called_as_in_the_tables(tmp_path, monkeypatch
     assert told == ["Training 1 of 4: UTLO + balanced, seed 0", "Training 2 of 4: UTLO + balanced, seed 1",
                     "Training 3 of 4: baseline, seed 0", "Training 4 of 4: baseline, seed 1"]
     assert harness.name_of("accuracy") == "label accuracy" and harness.student_name("accuracy") == "accuracy"
-
-
-def test_a_file_is_a_study():
-    listed = experiment.studies()
-    files = {p.stem for p in (ROOT / "gantransfer" / "experiments").glob("*.py") if "def main(" in p.read_text("utf-8")}
-    assert set(listed) == files - {"demo"} and all(20 < len(line) < 100 for line in listed.values())
-    code = ("import sys; from gantransfer.commands.experiment import main\n"
-            "for name in main.list_commands(None): main.get_command(None, name)\n"
-            "assert 'torch' not in sys.modules and 'scipy' not in sys.modules and 'PIL' not in sys.modules")
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-def test_sheet(tmp_path):
-    """Two rows, blocks beside each other, wrapped after two; the strip beneath."""
-    def coloured(value, n, size):  # text is grey
-        return np.broadcast_to(np.array([value, 0, 200], np.uint8)[:, None, None], (n, 3, size, size))
-
-    def block(value):
-        return [coloured(value + k, 3, 8) for k in range(2)]
-
-    sheets.save_sheet(tmp_path / "p.png", {"a": block(10), "b": block(20), "c": block(30)}, ["x", "y"], per_band=2,
-                      strip=("small", coloured(77, 4, 4)))
-    rgb = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"))
-    where = {v: (rgb == [v, 0, 200]).all(2) for v in (10, 11, 20, 21, 30, 31, 77)}
-    assert all(where[v].sum() == 3 * 16 * 16 for v in (10, 11, 20, 21, 30, 31)) and where[77].sum() == 4 * 32 * 32
-    x, y = ({v: np.flatnonzero(m.any(axis))[0] for v, m in where.items()} for axis in (0, 1))
-    assert x[20] == x[10] + 3 * (2 * 8 + grids.GAP) + 8 and x[30] == x[10] == x[77]
-    assert 13 < y[10] == y[20] < y[11] < y[30] < y[31] < y[77]  # the words above need as much

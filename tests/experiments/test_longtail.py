@@ -5,21 +5,11 @@ import itertools
 import json
 
 import numpy as np
-import pytest
 import torch
 
-from dnnlib.util import UserError
 from gantransfer.experiments import demo, harness, jobs, longtail
-from gantransfer.snapshot import Snapshot
 from tests.experiments.recorder import children_within
-
-
-def finished_run(folder, name, kimg=20):
-    run = folder / name
-    run.mkdir(parents=True)
-    Snapshot("stylegan2", {}, cur_nimg=kimg * 1000).save(run / f"network-snapshot-{kimg:06d}.pkl")
-    (run / f"training-state-{kimg:06d}.pt").write_bytes(b"")
-    return run
+from tests.experiments.test_jobs import finished_run
 
 
 def test_every_arm_finds_its_own_run(tmp_path):
@@ -30,17 +20,6 @@ def test_every_arm_finds_its_own_run(tmp_path):
     assert len({*found}) == len(found) == 3 * len(arms)
     for (arm, seed), run in zip(itertools.product(arms, (0, 1, 10)), found):
         assert run.name.endswith(f"-{arm}-seed{seed}")
-
-
-def test_a_finished_run_is_not_trained_again(tmp_path):
-    job, done = jobs.train_job("x", tmp_path, "arm-a-seed0", 20, ["--cond=True"])
-    assert done is None and "--resume=latest" not in job.argv
-    run = finished_run(tmp_path, "00000-set-kimg20-res-uc4-arm-a-seed0")
-    assert jobs.train_job("x", tmp_path, "arm-a-seed0", 20, [])[1] == run / "network-snapshot-000020.pkl"
-    assert jobs.train_job("x", tmp_path, "arm-a-seed0", 40, [])[1] is None, "a longer run is another run"
-    (run / "training-state-000020.pt").unlink()  # stopped between the two
-    job, done = jobs.train_job("x", tmp_path, "arm-a-seed0", 20, [])
-    assert done is None and "--resume=latest" in job.argv
 
 
 def values(arms, shift, noise, seeds=5):
@@ -60,11 +39,6 @@ def test_only_differences_beyond_t_under_every_judge_are_bold():
     v["far"][1] = v["baseline"][1]  # the second judge sees no difference
     text = longtail.report(arms, v, {a: [1.0] * 5 for a in arms}, 20)
     assert "**" not in text.split("far minus")[1].split("near minus")[0] and text.count("Student's t") == 1
-
-
-def test_failing_command_is_named(tmp_path):
-    with pytest.raises(UserError, match="broken failed.*exit code 2.*Error: no such file or folder: nowhere"):
-        jobs.run_jobs([jobs.Job("broken", ["dataset_tool", "check", "nowhere"])])
 
 
 def test_tiny_comparison_end_to_end(tmp_path, call, monkeypatch):

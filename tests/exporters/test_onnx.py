@@ -13,7 +13,6 @@ import torch
 from dnnlib.util import UserError
 from gantransfer.exporters import onnx as onnx_export
 from gantransfer.formats import onnx_info
-from gantransfer.importers import load_any
 from gantransfer.networks import (
     alae,
     biggan,
@@ -30,7 +29,6 @@ from gantransfer.networks import (
 )
 from gantransfer.networks.label_embedding import LabelToEmbedding
 from gantransfer.snapshot import NetRecord, Snapshot
-from torch_utils.ops import conv2d_each as each
 from torch_utils.ops import winograd
 
 pytest.importorskip("onnxscript", reason="needs onnx and onnxscript (extra `export`)")
@@ -301,38 +299,3 @@ def test_what_cannot_be_exported_is_one_line_and_no_file(tmp_path, monkeypatch):
                 tmp_path)
     snap.nets["G_ema"].state["synthesis.b4.const"].fill_(float("nan"))
     refused("makes images that are not finite", snap, tmp_path)
-
-
-def test_inspect_reads_files_of_others_and_refuses_what_is_none(tmp_path, call):
-    import onnx
-
-    x = onnx.helper.make_tensor_value_info("x\n", onnx.TensorProto.FLOAT, [None, 3])
-    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None, 3])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x\n"], ["y"])], "g", [x], [y])
-    onnx.save_model(onnx.helper.make_model(graph, producer_name="somebody",
-                                           opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9),
-                    tmp_path / "other.onnx")
-    out = call("inspect", tmp_path / "other.onnx").stdout
-    assert "made by     somebody" in out and "Relu 1" in out and r"x\n: float32 [0, 3]" in out
-    (tmp_path / "bad.onnx").write_bytes(b"no protobuf")
-    graph.input[0].type.tensor_type.shape.dim[0].dim_param = "rows"
-    named = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
-    (tmp_path / "texts.onnx").write_bytes(named.SerializeToString().replace(b"rows", b"\xff\xfe\xff\xfe"))
-    with pytest.raises(UserError, match="texts.onnx cannot be read as ONNX"):
-        onnx_info.describe(tmp_path / "texts.onnx")
-    err = call("inspect", tmp_path / "bad.onnx", check=2).stderr
-    assert "bad.onnx cannot be read as ONNX" in err and err.count("\n") == 1
-    with pytest.raises(UserError, match="not read back; gantransfer inspect"):
-        load_any(tmp_path / "other.onnx")
-
-
-def test_convolution_with_a_kernel_per_sample():
-    x, w = torch.randn(3, 4, 6, 5, dtype=torch.float64), torch.randn(3, 2, 4, 3, 3, dtype=torch.float64)
-    expected = torch.stack([torch.nn.functional.conv2d(x[i:i + 1], w[i], padding=1)[0] for i in range(3)])
-    torch.testing.assert_close(each.conv2d_each(x, w, 1), expected)
-    w = torch.randn(3, 4, 2, 4, 4, dtype=torch.float64)
-    expected = torch.stack([torch.nn.functional.conv_transpose2d(x[i:i + 1], w[i], stride=2, padding=1)[0]
-                            for i in range(3)])
-    torch.testing.assert_close(each.conv_transpose2d_each(x, w, 2, 1), expected)
-    with pytest.raises(ValueError, match="expected"):
-        each.conv2d_each(x, torch.randn(3, 2, 5, 3, 3))

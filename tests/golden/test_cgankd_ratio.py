@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Density ratio and label embedding against the published code: networks, losses, gradients, rejection."""
+"""Density ratio and label embedding against the published code: networks, losses, gradients, rejection. With
+networks/resnet_trunk.py."""
 
 import re
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints in the published structure, made of golden tensors: every one arrives, sizes are read off shapes."""
+"""Checkpoints in the published structure, made of golden tensors: every one arrives, sizes are read off shapes. With
+importers/mindgan.py."""
 
 import json
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CcGAN beyond the published numbers: draws, phases, sampling by value, bad input."""
+"""CcGAN beyond the published numbers: phases, sampling by value, bad input."""
 
 import dataclasses
 
@@ -13,7 +13,6 @@ from dnnlib.util import UserError
 from gantransfer import training_loop
 from gantransfer.commands.generate import main
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
-from gantransfer.distillation import vicinity
 from gantransfer.importers import load_any
 from gantransfer.method import Phase, RunConfig
 from gantransfer.methods import METHODS
@@ -51,79 +50,6 @@ def trained(data, folder, run=None, state=None, **options):
 
 def states(m):
     return {f"{k}.{n}": t.clone() for k, v in m.nets.items() for n, t in v.state_dict().items()}
-
-
-# ---- draws -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind, kappa", [("hard", 0.05), ("soft", 400.0)])
-def test_draws_stay_in_the_vicinity(kind, kappa):
-    y = np.random.RandomState(0).choice(np.linspace(0, 1, 41), 500)
-    v = vicinity.Vicinity(y, kind, kappa, sigma=0.2)
-    d = v.draw(2000, torch.Generator().manual_seed(0))
-    assert (d.target >= 0).all() and (d.target <= 1).all() and d.target.std() > 0.25
-    assert v.near(d.target, y)[np.arange(2000), d.real].all()
-    low, high = v.fake_range(d.target)
-    assert ((d.fake >= low) & (d.fake <= high)).all() and (high - low).max() > v.radius
-    expected = np.ones(2000) if kind == "hard" else np.exp(-kappa * (y[d.real] - d.target) ** 2)
-    assert np.allclose(d.weight_real, expected) and (d.weight_fake <= 1).all()
-
-
-def test_every_image_near_a_target_is_equally_likely_and_weights_can_be_drawn():
-    y = np.array([0.5, 0.5, 0.52, 0.56, 0.9])
-    g = torch.Generator().manual_seed(0)
-    at_half = [vicinity.Vicinity(y[:4], k, w, 0.0, normalise=n) for k, w, n in (
-        ("hard", 0.03, False), ("soft", 1000.0, False), ("soft", 1000.0, True))]
-    shares = []
-    for v in at_half:
-        v.targets = lambda n, rng: np.full(n, 0.5)
-        d = v.draw(20000, g)
-        shares.append(np.bincount(d.real, minlength=4) / 20000)
-    assert np.allclose(shares[0], [1 / 3, 1 / 3, 1 / 3, 0], atol=0.02)  # hard: 0.56 is too far
-    assert np.allclose(shares[1], [0.25] * 4, atol=0.02)
-    w = np.exp(-1000 * (y[:4] - 0.5) ** 2)
-    assert np.allclose(shares[2], w / w.sum(), atol=0.02)
-    spread = np.std(d.fake)
-    assert spread == pytest.approx((0.5 / 1000) ** 0.5, rel=0.05)  # generated labels follow the weight too
-
-
-def test_targets_fall_back_to_labels_when_noise_leads_nowhere():
-    v = vicinity.Vicinity(np.array([0.0, 1.0]), "hard", 1e-9, sigma=0.5)
-    assert set(v.targets(20, torch.Generator().manual_seed(0)).tolist()) <= {0.0, 1.0}
-
-
-def test_bandwidth_needs_two_labels_and_a_width():
-    for labels, kappa in (([0.5, 0.5], -2), ([0.1, 0.5], 0)):
-        with pytest.raises(UserError):
-            vicinity.bandwidth(np.array(labels), "hard", kappa)
-    assert vicinity.bandwidth(np.array([0.1, 0.5]), "soft", 7.0, 0.25) == (0.25, 7.0)  # as they are
-
-
-# ---- networks ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("resolution", [16, 32, 128])
-@pytest.mark.parametrize("arch", networks.ARCHS)
-def test_other_sizes(arch, resolution):
-    torch.manual_seed(0)
-    g, d = networks.ARCHS[arch]
-    G, D = g(z_dim=3, h_dim=8, ch=1, resolution=resolution, img_channels=1), d(h_dim=8, ch=1, resolution=resolution,
-                                                                              img_channels=1)
-    z, h = torch.randn(2, 3), torch.rand(2, 8)
-    before = {k: v.clone() for k, v in G.state_dict().items()}
-    x = G.train()(z, h)
-    assert x.shape == (2, 1, resolution, resolution) and D(x, h).shape == (2, 1)
-    assert all(torch.equal(v, before[k]) for k, v in G.state_dict().items())  # a forward changes nothing ...
-    networks.update_running(G)
-    assert any(not torch.equal(v, before[k]) for k, v in G.state_dict().items())  # ... until it is told to
-    assert (D(x, h) - D(x, h + 1)).abs().max() > 0
-
-
-def test_sweeps_find_the_largest_singular_value():
-    torch.manual_seed(0)
-    layer = networks.SNLinear(20, 30)
-    layer.sweep(200)
-    assert float(torch.linalg.matrix_norm(layer.effective_weight().detach(), 2)) == pytest.approx(1, abs=1e-4)
 
 
 def test_a_naive_label_of_zero_is_not_without_effect():

@@ -10,7 +10,6 @@ import torch
 
 from dnnlib.util import UserError
 from gantransfer import snapshot, training_loop
-from gantransfer.augment import classifier
 from gantransfer.commands.run import processes
 from gantransfer.commands.stages import run_stage
 from gantransfer.data.dataset import ImageDataset
@@ -20,7 +19,6 @@ from gantransfer.methods.cgan_kd import CGANKD, KD, CGANKDOptions
 from gantransfer.training_loop import Stepper
 from tests.conftest import write_image_zip
 from tests.made import made
-from torch_utils.step_statistics import StepStatistics
 
 TINY = dict(arch="conv4-8", optimizer="adamw", lr=1e-2, wd=0.0, schedule="constant", crop=1)
 
@@ -145,21 +143,6 @@ def test_a_stage_that_was_stopped_goes_on_as_if_it_had_not_been(kd, data, teache
         stage(data, "student", tmp_path / "b", kimg=0.128, **{**kw, "lr": 0.02})
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_step_statistics_are_those_of_batch_norm_and_the_mean_over_micro_batches(parts):
-    torch.manual_seed(0)
-    a, b = [torch.nn.BatchNorm2d(3) for _ in range(parts)], torch.nn.BatchNorm2d(3)
-    mine = StepStatistics(b)
-    for _ in range(3):
-        for one in a:
-            x = torch.randn(4, 3, 5, 5) * 2 + 1
-            assert torch.equal(one(x), b(x))
-        mine.finish()
-    for name in ("running_mean", "running_var"):
-        assert torch.allclose(sum(getattr(one, name) for one in a) / parts, getattr(b, name)), name
-    assert b.num_batches_tracked == 0  # or processes with more micro-batches would hold another number
-
-
 # ---- data ------------------------------------------------------------------------------------------------------------
 
 
@@ -218,36 +201,6 @@ def test_normalisation_is_of_the_real_images_only(data, fakes):
     x = data.images_uint8(np.arange(40)) / 255
     assert m.net.init_kwargs["mean"] == pytest.approx([x.mean()], abs=1e-5)
     assert m.net.init_kwargs["std"] == pytest.approx([x.std()], abs=1e-5)
-
-
-# ---- views -----------------------------------------------------------------------------------------------------------
-
-
-def test_views_are_as_their_generators_say():
-    x = torch.rand(6, 3, 8, 8) * 2 - 1
-    g = lambda: torch.Generator().manual_seed(1)  # noqa: E731
-    a = classifier.crop_and_flip(x, 2, True, g())
-    assert torch.equal(a, classifier.crop_and_flip(x, 2, True, g())) and not torch.equal(a, x)
-    assert torch.equal(classifier.crop_and_flip(x, 0, False, g()), x)
-    r = classifier.rotations(x)
-    assert torch.equal(r[::4], x) and torch.equal(r[1::4], x.rot90(1, (2, 3)))
-    for image in (x, x[:, :1]):
-        s = classifier.autoaugment(image, g())
-        assert s.shape == image.shape and s.abs().max() <= 1
-        assert torch.equal(s, classifier.autoaugment(image, g())) and not torch.equal(s, image)
-
-
-def test_every_operation_of_the_policy_changes_images():
-    from PIL import Image
-
-    y, x = np.mgrid[:32, :32]
-    picture = Image.fromarray(np.stack([x * 5, y * 6, 40 * ((x + y) % 5)], 2).astype(np.uint8))
-    names = {op[0] for sub in classifier.CIFAR10_POLICY for op in sub} | {"shear_x"}
-    assert len(classifier.CIFAR10_POLICY) == 25 and len(names) >= 13
-    for name in names:
-        out = classifier.operation(picture, name, 9, 1)
-        assert out.size == picture.size and out.mode == "RGB"
-        assert np.abs(np.asarray(out).astype(int) - np.asarray(picture)).mean() > 1, name
 
 
 def test_rates():

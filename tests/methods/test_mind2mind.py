@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mind2Mind beyond the published numbers: the cache, what is trained, labels, baselines, bad input."""
+"""Mind2Mind beyond the published numbers: the cache, what is trained, labels, baselines, bad input. With
+networks/latent_encoder.py."""
 
 import json
 import math
@@ -15,15 +16,14 @@ from gantransfer import training_loop
 from gantransfer.commands import encode
 from gantransfer.data.dataset import DataSpec, ImageDataset, LabelSpec
 from gantransfer.importers import load_any
-from gantransfer.latent import autoencoder, gaussians, reconstructions
+from gantransfer.latent import autoencoder, reconstructions
 from gantransfer.latent import cache as latents
 from gantransfer.method import RunConfig
 from gantransfer.methods import METHODS, encoder, mind2mind
-from gantransfer.networks import alae, mindgan
+from gantransfer.networks import mindgan
 from gantransfer.snapshot import NetRecord, Snapshot
 from gantransfer.snapshot import load as load_snapshot
 from gantransfer.training_loop import Outputs
-from tests.chaos.corpus import Call
 from tests.conftest import write_image_zip
 from tests.golden.training import batch_of
 from tests.made import made
@@ -273,23 +273,6 @@ def test_unfit_sources_and_settings(source, target):
         make(source, DataSpec("t", 16, 1, 40), moment_weight=1.0)
 
 
-def test_an_alae_pickle_with_unexpected_classes_is_refused(tmp_path):
-    import pickle
-    import zipfile
-
-    torch.save({"models": {"generator": {}, "mapping_fl": {}}}, tmp_path / "x.pth")
-    with zipfile.ZipFile(tmp_path / "x.pth") as z:
-        names = {n: z.read(n) for n in z.namelist()}
-    touch = Call(open, str(tmp_path / "ran"), "w")
-    evil = pickle.dumps({"models": {"generator": {}, "mapping_fl": {}}, "auxiliary": touch}, 2)
-    with zipfile.ZipFile(tmp_path / "x.pth", "w") as z:
-        for n, content in names.items():
-            z.writestr(n, evil if n.endswith("data.pkl") else content)
-    with pytest.raises(UserError, match="x.pth"):
-        load_any(tmp_path / "x.pth")
-    assert not (tmp_path / "ran").exists()
-
-
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
@@ -453,58 +436,6 @@ def test_figures_are_reported(source, folder, target, tmp_path):
     assert values["seconds_train"] > 0 and json.dumps(values)
 
 
-# ---- statistics of latents -----------------------------------------------------------------------------------------
-
-
-def test_statistics():
-    g = torch.Generator().manual_seed(0)
-    a = torch.randn(4000, 3, generator=g, dtype=torch.float64)
-    b = torch.randn(4000, 3, generator=g, dtype=torch.float64) * 2 + torch.tensor([1.0, 0, 0])
-    assert gaussians.memorisation(a[:50], a, b[:50]) == 0
-    assert gaussians.memorisation(a[:500], a[500:2000], a[2000:2500]) == pytest.approx(1, abs=0.1)
-    ids = np.repeat([0, 1], 2000)
-    both = torch.cat([a[:2000], b[:2000]])
-    means, factors = gaussians.gaussian_factors(both, ids, 2)
-    assert torch.allclose(factors[1] @ factors[1].t(), torch.eye(3, dtype=torch.float64) * 4, atol=0.5)
-    assert torch.allclose(means[1], b[:2000].mean(0))
-    mixed = gaussians.neighbour_mix(a, 100, g, k=1)
-    assert (torch.cdist(mixed, a).amin(1) < 1e-6).all()
-
-
-def test_gaussian_mapping_draws_its_moments():
-    net = mindgan.GaussianMapping(2, 3, 4, classes=2)
-    net.mean.copy_(torch.tensor([[0.0, 0, 0], [5, 0, 0]]))
-    net.factor.copy_(torch.stack([torch.eye(3), torch.eye(3) * 2]))
-    z = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
-    w = net(z, torch.eye(2)[1].expand(4000, -1))[:, 0]
-    assert torch.allclose(w.mean(0), torch.tensor([5.0, 0, 0]), atol=0.15)
-    assert torch.allclose(torch.cov(w.t()), torch.eye(3) * 4, atol=0.4)
-
-
-@pytest.mark.parametrize("hidden", [[], [7], [9, 6]])
-@pytest.mark.parametrize("c_dim", [0, 3])
-def test_the_critics_gradient_is_autograds(hidden, c_dim):
-    if c_dim and not hidden:
-        pytest.skip("labels need features")
-    torch.manual_seed(0)
-    K = mindgan.Critic([5, *hidden, 1], c_dim)
-    w = torch.randn(11, 5).requires_grad_(True)
-    c = torch.eye(3)[torch.arange(11) % 3] if c_dim else None
-    (want,) = torch.autograd.grad(K(w, c).sum(), w, create_graph=True)
-    got = K.input_gradient(w.detach(), c)
-    assert torch.allclose(got, want, atol=1e-6)
-    (a, b) = (torch.autograd.grad((g.norm(dim=1) - 1).square().mean(), list(K.parameters()), allow_unused=True)
-              for g in (got, want))
-    for p, q in zip(a, b):
-        assert torch.allclose(p if p is not None else torch.zeros(1), q if q is not None else torch.zeros(1), atol=1e-6)
-
-
-def test_uniform_prior_is_uniform():
-    net = mindgan.MindMapping(2, 0, 3, 4, prior="uniform")
-    u = net.to_prior(torch.randn(20000, 2, generator=torch.Generator().manual_seed(0)))
-    assert float(u.abs().max()) <= 1 and float(u.var()) == pytest.approx(1 / 3, rel=0.03)
-
-
 # ---- the encoder ---------------------------------------------------------------------------------------------------
 
 
@@ -561,14 +492,6 @@ def test_alae_grows(trained_alae):
     own = {p.name: {id(q) for q in p.params} for p in m.phases()}
     ids = {k: {id(p) for p in m.nets[k].parameters()} for k in "GEFD"}
     assert own == {"D": ids["E"] | ids["D"], "G": ids["G"] | ids["F"], "AE": ids["E"] | ids["G"] | ids["F"]}
-
-
-def test_a_constant_image_has_finite_gradients():
-    E = alae.Encoder(8, [4, 8, 8], 1).train()
-    x = torch.zeros(2, 1, 8, 8, requires_grad=True)
-    (grad,) = torch.autograd.grad(E(x).sum(), x, create_graph=True)
-    grad.square().sum().backward()
-    assert grad.isfinite().all() and all(p.grad is None or p.grad.isfinite().all() for p in E.parameters())
 
 
 def test_an_alae_is_a_source(trained_alae, folder, target, tmp_path):

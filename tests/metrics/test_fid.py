@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from gantransfer.metrics.feature_matrix import MetricError, NonFiniteFeatures
+from gantransfer.metrics.feature_matrix import MetricError
 from gantransfer.metrics.fid import Moments, RunningMoments, fid_infinity, frechet_distance, total_variance
 
 rng = np.random.RandomState(0)
@@ -65,27 +65,6 @@ def test_mixed_routes_agree():
     by_eigen = frechet_distance(Moments.of(x), Moments(stripped.num, stripped.mean, stripped.scatter))
     assert exact == pytest.approx(by_eigen, rel=1e-6)
     assert frechet_distance(y, x) == pytest.approx(frechet_distance(x, y), rel=1e-9)
-
-
-def test_too_few_rows():
-    with pytest.raises(MetricError, match="divisor"):
-        frechet_distance(normal(1, 3), normal(10, 3), ddof=1)
-    assert np.isfinite(frechet_distance(normal(1, 3), normal(10, 3), ddof=0))
-    with pytest.raises(MetricError, match="no rows"):
-        frechet_distance(np.zeros((0, 3)), normal(10, 3))
-
-
-def test_different_widths():
-    with pytest.raises(MetricError, match="3 columns, generated ones 4"):
-        frechet_distance(normal(5, 3), normal(5, 4))
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_non_finite_names_the_first_row(bad):
-    x = normal(20, 4)
-    x[13, 2] = x[17, 0] = bad
-    with pytest.raises(NonFiniteFeatures, match="generated features: row 13, column 2"):
-        frechet_distance(normal(20, 4), x)
 
 
 def test_large_finite_features_are_not_rejected():

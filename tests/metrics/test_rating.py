@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RUN:best names the snapshot with the best value, RUN and RUN:latest the newest."""
+"""RUN:best names the snapshot with the best value, RUN and RUN:latest the newest. With metrics/directions.py."""
 
 import json
 import re

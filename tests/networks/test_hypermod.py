@@ -59,17 +59,6 @@ def test_exact_start_is_the_base(kw, path):
         assert (R(z, soft(6), rng=SeedStack(range(6))) - expected).abs().max() > 0.1
 
 
-def test_exact_start_on_v1():
-    for faithful in (False, True):
-        G, H = make1(exact=not faithful, faithful=faithful)
-        z = torch.randn(4, 8)
-        with torch.no_grad():
-            a, b = G(z, rng=SeedStack(range(4))), H(z, soft(4), rng=SeedStack(range(4)))
-        assert ((a - b).abs().max() < 1e-5) != faithful
-    with pytest.raises(ValueError, match="faithful"):
-        hypermod_stylegan1.convert(G, C, exact=True, faithful=True)
-
-
 @pytest.mark.parametrize("labels", ["classes", "soft", "one"])
 @pytest.mark.parametrize("kind", ["stylegan2", "stylegan1"])
 def test_paths_agree_in_values_and_gradients(kind, labels):
@@ -236,16 +225,3 @@ def test_wrong_labels_are_refused():
             H(torch.randn(2, 8), c)
     with pytest.raises(ValueError, match="path"):
         hyper(path="fast")
-
-
-def test_heads_and_classes_of_v1():
-    D = stylegan1.Discriminator([6, 6, 4], fused=1)
-    x, c = torch.randn(3, 3, 16, 16), torch.eye(C)
-    with torch.no_grad():
-        many = hypermod_stylegan1.new_heads(D, C, copy=True)
-        torch.testing.assert_close(many(x, c), D(x))
-        assert (hypermod_stylegan1.new_heads(D, C, copy=False)(x, c) - D(x)).abs().max() > 1e-3
-        G, _ = make1()
-        one = hypermod_stylegan1.convert(G, 1, task_dim=4, exact=False)
-        H, z = hypermod_stylegan1.with_classes(one, C), torch.randn(3, 8)
-        torch.testing.assert_close(H(z, c, rng=SeedStack(range(3))), one(z, torch.ones(3, 1), rng=SeedStack(range(3))))

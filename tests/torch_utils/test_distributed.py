@@ -1,145 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """torch_utils.distributed with one process, and with two gloo processes started by `launch`."""
 
-import contextlib
 import dataclasses
 import os
-import re
 import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
 from dnnlib.util import UserError
-from tests.conftest import ROOT
+from tests.torch_utils.jobs import wait_for
 from torch_utils import distributed as dist
-from torch_utils import launcher
 
 pytestmark = pytest.mark.skipif(dist.cpu_cores() < 2, reason="two processes need two CPU cores")
-
-# Both the launcher and the ranks: like train.py --gpus=2.
-SCRIPT = """
-import os, signal, sys, time
-import torch
-from dnnlib.util import UserError, run_cli
-from torch_utils import distributed as dist, optimizers
-
-def main():
-    if not dist.launched():
-        sys.exit(dist.launch(2, kind="cpu", grace=1.0))
-    dist.init("cpu")
-    rank = dist.rank()
-    body(rank)
-    dist.shutdown()
-
-{body}
-
-run_cli(main)
-"""
-
-LIGHT = """
-import os, signal, sys, time
-from dnnlib.util import UserError, run_cli
-
-{body}
-
-run_cli(lambda: body(int(os.environ["RANK"])))
-"""
-
-
-class Job:
-    """A script in a folder of its own, and the processes started from it."""
-
-    def __init__(self, folder):
-        self.path, self.processes = folder / "job.py", []
-
-    def write(self, body: str, script: str = SCRIPT) -> Path:
-        lines = "\n".join("    " + line for line in body.strip().splitlines())
-        self.path.write_text(script.replace("{body}", f"def body(rank):\n{lines}"))
-        return self.path
-
-    def start(self, body: str, *python_args: str) -> subprocess.Popen:
-        self.write(body)
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GANTRANSFER_DIST_TIMEOUT": "60"}
-        args = [sys.executable, *(python_args or ["-W", "error::FutureWarning"]), str(self.path), "--flag=1"]
-        # A shell's background jobs, this test run perhaps, have SIGINT ignored, and pass that on.
-        self.processes.append(subprocess.Popen(args, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
-                                               cwd=self.path.parent,
-                                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)))
-        return self.processes[-1]
-
-
-@pytest.fixture
-def job(tmp_path):
-    job = Job(tmp_path)
-    yield job
-    for p in job.processes:
-        p.kill()
-        p.wait()
-
-
-@pytest.fixture
-def launch(job, tmp_path, monkeypatch, capfd):
-    """Run a body with this process as the launcher: (exit code, stdout, stderr). `send`: a signal that the launcher
-    gets once both ranks have written their file `ready`."""
-
-    def run(body: str, timeout: int = 60, send: int | None = None) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        monkeypatch.setenv("GANTRANSFER_DIST_TIMEOUT", str(timeout))
-        with signalled(send, tmp_path):
-            code = dist.launch(2, [str(job.write(body))], kind="cpu", grace=1.0)
-        return code, *capfd.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def launch_light(job, tmp_path, monkeypatch, capfd):
-    """As `launch`, of two processes without torch and without a group: for what is the launcher's alone."""
-
-    def run(body: str, send: int | None = None) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        with signalled(send, tmp_path):
-            code = launcher.run([sys.executable, str(job.write(body, LIGHT))], [
-                {**os.environ, "PYTHONPATH": str(ROOT), "RANK": str(k)} for k in (0, 1)], grace=1.0)
-        return code, *capfd.readouterr()
-
-    return run
-
-
-@contextlib.contextmanager
-def signalled(signum: int | None, folder: Path) -> Iterator[None]:
-    """This process gets `signum` once there are the files ready0 and ready1; were the launcher not to take it, nothing
-    would happen."""
-    if signum is None:
-        yield
-        return
-
-    def send() -> None:
-        wait_for(folder / "ready0", folder / "ready1")
-        os.kill(os.getpid(), signum)
-
-    before, thread = signal.signal(signum, lambda *_: None), threading.Thread(target=send)
-    thread.start()
-    try:
-        yield
-        thread.join()
-    finally:
-        signal.signal(signum, before)
-
-
-def wait_for(*paths, seconds=30.0):
-    end = time.monotonic() + seconds
-    while not all(p.exists() for p in paths):
-        assert time.monotonic() < end, f"never written: {[p.name for p in paths if not p.exists()]}"
-        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
@@ -293,54 +168,6 @@ if sys.platform == "linux":
     assert "Starting 2 CPU processes with 1 thread each" in out
 
 
-@pytest.mark.parametrize("end, expected_code, how", [
-    ("raise ValueError('boom')", 1, "rank 1 of 2 ended with exit code 1: ValueError: boom"),
-    ("os.kill(os.getpid(), signal.SIGKILL)", 128 + 9, "rank 1 of 2 was killed by SIGKILL"),
-])
-def test_dying_rank_ends_the_job_and_is_named(launch, launch_light, end, expected_code, how):
-    """Whether or not the other one waits for it."""
-    start = time.monotonic()
-    code, _, err = (launch if expected_code == 1 else launch_light)(f"""
-if rank == 1:
-    {end}
-if "torch" in sys.modules:
-    dist.barrier()
-time.sleep(100)
-""")
-    assert time.monotonic() - start < 90  # and not the 100 of the sleep
-    assert code == expected_code
-    last = err.splitlines()[-1]  # on a busy machine the other rank has time to tell its own CollectiveError before
-    assert last.startswith("Error: ") and how in last and f"\n{err}".count("\nError: rank") == 1
-
-
-def test_a_rank_that_leaves_without_an_exception_is_named(launch_light):
-    code, _, err = launch_light("""
-if rank == 1:
-    print('bye', file=sys.stderr)
-    os._exit(3)
-time.sleep(100)
-""")
-    assert code == 3 and err.splitlines()[-1] == "Error: rank 1 of 2 ended with exit code 3: bye"
-    assert err.count("Error: rank") == 1
-
-
-def test_partner_that_does_not_notice_is_terminated_and_then_killed(launch_light, tmp_path):
-    start = time.monotonic()
-    code, _, err = launch_light("""
-if rank == 0:
-    signal.signal(signal.SIGTERM, lambda *_: open("asked", "w").close())
-    open("listens", "w").close()
-    while True:
-        time.sleep(0.1)
-while not os.path.exists("listens"):
-    time.sleep(0.02)
-raise ValueError("boom")
-""")
-    assert time.monotonic() - start < 50
-    assert code == 1 and err.splitlines()[-1] == "Error: rank 1 of 2 ended with exit code 1: ValueError: boom"
-    assert (tmp_path / "asked").exists()
-
-
 def test_hang_ends_with_the_absent_rank_named(launch):
     code, _, err = launch("""
 if rank == 1:
@@ -349,55 +176,6 @@ dist.all_reduce_sum(torch.zeros(5))
 """, timeout=3)
     last = err.splitlines()[-1]
     assert code == 1 and last.startswith("Error: rank 0 of 2: all_reduce_sum of float32[5] failed: no sign of rank 1")
-
-
-def test_user_error_on_every_rank_is_one_line(launch_light):
-    code, _, err = launch_light("raise UserError('--data=x: no such file')")
-    assert code == 2 and err.count("\n") == 1 and err.startswith("Error: --data=x: no such file (rank")
-
-
-def test_signals_reach_every_rank_once(launch_light):
-    """Through the launcher, and not through a terminal that sends them to its session."""
-    code, out, err = launch_light("""
-seen = []
-for s in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(s, lambda s, frame: seen.append(s))
-open(f"ready{rank}", "w").close()
-end = time.monotonic() + 20
-while not (seen or time.monotonic() > end):
-    time.sleep(0.02)
-time.sleep(0.3)
-print(f"saved {rank} {[int(s) for s in seen]}, alone: {os.getsid(0) == os.getpid()}")
-""", send=signal.SIGTERM)
-    assert code == 0, err
-    for rank in (0, 1):
-        assert f"saved {rank} [{int(signal.SIGTERM)}], alone: True" in out
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_signal_without_handler_stops_the_job(launch, launch_light, signum):
-    """SIGTERM ends a process whatever it has loaded, here as the system does it; SIGINT is an exception, which leaves a
-    group behind."""
-    code, _, err = (launch if signum == signal.SIGINT else launch_light)("""
-if "torch" not in sys.modules:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-open(f"ready{rank}", "w").close()
-time.sleep(100)
-""", send=signum)
-    assert code == 128 + signum and err.splitlines()[-1] == f"Stopped by {signum.name}"
-    assert "Traceback" not in err
-
-
-def test_a_rank_that_fails_after_a_signal_is_named(launch_light):
-    code, _, err = launch_light("""
-def fail(signum, frame):
-    raise ValueError("the disk is full")
-signal.signal(signal.SIGTERM, fail)
-open(f"ready{rank}", "w").close()
-time.sleep(100)
-""", send=signal.SIGTERM)
-    last = r"Error: rank \d of 2 ended with exit code 1: ValueError: the disk is full \(after SIGTERM\)"
-    assert code == 1 and re.fullmatch(last, err.splitlines()[-1])
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at /proc")

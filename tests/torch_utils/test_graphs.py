@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""train.py --graphs, by emulation on the CPU: what is recorded and replayed trains as eager steps do."""
+"""train.py --graphs, by emulation on the CPU: what is recorded and replayed trains as eager steps do. With
+phase_graph.py."""
 
 import contextlib
 import itertools

@@ -70,16 +70,6 @@ def test_sheets_without_classes_and_of_values(sampler_of, ask, earlier_runs):
     assert np.abs(decoded(got["images"])[96:112, 16:32].astype(int) - want[0]).max() <= 1
 
 
-def test_large_images_are_reduced_in_a_sheet():
-    from gantransfer.viewer import sheets
-
-    big = np.random.RandomState(0).randint(0, 256, [3, 3, 256, 256]).astype(np.uint8)
-    out = sheets.grid(big, 2)
-    assert out.shape == (3, 256, 256) and not out[:, 128:, 128:].any()
-    means = big[1].reshape(3, 128, 2, 128, 2).mean((2, 4))
-    assert np.abs(out[:, :128, 128:] - means).max() <= 1
-
-
 def test_nearest_training_images_of_a_sheet_and_of_a_point(sampler_of, ask, digits, tmp_path):
     sampler = sampler_of("classes")
     images, labels = digits

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parquet files and folders of `datasets`, written by pyarrow in the layouts that the hub and save_to_disk have."""
+"""Parquet files and folders of `datasets`, written by pyarrow in the layouts that the hub and save_to_disk have. With
+data/sources/base.py."""
 
 import datetime
 import decimal

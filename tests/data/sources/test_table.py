@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels out of a list beside the images, --labels=FILE:COLUMN."""
+"""Labels out of a list beside the images, --labels=FILE:COLUMN. With data/sources/columns.py."""
 
 import json
 

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images by angle, and how wrong their labels are."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gantransfer.data.dataset import ImageDataset
+from gantransfer.experiments import students
+from tests.conftest import write_image_zip
+from tests.experiments.recorder import really
+from tests.made import made
+
+pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn")
+
+
+def test_images_are_chosen_and_drawn_by_angle(tmp_path):
+    really("dataset_tool", ["--source=sklearn:rotated-digits", "--split=pool", f"--dest={tmp_path / 'pool.zip'}",
+                            "--max-images=60"])
+    for name, seed in (("train", 0), ("again", 0), ("other", 1)):
+        students.few_labels(tmp_path / "pool.zip", seed, 24, tmp_path / f"{name}.json")
+    texts = [(tmp_path / f"{n}.json").read_text() for n in ("train", "again", "other")]
+    assert texts[0] == texts[1] != texts[2] and len(json.loads(texts[0])["labels"]) == 24
+    data = ImageDataset(tmp_path / "pool.zip", fname=str(tmp_path / "train.json"), use_labels=True)
+    assert data.spec.label.meta["scale"] == 90  # the range is the set's, not that of the chosen images
+    m = made("ccgan", data.spec, dict(kimg=1), cfg="tiny", ch=1, z_dim=4, h_dim=16, embed_width=1, standing=0,
+             embed_kimg=0.01)
+    m.prepare(data)
+    m.snapshot(0).save(tmp_path / "s.pkl")
+    (tmp_path / "snapshot.txt").write_text(str(tmp_path / "s.pkl"))
+    students.draw_values(tmp_path / "p.png", tmp_path, np.linspace(0, 90, 10), "degrees")
+    picture = np.asarray(Image.open(tmp_path / "p.png").convert("L"))
+    assert picture.shape[0] >= 20 + 10 * 32 and picture[40:, -8 * 32:].std() > 1
+
+
+def test_label_error_of_sets_by_a_judge(tmp_path):
+    """Sets whose images are what their label says, and whose labels are 30 off."""
+    rng = np.random.RandomState(0)
+    level = rng.randint(0, 91, 80)
+    images = (level[:, None, None] * 2 + 5 * rng.randn(80, 16, 16)).clip(0, 255).astype(np.uint8)
+    meta = dict(kind="regression", unit="degree", offset=0.0, scale=90.0, min=-60.0, max=150.0)
+    paths = {}
+    for name, off in (("others", 0), ("test", 0), ("raw", 30)):
+        paths[name] = write_image_zip(tmp_path / f"{name}.zip", images, [[float(v + off)] for v in level],
+                                      label_meta=meta)
+    got = students.label_errors(tmp_path, paths["others"], paths["test"], {"raw": paths["raw"]}, 0)
+    assert got["held-out reals"] < 6 and got["raw"] == pytest.approx(30, abs=6)
+    assert students.label_errors(tmp_path, None, None, {}, 0) == got  # kept
