@@ -144,6 +144,8 @@ def label_array(names: Sequence[str], values: Sequence[Any], where: str) -> tupl
             shown = some([f"{names[i]}: {json.dumps(values[i])[:40]}" for i in bad[:3]], len(bad))
             raise UserError(f"{len(bad)} of {len(values)} labels in {where} {what} ({shown}); {remedy}")
 
+    if set(map(type, values)) == {int} and 0 <= min(values) and max(values) < 10**6:  # nothing to complain of
+        return "class", np.asarray(values, np.int64)
     lists = [i for i, v in enumerate(values) if isinstance(v, (list, tuple))]
     complain([i for i, v in enumerate(values)
               if not (is_number(v) or isinstance(v, (list, tuple)) and len(v) > 0 and all(map(is_number, v)))],
