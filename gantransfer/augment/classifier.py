@@ -6,14 +6,18 @@ Images are float [N, C, H, W] in [-1, 1]; all randomness comes from the generato
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from torch_utils import random as rnd
 from torch_utils.pixels import from_uint8
+
+if TYPE_CHECKING:  # methods are imported where there is torch alone (tests/bench/gpu_check.py)
+    from PIL import Image
 
 # 25 sub-policies of two operations (name, probability, magnitude 0..9): Cubuk et al., CVPR 2019, table 7.
 CIFAR10_POLICY = (
@@ -70,6 +74,8 @@ def autoaugment(x: Tensor, choices: torch.Generator, policy: tuple = CIFAR10_POL
 
 
 def _apply(image: np.ndarray, sub: tuple, draws: list) -> np.ndarray:
+    from PIL import Image
+
     picture = Image.fromarray(image[0]) if len(image) == 1 else Image.fromarray(np.moveaxis(image, 0, 2))
     for (name, probability, magnitude), (u, sign) in zip(sub, draws):
         if u < probability:
@@ -80,6 +86,8 @@ def _apply(image: np.ndarray, sub: tuple, draws: list) -> np.ndarray:
 
 def operation(picture: Image.Image, name: str, magnitude: int, sign: int) -> Image.Image:
     """One of AutoAugment's operations; magnitude 0..9 spans the published range, `sign` is -1 or 1."""
+    from PIL import Image, ImageEnhance, ImageOps
+
     m = magnitude / 9
     fill = GREY if picture.mode == "L" else (GREY,) * 3
     if name in ("shear_x", "shear_y", "translate_x", "translate_y"):
