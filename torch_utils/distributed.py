@@ -28,6 +28,9 @@ import torch.distributed as dist
 
 from dnnlib.util import UserError
 from torch_utils import launcher, rendezvous
+from torch_utils.launcher import cpu_cores, launched
+
+_served: list[dist.TCPStore] = []  # the job's rendezvous store, where this process has it, until its end
 
 
 class CollectiveError(RuntimeError):
@@ -52,11 +55,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def launched() -> bool:
-    """True in a process started by torchrun or `launch`: it must not launch again."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
 def elastic() -> bool:
     """True in a process started by torchrun, whose agent starts it again when it fails."""
     return "TORCHELASTIC_RUN_ID" in os.environ
@@ -77,19 +75,10 @@ def resolve_device(kind: str = "auto") -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if kind == "auto" else kind
 
 
-def cpu_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_world(num: int, kind: str, flag: str = "--gpus") -> None:
     """UserError unless this machine can run `num` processes, one per device ('cuda') or core ('cpu')."""
-    if num < 1:
-        raise UserError(f"{flag}={num}: at least one process is needed")
     have, what = (torch.cuda.device_count(), "GPU") if kind == "cuda" else (cpu_cores(), "CPU core")
-    if num > have:
-        raise UserError(f"{flag}={num}: this machine has {have} {what}{'s' * (have != 1)}; "
-                        f"use {flag}={max(have, 1)} or fewer")
+    launcher.check_number(num, have, what, flag)
 
 
 def init(kind: str = "auto") -> torch.device:
@@ -116,6 +105,10 @@ def init(kind: str = "auto") -> torch.device:
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         args = dict(init_method="env://")
         try:
+            if fd := os.environ.pop("GANTRANSFER_LISTEN_FD", None):
+                _served.append(dist.TCPStore(
+                    os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=True, wait_for_workers=False,
+                    timeout=datetime.timedelta(seconds=_timeout()), master_listen_fd=int(fd)))
             if elastic():
                 args = dict(zip(("store", "rank", "world_size"), rendezvous.attempt_store(_timeout())))
             dist.init_process_group(backend, timeout=datetime.timedelta(seconds=_timeout()), **args)
@@ -376,16 +369,11 @@ def launch(num_procs: int, argv: Sequence[str] | None = None, *, kind: str = "au
     """
     kind = resolve_device(kind)
     check_world(num_procs, kind)
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cpu_cores() // num_procs))
-    # The launcher hosts the rendezvous store: no race for a free port, and the store outlives every rank.
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False,
-                          timeout=datetime.timedelta(seconds=_timeout()))
-    shared = {**os.environ, **(env or {}), "WORLD_SIZE": str(num_procs), "LOCAL_WORLD_SIZE": str(num_procs),
-              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
-              "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", "GANTRANSFER_LAUNCHED": "1"}
-    if "lo" in [name for _, name in socket.if_nameindex()]:
-        shared.setdefault("GLOO_SOCKET_IFNAME", "lo")  # works without a network and without a resolvable host name
+    timeout = datetime.timedelta(seconds=_timeout())
     if kind == "cpu":
-        print(f"Starting {num_procs} CPU processes with {threads} thread{'s' * (threads != '1')} each", flush=True)
+        return launcher.on_cpu(num_procs, argv, env, grace)
+    # The launcher hosts the rendezvous store: no race for a free port, and the store outlives every rank.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timeout)
+    address = dict(env or {}, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
     command = [sys.executable, *(sys.orig_argv[1:] if argv is None else argv)]
-    return launcher.run(command, [{**shared, "RANK": str(k), "LOCAL_RANK": str(k)} for k in range(num_procs)], grace)
+    return launcher.run(command, launcher.environments(num_procs, address), grace)

@@ -2,41 +2,112 @@
 """Several processes as one job: their output, signals, and the end of all when one fails.
 
 Each process gets a pipe as stdin whose other end is held here and never written: end of file means that the launcher
-was killed.
+was killed. Nothing here imports torch, which would take as long as the start of all processes.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import importlib.util
 import os
 import queue
 import re
+import runpy
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from dnnlib.signals import ENDING
+from dnnlib.util import UserError
 
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
 
 
-def run(command: list[str], envs: Sequence[dict[str, str]], grace: float = 5.0) -> int:
+def launched() -> bool:
+    """True in a process started by torchrun or from here: it must not launch again."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def speaks() -> bool:
+    """Whether this process tells what every process of its job finds out alike, before they have joined."""
+    return not launched() or os.environ["RANK"] == "0"
+
+
+def cpu_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_number(num: int, have: int, what: str, flag: str = "--gpus") -> None:
+    """UserError unless `num` processes, one on each `what`, are possible where there are `have`."""
+    if num < 1:
+        raise UserError(f"{flag}={num}: at least one process is needed")
+    if num > have:
+        raise UserError(f"{flag}={num}: this machine has {have} {what}{'s' * (have != 1)}; "
+                        f"use {flag}={max(have, 1)} or fewer")
+
+
+def means_cpu(device: str) -> bool:
+    """Whether --device=cpu, or =auto with a torch that knows no GPUs: its file `version.py` tells."""
+    if device != "auto" or "torch" in sys.modules:
+        return device == "cpu"
+    found = importlib.util.find_spec("torch")
+    version = Path(found.origin).with_name("version.py") if found and found.origin else None
+    if version is None or not version.is_file():
+        return False
+    facts = runpy.run_path(str(version))
+    return "cuda" in facts and not any(facts.get(k) for k in ("cuda", "hip", "rocm", "xpu"))
+
+
+def environments(num: int, env: Mapping[str, str] | None = None) -> list[dict[str, str]]:
+    """Environment of each rank, torchrun's variables; without the address of the store."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cpu_cores() // num))
+    shared = {**os.environ, **(env or {}), "WORLD_SIZE": str(num), "LOCAL_WORLD_SIZE": str(num),
+              "TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1",
+              "GANTRANSFER_LAUNCHED": "1"}
+    if "lo" in [name for _, name in socket.if_nameindex()]:
+        shared.setdefault("GLOO_SOCKET_IFNAME", "lo")  # works without a network and without a resolvable host name
+    return [{**shared, "RANK": str(k), "LOCAL_RANK": str(k)} for k in range(num)]
+
+
+def on_cpu(num: int, argv: Sequence[str] | None = None, env: Mapping[str, str] | None = None,
+           grace: float = 5.0) -> int:
+    """`num` ranks on this machine's CPU (see `distributed.launch`); the exit code of the job.
+
+    Rank 0 serves the rendezvous store at a socket that listens already, so there is no race for a free port.
+    """
+    check_number(num, cpu_cores(), "CPU core")
+    with socket.create_server(("127.0.0.1", 0), backlog=num + 16) as server:
+        envs = environments(num, dict(env or {}, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(server.getsockname()[1])))
+        envs[0]["GANTRANSFER_LISTEN_FD"] = str(server.fileno())
+        threads = envs[0]["OMP_NUM_THREADS"]
+        print(f"Starting {num} CPU processes with {threads} thread{'s' * (threads != '1')} each", flush=True)
+        command = [sys.executable, *(sys.orig_argv[1:] if argv is None else argv)]
+        return run(command, envs, grace, server)
+
+
+def run(command: list[str], envs: Sequence[dict[str, str]], grace: float = 5.0,
+        server: socket.socket | None = None) -> int:
     """Run `command` once per environment, as ranks 0, 1, ..., and return the exit code of the job.
 
     Rank 0's output passes through, other ranks' lines are prefixed. The signals of `dnnlib.signals` are forwarded to
     every rank; a second one kills. When a rank fails, the others get SIGTERM and, `grace` seconds later, SIGKILL, and
     one line on stderr tells which rank failed first, how, and its last error. The code is that rank's, or 128 + its
-    signal.
+    signal. Rank 0 inherits `server`, which is closed here: its end is seen by the others.
     """
     job = _Job(grace)
     with _forward_signals(job):
         for env in envs:
             if job.stopped_by is None:
-                job.start(command, env)
+                job.start(command, env, [server.fileno()] if server and not job.ranks else [])
+                if server:
+                    server.close()
         return job.wait()
 
 
@@ -48,8 +119,8 @@ class _Job:
         self.ended: queue.Queue = queue.Queue()
         self.ranks: list[_Rank] = []
 
-    def start(self, command: list[str], env: dict[str, str]) -> None:
-        self.ranks.append(_Rank(len(self.ranks), command, env, self.ended))
+    def start(self, command: list[str], env: dict[str, str], files: Sequence[int]) -> None:
+        self.ranks.append(_Rank(len(self.ranks), command, env, self.ended, files))
         if self.stopped_by is not None:  # the signal came while this one was being started
             self.ranks[-1].signal(self.stopped_by)
 
@@ -99,14 +170,14 @@ class _Job:
 class _Rank:
     """One child process: its output, its end."""
 
-    def __init__(self, index: int, command: list[str], env: dict[str, str], ended: queue.Queue):
+    def __init__(self, index: int, command: list[str], env: dict[str, str], ended: queue.Queue, files: Sequence[int]):
         self.index, self.code, self.stopped = index, None, False
         self.tail: collections.deque[str] = collections.deque(maxlen=200)
         self.held = b""  # an "Error: ..." line is kept back while it is the last: the launcher prints it once
         piped = None if index == 0 else subprocess.PIPE
         # A session of its own, so that Ctrl-C reaches each rank once, through the launcher.
         self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=piped, stderr=subprocess.PIPE,
-                                        start_new_session=True)
+                                        start_new_session=True, pass_fds=files)
         self.readers = [threading.Thread(target=self._copy_stderr, daemon=True)]
         if piped:
             self.readers.append(threading.Thread(target=self._copy_stdout, daemon=True))

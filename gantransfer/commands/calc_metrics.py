@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,16 @@ def main(**flags: Any) -> None:
       label_score_<detector>_<N>
       smoke (no weights needed)
     """
+    from gantransfer.commands.flags import start_processes
+
+    if flags["fetch_name"] and "GANTRANSFER_LAUNCHED" not in os.environ:
+        from gantransfer.detectors import features
+
+        for path in features.fetch(flags["fetch_name"]):
+            print(f"{flags['fetch_name']}: {path}")
+        if not flags["network"]:
+            return
+    start_processes(flags["gpus"], flags["device"])
     from gantransfer.data.labels import DataSpec
     from gantransfer.detectors import features
     from gantransfer.importers import is_images
@@ -116,11 +127,6 @@ def main(**flags: Any) -> None:
     from gantransfer.model import load
     from torch_utils import distributed as dist
 
-    if flags["fetch_name"]:
-        for path in features.fetch(flags["fetch_name"]):
-            print(f"{flags['fetch_name']}: {path}")
-        if not flags["network"]:
-            return
     if not flags["network"] and not flags["write_ref"]:
         from gantransfer.commands.run import newest_snapshot
 
@@ -145,17 +151,11 @@ def main(**flags: Any) -> None:
             s = dataclasses.replace(settings, data=data)
         elif model is not None and not (settings.data or settings.ref):
             why = other_reals(flags["network"], DataSpec.from_dict(model.data))
-        if why and not dist.launched():
+        if why and dist.is_main():
             note(why)
         return Evaluation(flags["network"], model, chosen, detectors, s)
 
-    kind = dist.resolve_device(flags["device"])
-    if flags["gpus"] > 1 and not dist.launched():
-        dist.check_world(flags["gpus"], kind)
-        if not flags["write_ref"]:
-            evaluation().preflight()  # say what is wrong once, not once per process
-        sys.exit(dist.launch(flags["gpus"], kind=kind))
-    device = dist.init(kind)
+    device = dist.init(flags["device"])
     failed = False
     try:
         if flags["write_ref"]:

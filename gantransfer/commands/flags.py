@@ -13,6 +13,7 @@ import difflib
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -402,6 +403,20 @@ TICKS = [Flag("tick", "kimg per status line", FloatRange(min=0, min_open=True)),
 
 
 # ---- machine and places ----------------------------------------------------------------------------------------------
+
+
+def start_processes(num: int, device: str) -> None:
+    """Start the processes of --gpus where there are to be several, and end with them. Before anything imports torch:
+    that takes as long as their own start."""
+    from torch_utils import launcher
+
+    if num < 2 or launcher.launched():
+        return
+    if launcher.means_cpu(device):
+        sys.exit(launcher.on_cpu(num))
+    from torch_utils import distributed
+
+    sys.exit(distributed.launch(num, kind=device))
 
 
 def pick_device(name: str) -> torch.device:

@@ -16,7 +16,7 @@ import click
 
 from dnnlib.util import UserError, check_writable, finite_numbers
 from gantransfer.commands import CONTEXT, flags
-from gantransfer.data.classes import CLASS_HELP, asked_classes, warn_untrained
+from gantransfer.data.classes import CLASS_HELP, asked_classes, note, warn_untrained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,13 +59,15 @@ if TYPE_CHECKING:
               "(gantransfer judge, or digits32) sees their class")
 @click.option("--fname", type=flags.PATH, metavar="NAME", help="--balance: label file in --data")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N")
+@click.option("--gpus", type=flags.IntRange(min=1), default=1, show_default=True,
+              help="Processes: one per GPU, or on the CPU; the same images, for thousands of them")
 @flags.option(flags.KERNELS)
-@click.option("--batch", type=flags.IntRange(min=1), default=16, show_default=True, help="Images at a time")
+@click.option("--batch", type=flags.IntRange(min=1), default=16, show_default=True, help="Images at a time and process")
 def main(network: str | None, seeds: str | None, class_: str | None, per_class: int | None, list_: str | None,
          labels: str | None, label: str | None, data: str | None, trunc: float, trunc_cutoff: int | None,
          trunc_center: str, noise_mode: str, grid: str | None, outdir: str | None, add_uc: bool, zoom: int | None,
          mix_rows: str | None, mix_cols: str | None, mix_layers: str | None, projected_w: str | None,
-         balance: bool, judge: str | None, fname: str | None, device: str, batch: int) -> None:
+         balance: bool, judge: str | None, fname: str | None, device: str, gpus: int, batch: int) -> None:
     """Generate images from a snapshot, one seed per image.
 
     \b
@@ -81,7 +83,12 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
         raise UserError(f"--list says which images; omit {', '.join(also)}")
     if grid and os.path.splitext(grid)[1].lower() != ".png":
         raise UserError(f"--grid={grid} should end in .png")
-    where = flags.pick_device(device)
+    alone = {"--balance": balance, "--projected-w": projected_w, "--mix-rows": mix_rows, "--mix-cols": mix_cols}
+    if gpus > 1 and any(alone.values()):
+        raise UserError(f"--gpus={gpus} shares out single images; omit it with "
+                        f"{next(k for k, v in alone.items() if v)}")
+    if gpus > 1 and device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--gpus={gpus} takes the first GPUs; omit --device={device}")
     is_zip = bool(outdir) and outdir.lower().endswith(".zip")
     for flag, path, is_file in (("--grid", grid, True), ("--outdir", outdir, is_zip)):
         check_writable(flag, path, is_file)
@@ -89,12 +96,14 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
         from gantransfer.data.destination import only_generated
 
         only_generated(outdir, "--outdir")
+    flags.start_processes(gpus, device)
     import numpy as np
 
     from gantransfer.model import load
-    from gantransfer.pictures.files import ZipWriter, write_folder
+    from gantransfer.pictures.files import ZipWriter, pngs, write_folder
     from gantransfer.pictures.grids import save_grid, zoom_to
     from gantransfer.pictures.plan import label_rows, listed_plan, make_plan, sample, split_label_set
+    from torch_utils import distributed as dist
 
     chosen = flags.parse_seeds(seeds) if seeds else None
     if not balance and (judge or fname):
@@ -110,6 +119,8 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
         from gantransfer.commands.run import newest_snapshot
 
         network = newest_snapshot("--network is missing and runs/ has no snapshot: name one")
+    where = dist.init(device) if gpus > 1 or dist.launched() else flags.pick_device(device)
+    say = note if dist.is_main() else lambda text: None
     model = load(network)
     sampler = model.sampler(where)
     named = model.title + f", psi {trunc:g}" * (trunc != 1)
@@ -137,13 +148,13 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
         raise UserError("--add-uc: a data set holds images of one size; give --outdir a folder")
     vector = None if label is None else finite_numbers(label, "--label")
     if vector is not None and spec.kind == "class":
-        warn_untrained([k for k, v in enumerate(vector[: spec.dim]) if v], spec, "--label")
+        warn_untrained([k for k, v in enumerate(vector[: spec.dim]) if v], spec, "--label", say)
     plan = listed_plan(spec, list_) if list_ else make_plan(
-        spec, seeds=chosen, classes=None if class_ is None else asked_classes(class_, spec), per_class=per_class,
-        policy=labels, vector=vector,
-        values=_label_rows(data) if data else None, grid=bool(grid) and not outdir)
+        spec, seeds=chosen, classes=None if class_ is None else asked_classes(class_, spec, say=say),
+        per_class=per_class, policy=labels, vector=vector, values=_label_rows(data) if data else None,
+        grid=bool(grid) and not outdir)
     if list_:
-        warn_untrained([k for k in plan.classes if k is not None], spec, "--list")
+        warn_untrained([k for k in plan.classes if k is not None], spec, "--list", say)
     if len(set(plan.names)) < len(plan.names):
         raise UserError(f"{'--list' if list_ else '--seeds'} names a seed twice")
     if is_zip and spec.kind == "class" and None in plan.classes:
@@ -162,18 +173,22 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
     views = ["image", "uc"] if add_uc else ["image"]
     kept: dict[str, list[np.ndarray]] = {v: [] for v in views}
     with ExitStack() as stack:
-        writers = []
-        if is_zip:
+        write = None
+        if is_zip and dist.is_main():
             known = plan.classes if spec.kind == "class" else label_rows(plan)
             meta = dict(generated=dict(network=os.path.basename(network), **kw))
-            writers.append(stack.enter_context(ZipWriter(Path(outdir), plan.names, spec, known, meta)))
-        elif outdir:
-            writers.append(write_folder(Path(outdir), plan.names))
-        if grid:
-            writers.append(lambda i, made: [kept[v].append(image) for v, image in made.items()])
-        for index, made in sample(sampler, plan, batch, views, **kw):
-            for write in writers:
-                write(index, made)
+            write = stack.enter_context(ZipWriter(Path(outdir), plan.names, spec, known, meta))
+        elif outdir and dist.is_main():
+            write = write_folder(Path(outdir), plan.names)
+        made = sample(sampler, plan, batch, views,
+                      lambda images: (pngs(images) if outdir else {}, images if grid else {}), **kw)
+        for index, (files, images) in made:
+            if write:
+                write(index, files)
+            for v, image in images.items():
+                kept[v].append(image)
+    if not dist.is_main():
+        return
     if outdir:
         print(f"{outdir}: {len(plan.seeds)} image{'s' * (len(plan.seeds) > 1)}")
     if not grid:

@@ -34,7 +34,7 @@ from gantransfer.method import Method, Options, RunConfig, Start
 from gantransfer.methods.stylegan2 import SOURCE_SIZES
 from gantransfer.metrics import directions, rating, summary, table
 from gantransfer.snapshot import class_path, find_snapshots, numbered
-from torch_utils import build, heap
+from torch_utils import build, heap, launcher
 from torch_utils import distributed as dist
 from torch_utils.graphs import CudaGraphs
 
@@ -53,7 +53,6 @@ def launched(flags: dict[str, Any]) -> str:
     if flags.get("graphs") and kind != "cuda":
         raise UserError("--graphs records CUDA graphs, and this run is on the CPU; omit --graphs")
     if flags["gpus"] > 1 and not dist.launched():
-        dist.check_world(flags["gpus"], kind)
         sys.exit(dist.launch(flags["gpus"], kind=kind))
     return kind
 
@@ -81,7 +80,7 @@ def newest_snapshot(missing: str, runs: str = "runs") -> str:
     folders = [p for p in Path(runs).glob("[0-9]*-*") if p.is_dir()] if Path(runs).is_dir() else []
     for folder in sorted(folders, key=lambda p: int(re.match("[0-9]+", p.name)[0]), reverse=True):
         if found := find_snapshots(folder):
-            if not dist.launched():
+            if launcher.speaks():
                 print(f"No --network: taking the newest of {runs}/, {found[-1]}")
             return str(found[-1])
     raise UserError(missing)

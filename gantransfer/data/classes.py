@@ -114,10 +114,11 @@ def parse_classes(text: str, label: LabelSpec, flag: str = "--class", *, known: 
     return list(dict.fromkeys(out))
 
 
-def asked_classes(text: str, label: LabelSpec, flag: str = "--class", **kw: Any) -> list[int]:
+def asked_classes(text: str, label: LabelSpec, flag: str = "--class", *, say: Callable[[str], None] = note,
+                  **kw: Any) -> list[int]:
     """`parse_classes` for classes that images are to be made of: with a line about those that never had any."""
-    out = parse_classes(text, label, flag, **kw)
-    warn_untrained(out, label, flag)
+    out = parse_classes(text, label, flag, say=say, **kw)
+    warn_untrained(out, label, flag, say)
     return out
 
 

@@ -150,7 +150,7 @@ class Evaluation:
             if given or self.settings.train_fname:
                 raise
             # only some metrics look at the training set; those say that it is missing
-            print(f"The training set {path} is not usable here: {e}", file=sys.stderr)
+            dist.print0(f"The training set {path} is not usable here: {e}", file=sys.stderr)
             return None
 
     def _beside_generated(self, path: str, fname: str | None) -> ImageDataset:

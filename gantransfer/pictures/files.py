@@ -18,13 +18,18 @@ from gantransfer.data.labels import LabelSpec
 from gantransfer.data.transforms import png
 
 
-def write_folder(folder: Path, names: Sequence[str]) -> Callable[[int, dict[str, np.ndarray]], None]:
+def pngs(views: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """uint8 [C, H, W] by view -> what the writers here take."""
+    return {view: png(image) for view, image in views.items()}
+
+
+def write_folder(folder: Path, names: Sequence[str]) -> Callable[[int, dict[str, bytes]], None]:
     """Writer of `<name>.png`, and `<name>_<view>.png` for views other than 'image', each file atomically."""
-    def write(index: int, views: dict[str, np.ndarray]) -> None:
-        for view, image in views.items():
+    def write(index: int, views: dict[str, bytes]) -> None:
+        for view, data in views.items():
             suffix = "" if view == "image" else f"_{view}"
             with atomic_path(folder / f"{names[index]}{suffix}.png") as tmp:
-                tmp.write_bytes(png(image))
+                tmp.write_bytes(data)
     return write
 
 
@@ -46,8 +51,8 @@ class ZipWriter:
             self._stack = stack.pop_all()
         return self
 
-    def __call__(self, index: int, views: dict[str, np.ndarray]) -> None:
-        self._add(f"{self.names[index]}.png", png(views["image"]))
+    def __call__(self, index: int, views: dict[str, bytes]) -> None:
+        self._add(f"{self.names[index]}.png", views["image"])
 
     def _add(self, name: str, data: bytes) -> None:
         # A fixed date: the same command writes the same bytes.

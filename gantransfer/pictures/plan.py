@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,10 @@ from dnnlib.util import UserError
 from gantransfer.data.labels import LabelSpec, is_number, known_classes, trained_classes
 from gantransfer.data.names import valid_text
 from gantransfer.sampler import LabelSource, Sampler, one_hot
+from torch_utils import distributed as dist
 
+Images = dict[str, np.ndarray]  # one latent's, by view
+T = TypeVar("T")
 GRID_ROWS = 10  # values of a continuous label in a grid
 GRID_SEEDS = 8  # columns of a grid, and rows of one without classes, when no seeds are given
 
@@ -204,17 +208,23 @@ def _square(n: int) -> int:
     return max(math.ceil(math.sqrt(n)), 1)
 
 
-def sample(sampler: Sampler, plan: Plan, batch: int, views: Sequence[str],
-           **kw: Any) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """(index, {view: uint8 [C, H, W]}) of every image of the plan, in order, with a progress bar."""
-    with tqdm(total=len(plan.seeds), unit="img", desc="generating") as progress:
-        for start in range(0, len(plan.seeds), batch):
-            rows = slice(start, start + batch)
-            seeds, c = plan.seeds[rows], plan.labels[rows]
-            made = {v: sampler(seeds, c, **(kw if v == "image" else {**kw, "view": v})).cpu().numpy() for v in views}
-            for i in range(len(seeds)):
-                yield start + i, {v: images[i] for v, images in made.items()}
-            progress.update(len(seeds))
+def sample(sampler: Sampler, plan: Plan, batch: int, views: Sequence[str], finish: Callable[[Images], T],
+           **kw: Any) -> Iterator[tuple[int, T]]:
+    """(index, finish({view: uint8 [C, H, W]})) of every image of the plan, in order, with a progress bar.
+
+    The job's processes take batches in turn, and `finish` is called where an image was made; every process gets all."""
+    rank, world = dist.rank(), dist.world_size()
+    with tqdm(total=len(plan.seeds), unit="img", desc="generating", disable=not dist.is_main()) as progress:
+        for first in range(0, len(plan.seeds), world * batch):
+            rows = slice(first + rank * batch, first + (rank + 1) * batch)
+            seeds, c, mine = plan.seeds[rows], plan.labels[rows], []
+            if seeds:
+                made = {v: sampler(seeds, c, **(kw if v == "image" else {**kw, "view": v})).cpu().numpy()
+                        for v in views}
+                mine = [finish({v: images[i] for v, images in made.items()}) for i in range(len(seeds))]
+            everyone = list(itertools.chain.from_iterable(dist.gather_object(mine)))
+            yield from enumerate(everyone, first)
+            progress.update(len(everyone))
 
 
 def label_rows(plan: Plan) -> list[list[float]]:

@@ -4,8 +4,8 @@
     python -m tests.bench.bench_cores --data=SET.zip --network=SNAPSHOT --out=cores.json
 
 `train` is --cfg=small on the set, in seconds per kimg of the last status line, which counts no start. `generate` writes
-10,000 images, `calc_metrics` compares 10,000 with the set: the whole command. In turn, the least of --rounds; only on
-a machine that does nothing else does it say anything.
+10,000 images, `calc_metrics` compares 10,000 with the set: the whole command, of which importing torch and joining are
+2 to 3 s. In turn, the least of --rounds; only on a machine that does nothing else does it say anything.
 """
 
 import argparse
@@ -27,8 +27,9 @@ PER_KIMG = r"sec/kimg ([0-9.]+)"
 COMMANDS = {  # name -> words, and what the seconds are in the output (None: the clock's)
     "train": (["train", "--data=DATA", "--cond=True", "--cfg=small", "--kimg=KIMG", "--tick=0.5", "--metrics=none",
                "--outdir=OUT", "--threads=THREADS", "--gpus=PROCESSES"], PER_KIMG),
-    "generate": (["generate", "--network=NETWORK", "--seeds=0-LAST", "--class=0", "--outdir=OUT/set.zip"], None),
-    "calc_metrics": (["calc_metrics", "--network=NETWORK", "--metrics=fd_pix64_IMAGES", "--data=DATA",
+    "generate": (["generate", "--network=NETWORK", "--seeds=0-LAST", "--class=0", "--outdir=OUT/set.zip",
+                  "--gpus=PROCESSES"], None),
+    "calc_metrics": (["calc_metrics", "--network=NETWORK", "--metrics=METRIC_IMAGES", "--data=DATA",
                       "--gpus=PROCESSES"], None),
 }
 
@@ -38,7 +39,7 @@ def once(name: str, args, processes: int, threads: int) -> float:
     words, pattern = COMMANDS[name]
     with tempfile.TemporaryDirectory() as out:
         put = dict(DATA=args.data, NETWORK=args.network, OUT=out, THREADS=threads,
-                   PROCESSES=processes, KIMG=args.kimg, LAST=args.images - 1, IMAGES=args.images)
+                   PROCESSES=processes, KIMG=args.kimg, LAST=args.images - 1, IMAGES=args.images, METRIC=args.metric)
         words = [re.sub("|".join(put), lambda m: str(put[m[0]]), w) for w in words]
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-m", "gantransfer", *words], cwd=common.ROOT,
@@ -58,10 +59,9 @@ def run(args) -> dict:
     args.data, args.network = (str(Path(p).resolve()) if Path(p).exists() else p for p in (args.data, args.network))
     rows, ratios = [], []
     for name in names:
-        ways = {w: n for w, n in WAYS.items() if n[0] == 1 or "--gpus=PROCESSES" in COMMANDS[name][0]}
-        took: dict[str, list[float]] = {way: [] for way in ways}
+        took: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(args.rounds):
-            for way, (processes, threads) in ways.items():
+            for way, (processes, threads) in WAYS.items():
                 took[way].append(once(name, args, processes, threads) * 1e3)
         for way, ms in took.items():
             rows.append(common.row(None, bench="cores", op=name, variant=way, direction=way, shape=[args.images],
@@ -79,6 +79,7 @@ def parser():
     p.add_argument("--network", required=True, help="a snapshot of its classes")
     p.add_argument("--commands", default=",".join(COMMANDS))
     p.add_argument("--images", type=int, default=10_000)
+    p.add_argument("--metric", default="fd_digits32", help="calc_metrics: without the number of images")
     p.add_argument("--kimg", type=float, default=3)
     p.add_argument("--rounds", type=int, default=2)
     return p

@@ -2,8 +2,10 @@
 """The generate command: what is made, how it is named, and what it says to unusable requests. With
 pictures/files.py."""
 
+import contextlib
 import hashlib
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -261,8 +263,8 @@ def test_unusable_requests(tmp_path, trees):
 
 
 def test_nothing_half_written(tmp_path, trees, monkeypatch):
-    def broken(sampler, plan, batch, views, **kw):
-        yield 0, {"image": np.zeros((3, 16, 16), np.uint8)}
+    def broken(sampler, plan, batch, views, finish, **kw):
+        yield 0, finish({"image": np.zeros((3, 16, 16), np.uint8)})
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(plan, "sample", broken)
@@ -270,6 +272,37 @@ def test_nothing_half_written(tmp_path, trees, monkeypatch):
         run("--network", trees, "--per-class=3", "--outdir", tmp_path / "o" / "x.zip",
             "--grid", tmp_path / "o" / "g.png")
     assert list((tmp_path / "o").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_two_processes_make_what_one_does(tmp_path, trees, monkeypatch, capfd):
+    """Also where the last round has no images for the second, and of a class that deserves a line: one line."""
+    from torch_utils import distributed as dist
+
+    if dist.cpu_cores() < 2:
+        pytest.skip("two processes need two cores")
+    for k in (1, 2):
+        words = [f"--network={trees}", "--seeds=0-4", "--class=0,3", "--batch=2", f"--gpus={k}",
+                 f"--grid={tmp_path / f'{k}.png'}", f"--outdir={tmp_path / f'{k}.zip'}"]
+        monkeypatch.setattr(sys, "orig_argv", [  # this process is the launcher
+            sys.executable, "-m", "gantransfer", "generate", "--device=cpu", *words])
+        with contextlib.suppress(SystemExit):
+            run(*words)
+    said = capfd.readouterr()
+    assert said.err.count("class 3 had no training image") == 2 and said.out.count("10 images\n") == 2
+    for kind in ("png", "zip"):
+        assert (tmp_path / f"1.{kind}").read_bytes() == (tmp_path / f"2.{kind}").read_bytes()
+
+
+@pytest.mark.parametrize("words, says", [
+    (["--balance", "--data=SET"], "--balance"), (["--mix-rows=1"], "--mix-rows"),
+    (["--device=cuda:1"], "--device=cuda:1"),
+    (["--seeds=0", "--class=0", "--gpus=500"], "--gpus=500"),
+])
+def test_several_processes_are_refused(tmp_path, trees, words, says):
+    with pytest.raises(UserError, match=says):
+        run("--network", trees, "--gpus=2", *words, "--outdir", tmp_path / "o.zip")
+    assert list(tmp_path.glob("o*")) == []
 
 
 def test_as_a_command(tmp_path, trees, run_script, call):

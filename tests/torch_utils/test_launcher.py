@@ -40,6 +40,27 @@ def launch_light(job, tmp_path, monkeypatch, capfd):
     return run
 
 
+def test_processes_start_before_torch_is_imported(run_script):
+    """Torch takes as long to import as the rest of a start. What the device will be is known without it."""
+    done = run_script("-c", """
+import sys
+from gantransfer.commands import flags
+from torch_utils import launcher
+launcher.on_cpu = lambda num: f"{num} processes, torch imported: {'torch' in sys.modules}"
+try:
+    flags.start_processes(2, "cpu")
+except SystemExit as e:
+    print(e)
+print(launcher.means_cpu("auto"), launcher.means_cpu("cuda"), "torch" in sys.modules)
+import torch
+print(not (torch.version.cuda or torch.version.hip), launcher.means_cpu("cpu"), launcher.means_cpu("auto"))
+""")
+    first, early, late = done.stdout.splitlines()
+    assert first == "2 processes, torch imported: False"
+    expected = late.split()[0]
+    assert early == f"{expected} False False" and late == f"{expected} True False"
+
+
 @pytest.mark.parametrize("end, expected_code, how", [
     ("raise ValueError('boom')", 1, "rank 1 of 2 ended with exit code 1: ValueError: boom"),
     ("os.kill(os.getpid(), signal.SIGKILL)", 128 + 9, "rank 1 of 2 was killed by SIGKILL"),
