@@ -6,7 +6,6 @@ import datetime
 import pathlib
 import pickle
 import struct
-import time
 import tracemalloc
 import types
 
@@ -46,7 +45,8 @@ def test_shared_parts_stay_shared():
 
 @pytest.mark.parametrize("what", PICKLES)
 def test_a_small_file_asks_for_little(what):
-    start = time.process_time()
+    """Memory is measured; time is bounded by the number of instructions: without that `endless` never ends."""
+    assert Budget.of_file(len(PICKLES[what])).steps <= 1_000_000
     if what != "endless":
         tracemalloc.start()
     try:
@@ -56,7 +56,7 @@ def test_a_small_file_asks_for_little(what):
     finally:
         tracemalloc.stop()
     assert str(e.value).isprintable() and len(str(e.value)) < 300
-    assert time.process_time() - start < 20 and peak < 100 * 2**20
+    assert peak < 100 * 2**20
 
 
 def test_the_budget_is_one_for_the_whole_file():
