@@ -5,6 +5,7 @@ The whole sets live outside the repository: `$GANTRANSFER_GOLDEN` or `../shared/
 absent, the smallest files of each method are read from `small` here; tests of the others are skipped with the reason.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,10 @@ import pytest
 import torch
 
 from dnnlib.util import env_path
+from torch_utils import build
 
+# What computes with networks does so twice: with the operators that this test run was told to use, and with PyTorch's.
+TWICE = ("augment", "networks", "training", "transfer_transfer", "ccgan", "style1", "alae", "mindgan")
 SMALL = Path(__file__).parent / "small"
 
 
@@ -48,6 +52,18 @@ def load_npz(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
         arrays = {k: z[k] for k in z.files}
     config = json.loads(str(arrays.pop("config"))) if "config" in arrays else {}
     return config, arrays
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "impl" not in metafunc.fixturenames and metafunc.module.__name__.endswith(TWICE):
+        metafunc.fixturenames.append("operators")
+        metafunc.parametrize("operators", ["told", "ref"], indirect=True)
+
+
+@pytest.fixture
+def operators(request: pytest.FixtureRequest) -> Iterator[None]:
+    with contextlib.nullcontext() if request.param == "told" else build.using("ref"):
+        yield
 
 
 @pytest.fixture
