@@ -56,13 +56,12 @@ def load_npz(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "impl" not in metafunc.fixturenames and metafunc.module.__name__.endswith(TWICE):
-        metafunc.fixturenames.append("operators")
         metafunc.parametrize("operators", ["told", "ref"], indirect=True)
 
 
-@pytest.fixture
-def operators(request: pytest.FixtureRequest) -> Iterator[None]:
-    with contextlib.nullcontext() if request.param == "told" else build.using("ref"):
+@pytest.fixture(autouse=True)
+def operators(request: pytest.FixtureRequest, chosen_kernels: None) -> Iterator[None]:
+    with build.using("ref") if getattr(request, "param", "told") == "ref" else contextlib.nullcontext():
         yield
 
 

@@ -46,6 +46,8 @@ class Packed:
 def usable(x, weight, styles, noise, strength, b, act, up, padding, flip_weight) -> bool:
     """Whether the layer may run here: nothing is trained, no gradient is wanted, and the kernel serves its sizes and is
     the faster way on this processor."""
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():  # whose sizes may be symbols
+        return False
     o, c, kh, kw = weight.shape
     return (x.device.type == "cpu" and x.dtype == weight.dtype == styles.dtype == torch.float32
             and kh == kw == 3 and padding == 1 and up in (1, 2) and flip_weight == (up == 1)
@@ -54,8 +56,7 @@ def usable(x, weight, styles, noise, strength, b, act, up, padding, flip_weight)
             and act in ("linear", "relu", "lrelu") and not weight.is_inference()
             and not (torch.is_grad_enabled() and any(t is not None and t.requires_grad
                                                      for t in (x, weight, styles, noise, strength, b)))
-            and not torch.compiler.is_compiling() and not torch.compiler.is_exporting() and native.usable(x, "auto")
-            and native.long_vectors())
+            and native.usable(x, "auto") and native.long_vectors())
 
 
 def styled_conv(x, packed: Packed, styles, noise, strength, b, f, up, act, gain, clamp):
