@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tests.bench import (
     bench_growth,
     bench_metrics,
     bench_ops,
+    bench_precision,
     bench_profile,
     bench_start,
     bench_step,
@@ -651,3 +653,27 @@ def test_cores(monkeypatch):
         bench_cores.run(bench_cores.parser().parse_args([*words, "--commands=generate"]))
     with pytest.raises(UserError, match="--commands=view: it knows train, "):
         bench_cores.run(bench_cores.parser().parse_args([*words, "--commands=view"]))
+
+
+def test_precision(monkeypatch, tmp_path):
+    """Two float32 seeds are 0.2 apart, bf16 and float32 0.1; a training that is there is not made again."""
+    offset, trained = {"fp32-seed0": 0.0, "fp32-seed1": 0.2, "bf16-seed0": -0.1}, []
+
+    def command(words, **_):
+        folder = Path(next(w for w in words if w.startswith("--outdir=")).partition("=")[2])
+        trained.append(folder.name)
+        (folder / "00000-run").mkdir(parents=True)
+        (folder / "00000-run" / "network-snapshot-000002.pkl").touch()
+        shift, losses = offset[folder.name], bench_precision.LOSSES
+        points = [{"Progress/kimg": {"mean": k}, **{x: {"mean": k + shift} for x in losses}} for k in (0, 1, 2)]
+        (folder / "00000-run" / "stats.jsonl").write_text("".join(json.dumps(p) + "\n" for p in points))
+        return types.SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(bench_precision, "subprocess", types.SimpleNamespace(run=command))
+    words = ["--data=set.zip", f"--dir={tmp_path}", f"--picture={tmp_path / 'losses.png'}"]
+    for _ in range(2):
+        report = assert_schema(bench_precision.run(bench_precision.parser().parse_args(words)))
+    assert trained == list(offset) and (tmp_path / "losses.png").stat().st_size > 5000
+    assert [r["max_err"] for r in report["rows"]] == pytest.approx([0.2, 0.1] * 2)
+    assert [r["ratio"] for r in report["ratios"]] == pytest.approx([0.5] * 2)
+    assert [r["shape"] for r in report["rows"]] == [[2]] * 4  # the first point is of the first step alone
