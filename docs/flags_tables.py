@@ -127,7 +127,14 @@ def main(check: bool) -> int:
         print(f"{page.relative_to(DOCS.parent)} {'lags: run python docs/flags_tables.py' if check else 'written'}")
         if not check:
             page.write_text(text, encoding="utf-8")
-    return int(check and bool(lagging))
+    from gantransfer.commands import method_flags
+
+    shipped = method_flags.to_ship()
+    if lags := not method_flags.SHIPPED.exists() or method_flags.SHIPPED.read_text(encoding="utf-8") != shipped:
+        print(f"{method_flags.SHIPPED.name} {'lags: run python docs/flags_tables.py' if check else 'written'}")
+        if not check:
+            method_flags.SHIPPED.write_text(shipped, encoding="utf-8")
+    return int(check and (lags or bool(lagging)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,22 +71,45 @@ def preset(m: type[Method]) -> dict[str, Any]:
     return {}
 
 
+SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "methods.json"  # written by docs/flags_tables.py
+
+
 def kept_description() -> dict[str, dict[str, Any]]:
-    """`describe` from the user's cache, beside a hash of the source files: made anew when they change."""
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
+    """`describe` as it was shipped, where the files that have flags are those of then; else from the user's cache,
+    beside a hash of all source files: made anew when they change."""
+    package = SHIPPED.parents[1]
+    if (found := _with_key(SHIPPED, hash_of(package, package.glob("methods/*.py")))) is not None:
+        return found
     place = hashlib.sha256(str(package).encode()).hexdigest()[:12]
-    path, key = cache_dir("help", f"methods-{place}.json"), digest.hexdigest()
-    with contextlib.suppress(UserError, KeyError):
-        kept = json_file.read(path)
-        if kept["key"] == key:
-            return kept["methods"]
+    path, key = cache_dir("help", f"methods-{place}.json"), hash_of(package, package.rglob("*.py"))
+    if (found := _with_key(path, key)) is not None:
+        return found
     table = describe()
     with contextlib.suppress(OSError), atomic_write(path) as f:
         json.dump({"key": key, "methods": table}, f)
     return table
+
+
+def _with_key(path: Path, key: str) -> dict[str, dict[str, Any]] | None:
+    with contextlib.suppress(UserError, KeyError):
+        kept = json_file.read(path)
+        if kept["key"] == key:
+            return kept["methods"]
+    return None
+
+
+def hash_of(folder: Path, files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        text = file.read_bytes().replace(b"\r\n", b"\n")  # as git may give it
+        digest.update(f"{file.relative_to(folder).as_posix()}\0".encode() + text)
+    return digest.hexdigest()
+
+
+def to_ship() -> str:
+    """What the file SHIPPED should hold."""
+    package = SHIPPED.parents[1]
+    return json.dumps({"key": hash_of(package, package.glob("methods/*.py")), "methods": describe()}, indent=0) + "\n"
 
 
 def flag_of(field: dict[str, Any]) -> Flag:
