@@ -13,6 +13,7 @@ pixels (batch 4), 256 at 64 (batch 8), 512 at 32 (batch 4, the widest layer of t
 * skip first: the 1x1 convolution of a discriminator's block before the blur that halves it, over after it.
 * forward over reverse: R1's gradient as the gradient of a directional derivative, over a gradient of a gradient; a
   plain discriminator of PyTorch's operators on either side, since ours have no forward derivative.
+* torch.compile: a generator's images, one and as many as above, as PyTorch's compiler makes them of the same network.
 """
 
 import argparse
@@ -28,11 +29,13 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dnnlib.util import UserError  # noqa: E402
+from gantransfer.networks import stylegan2  # noqa: E402
 from tests.bench import common  # noqa: E402
 from torch_utils import build  # noqa: E402
 from torch_utils.ops import upfirdn2d  # noqa: E402
 from torch_utils.ops.conv3x3 import conv3x3  # noqa: E402
 
+COMPILER = "inductor"
 SIZES = {"32": (4, 64, 32), "64": (8, 256, 64), "128": (4, 512, 32)}  # batch, channels, pixels
 # The transforms of minimal filtering (Lavin and Gray 2016): outputs, then B^T, G, A^T.
 TILES = {
@@ -115,6 +118,22 @@ def r1_forward(D: Plain, x: torch.Tensor) -> list[torch.Tensor]:
         return list(torch.autograd.grad(slope.sum(), [p for p in D.parameters() if p.dim() > 1]))
 
 
+def generation(channels: int, pixels: int) -> Callable[[int], tuple[Callable, Callable]]:
+    """batch -> (its images, the same compiled by PyTorch)"""
+    torch._dynamo.config.recompile_limit = 64  # every layer's size is one
+    G = stylegan2.Generator(z_dim=64, c_dim=10, w_dim=64, img_resolution=pixels, img_channels=3,
+                            mapping_kwargs=dict(num_layers=2),
+                            synthesis_kwargs=dict(channel_base=pixels * channels, channel_max=channels))
+    G.eval().requires_grad_(False)
+    compiled = torch.compile(G, backend=COMPILER, dynamic=False)
+
+    def of(batch: int) -> tuple[Callable, Callable]:
+        z, c = torch.randn(batch, 64), torch.eye(10)[torch.arange(batch) % 10]
+        return tuple(torch.inference_mode()(lambda net=net: net(z, c, noise_mode="const")) for net in (G, compiled))
+
+    return of
+
+
 def candidates(batch: int, channels: int, pixels: int) -> dict[str, tuple[Callable, Callable]]:
     """{what: (as it is now, the candidate)}"""
     x, dy = torch.randn(batch, channels, pixels, pixels), torch.randn(batch, channels, pixels, pixels)
@@ -138,6 +157,8 @@ def candidates(batch: int, channels: int, pixels: int) -> dict[str, tuple[Callab
     out["skip first"] = (lambda: F.conv2d(upfirdn2d.downsample2d(last[0], f), skip),
                          lambda: upfirdn2d.downsample2d(F.conv2d(last[0], skip), f))
     out["forward over reverse: R1"] = lambda: r1_reverse(D, images), lambda: r1_forward(D, images)
+    images_of = generation(channels, pixels)
+    out |= {f"torch.compile: {n} image{'s' * (n > 1)}": images_of(n) for n in sorted({1, batch})}
     return out
 
 
