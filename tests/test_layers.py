@@ -73,7 +73,8 @@ RULES = [
     ("experiments.cost", ("data.dataset", "latent.autoencoder", "method", "methods", "model", "networks.sizes",
                           "training_loop", "experiments")),  # it counts what a training step computes
     ("experiments.reach", ("data.dataset", "latent", "methods.mind2mind", "metrics", "model", "experiments")),
-    ("experiments.students", ("commands.distill", "data.dataset", "detectors", "distillation.fakes", "experiments")),
+    ("experiments.students", ("commands.distill", "experiments")),
+    ("experiments.digit_students", ("data.dataset", "detectors", "distillation.fakes", "experiments")),
     ("experiments", ("commands.distill", "commands.flags", "commands.train", "data.classes", "data.dataset",
                      "distillation.fakes", "methods.cgan_kd", "metrics.names", "metrics.paired", "model",
                      "pictures.grids", "sampler", "snapshot")),
@@ -213,6 +214,7 @@ TESTED_IN = {
     "distillation/losses": "golden/test_cgankd_losses.py", "distillation/report": "commands/test_distill.py",
     "distillation/validation": "commands/test_distill.py",
     "experiments/demo": "experiments/test_children.py", "experiments/mind2mind": "experiments/test_children.py",
+    "experiments/students": "experiments/test_distill.py", "experiments/student_tables": "experiments/test_ccgan.py",
     "exporters/bake": "methods/test_hypermod.py", "exporters/files": "commands/test_convert.py",
     "exporters/weights": "commands/test_convert.py",
     "formats/zip_damage": "test_training_state.py",

@@ -12,7 +12,7 @@ import contextlib
 import io
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class Recipe:
 
 @dataclass
 class Folds:
-    """`prepare`, `run` and `draw` are the steps; then `found` holds what is in the files, {(arm, fold): ...}."""
+    """`whole` does it; then `found` holds what is in the files, {(arm, fold): ...}."""
 
     folder: Path
     data: str
@@ -74,6 +74,14 @@ class Folds:
     recipe: Recipe
     chosen: range
     found: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+
+    def whole(self, text: Callable[[Folds], str], primary: str, picture: str, out: Path | None) -> None:
+        """All steps; `text` makes the tables."""
+        self.prepare()
+        self.run()
+        self.draw(self.folder / picture)
+        self.study.step()
+        self.finish(text(self), primary, self.folder / picture, out)
 
     def prepare(self) -> None:
         """What the user has written is checked before anything trains for hours."""
@@ -319,25 +327,6 @@ def parts_by_value(y: np.ndarray, folds: int) -> np.ndarray:
         block = order[start : start + folds]
         parts[block] = rng.permutation(folds)[: len(block)]
     return parts
-
-
-def fold_labels(data: Path, fold: int, folds: int, imbalance: float, train: Path, test: Path) -> None:
-    """Label files of a data set: one part in `folds` of every class is tested. With an imbalance a class order and a
-    choice of images per fold."""
-    from gantransfer.data.dataset import ImageDataset
-
-    whole = ImageDataset(data, use_labels=True)
-    ids, classes = whole.class_ids, whole.label_dim
-    parts = parts_by_class(ids, folds)
-    keep = parts != fold
-    if imbalance > 1:
-        rng = np.random.RandomState(1000 + fold)
-        most = min(int((keep & (ids == k)).sum()) for k in range(classes))
-        for rank, k in enumerate(rng.permutation(classes)):
-            members = rng.permutation(np.flatnonzero(keep & (ids == k)))
-            keep[members[round(most * imbalance ** (-rank / (classes - 1))) :]] = False
-    save_chosen(train, whole, keep)
-    save_chosen(test, whole, parts == fold)
 
 
 def save_chosen(path: Path, data: Any, keep: np.ndarray) -> None:

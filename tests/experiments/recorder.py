@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from click.testing import CliRunner
 
-from gantransfer.experiments import jobs
+from gantransfer.experiments import digit_students, jobs
 from gantransfer.snapshot import Snapshot
 
 # Column names of all judges' reports; every figure is made up.
@@ -80,7 +80,7 @@ def record(study: str, flags: list[str], folder: Path, monkeypatch, made: dict |
                      "gantransfer.distillation.fakes.read"):
             patch.setattr(name, finish)
         if study == "distill":
-            patch.setattr(module, "agreements", lambda *_: dict.fromkeys((
+            patch.setattr(digit_students, "agreements", lambda *_: dict.fromkeys((
                 "teacher_drawn", "teacher_filtered", "teacher_final", "judge_raw", "judge_filtered",
                 "judge_processed"), 0.5))
         for _ in range(2 if "again" in flags else 1):

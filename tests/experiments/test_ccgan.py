@@ -8,7 +8,7 @@ import pytest
 
 from dnnlib.util import UserError
 from gantransfer.data.dataset import ImageDataset
-from gantransfer.experiments import ccgan
+from gantransfer.experiments import ccgan, student_tables
 from tests.conftest import write_image_zip
 from tests.experiments.recorder import children_within, really
 
@@ -16,17 +16,17 @@ pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn"
 
 
 def result(seed, real, other):
-    rows = {a: dict(mae=real if a == "real" else other) for a in ccgan.ARMS}
+    rows = {a: dict(mae=real if a == "real" else other) for a in ccgan.DESIGN.arms}
     return dict(seed=seed, students=rows, teacher=dict(mae=1.0), label_score={"held-out reals": 2.0, "raw": 9.0})
 
 
 def test_the_table_marks_what_is_beyond_chance():
-    clear = ccgan.report([result(s, 6 + s / 10, 4 + s / 11) for s in range(5)], 150, 24, 30)
+    clear = student_tables.of_angles(ccgan.DESIGN, [result(s, 6 + s / 10, 4 + s / 11) for s in range(5)], 150, 24, 30)
     assert "| real only | 6.2 +- 0.16 |" in clear
     assert "| + filtered, relabelled (cGAN-KD) minus real only | **-2.02 +- 0.0064 (5/5)** |" in clear
-    unclear = ccgan.report([result(s, 6, 6 + (-1) ** s) for s in range(5)], 150, 24, 30)
+    unclear = student_tables.of_angles(ccgan.DESIGN, [result(s, 6, 6 + (-1) ** s) for s in range(5)], 150, 24, 30)
     assert "**" not in unclear and "(2/5)" in unclear
-    assert "does not rank" in ccgan.report([result(0, 6, 4)], 150, 24, 30)
+    assert "does not rank" in student_tables.of_angles(ccgan.DESIGN, [result(0, 6, 4)], 150, 24, 30)
 
 
 def test_without_scikit_learn_the_remedy_is_named(monkeypatch, tmp_path):
@@ -60,7 +60,7 @@ def test_a_whole_fold_of_own_images(valued, tmp_path, monkeypatch):
     train, test = (ImageDataset(valued, fname=str(folder / f"{n}.json"), use_labels=True) for n in ("train", "test"))
     assert len(train) == 48 and len(test) == 12
     truth = test.labels(range(12))[:, 0]
-    found = {a: json.loads((tmp_path / f"d/results/{a}-fold0.json").read_text()) for a in ccgan.ARMS}
+    found = {a: json.loads((tmp_path / f"d/results/{a}-fold0.json").read_text()) for a in ccgan.DESIGN.arms}
     for arm, f in found.items():
         net = cgan_kd.load(str(folder / arm / "student.pkl"), train.spec, "x")
         says = train.spec.label.raw(cgan_kd.predict(net, test, np.arange(12)).astype(float))[:, 0]

@@ -10,6 +10,7 @@ import pytest
 from dnnlib.util import UserError
 from gantransfer.experiments import folds
 from gantransfer.experiments.folds import Folds
+from gantransfer.experiments.students import result
 from tests.conftest import write_image_zip
 from tests.experiments.recorder import really, record
 
@@ -143,6 +144,7 @@ def test_a_whole_fold(own, tmp_path, capsys):
     test = ImageDataset(own, fname=str(tmp_path / "d/fold0/test.json"), use_labels=True)
     assert train.spec.label.counts == (32, 16, 8, 4) and test.spec.label.counts == (8, 4, 2, 1)
     for arm, f in found.items():
+        assert result(tmp_path / "d/fold0" / arm)["images_seen"] == f["images_seen"]
         net = cgan_kd.load(str(tmp_path / f"d/fold0/{arm}/student.pkl"), train.spec, "x")
         says = cgan_kd.predict(net, test, np.arange(len(test))).argmax(1)
         right = [float((says[test.class_ids == k] == k).mean()) for k in range(4)]

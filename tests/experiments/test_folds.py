@@ -11,27 +11,6 @@ from gantransfer.experiments.folds import FOLDS, Folds, Recipe
 from tests.conftest import write_image_zip
 
 
-@pytest.fixture(scope="module")
-def ten(tmp_path_factory):
-    labels = np.repeat(np.arange(10), 50).tolist()
-    images = np.zeros((500, 16, 16), np.uint8)
-    return write_image_zip(tmp_path_factory.mktemp("ten") / "ten.zip", images, labels)
-
-
-@pytest.mark.parametrize("imbalance, counts", [(1, [40] * 10), (20, [40, 29, 21, 15, 11, 8, 5, 4, 3, 2])])
-def test_every_image_is_tested_once_and_never_trained_on(ten, tmp_path, imbalance, counts):
-    tested = []
-    for fold in range(5):
-        train, test = tmp_path / f"train{fold}.json", tmp_path / f"test{fold}.json"
-        folds.fold_labels(ten, fold, 5, imbalance, train, test)
-        sets = [ImageDataset(ten, fname=str(p), use_labels=True) for p in (train, test)]
-        names = [{d.get_details(i).name for i in range(len(d))} for d in sets]
-        assert not names[0] & names[1] and sets[1].spec.label.counts == (10,) * 10
-        assert sorted(sets[0].spec.label.counts, reverse=True) == counts
-        tested += names[1]
-    assert len(tested) == len(set(tested)) == 500
-
-
 def test_each_class_is_dealt_out_evenly_and_once():
     ids = np.repeat(np.arange(3), (23, 5, 11))
     parts = folds.parts_by_class(ids, FOLDS)

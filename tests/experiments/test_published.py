@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from gantransfer.experiments import ccgan, cgantransfer, distill, hypermod, longtail, mind2mind
+from gantransfer.experiments import ccgan, cgantransfer, distill, hypermod, longtail, mind2mind, student_tables
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "docs" / "results"
@@ -35,11 +35,11 @@ def of_mind2mind(r, c):
 
 
 def of_ccgan(r, c):
-    return ccgan.report(r["results"], c["images"], c["gan_kimg"], c["student_kimg"])
+    return student_tables.of_angles(ccgan.DESIGN, r["results"], c["images"], c["gan_kimg"], c["student_kimg"])
 
 
 def of_distill(r, c):
-    return distill.report(r["results"], c["gan_kimg"], c["student_kimg"])
+    return student_tables.of_classes(distill.DESIGN, r["results"], c["gan_kimg"], c["student_kimg"])
 
 
 def numbers(text: str) -> list[list[str]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images by angle, and how wrong their labels are."""
+"""Digits of a fold, images by angle, and how wrong their labels are."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from gantransfer.data.dataset import ImageDataset
-from gantransfer.experiments import students
+from gantransfer.experiments import digit_students
 from tests.conftest import write_image_zip
 from tests.experiments.recorder import really
 from tests.made import made
@@ -16,11 +16,32 @@ from tests.made import made
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn")
 
 
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory):
+    labels = np.repeat(np.arange(10), 50).tolist()
+    images = np.zeros((500, 16, 16), np.uint8)
+    return write_image_zip(tmp_path_factory.mktemp("ten") / "ten.zip", images, labels)
+
+
+@pytest.mark.parametrize("imbalance, counts", [(1, [40] * 10), (20, [40, 29, 21, 15, 11, 8, 5, 4, 3, 2])])
+def test_every_image_is_tested_once_and_never_trained_on(ten, tmp_path, imbalance, counts):
+    tested = []
+    for fold in range(5):
+        train, test = tmp_path / f"train{fold}.json", tmp_path / f"test{fold}.json"
+        digit_students.fold_labels(ten, fold, 5, imbalance, train, test)
+        sets = [ImageDataset(ten, fname=str(p), use_labels=True) for p in (train, test)]
+        names = [{d.get_details(i).name for i in range(len(d))} for d in sets]
+        assert not names[0] & names[1] and sets[1].spec.label.counts == (10,) * 10
+        assert sorted(sets[0].spec.label.counts, reverse=True) == counts
+        tested += names[1]
+    assert len(tested) == len(set(tested)) == 500
+
+
 def test_images_are_chosen_and_drawn_by_angle(tmp_path):
     really("dataset_tool", ["--source=sklearn:rotated-digits", "--split=pool", f"--dest={tmp_path / 'pool.zip'}",
                             "--max-images=60"])
     for name, seed in (("train", 0), ("again", 0), ("other", 1)):
-        students.few_labels(tmp_path / "pool.zip", seed, 24, tmp_path / f"{name}.json")
+        digit_students.few_labels(tmp_path / "pool.zip", seed, 24, tmp_path / f"{name}.json")
     texts = [(tmp_path / f"{n}.json").read_text() for n in ("train", "again", "other")]
     assert texts[0] == texts[1] != texts[2] and len(json.loads(texts[0])["labels"]) == 24
     data = ImageDataset(tmp_path / "pool.zip", fname=str(tmp_path / "train.json"), use_labels=True)
@@ -30,7 +51,7 @@ def test_images_are_chosen_and_drawn_by_angle(tmp_path):
     m.prepare(data)
     m.snapshot(0).save(tmp_path / "s.pkl")
     (tmp_path / "snapshot.txt").write_text(str(tmp_path / "s.pkl"))
-    students.draw_values(tmp_path / "p.png", tmp_path, np.linspace(0, 90, 10), "degrees")
+    digit_students.draw_values(tmp_path / "p.png", tmp_path, np.linspace(0, 90, 10), "degrees")
     picture = np.asarray(Image.open(tmp_path / "p.png").convert("L"))
     assert picture.shape[0] >= 20 + 10 * 32 and picture[40:, -8 * 32:].std() > 1
 
@@ -45,6 +66,6 @@ def test_label_error_of_sets_by_a_judge(tmp_path):
     for name, off in (("others", 0), ("test", 0), ("raw", 30)):
         paths[name] = write_image_zip(tmp_path / f"{name}.zip", images, [[float(v + off)] for v in level],
                                       label_meta=meta)
-    got = students.label_errors(tmp_path, paths["others"], paths["test"], {"raw": paths["raw"]}, 0)
+    got = digit_students.label_errors(tmp_path, paths["others"], paths["test"], {"raw": paths["raw"]}, 0)
     assert got["held-out reals"] < 6 and got["raw"] == pytest.approx(30, abs=6)
-    assert students.label_errors(tmp_path, None, None, {}, 0) == got  # kept
+    assert digit_students.label_errors(tmp_path, None, None, {}, 0) == got  # kept
