@@ -214,6 +214,8 @@ TESTED_IN = {
     "distillation/losses": "golden/test_cgankd_losses.py", "distillation/report": "commands/test_distill.py",
     "distillation/validation": "commands/test_distill.py",
     "experiments/demo": "experiments/test_children.py", "experiments/mind2mind": "experiments/test_children.py",
+    "experiments/biggan_transfer": "experiments/test_cgantransfer.py",
+    "experiments/hyper_transfer": "experiments/test_hypermod.py",
     "experiments/students": "experiments/test_distill.py", "experiments/student_tables": "experiments/test_ccgan.py",
     "exporters/bake": "methods/test_hypermod.py", "exporters/files": "commands/test_convert.py",
     "exporters/weights": "commands/test_convert.py",

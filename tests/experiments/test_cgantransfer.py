@@ -4,17 +4,18 @@
 import pytest
 
 from dnnlib.util import run_cli
+from gantransfer.experiments import biggan_transfer
 from gantransfer.experiments import cgantransfer as demo
 
 
 def test_each_seed_has_its_own_halves():
-    splits = [demo.digits(s) for s in range(5)]
+    splits = [biggan_transfer.digits(s) for s in range(5)]
     assert all(sorted(old + new) == list(range(10)) and len(old) == 5 for old, new in splits)
     assert len({tuple(new) for _, new in splits}) == 5
 
 
 def test_second_stage_starts_after_a_quarter():
-    assert [demo.ft_from([k]) for k in (2, 4, 8, 16, 18)] == [2, 2, 2, 4, 4]
+    assert [biggan_transfer.ft_from([k]) for k in (2, 4, 8, 16, 18)] == [2, 2, 2, 4, 4]
 
 
 def test_report_marks_what_counts():

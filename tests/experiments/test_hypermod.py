@@ -6,6 +6,7 @@ import pytest
 
 from dnnlib.util import UserError
 from gantransfer.commands.train import main as train
+from gantransfer.experiments import hyper_transfer
 from gantransfer.experiments import hypermod as demo
 
 
@@ -13,12 +14,13 @@ def test_every_arm_is_a_command_that_train_knows(tmp_path):
     """All arms of a seed share the source, the images, the length and the seed; alignment comes on top."""
     known = {o.replace("-", "_") for p in train.params for o in p.opts}
     for arm, (_, flags, align) in ((a, (x.title, x.flags, x.more)) for a, x in demo.ARMS.items()):
-        _, outdir, desc, kimg, argv = demo.run(tmp_path, tmp_path / "s.pkl", arm, 3, 8, {"full": ["--glr=0.01"]})
+        _, outdir, desc, kimg, argv = hyper_transfer.run(
+            tmp_path, tmp_path / "s.pkl", arm, demo.ARMS[arm], 3, 8, ["--glr=0.01"] if arm == "full" else [])
         words = {w.split("=")[0]: w.partition("=")[2] for w in argv}  # --ema-kimg is --ema_kimg
         assert {w.replace("-", "_") for w in words} <= known, arm
         assert all(f in argv for f in flags)
         assert (outdir, desc, kimg) == (tmp_path / "runs", f"arm-{arm}-seed3", 8 + align) and words["--seed"] == "3"
-        assert words["--source"] == str(tmp_path / "s.pkl") and words["--data"] == str(demo.few(tmp_path, 3))
+        assert words["--source"] == str(tmp_path / "s.pkl") and words["--data"] == str(hyper_transfer.few(tmp_path, 3))
         assert ("--align-kimg" in words) == bool(align) and ("--glr" in words) == (arm == "full")
 
 
@@ -37,7 +39,8 @@ def test_table_and_differences():
 
 
 def test_messages():
-    assert demo.extra_flags("hypermod:--glr=1,hypermod:--dlr=2") == {"hypermod": ["--glr=1", "--dlr=2"]}
+    found = hyper_transfer.extra_flags("hypermod:--glr=1,hypermod:--dlr=2", demo.ARMS)
+    assert found == {"hypermod": ["--glr=1", "--dlr=2"]}
     for words, says in ((["--arms=x"], "x is not known"), (["--arms=full,full"], "given twice"),
                         (["--kimg=a"], "whole numbers"), (["--kimg=0"], "from 1 on"),
                         (["--flags=glr=3"], "ARM:--flag=value"), (["--flags=what:--glr=3"], "with an arm of")):
