@@ -72,6 +72,7 @@ def test_what_it_starts(own, tmp_path, monkeypatch, seen):
     assert "75 images of 4 classes, 2 of 5 folds: 30 images are tested, once each" in text
     assert "| UTLO (res_uc 8): cGAN-KD | 1 +- 0 | 1 +- 0 | 1 +- 0 | 1 +- 0 | 1 +- 0 |" in text
     assert "| d (5) | 1.00 | 1.00 |" in text and "| raw fakes" not in text
+    assert "| (the teacher, 0 thousand images) | 0.8 +- 0 | 0.9 +- 0 | - " in text
 
 
 def test_shares_of_a_training_are_kimg_of_it(own, tmp_path, monkeypatch, seen):
