@@ -262,7 +262,7 @@ def _balance(sampler: Sampler, network: str, data: str, fname: str | None, dest:
     sampler = class_match.translated(sampler, real.spec.label, f"--network={network}")
     found = None
     if judge:
-        named = features.parse_overrides([judge]) if os.path.exists(judge) else {judge: None}
+        named = features.parse_overrides([judge], "--judge") if os.path.exists(judge) else {judge: None}
         (name, file), = named.items()
         found = features.load(name, device, {name: file} if file else None)
         found.input.check(real.num_channels, real.resolution, name)

@@ -207,7 +207,8 @@ class Run:
 
     def _announce(self, run_dir: Path, operators: str) -> None:
         spec, config = self.dataset.spec, self.config
-        label = f"{spec.label.dim} classes" if spec.label.kind == "class" else f"{spec.label.dim} label values"
+        label = f"{spec.label.dim} classes" if spec.label.kind == "class" else (
+            f"labels of {spec.label.dim} value{'s' * (spec.label.dim != 1)}")
         n, b = dist.world_size(), config.batch_gpu
         print(f"Run folder:   {run_dir}")
         print(f"Method:       {self.method.name}" + (f", stage {self.stage}" if len(self.method.stages) > 1 else ""))

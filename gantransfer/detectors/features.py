@@ -223,22 +223,24 @@ def reserved_names() -> set[str]:
     return {*RESERVED, *PIXELS, "lpips"}
 
 
-def parse_overrides(items: Sequence[str]) -> dict[str, Path]:
-    """`--detector` values -> {name: file}: 'NAME=FILE', or FILE alone (a descriptor, or a file of a published name)."""
+def parse_overrides(items: Sequence[str], flag: str = "--detector") -> dict[str, Path]:
+    """`--detector` values -> {name: file}: 'NAME=FILE', or FILE alone (a descriptor, weights with their descriptor
+    beside them, or a file of a published name)."""
     result = {}
     for item in items:
         name, sep, file = item.partition("=")
         path = Path(file if sep else item)
         if not path.exists():
-            raise UserError(f"--detector={item}: no such file: {path}")
+            raise UserError(f"{flag}={item}: no such file: {path}")
         util.regular_file(path)
         if not sep:
-            if path.name.endswith(".detector.json"):
-                name = descriptor.read_descriptor(path, reserved_names()).name
-            else:
-                name = next((n for n, r in RESERVED.items() if any(path.name in f.names for f in r.files)), "")
+            name = next((n for n, r in RESERVED.items() if any(path.name in f.names for f in r.files)), "")
+            about = path if path.name.endswith(".detector.json") else path.with_suffix(".detector.json")
+            if not name and about.is_file():
+                name = descriptor.read_descriptor(about, reserved_names()).name
             if not name:
-                raise UserError(f"--detector={item}: say which detector it is: --detector=NAME={item}")
+                raise UserError(f"{flag}={item}: say which detector it is: " + (
+                    f"{flag}=NAME={item}" if flag == "--detector" else f"there is no {about}, which says it"))
         result[name] = path
     return result
 

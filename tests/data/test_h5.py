@@ -292,13 +292,16 @@ def test_without_h5py_the_remedy_is_named(tmp_path, monkeypatch):
 
 def test_raw_folders_of_the_originals(tmp_path):
     faces, road = tmp_path / "UTKFace", tmp_path / "driving"
-    for folder, names in ((faces, ["25_0_1_x.png", "3_1_0_y.png", "99_1_0_z.png"]), (road, ["0.png", "1.png"])):
+    for folder, names in ((faces, ["25_0_1_x.png", "3_1_0_y.png", "99_1_0_z.png", "cover.png"]),
+                          (road, ["0.png", "1.png"])):
         folder.mkdir()
         for n in names:
             (folder / n).write_bytes(png(images(1)[0, 0]))
     (road / "data.txt").write_text("0.png -3.5\n1.png 20.25,2018-07-01 17:09:44:912\n")
     with pytest.raises(UserError, match="--drop-unlabelled"):  # 99 years are outside the published set
         tool(f"--source={faces}", f"--dest={tmp_path / 'f.zip'}", "--labels=utkface")
+    with pytest.raises(UserError, match="no image of .* starts with an age"):
+        tool(f"--source={road}", f"--dest={tmp_path / 'f.zip'}", "--labels=utkface", "--drop-unlabelled")
     tool(f"--source={faces}", f"--dest={tmp_path / 'f.zip'}", "--labels=utkface", "--drop-unlabelled")
     tool(f"--source={road}", f"--dest={tmp_path / 'r.zip'}", "--labels=steering")
     assert sorted(v for _, v in listing(tmp_path / "f.zip")["labels"]) == [[3.0], [25.0]]

@@ -18,6 +18,7 @@ def test_own_detector_by_folder_and_by_flag(tmp_path, monkeypatch, empty_home):
     for overrides in ({"mine": path}, {"mine": tmp_path / "net.pt"}, features.parse_overrides([str(path)])):
         assert torch.equal(features.load("mine", overrides=overrides)(x).features, by_folder)
     (tmp_path / "mine.detector.json").rename(tmp_path / "net.detector.json")
+    assert features.parse_overrides([str(tmp_path / "net.pt")]) == {"mine": tmp_path / "net.pt"}
     assert torch.equal(features.load("mine", overrides={"mine": tmp_path / "net.pt"})(x).features, by_folder)
 
 

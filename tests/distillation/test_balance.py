@@ -107,9 +107,11 @@ def test_a_judge_of_another_size_and_a_zip_of_others_are_one_line(rare, tmp_path
     own = json.loads((ASSETS / "digits32.detector.json").read_text())
     own["input"]["size"] = 32
     (tmp_path / "j.detector.json").write_text(json.dumps(own))
-    shutil.copy(ASSETS / own["file"], tmp_path)
+    weights = shutil.copy(ASSETS / own["file"], tmp_path)
+    bare = shutil.copy(weights, tmp_path / "bare.pt")
     other = Path(shutil.copy(rare, tmp_path / "photos.zip"))
     for flags, said in ((f"--judge={tmp_path}/j.detector.json", "judges 32x32 images, the data set has 16x16"),
+                        (f"--judge={bare}", f"--judge={bare}: say which detector it is: there is no "),
                         (f"--outdir={other}", "exists, and `generate` did not make it")):
         words = "--network=digits", "--balance", f"--data={rare}", f"--outdir={tmp_path}/a.zip", flags
         done = call("generate", *words, check=2)

@@ -71,15 +71,17 @@ _ORIGINALS = {
 def _originals(files: Container, names: Sequence[str], mode: str) -> tuple[dict[str, Any], dict]:
     """Labels of the raw folders: UTKFace's age before the first '_' of a name, steering angles in data.txt.
 
-    Images outside the range that the published sets keep (ages 1 to 60, angles -88.13 to 97.92) get no label.
+    Images outside the range that the published sets keep (ages 1 to 60, angles -88.13 to 97.92), and those whose name
+    says no age, get no label.
     """
     meta, found = _ORIGINALS[mode], {}
     if mode == "utkface":
         for n in names:
             age, _, rest = n.split("/")[-1].partition("_")
-            if not age.isdecimal() or not rest:
-                raise UserError(f"--labels=utkface: {n} of {files.path} does not start with an age, as 25_0_1_x.jpg")
-            found[n] = float(age)
+            if age.isdecimal() and rest:
+                found[n] = float(age)
+        if not found:
+            raise UserError(f"--labels=utkface: no image of {files.path} starts with an age, as 25_0_1_x.jpg")
     else:
         table = next((n for n in files.names if n.split("/")[-1] == "data.txt"), None)
         if table is None:
