@@ -13,7 +13,6 @@ import importlib.util
 import os
 import queue
 import re
-import runpy
 import signal
 import socket
 import subprocess
@@ -61,8 +60,8 @@ def means_cpu(device: str) -> bool:
     version = Path(found.origin).with_name("version.py") if found and found.origin else None
     if version is None or not version.is_file():
         return False
-    facts = runpy.run_path(str(version))
-    return "cuda" in facts and not any(facts.get(k) for k in ("cuda", "hip", "rocm", "xpu"))
+    kinds = dict(re.findall(r"^(cuda|hip|rocm|xpu)\b[^=\n]*= *(.+?) *$", version.read_text(encoding="utf-8"), re.M))
+    return "cuda" in kinds and {*kinds.values()} == {"None"}
 
 
 def environments(num: int, env: Mapping[str, str] | None = None) -> list[dict[str, str]]:

@@ -281,7 +281,7 @@ def _projected(sampler: Sampler, path: str, grid: str | None, outdir: str | None
     import torch
 
     from gantransfer.latent.projection import load, render, with_noise
-    from gantransfer.pictures.files import write_folder
+    from gantransfer.pictures.files import pngs, write_folder
     from gantransfer.pictures.grids import save_grid, zoom_to
     from torch_utils.pixels import to_uint8
 
@@ -297,7 +297,7 @@ def _projected(sampler: Sampler, path: str, grid: str | None, outdir: str | None
     if outdir:
         write = write_folder(Path(outdir), [f"proj{i:02d}" for i in range(len(images))])
         for i, image in enumerate(images):
-            write(i, {"image": image})
+            write(i, pngs({"image": image}))
     print(f"{grid or outdir}: {len(images)} image{'s' * (len(images) != 1)} of {path}")
 
 
