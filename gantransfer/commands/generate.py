@@ -149,8 +149,9 @@ def main(network: str | None, seeds: str | None, class_: str | None, per_class: 
     vector = None if label is None else finite_numbers(label, "--label")
     if vector is not None and spec.kind == "class":
         warn_untrained([k for k, v in enumerate(vector[: spec.dim]) if v], spec, "--label", say)
+    owner = f"the set '{label_set}' of the model" if label_set else "the model"
     plan = listed_plan(spec, list_) if list_ else make_plan(
-        spec, seeds=chosen, classes=None if class_ is None else asked_classes(class_, spec, say=say),
+        spec, seeds=chosen, classes=None if class_ is None else asked_classes(class_, spec, say=say, owner=owner),
         per_class=per_class, policy=labels, vector=vector, values=_label_rows(data) if data else None,
         grid=bool(grid) and not outdir)
     if list_:

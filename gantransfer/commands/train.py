@@ -460,7 +460,9 @@ def choose_method(flags: dict[str, Any], given: dict[str, Any]) -> type[Method]:
     for key in given:
         owners = [m for m, c in TRAIN.items() if key in {f.name for f in dataclasses.fields(c.Options)}]
         if owners and key not in own and given[key] not in (None, False):
-            raise UserError(f"--{key} belongs to method {' and '.join(owners)}, not to {name}")
+            methods = f"method {owners[0]}" if len(owners) == 1 else (
+                f"the methods {', '.join(owners[:-1])} and {owners[-1]}")
+            raise UserError(f"--{key} belongs to {methods}, not to {name}")
         if own.get(key) and given[key] is not None:
             check_choice(f"--{key}", given[key], own[key], f" in method {name}")
     return TRAIN[name]

@@ -123,8 +123,9 @@ class CGANTransfer(BigGAN):
                             f"gains and biases of batch norms (blocks.*.bn1.gain)")
         kwargs = check_transfer_source(source, data, o.source_net)
         if stage == "BN" and source.method == cls.name and (source.stage, kwargs["compat"]) != ("BN", "exact"):
-            raise UserError("classes are added to a source of --stage=BN --compat=exact: later training changes what "
-                            "its earlier classes use")
+            raise UserError(f"--stage=BN adds classes to a BigGAN, or to a snapshot of --stage=BN --compat=exact; "
+                            f"the source is of stage {source.stage}, compat {kwargs['compat']}: more training changes "
+                            f"what its earlier classes use")
         if stage == "FT":
             current = kwargs["n_classes"] - cls.first_of(kwargs)
             if current != data.label.dim:

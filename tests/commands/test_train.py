@@ -75,6 +75,8 @@ def test_help_of_a_method_adds_its_flags_with_their_defaults(call, args):
 
 def test_unknown_flag_names_the_method_that_has_it(call):
     assert "--alpha of --method=utlo" in call("--alphaa=2", code=2)[1]
+    assert "--diffaug belongs to the methods stylegan2, utlo" in (said := call(
+        "--method=mind2mind", "--diffaug=color", code=2)[1]) and " and ccgan, not to mind2mind" in said
 
 
 def test_without_data_it_trains_on_digits(call, tmp_path, monkeypatch):

@@ -118,6 +118,9 @@ def test_classes_added_later_leave_earlier_ones(source, added):
             assert torch.equal(v[:, :NEW], before[k]) and not torch.equal(v[:, NEW:], torch.zeros_like(v[:, NEW:]))
     with pytest.raises(UserError, match="fine-tune"):
         make("cgantransfer", spec(2), again, "FT")
+    again.stage = "FT"
+    with pytest.raises(UserError, match="the source is of stage FT, compat exact"):
+        make("cgantransfer", spec(2), again)
 
 
 @pytest.mark.parametrize("options", [dict(scores="softmax"), dict(scores="none"), dict(scores="fixed"),
