@@ -99,7 +99,7 @@ def table(cls: type, page: Path) -> str:
     bases = [c for c in cls.__mro__[1:] if dotted(c) in where]
     if bases:
         links = [link(dotted(c), where[dotted(c)], page) for c in bases]
-        lines += ["", f"Besides these, the flags of {' and of '.join(links)}."]
+        lines += ["", f"Further flags: {', '.join(links)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -111,8 +111,8 @@ def link(name: str, target: Path, page: Path) -> str:
     title = re.search(r"^# (.*)$", text, re.M)[1]
     file = os.path.relpath(target, page.parent).replace(os.sep, "/")
     anchor = re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
-    said = heading.lower() if target.parent == DOCS or target == page else title.split(":")[0]
-    return f"[{said}]({file}#{anchor})"
+    said = heading if heading != "Flags" and (target.parent == DOCS or target == page) else title.split(":")[0]
+    return f"[{said.lower() if said[1:].islower() else said}]({file}#{anchor})"
 
 
 def rewritten(page: Path) -> str:
