@@ -32,7 +32,7 @@ from dnnlib.util import run_cli
 from gantransfer import methods
 from gantransfer.commands import method_flags, train_flags
 from gantransfer.distillation import presets
-from gantransfer.experiments import longtail
+from gantransfer.experiments import harness, longtail
 from gantransfer.methods import cgan_kd, density_ratio
 from gantransfer.methods.stylegan2 import CFGS
 from gantransfer.metrics import table as metrics
@@ -182,6 +182,19 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
                 room = "experiments" if m["room"] else "commands"
                 found.append((f"gantransfer.{room}.{m['command'] or m['script']}", words_of(line[m.end():])))
     return found
+
+
+def test_arms_of_the_examples_exist_and_new_ones_have_new_names():
+    """Names of arms, and flags of those that a line adds itself."""
+    found = [(name, words) for p in PAGES for name, words in commands(p.read_text(encoding="utf-8"))]
+    texts = [w.partition("=")[2] for name, words in found if name.endswith(".longtail")
+             for w in words if w.startswith("--arm=")]
+    assert len(harness.own_arms(dict.fromkeys(texts), longtail.ARMS)) >= 3
+    for name, words in found:
+        for word in words:
+            if word.startswith("--arms="):
+                arms = importlib.import_module(name).ARMS
+                assert harness.chosen(word.partition("=")[2], arms, [*arms])
 
 
 def all_flags() -> set[str]:

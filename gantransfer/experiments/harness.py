@@ -146,13 +146,16 @@ def chosen(text: str, known: Mapping[str, Any], every: Sequence[str] = (), flag:
 
 
 def own_arms(texts: Sequence[str], taken: Mapping[str, Arm]) -> dict[str, Arm]:
-    """'utlo16: --add_uc=True --res_uc=16' -> arms. UserError for what `train` does not know."""
+    """'tail: --recipe=tail' -> arms. UserError for what `train` does not know."""
     out = {}
     for text in texts:
         name, colon, line = (part.strip() for part in text.partition(":"))
-        if not colon or not re.fullmatch("[a-z0-9][a-z0-9-]*", name) or name in (*out, *taken):
+        if not colon or not re.fullmatch("[a-z0-9][a-z0-9-]*", name) or name in out:
             raise UserError(f"--arm={text}: write NAME: --FLAG=VALUE ..., each name once, for example "
-                            "--arm=\"utlo16: --add_uc=True --res_uc=16\"")
+                            "--arm=\"tail: --recipe=tail\"")
+        if name in taken:
+            raise UserError(f"--arm={text}: there is an arm of this name, {taken[name].line}; take it with --arms, or "
+                            f"choose another name")
         train_flags(line, f"--arm={name}")
         out[name] = Arm(name, line, "the user's")
     return out

@@ -155,7 +155,7 @@ def test_an_artificial_tail_of_own_images(own, tmp_path, monkeypatch):
     (["--arm=a: --seed=3"], "--seed is given by the study"), (["--common=--data=x"], "--data is given by the study"),
     (["--arm=a: --lecam=1", "--arm=a: --lecam=2"], "each name once"), (["--arm=a: --x='"], "quotation"),
     (["--data={own}", "--heldout={own}", "--best", "--arms=x"], "x is not known"),
-    (["--data=nowhere.zip"], "nowhere.zip"), (["--arm=baseline: --lecam=1"], "each name once"),
+    (["--data=nowhere.zip"], "nowhere.zip"), (["--arm=utlo8: --lecam=1"], "an arm of this name, --add_uc"),
 ])
 def test_bad_input_is_one_line_before_anything_starts(own, tmp_path, monkeypatch, flags, says):
     with pytest.raises(UserError, match=says) as e:
