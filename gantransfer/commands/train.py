@@ -260,12 +260,15 @@ class Setup:
         from gantransfer.commands.run import Run
 
         f = self.flags
+        again = {}
+        if self.auto or self.continues and f["resume"] != "latest":  # by another --kimg `latest` looks for another name
+            again["again"] = "run the command again to continue"
         return Run(self.method, self.opts, self.run, self.dataset, self.stage, self.resolved(), self.metrics,
                    named_files(f["detector"]), lambda: self._reference, f["best"], f["stop_after"], f["keep"],
                    f["graphs"], outdir=f["outdir"], torchrun=self.torchrun,
                    flags=config.recorded(self.given, ("resume", *self.by_recipe)) | self._weights(),
-                   outputs=dict(evaluate_at_start=bool(f["eval_at_start"]),
-                                                    wandb_project=f["wandb_proj"], workers=f["workers"]))
+                   outputs=dict(evaluate_at_start=bool(f["eval_at_start"]), wandb_project=f["wandb_proj"],
+                                workers=f["workers"], **again))
 
     def _weights(self) -> dict[str, str]:
         """--resume, as a repetition needs it: a run that goes on began with weights, or with none."""

@@ -292,7 +292,9 @@ def test_detector_weights_are_checked_before_training(call, tiny_zip, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-def test_options_of_a_continued_run_must_agree(call, refused, tiny_zip, tmp_path):
+def test_options_of_a_continued_run_must_agree(call, refused, tiny_zip, tmp_path, monkeypatch):
+    loop, again = training_loop.run, []  # what a stop would say
+    monkeypatch.setattr(training_loop, "run", lambda *a, **k: (again.append(a[3].again), loop(*a, **k))[1])
     base = [*TINY, f"--data={tiny_zip}", f"--outdir={tmp_path}", "--desc=a"]
     call(*base, "--kimg=0.016")
     out, _ = call(*base, "--kimg=0.016", "--resume=latest")
@@ -306,6 +308,8 @@ def test_options_of_a_continued_run_must_agree(call, refused, tiny_zip, tmp_path
     out, _ = call(*base, f"--resume={run}", "--kimg=0.032")
     assert "Continuing" in out
     assert load(max(run.glob("network-snapshot-*.pkl"))).cur_nimg == 32
+    # --resume=latest would look for the name of another --kimg
+    assert again == ["continue with --resume=latest"] * 2 + ["run the command again to continue"]
 
 
 def test_a_continued_run_keeps_its_rounds(call, tiny_zip, tmp_path):
