@@ -214,6 +214,7 @@ TESTED_IN = {
     "distillation/losses": "golden/test_cgankd_losses.py", "distillation/report": "commands/test_distill.py",
     "distillation/validation": "commands/test_distill.py",
     "experiments/demo": "experiments/test_children.py", "experiments/mind2mind": "experiments/test_children.py",
+    "experiments/latent_transfer": "experiments/test_transfer_arms.py",
     "experiments/biggan_transfer": "experiments/test_cgantransfer.py",
     "experiments/hyper_transfer": "experiments/test_hypermod.py",
     "experiments/students": "experiments/test_distill.py", "experiments/student_tables": "experiments/test_ccgan.py",

@@ -11,13 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import numpy as np
 
 from gantransfer.commands.flags import SEED, FloatRange
 from gantransfer.experiments import harness, jobs, longtail, sheets
 from gantransfer.experiments.jobs import Job
 from gantransfer.metrics.paired import read_result, table
-from gantransfer.pictures.grids import save_grid, zoom_to
 
 ARMS = {a: longtail.ARMS[a] for a in ("baseline", "utlo-balanced", "balanced", "utlo")}  # the first two; --all: four
 # Bars a correct implementation meets at 20 kimg with one seed (mean plus about three seed deviations):
@@ -62,7 +60,7 @@ def main(folder: Path, kimg: float, seed: int, everything: bool) -> None:
         results[a] = measured(path, judge)
     study.step()
     picture = folder / "demo.png"
-    draw(picture, ref, snapshots)
+    sheets.save_with_small(picture, ref, {a: (ARMS[a].title, path) for a, path in snapshots.items()})
     where = "\n".join(f"{ARMS[a].title + ':':22s}{path}" for a, path in snapshots.items())
     study.finish(results_table(results, kimg), picture=picture)
     print(f"{where}\nOne seed does not rank methods; `gantransfer experiment longtail` repeats this with several.")
@@ -84,28 +82,3 @@ def results_table(results: dict[str, dict], kimg: float) -> str:
     keys = [k for k in next(iter(results.values())) if all(k in r for r in results.values())]
     return "\n".join(table([f"{kimg:g} kimg", *(ARMS[a].title for a in results)],
                            [[harness.name_of(k), *(cell(k, a) for a in results)] for k in keys]))
-
-
-def draw(path: Path, ref: Path, snapshots: dict[str, Path]) -> None:
-    """A row per class with its number of training images: held-out reals | each arm; beneath, UTLO's small images."""
-    from gantransfer.data.dataset import reference_dataset
-
-    samplers = {a: sheets.sampler_of(p) for a, p in snapshots.items()}
-    spec = next(iter(samplers.values())).spec
-    blocks = {"held out": sheets.reals(reference_dataset(spec, path=str(ref)), 12)}
-    blocks |= {ARMS[a].title: sheets.generated(s, spec.label.dim, 12) for a, s in samplers.items()}
-    strip = None
-    for a, s in samplers.items():
-        if "uc" in s.views:
-            small = label_free(s)
-            save_grid(path.with_name(f"{a}-label-free.png"), small, 12, zoom=zoom_to(small.shape[-1], 64),
-                      title=f"{ARMS[a].title}: label-free images")
-            strip = strip or (f"{ARMS[a].title}: label-free {small.shape[-1]}x{small.shape[-1]} images", small)
-    sheets.save_sheet(path, blocks, list(map(spec.label.counted, range(spec.label.dim))), strip=strip,
-                      title=f"{spec.name}: classes, and how many training images each had")
-
-
-def label_free(s, n: int = 24) -> np.ndarray:
-    import torch
-
-    return s(range(n), torch.zeros(n, s.spec.label.dim), view="uc").numpy()

@@ -10,16 +10,15 @@ value for that many pairs under every judge.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from gantransfer.commands.flags import SEED, FloatRange, IntRange
-from gantransfer.experiments import harness
+from gantransfer.experiments import arm_tables, harness
 from gantransfer.experiments.harness import Arm
 from gantransfer.experiments.paired_arms import PairedArms
-from gantransfer.metrics.paired import difference, spread, table, versions
+from gantransfer.metrics.paired import versions
 
 ARMS = {
     "baseline": Arm("baseline", "--method=stylegan2"),
@@ -89,36 +88,5 @@ def main(folder: Path | None, data: str | None, heldout: str | None, arms: str, 
                   primary=PRIMARY, machine=platform.processor() or platform.machine(), versions=versions(),
                   flags={a: study.flags(a) for a in names}, notes=study.notes, values=values, seconds=seconds,
                   **(dict(best=chosen, best_kimg=study.of("best_kimg")) if best else {}))
-    study.study.finish(report(names, values, seconds, kimg, known, study.notes, chosen), result,
-                       ("compare.md", "compare.json"), folder / "compare.png", out)
-
-
-def report(names: list[str], values: dict, seconds: dict, kimg: float, arms: Mapping[str, Arm] = ARMS,
-           notes: Sequence[str] = (), best: dict | None = None) -> str:
-    """Markdown: mean and spread per arm, then paired differences against the first arm, per judge."""
-    seeds, judges = len(values[names[0]][0]), range(len(values[names[0]]))
-    kinds = {"": values} | ({", best": best} if best else {})
-    keys = [k for k in values[names[0]][0][0]
-            if all(v.get(k) is not None for kind in kinds.values() for a in names for js in kind[a] for v in js)]
-    primary = PRIMARY if PRIMARY in keys else "class_fd"
-    title = {a: arms[a].title if a in arms else a for a in names}
-    many = seeds > 1
-    lines = [f"{kimg:g} kimg, {seeds} paired seed{'s' * many}{'; mean +- sample standard deviation' * many}. Primary "
-             f"column, fixed before the runs: {harness.name_of(primary)}.", *notes]
-    if best:
-        lines.append("'best': the snapshot of each run with the lowest per-class FD on a part that no figure is of.")
-    for j in judges:
-        rows = [[harness.name_of(k, primary), *(spread([v[k] for v in kind[a][j]]) for a in names
-                                                for kind in kinds.values())] for k in keys]
-        rows += [["seconds", *(spread(seconds[a]) if not kind else "" for a in names for kind in kinds)]] * (j == 0)
-        lines += ["", f"Judge {j}:", "", *table(["", *(title[a] + kind for a in names for kind in kinds)], rows)]
-    pairs = [(names[0], other) for other in names[1:]] + [p for p in BESIDE if {*p} <= {*names[1:]}]
-    how = (f"mean +- standard error, in brackets the pairs in which it is lower; {harness.bold(seeds)}" if many else
-           "one pair tells nothing of chance: no interval, and nothing is bold")
-    lines += ["", f"Paired differences: {how}."]
-    for a, b in pairs:
-        lines += ["", f"{title[b]} minus {title[a]}:", ""]
-        lines += table(["", *(f"judge {j}{kind}" for kind in kinds for j in judges)], [
-            [harness.name_of(k, primary), *(cell for kind in kinds.values() for cell in difference(
-                *([[v[k] for v in judge] for judge in kind[x]] for x in (a, b))).cells())] for k in keys])
-    return "\n".join(lines)
+    text = arm_tables.of_recipes(names, values, seconds, kimg, known, PRIMARY, BESIDE, study.notes, chosen)
+    study.study.finish(text, result, ("compare.md", "compare.json"), folder / "compare.png", out)

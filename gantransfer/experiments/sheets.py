@@ -45,6 +45,29 @@ def save_classes(path: Path, data: Any, snapshots: Mapping[str, Path], columns: 
     save_sheet(path, blocks, list(map(label.counted, range(label.dim))), per_band=per_band, title=title)
 
 
+def save_with_small(path: Path, ref: Path, snapshots: Mapping[str, tuple[str, Path]]) -> None:
+    """A row per class with its number of training images: held-out reals | each arm, its (title, snapshot); beneath,
+    UTLO's label-free small images, of which each arm has a file, too."""
+    import torch
+
+    from gantransfer.data.dataset import reference_dataset
+
+    samplers = {a: (title, sampler_of(p)) for a, (title, p) in snapshots.items()}
+    spec = next(iter(samplers.values()))[1].spec
+    blocks = {"held out": reals(reference_dataset(spec, path=str(ref)), 12)}
+    blocks |= {title: generated(s, spec.label.dim, 12) for title, s in samplers.values()}
+    strip = None
+    for a, (title, s) in samplers.items():
+        if "uc" in s.views:
+            small = s(range(24), torch.zeros(24, spec.label.dim), view="uc").numpy()
+            size = small.shape[-1]
+            grids.save_grid(path.with_name(f"{a}-label-free.png"), small, 12, zoom=grids.zoom_to(size, 64),
+                            title=f"{title}: label-free images")
+            strip = strip or (f"{title}: label-free {size}x{size} images", small)
+    save_sheet(path, blocks, list(map(spec.label.counted, range(spec.label.dim))), strip=strip,
+               title=f"{spec.name}: classes, and how many training images each had")
+
+
 def save_sheet(path: Path, blocks: Mapping[str, Sequence[np.ndarray]], rows: Sequence[str], per_band: int = 8,
                strip: tuple[str, np.ndarray] | None = None, title: str = "") -> None:
     """Write a PNG, twice enlarged. blocks: title -> per row uint8 [N, C, H, W]; at most `per_band` beside each other.

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The comparison's arithmetic, and that every arm reads its own runs."""
+"""Every arm reads its own runs; a comparison from its first command to its table."""
 
 import itertools
 import json
 
-import numpy as np
 import torch
 
 from gantransfer.experiments import demo, harness, jobs, longtail
@@ -20,25 +19,6 @@ def test_every_arm_finds_its_own_run(tmp_path):
     assert len({*found}) == len(found) == 3 * len(arms)
     for (arm, seed), run in zip(itertools.product(arms, (0, 1, 10)), found):
         assert run.name.endswith(f"-{arm}-seed{seed}")
-
-
-def values(arms, shift, noise, seeds=5):
-    rng = np.random.RandomState(0)
-    base = rng.rand(seeds) * 10
-    return {a: [[{"class_fd_few": float(base[s] + shift[a] + noise * rng.randn())} for s in range(seeds)]
-                for _ in range(2)] for a in arms}
-
-
-def test_only_differences_beyond_t_under_every_judge_are_bold():
-    arms = ["baseline", "far", "near"]
-    v = values(arms, dict(baseline=0, far=-5, near=0), noise=0.3)
-    text = longtail.report(arms, v, {a: [1.0] * 5 for a in arms}, 20)
-    rows = {line.split(" minus ")[0]: text.splitlines()[i + 4] for i, line in enumerate(text.splitlines())
-            if " minus " in line}
-    assert "**-" in rows["far"] and "(5/5)" in rows["far"] and "**" not in rows["near"]
-    v["far"][1] = v["baseline"][1]  # the second judge sees no difference
-    text = longtail.report(arms, v, {a: [1.0] * 5 for a in arms}, 20)
-    assert "**" not in text.split("far minus")[1].split("near minus")[0] and text.count("Student's t") == 1
 
 
 def test_tiny_comparison_end_to_end(tmp_path, call, monkeypatch):

@@ -161,20 +161,3 @@ def test_bad_input_is_one_line_before_anything_starts(own, tmp_path, monkeypatch
     with pytest.raises(UserError, match=says) as e:
         record("longtail", [f.format(own=own) for f in flags], tmp_path / "d", monkeypatch)
     assert "\n" not in str(e.value) and not list((tmp_path / "d").glob("*.[zp]*"))
-
-
-def test_one_pair_has_no_interval():
-    values = {a: [[dict(class_fd_few=v, fd=2 * v)]] for a, v in (("baseline", 5.0), ("utlo", 3.0))}
-    text = longtail.report(["baseline", "utlo"], values, {"baseline": [1.0], "utlo": [2.0]}, 4)
-    assert "nan" not in text and "+-" not in text and "**" not in text
-    assert "| per-class FD, rare classes (primary) | -2 |" in text and "| seconds | 1 | 2 |" in text
-
-
-def test_best_has_columns_of_its_own():
-    values = {a: [[dict(class_fd_few=v + s, fd=2.0) for s in range(3)]] for a, v in (("baseline", 5.0), ("utlo", 3.0))}
-    best = {a: [[{**v, "fd": 1.0} for v in judge] for judge in judges] for a, judges in values.items()}
-    seconds = {a: [1.0] * 3 for a in values}
-    text = longtail.report(list(values), values, seconds, 4, longtail.ARMS, ["A note."], best)
-    assert "| | baseline | baseline, best | UTLO (res_uc 4) | UTLO (res_uc 4), best |" in text
-    assert "| FD | 2 +- 0 | 1 +- 0 | 2 +- 0 | 1 +- 0 |" in text and "A note." in text
-    assert "| | judge 0 | judge 0, best |" in text

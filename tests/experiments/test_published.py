@@ -6,7 +6,16 @@ import re
 
 import pytest
 
-from gantransfer.experiments import ccgan, cgantransfer, distill, hypermod, longtail, mind2mind, student_tables
+from gantransfer.experiments import (
+    arm_tables,
+    ccgan,
+    cgantransfer,
+    distill,
+    hypermod,
+    longtail,
+    mind2mind,
+    student_tables,
+)
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "docs" / "results"
@@ -17,7 +26,8 @@ def by_key(result, key):
 
 
 def of_longtail(r, c):
-    return longtail.report(c["arms"], r["values"], r["seconds"], c["kimg"])
+    return arm_tables.of_recipes(c["arms"], r["values"], r["seconds"], c["kimg"], longtail.ARMS, longtail.PRIMARY,
+                                 longtail.BESIDE)
 
 
 def of_cgantransfer(r, c):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transfer on the user's own images: which classes go where, what is started, whose files count, the picture."""
+"""Transfer on the user's own images: which classes go where, what is started, whose files count, the picture.
+With experiments/latent_transfer.py."""
 
 import json
 import shutil
