@@ -18,6 +18,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 TABLE = re.compile(r"(<!-- flags: ([\w.]+) -->\n)(.*?)(<!-- end of flags -->)", re.S)
 PRESET = "(preset)"
+WEIGHTS = "../calc_metrics.md#detectors-and-where-their-files-are-searched"
 NO_FLAGS = {"extractor"}  # set by a command, not by the user
 
 
@@ -95,11 +96,15 @@ def table(cls: type, page: Path) -> str:
         lines.append(f"| `--{f.name}` {value(f)} | {default} | {meaning(f, text)} |")
     if any(PRESET in line for line in lines):
         lines += ["", f"{PRESET}: with `--cfg=auto` at 64x64 pixels."]
+    from gantransfer.methods import TRAIN
+
     where = {name: p for p in pages() for _, name, *_ in TABLE.findall(p.read_text(encoding="utf-8"))}
     bases = [c for c in cls.__mro__[1:] if dotted(c) in where]
     if bases:
         links = [link(dotted(c), where[dotted(c)], page) for c in bases]
         lines += ["", f"Further flags: {', '.join(links)}."]
+        if cls in [m.Options for m in TRAIN.values()]:
+            lines[-1] += f" The metrics of large presets need [Inception's weights]({WEIGHTS})."
     return "\n".join(lines) + "\n"
 
 

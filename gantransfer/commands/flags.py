@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 INT64 = 2**63
 SHIPPED = {"digits": "digits16.pkl"}  # models in assets/, each with a .json beside it that says how it was made
 SEED_DIGITS = 1000
+STUDY = "GANTRANSFER_STUDY"  # set where a study has started the command, and will go on with it
 
 
 def _name(param: click.Parameter | None) -> str:

@@ -355,7 +355,8 @@ def differing(old: dict[str, Any], new: dict[str, Any], free: set[str]) -> str |
             if isinstance(a, dict) and isinstance(b, dict):
                 part = next(k for k in sorted({**a, **b}) if a.get(k) != b.get(k))
                 key, a, b = f"{key}.{part}", a.get(part), b.get(part)
-            return f"{key}={a}, not {b}"
+            short = [f"{v:g}" if isinstance(v, float) else v for v in (a, b)]
+            return "{}={}, not {}".format(key, *(short if short[0] != short[1] else (a, b)))
     return None
 
 

@@ -16,7 +16,7 @@ import click
 from dnnlib import json_file, run_folder
 from dnnlib.util import UserError, printable
 from gantransfer.commands import CONTEXT, config
-from gantransfer.commands.flags import check_choice, named_files
+from gantransfer.commands.flags import STUDY, check_choice, named_files
 from gantransfer.commands.train_flags import IMPLIES, SECTIONS, Train, method_flags
 from gantransfer.data import resolution
 
@@ -261,7 +261,8 @@ class Setup:
 
         f = self.flags
         again = {}
-        if self.auto or self.continues and f["resume"] != "latest":  # by another --kimg `latest` looks for another name
+        # A study continues its trainings by itself; by another --kimg `latest` looks for another name.
+        if self.auto or os.environ.get(STUDY) or self.continues and f["resume"] != "latest":
             again["again"] = "run the command again to continue"
         return Run(self.method, self.opts, self.run, self.dataset, self.stage, self.resolved(), self.metrics,
                    named_files(f["detector"]), lambda: self._reference, f["best"], f["stop_after"], f["keep"],

@@ -90,7 +90,7 @@ class ImageDataset(torch.utils.data.Dataset):
         kind, ids, values, raw = self._labels(own) if use_labels else ("none", None, None, None)
         if class_map is not None and kind != "none":
             if kind != "class":
-                raise UserError(f"a class map needs class labels, but {own.where} has vectors")
+                raise UserError(f"a class map needs class labels, but those of {own.where} are continuous")
             keep = np.flatnonzero(np.isin(ids, list(class_map)))
             if len(keep) == 0:
                 raise UserError(f"no image of {self._files.path} has one of the {len(class_map)} classes asked for")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnnlib.util import UserError
+from gantransfer.commands.flags import STUDY
 
 PACKAGES = Path(__file__).resolve().parents[2]  # where gantransfer was imported from, installed or a checkout
 
@@ -63,7 +64,8 @@ def run_jobs(jobs: Sequence[Job], parallel: int = 1, threads: int = 1, quiet: bo
 
 def _start(job: Job, threads: int, lock: threading.Lock, quiet: bool):
     # The child takes the packages of this process, not what lies in the current folder.
-    env = dict(os.environ, OMP_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1", PYTHONSAFEPATH="1")
+    env = dict(os.environ, OMP_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1", PYTHONSAFEPATH="1",
+               **{STUDY: "1"})
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGES), env.get("PYTHONPATH")]))
     process = subprocess.Popen([sys.executable, "-m", "gantransfer", *job.argv], stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, env=env, text=True, errors="replace")

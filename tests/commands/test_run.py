@@ -22,7 +22,8 @@ from gantransfer.training_loop import find_states
     ({"a": 1, "b": 2}, {"a": 1, "b": 2}, None), ({"a": 1}, {"a": 2}, "a=1, not 2"), ({"a": 1}, {}, "a=1, not None"),
     ({}, {"a": 1}, "a=None, not 1"), ({"g": {"x": 1, "y": 2}}, {"g": {"x": 1, "y": 3}}, "g.y=2, not 3"),
     ({"g": {"x": 1}}, {"g": {"x": 1, "y": 3}}, "g.y=None, not 3"), ({"free": 1, "a": 0}, {"free": 2, "a": 0}, None),
-    ({"free": 1}, {}, None)])
+    ({"free": 1}, {}, None), ({"k": 0.1 + 0.2}, {"k": 2.0}, "k=0.3, not 2"), ({"k": 0.5}, {}, "k=0.5, not None"),
+    ({"k": 0.1 + 0.2}, {"k": 0.3}, "k=0.30000000000000004, not 0.3")])
 def test_what_differs_is_named_whichever_side_has_it(old, new, said):
     assert harness.differing(old, new, {"free"}) == said
 

@@ -374,6 +374,16 @@ def test_files_left_out_are_counted_and_no_class_vanishes(tmp_path, tool, accept
     assert Container(tmp_path / "o.zip").read_json("dataset.json")["class_names"] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("table, labels", [("data.txt", "steering"), ("angles.csv", "{folder}/angles.csv:angle")])
+def test_a_table_that_labels_are_read_from_is_not_left_out(tmp_path, accepted, table, labels):
+    text = "name,angle\n1.png,0.5\n2.png,-3\n" if table.endswith("csv") else "1.png 0.5\n2.png -3\n"
+    path = write(tmp_path / "x", {**images("1.png", "2.png"), table: text.encode()})
+    words = [f"--source={path}", f"--labels={labels.format(folder=path)}"]
+    assert "left out" not in accepted(*words, f"--dest={tmp_path}/o.zip")
+    (tmp_path / "x" / "notes.txt").write_text("x")
+    assert "1 file is left out: 1 .txt" in accepted(*words, f"--dest={tmp_path}/p.zip")
+
+
 @pytest.mark.parametrize("extra, empty", [
     ({"b/": b""}, True), ({"b/.DS_Store": b"x"}, True), ({"b/deep/x.mp4": b"x"}, True),
     ({"docs/readme.txt": b"x"}, False),

@@ -37,3 +37,11 @@ def test_label_sets_in_a_list(tmp_path):
     assert plan.split_label_set("name:ash", Two()) == (None, "name:ash")
     with pytest.raises(UserError, match="--class=new:3,old:1: old:1 is of another set"):
         plan.split_label_set("new:3,old:1", Two())
+    with pytest.raises(UserError, match="--class=odd:3: this model has old:0 to old:"):
+        plan.split_label_set("odd:3", Two())
+
+    class One(Two):
+        label_sets = {}
+
+    with pytest.raises(UserError, match="--class=old:3: this model has one set of classes; omit the part before ':'"):
+        plan.split_label_set("old:3", One())

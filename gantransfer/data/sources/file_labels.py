@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ def file_labels(files: Container, names: Sequence[str], options: SourceOptions) 
         rows = rows_for(*options.label_list, names, files.path, options.report)
         return from_column(list(rows), list(rows.values()), options, ":".join(options.label_list))
     if mode in ("utkface", "steering"):
-        labels, meta = _originals(files, names, mode)
+        labels, meta = _originals(files, names, options)
         return Labels(labels, how=mode, label_meta=with_range(labels, meta, options, files.path))
     if mode in ("auto", "json") and files.label_file() is not None:
         return _json_labels(files, names, options)
@@ -62,20 +63,31 @@ def _json_labels(files: Container, names: Sequence[str], options: SourceOptions)
     return classes_or_values(raw, file, options, "dataset.json")
 
 
+def table_of_labels(files: Container, options: SourceOptions) -> str | None:
+    """The file among `files`, no image, that labels are read from: data.txt of steering angles, or a list that lies
+    beside the images."""
+    if options.labels == "steering":
+        return next((n for n in files.names if n.split("/")[-1] == "data.txt"), None)
+    if options.labels == "list" and os.path.isdir(files.path):
+        inside = os.path.relpath(os.path.realpath(options.label_list[0]), os.path.realpath(files.path))
+        return None if inside.startswith(os.pardir) else inside.replace(os.sep, "/")
+    return None
+
+
 _ORIGINALS = {
     "utkface": dict(kind="regression", unit="year", offset=0.0, scale=60.0, min=1.0, max=60.0),
     "steering": dict(kind="regression", unit="degree", offset=-88.13, scale=186.05, min=-88.13, max=97.92),
 }
 
 
-def _originals(files: Container, names: Sequence[str], mode: str) -> tuple[dict[str, Any], dict]:
+def _originals(files: Container, names: Sequence[str], options: SourceOptions) -> tuple[dict[str, Any], dict]:
     """Labels of the raw folders: UTKFace's age before the first '_' of a name, steering angles in data.txt.
 
     Images outside the range that the published sets keep (ages 1 to 60, angles -88.13 to 97.92), and those whose name
     says no age, get no label.
     """
-    meta, found = _ORIGINALS[mode], {}
-    if mode == "utkface":
+    meta, found = _ORIGINALS[options.labels], {}
+    if options.labels == "utkface":
         for n in names:
             age, _, rest = n.split("/")[-1].partition("_")
             if age.isdecimal() and rest:
@@ -83,7 +95,7 @@ def _originals(files: Container, names: Sequence[str], mode: str) -> tuple[dict[
         if not found:
             raise UserError(f"--labels=utkface: no image of {files.path} starts with an age, as 25_0_1_x.jpg")
     else:
-        table = next((n for n in files.names if n.split("/")[-1] == "data.txt"), None)
+        table = table_of_labels(files, options)
         if table is None:
             raise UserError(f"--labels=steering: {files.path} has no data.txt with lines such as '0.jpg -3.5'")
         base = table.rpartition("/")[0]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -11,10 +12,10 @@ from dnnlib.util import UserError
 from gantransfer.data.container import Container
 from gantransfer.data.decode import read_picture
 from gantransfer.data.labels import some
-from gantransfer.data.names import clean_name, counted, valid_text
+from gantransfer.data.names import clean_name, counted, extension, valid_text
 from gantransfer.data.sources import heif
 from gantransfer.data.sources.base import Item, Source, SourceOptions, check_labelled, choose_split
-from gantransfer.data.sources.file_labels import file_labels
+from gantransfer.data.sources.file_labels import file_labels, table_of_labels
 
 SPLITS = ("train", "val", "reference", "all")
 
@@ -28,8 +29,8 @@ def open_source(path: str, options: SourceOptions) -> Source:
     if files.others.keys() & set(heif.EXTENSIONS) and heif.register():
         files = Container(path, options.follow_links, heif.EXTENSIONS)
     names = files.image_names
-    if files.others:
-        options.report(left_out(files))
+    if others := left_out(files, table_of_labels(files, options)):
+        options.report(others)
     if not names:
         raise UserError(f"no images in {path}")
     generated, splits, attributes = read_parts(files, names)
@@ -54,10 +55,12 @@ def open_source(path: str, options: SourceOptions) -> Source:
                   attributes=attributes, generated=generated, num_classes=found.num_classes)
 
 
-def left_out(files: Container) -> str:
-    """'5 files are left out: 4 .heic (convert them first), 1 .txt': what is no image of a known kind."""
-    n = sum(files.others.values())
-    return f"{n} file{'s are' if n > 1 else ' is'} left out: {counted(files.others.items())}"
+def left_out(files: Container, table: str | None = None) -> str:
+    """'5 files are left out: 4 .heic (convert them first), 1 .txt': what is neither an image of a known kind nor the
+    `table` of labels; '' where there is nothing."""
+    others = files.others - Counter([extension(table)] if table else ())
+    n = sum(others.values())
+    return f"{n} file{'s are' if n > 1 else ' is'} left out: {counted(others.items())}" if n else ""
 
 
 def read_parts(files: Container, names: Sequence[str]) -> tuple[bool, dict[str, list[int]], dict[str, list[int]]]:
