@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The forms that each CUDA source instantiates for NVRTC, compiled by NVRTC 12 for sm_70: CUDA 13 dropped Volta, and
-all code for architectures before sm_80 is in them, in seconds."""
+"""The forms that each CUDA source instantiates for NVRTC, compiled by NVRTC 12 for sm_70: CUDA 13 dropped Volta."""
 
 from __future__ import annotations
 
