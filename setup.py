@@ -59,7 +59,7 @@ if os.environ.get("GANTRANSFER_PREBUILD") == "1":
     import pybind11
 
     extensions.append(Extension("torch_utils._build_info", sources=[], include_dirs=[pybind11.get_include()],
-                                extra_compile_args=["-std=c++17"], language="c++"))
+                                extra_compile_args=["-std=c++17", "-O0", "-g0"], language="c++"))
     commands["build_ext"] = Prebuild
 
 setup(packages=packages, package_dir=package_dir, package_data=package_data, ext_modules=extensions, cmdclass=commands)

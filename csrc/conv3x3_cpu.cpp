@@ -33,7 +33,7 @@ void weight_grad(const Image& out, const Image& in, const Weight& w) {
   };
   if (tiles == block) {
     transform(0, tiles);
-    at::parallel_for(0, spread.panels(), 1, [&](int64_t first, int64_t last) {
+    parallel_for(spread.panels(), 1, [&](int64_t first, int64_t last) {
       Scratch own(Panels::numbers(kKernels, spread.width, in.c));
       const Panels total = own.take(kKernels, spread.width, in.c);
       for (int64_t panel = first; panel < last; panel++) {

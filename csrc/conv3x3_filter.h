@@ -31,7 +31,7 @@ class Scratch {
 
 template <class F>
 void in_parallel(int64_t n, int64_t grain, const F& f) {
-  at::parallel_for(0, n, grain, [&](int64_t first, int64_t last) {
+  parallel_for(n, grain, [&](int64_t first, int64_t last) {
     for (; first < last; first++) f(first);
   });
 }
@@ -47,7 +47,7 @@ void filter(const Weight& w, const Panels* ready, int64_t tiles, int64_t togethe
     Scratch all(Panels::numbers(points, w.terms, tiles));
     const Panels from = all.take(points, w.terms, tiles);
     in_parallel(tiles, 8, [&](int64_t t) { read(t, from, t); });
-    at::parallel_for(0, w.outputs / width, 1, [&](int64_t first, int64_t last) {
+    parallel_for(w.outputs / width, 1, [&](int64_t first, int64_t last) {
       Scratch own((ready ? 0 : Panels::numbers(kKernels, width, w.terms)) + Panels::numbers(points, width, tiles));
       const Panels products = own.take(points, width, tiles);
       const Panels made = ready ? *ready : own.take(kKernels, width, w.terms);
@@ -68,7 +68,7 @@ void filter(const Weight& w, const Panels* ready, int64_t tiles, int64_t togethe
   // Enough rows that reading the kernels does not limit, few enough that tiles and products stay in the cache.
   const int64_t block = std::min<int64_t>(tiles, w.terms * w.outputs > kWide ? 96 : 24),
                 chunk = ((block - 1) / together + 1) * together;
-  at::parallel_for(0, (tiles - 1) / chunk + 1, 1, [&](int64_t first, int64_t last) {
+  parallel_for((tiles - 1) / chunk + 1, 1, [&](int64_t first, int64_t last) {
     Scratch own(Panels::numbers(points, w.terms, block) + Panels::numbers(points, w.outputs, block));
     const Panels from = own.take(points, w.terms, block), products = own.take(points, w.outputs, block);
     const int64_t end = std::min(tiles, last * chunk);

@@ -56,7 +56,7 @@ void directly(const Layer& p, const float* from, int64_t h, int64_t w, const flo
               const std::vector<int64_t>& offsets, const Place& place, const Put& put) {
   const int64_t taps = int64_t(offsets.size()), width = product::panel_width(p.o), panels = p.o / width;
   const int64_t total = p.n * h * w, chunk = std::min<int64_t>(total, 96), chunks = (total - 1) / chunk + 1;
-  at::parallel_for(0, chunks * panels, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(chunks * panels, 1, [&](int64_t begin, int64_t end) {
     std::vector<const float*> rows(chunk);
     float sums[kRows * 64];
     for (int64_t task = begin; task < end; task++) {

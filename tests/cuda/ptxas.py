@@ -46,23 +46,28 @@ def report(source: Path, archs: Sequence[str]) -> list[dict]:
             raise CompileError(f"{' '.join(command)}\n{done.stderr[-4000:]}")
         names = "*_{}.cubin" if len(archs) > 1 else "*.cubin"  # nvcc names the architecture where there are several
         sizes = {arch: instructions(next(Path(folder).glob(names.format(arch)))) for arch in archs}
-    rows = []
-    for block in done.stderr.split("Compiling entry function '")[1:]:
+    return rows(source, done.stderr, sizes)
+
+
+def rows(source: Path, said: str, sizes: dict[str, dict[str, int] | None]) -> list[dict]:
+    """`report` of what ptxas said, and the instructions of each architecture."""
+    found = []
+    for block in said.split("Compiling entry function '")[1:]:
         shared = re.search(r"(\d+) bytes smem", block)
         name, arch = block.split("'")[0], re.match(r"[^']+' for 'sm_(\w+)'", block)[1]
-        rows.append({"source": source.name, "kernel": name, "arch": arch,
-                     "registers": int(re.search(r"Used (\d+) registers", block)[1]),
-                     "spilled": sum(map(int, re.findall(r"(\d+) bytes spill", block))),
-                     "shared": int(shared[1]) if shared else 0,
-                     "instructions": sizes[arch] and sizes[arch][name]})
-    names = "\n".join(r["kernel"] for r in rows)
+        found.append({"source": source.name, "kernel": name, "arch": arch,
+                      "registers": int(re.search(r"Used (\d+) registers", block)[1]),
+                      "spilled": sum(map(int, re.findall(r"(\d+) bytes spill", block))),
+                      "shared": int(shared[1]) if shared else 0,
+                      "instructions": sizes[arch] and sizes[arch][name]})
+    names = "\n".join(r["kernel"] for r in found)
     try:
         plain = subprocess.run(["c++filt"], input=names, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):  # names stay as the compiler writes them
         plain = names.splitlines()
-    for r, name in zip(rows, plain):
+    for r, name in zip(found, plain):
         r["kernel"] = re.sub(r"^void (gt::)?", "", name).split("(")[0]
-    return rows
+    return found
 
 
 def instructions(cubin: Path) -> dict[str, int] | None:
@@ -131,9 +136,14 @@ def main() -> None:
               f"{max(r['registers'] for r in mine)} registers, {max(r['shared'] for r in mine)} B shared, "
               f"{sum(r['instructions'] or 0 for r in mine) or '?'} instructions")
     if args.limits:
+        from tests.cuda import nvrtc
+
+        if nvrtc.library() is None:
+            sys.exit("--limits needs NVRTC 12 (`pip install nvidia-cuda-nvrtc-cu12`)")
+        volta = [r for s in sorted(build.source_dir().glob("*.cu")) for r in nvrtc.report(s)]
+        found = {"nvcc": compiler_version(), "nvrtc": nvrtc.version(), "limits": totals(volta + rows)}
         with atomic_write(LIMITS) as f:
-            f.write(re.sub(r"\[\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2]",
-                           json.dumps({"nvcc": compiler_version(), "limits": totals(rows)}, indent=1)) + "\n")
+            f.write(re.sub(r"\[\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2]", json.dumps(found, indent=1)) + "\n")
 
 
 if __name__ == "__main__":

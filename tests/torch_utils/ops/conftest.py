@@ -21,7 +21,9 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3, tor
 def kernels():
     """True when compiled kernels serve CPU tensors."""
     if EMULATED:
-        build.load(Path(EMULATED), {"devices": ["cpu"]})
+        from tests.cuda import emulated
+
+        emulated.load(Path(EMULATED))
         return True
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -27,8 +27,10 @@ SYM6 = [0.0154, 0.0035, -0.1180, -0.0483, 0.4911, 0.7876, 0.3379, -0.0726, -0.02
 
 def filters():
     rank_two = torch.tensor([[1.0, 2, 0, -1], [0, 3, 1, 1], [2, -1, 1, 0], [0.5, 0, 0, 1]])
-    return {"outer": setup_filter([1, 3, 3, 1]), "taps": setup_filter([1, 2, 5], separable=True),
-            "12": setup_filter(SYM6), "rank two": rank_two, "wide": rank_two[:2, :3], "zero": torch.zeros(2, 2),
+    lopsided = torch.outer(torch.tensor([1.0, 0.5, 2]), torch.tensor([1.0, 2, 5]))  # of rank one, and no mirror image
+    return {"outer": setup_filter([1, 3, 3, 1]), "lopsided": lopsided,
+            "taps": setup_filter([1, 2, 5], separable=True), "12": setup_filter(SYM6), "rank two": rank_two,
+            "wide": rank_two[:2, :3], "zero": torch.zeros(2, 2),
             "one": torch.ones(1), "long": torch.randn(17, generator=torch.Generator().manual_seed(0))}
 
 
