@@ -79,7 +79,7 @@ def parser():
     p.add_argument("--network", required=True, help="a snapshot of its classes")
     p.add_argument("--commands", default=",".join(COMMANDS))
     p.add_argument("--images", type=int, default=10_000)
-    p.add_argument("--metric", default="fd_digits32", help="calc_metrics: without the number of images")
+    p.add_argument("--metric", default="fd_pix64", help="calc_metrics: without the number of images")
     p.add_argument("--kimg", type=float, default=3)
     p.add_argument("--rounds", type=int, default=2)
     return p
