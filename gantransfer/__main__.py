@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from dnnlib import signals
+from dnnlib import collector, signals
 
 # Threads that wait spin for some 10 us, then sleep. With libgomp's 3 ms small networks on a busy machine are up to 15
 # times slower; with none two threads are no faster than one at 32 px (1.4 times so), 1.2 times at 64 (1.9).
@@ -15,6 +15,7 @@ WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 def run(name: str | None = None) -> None:
     """Entry point of the console command, and with a command's name of the scripts at the top of a checkout."""
     signals.end_in_one_line()  # before anything that takes time to import; later `run_cli` lets commands tidy up
+    collector.wait_for("torch")
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.update(WAITING | {k: os.environ[k] for k in WAITING if k in os.environ})
     from dnnlib.util import run_cli

@@ -25,7 +25,7 @@ import pytest
 import torch
 
 import dnnlib.util
-from torch_utils import build
+from torch_utils import build, heap
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # One thread: float32 sums do not depend on the machine. Child processes inherit it.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+    heap.keep_freed()  # as in every training; the tests spent a tenth of their time in the system without it
     # Compiled kernels are kept from one session to the next, everything else is not.
     os.environ.setdefault("GANTRANSFER_BUILD_DIR", str(dnnlib.util.cache_dir("kernels")))
     config.stash[_CACHE] = tempfile.mkdtemp(prefix="gantransfer-test-cache-")

@@ -648,7 +648,7 @@ def test_cores(monkeypatch):
     assert [n for _, n in ran] == ["1", "2", "1"] * 3
     assert ran[2][0] == ["train", "--data=set.zip", "--cond=True", "--cfg=small", "--kimg=2.0", "--tick=0.5",
                          "--metrics=none", ran[2][0][7], "--threads=1", "--gpus=2"]
-    assert "--seeds=0-49" in ran[3][0] and "--metrics=fd_digits32_50" in ran[-1][0] and ran[-1][0][-1] == "--gpus=2"
+    assert "--seeds=0-49" in ran[3][0] and "--metrics=fd_pix64_50" in ran[-1][0] and ran[-1][0][-1] == "--gpus=2"
     monkeypatch.setitem(bench_cores.COMMANDS, "generate", (["bad"], None))
     with pytest.raises(UserError, match="gantransfer bad: "):
         bench_cores.run(bench_cores.parser().parse_args([*words, "--commands=generate"]))

@@ -31,8 +31,8 @@ RUNS = {
     "torch.ops.load_library": ("torch_utils/build.py",),
     "torch.classes.load_library": (), "ctypes.cdll.LoadLibrary": (),
     "ctypes.CDLL": ("torch_utils/heap.py",),  # the C library that this process has already
-    "importlib.import_module": ("gantransfer/snapshot.py", "gantransfer/__init__.py", "torch_utils/build.py",
-                                "gantransfer/commands/__init__.py"),  # names of a table
+    "importlib.import_module": ("gantransfer/snapshot.py", "gantransfer/__init__.py", "gantransfer/methods/__init__.py",
+                                "torch_utils/build.py", "gantransfer/commands/__init__.py"),  # names of a table
     "importlib.util.spec_from_file_location": (),
     "eval": (), "exec": (), "compile": (), "__import__": (),
     # no programs, but the boundary at which their damage is turned into one line
