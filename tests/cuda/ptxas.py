@@ -140,7 +140,7 @@ def main() -> None:
 
         if nvrtc.library() is None:
             sys.exit("--limits needs NVRTC 12 (`pip install nvidia-cuda-nvrtc-cu12`)")
-        volta = [r for s in sorted(build.source_dir().glob("*.cu")) for r in nvrtc.report(s)]
+        volta = [r for s in sorted(build.source_dir().glob("*.cu")) for r in nvrtc.report(s, "70")]
         found = {"nvcc": compiler_version(), "nvrtc": nvrtc.version(), "limits": totals(volta + rows)}
         with atomic_write(LIMITS) as f:
             f.write(re.sub(r"\[\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2]", json.dumps(found, indent=1)) + "\n")
