@@ -27,7 +27,7 @@ def long_tailed() -> tuple[Path, str, Path]:
     if not folder.is_dir():
         if find_spec("sklearn") is None:
             raise UserError("--data is missing, and the digits to train on without it come with scikit-learn: "
-                            "pip install gantransfer[demo], or name a data set with --data")
+                            "pip install scikit-learn, or name a data set with --data")
         from gantransfer.commands import dataset_tool, lt_dataset
 
         folder.parent.mkdir(parents=True, exist_ok=True)

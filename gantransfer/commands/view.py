@@ -44,8 +44,8 @@ def main(network: str | None, network2: str | None, data: str | None, fname: str
     """
     missing = [n for n in ("starlette", "uvicorn") if importlib.util.find_spec(n) is None]
     if missing:
-        raise UserError(f'the viewer needs the package{"s" * (len(missing) > 1)} {" and ".join(missing)}: pip install '
-                        '"gantransfer[viewer]"')
+        raise UserError(f"the viewer needs the package{'s' * (len(missing) > 1)} {' and '.join(missing)}: pip install "
+                        f"{' '.join(missing)}")
     if fname and not data:
         raise UserError("--fname is the label file of --data: give --data, or omit --fname")
     where = pick_device(device)

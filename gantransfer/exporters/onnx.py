@@ -2,7 +2,7 @@
 """A generator as an ONNX file: z, c, truncation_psi -> image, with constant noise maps.
 
 What is exported is what the method's sampler computes, so that the file makes the sampler's images (`noise_mode`
-'const') whatever networks that takes. Needs the optional packages of `pip install gantransfer[export]`.
+'const') whatever networks that takes. Needs the packages onnx and onnxscript.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def export_onnx(snap: Snapshot, path: str | os.PathLike, net: str = "G_ema", tru
         import onnx
         import onnxscript  # noqa: F401
     except ImportError as e:
-        raise UserError(f"writing .onnx needs the package {e.name}: pip install gantransfer[export]") from None
+        raise UserError(f"writing .onnx needs the package {e.name}: pip install onnx onnxscript") from None
     what = f"{net} of this {snap.method} snapshot"
     # ONNX knows torch's operators, not the compiled ones.
     with build.using("ref"), torch.no_grad():

@@ -23,7 +23,7 @@ def describe(path: str | os.PathLike) -> list[str]:
     try:
         import onnx
     except ImportError:
-        raise UserError(f"reading {path} needs the package onnx: pip install gantransfer[export]") from None
+        raise UserError(f"reading {path} needs the package onnx: pip install onnx") from None
     try:
         model = onnx.load_model(os.fspath(path), load_external_data=False)  # names no other file's content
         onnx.checker.check_model(model)

@@ -29,7 +29,7 @@ def check_installed() -> None:
 
     if find_spec("matplotlib") is None:
         raise UserError("the report's curves are drawn with Matplotlib, which is not installed: pip install "
-                        "'gantransfer[report]' (report --video does without)")
+                        "matplotlib (report --video does without)")
 
 
 def colour_of(run: int) -> tuple[str, str]:
