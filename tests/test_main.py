@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from dnnlib import signals, util
+from dnnlib import collector, signals, util
 from gantransfer import commands
 from gantransfer.__main__ import run
 from gantransfer.commands import COMMANDS
@@ -87,9 +87,10 @@ def test_threads_wait_as_the_environment_says_or_spin_briefly(given, expected, m
             monkeypatch.delenv(name)
     monkeypatch.setattr(signals, "end_in_one_line", lambda: None)
     seen = []
+    monkeypatch.setattr(collector, "wait_for", seen.append)
     monkeypatch.setattr(util, "run_cli", lambda command: seen.append(tuple(map(os.environ.get, names))))
     run()
-    assert seen == [expected]
+    assert seen == ["torch", expected]
 
 
 @pytest.mark.parametrize("name", ["train", "calc_metrics", "dataset_tool"])

@@ -35,6 +35,8 @@ def test_one_pair_has_no_interval():
     text = report(["baseline", "utlo"], values, {"baseline": [1.0], "utlo": [2.0]})
     assert "nan" not in text and "+-" not in text and "**" not in text
     assert "| per-class FD, rare classes (primary) | -2 |" in text and "| seconds | 1 | 2 |" in text
+    none_rare = {a: [[dict(class_fd=v[0][0]["fd"])]] for a, v in values.items()}
+    assert "| per-class FD (primary) | 10 | 6 |" in report(list(values), none_rare, {a: [1.0] for a in values})
 
 
 def test_best_has_columns_of_its_own():

@@ -21,6 +21,14 @@ def test_children_do_not_take_packages_of_the_current_folder(tmp_path, monkeypat
     assert "[who]   longtail" in capsys.readouterr().out
 
 
+def test_children_know_that_a_study_goes_on_with_them(monkeypatch):
+    seen = []
+    monkeypatch.setattr(jobs.subprocess, "Popen", lambda *a, env, **k: seen.append(env) or sys.exit())
+    with pytest.raises(SystemExit):
+        jobs.run_jobs([Job("train", ["train"])])
+    assert seen[0][jobs.STUDY]
+
+
 def finished_run(folder, name, kimg=20):
     run = folder / name
     run.mkdir(parents=True)

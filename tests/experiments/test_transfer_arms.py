@@ -11,11 +11,13 @@ from PIL import Image
 
 from dnnlib.util import UserError
 from gantransfer.data.dataset import ImageDataset
-from gantransfer.experiments import transfer_arms
+from gantransfer.experiments import harness, latent_transfer, transfer_arms
+from gantransfer.experiments.harness import Arm
+from gantransfer.experiments.paired_arms import fingerprint
 from gantransfer.experiments.results import COLUMNS, Results
 from gantransfer.experiments.transfer_arms import Sets, sets_of
 from tests.conftest import write_image_zip
-from tests.experiments.recorder import record
+from tests.experiments.recorder import really, record
 
 COUNTS = (16, 60, 12, 40, 24, 30)  # by rank: b, d | f, e | c, a
 NAMES = [*"abcdef"]
@@ -161,7 +163,32 @@ def test_mind2mind_starts_with_one_source_and_encoder(own, tmp_path, monkeypatch
     assert source["--data"] == encoder["--data"] == "DIR/train.zip" and "--cond" not in source
     assert [(r["--method"], r["--seed"], r["--kimg"], r["--data"], r["--cond"]) for r in runs] == [
         (m, s, k, "DIR/target.zip", "True") for s in "01" for m, k in (("mind2mind", "3"), ("stylegan2", "3"))]
+    assert [(r.get("--hidden_g"), r.get("--w_dim")) for r in runs] == [("256,256", None), (None, "64")] * 2
     assert words(done, "encode")[0]["--data"] == "DIR/target.zip"
+
+
+def test_mind2mind_counts_files_of_the_same_judges_and_images_only(own, tmp_path, monkeypatch, capsys):
+    """One figure is there: it stands for the training, unless it is of another judge or of other held-out images."""
+    def start():
+        study = latent_transfer.LatentTransfer(tmp_path, {"mind": Arm("Mind2Mind", "--method=mind2mind")}, {}, 1, 1, 3,
+                                               100, 20, 10, 1)
+        monkeypatch.setattr(harness.Study, "run", lambda self, todo, **_: [really(j.argv[0], j.argv[1:]) for j in todo
+                                                                          if j.argv[0] == "dataset_tool"])
+        (tmp_path / "judge0.pt").write_bytes(judge)
+        study.on_images(str(own), "--cfg=tiny", source_classes="all", target_classes=None, target=None, heldout=None)
+        return study
+
+    judge = b"one"
+    study = start()
+    study.results.write("mind", 0, ["--method=mind2mind"], dict(curve=[]))
+    study.run()
+    assert study.found["mind", 0]["curve"] == [] and not study.snapshots
+    study.study.step()
+    assert "Step 8 of 8: table and picture" in capsys.readouterr().out, "what is skipped has had its number"
+    assert study.results.settings["heldout"] == fingerprint(tmp_path / "target-ref.zip")
+    judge = b"another"
+    with pytest.raises(UserError, match="another judges"):
+        start().run()
 
 
 def test_the_picture_has_what_is_kept(tmp_path, capsys):
