@@ -217,7 +217,7 @@ TESTED_IN = {
     "experiments/latent_transfer": "experiments/test_transfer_arms.py",
     "experiments/biggan_transfer": "experiments/test_cgantransfer.py",
     "experiments/hyper_transfer": "experiments/test_hypermod.py",
-    "experiments/students": "experiments/test_distill.py", "experiments/student_tables": "experiments/test_ccgan.py",
+    "experiments/students": "experiments/test_distill.py",
     "exporters/bake": "methods/test_hypermod.py", "exporters/files": "commands/test_convert.py",
     "exporters/weights": "commands/test_convert.py",
     "formats/zip_damage": "test_training_state.py",

@@ -18,6 +18,14 @@ def test_second_stage_starts_after_a_quarter():
     assert [biggan_transfer.ft_from([k]) for k in (2, 4, 8, 16, 18)] == [2, 2, 2, 4, 4]
 
 
+def test_seconds_of_the_second_stage_come_on_top_of_the_first(monkeypatch, tmp_path):
+    monkeypatch.setattr(biggan_transfer, "bn_at", lambda *_: tmp_path / "bn")
+    monkeypatch.setattr(biggan_transfer, "train_seconds", lambda path: {"bn": 5.0, "x": 2.0}[path.name])
+    seconds = {(a, k): biggan_transfer.seconds_of(tmp_path, a, 0, k, [4, 16], tmp_path / "x") for a in ("bn", "bn-ft")
+               for k in (4, 16)}
+    assert seconds == {("bn", 4): 2.0, ("bn", 16): 2.0, ("bn-ft", 4): 2.0, ("bn-ft", 16): 7.0}
+
+
 def test_report_marks_what_counts():
     values, times = {}, {}
     for s in range(5):

@@ -2,12 +2,14 @@
 """Digits of a fold, images by angle, and how wrong their labels are."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from gantransfer.data.dataset import ImageDataset
+from gantransfer.distillation import fakes
 from gantransfer.experiments import digit_students
 from tests.conftest import write_image_zip
 from tests.experiments.recorder import really
@@ -54,6 +56,31 @@ def test_images_are_chosen_and_drawn_by_angle(tmp_path):
     digit_students.draw_values(tmp_path / "p.png", tmp_path, np.linspace(0, 90, 10), "degrees")
     picture = np.asarray(Image.open(tmp_path / "p.png").convert("L"))
     assert picture.shape[0] >= 20 + 10 * 32 and picture[40:, -8 * 32:].std() > 1
+
+
+def test_fakes_with_the_smallest_errors_are_shown_as_kept(ten, tmp_path, monkeypatch):
+    """Ten fakes of each class, the lighter the larger their error: half are kept, the eight worst shown as dropped."""
+    digit_students.fold_labels(ten, 0, 5, 1, tmp_path / "train.json", tmp_path / "test.json")
+    error, assigned = np.tile(np.arange(10), 10), np.repeat(np.arange(10), 10)
+    images = np.broadcast_to((101 + 10 * error).astype(np.uint8)[:, None, None], (100, 16, 16))
+    write_image_zip(tmp_path / "raw.zip", images, assigned.tolist())
+    monkeypatch.setattr(fakes, "read", lambda path: SimpleNamespace(scores=dict(assigned=assigned, error=error)))
+    digit_students.draw_filtered(tmp_path / "p.png", ten, tmp_path, 0.5)
+    grey, each = np.asarray(Image.open(tmp_path / "p.png").convert("L")), 10 * 32 * 32
+    counts = [round((grey == 101 + 10 * k).sum() / each) for k in range(10)]
+    assert counts[:2] == [2, 2] and counts[5:] == [1] * 5 and sum(counts) == 16
+
+
+def test_judges_are_asked_of_the_labels_of_their_stage(tmp_path, monkeypatch):
+    """Digits under their own labels, where the teacher has corrected every second one."""
+    really("dataset_tool", ["--source=sklearn:digits", f"--dest={tmp_path / 'processed.zip'}", "--max-images=40"])
+    truth = ImageDataset(tmp_path / "processed.zip", use_labels=True).class_ids
+    assigned = np.where(np.arange(40) % 2, truth, (truth + 1) % 10)
+    monkeypatch.setattr(fakes, "read", lambda path: SimpleNamespace(
+        scores=dict(assigned=assigned), provenance=dict(agreement=dict(drawn=0.25, filtered=0.5, final=1.0))))
+    got = digit_students.agreements(dict(processed=tmp_path / "processed.zip"))
+    assert got["judge_processed"] >= 0.95 and abs(got["judge_filtered"] - 0.5) < 0.06
+    assert got["teacher_drawn"] == 0.25 and got["images_processed"] == 40
 
 
 def test_label_error_of_sets_by_a_judge(tmp_path):
