@@ -33,7 +33,7 @@ def test_own_classes():
         lambda a, k: dict(macro_recall=level[a], accuracy=level[a], recall=[level[a], 0.0]),
         dict(per_label=20, teacher=TEACHER, agreement=dict(drawn=0.25, filtered=0.5, final=1.0), images=30,
              class_counts=[18, 12], gan_seconds=7.0)), "macro_recall")
-    assert ("20 fakes of each class (--fakes=5x), 5 times the images of the rarest class (4 in fold 0) and 1 times those"
+    assert ("20 fakes of each class (--fakes=5x), 5 times the images of the rarest class (4 in fold 0) and 1 times"
             in text)
     rows = {row[0]: row[1:] for row in ([c.strip() for c in line.strip("|").split("|")] for line in text.splitlines()
                                         if line.startswith("|"))}
