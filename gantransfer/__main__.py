@@ -14,6 +14,7 @@ WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 
 def run(name: str | None = None) -> None:
     """Entry point of the console command, and with a command's name of the scripts at the top of a checkout."""
+    _open_streams()
     signals.end_in_one_line()  # before anything that takes time to import; later `run_cli` lets commands tidy up
     collector.wait_for("torch")
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -22,6 +23,17 @@ def run(name: str | None = None) -> None:
     from gantransfer import commands
 
     run_cli((lambda: commands.main(prog_name="gantransfer")) if name is None else commands.load(name))
+
+
+def _open_streams() -> None:
+    """Where the shell has closed a standard stream (`>&-`), the next file or socket to be opened would take its number,
+    and a process that is started would write there."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.set_inheritable(fd, True)
 
 
 if __name__ == "__main__":

@@ -102,3 +102,21 @@ def test_examples_are_scripts_in_a_checkout_and_commands_elsewhere(name, monkeyp
     monkeypatch.setattr(commands, "TOP", tmp_path)
     text = commands.load(name).help
     assert f"gantransfer {name} --" in text and f"python {name}.py" not in text
+
+
+CLOSED = """
+import os, subprocess, sys
+os.close(0), os.close(1)
+from dnnlib import util
+from gantransfer.__main__ import run
+util.run_cli = lambda command: None
+run()
+assert open(os.devnull).fileno() > 2
+subprocess.run([sys.executable, "-c", "import os; os.write(1, b'x'), os.read(0, 1)"], check=True)
+"""
+
+
+def test_no_file_takes_the_number_of_a_closed_stream():
+    """`generate --gpus=2 >&-` had its processes print into the socket by which they meet."""
+    done = subprocess.run([sys.executable, "-c", CLOSED], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
